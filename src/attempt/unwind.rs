@@ -1,0 +1,87 @@
+//! Panics stop here: a closure goes in, its value or the panic's message comes out, and nothing of the payload stays.
+//!
+//! All four places where a user's code can panic around a job pass through this file: the making of the future, its
+//! poll, its drop, and the drop of the panic's payload. What it cannot contain: `panic = "abort"`, and a panic inside a
+//! drop that runs because of another panic; both end the process.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::PanicMessage;
+
+/// Whether panics in handlers are contained in this build.
+///
+/// With `panic = "abort"` in the profile they are not: the first one ends the process.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(brigade::panic_isolation(), cfg!(panic = "unwind"));
+/// ```
+pub const fn panic_isolation() -> bool {
+    cfg!(panic = "unwind")
+}
+
+/// Calls the closure; a panic becomes its message.
+///
+/// What the closure captures may be in a broken state after a panic. The callers drop it, or own no invariant that a
+/// panic could break.
+pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, PanicMessage> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
+        let message = PanicMessage { text: text(&*payload) };
+        discard_payload(payload);
+        message
+    })
+}
+
+/// Drops a value of the user's; says whether that panicked.
+pub(crate) fn discard<V>(value: V) -> bool {
+    catch(|| drop(value)).is_err()
+}
+
+fn text(payload: &(dyn Any + Send)) -> Cow<'static, str> {
+    if let Some(text) = payload.downcast_ref::<&'static str>() {
+        Cow::Borrowed(text)
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        Cow::Owned(text.clone())
+    } else {
+        Cow::Borrowed("the panic's payload is not text")
+    }
+}
+
+fn discard_payload(payload: Box<dyn Any + Send>) {
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // A payload whose drop panics may do so for ever; the second one is forgotten.
+        std::mem::forget(second);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            std::panic::panic_any(Self);
+        }
+    }
+
+    #[test]
+    fn the_message_of_a_panic_is_its_text() {
+        assert_eq!(catch(|| panic!("plain")).unwrap_err().as_str(), "plain");
+        let number = 7;
+        assert_eq!(catch(|| panic!("number {number}")).unwrap_err().as_str(), "number 7");
+        assert_eq!(catch(|| std::panic::panic_any(7)).unwrap_err().as_str(), "the panic's payload is not text");
+        assert_eq!(catch(|| 7), Ok(7));
+    }
+
+    #[test]
+    fn a_payload_whose_drop_panics_is_contained() {
+        assert_eq!(catch(|| std::panic::panic_any(Bomb)).unwrap_err().as_str(), "the panic's payload is not text");
+        assert!(discard(Bomb));
+        assert!(!discard(7));
+    }
+}

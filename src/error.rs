@@ -1,0 +1,293 @@
+//! How each step can fail. Errors come out of here as values; nothing here decides anything.
+//!
+//! A refused submission gives its input back ([`SubmitError`]); a job that did not succeed says why
+//! ([`JobError`]), with the handler's own error passed through by value; a collection that is not whole says
+//! which job or which circumstance broke it ([`CollectError`]).
+
+use std::error::Error;
+use std::fmt;
+
+use crate::results::Summary;
+
+/// Why a pool refused an input. The input comes back in the variant.
+///
+/// # Examples
+///
+/// ```
+/// use brigade::{ManualTimer, Pool, SubmitError};
+///
+/// let (pool, _workers) = Pool::builder()
+///     .workers(1)
+///     .queue_capacity(1)
+///     .timer(ManualTimer::new())
+///     .build(|n: u32| async move { Ok::<_, ()>(n) });
+/// let first = pool.try_submit(1).unwrap();
+/// let refused = pool.try_submit(2).unwrap_err();
+/// assert!(refused.is_full());
+/// assert_eq!(refused.into_input(), 2);
+/// pool.close();
+/// assert_eq!(pool.try_submit(3).unwrap_err(), SubmitError::Closed(3));
+/// # drop(first);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SubmitError<In> {
+    /// There is no room: the queue holds as many jobs as its capacity (or, for a job added from inside a running job,
+    /// as its child capacity; or, for a group, as its window).
+    Full(In),
+    /// The pool, or the part of it that was asked, takes no more jobs.
+    Closed(In),
+    /// Waiting for room could never end: it was asked for inside a job of this pool while every worker is occupied
+    /// by a job that waits for the pool itself.
+    WouldDeadlock(In),
+}
+
+impl<In> SubmitError<In> {
+    /// Returns the input that was refused.
+    #[must_use = "the input is dropped otherwise"]
+    pub fn into_input(self) -> In {
+        match self {
+            Self::Full(input) | Self::Closed(input) | Self::WouldDeadlock(input) => input,
+        }
+    }
+
+    /// Whether there was no room.
+    pub const fn is_full(&self) -> bool {
+        matches!(self, Self::Full(_))
+    }
+
+    /// Whether no more jobs are taken.
+    pub const fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed(_))
+    }
+
+    /// Whether the wait for room could never have ended.
+    pub const fn is_would_deadlock(&self) -> bool {
+        matches!(self, Self::WouldDeadlock(_))
+    }
+
+    /// Replaces the input, for layers that wrap it.
+    pub fn map<Other>(self, change: impl FnOnce(In) -> Other) -> SubmitError<Other> {
+        match self {
+            Self::Full(input) => SubmitError::Full(change(input)),
+            Self::Closed(input) => SubmitError::Closed(change(input)),
+            Self::WouldDeadlock(input) => SubmitError::WouldDeadlock(change(input)),
+        }
+    }
+}
+
+impl<In> fmt::Debug for SubmitError<In> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "Full(..)",
+            Self::Closed(_) => "Closed(..)",
+            Self::WouldDeadlock(_) => "WouldDeadlock(..)",
+        })
+    }
+}
+
+impl<In> fmt::Display for SubmitError<In> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "the queue of the pool is full",
+            Self::Closed(_) => "the pool takes no more jobs",
+            Self::WouldDeadlock(_) => "every worker is occupied by a job that waits for its own pool",
+        })
+    }
+}
+
+impl<In> Error for SubmitError<In> {}
+
+/// Why a job did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JobError<E> {
+    /// The handler returned this error.
+    Failed(E),
+    /// A time limit passed; the attempt's future was dropped.
+    TimedOut(TimeLimit),
+    /// The handler, the closure that makes its future, the `Clone` of a kept input, or the making of the worker's
+    /// state panicked. The worker lives on.
+    Panicked(PanicMessage),
+    /// The job was cancelled. If it had started, its future was dropped before this was reported.
+    Cancelled(CancelReason),
+    /// The worker that ran the job, or the last worker of the pool, was dropped, as an executor does when it is dropped.
+    Abandoned,
+    /// Not an outcome of the job but of the wait for it: the handle was awaited inside a job of the same pool while
+    /// every worker was occupied by a job that waits for the pool itself, so nothing could ever have run.
+    WouldDeadlock,
+}
+
+impl<E> JobError<E> {
+    /// Whether the handler returned an error.
+    pub const fn is_failed(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+
+    /// Whether a time limit passed.
+    pub const fn is_timed_out(&self) -> bool {
+        matches!(self, Self::TimedOut(_))
+    }
+
+    /// Whether the job panicked.
+    pub const fn is_panicked(&self) -> bool {
+        matches!(self, Self::Panicked(_))
+    }
+
+    /// Whether the job was cancelled.
+    pub const fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled(_))
+    }
+
+    /// Whether the job's worker, or the pool's last one, was dropped.
+    pub const fn is_abandoned(&self) -> bool {
+        matches!(self, Self::Abandoned)
+    }
+
+    /// Whether the wait for the job could never have ended.
+    pub const fn is_would_deadlock(&self) -> bool {
+        matches!(self, Self::WouldDeadlock)
+    }
+
+    /// Returns the handler's own error, if that is what it is.
+    pub fn into_failed(self) -> Option<E> {
+        match self {
+            Self::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for JobError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => write!(f, "the job failed: {error}"),
+            Self::TimedOut(limit) => write!(f, "the job ran out of its {limit}"),
+            Self::Panicked(message) => write!(f, "the job panicked: {message}"),
+            Self::Cancelled(reason) => write!(f, "the job was cancelled: {reason}"),
+            Self::Abandoned => f.write_str("the job's worker was dropped"),
+            Self::WouldDeadlock => f.write_str("every worker is occupied by a job that waits for its own pool"),
+        }
+    }
+}
+
+impl<E: Error + 'static> Error for JobError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Which time limit passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TimeLimit {
+    /// The limit of one attempt, counted from the attempt's start.
+    Attempt,
+    /// The limit of the whole job, counted from its submission, waiting included.
+    Job,
+}
+
+impl fmt::Display for TimeLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Attempt => "attempt time-out",
+            Self::Job => "job time-out",
+        })
+    }
+}
+
+/// Who or what cancelled a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CancelReason {
+    /// Its handle was dropped or told to cancel.
+    Handle,
+    /// Its map or group was dropped or told to cancel.
+    Stream,
+    /// Another job of its map or group failed, and [`OnError`](crate::OnError) said to stop.
+    Stopped,
+    /// The pool was aborted, by [`abort`](crate::Pool::abort) or at the end of
+    /// [`drain_within`](crate::Pool::drain_within).
+    Aborted,
+    /// Its map or group was awaited inside a job of the same pool while every worker was occupied by a job that waits
+    /// for the pool itself.
+    WouldDeadlock,
+}
+
+impl fmt::Display for CancelReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Handle => "its handle was dropped or cancelled",
+            Self::Stream => "its map or group was dropped or cancelled",
+            Self::Stopped => "another job failed",
+            Self::Aborted => "the pool was aborted",
+            Self::WouldDeadlock => "every worker is occupied by a job that waits for its own pool",
+        })
+    }
+}
+
+/// What a panic said: the text of its payload, or a note that the payload was not text.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct PanicMessage {
+    pub(crate) text: std::borrow::Cow<'static, str>,
+}
+
+impl PanicMessage {
+    /// The text of the payload.
+    ///
+    /// `panic!` makes a `&str` or a `String`; of a payload of another type, only that it was one is known.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Debug for PanicMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for PanicMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why [`try_collect`](crate::Map::try_collect) has no whole list to return.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CollectError<In, E> {
+    /// A job did not succeed; the rest was cancelled.
+    Job {
+        /// The position of its input.
+        index: usize,
+        /// The input, where it is still known: of a job that never started, or with
+        /// [`keep_inputs`](crate::Map::keep_inputs).
+        input: Option<In>,
+        /// What went wrong.
+        error: JobError<E>,
+    },
+    /// All jobs that ran succeeded, but not every input became a job; the summary says why.
+    Incomplete(Summary),
+}
+
+impl<In, E: fmt::Display> fmt::Display for CollectError<In, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Job { index, error, .. } => write!(f, "input {index}: {error}"),
+            Self::Incomplete(summary) => write!(f, "the run is incomplete: {}", summary.end),
+        }
+    }
+}
+
+impl<In: fmt::Debug, E: Error + 'static> Error for CollectError<In, E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Job { error, .. } => error.source(),
+            Self::Incomplete(_) => None,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The kinds of handlers, behind one private call: an input goes in, the user's future comes out. A worker is generic over
+//! [`Call`] and knows nothing of the kinds.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use crate::attempt::unwind;
+use crate::submit::Submitter;
+
+/// What a worker calls; implemented by the types of this module only.
+pub trait Call<In>: sealed::Sealed {
+    /// The value of a job.
+    type Value;
+    /// The error of a job.
+    type Error;
+
+    /// Whether [`call`](Self::call) wants a submitter; making one costs two reference counts.
+    #[doc(hidden)]
+    const WANTS_SUBMITTER: bool;
+
+    /// Makes the future of one attempt.
+    #[doc(hidden)]
+    fn call(
+        &mut self,
+        input: In,
+        submitter: Option<Submitter<In, Self::Value, Self::Error>>,
+    ) -> impl Future<Output = Result<Self::Value, Self::Error>>;
+
+    /// Throws away what a panic may have broken.
+    #[doc(hidden)]
+    fn renew(&mut self);
+}
+
+mod sealed {
+    #[expect(unnameable_types, reason = "nobody outside can implement what needs it")]
+    pub trait Sealed {}
+}
+
+/// A handler that is given the input alone: `Fn(In) -> Future`.
+pub struct Plain<F> {
+    handler: Arc<F>,
+}
+
+/// A handler that is given the input and a [`Submitter`]: `Fn(In, Submitter) -> Future`.
+pub struct WithSubmitter<F, T, E> {
+    handler: Arc<F>,
+    /// What its submitter is a submitter of.
+    output: PhantomData<fn() -> (T, E)>,
+}
+
+/// A handler that is given the state of its worker and the input: `AsyncFn(&mut State, In)`.
+pub struct WithState<Init, F, S> {
+    shared: Arc<(Init, F)>,
+    worker: usize,
+    /// Made before the first job, and anew after a panic.
+    state: Option<S>,
+}
+
+impl<F> Plain<F> {
+    pub(crate) fn new(handler: F) -> Self {
+        Self { handler: Arc::new(handler) }
+    }
+
+    pub(crate) fn share(&self) -> Self {
+        Self { handler: Arc::clone(&self.handler) }
+    }
+}
+
+impl<F, T, E> WithSubmitter<F, T, E> {
+    pub(crate) fn new(handler: F) -> Self {
+        Self { handler: Arc::new(handler), output: PhantomData }
+    }
+
+    pub(crate) fn share(&self) -> Self {
+        Self { handler: Arc::clone(&self.handler), output: PhantomData }
+    }
+}
+
+impl<Init, F, S> WithState<Init, F, S> {
+    pub(crate) const fn new(shared: Arc<(Init, F)>, worker: usize) -> Self {
+        Self { shared, worker, state: None }
+    }
+}
+
+impl<F> sealed::Sealed for Plain<F> {}
+impl<F, T, E> sealed::Sealed for WithSubmitter<F, T, E> {}
+impl<Init, F, S> sealed::Sealed for WithState<Init, F, S> {}
+
+impl<In, T, E, F, Fut> Call<In> for Plain<F>
+where
+    F: Fn(In) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    type Value = T;
+    type Error = E;
+
+    const WANTS_SUBMITTER: bool = false;
+
+    fn call(&mut self, input: In, _: Option<Submitter<In, T, E>>) -> impl Future<Output = Result<T, E>> {
+        (self.handler)(input)
+    }
+
+    fn renew(&mut self) {}
+}
+
+impl<In, T, E, F, Fut> Call<In> for WithSubmitter<F, T, E>
+where
+    F: Fn(In, Submitter<In, T, E>) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    type Value = T;
+    type Error = E;
+
+    const WANTS_SUBMITTER: bool = true;
+
+    fn call(&mut self, input: In, submitter: Option<Submitter<In, T, E>>) -> impl Future<Output = Result<T, E>> {
+        let submitter = submitter.expect("the worker makes one where `WANTS_SUBMITTER` is true");
+        (self.handler)(input, submitter)
+    }
+
+    fn renew(&mut self) {}
+}
+
+impl<In, T, E, S, Init, F> Call<In> for WithState<Init, F, S>
+where
+    Init: Fn(usize) -> S,
+    F: AsyncFn(&mut S, In) -> Result<T, E>,
+{
+    type Value = T;
+    type Error = E;
+
+    const WANTS_SUBMITTER: bool = false;
+
+    fn call(&mut self, input: In, _: Option<Submitter<In, T, E>>) -> impl Future<Output = Result<T, E>> {
+        let (init, handler) = &*self.shared;
+        let state = self.state.get_or_insert_with(|| init(self.worker));
+        handler(state, input)
+    }
+
+    fn renew(&mut self) {
+        unwind::discard(self.state.take());
+    }
+}
+
+impl<Init, F, S> Drop for WithState<Init, F, S> {
+    fn drop(&mut self) {
+        unwind::discard(self.state.take());
+    }
+}
+
+impl<F> fmt::Debug for Plain<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Plain")
+    }
+}
+
+impl<F, T, E> fmt::Debug for WithSubmitter<F, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WithSubmitter")
+    }
+}
+
+impl<Init, F, S> fmt::Debug for WithState<Init, F, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WithState")
+    }
+}

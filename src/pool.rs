@@ -1,0 +1,543 @@
+//! The handle of a pool: inputs go in here, one by one or by the stream, and from here it is closed, drained and aborted.
+//! It runs nothing itself.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_lite::{future, stream};
+
+use crate::attempt::inside;
+use crate::builder::Builder;
+use crate::engine::{Engine, NoRoom, Room};
+use crate::error::{JobError, SubmitError};
+use crate::observe::{JobId, Stats};
+use crate::queue::ledger::{Life, Refusal};
+use crate::results::batches::Batches;
+use crate::results::group::Group;
+use crate::results::map::{Inputs, Map, TryInputs};
+use crate::submit::{Job, JobHandle, Permit};
+
+/// A pool of workers that run one async function over many inputs.
+///
+/// This is a handle: clones share one pool, and so do its [`Map`]s and [`Group`]s. **When the last of them is dropped, the
+/// pool is closed**: what was accepted is still done, then the workers end.
+///
+/// `In` is what a job is made of, `T` what it yields, `E` how it fails. The handler's type is not part of the pool's, so a
+/// pool can be a field of a struct.
+///
+/// # Comparison to other ways
+///
+/// * `buffer_unordered` runs the futures inside the consumer's task: they stand still while it does something else, and a
+///   panic in one takes the others along. It needs no workers and borrows freely; take it for a small bounded loop.
+/// * One spawned task a job with a semaphore costs an allocation and a wake-up a job. Take it where jobs have nothing in
+///   common.
+/// * A pool of threads is for work that computes; these workers are for work that waits.
+///
+/// # Examples
+///
+/// ```
+/// use brigade::{ManualTimer, Pool};
+/// use futures_lite::future;
+///
+/// struct Service {
+///     pool: Pool<String, usize, std::io::Error>,
+/// }
+///
+/// let (pool, workers) =
+///     Pool::builder().workers(3).timer(ManualTimer::new()).build(|name: String| async move { Ok(name.len()) });
+/// let service = Service { pool };
+/// let length = future::block_on(workers.drive(async {
+///     let handle = service.pool.submit("seven".into()).await.unwrap();
+///     handle.await.unwrap()
+/// }));
+/// assert_eq!(length, 5);
+/// ```
+#[must_use = "dropping the last handle closes the pool"]
+pub struct Pool<In, T, E> {
+    engine: Arc<Engine<In, T, E>>,
+}
+
+impl Pool<(), (), ()> {
+    /// Starts to build a pool, of any input, value and error.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+}
+
+impl<In, T, E> Pool<In, T, E> {
+    pub(crate) const fn new(engine: Arc<Engine<In, T, E>>) -> Self {
+        Self { engine }
+    }
+
+    pub(crate) const fn engine(&self) -> &Arc<Engine<In, T, E>> {
+        &self.engine
+    }
+
+    // ---- one ----
+
+    /// Submits a job; waits for room in the queue. Those who wait are served in the order in which they came.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Closed`] once the pool takes no more jobs; [`SubmitError::WouldDeadlock`] inside a job of this pool,
+    /// if every worker would wait for the pool. Both give the input back.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped early, nothing was accepted, and the input is dropped with it; [`reserve`](Self::reserve)
+    /// keeps it out of the future.
+    pub async fn submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
+        self.job(input).submit().await
+    }
+
+    /// Submits a job now, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Full`] if there is no room, or others wait for it; [`SubmitError::Closed`] once the pool takes no more
+    /// jobs. Both give the input back.
+    pub fn try_submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
+        self.job(input).try_submit()
+    }
+
+    /// Gives a job options of its own before it is submitted.
+    pub fn job(&self, input: In) -> Job<'_, In, T, E> {
+        Job::new(self, input)
+    }
+
+    /// Waits for room in the queue and holds a place there.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit), with nothing to give back.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped early, nothing has happened.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::future;
+    ///
+    /// let (pool, workers) = Pool::builder()
+    ///     .workers(1)
+    ///     .queue_capacity(1)
+    ///     .timer(ManualTimer::new())
+    ///     .build(|n: u32| async move { Ok::<_, ()>(n) });
+    /// let permit = future::block_on(pool.reserve()).unwrap();
+    /// assert!(pool.try_submit(1).unwrap_err().is_full());
+    /// let handle = permit.submit(2).unwrap();
+    /// assert_eq!(future::block_on(workers.drive(handle)), Ok(2));
+    /// ```
+    pub async fn reserve(&self) -> Result<Permit<In, T, E>, SubmitError<()>> {
+        let mut room = Room::new(Arc::clone(&self.engine));
+        match future::poll_fn(|cx| room.poll(cx)).await {
+            Ok(()) => Ok(Permit::new(Arc::clone(&self.engine))),
+            Err(NoRoom::Closed) => Err(SubmitError::Closed(())),
+            Err(NoRoom::WouldDeadlock) => Err(SubmitError::WouldDeadlock(())),
+        }
+    }
+
+    /// Holds a place in the queue now, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_submit`](Self::try_submit), with nothing to give back.
+    pub fn try_reserve(&self) -> Result<Permit<In, T, E>, SubmitError<()>> {
+        let reserved = self.engine.state().ledger.reserve();
+        match reserved {
+            Ok(()) => Ok(Permit::new(Arc::clone(&self.engine))),
+            Err(Refusal::Full) => Err(SubmitError::Full(())),
+            Err(Refusal::Closed) => Err(SubmitError::Closed(())),
+        }
+    }
+
+    // ---- many ----
+
+    /// Makes a job of each input, and a stream of their completions. Inputs are pulled as there is room, so the iterator may
+    /// be endless.
+    pub fn map<I: IntoIterator<Item = In>>(&self, inputs: I) -> Map<In, T, E, Inputs<stream::Iter<I::IntoIter>>> {
+        self.map_stream(stream::iter(inputs))
+    }
+
+    /// Makes a job of each item of a stream; otherwise as [`map`](Self::map).
+    pub fn map_stream<S: Stream<Item = In>>(&self, inputs: S) -> Map<In, T, E, Inputs<S>> {
+        Map::new(self.clone(), Inputs::new(inputs), self.default_window())
+    }
+
+    /// Makes a job of each input of an iterator that may fail.
+    ///
+    /// After an error of the source, no more is pulled. What was accepted is done and yielded; the error comes last, once, as
+    /// `Err`, while a job's own failure is in [`Completion::result`](crate::Completion::result).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::{StreamExt, future};
+    ///
+    /// let (pool, workers) =
+    ///     Pool::builder().workers(1).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    /// let source = [Ok(1), Err("line 2 is not a number"), Ok(3)];
+    /// let items = future::block_on(workers.drive(pool.try_map(source).collect::<Vec<_>>()));
+    /// assert_eq!(items.len(), 2);
+    /// assert_eq!(items[0].as_ref().unwrap().result, Ok(1));
+    /// assert_eq!(items[1], Err("line 2 is not a number"));
+    /// ```
+    pub fn try_map<F, I: IntoIterator<Item = Result<In, F>>>(
+        &self,
+        inputs: I,
+    ) -> Map<In, T, E, TryInputs<stream::Iter<I::IntoIter>, F>> {
+        self.try_map_stream(stream::iter(inputs))
+    }
+
+    /// Makes a job of each item of a stream that may fail; otherwise as [`try_map`](Self::try_map).
+    pub fn try_map_stream<F, S: Stream<Item = Result<In, F>>>(&self, inputs: S) -> Map<In, T, E, TryInputs<S, F>> {
+        Map::new(self.clone(), TryInputs::new(inputs), self.default_window())
+    }
+
+    /// Makes a group: jobs that are handed in one by one and belong together.
+    pub fn group(&self) -> Group<In, T, E> {
+        Group::new(self.clone(), self.default_window())
+    }
+
+    /// Cuts a stream into lists of at most `max` items, none of which waits longer than `wait`, counted from when its first
+    /// item came. Time is that of the pool's timer.
+    ///
+    /// # Panics
+    ///
+    /// If `max` is 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::{future, stream};
+    /// use std::time::Duration;
+    ///
+    /// let (pool, workers) = Pool::builder()
+    ///     .workers(2)
+    ///     .timer(ManualTimer::new())
+    ///     .build(|batch: Vec<u32>| async move { Ok::<_, ()>(batch.len()) });
+    /// let batches = pool.batches(stream::iter(0..7), 3, Duration::from_secs(1));
+    /// let sizes = future::block_on(workers.drive(pool.map_stream(batches).try_collect::<Vec<_>>()));
+    /// assert_eq!(sizes, Ok(vec![3, 3, 1]));
+    /// ```
+    #[track_caller]
+    pub fn batches<S: Stream>(&self, source: S, max: usize, wait: Duration) -> Batches<S> {
+        Batches::new(source, max, wait, Arc::clone(&self.engine.timer))
+    }
+
+    fn default_window(&self) -> usize {
+        let state = self.engine.state();
+        state.ledger.capacity().saturating_add(self.engine.signals.len())
+    }
+
+    // ---- control ----
+
+    /// The figures of this instant.
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+
+    /// Changes the limit of each attempt, for jobs that start from now on and have none of their own. `None`: no limit.
+    ///
+    /// # Panics
+    ///
+    /// If `limit` is zero.
+    #[track_caller]
+    pub fn set_attempt_timeout(&self, limit: Option<Duration>) {
+        assert!(limit.is_none_or(|limit| !limit.is_zero()), "attempt_timeout must be longer than 0, got 0ns");
+        self.engine.state().limits.attempt = limit;
+    }
+
+    /// Sets the one place where failures go that nobody awaits: those of detached jobs, of jobs added by such, and of jobs
+    /// whose handle was dropped with the failure unread. Each comes once; a failure that somebody has awaited, or that a map
+    /// or group has yielded, does not come.
+    ///
+    /// The closure is called by the worker, with no lock held. A panic in it is contained and ignored. Setting another one
+    /// replaces it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{JobError, ManualTimer, Pool};
+    /// use futures_lite::future;
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// let (pool, workers) =
+    ///     Pool::builder().workers(1).timer(ManualTimer::new()).build(|n: u32| async move { Err::<(), _>(n) });
+    /// let seen = Arc::new(Mutex::new(Vec::new()));
+    /// let log = Arc::clone(&seen);
+    /// pool.on_unhandled(move |failure| log.lock().unwrap().push(failure.error));
+    /// pool.try_submit(7).unwrap().detach();
+    /// future::block_on(workers.drive(pool.idle()));
+    /// assert_eq!(*seen.lock().unwrap(), [JobError::Failed(7)]);
+    /// ```
+    pub fn on_unhandled(&self, handler: impl Fn(Unhandled<E>) + Send + Sync + 'static) {
+        let handler: Option<Arc<crate::engine::UnhandledFn<E>>> = Some(Arc::new(handler));
+        let mut place = self.engine.unhandled.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *place, handler);
+        drop(place);
+        drop(old);
+    }
+
+    /// Waits until no job is queued or running.
+    ///
+    /// # Panics
+    ///
+    /// Inside a job of this pool, when it would wait: it would wait for itself. The panic is contained like any other of the
+    /// job.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn idle(&self) {
+        self.wait_until(|ledger| ledger.is_idle(), "idle").await;
+    }
+
+    /// Takes no more jobs from outside. Running jobs may still add some; what was accepted is done, and then the workers end.
+    ///
+    /// Closing what is closed changes nothing. For a close that binds running jobs too, see [`seal`](Self::seal).
+    pub fn close(&self) {
+        self.engine.close(Life::Closed);
+    }
+
+    /// Takes no more jobs from anybody, running jobs included: closed means closed. What was accepted is done, and then the
+    /// workers end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool, Submitter};
+    /// use futures_lite::future;
+    ///
+    /// let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build_with_submitter(
+    ///     |n: u32, jobs: Submitter<u32, u32, ()>| async move {
+    ///         if n < 3 {
+    ///             let _ = jobs.add(n + 1);
+    ///         }
+    ///         Ok(n)
+    ///     },
+    /// );
+    /// pool.try_submit(1).unwrap().detach();
+    /// pool.seal();
+    /// future::block_on(workers.drive(pool.drain()));
+    /// assert_eq!(pool.stats().accepted, 1);
+    /// ```
+    pub fn seal(&self) {
+        self.engine.close(Life::Sealed);
+    }
+
+    /// Whether the pool takes no more jobs from outside.
+    pub fn is_closed(&self) -> bool {
+        self.engine.state().ledger.life() > Life::Open
+    }
+
+    /// [Closes](Self::close) the pool, and waits until what was accepted is done.
+    ///
+    /// Any number of tasks may call it, at any time.
+    ///
+    /// # Panics
+    ///
+    /// As [`idle`](Self::idle).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the pool closed, and changes nothing else.
+    pub async fn drain(&self) {
+        self.close();
+        self.wait_until(|ledger| ledger.is_idle(), "drain").await;
+    }
+
+    /// [Drains](Self::drain) the pool for as long as `grace`, counted from the first poll; then [aborts](Self::abort) it.
+    ///
+    /// It never takes longer than `grace`, even if nobody polls the workers: the attempts it interrupts are dropped when
+    /// their workers are polled next, which it does not wait for. [`idle`](Self::idle) does.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before `grace` has passed, the pool stays closed, and nothing is aborted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::future;
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualTimer::new();
+    /// let (pool, workers) = Pool::builder()
+    ///     .workers(1)
+    ///     .timer(clock.clone())
+    ///     .build(|_: u32| future::pending::<Result<(), ()>>());
+    /// let handles = [pool.try_submit(1).unwrap(), pool.try_submit(2).unwrap()];
+    /// let report = future::block_on(workers.drive(async {
+    ///     let (report, ()) = future::zip(pool.drain_within(Duration::from_secs(5)), async {
+    ///         clock.sleepers(1).await;
+    ///         clock.advance(Duration::from_secs(5));
+    ///     }).await;
+    ///     report
+    /// }));
+    /// assert_eq!(report.interrupted[0].id, handles[0].id());
+    /// assert_eq!(report.unstarted[0].input, 2);
+    /// ```
+    pub async fn drain_within(&self, grace: Duration) -> Report<In> {
+        self.close();
+        let deadline = self.engine.timer.now().checked_add(grace);
+        let timer = &self.engine.timer;
+        let is_drained = future::or(
+            async {
+                self.wait_until(|ledger| ledger.is_idle(), "drain_within").await;
+                true
+            },
+            async {
+                match deadline {
+                    Some(at) => timer.sleep_until(at).await,
+                    None => future::pending().await,
+                }
+                false
+            },
+        )
+        .await;
+        let interrupted = if is_drained { Vec::new() } else { self.engine.begin_abort() };
+        // Workers that hold a job which they may not start hand it back at once, whatever their executor does.
+        self.wait_until(|ledger| ledger.life() < Life::Aborted || ledger.is_queue_empty(), "drain_within").await;
+        Report { unstarted: self.engine.take_returned(), interrupted, stats: self.stats() }
+    }
+
+    /// Stops now: takes no more jobs, starts none, hands back the inputs of all that have not started, interrupts those that
+    /// run, and waits until their futures have been dropped. All have their outcome then:
+    /// [`Cancelled`](JobError::Cancelled), with [`Aborted`](crate::CancelReason::Aborted) as the reason.
+    ///
+    /// Jobs that are finished already keep their outcome. Of several calls, each input is handed back by one.
+    ///
+    /// It waits for the workers to be polled. If that may not happen, `drain_within(Duration::ZERO)` does not wait.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped early, the abort goes on; another call returns what this one would have.
+    pub async fn abort(&self) -> Report<In> {
+        let interrupted = self.engine.begin_abort();
+        let idle = self.wait_without_check(|ledger| ledger.is_idle());
+        idle.await;
+        Report { unstarted: self.engine.take_returned(), interrupted, stats: self.stats() }
+    }
+
+    async fn wait_until(&self, is_so: impl Fn(&crate::queue::ledger::Ledger) -> bool, what: &str) {
+        if is_so(&self.engine.state().ledger) {
+            return;
+        }
+        assert!(
+            inside::find(self.engine.identity()).is_none(),
+            "{what} must not be awaited inside a job of the same pool, got job {}",
+            inside::find(self.engine.identity()).map_or(0, |place| place.id.as_u64()),
+        );
+        self.wait_without_check(is_so).await;
+    }
+
+    fn wait_without_check(
+        &self,
+        is_so: impl Fn(&crate::queue::ledger::Ledger) -> bool,
+    ) -> impl Future<Output = ()> {
+        async move {
+            loop {
+                if is_so(&self.engine.state().ledger) {
+                    return;
+                }
+                // Listen first, look again after: what happens in between is heard.
+                let listener = self.engine.quiet.listen();
+                if is_so(&self.engine.state().ledger) {
+                    return;
+                }
+                listener.await;
+            }
+        }
+    }
+}
+
+impl<In, T, E> Clone for Pool<In, T, E> {
+    fn clone(&self) -> Self {
+        self.engine.handles.fetch_add(1, Ordering::Relaxed);
+        Self { engine: Arc::clone(&self.engine) }
+    }
+}
+
+impl<In, T, E> Drop for Pool<In, T, E> {
+    fn drop(&mut self) {
+        if self.engine.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.close();
+        }
+    }
+}
+
+impl<In, T, E> fmt::Debug for Pool<In, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").finish_non_exhaustive()
+    }
+}
+
+/// What a pool that was stopped did not finish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use = "it holds the inputs that were not started"]
+pub struct Report<In> {
+    /// The inputs of jobs that never started, in the order in which they were accepted.
+    pub unstarted: Vec<Unstarted<In>>,
+    /// The jobs that were running and were interrupted.
+    pub interrupted: Vec<Interrupted>,
+    /// The figures at the end.
+    pub stats: Stats,
+}
+
+impl<In> Report<In> {
+    /// Whether everything that was accepted was done.
+    pub const fn is_complete(&self) -> bool {
+        self.unstarted.is_empty() && self.interrupted.is_empty()
+    }
+}
+
+/// A job that never started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unstarted<In> {
+    /// The number of the job within its pool.
+    pub id: JobId,
+    /// Its number within its map or group; 0 for a job of a single handle.
+    pub index: usize,
+    /// What it was made of.
+    pub input: In,
+    /// How many attempts were made.
+    pub attempts: u32,
+}
+
+/// A job that was interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Interrupted {
+    /// The number of the job within its pool.
+    pub id: JobId,
+    /// Its number within its map or group; 0 for a job of a single handle.
+    pub index: usize,
+    /// How many attempts were made, the interrupted one included.
+    pub attempts: u32,
+}
+
+/// A failure that nobody awaits; see [`Pool::on_unhandled`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unhandled<E> {
+    /// The number of the job within its pool.
+    pub id: JobId,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// What went wrong.
+    pub error: JobError<E>,
+}

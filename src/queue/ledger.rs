@@ -1,0 +1,357 @@
+//! The books of a pool: how many jobs are accepted, queued, running and done, who may still hand in jobs, and who waits
+//! for room. What comes in are facts ("a job starts"); what goes out is what has to be done about them ([`Wakes`]).
+//!
+//! Pure: no lock, no async, no clock. The engine keeps it under its one lock and carries out the [`Wakes`] after it has
+//! let go of the lock.
+//!
+//! The invariant, at every instant: `accepted == outcomes + queued + running`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::task::{Context, Poll, Waker};
+
+use crate::observe::{JobId, Outcome, Stats};
+
+/// Who hands in a job; each kind has room of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Anybody: bounded by the capacity, may wait for room.
+    Outside,
+    /// A running job of the pool itself: bounded by the child capacity, never waits.
+    Child,
+}
+
+/// Why a job is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Full,
+    Closed,
+}
+
+/// The life of a pool. It only moves down this list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Life {
+    /// Takes jobs.
+    Open,
+    /// Takes jobs from running jobs only.
+    Closed,
+    /// Takes no jobs at all.
+    Sealed,
+    /// Takes no jobs, and starts none.
+    Aborted,
+    /// Nothing is left, or no worker is.
+    Ended,
+}
+
+/// What has to be done once the lock is released.
+#[must_use = "somebody waits for this"]
+#[derive(Debug, Default)]
+pub(crate) struct Wakes {
+    /// Those who wait for room and have got it, or will never get it.
+    pub(crate) room: Vec<Waker>,
+    /// Whether those who wait for the pool to be idle should look again.
+    pub(crate) quiet: bool,
+    /// Whether the ready channel is to be closed, so that the workers leave.
+    pub(crate) end: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    life: Life,
+    capacity: usize,
+    child_capacity: usize,
+    workers: usize,
+    accepted: u64,
+    outcomes: [u64; Outcome::ALL.len()],
+    /// From outside; at most `capacity`, reserved and committing ones included.
+    queued: usize,
+    /// From running jobs; at most `child_capacity`.
+    queued_children: usize,
+    /// Places that are promised: permits, and grants that their waiter has not seen yet.
+    reserved: usize,
+    /// Places that a map holds while it pulls inputs. It does so within one poll, so a drain may wait for it.
+    committing: usize,
+    running: usize,
+    /// First come, first served. Bounded by the number of futures that wait for room.
+    waiting: BTreeMap<u64, Waker>,
+    /// Waiters that have a place and do not know it yet. Bounded by `reserved`.
+    granted: BTreeSet<u64>,
+    next_waiter: u64,
+}
+
+impl Ledger {
+    pub(crate) const fn new(capacity: usize, child_capacity: usize, workers: usize) -> Self {
+        Self {
+            life: Life::Open,
+            capacity,
+            child_capacity,
+            workers,
+            accepted: 0,
+            outcomes: [0; Outcome::ALL.len()],
+            queued: 0,
+            queued_children: 0,
+            reserved: 0,
+            committing: 0,
+            running: 0,
+            waiting: BTreeMap::new(),
+            granted: BTreeSet::new(),
+            next_waiter: 0,
+        }
+    }
+
+    pub(crate) const fn life(&self) -> Life {
+        self.life
+    }
+
+    pub(crate) const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(crate) const fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Whether no job is queued, running, or about to be accepted.
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.is_queue_empty() && self.running == 0
+    }
+
+    /// Whether no job is queued or about to be.
+    pub(crate) const fn is_queue_empty(&self) -> bool {
+        self.queued == 0 && self.queued_children == 0 && self.committing == 0
+    }
+
+    pub(crate) const fn queued_total(&self) -> usize {
+        self.queued + self.queued_children
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            workers: self.workers,
+            queued: self.queued_total(),
+            running: self.running,
+            accepted: self.accepted,
+            succeeded: self.outcomes[Outcome::Succeeded as usize],
+            failed: self.outcomes[Outcome::Failed as usize],
+            timed_out: self.outcomes[Outcome::TimedOut as usize],
+            panicked: self.outcomes[Outcome::Panicked as usize],
+            cancelled: self.outcomes[Outcome::Cancelled as usize],
+            abandoned: self.outcomes[Outcome::Abandoned as usize],
+        }
+    }
+
+    // ---- admission ----
+
+    const fn free(&self) -> usize {
+        self.capacity.saturating_sub(self.queued + self.reserved + self.committing)
+    }
+
+    /// Free places that nobody waits for: a newcomer never overtakes a waiter.
+    fn open_places(&self) -> usize {
+        if self.waiting.is_empty() { self.free() } else { 0 }
+    }
+
+    /// Accepts one job now, or not at all.
+    pub(crate) fn accept(&mut self, origin: Origin) -> Result<JobId, Refusal> {
+        match origin {
+            Origin::Outside if self.life != Life::Open => Err(Refusal::Closed),
+            Origin::Child if self.life > Life::Closed => Err(Refusal::Closed),
+            Origin::Outside if self.open_places() == 0 => Err(Refusal::Full),
+            Origin::Child if self.queued_children >= self.child_capacity => Err(Refusal::Full),
+            Origin::Outside => {
+                self.queued += 1;
+                Ok(self.next_id())
+            }
+            Origin::Child => {
+                self.queued_children += 1;
+                Ok(self.next_id())
+            }
+        }
+    }
+
+    /// Holds a place for one job without accepting it.
+    pub(crate) fn reserve(&mut self) -> Result<(), Refusal> {
+        if self.life != Life::Open {
+            return Err(Refusal::Closed);
+        }
+        if self.open_places() == 0 {
+            return Err(Refusal::Full);
+        }
+        self.reserved += 1;
+        Ok(())
+    }
+
+    /// Waits in line for a place; `ticket` is the place in the line.
+    pub(crate) fn poll_reserve(&mut self, ticket: &mut Option<u64>, cx: &Context<'_>) -> Poll<Result<(), Refusal>> {
+        if let Some(number) = *ticket {
+            if self.granted.remove(&number) {
+                *ticket = None;
+                return Poll::Ready(Ok(()));
+            }
+            if self.life != Life::Open {
+                *ticket = None;
+                self.waiting.remove(&number);
+                return Poll::Ready(Err(Refusal::Closed));
+            }
+            self.waiting.insert(number, cx.waker().clone());
+            return Poll::Pending;
+        }
+        match self.reserve() {
+            Err(Refusal::Full) => {
+                self.next_waiter += 1;
+                *ticket = Some(self.next_waiter);
+                self.waiting.insert(self.next_waiter, cx.waker().clone());
+                Poll::Pending
+            }
+            decided => Poll::Ready(decided),
+        }
+    }
+
+    /// Leaves the line; a place that was granted meanwhile goes to the next in line.
+    pub(crate) fn leave_line(&mut self, ticket: u64) -> Wakes {
+        self.waiting.remove(&ticket);
+        if self.granted.remove(&ticket) { self.release() } else { Wakes::default() }
+    }
+
+    /// Gives a reserved place back.
+    pub(crate) fn release(&mut self) -> Wakes {
+        self.reserved -= 1;
+        let mut wakes = Wakes::default();
+        self.grant(&mut wakes);
+        wakes
+    }
+
+    /// Turns a reserved place into a queued job; once closed, the place is given back instead.
+    pub(crate) fn accept_reserved(&mut self) -> (Result<JobId, Refusal>, Wakes) {
+        if self.life != Life::Open {
+            return (Err(Refusal::Closed), self.release());
+        }
+        self.reserved -= 1;
+        self.queued += 1;
+        (Ok(self.next_id()), Wakes::default())
+    }
+
+    /// Takes up to `want` places for a map that is about to pull inputs; a reserved place may be one of them.
+    ///
+    /// What it pulls into these places is accepted even if the pool is closed meanwhile, since its inputs are out of
+    /// their source already.
+    pub(crate) fn begin(&mut self, want: usize, reserved: bool) -> Result<usize, Wakes> {
+        if reserved {
+            self.reserved -= 1;
+        }
+        if self.life != Life::Open {
+            let mut wakes = Wakes::default();
+            self.grant(&mut wakes);
+            return Err(wakes);
+        }
+        let places = if reserved { 1 + self.open_places().min(want - 1) } else { self.open_places().min(want) };
+        self.committing += places;
+        Ok(places)
+    }
+
+    /// Accepts `used` of the `begun` places and gives the others back. The ids follow one another from the one returned.
+    pub(crate) fn commit(&mut self, begun: usize, used: usize) -> (JobId, Wakes) {
+        self.committing -= begun;
+        self.queued += used;
+        let first = JobId(self.accepted);
+        self.accepted += used as u64;
+        let mut wakes = Wakes::default();
+        self.grant(&mut wakes);
+        self.look_for_quiet(&mut wakes);
+        (first, wakes)
+    }
+
+    const fn next_id(&mut self) -> JobId {
+        let id = JobId(self.accepted);
+        self.accepted += 1;
+        id
+    }
+
+    fn grant(&mut self, wakes: &mut Wakes) {
+        if self.waiting.is_empty() || self.life != Life::Open {
+            return;
+        }
+        while self.free() > 0 {
+            let Some((number, waker)) = self.waiting.pop_first() else { return };
+            self.reserved += 1;
+            self.granted.insert(number);
+            wakes.room.push(waker);
+        }
+    }
+
+    // ---- the life of a job ----
+
+    /// A queued job starts.
+    pub(crate) fn start(&mut self, origin: Origin) -> Wakes {
+        self.running += 1;
+        self.leave_queue(origin)
+    }
+
+    /// A running job has its outcome.
+    pub(crate) fn finish(&mut self, outcome: Outcome) -> Wakes {
+        self.running -= 1;
+        self.outcomes[outcome as usize] += 1;
+        let mut wakes = Wakes::default();
+        self.look_for_quiet(&mut wakes);
+        wakes
+    }
+
+    /// A queued job has its outcome without having started.
+    pub(crate) fn settle_queued(&mut self, origin: Origin, outcome: Outcome) -> Wakes {
+        self.outcomes[outcome as usize] += 1;
+        let mut wakes = self.leave_queue(origin);
+        self.look_for_quiet(&mut wakes);
+        wakes
+    }
+
+    fn leave_queue(&mut self, origin: Origin) -> Wakes {
+        let mut wakes = Wakes::default();
+        match origin {
+            Origin::Outside => {
+                self.queued -= 1;
+                self.grant(&mut wakes);
+            }
+            Origin::Child => self.queued_children -= 1,
+        }
+        wakes
+    }
+
+    fn look_for_quiet(&mut self, wakes: &mut Wakes) {
+        if self.is_idle() {
+            wakes.quiet = true;
+            if self.life != Life::Open {
+                self.life = Life::Ended;
+                wakes.end = true;
+            }
+        } else if self.life == Life::Aborted && self.is_queue_empty() {
+            wakes.quiet = true;
+        }
+    }
+
+    // ---- the life of the pool ----
+
+    /// Moves the life on to `life`, never back. Says whether it moved.
+    pub(crate) fn advance(&mut self, life: Life) -> (bool, Wakes) {
+        let mut wakes = Wakes::default();
+        if self.life >= life {
+            return (false, wakes);
+        }
+        self.life = life;
+        wakes.room = std::mem::take(&mut self.waiting).into_values().collect();
+        if life != Life::Ended {
+            self.look_for_quiet(&mut wakes);
+        }
+        (true, wakes)
+    }
+
+    /// A worker leaves. Says whether it was the last one of a pool that has not ended.
+    pub(crate) fn worker_left(&mut self) -> (bool, Wakes) {
+        self.workers -= 1;
+        if self.workers == 0 && self.life != Life::Ended {
+            let (_, mut wakes) = self.advance(Life::Ended);
+            wakes.quiet = true;
+            wakes.end = true;
+            return (true, wakes);
+        }
+        (false, Wakes::default())
+    }
+}

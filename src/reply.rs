@@ -1,0 +1,543 @@
+//! Where the outcome of a job goes, and the guard that sees to it that there is one. In comes what a worker or a canceller
+//! found out about a job; out goes exactly one outcome, to the books first and then to whoever waits for it: the stream of
+//! a map or group, or the cell of a single handle.
+//!
+//! A job passes through three forms: an [`Entry`] while it is queued, a [`Ticket`] while it runs, a [`Completion`] when it
+//! is done. Each turns into the next by value. A ticket that is dropped, because its worker was, reports the job as
+//! abandoned.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use crate::attempt::timeout::Limits;
+use crate::attempt::unwind;
+use crate::engine::Engine;
+use crate::error::{CancelReason, JobError, TimeLimit};
+use crate::observe::{JobId, Outcome};
+use crate::pool::{Unhandled, Unstarted};
+use crate::queue::ledger::Origin;
+use crate::queue::running::Occupant;
+use crate::results::Completion;
+use crate::results::stream::{Delivery, Stream};
+
+/// A queued job.
+pub(crate) enum Entry<In, T, E> {
+    /// Of a map or group: everything inline, so that it costs no allocation.
+    Streamed(Streamed<In, T, E>),
+    /// Of a single handle: its input is in the cell, so that a cancellation can take it out.
+    Handled(Arc<Cell<In, T, E>>),
+}
+
+pub(crate) struct Streamed<In, T, E> {
+    pub(crate) input: In,
+    pub(crate) stream: Arc<Stream<In, T, E>>,
+    pub(crate) id: JobId,
+    pub(crate) index: usize,
+    pub(crate) origin: Origin,
+    pub(crate) accepted_at: Option<Instant>,
+}
+
+/// A job that has just started.
+pub(crate) struct Started<In, T, E> {
+    pub(crate) input: In,
+    pub(crate) ticket: Ticket<In, T, E>,
+    /// Until when the attempt may run.
+    pub(crate) deadline: Option<(Instant, TimeLimit)>,
+}
+
+impl<In, T, E> Entry<In, T, E> {
+    pub(crate) fn id(&self) -> JobId {
+        match self {
+            Self::Streamed(job) => job.id,
+            Self::Handled(cell) => cell.id,
+        }
+    }
+
+    /// Whether it is cancelled: its outcome is decided, or is that of its stream.
+    pub(crate) fn is_dead(&self) -> bool {
+        match self {
+            Self::Streamed(job) => job.stream.cancelled().is_some(),
+            Self::Handled(cell) => !matches!(cell.lock().phase, Phase::Queued(_)),
+        }
+    }
+
+    /// Gives the job its outcome without having started it. A cancellation that came first stays the reason.
+    pub(crate) fn settle_unstarted(self, engine: &Engine<In, T, E>, error: JobError<E>) {
+        match self {
+            Self::Streamed(job) => {
+                let error = job.stream.cancelled().map_or(error, JobError::Cancelled);
+                job.settle(engine, error, true);
+            }
+            Self::Handled(cell) => {
+                drop_input(cell.settle_queued(error));
+            }
+        }
+    }
+
+    /// Gives the job its outcome as aborted and its input to the pool's report.
+    pub(crate) fn return_unstarted(self, engine: &Engine<In, T, E>) {
+        let (id, index, input) = match self {
+            Self::Streamed(job) if job.stream.cancelled().is_some() => {
+                return Self::Streamed(job).settle_unstarted(engine, JobError::Abandoned);
+            }
+            Self::Streamed(job) => {
+                let (id, index) = (job.id, job.index);
+                (id, index, job.settle(engine, JobError::Cancelled(CancelReason::Aborted), false))
+            }
+            Self::Handled(cell) => (cell.id, 0, cell.settle_queued(JobError::Cancelled(CancelReason::Aborted))),
+        };
+        if let Some(input) = input {
+            let unstarted = Unstarted { id, index, input, attempts: 0 };
+            engine.returned.lock().unwrap_or_else(PoisonError::into_inner).push(unstarted);
+        }
+    }
+
+    /// Starts the job in `slot`, unless it has its outcome already or gets it now.
+    pub(crate) fn start(self, engine: &Arc<Engine<In, T, E>>, slot: usize) -> Option<Started<In, T, E>> {
+        match self {
+            Self::Streamed(job) => job.start(engine, slot),
+            Self::Handled(cell) => cell.start(slot),
+        }
+    }
+}
+
+impl<In, T, E> fmt::Debug for Entry<In, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Entry({})", self.id())
+    }
+}
+
+fn drop_input<In>(input: Option<In>) {
+    unwind::discard(input);
+}
+
+// ---- jobs of a map or group ----
+
+impl<In, T, E> Streamed<In, T, E> {
+    /// Delivers the outcome of a job that never started; the input goes along, or comes back.
+    fn settle(self, engine: &Engine<In, T, E>, error: JobError<E>, with_input: bool) -> Option<In> {
+        let Self { input, stream, id, index, origin, accepted_at } = self;
+        engine.book_unstarted(origin, id, outcome_of::<(), E>(&Err(&error)));
+        let (kept, returned) = if with_input { (Some(input), None) } else { (stream.keep(&input), Some(input)) };
+        let queued_for = accepted_at.filter(|_| engine.timings).map(|at| engine.timer.now().saturating_duration_since(at));
+        let completion = Completion { id, index, attempts: 0, input: kept, queued_for, ran_for: None, result: Err(error) };
+        stream.deliver(Delivery::One(completion));
+        returned
+    }
+
+    fn start(self, engine: &Arc<Engine<In, T, E>>, slot: usize) -> Option<Started<In, T, E>> {
+        if self.stream.cancelled().is_some() {
+            Entry::Streamed(self).settle_unstarted(engine, JobError::Abandoned);
+            return None;
+        }
+        let stream = Arc::as_ptr(&self.stream).addr();
+        let occupant = Occupant::new(self.id, self.index, 1, Some(stream));
+        let Some((limits, wakes)) = engine.book_start(slot, self.origin, occupant) else {
+            Entry::Streamed(self).return_unstarted(engine);
+            return None;
+        };
+        engine.carry_out(wakes);
+        let Self { input, stream, id, index, accepted_at, .. } = self;
+        if let Some(reason) = stream.cancelled() {
+            // The canceller may have looked for running jobs before this one was among them.
+            let _ = engine.signals[slot].interrupt(reason);
+        }
+        let ticket = Ticket::new(Reply::Stream(stream), slot, id, index, accepted_at);
+        Some(Started::new(engine, input, ticket, limits))
+    }
+}
+
+// ---- jobs of a handle ----
+
+/// The state of a job that somebody holds a handle of. Its lock decides which outcome is the one.
+pub(crate) struct Cell<In, T, E> {
+    pub(crate) engine: Arc<Engine<In, T, E>>,
+    pub(crate) id: JobId,
+    origin: Origin,
+    /// Limits of its own; where there are none, the pool's at its start count.
+    limits: Limits,
+    accepted_at: Option<Instant>,
+    state: Mutex<CellState<In, T, E>>,
+}
+
+pub(crate) struct CellState<In, T, E> {
+    pub(crate) phase: Phase<In, T, E>,
+    /// Nobody will ask for the result.
+    is_detached: bool,
+    /// The task that awaits the handle.
+    waker: Option<Waker>,
+}
+
+/// A job moves down this list, never back.
+pub(crate) enum Phase<In, T, E> {
+    Queued(In),
+    Running(usize),
+    /// With the number of attempts.
+    Done(Result<T, JobError<E>>, u32),
+    /// The result is with its owner, or nobody wanted it.
+    Taken,
+}
+
+impl<In, T, E> Cell<In, T, E> {
+    pub(crate) fn new(
+        engine: &Arc<Engine<In, T, E>>,
+        id: JobId,
+        origin: Origin,
+        limits: Limits,
+        accepted_at: Option<Instant>,
+        input: In,
+        is_detached: bool,
+    ) -> Arc<Self> {
+        let state = CellState { phase: Phase::Queued(input), is_detached, waker: None };
+        Arc::new(Self { engine: Arc::clone(engine), id, origin, limits, accepted_at, state: Mutex::new(state) })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, CellState<In, T, E>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(self: Arc<Self>, slot: usize) -> Option<Started<In, T, E>> {
+        let mut state = self.lock();
+        let input = match std::mem::replace(&mut state.phase, Phase::Running(slot)) {
+            Phase::Queued(input) => input,
+            decided => {
+                state.phase = decided;
+                drop(state);
+                self.engine.remove_husk();
+                return None;
+            }
+        };
+        let Some((limits, wakes)) = self.engine.book_start(slot, self.origin, Occupant::new(self.id, 0, 1, None)) else {
+            state.phase = Phase::Queued(input);
+            drop(state);
+            let engine = Arc::clone(&self.engine);
+            Entry::Handled(self).return_unstarted(&engine);
+            return None;
+        };
+        drop(state);
+        self.engine.carry_out(wakes);
+        let limits = Limits { attempt: self.limits.attempt.or(limits.attempt), job: self.limits.job };
+        let engine = Arc::clone(&self.engine);
+        let (id, accepted_at) = (self.id, self.accepted_at);
+        let ticket = Ticket::new(Reply::Cell(self), slot, id, 0, accepted_at);
+        Some(Started::new(&engine, input, ticket, limits))
+    }
+
+    /// Settles a job that is still queued and returns its input. One that is not is left alone.
+    pub(crate) fn settle_queued(&self, error: JobError<E>) -> Option<In> {
+        let mut state = self.lock();
+        let input = match std::mem::replace(&mut state.phase, Phase::Taken) {
+            Phase::Queued(input) => input,
+            decided => {
+                state.phase = decided;
+                return None;
+            }
+        };
+        drop(state);
+        self.engine.book_unstarted(self.origin, self.id, outcome_of::<(), E>(&Err(&error)));
+        self.complete(Err(error), 0);
+        Some(input)
+    }
+
+    /// Cancels on behalf of the handle, which wants no result of it. Says whether an attempt has to be stopped first.
+    pub(crate) fn cancel(&self) -> bool {
+        let mut state = self.lock();
+        state.is_detached = true;
+        match state.phase {
+            Phase::Queued(_) => {
+                drop(state);
+                let input = self.settle_queued(JobError::Cancelled(CancelReason::Handle));
+                if input.is_some() {
+                    drop_input(input);
+                    self.engine.add_husk();
+                    return false;
+                }
+                // A worker was faster; what it runs now can be interrupted.
+                self.cancel()
+            }
+            Phase::Running(slot) => {
+                // Under the lock: as long as the phase says so, the slot runs this job and no other.
+                let waker = self.engine.signals[slot].interrupt(CancelReason::Handle);
+                drop(state);
+                waker.into_iter().for_each(Waker::wake);
+                true
+            }
+            Phase::Done(..) | Phase::Taken => {
+                drop(state);
+                self.detach();
+                false
+            }
+        }
+    }
+
+    /// Nobody will ask for the result: a failure goes to the pool's one place for them.
+    pub(crate) fn detach(&self) {
+        let mut state = self.lock();
+        state.is_detached = true;
+        if let Phase::Done(..) = state.phase {
+            let phase = std::mem::replace(&mut state.phase, Phase::Taken);
+            drop(state);
+            if let Phase::Done(result, attempts) = phase {
+                self.discard(result, attempts);
+            }
+        }
+    }
+
+    /// Takes the result if there is one; else leaves the waker.
+    pub(crate) fn poll_result(&self, waker: &Waker) -> Poll<Result<T, JobError<E>>> {
+        let mut state = self.lock();
+        match std::mem::replace(&mut state.phase, Phase::Taken) {
+            Phase::Done(result, _) => Poll::Ready(result),
+            phase => {
+                state.phase = phase;
+                let old = state.waker.replace(waker.clone());
+                drop(state);
+                drop(old);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Takes the result if there is one.
+    pub(crate) fn take_result(&self) -> Option<Result<T, JobError<E>>> {
+        let mut state = self.lock();
+        match std::mem::replace(&mut state.phase, Phase::Taken) {
+            Phase::Done(result, _) => Some(result),
+            phase => {
+                state.phase = phase;
+                None
+            }
+        }
+    }
+
+    /// Whether a cancelled job is over; else leaves the waker.
+    pub(crate) fn poll_cancelled(&self, waker: &Waker) -> bool {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Done(..) | Phase::Taken) {
+            return true;
+        }
+        let old = state.waker.replace(waker.clone());
+        drop(state);
+        drop(old);
+        false
+    }
+
+    /// Whether the outcome is known.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.lock().phase, Phase::Done(..) | Phase::Taken)
+    }
+
+    fn complete(&self, result: Result<T, JobError<E>>, attempts: u32) {
+        let mut state = self.lock();
+        let waker = state.waker.take();
+        let unwanted = if state.is_detached {
+            state.phase = Phase::Taken;
+            Some(result)
+        } else {
+            state.phase = Phase::Done(result, attempts);
+            None
+        };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if let Some(result) = unwanted {
+            self.discard(result, attempts);
+        }
+    }
+
+    fn discard(&self, result: Result<T, JobError<E>>, attempts: u32) {
+        match result {
+            // Whoever cancelled knows.
+            Err(JobError::Cancelled(CancelReason::Handle)) => {}
+            Err(error) => self.engine.report_unhandled(|| Unhandled { id: self.id, attempts, error }),
+            Ok(value) => {
+                unwind::discard(value);
+            }
+        }
+    }
+}
+
+impl<In, T, E> fmt::Debug for Cell<In, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cell({})", self.id)
+    }
+}
+
+// ---- jobs that run ----
+
+/// Who gets the outcome of a running job.
+pub(crate) enum Reply<In, T, E> {
+    Stream(Arc<Stream<In, T, E>>),
+    Cell(Arc<Cell<In, T, E>>),
+}
+
+impl<In, T, E> Reply<In, T, E> {
+    fn engine(&self) -> &Arc<Engine<In, T, E>> {
+        match self {
+            Self::Stream(stream) => &stream.engine,
+            Self::Cell(cell) => &cell.engine,
+        }
+    }
+}
+
+/// The right and the duty to give a running job its outcome. Dropped unused, it says `Abandoned`.
+pub(crate) struct Ticket<In, T, E> {
+    /// `None` once it is settled.
+    reply: Option<Reply<In, T, E>>,
+    slot: usize,
+    pub(crate) id: JobId,
+    index: usize,
+    /// 0 until the attempt starts.
+    pub(crate) attempts: u32,
+    /// A copy of the input, where the stream keeps them.
+    pub(crate) kept: Option<In>,
+    accepted_at: Option<Instant>,
+    started_at: Option<Instant>,
+}
+
+impl<In, T, E> Started<In, T, E> {
+    fn new(engine: &Engine<In, T, E>, input: In, mut ticket: Ticket<In, T, E>, limits: Limits) -> Self {
+        let mut deadline = None;
+        if engine.timings || !limits.is_none() {
+            let now = engine.timer.now();
+            ticket.started_at = Some(now);
+            deadline = limits.deadline(ticket.accepted_at.unwrap_or(now), now);
+        }
+        Self { input, ticket, deadline }
+    }
+
+    /// Whether the job's own time was over before it started.
+    pub(crate) fn is_too_late(&self) -> bool {
+        match (self.deadline, self.ticket.started_at) {
+            (Some((at, TimeLimit::Job)), Some(now)) => at <= now,
+            _ => false,
+        }
+    }
+}
+
+impl<In, T, E> Ticket<In, T, E> {
+    const fn new(reply: Reply<In, T, E>, slot: usize, id: JobId, index: usize, accepted_at: Option<Instant>) -> Self {
+        Self { reply: Some(reply), slot, id, index, attempts: 0, kept: None, accepted_at, started_at: None }
+    }
+
+    /// The map or group that the job belongs to.
+    pub(crate) fn stream(&self) -> Option<&Arc<Stream<In, T, E>>> {
+        match &self.reply {
+            Some(Reply::Stream(stream)) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// Gives the job its outcome; one for a stream travels by the outbox.
+    pub(crate) fn settle(mut self, result: Result<T, JobError<E>>, outbox: &mut Outbox<In, T, E>) {
+        if let Some((stream, completion)) = self.book(result) {
+            outbox.push(stream, completion);
+        }
+    }
+
+    fn book(&mut self, result: Result<T, JobError<E>>) -> Option<(Arc<Stream<In, T, E>>, Completion<In, T, E>)> {
+        let reply = self.reply.take()?;
+        let engine = reply.engine();
+        engine.book_finish(self.slot, self.id, outcome_of(&result.as_ref()), self.attempts);
+        match reply {
+            Reply::Cell(cell) => {
+                drop_input(self.kept.take());
+                cell.complete(result, self.attempts);
+                None
+            }
+            Reply::Stream(stream) => {
+                if let Err(error) = &result {
+                    stream.count_failure(error);
+                }
+                let (queued_for, ran_for) = self.timings(&stream.engine);
+                let (id, index, attempts, input) = (self.id, self.index, self.attempts, self.kept.take());
+                Some((stream, Completion { id, index, attempts, input, queued_for, ran_for, result }))
+            }
+        }
+    }
+
+    fn timings(&self, engine: &Engine<In, T, E>) -> (Option<std::time::Duration>, Option<std::time::Duration>) {
+        if !engine.timings {
+            return (None, None);
+        }
+        let between = |from: Option<Instant>, to: Option<Instant>| Some(to?.saturating_duration_since(from?));
+        (between(self.accepted_at, self.started_at), between(self.started_at, Some(engine.timer.now())))
+    }
+}
+
+impl<In, T, E> Drop for Ticket<In, T, E> {
+    fn drop(&mut self) {
+        // An interruption that was under way is the reason, though the worker did not live to see it.
+        let error = self.reply.as_ref().and_then(|reply| reply.engine().signals[self.slot].interrupted());
+        let error = error.map_or(JobError::Abandoned, |interrupt| JobError::Cancelled(interrupt.0));
+        if let Some((stream, completion)) = self.book(Err(error)) {
+            stream.deliver(Delivery::One(completion));
+        }
+    }
+}
+
+fn outcome_of<T, E>(result: &Result<&T, &JobError<E>>) -> Outcome {
+    match result {
+        Ok(_) => Outcome::Succeeded,
+        Err(JobError::Failed(_)) => Outcome::Failed,
+        Err(JobError::TimedOut(_)) => Outcome::TimedOut,
+        Err(JobError::Panicked(_)) => Outcome::Panicked,
+        Err(JobError::Cancelled(_)) => Outcome::Cancelled,
+        Err(JobError::Abandoned | JobError::WouldDeadlock) => Outcome::Abandoned,
+    }
+}
+
+/// Completions of one stream on their way out of one worker.
+///
+/// Waking the consumer is what costs, so while it has something to read, up to [`Outbox::MOST`] completions travel
+/// together. They leave as soon as the consumer has nothing to read when a job ends, and before the worker waits for
+/// anything. Dropping the outbox sends what it holds.
+pub(crate) struct Outbox<In, T, E> {
+    /// `None` only while `held` is empty.
+    stream: Option<Arc<Stream<In, T, E>>>,
+    /// At most [`Outbox::MOST`].
+    held: Vec<Completion<In, T, E>>,
+}
+
+impl<In, T, E> Outbox<In, T, E> {
+    const MOST: usize = 64;
+
+    pub(crate) const fn new() -> Self {
+        Self { stream: None, held: Vec::new() }
+    }
+
+    fn push(&mut self, stream: Arc<Stream<In, T, E>>, completion: Completion<In, T, E>) {
+        if self.stream.as_ref().is_some_and(|held| !Arc::ptr_eq(held, &stream)) {
+            self.flush();
+        }
+        if self.held.is_empty() && stream.is_starved() {
+            stream.deliver(Delivery::One(completion));
+            return;
+        }
+        if self.held.capacity() == 0 {
+            self.held.reserve_exact(Self::MOST);
+        }
+        self.held.push(completion);
+        let is_due = self.held.len() >= Self::MOST || stream.is_starved();
+        self.stream = Some(stream);
+        if is_due {
+            self.flush();
+        }
+    }
+
+    /// Sends what it holds.
+    pub(crate) fn flush(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.deliver(Delivery::Many(std::mem::take(&mut self.held)));
+        }
+    }
+}
+
+impl<In, T, E> Drop for Outbox<In, T, E> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}

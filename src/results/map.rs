@@ -1,0 +1,565 @@
+//! Many inputs, one stream of completions. In comes a source of inputs, pulled only as there is room; out come completions,
+//! as jobs end or in the order of the inputs. Feeding and reading happen in one task, so neither can wait for the other.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use futures_lite::StreamExt;
+
+use super::ordered::Reorder;
+use super::stream::Reader;
+use super::summary::{End, Summary};
+use super::{Completion, OnError};
+use crate::engine::{Engine, NoRoom, Room};
+use crate::error::{CancelReason, CollectError};
+use crate::pool::Pool;
+use crate::queue::ledger::Origin;
+use crate::reply::{Entry, Streamed};
+
+/// How many inputs are pulled between two looks at the results.
+const CHUNK: usize = 64;
+
+/// Where a map pulls its inputs from; implemented by [`Inputs`] and [`TryInputs`] only.
+pub trait Source<In, T, E>: sealed::Sealed + Unpin {
+    /// What the map yields.
+    type Item;
+
+    /// Pulls the next input.
+    #[doc(hidden)]
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Pulled<In>>;
+
+    /// Makes an item of a completion.
+    #[doc(hidden)]
+    fn completion(completion: Completion<In, T, E>) -> Self::Item;
+
+    /// The source's own failure, once.
+    #[doc(hidden)]
+    fn take_failure(&mut self) -> Option<Self::Item>;
+}
+
+mod sealed {
+    #[expect(unnameable_types, reason = "nobody outside can implement what needs it")]
+    pub trait Sealed {}
+}
+
+/// What came out of a source.
+#[derive(Debug)]
+pub enum Pulled<In> {
+    /// An input.
+    Input(In),
+    /// Nothing, and nothing will.
+    Exhausted,
+    /// The source's failure, which it keeps.
+    Failed,
+}
+
+/// A source that cannot fail; made by [`Pool::map`] and [`Pool::map_stream`].
+pub struct Inputs<S>(Pin<Box<S>>);
+
+/// A source whose items are results; made by [`Pool::try_map`] and [`Pool::try_map_stream`].
+pub struct TryInputs<S, F> {
+    stream: Pin<Box<S>>,
+    failure: Option<F>,
+}
+
+impl<S> Inputs<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self(Box::pin(stream))
+    }
+}
+
+impl<S, F> TryInputs<S, F> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream: Box::pin(stream), failure: None }
+    }
+}
+
+impl<S> sealed::Sealed for Inputs<S> {}
+impl<S, F> sealed::Sealed for TryInputs<S, F> {}
+
+// The failure is never pinned.
+impl<S, F> Unpin for TryInputs<S, F> {}
+
+impl<In, T, E, S: Stream<Item = In>> Source<In, T, E> for Inputs<S> {
+    type Item = Completion<In, T, E>;
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Pulled<In>> {
+        self.0.as_mut().poll_next(cx).map(|input| input.map_or(Pulled::Exhausted, Pulled::Input))
+    }
+
+    fn completion(completion: Completion<In, T, E>) -> Self::Item {
+        completion
+    }
+
+    fn take_failure(&mut self) -> Option<Self::Item> {
+        None
+    }
+}
+
+impl<In, T, E, F, S: Stream<Item = Result<In, F>>> Source<In, T, E> for TryInputs<S, F> {
+    type Item = Result<Completion<In, T, E>, F>;
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Pulled<In>> {
+        self.stream.as_mut().poll_next(cx).map(|item| match item {
+            Some(Ok(input)) => Pulled::Input(input),
+            Some(Err(failure)) => {
+                self.failure = Some(failure);
+                Pulled::Failed
+            }
+            None => Pulled::Exhausted,
+        })
+    }
+
+    fn completion(completion: Completion<In, T, E>) -> Self::Item {
+        Ok(completion)
+    }
+
+    fn take_failure(&mut self) -> Option<Self::Item> {
+        self.failure.take().map(Err)
+    }
+}
+
+impl<S> fmt::Debug for Inputs<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inputs").finish_non_exhaustive()
+    }
+}
+
+impl<S, F> fmt::Debug for TryInputs<S, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TryInputs").finish_non_exhaustive()
+    }
+}
+
+/// A stream of completions: each input of a source becomes a job, and each job yields one completion.
+///
+/// Made by [`Pool::map`], [`map_stream`](Pool::map_stream), [`try_map`](Pool::try_map) and
+/// [`try_map_stream`](Pool::try_map_stream). The source is pulled only while this stream is polled, and only while there
+/// is room both in the pool's queue and in the [`window`](Self::window), so it may be endless. Nothing is ever pulled that
+/// cannot be accepted.
+///
+/// A map keeps its pool open, as a clone of the [`Pool`] would. If the pool is closed meanwhile, the map pulls no more,
+/// yields what was accepted, and ends; the [`summary`](Self::summary) says so.
+///
+/// A map whose stream is not polled makes no progress of its own: jobs that were accepted run to their end and wait to be
+/// read, at most `window` of them.
+///
+/// # Defaults
+///
+/// As jobs finish; [`window`](Self::window): the queue's capacity plus the number of jobs that can run at once;
+/// [`OnError::Continue`]; inputs are not kept.
+///
+/// # Cancel safety
+///
+/// Dropping the future of `next` loses nothing. Dropping the stream cancels what is left of it: queued jobs never start,
+/// running ones are dropped at their next await.
+///
+/// # Examples
+///
+/// ```
+/// use brigade::{ManualTimer, Pool};
+/// use futures_lite::{StreamExt, future};
+///
+/// let (pool, workers) = Pool::builder()
+///     .workers(4)
+///     .timer(ManualTimer::new())
+///     .build(|n: u32| async move { if n == 3 { Err("three") } else { Ok(n * 10) } });
+/// future::block_on(workers.drive(async {
+///     let mut completions = pool.map(0..5).ordered();
+///     let mut results = Vec::new();
+///     while let Some(completion) = completions.next().await {
+///         results.push(completion.result.ok());
+///     }
+///     assert_eq!(results, [Some(0), Some(10), Some(20), None, Some(40)]);
+///     let summary = completions.summary();
+///     assert_eq!((summary.accepted, summary.succeeded, summary.failed), (5, 4, 1));
+///     assert!(summary.is_complete());
+/// }));
+/// ```
+#[must_use = "a map pulls no input unless it is polled"]
+pub struct Map<In, T, E, S> {
+    /// Keeps the pool open.
+    pool: Pool<In, T, E>,
+    source: S,
+    intake: Intake,
+    /// Pulled, and about to be accepted. Empty between polls, unless the source panicked; at most [`CHUNK`].
+    pulled: Vec<In>,
+    room: Room<In, T, E>,
+    window: usize,
+    on_error: OnError,
+    keep: Option<fn(&In) -> In>,
+    /// Holds back what is not next; at most `window` and what running jobs add.
+    order: Option<Reorder<Completion<In, T, E>>>,
+    /// Made at the first poll, when the options are known.
+    reader: Option<Reader<In, T, E>>,
+}
+
+/// How things stand with the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Intake {
+    Open,
+    Exhausted,
+    Failed,
+    /// The pool takes no more, or the map was cancelled.
+    Shut,
+}
+
+// The inputs that were pulled, and those that are held back, are never pinned.
+impl<In, T, E, S: Unpin> Unpin for Map<In, T, E, S> {}
+
+impl<In, T, E, S> Map<In, T, E, S> {
+    pub(crate) fn new(pool: Pool<In, T, E>, source: S, window: usize) -> Self {
+        let room = Room::new(Arc::clone(pool.engine()));
+        Self {
+            pool,
+            source,
+            intake: Intake::Open,
+            pulled: Vec::new(),
+            room,
+            window,
+            on_error: OnError::Continue,
+            keep: None,
+            order: None,
+            reader: None,
+        }
+    }
+
+    /// Yields the completions in the order of their inputs.
+    ///
+    /// A job that takes long holds back those behind it; no more than the window wait there, and the source is not pulled
+    /// meanwhile.
+    pub fn ordered(mut self) -> Self {
+        self.order = Some(Reorder::new());
+        self
+    }
+
+    /// Bounds how many jobs of this map may be queued, running, or finished and unread at once. Jobs that running jobs add
+    /// come on top.
+    ///
+    /// With a window of 1, a job starts when the one before it was read.
+    ///
+    /// # Panics
+    ///
+    /// If `jobs` is 0.
+    #[track_caller]
+    pub fn window(mut self, jobs: usize) -> Self {
+        assert!(jobs > 0, "window must be at least 1, got 0");
+        self.window = jobs;
+        self
+    }
+
+    /// Says what happens when a job does not succeed; see [`OnError`].
+    ///
+    /// It takes effect where the job ends, not where its completion is read: once the last failure that is allowed has
+    /// happened, no job of this map starts.
+    pub fn on_error(mut self, policy: OnError) -> Self {
+        self.on_error = policy;
+        self
+    }
+
+    /// Puts a copy of the input into each [`Completion`], also of jobs that started. It is made right before the job
+    /// starts.
+    pub fn keep_inputs(mut self) -> Self
+    where
+        In: Clone,
+    {
+        self.keep = Some(In::clone);
+        self
+    }
+
+    /// What became of the jobs so far; after the stream has ended, of all of them, and how it ended.
+    pub fn summary(&self) -> Summary {
+        let Some(reader) = &self.reader else { return Summary::default() };
+        let is_over = self.intake != Intake::Open && reader.stream.unread() == 0;
+        let by_source = match self.intake {
+            Intake::Open | Intake::Shut => End::Closed,
+            Intake::Exhausted => End::Complete,
+            Intake::Failed => End::SourceFailed,
+        };
+        reader.summary(is_over, by_source)
+    }
+
+    /// Cancels what is left: queued jobs never start, running ones are dropped at their next await, and no more inputs are
+    /// pulled. Their completions are still yielded.
+    pub fn cancel(&mut self) {
+        self.intake = Intake::Shut;
+        self.room.leave();
+        self.reader().stream.cancel(CancelReason::Stream);
+    }
+
+    fn reader(&mut self) -> &mut Reader<In, T, E> {
+        self.reader.get_or_insert_with(|| Reader::new(self.pool.engine(), self.on_error, self.keep))
+    }
+}
+
+impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
+    /// Pulls inputs while there is room, and hands them in.
+    fn feed(&mut self, cx: &mut Context<'_>) {
+        let stream = Arc::clone(&self.reader().stream);
+        let engine = Arc::clone(self.pool.engine());
+        while self.intake == Intake::Open || !self.pulled.is_empty() {
+            if stream.cancelled().is_some() {
+                self.intake = Intake::Shut;
+                self.pulled.clear();
+                break;
+            }
+            let want = self.window.saturating_sub(stream.unread()).min(CHUNK);
+            if want == 0 {
+                break;
+            }
+            let places = match Places::take(&engine, want, &mut self.room, cx) {
+                Ok(places) => places,
+                Err(no_room) => {
+                    if no_room == NoRoom::WouldDeadlock {
+                        stream.cancel(CancelReason::WouldDeadlock);
+                    }
+                    self.intake = Intake::Shut;
+                    self.pulled.clear();
+                    break;
+                }
+            };
+            let is_pending = self.pull(places.begun, cx);
+            let used = self.pulled.len().min(places.begun);
+            let is_full = used == places.begun;
+            places.launch(&stream, self.pulled.drain(..used));
+            if is_pending || (is_full && self.room.is_waiting()) {
+                break;
+            }
+        }
+        // A place that this map cannot use now is for others.
+        if self.intake != Intake::Open || stream.unread() >= self.window {
+            self.room.leave();
+        }
+    }
+
+    /// Pulls until there are `places` inputs; says whether the source has to be waited for.
+    fn pull(&mut self, places: usize, cx: &mut Context<'_>) -> bool {
+        while self.intake == Intake::Open && self.pulled.len() < places {
+            match self.source.poll_input(cx) {
+                Poll::Ready(Pulled::Input(input)) => self.pulled.push(input),
+                Poll::Ready(Pulled::Exhausted) => self.intake = Intake::Exhausted,
+                Poll::Ready(Pulled::Failed) => self.intake = Intake::Failed,
+                Poll::Pending => return true,
+            }
+        }
+        false
+    }
+
+    /// Whether it pays to look for inputs before the completions at hand are read.
+    fn is_hungry(&mut self) -> bool {
+        let window = self.window;
+        let unread = self.reader().stream.unread();
+        self.intake == Intake::Open && window.saturating_sub(unread) >= (window / 8).clamp(1, CHUNK)
+    }
+
+    fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Completion<In, T, E>>> {
+        let mut has_fed = false;
+        loop {
+            if !has_fed && self.is_hungry() {
+                self.feed(cx);
+                has_fed = true;
+            }
+            if let Some(completion) = self.order.as_mut().and_then(Reorder::pop) {
+                return Poll::Ready(Some(completion));
+            }
+            match self.reader().poll_delivered(cx) {
+                Poll::Ready(completion) => match &mut self.order {
+                    None => return Poll::Ready(Some(completion)),
+                    Some(order) => order.insert(completion.index, completion),
+                },
+                Poll::Pending if !has_fed => {
+                    self.feed(cx);
+                    has_fed = true;
+                }
+                Poll::Pending if self.intake != Intake::Open && self.reader().stream.unread() == 0 => {
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = &mut *self;
+        match this.poll_completion(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(this.source.take_failure()),
+            Poll::Ready(Some(completion)) => {
+                this.reader().count(&completion);
+                Poll::Ready(Some(S::completion(completion)))
+            }
+        }
+    }
+}
+
+impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
+    /// Collects the values in the order of the inputs. The first job that does not succeed cancels the rest.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectError::Job`] with the first failure; [`CollectError::Incomplete`] if all jobs succeeded but the pool was
+    /// closed before the source was exhausted.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels what is left, and loses the values collected so far.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{CollectError, JobError, ManualTimer, Pool};
+    /// use futures_lite::future;
+    ///
+    /// let (pool, workers) = Pool::builder()
+    ///     .workers(2)
+    ///     .timer(ManualTimer::new())
+    ///     .build(|n: u32| async move { if n < 5 { Ok(n + 1) } else { Err("too big") } });
+    /// future::block_on(workers.drive(async {
+    ///     assert_eq!(pool.map(0..3).try_collect::<Vec<_>>().await, Ok(vec![1, 2, 3]));
+    ///     let failure = pool.map([1, 7]).keep_inputs().try_collect::<Vec<_>>().await;
+    ///     let Err(CollectError::Job { index, input, error, .. }) = failure else { panic!() };
+    ///     assert_eq!((index, input, error), (1, Some(7), JobError::Failed("too big")));
+    /// }));
+    /// ```
+    pub async fn try_collect<C: FromIterator<T>>(mut self) -> Result<C, CollectError<In, E>> {
+        self.on_error = OnError::Stop;
+        let mut values = Vec::new();
+        let mut first_failure = None;
+        while let Some(completion) = self.next().await {
+            match completion.result {
+                Ok(value) => values.push((completion.index, value)),
+                // The reason of a cancellation that a failure has caused is that failure, still to come.
+                Err(error) if error.is_cancelled() && self.summary().end == End::Stopped => {}
+                Err(error) => {
+                    let (index, input) = (completion.index, completion.input);
+                    first_failure = Some(CollectError::Job { index, input, error });
+                    break;
+                }
+            }
+        }
+        if let Some(failure) = first_failure {
+            return Err(failure);
+        }
+        let summary = self.summary();
+        if !summary.is_complete() {
+            return Err(CollectError::Incomplete(summary));
+        }
+        values.sort_unstable_by_key(|(index, _)| *index);
+        Ok(values.into_iter().map(|(_, value)| value).collect())
+    }
+
+    /// Calls the closure with each completion, one at a time, and returns the summary at the end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels what is left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::future;
+    ///
+    /// let (pool, workers) =
+    ///     Pool::builder().workers(2).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    /// let mut sum = 0;
+    /// let run = pool.map(0..10).for_each(|completion| sum += completion.result.unwrap_or(0));
+    /// let summary = future::block_on(workers.drive(run));
+    /// assert!(summary.is_complete());
+    /// assert_eq!((sum, summary.succeeded), (45, 10));
+    /// ```
+    pub async fn for_each(mut self, mut call: impl FnMut(Completion<In, T, E>)) -> Summary {
+        while let Some(completion) = self.next().await {
+            call(completion);
+        }
+        self.summary()
+    }
+}
+
+impl<In, T, E, S> fmt::Debug for Map<In, T, E, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Map").field("window", &self.window).field("intake", &self.intake).finish_non_exhaustive()
+    }
+}
+
+/// Places in the queue that a map has taken and not used yet. Dropping them gives them back.
+struct Places<'a, In, T, E> {
+    engine: &'a Arc<Engine<In, T, E>>,
+    begun: usize,
+}
+
+impl<'a, In, T, E> Places<'a, In, T, E> {
+    /// Takes up to `want` places; where there is none, `room` stands in line and wakes the task.
+    fn take(
+        engine: &'a Arc<Engine<In, T, E>>,
+        want: usize,
+        room: &mut Room<In, T, E>,
+        cx: &Context<'_>,
+    ) -> Result<Self, NoRoom> {
+        if !room.is_waiting() {
+            let begun = engine.state().ledger.begin(want, false).map_err(|wakes| {
+                engine.carry_out(wakes);
+                NoRoom::Closed
+            })?;
+            if begun > 0 {
+                return Ok(Self { engine, begun });
+            }
+        }
+        match room.poll(cx) {
+            Poll::Pending => Ok(Self { engine, begun: 0 }),
+            Poll::Ready(Err(no_room)) => Err(no_room),
+            Poll::Ready(Ok(())) => {
+                let begun = engine.state().ledger.begin(want, true);
+                let begun = begun.map_err(|wakes| {
+                    engine.carry_out(wakes);
+                    NoRoom::Closed
+                })?;
+                Ok(Self { engine, begun })
+            }
+        }
+    }
+
+    /// Accepts the inputs, at most as many as there are places, and gives the other places back.
+    fn launch(mut self, stream: &Arc<super::stream::Stream<In, T, E>>, inputs: std::vec::Drain<'_, In>) {
+        let used = inputs.len();
+        let begun = std::mem::take(&mut self.begun);
+        if begun == 0 {
+            return;
+        }
+        stream.expect(used);
+        let index = stream.take_indices(used);
+        let (first, wakes, limits) = {
+            let mut state = self.engine.state();
+            let (first, wakes) = state.ledger.commit(begun, used);
+            (first, wakes, state.limits)
+        };
+        self.engine.carry_out(wakes);
+        if used == 0 {
+            return;
+        }
+        let accepted_at = self.engine.clock_in(limits);
+        for (offset, input) in inputs.enumerate() {
+            let stream = Arc::clone(stream);
+            let (id, index) = (first.offset(offset), index + offset);
+            let origin = Origin::Outside;
+            self.engine.launch(Entry::Streamed(Streamed { input, stream, id, index, origin, accepted_at }));
+        }
+        stream.look_again();
+    }
+}
+
+impl<In, T, E> Drop for Places<'_, In, T, E> {
+    fn drop(&mut self) {
+        if self.begun > 0 {
+            let (_, wakes) = self.engine.state().ledger.commit(self.begun, 0);
+            self.engine.carry_out(wakes);
+        }
+    }
+}

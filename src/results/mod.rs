@@ -1,0 +1,61 @@
+//! Outcomes on their way to the consumer: the stream that [`map`] and [`group`] share, put in order on request, summed up
+//! at the end. What comes in here is final; nothing is run or retried.
+
+pub(crate) mod batches;
+pub(crate) mod group;
+pub(crate) mod map;
+mod ordered;
+pub(crate) mod stream;
+mod summary;
+
+use std::time::Duration;
+
+pub use self::summary::{End, Summary};
+use crate::error::JobError;
+use crate::observe::JobId;
+
+/// How one job of a map or group ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Completion<In, T, E> {
+    /// The number of the job within its pool.
+    pub id: JobId,
+    /// The number of the job within its map or group, counted from 0: the position of its input in the source, as long
+    /// as no running job adds jobs. Those take numbers from the same row, in the order in which they are added.
+    pub index: usize,
+    /// How many attempts started; 0 for a job that never ran.
+    pub attempts: u32,
+    /// The input: always there for a job that never started, unless the report of an abort has it; for one that ran,
+    /// with [`keep_inputs`](crate::Map::keep_inputs).
+    pub input: Option<In>,
+    /// How long the job waited before it started; with [`timings`](crate::Builder::timings).
+    pub queued_for: Option<Duration>,
+    /// How long it ran; with [`timings`](crate::Builder::timings), for a job that started.
+    pub ran_for: Option<Duration>,
+    /// What the handler returned, or why there is no such thing.
+    pub result: Result<T, JobError<E>>,
+}
+
+/// What a map or a group does about jobs that do not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum OnError {
+    /// Goes on with the others. The default.
+    #[default]
+    Continue,
+    /// Cancels the rest after the first failure: what is queued never starts, what runs is dropped at its next await,
+    /// and no more inputs are pulled. Each accepted job still has its completion.
+    Stop,
+    /// The same after this many failures; 0 is taken as 1.
+    StopAfter(usize),
+}
+
+impl OnError {
+    /// How many failures change nothing; `None`: any number.
+    pub(crate) const fn allowed(self) -> Option<usize> {
+        match self {
+            Self::Continue => None,
+            Self::Stop => Some(0),
+            Self::StopAfter(count) => Some(count.saturating_sub(1)),
+        }
+    }
+}

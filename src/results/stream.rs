@@ -1,0 +1,249 @@
+//! The second channel: completions of one map or group, from the workers to the one who reads them. In come completions
+//! in the order in which jobs end; out they go in the same order, with a count of what is still to come.
+//!
+//! [`Stream`] is the workers' side, [`Reader`] the consumer's. The channel itself has no bound; what bounds it is the
+//! window: the reader's side accepts no job while `window` of them are queued, running or unread. Jobs added by running
+//! jobs come on top, and are bounded by the pool's child capacity while they are queued.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use async_channel::{Receiver, Sender};
+use futures_core::Stream as _;
+
+use super::summary::{End, Summary};
+use super::{Completion, OnError};
+use crate::attempt::unwind;
+use crate::engine::{Engine, WaitMark, reason_from_code, reason_to_code};
+use crate::error::{CancelReason, JobError, SubmitError};
+use crate::queue::ledger::{Origin, Refusal};
+use crate::reply::{Entry, Streamed};
+
+/// What travels through the channel: completions that leave a worker together.
+#[derive(Debug)]
+pub(crate) enum Delivery<In, T, E> {
+    One(Completion<In, T, E>),
+    Many(Vec<Completion<In, T, E>>),
+}
+
+/// The workers' side.
+pub(crate) struct Stream<In, T, E> {
+    pub(crate) engine: Arc<Engine<In, T, E>>,
+    results: Sender<Delivery<In, T, E>>,
+    next_index: AtomicUsize,
+    /// Accepted and not yet read.
+    unread: AtomicUsize,
+    /// 0, or the code of the reason.
+    cancelled: AtomicU8,
+    failures: AtomicUsize,
+    /// How many failures there may be before the rest is cancelled.
+    on_error: OnError,
+    /// Copies an input for its completion.
+    keep: Option<fn(&In) -> In>,
+}
+
+impl<In, T, E> Stream<In, T, E> {
+    /// The identity by which running jobs are found.
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    pub(crate) fn cancelled(&self) -> Option<CancelReason> {
+        reason_from_code(self.cancelled.load(Ordering::SeqCst))
+    }
+
+    /// Cancels what is queued and running; the first reason counts.
+    pub(crate) fn cancel(&self, reason: CancelReason) {
+        let first = self.cancelled.compare_exchange(0, reason_to_code(reason), Ordering::SeqCst, Ordering::SeqCst);
+        if first.is_ok() && self.unread.load(Ordering::SeqCst) > 0 {
+            self.engine.interrupt_stream(self.identity(), reason);
+            self.engine.sweep();
+        }
+    }
+
+    pub(crate) fn count_failure(&self, error: &JobError<E>) {
+        let Some(allowed) = self.on_error.allowed() else { return };
+        if !error.is_cancelled() && self.failures.fetch_add(1, Ordering::SeqCst) >= allowed {
+            self.cancel(CancelReason::Stopped);
+        }
+    }
+
+    /// Copies the input, where that was asked for.
+    pub(crate) fn keep(&self, input: &In) -> Option<In> {
+        let keep = self.keep?;
+        unwind::catch(|| keep(input)).ok()
+    }
+
+    /// How to copy an input, for those who contain its panics themselves.
+    pub(crate) const fn keeper(&self) -> Option<fn(&In) -> In> {
+        self.keep
+    }
+
+    /// Whether the consumer has nothing to read.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.results.is_empty()
+    }
+
+    pub(crate) fn deliver(&self, delivery: Delivery<In, T, E>) {
+        if let Err(refused) = self.results.try_send(delivery) {
+            // The consumer is gone; what the values do in their drops is no business of the worker's.
+            unwind::discard(refused.into_inner());
+        }
+    }
+
+    /// Numbers for jobs that are about to be accepted, from the one returned.
+    pub(crate) fn take_indices(&self, count: usize) -> usize {
+        self.next_index.fetch_add(count, Ordering::Relaxed)
+    }
+
+    pub(crate) fn expect(&self, count: usize) {
+        self.unread.fetch_add(count, Ordering::SeqCst);
+    }
+
+    /// Takes back one expectation, of a job that was not accepted after all.
+    pub(crate) fn expect_less(&self) {
+        self.unread.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Looks whether a cancellation, and its sweep, came while a job was on its way into the queue.
+    pub(crate) fn look_again(&self) {
+        if self.cancelled().is_some() {
+            self.engine.sweep();
+        }
+    }
+
+    pub(crate) fn unread(&self) -> usize {
+        self.unread.load(Ordering::SeqCst)
+    }
+
+    /// Accepts one job into this stream, or gives its input back.
+    pub(crate) fn submit(self: &Arc<Self>, input: In, origin: Origin) -> Result<usize, SubmitError<In>> {
+        if self.cancelled().is_some() {
+            return Err(SubmitError::Closed(input));
+        }
+        // Before the job is accepted, so that its completion never finds a count of zero.
+        self.expect(1);
+        match self.engine.accept(origin) {
+            Ok((id, limits)) => {
+                let index = self.take_indices(1);
+                let accepted_at = self.engine.clock_in(limits);
+                let stream = Arc::clone(self);
+                self.engine.launch(Entry::Streamed(Streamed { input, stream, id, index, origin, accepted_at }));
+                self.look_again();
+                Ok(index)
+            }
+            Err(refusal) => {
+                self.expect_less();
+                Err(match refusal {
+                    Refusal::Full => SubmitError::Full(input),
+                    Refusal::Closed => SubmitError::Closed(input),
+                })
+            }
+        }
+    }
+}
+
+impl<In, T, E> fmt::Debug for Stream<In, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("unread", &self.unread()).finish_non_exhaustive()
+    }
+}
+
+/// The consumer's side. Dropping it cancels what is left.
+pub(crate) struct Reader<In, T, E> {
+    pub(crate) stream: Arc<Stream<In, T, E>>,
+    results: Pin<Box<Receiver<Delivery<In, T, E>>>>,
+    /// What came together and is handed out one by one; at most what one delivery holds.
+    batch: std::vec::IntoIter<Completion<In, T, E>>,
+    mark: Option<WaitMark<In, T, E>>,
+    /// Of what was read.
+    counts: Summary,
+}
+
+impl<In, T, E> Reader<In, T, E> {
+    pub(crate) fn new(engine: &Arc<Engine<In, T, E>>, on_error: OnError, keep: Option<fn(&In) -> In>) -> Self {
+        let (sender, receiver) = async_channel::unbounded();
+        let stream = Stream {
+            engine: Arc::clone(engine),
+            results: sender,
+            next_index: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
+            cancelled: AtomicU8::new(0),
+            failures: AtomicUsize::new(0),
+            on_error,
+            keep,
+        };
+        Self {
+            stream: Arc::new(stream),
+            results: Box::pin(receiver),
+            batch: Vec::new().into_iter(),
+            mark: None,
+            counts: Summary::default(),
+        }
+    }
+
+    /// The next completion that a worker has delivered. `Pending` also when none is on its way: compare
+    /// [`Stream::unread`].
+    ///
+    /// Inside a job of this pool whose wait could never end, it cancels what is left; that is then delivered.
+    pub(crate) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Completion<In, T, E>> {
+        loop {
+            if let Some(completion) = self.batch.next() {
+                return Poll::Ready(completion);
+            }
+            match self.results.as_mut().poll_next(cx) {
+                Poll::Ready(Some(Delivery::One(completion))) => {
+                    self.mark = None;
+                    return Poll::Ready(completion);
+                }
+                Poll::Ready(Some(Delivery::Many(batch))) => self.batch = batch.into_iter(),
+                // The sender is in `self.stream`, so the channel is never closed.
+                Poll::Ready(None) => return Poll::Pending,
+                Poll::Pending if self.stream.unread() == 0 || self.stream.cancelled().is_some() => return Poll::Pending,
+                Poll::Pending => {
+                    if self.stream.engine.may_wait(&mut self.mark) {
+                        return Poll::Pending;
+                    }
+                    self.stream.cancel(CancelReason::WouldDeadlock);
+                }
+            }
+        }
+    }
+
+    /// A completion goes to the user: counts it.
+    pub(crate) fn count(&mut self, completion: &Completion<In, T, E>) {
+        self.stream.unread.fetch_sub(1, Ordering::SeqCst);
+        self.counts.count(&completion.result);
+    }
+
+    /// What was read so far, and how it ended, if it did: as the jobs tell, or `otherwise`.
+    pub(crate) fn summary(&self, is_over: bool, otherwise: End) -> Summary {
+        let unread = self.stream.unread();
+        let mut summary = self.counts.clone();
+        summary.unread = unread;
+        summary.accepted += unread;
+        summary.end = match self.stream.cancelled() {
+            Some(CancelReason::Stopped) => End::Stopped,
+            Some(CancelReason::WouldDeadlock) => End::WouldDeadlock,
+            Some(_) => End::Cancelled,
+            None if !is_over => End::Unfinished,
+            None => summary.end_of_jobs().unwrap_or(otherwise),
+        };
+        summary
+    }
+}
+
+impl<In, T, E> Drop for Reader<In, T, E> {
+    fn drop(&mut self) {
+        self.stream.cancel(CancelReason::Stream);
+    }
+}
+
+impl<In, T, E> fmt::Debug for Reader<In, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,109 @@
+//! The account of one map or group: how many jobs ended how, whether all inputs had their turn, and if not, why not.
+
+use std::fmt;
+
+use crate::error::{CancelReason, JobError};
+
+/// What became of the jobs of a map or a group.
+///
+/// `accepted == succeeded + failed + timed_out + panicked + cancelled + abandoned + unread`, always.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Jobs that were accepted.
+    pub accepted: usize,
+    /// Jobs read so far whose handler returned `Ok`.
+    pub succeeded: usize,
+    /// Jobs read so far whose handler returned `Err`.
+    pub failed: usize,
+    /// Jobs read so far of which a time limit passed.
+    pub timed_out: usize,
+    /// Jobs read so far that panicked.
+    pub panicked: usize,
+    /// Jobs read so far that were cancelled.
+    pub cancelled: usize,
+    /// Jobs read so far whose worker was dropped.
+    pub abandoned: usize,
+    /// Jobs that are queued, running, or finished and not read yet.
+    pub unread: usize,
+    /// Whether it is over, and how it ended.
+    pub end: End,
+    /// Whether one of the cancelled was so by an abort of the pool.
+    saw_abort: bool,
+}
+
+/// How a map or a group ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[non_exhaustive]
+pub enum End {
+    /// Not yet.
+    #[default]
+    Unfinished,
+    /// Every input of the source became a job, and each of these ran to an outcome of its own. A group is complete
+    /// when all its jobs are read.
+    Complete,
+    /// [`OnError`](crate::OnError) said to stop after this many failures.
+    Stopped,
+    /// It was cancelled.
+    Cancelled,
+    /// The pool was closed before the source was exhausted.
+    Closed,
+    /// The pool was aborted.
+    Aborted,
+    /// Workers were dropped and left jobs without a result.
+    Abandoned,
+    /// It was awaited inside a job of the same pool while every worker waited for the pool.
+    WouldDeadlock,
+    /// The source failed; what it yielded before was done.
+    SourceFailed,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unfinished => "it is not over yet",
+            Self::Complete => "all inputs had their turn",
+            Self::Stopped => "it stopped after a failure",
+            Self::Cancelled => "it was cancelled",
+            Self::Closed => "the pool was closed before the source was exhausted",
+            Self::Aborted => "the pool was aborted",
+            Self::Abandoned => "workers were dropped",
+            Self::WouldDeadlock => "every worker is occupied by a job that waits for its own pool",
+            Self::SourceFailed => "the source failed",
+        })
+    }
+}
+
+impl Summary {
+    /// Whether every input became a job and each job ran to an outcome of its own, be it a failure.
+    pub fn is_complete(&self) -> bool {
+        self.end == End::Complete
+    }
+
+    pub(crate) fn count<T, E>(&mut self, result: &Result<T, JobError<E>>) {
+        self.accepted += 1;
+        let counter = match result {
+            Ok(_) => &mut self.succeeded,
+            Err(JobError::Failed(_)) => &mut self.failed,
+            Err(JobError::TimedOut(_)) => &mut self.timed_out,
+            Err(JobError::Panicked(_)) => &mut self.panicked,
+            Err(JobError::Cancelled(reason)) => {
+                self.saw_abort |= *reason == CancelReason::Aborted;
+                &mut self.cancelled
+            }
+            Err(JobError::Abandoned | JobError::WouldDeadlock) => &mut self.abandoned,
+        };
+        *counter += 1;
+    }
+
+    /// How it ended, as far as the jobs tell.
+    pub(crate) const fn end_of_jobs(&self) -> Option<End> {
+        if self.saw_abort {
+            Some(End::Aborted)
+        } else if self.abandoned > 0 {
+            Some(End::Abandoned)
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The handle of one submitted job: a future of its result, and the means to cancel it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crate::engine::WaitMark;
+use crate::error::JobError;
+use crate::observe::JobId;
+use crate::reply::Cell;
+
+/// The handle of a submitted job. As a future it yields the job's result.
+///
+/// **Dropping the handle cancels the job**: a queued one never starts, a running one is dropped at its next await.
+/// [`detach`](Self::detach) lets it go on without the handle.
+///
+/// A handle may be awaited inside another job of the same pool. If every worker is then occupied by a job that waits for
+/// the pool itself, nothing could ever run; the last one to wait gets [`JobError::WouldDeadlock`] instead. What counts as
+/// waiting: a handle, map, group or submission that was polled inside the job and has neither ended nor been dropped. A
+/// wait that the handler moves to a task of its own is not seen.
+///
+/// # Cancel safety
+///
+/// Polling by reference loses nothing: `&mut handle` may be dropped and awaited again. After it has yielded its result, it
+/// stays pending.
+///
+/// # Examples
+///
+/// ```
+/// use brigade::{ManualTimer, Pool};
+/// use futures_lite::future;
+///
+/// let (pool, workers) =
+///     Pool::builder().workers(1).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n + 1) });
+/// let handle = pool.try_submit(1).unwrap();
+/// assert!(!handle.is_finished());
+/// assert_eq!(future::block_on(workers.drive(handle)), Ok(2));
+/// ```
+#[must_use = "dropping a handle cancels its job; use `detach` to let it go on"]
+pub struct JobHandle<In, T, E> {
+    /// `None` once it is detached or cancelled.
+    cell: Option<Arc<Cell<In, T, E>>>,
+    id: JobId,
+    mark: Option<WaitMark<In, T, E>>,
+}
+
+impl<In, T, E> JobHandle<In, T, E> {
+    pub(crate) fn new(cell: Arc<Cell<In, T, E>>) -> Self {
+        let id = cell.id;
+        Self { cell: Some(cell), id, mark: None }
+    }
+
+    /// The number of the job within its pool.
+    pub const fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// Whether the outcome is known.
+    pub fn is_finished(&self) -> bool {
+        self.cell.as_ref().is_none_or(|cell| cell.is_done())
+    }
+
+    /// Lets the job go on without the handle. Its value is dropped; a failure goes to
+    /// [`Pool::on_unhandled`](crate::Pool::on_unhandled).
+    pub fn detach(mut self) {
+        if let Some(cell) = self.cell.take() {
+            cell.detach();
+        }
+    }
+
+    /// Cancels the job, and waits until its running attempt, if there is one, has been dropped. Yields the result if the
+    /// job had finished before.
+    ///
+    /// The cancellation is under way when this returns its future, which need not be polled.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped early, the cancellation goes on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::future;
+    ///
+    /// let (pool, workers) =
+    ///     Pool::builder().workers(1).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    /// let handle = pool.try_submit(1).unwrap();
+    /// assert_eq!(future::block_on(handle.cancel()), None);
+    /// assert_eq!(pool.stats().cancelled, 1);
+    /// # drop(workers);
+    /// ```
+    #[must_use = "dropping the future is fine, but say so: the cancellation goes on"]
+    pub fn cancel(mut self) -> Cancelling<In, T, E> {
+        let Some(cell) = self.cell.take() else { return Cancelling { cell: None, mark: None } };
+        let result = cell.take_result();
+        if result.is_none() {
+            cell.cancel();
+        }
+        Cancelling { cell: Some((cell, result)), mark: None }
+    }
+}
+
+impl<In, T, E> Future for JobHandle<In, T, E> {
+    type Output = Result<T, JobError<E>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let Some(cell) = &this.cell else { return Poll::Pending };
+        match cell.poll_result(cx.waker()) {
+            Poll::Ready(result) => {
+                this.mark = None;
+                Poll::Ready(result)
+            }
+            Poll::Pending if cell.engine.may_wait(&mut this.mark) => Poll::Pending,
+            Poll::Pending => Poll::Ready(Err(JobError::WouldDeadlock)),
+        }
+    }
+}
+
+impl<In, T, E> Drop for JobHandle<In, T, E> {
+    fn drop(&mut self) {
+        if let Some(cell) = self.cell.take() {
+            cell.cancel();
+        }
+    }
+}
+
+impl<In, T, E> fmt::Debug for JobHandle<In, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobHandle").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A cancellation under way; made by [`JobHandle::cancel`].
+pub struct Cancelling<In, T, E> {
+    /// With the result of a job that had finished before.
+    cell: Option<(Arc<Cell<In, T, E>>, Option<Result<T, JobError<E>>>)>,
+    mark: Option<WaitMark<In, T, E>>,
+}
+
+// The result is never pinned.
+impl<In, T, E> Unpin for Cancelling<In, T, E> {}
+
+impl<In, T, E> Future for Cancelling<In, T, E> {
+    type Output = Option<Result<T, JobError<E>>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let Some((cell, result)) = &mut this.cell else { return Poll::Ready(None) };
+        if let Some(result) = result.take() {
+            this.cell = None;
+            return Poll::Ready(Some(result));
+        }
+        if !cell.poll_cancelled(cx.waker()) && cell.engine.may_wait(&mut this.mark) {
+            return Poll::Pending;
+        }
+        this.cell = None;
+        this.mark = None;
+        Poll::Ready(None)
+    }
+}
+
+impl<In, T, E> fmt::Debug for Cancelling<In, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cancelling").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,146 @@
+//! One job at a time: options of a job ([`Job`]), a place held before the input is moved ([`Permit`]), the handle of a
+//! submitted job ([`JobHandle`]), and the way in for running jobs ([`Submitter`]). An input comes in; an accepted job goes
+//! on to the ready channel, or the input comes back.
+
+mod handle;
+mod reserve;
+mod submitter;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use self::handle::{Cancelling, JobHandle};
+pub use self::reserve::Permit;
+pub use self::submitter::Submitter;
+use crate::attempt::timeout::Limits;
+use crate::engine::Engine;
+use crate::error::SubmitError;
+use crate::observe::JobId;
+use crate::pool::Pool;
+use crate::queue::ledger::{Origin, Refusal};
+use crate::reply::{Cell, Entry};
+
+/// An input with options of its own; made by [`Pool::job`].
+///
+/// # Examples
+///
+/// ```
+/// use brigade::{JobError, ManualTimer, Pool, TimeLimit};
+/// use futures_lite::future;
+/// use std::time::Duration;
+///
+/// let clock = ManualTimer::new();
+/// let (pool, workers) = Pool::builder()
+///     .workers(1)
+///     .timer(clock.clone())
+///     .build(|()| future::pending::<Result<(), ()>>());
+/// let outcome = future::block_on(workers.drive(async {
+///     let handle = pool.job(()).timeout(Duration::from_secs(60)).submit().await.unwrap();
+///     clock.sleepers(1).await;
+///     clock.advance(Duration::from_secs(60));
+///     handle.await
+/// }));
+/// assert_eq!(outcome, Err(JobError::TimedOut(TimeLimit::Job)));
+/// ```
+#[must_use = "a job does nothing until it is submitted"]
+pub struct Job<'a, In, T, E> {
+    pool: &'a Pool<In, T, E>,
+    input: In,
+    limits: Limits,
+}
+
+impl<'a, In, T, E> Job<'a, In, T, E> {
+    pub(crate) fn new(pool: &'a Pool<In, T, E>, input: In) -> Self {
+        Self { pool, input, limits: Limits::default() }
+    }
+
+    /// Limits the job's whole life, counted from its submission, waiting included, in place of the pool's
+    /// [`job_timeout`](crate::Builder::job_timeout).
+    ///
+    /// # Panics
+    ///
+    /// If `limit` is zero.
+    #[track_caller]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        assert!(!limit.is_zero(), "timeout must be longer than 0, got 0ns");
+        self.limits.job = Some(limit);
+        self
+    }
+
+    /// Limits each attempt of the job, counted from the attempt's start, in place of the pool's
+    /// [`attempt_timeout`](crate::Builder::attempt_timeout).
+    ///
+    /// # Panics
+    ///
+    /// If `limit` is zero.
+    #[track_caller]
+    pub fn attempt_timeout(mut self, limit: Duration) -> Self {
+        assert!(!limit.is_zero(), "attempt_timeout must be longer than 0, got 0ns");
+        self.limits.attempt = Some(limit);
+        self
+    }
+
+    /// Submits the job; waits for room. As [`Pool::submit`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::submit`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Pool::submit`].
+    pub async fn submit(self) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
+        match self.pool.reserve().await {
+            Ok(permit) => permit.submit_with(self.input, self.limits),
+            Err(refused) => Err(refused.map(|()| self.input)),
+        }
+    }
+
+    /// Submits the job now, or not at all. As [`Pool::try_submit`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::try_submit`].
+    pub fn try_submit(self) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
+        submit_now(self.pool.engine(), Origin::Outside, self.limits, self.input)
+    }
+}
+
+impl<In, T, E> fmt::Debug for Job<'_, In, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// Accepts a job for a handle now, or gives its input back.
+fn submit_now<In, T, E>(
+    engine: &Arc<Engine<In, T, E>>,
+    origin: Origin,
+    own: Limits,
+    input: In,
+) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
+    match engine.accept(origin) {
+        Ok((id, limits)) => Ok(JobHandle::new(launch(engine, id, origin, (own, limits), input, false))),
+        Err(Refusal::Full) => Err(SubmitError::Full(input)),
+        Err(Refusal::Closed) => Err(SubmitError::Closed(input)),
+    }
+}
+
+/// Puts an accepted job on its way; `limits` are its own and the pool's.
+fn launch<In, T, E>(
+    engine: &Arc<Engine<In, T, E>>,
+    id: JobId,
+    origin: Origin,
+    limits: (Limits, Limits),
+    input: In,
+    is_detached: bool,
+) -> Arc<Cell<In, T, E>> {
+    let (own, pools) = limits;
+    // What the pool says of attempts is looked up when the job starts, so that a change counts for it.
+    let limits = Limits { attempt: own.attempt, job: own.job.or(pools.job) };
+    let accepted_at: Option<Instant> = engine.clock_in(limits);
+    let cell = Cell::new(engine, id, origin, limits, accepted_at, input, is_detached);
+    engine.launch(Entry::Handled(Arc::clone(&cell)));
+    cell
+}

@@ -1,0 +1,88 @@
+//! A place in the queue, held before there is anything to put into it. So an input is never moved into a future that may be
+//! dropped.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{JobHandle, launch};
+use crate::attempt::timeout::Limits;
+use crate::engine::Engine;
+use crate::error::SubmitError;
+use crate::queue::ledger::Origin;
+use crate::reply::{Entry, Streamed};
+use crate::results::stream::Stream;
+
+/// A place in the queue of a pool; made by [`Pool::reserve`](crate::Pool::reserve).
+///
+/// It counts against the capacity until it is used or dropped. It does not keep the pool open.
+#[must_use = "a permit holds a place in the queue"]
+pub struct Permit<In, T, E> {
+    /// `None` once it is used.
+    engine: Option<Arc<Engine<In, T, E>>>,
+}
+
+impl<In, T, E> Permit<In, T, E> {
+    /// Takes over a place that is reserved in the ledger.
+    pub(crate) const fn new(engine: Arc<Engine<In, T, E>>) -> Self {
+        Self { engine: Some(engine) }
+    }
+
+    /// Submits a job into the place, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Closed`] if the pool was closed since.
+    pub fn submit(self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
+        self.submit_with(input, Limits::default())
+    }
+
+    pub(crate) fn submit_with(mut self, input: In, own: Limits) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
+        let Some(engine) = self.engine.take() else { return Err(SubmitError::Closed(input)) };
+        let (accepted, wakes, limits) = {
+            let mut state = engine.state();
+            let (accepted, wakes) = state.ledger.accept_reserved();
+            (accepted, wakes, state.limits)
+        };
+        engine.carry_out(wakes);
+        match accepted {
+            Ok(id) => Ok(JobHandle::new(launch(&engine, id, Origin::Outside, (own, limits), input, false))),
+            Err(_) => Err(SubmitError::Closed(input)),
+        }
+    }
+
+    pub(crate) fn submit_to(mut self, stream: &Arc<Stream<In, T, E>>, input: In) -> Result<(), SubmitError<In>> {
+        let Some(engine) = self.engine.take() else { return Err(SubmitError::Closed(input)) };
+        stream.expect(1);
+        let (accepted, wakes, limits) = {
+            let mut state = engine.state();
+            let (accepted, wakes) = state.ledger.accept_reserved();
+            (accepted, wakes, state.limits)
+        };
+        engine.carry_out(wakes);
+        let Ok(id) = accepted else {
+            stream.expect_less();
+            return Err(SubmitError::Closed(input));
+        };
+        let accepted_at = engine.clock_in(limits);
+        let (index, origin) = (stream.take_indices(1), Origin::Outside);
+        let job = Streamed { input, stream: Arc::clone(stream), id, index, origin, accepted_at };
+        engine.launch(Entry::Streamed(job));
+        stream.look_again();
+        Ok(())
+    }
+}
+
+impl<In, T, E> Drop for Permit<In, T, E> {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            let wakes = engine.state().ledger.release();
+            engine.carry_out(wakes);
+        }
+    }
+}
+
+impl<In, T, E> fmt::Debug for Permit<In, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").finish_non_exhaustive()
+    }
+}

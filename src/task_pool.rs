@@ -1,0 +1,159 @@
+//! A pool of futures: what comes in is a future of any type, what goes out is its value. A thin use of [`Pool`], whose input
+//! is the boxed future and whose handler awaits it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use crate::builder::Builder;
+use crate::error::{JobError, SubmitError};
+use crate::pool::Pool;
+use crate::rt::{BoxFuture, Spawn};
+use crate::submit::JobHandle;
+
+/// The input of the pool beneath: a future that leaves its value where its handle finds it.
+type Task = BoxFuture<'static, ()>;
+
+/// Runs futures, at most as many at once as there are workers.
+///
+/// All that holds for a [`Pool`] holds here: bounds, panics, cancellation, draining. [`pool`](Self::pool) is that pool, for
+/// what has no method here.
+///
+/// # Examples
+///
+/// ```
+/// use brigade::{Pool, TaskPool};
+///
+/// let tasks = TaskPool::start(Pool::builder().workers(2));
+/// smol::block_on(async {
+///     let number = tasks.spawn(async { 6 * 7 }).await.unwrap();
+///     let text = tasks.spawn(async { "text".to_owned() }).await.unwrap();
+///     assert_eq!(number.await, Ok(42));
+///     assert_eq!(text.await, Ok("text".to_owned()));
+/// });
+/// ```
+#[derive(Clone)]
+pub struct TaskPool {
+    pool: Pool<Task, (), Infallible>,
+}
+
+impl TaskPool {
+    /// Makes a pool and spawns its workers on an executor.
+    #[track_caller]
+    pub fn spawn_on(builder: Builder, executor: &(impl Spawn + ?Sized)) -> Self {
+        Self { pool: builder.spawn_on(executor, run) }
+    }
+
+    /// Makes a pool and spawns its workers on smol's global executor.
+    #[cfg(feature = "smol")]
+    pub fn start(builder: Builder) -> Self {
+        Self::spawn_on(builder, &crate::rt::SmolGlobal)
+    }
+
+    /// Submits a future; waits for room.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::submit`]; the future is dropped.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Pool::submit`].
+    pub async fn spawn<F>(&self, future: F) -> Result<TaskHandle<F::Output>, SubmitError<()>>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let permit = self.pool.reserve().await?;
+        let (task, value) = task(future);
+        let job = permit.submit(task).map_err(|refused| refused.map(drop))?;
+        Ok(TaskHandle { job, value })
+    }
+
+    /// Submits a future now, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::try_submit`]; the future is dropped.
+    pub fn try_spawn<F>(&self, future: F) -> Result<TaskHandle<F::Output>, SubmitError<()>>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let permit = self.pool.try_reserve()?;
+        let (task, value) = task(future);
+        let job = permit.submit(task).map_err(|refused| refused.map(drop))?;
+        Ok(TaskHandle { job, value })
+    }
+
+    /// The pool beneath.
+    pub const fn pool(&self) -> &Pool<Task, (), Infallible> {
+        &self.pool
+    }
+}
+
+async fn run(task: Task) -> Result<(), Infallible> {
+    task.await;
+    Ok(())
+}
+
+type Value<T> = Arc<Mutex<Option<T>>>;
+
+fn task<F>(future: F) -> (Task, Value<F::Output>)
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let value = Arc::new(Mutex::new(None));
+    let place = Arc::clone(&value);
+    let task = Box::pin(async move {
+        let output = future.await;
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(output);
+    });
+    (task, value)
+}
+
+impl fmt::Debug for TaskPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskPool").finish_non_exhaustive()
+    }
+}
+
+/// The handle of a submitted future; yields its value. Dropping it cancels the future.
+#[must_use = "dropping a handle cancels its future; use `detach` to let it go on"]
+pub struct TaskHandle<T> {
+    job: JobHandle<Task, (), Infallible>,
+    value: Value<T>,
+}
+
+impl<T> TaskHandle<T> {
+    /// Lets the future go on without the handle; its value is dropped.
+    pub fn detach(self) {
+        self.job.detach();
+    }
+
+    /// Whether the outcome is known.
+    pub fn is_finished(&self) -> bool {
+        self.job.is_finished()
+    }
+}
+
+impl<T> Future for TaskHandle<T> {
+    type Output = Result<T, JobError<Infallible>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        Pin::new(&mut this.job).poll(cx).map(|result| {
+            result.and_then(|()| {
+                let value = this.value.lock().unwrap_or_else(PoisonError::into_inner).take();
+                value.ok_or(JobError::Abandoned)
+            })
+        })
+    }
+}
+
+impl<T> fmt::Debug for TaskHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskHandle").field("id", &self.job.id()).finish_non_exhaustive()
+    }
+}

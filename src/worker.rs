@@ -1,0 +1,283 @@
+//! A worker: takes ready jobs, runs one attempt of each, and hands on the outcomes. A plain future, for any executor.
+//!
+//! In come entries from the ready channel; out go completions through the outbox. It decides neither who may run nor what
+//! becomes of an outcome. A worker has one slot, its own number; the loop takes a job only when the slot is free.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use async_executor::LocalExecutor;
+use futures_lite::future;
+
+use crate::attempt::Attempt;
+use crate::attempt::inside::Place;
+use crate::attempt::unwind;
+use crate::engine::Engine;
+use crate::error::{JobError, TimeLimit};
+use crate::handler::{Call, Plain, WithSubmitter};
+use crate::observe::Event;
+use crate::queue::ready::NoJob;
+use crate::reply::{Outbox, Started};
+use crate::rt::Spawn;
+use crate::submit::Submitter;
+
+/// After so many jobs without waiting, a worker lets others have the thread.
+const JOBS_PER_TURN: usize = 256;
+
+/// The workers of a pool, to be polled by whoever likes; made by the `build` methods of [`Builder`](crate::Builder).
+///
+/// Each [`Worker`] is run by [`Worker::run`], all of them in the caller's own task by [`drive`](Self::drive). Workers that
+/// are dropped count as gone; when all are, the pool ends, and what was accepted is reported as
+/// [abandoned](JobError::Abandoned).
+///
+/// # Examples
+///
+/// Jobs that are not `Send`, on an executor of one thread:
+///
+/// ```
+/// use async_executor::LocalExecutor;
+/// use brigade::{ManualTimer, Pool};
+/// use std::rc::Rc;
+///
+/// let local = LocalExecutor::new();
+/// let (pool, workers) =
+///     Pool::builder().workers(2).timer(ManualTimer::new()).build(|name: Rc<str>| async move { Ok::<_, ()>(name.len()) });
+/// for worker in workers {
+///     local.spawn(worker.run()).detach();
+/// }
+/// let handle = pool.try_submit(Rc::from("seven")).unwrap();
+/// assert_eq!(futures_lite::future::block_on(local.run(handle)), Ok(5));
+/// ```
+///
+/// A handler whose future is not `Send` cannot be spawned on an executor of many threads; the compiler says so where it is
+/// spawned:
+///
+/// ```compile_fail,E0277
+/// use brigade::{ManualTimer, Pool};
+/// use std::rc::Rc;
+///
+/// let executor = async_executor::Executor::new();
+/// Pool::builder().timer(ManualTimer::new()).spawn_on(&executor, |n: u32| async move {
+///     let shared = Rc::new(n);
+///     futures_lite::future::yield_now().await;
+///     Ok::<_, ()>(*shared)
+/// });
+/// ```
+#[must_use = "without workers no job runs"]
+pub struct Workers<In, T, E, C> {
+    workers: Vec<Worker<In, T, E, C>>,
+}
+
+impl<In, T, E, C: Call<In, Value = T, Error = E>> Workers<In, T, E, C> {
+    pub(crate) fn new(engine: &Arc<Engine<In, T, E>>, mut call: impl FnMut(usize) -> C) -> Self {
+        let count = engine.state().ledger.workers();
+        let workers = (0..count)
+            .map(|slot| Worker { call: call(slot), seat: Seat { engine: Arc::clone(engine), slot } })
+            .collect();
+        Self { workers }
+    }
+
+    /// Runs all workers in the caller's own task until `body` ends, and returns what it yields. Nothing is spawned, and
+    /// nothing has to be `Send` or `'static`: handlers may borrow.
+    ///
+    /// When `body` ends, the workers are dropped and what is left is abandoned; a body that wants it done ends with
+    /// [`drain`](crate::Pool::drain).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    ///
+    /// let table = vec![10, 20, 30];
+    /// let (pool, workers) = Pool::builder().workers(4).timer(ManualTimer::new()).build(|i: usize| {
+    ///     let table = &table;
+    ///     async move { table.get(i).copied().ok_or("no such row") }
+    /// });
+    /// let rows = futures_lite::future::block_on(workers.drive(pool.map(0..3).try_collect::<Vec<_>>()));
+    /// assert_eq!(rows, Ok(vec![10, 20, 30]));
+    /// ```
+    pub async fn drive<B: Future>(self, body: B) -> B::Output {
+        let executor = LocalExecutor::new();
+        for worker in self {
+            executor.spawn(worker.run()).detach();
+        }
+        executor.run(body).await
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Whether there are none; never so for what a builder makes.
+    pub fn is_empty(&self) -> bool {
+        self.workers.is_empty()
+    }
+}
+
+impl<In, T, E, F, Fut> Workers<In, T, E, Plain<F>>
+where
+    In: Send + 'static,
+    T: Send + 'static,
+    E: Send + 'static,
+    F: Fn(In) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<T, E>> + Send + 'static,
+{
+    /// Spawns each worker on the executor.
+    ///
+    /// Handlers with state have no such method, since the compiler cannot be told that their futures are `Send`; a loop
+    /// over the workers does the same.
+    pub fn spawn_on(self, executor: &(impl Spawn + ?Sized)) {
+        for worker in self {
+            executor.spawn(Box::pin(worker.run()));
+        }
+    }
+}
+
+impl<In, T, E, F, Fut> Workers<In, T, E, WithSubmitter<F, T, E>>
+where
+    In: Send + 'static,
+    T: Send + 'static,
+    E: Send + 'static,
+    F: Fn(In, Submitter<In, T, E>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<T, E>> + Send + 'static,
+{
+    /// Spawns each worker on the executor.
+    pub fn spawn_on(self, executor: &(impl Spawn + ?Sized)) {
+        for worker in self {
+            executor.spawn(Box::pin(worker.run()));
+        }
+    }
+}
+
+impl<In, T, E, C> IntoIterator for Workers<In, T, E, C> {
+    type Item = Worker<In, T, E, C>;
+    type IntoIter = std::vec::IntoIter<Worker<In, T, E, C>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.workers.into_iter()
+    }
+}
+
+impl<In, T, E, C> fmt::Debug for Workers<In, T, E, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workers").field("len", &self.workers.len()).finish_non_exhaustive()
+    }
+}
+
+/// One worker of a pool.
+#[must_use = "a worker does nothing unless it is run"]
+pub struct Worker<In, T, E, C> {
+    /// Before the seat: its state is dropped while the worker still counts as there.
+    call: C,
+    seat: Seat<In, T, E>,
+}
+
+/// The membership of a worker; dropping it is leaving.
+struct Seat<In, T, E> {
+    engine: Arc<Engine<In, T, E>>,
+    slot: usize,
+}
+
+impl<In, T, E> Drop for Seat<In, T, E> {
+    fn drop(&mut self) {
+        self.engine.worker_left(self.slot);
+    }
+}
+
+impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
+    /// The number of this worker, counted from 0.
+    pub const fn id(&self) -> usize {
+        self.seat.slot
+    }
+
+    /// Runs jobs until the pool is drained or aborted.
+    ///
+    /// It lets others have the thread after every 256 jobs that did not wait for anything.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the job that it runs is reported as [abandoned](JobError::Abandoned). Jobs that have not
+    /// started are left to the other workers; after the last one, they are abandoned too.
+    pub async fn run(self) {
+        let Self { mut call, seat } = self;
+        let engine = Arc::clone(&seat.engine);
+        let mut outbox = Outbox::new();
+        let mut jobs = 0;
+        loop {
+            if jobs == JOBS_PER_TURN {
+                jobs = 0;
+                outbox.flush();
+                future::yield_now().await;
+            }
+            let entry = match engine.ready.try_pop() {
+                Ok(entry) => entry,
+                Err(NoJob::Closed) => break,
+                Err(NoJob::Empty) => {
+                    jobs = 0;
+                    outbox.flush();
+                    let Ok(batch) = engine.ready.recv().await else { break };
+                    engine.ready.popped(batch)
+                }
+            };
+            jobs += 1;
+            // No await between taking the job and here: it is in a guard before this future can be dropped.
+            if let Some(started) = engine.start(entry, seat.slot) {
+                run_job(&mut call, started, &engine, seat.slot, &mut outbox).await;
+            }
+        }
+    }
+}
+
+/// Runs one attempt of a job and hands on its outcome.
+async fn run_job<In, T, E, C: Call<In, Value = T, Error = E>>(
+    call: &mut C,
+    started: Started<In, T, E>,
+    engine: &Arc<Engine<In, T, E>>,
+    slot: usize,
+    outbox: &mut Outbox<In, T, E>,
+) {
+    let is_too_late = started.is_too_late();
+    // Declared before the attempt, so dropped after it: the outcome is out when the handler's future is gone.
+    let Started { input, mut ticket, deadline } = started;
+    if let Some(interrupt) = engine.signals[slot].interrupted() {
+        ticket.kept = Some(input);
+        return ticket.settle(Err(JobError::Cancelled(interrupt.0)), outbox);
+    }
+    if is_too_late {
+        ticket.kept = Some(input);
+        return ticket.settle(Err(JobError::TimedOut(TimeLimit::Job)), outbox);
+    }
+    if let Some(keep) = ticket.stream().and_then(|stream| stream.keeper()) {
+        match unwind::catch(|| keep(&input)) {
+            Ok(copy) => ticket.kept = Some(copy),
+            Err(message) => {
+                unwind::discard(input);
+                return ticket.settle(Err(JobError::Panicked(message)), outbox);
+            }
+        }
+    }
+    ticket.attempts = 1;
+    let place = Place { pool: engine.identity(), slot, id: ticket.id };
+    engine.observe(|| Event::Started { job: ticket.id, attempt: 1, worker: slot });
+    let submitter =
+        C::WANTS_SUBMITTER.then(|| Submitter::new(Arc::clone(engine), place, ticket.stream().map(Arc::clone)));
+    let attempt = Attempt { engine, place, attempts: 1, deadline };
+    let borrowed = &mut *call;
+    let result = attempt.run(move || borrowed.call(input, submitter), || outbox.flush()).await;
+    if matches!(result, Err(JobError::Panicked(_))) {
+        call.renew();
+    }
+    ticket.settle(result, outbox);
+}
+
+impl<In, T, E, C> fmt::Debug for Worker<In, T, E, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("id", &self.seat.slot).finish_non_exhaustive()
+    }
+}
