@@ -1,0 +1,354 @@
+//! One suite, every executor. A scenario is written once, as an async function of its [`Env`]; [`everywhere`] runs it on
+//! each executor in turn, with a clock that moves when told.
+//!
+//! The scenario itself runs on the test's thread; the workers run wherever the executor puts them. So a scenario orders
+//! events by channels, gates and the clock, never by sleeping.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use async_executor::{Executor, LocalExecutor};
+use brigade::rt::BoxFuture;
+use brigade::{Builder, ManualTimer, Pool, Spawn, Stats};
+use futures::executor::{LocalPool, ThreadPool};
+use futures::task::{LocalSpawnExt, SpawnExt};
+
+/// Where a scenario runs: an executor for the workers, and a clock.
+#[derive(Clone)]
+pub struct Env {
+    /// The name of the executor, for messages.
+    pub name: &'static str,
+    pub clock: ManualTimer,
+    spawner: Rc<dyn Fn(BoxFuture<'static, ()>)>,
+}
+
+impl Env {
+    fn new(name: &'static str, spawner: impl Fn(BoxFuture<'static, ()>) + 'static) -> Self {
+        Self { name, clock: ManualTimer::new(), spawner: Rc::new(spawner) }
+    }
+
+    /// A builder with this clock.
+    pub fn builder(&self) -> Builder {
+        Pool::builder().timer(self.clock.clone())
+    }
+}
+
+impl Spawn for Env {
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        (self.spawner)(future);
+    }
+}
+
+/// Runs the scenario on every executor, one after another.
+///
+/// A scenario that hangs ends the process after a minute, with the name of the executor.
+pub fn everywhere<F: Future<Output = ()>>(scenario: impl Fn(Env) -> F) {
+    let executors: [(&'static str, fn(&'static str, &dyn Fn(Env) -> F)); 10] = [
+        ("async-executor, one thread", on_executor),
+        ("async-executor, two threads", on_executor_threads),
+        ("LocalExecutor", on_local_executor),
+        ("smol", on_smol),
+        ("async-std", on_async_std),
+        ("futures ThreadPool", on_thread_pool),
+        ("futures LocalPool", on_local_pool),
+        ("tokio current-thread", on_tokio_current),
+        ("tokio multi-thread", on_tokio_multi),
+        ("hand-written", on_hand_written),
+    ];
+    for (name, run) in executors {
+        let _watchdog = Watchdog::new(name);
+        run(name, &scenario);
+    }
+}
+
+fn on_executor<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+    let executor = Arc::new(Executor::new());
+    let spawner = Arc::clone(&executor);
+    let env = Env::new(name, move |future| Spawn::spawn(&spawner, future));
+    futures_lite::future::block_on(executor.run(scenario(env)));
+}
+
+fn on_executor_threads<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+    let executor = Arc::new(Executor::new());
+    let (stop, stopped) = async_channel::bounded::<()>(1);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let (executor, stopped) = (Arc::clone(&executor), stopped.clone());
+            scope.spawn(move || futures_lite::future::block_on(executor.run(stopped.recv())).is_err());
+        }
+        // Dropped also when the scenario panics, so that the threads end.
+        let _stop = stop;
+        let spawner = Arc::clone(&executor);
+        let env = Env::new(name, move |future| Spawn::spawn(&spawner, future));
+        futures_lite::future::block_on(scenario(env));
+    });
+}
+
+fn on_local_executor<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+    let executor = Rc::new(LocalExecutor::new());
+    let spawner = Rc::clone(&executor);
+    let env = Env::new(name, move |future| spawner.spawn(future).detach());
+    futures_lite::future::block_on(executor.run(scenario(env)));
+}
+
+fn on_smol<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+    let env = Env::new(name, |future| smol::spawn(future).detach());
+    smol::block_on(scenario(env));
+}
+
+fn on_async_std<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+    let env = Env::new(name, |future| drop(async_std::task::spawn(future)));
+    async_std::task::block_on(scenario(env));
+}
+
+fn on_thread_pool<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+    let pool = ThreadPool::builder().pool_size(2).create().expect("two threads can be started");
+    let env = Env::new(name, move |future| pool.spawn(future).expect("the pool is alive"));
+    futures::executor::block_on(scenario(env));
+}
+
+fn on_local_pool<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+    let mut pool = LocalPool::new();
+    let spawner = pool.spawner();
+    let env = Env::new(name, move |future| spawner.spawn_local(future).expect("the pool is alive"));
+    pool.run_until(scenario(env));
+}
+
+fn on_tokio_current<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be built");
+    let env = Env::new(name, |future| drop(tokio::spawn(future)));
+    runtime.block_on(scenario(env));
+}
+
+fn on_tokio_multi<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime can be built");
+    let env = Env::new(name, |future| drop(tokio::spawn(future)));
+    runtime.block_on(scenario(env));
+}
+
+fn on_hand_written<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+    let queue = Rc::new(RefCell::new(VecDeque::new()));
+    let spawner = Rc::clone(&queue);
+    let env = Env::new(name, move |future| spawner.borrow_mut().push_back(future));
+    poll_all(&queue, scenario(env));
+}
+
+/// The plainest executor there is: polls everything, again and again, and sleeps when nobody was woken.
+fn poll_all(spawned: &RefCell<VecDeque<BoxFuture<'static, ()>>>, body: impl Future<Output = ()>) {
+    let flag = Arc::new(Flag::default());
+    let waker = Waker::from(Arc::clone(&flag));
+    let mut cx = Context::from_waker(&waker);
+    let mut body = pin!(body);
+    loop {
+        if body.as_mut().poll(&mut cx).is_ready() {
+            return;
+        }
+        let count = spawned.borrow().len();
+        for _ in 0..count {
+            let task = spawned.borrow_mut().pop_front();
+            let Some(mut task) = task else { break };
+            if task.as_mut().poll(&mut cx).is_pending() {
+                spawned.borrow_mut().push_back(task);
+            }
+        }
+        flag.wait();
+    }
+}
+
+/// A hand-written `block_on`.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    let flag = Arc::new(Flag::default());
+    let waker = Waker::from(Arc::clone(&flag));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        flag.wait();
+    }
+}
+
+#[derive(Default)]
+struct Flag {
+    is_set: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Flag {
+    fn wait(&self) {
+        let mut is_set = self.is_set.lock().unwrap();
+        while !*is_set {
+            is_set = self.changed.wait(is_set).unwrap();
+        }
+        *is_set = false;
+    }
+}
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        *self.is_set.lock().unwrap() = true;
+        self.changed.notify_one();
+    }
+}
+
+/// Ends the process if a scenario hangs, since nothing else would.
+pub struct Watchdog {
+    is_done: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Watchdog {
+    pub fn new(name: &'static str) -> Self {
+        let is_done = Arc::new((Mutex::new(false), Condvar::new()));
+        let watched = Arc::clone(&is_done);
+        let test = std::thread::current().name().unwrap_or("?").to_owned();
+        std::thread::spawn(move || {
+            let (done, changed) = &*watched;
+            let minute = Duration::from_secs(60);
+            let waited = changed.wait_timeout_while(done.lock().unwrap(), minute, |done| !*done).unwrap();
+            if waited.1.timed_out() {
+                eprintln!("{test} hangs on {name}");
+                std::process::abort();
+            }
+        });
+        Self { is_done }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        *self.is_done.0.lock().unwrap() = true;
+        self.is_done.1.notify_one();
+    }
+}
+
+/// Lets jobs through one by one: a handler awaits [`pass`](Self::pass), the scenario calls [`open`](Self::open).
+#[derive(Clone)]
+pub struct Gate {
+    open: async_channel::Sender<()>,
+    pass: async_channel::Receiver<()>,
+    arrived: async_channel::Sender<()>,
+    arrivals: async_channel::Receiver<()>,
+}
+
+impl Gate {
+    pub fn new() -> Self {
+        let (open, pass) = async_channel::unbounded();
+        let (arrived, arrivals) = async_channel::unbounded();
+        Self { open, pass, arrived, arrivals }
+    }
+
+    /// Waits at the gate until it is opened for one.
+    pub async fn pass(&self) {
+        self.arrived.try_send(()).expect("the gate is alive");
+        self.pass.recv().await.expect("the gate is alive");
+    }
+
+    /// Lets `count` jobs through, now or when they come.
+    pub fn open(&self, count: usize) {
+        for _ in 0..count {
+            self.open.try_send(()).expect("the gate is alive");
+        }
+    }
+
+    /// Waits until `count` more jobs have come to the gate.
+    pub async fn arrived(&self, count: usize) {
+        for _ in 0..count {
+            self.arrivals.recv().await.expect("the gate is alive");
+        }
+    }
+}
+
+/// Counts how many are alive at once, and the most that ever were.
+#[derive(Clone, Default)]
+pub struct Live(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Live {
+    /// Counts one until the guard is dropped.
+    pub fn enter(&self) -> LiveGuard {
+        let now = self.0.0.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.1.fetch_max(now, Ordering::SeqCst);
+        LiveGuard(self.clone())
+    }
+
+    pub fn now(&self) -> usize {
+        self.0.0.load(Ordering::SeqCst)
+    }
+
+    pub fn most(&self) -> usize {
+        self.0.1.load(Ordering::SeqCst)
+    }
+}
+
+pub struct LiveGuard(Live);
+
+impl Drop for LiveGuard {
+    fn drop(&mut self) {
+        self.0.0.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Counts its drops: put a [`Drops::token`] into whatever must be dropped exactly once.
+#[derive(Clone, Default)]
+pub struct Drops(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Drops {
+    pub fn token(&self) -> DropToken {
+        self.0.0.fetch_add(1, Ordering::SeqCst);
+        DropToken { drops: self.clone(), is_dropped: AtomicBool::new(false) }
+    }
+
+    /// How many tokens were made and how many dropped.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.0.0.load(Ordering::SeqCst), self.0.1.load(Ordering::SeqCst))
+    }
+}
+
+pub struct DropToken {
+    drops: Drops,
+    is_dropped: AtomicBool,
+}
+
+impl Drop for DropToken {
+    fn drop(&mut self) {
+        assert!(!self.is_dropped.swap(true, Ordering::SeqCst), "dropped twice");
+        self.drops.0.1.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Yields to the executor once.
+pub async fn yield_now() {
+    futures_lite::future::yield_now().await;
+}
+
+/// Polls once and says whether it is ready.
+pub fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+/// The figures add up, and nothing is left over.
+#[track_caller]
+pub fn assert_settled<In, T, E>(pool: &Pool<In, T, E>) -> Stats {
+    let stats = pool.stats();
+    assert_adds_up(&stats);
+    assert_eq!((stats.queued, stats.running), (0, 0), "{stats:?}");
+    stats
+}
+
+/// `accepted == queued + running + outcomes`.
+#[track_caller]
+pub fn assert_adds_up(stats: &Stats) {
+    let outcomes =
+        stats.succeeded + stats.failed + stats.timed_out + stats.panicked + stats.cancelled + stats.abandoned;
+    assert_eq!(stats.accepted, outcomes + (stats.queued + stats.running) as u64, "{stats:?}");
+}

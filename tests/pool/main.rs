@@ -1,0 +1,5 @@
+//! The promises of the pool, one test each, on every executor of the [`harness`].
+
+mod harness;
+
+mod smoke;
