@@ -22,10 +22,10 @@ use futures::task::{LocalSpawnExt, SpawnExt};
 
 /// Where a scenario runs: an executor for the workers, and a clock.
 #[derive(Clone)]
-pub struct Env {
+pub(crate) struct Env {
     /// The name of the executor, for messages.
-    pub name: &'static str,
-    pub clock: ManualTimer,
+    pub(crate) name: &'static str,
+    pub(crate) clock: ManualTimer,
     spawner: Rc<dyn Fn(BoxFuture<'static, ()>)>,
 }
 
@@ -35,7 +35,7 @@ impl Env {
     }
 
     /// A builder with this clock.
-    pub fn builder(&self) -> Builder {
+    pub(crate) fn builder(&self) -> Builder {
         Pool::builder().timer(self.clock.clone())
     }
 }
@@ -49,7 +49,7 @@ impl Spawn for Env {
 /// Runs the scenario on every executor, one after another.
 ///
 /// A scenario that hangs ends the process after a minute, with the name of the executor.
-pub fn everywhere<F: Future<Output = ()>>(scenario: impl Fn(Env) -> F) {
+pub(crate) fn everywhere<F: Future<Output = ()>>(scenario: impl Fn(Env) -> F) {
     let executors: [(&'static str, fn(&'static str, &dyn Fn(Env) -> F)); 10] = [
         ("async-executor, one thread", on_executor),
         ("async-executor, two threads", on_executor_threads),
@@ -164,7 +164,7 @@ fn poll_all(spawned: &RefCell<VecDeque<BoxFuture<'static, ()>>>, body: impl Futu
 }
 
 /// A hand-written `block_on`.
-pub fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let flag = Arc::new(Flag::default());
     let waker = Waker::from(Arc::clone(&flag));
     let mut future = pin!(future);
@@ -200,12 +200,12 @@ impl Wake for Flag {
 }
 
 /// Ends the process if a scenario hangs, since nothing else would.
-pub struct Watchdog {
+pub(crate) struct Watchdog {
     is_done: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Watchdog {
-    pub fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str) -> Self {
         let is_done = Arc::new((Mutex::new(false), Condvar::new()));
         let watched = Arc::clone(&is_done);
         let test = std::thread::current().name().unwrap_or("?").to_owned();
@@ -231,7 +231,7 @@ impl Drop for Watchdog {
 
 /// Lets jobs through one by one: a handler awaits [`pass`](Self::pass), the scenario calls [`open`](Self::open).
 #[derive(Clone)]
-pub struct Gate {
+pub(crate) struct Gate {
     open: async_channel::Sender<()>,
     pass: async_channel::Receiver<()>,
     arrived: async_channel::Sender<()>,
@@ -239,27 +239,27 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (open, pass) = async_channel::unbounded();
         let (arrived, arrivals) = async_channel::unbounded();
         Self { open, pass, arrived, arrivals }
     }
 
     /// Waits at the gate until it is opened for one.
-    pub async fn pass(&self) {
+    pub(crate) async fn pass(&self) {
         self.arrived.try_send(()).expect("the gate is alive");
         self.pass.recv().await.expect("the gate is alive");
     }
 
     /// Lets `count` jobs through, now or when they come.
-    pub fn open(&self, count: usize) {
+    pub(crate) fn open(&self, count: usize) {
         for _ in 0..count {
             self.open.try_send(()).expect("the gate is alive");
         }
     }
 
     /// Waits until `count` more jobs have come to the gate.
-    pub async fn arrived(&self, count: usize) {
+    pub(crate) async fn arrived(&self, count: usize) {
         for _ in 0..count {
             self.arrivals.recv().await.expect("the gate is alive");
         }
@@ -268,26 +268,26 @@ impl Gate {
 
 /// Counts how many are alive at once, and the most that ever were.
 #[derive(Clone, Default)]
-pub struct Live(Arc<(AtomicUsize, AtomicUsize)>);
+pub(crate) struct Live(Arc<(AtomicUsize, AtomicUsize)>);
 
 impl Live {
     /// Counts one until the guard is dropped.
-    pub fn enter(&self) -> LiveGuard {
+    pub(crate) fn enter(&self) -> LiveGuard {
         let now = self.0.0.fetch_add(1, Ordering::SeqCst) + 1;
         self.0.1.fetch_max(now, Ordering::SeqCst);
         LiveGuard(self.clone())
     }
 
-    pub fn now(&self) -> usize {
+    pub(crate) fn now(&self) -> usize {
         self.0.0.load(Ordering::SeqCst)
     }
 
-    pub fn most(&self) -> usize {
+    pub(crate) fn most(&self) -> usize {
         self.0.1.load(Ordering::SeqCst)
     }
 }
 
-pub struct LiveGuard(Live);
+pub(crate) struct LiveGuard(Live);
 
 impl Drop for LiveGuard {
     fn drop(&mut self) {
@@ -297,21 +297,21 @@ impl Drop for LiveGuard {
 
 /// Counts its drops: put a [`Drops::token`] into whatever must be dropped exactly once.
 #[derive(Clone, Default)]
-pub struct Drops(Arc<(AtomicUsize, AtomicUsize)>);
+pub(crate) struct Drops(Arc<(AtomicUsize, AtomicUsize)>);
 
 impl Drops {
-    pub fn token(&self) -> DropToken {
+    pub(crate) fn token(&self) -> DropToken {
         self.0.0.fetch_add(1, Ordering::SeqCst);
         DropToken { drops: self.clone(), is_dropped: AtomicBool::new(false) }
     }
 
     /// How many tokens were made and how many dropped.
-    pub fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize) {
         (self.0.0.load(Ordering::SeqCst), self.0.1.load(Ordering::SeqCst))
     }
 }
 
-pub struct DropToken {
+pub(crate) struct DropToken {
     drops: Drops,
     is_dropped: AtomicBool,
 }
@@ -324,12 +324,12 @@ impl Drop for DropToken {
 }
 
 /// Yields to the executor once.
-pub async fn yield_now() {
+pub(crate) async fn yield_now() {
     futures_lite::future::yield_now().await;
 }
 
 /// Polls once and says whether it is ready.
-pub fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
+pub(crate) fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,
@@ -338,7 +338,7 @@ pub fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
 
 /// The figures add up, and nothing is left over.
 #[track_caller]
-pub fn assert_settled<In, T, E>(pool: &Pool<In, T, E>) -> Stats {
+pub(crate) fn assert_settled<In, T, E>(pool: &Pool<In, T, E>) -> Stats {
     let stats = pool.stats();
     assert_adds_up(&stats);
     assert_eq!((stats.queued, stats.running), (0, 0), "{stats:?}");
@@ -347,7 +347,7 @@ pub fn assert_settled<In, T, E>(pool: &Pool<In, T, E>) -> Stats {
 
 /// `accepted == queued + running + outcomes`.
 #[track_caller]
-pub fn assert_adds_up(stats: &Stats) {
+pub(crate) fn assert_adds_up(stats: &Stats) {
     let outcomes =
         stats.succeeded + stats.failed + stats.timed_out + stats.panicked + stats.cancelled + stats.abandoned;
     assert_eq!(stats.accepted, outcomes + (stats.queued + stats.running) as u64, "{stats:?}");
