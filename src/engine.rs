@@ -368,7 +368,8 @@ impl<In, T, E> Room<In, T, E> {
 
     /// Ends with one reserved place, which the caller has to use or release.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), NoRoom>> {
-        let polled = self.engine.state().ledger.poll_reserve(&mut self.ticket, cx);
+        let (polled, wakes) = self.engine.state().ledger.poll_reserve(&mut self.ticket, cx);
+        self.engine.carry_out(wakes);
         match polled {
             Poll::Ready(decided) => {
                 self.mark = None;

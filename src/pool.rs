@@ -2,7 +2,6 @@
 //! It runs nothing itself.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -16,7 +15,7 @@ use crate::builder::Builder;
 use crate::engine::{Engine, NoRoom, Room};
 use crate::error::{JobError, SubmitError};
 use crate::observe::{JobId, Stats};
-use crate::queue::ledger::{Life, Refusal};
+use crate::queue::ledger::{Ledger, Life, Refusal};
 use crate::results::batches::Batches;
 use crate::results::group::Group;
 use crate::results::map::{Inputs, Map, TryInputs};
@@ -300,7 +299,7 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// Dropping the future changes nothing.
     pub async fn idle(&self) {
-        self.wait_until(|ledger| ledger.is_idle(), "idle").await;
+        self.wait_until(Ledger::is_idle, "idle").await;
     }
 
     /// Takes no more jobs from outside. Running jobs may still add some; what was accepted is done, and then the workers end.
@@ -354,7 +353,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// Dropping the future leaves the pool closed, and changes nothing else.
     pub async fn drain(&self) {
         self.close();
-        self.wait_until(|ledger| ledger.is_idle(), "drain").await;
+        self.wait_until(Ledger::is_idle, "drain").await;
     }
 
     /// [Drains](Self::drain) the pool for as long as `grace`, counted from the first poll; then [aborts](Self::abort) it.
@@ -395,7 +394,7 @@ impl<In, T, E> Pool<In, T, E> {
         let timer = &self.engine.timer;
         let is_drained = future::or(
             async {
-                self.wait_until(|ledger| ledger.is_idle(), "drain_within").await;
+                self.wait_until(Ledger::is_idle, "drain_within").await;
                 true
             },
             async {
@@ -426,39 +425,28 @@ impl<In, T, E> Pool<In, T, E> {
     /// If the future is dropped early, the abort goes on; another call returns what this one would have.
     pub async fn abort(&self) -> Report<In> {
         let interrupted = self.engine.begin_abort();
-        let idle = self.wait_without_check(|ledger| ledger.is_idle());
-        idle.await;
+        self.wait_without_check(Ledger::is_idle).await;
         Report { unstarted: self.engine.take_returned(), interrupted, stats: self.stats() }
     }
 
-    async fn wait_until(&self, is_so: impl Fn(&crate::queue::ledger::Ledger) -> bool, what: &str) {
+    async fn wait_until(&self, is_so: impl Fn(&Ledger) -> bool, what: &str) {
         if is_so(&self.engine.state().ledger) {
             return;
         }
-        assert!(
-            inside::find(self.engine.identity()).is_none(),
-            "{what} must not be awaited inside a job of the same pool, got job {}",
-            inside::find(self.engine.identity()).map_or(0, |place| place.id.as_u64()),
-        );
+        if let Some(place) = inside::find(self.engine.identity()) {
+            panic!("{what} must not be awaited inside a job of the same pool, got job {}", place.id);
+        }
         self.wait_without_check(is_so).await;
     }
 
-    fn wait_without_check(
-        &self,
-        is_so: impl Fn(&crate::queue::ledger::Ledger) -> bool,
-    ) -> impl Future<Output = ()> {
-        async move {
-            loop {
-                if is_so(&self.engine.state().ledger) {
-                    return;
-                }
-                // Listen first, look again after: what happens in between is heard.
-                let listener = self.engine.quiet.listen();
-                if is_so(&self.engine.state().ledger) {
-                    return;
-                }
-                listener.await;
+    async fn wait_without_check(&self, is_so: impl Fn(&Ledger) -> bool) {
+        while !is_so(&self.engine.state().ledger) {
+            // Listen first, look again after: what happens in between is heard.
+            let listener = self.engine.quiet.listen();
+            if is_so(&self.engine.state().ledger) {
+                return;
             }
+            listener.await;
         }
     }
 }

@@ -121,8 +121,10 @@ impl<In, T, E> Streamed<In, T, E> {
         let Self { input, stream, id, index, origin, accepted_at } = self;
         engine.book_unstarted(origin, id, outcome_of::<(), E>(&Err(&error)));
         let (kept, returned) = if with_input { (Some(input), None) } else { (stream.keep(&input), Some(input)) };
-        let queued_for = accepted_at.filter(|_| engine.timings).map(|at| engine.timer.now().saturating_duration_since(at));
-        let completion = Completion { id, index, attempts: 0, input: kept, queued_for, ran_for: None, result: Err(error) };
+        let queued_for =
+            accepted_at.filter(|_| engine.timings).map(|at| engine.timer.now().saturating_duration_since(at));
+        let completion =
+            Completion { id, index, attempts: 0, input: kept, queued_for, ran_for: None, result: Err(error) };
         stream.deliver(Delivery::One(completion));
         returned
     }
@@ -209,7 +211,8 @@ impl<In, T, E> Cell<In, T, E> {
                 return None;
             }
         };
-        let Some((limits, wakes)) = self.engine.book_start(slot, self.origin, Occupant::new(self.id, 0, 1, None)) else {
+        let Some((limits, wakes)) = self.engine.book_start(slot, self.origin, Occupant::new(self.id, 0, 1, None))
+        else {
             state.phase = Phase::Queued(input);
             drop(state);
             let engine = Arc::clone(&self.engine);

@@ -48,6 +48,8 @@ pub(crate) enum Life {
 pub(crate) struct Wakes {
     /// Those who wait for room and have got it, or will never get it.
     pub(crate) room: Vec<Waker>,
+    /// A waker that nobody needs any more. Dropping it may run anything, so it is not dropped under the lock.
+    pub(crate) unneeded: Option<Waker>,
     /// Whether those who wait for the pool to be idle should look again.
     pub(crate) quiet: bool,
     /// Whether the ready channel is to be closed, so that the workers leave.
@@ -181,35 +183,40 @@ impl Ledger {
     }
 
     /// Waits in line for a place; `ticket` is the place in the line.
-    pub(crate) fn poll_reserve(&mut self, ticket: &mut Option<u64>, cx: &Context<'_>) -> Poll<Result<(), Refusal>> {
-        if let Some(number) = *ticket {
-            if self.granted.remove(&number) {
+    pub(crate) fn poll_reserve(
+        &mut self,
+        ticket: &mut Option<u64>,
+        cx: &Context<'_>,
+    ) -> (Poll<Result<(), Refusal>>, Wakes) {
+        let mut wakes = Wakes::default();
+        let number = match *ticket {
+            Some(number) if self.granted.remove(&number) => {
                 *ticket = None;
-                return Poll::Ready(Ok(()));
+                return (Poll::Ready(Ok(())), wakes);
             }
-            if self.life != Life::Open {
+            Some(number) if self.life == Life::Open => number,
+            Some(_) => {
+                // The line was dissolved when the pool was closed.
                 *ticket = None;
-                self.waiting.remove(&number);
-                return Poll::Ready(Err(Refusal::Closed));
+                return (Poll::Ready(Err(Refusal::Closed)), wakes);
             }
-            self.waiting.insert(number, cx.waker().clone());
-            return Poll::Pending;
-        }
-        match self.reserve() {
-            Err(Refusal::Full) => {
-                self.next_waiter += 1;
-                *ticket = Some(self.next_waiter);
-                self.waiting.insert(self.next_waiter, cx.waker().clone());
-                Poll::Pending
-            }
-            decided => Poll::Ready(decided),
-        }
+            None => match self.reserve() {
+                Err(Refusal::Full) => {
+                    self.next_waiter += 1;
+                    *ticket.insert(self.next_waiter)
+                }
+                decided => return (Poll::Ready(decided), wakes),
+            },
+        };
+        wakes.unneeded = self.waiting.insert(number, cx.waker().clone());
+        (Poll::Pending, wakes)
     }
 
     /// Leaves the line; a place that was granted meanwhile goes to the next in line.
     pub(crate) fn leave_line(&mut self, ticket: u64) -> Wakes {
-        self.waiting.remove(&ticket);
-        if self.granted.remove(&ticket) { self.release() } else { Wakes::default() }
+        let unneeded = self.waiting.remove(&ticket);
+        let wakes = if self.granted.remove(&ticket) { self.release() } else { Wakes::default() };
+        Wakes { unneeded, ..wakes }
     }
 
     /// Gives a reserved place back.

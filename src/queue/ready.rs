@@ -56,7 +56,12 @@ struct Spill<J> {
 impl<J> Ready<J> {
     pub(crate) fn new(capacity: usize) -> Self {
         let (sender, receiver) = async_channel::bounded(capacity.clamp(1, RING));
-        Self { sender, receiver, spill: Mutex::new(Spill { jobs: VecDeque::new(), is_moving: false, again: false }), spilled: AtomicUsize::new(0) }
+        Self {
+            sender,
+            receiver,
+            spill: Mutex::new(Spill { jobs: VecDeque::new(), is_moving: false, again: false }),
+            spilled: AtomicUsize::new(0),
+        }
     }
 
     fn spill(&self) -> MutexGuard<'_, Spill<J>> {

@@ -202,7 +202,9 @@ impl<In, T, E> Reader<In, T, E> {
                 Poll::Ready(Some(Delivery::Many(batch))) => self.batch = batch.into_iter(),
                 // The sender is in `self.stream`, so the channel is never closed.
                 Poll::Ready(None) => return Poll::Pending,
-                Poll::Pending if self.stream.unread() == 0 || self.stream.cancelled().is_some() => return Poll::Pending,
+                Poll::Pending if self.stream.unread() == 0 || self.stream.cancelled().is_some() => {
+                    return Poll::Pending;
+                }
                 Poll::Pending => {
                     if self.stream.engine.may_wait(&mut self.mark) {
                         return Poll::Pending;

@@ -13,11 +13,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use manual::{ManualSleep, ManualTimer, SleepersReached};
 #[cfg(feature = "async-io")]
 pub use self::smol::AsyncIoTimer;
 #[cfg(feature = "smol")]
 pub use self::smol::SmolGlobal;
+pub use manual::{ManualSleep, ManualTimer, SleepersReached};
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
