@@ -3,6 +3,8 @@
 
 mod attempt;
 mod builder;
+#[cfg(feature = "csv")]
+pub mod csv;
 mod engine;
 mod error;
 pub mod handler;
