@@ -116,7 +116,18 @@ impl<In, T, E> Engine<In, T, E> {
         }
     }
 
+    #[inline]
     pub(crate) fn carry_out(&self, wakes: Wakes) {
+        if wakes.is_empty() {
+            // Nothing is in it; the compiler does not see that its drop does nothing.
+            std::mem::forget(wakes);
+        } else {
+            self.wake(wakes);
+        }
+    }
+
+    #[cold]
+    fn wake(&self, wakes: Wakes) {
         if wakes.end {
             self.ready.close();
         }
@@ -457,7 +468,10 @@ impl Signal {
     }
 
     fn clear(&self) {
-        self.interrupt.store(0, Ordering::SeqCst);
+        // Whoever set it did so before this job was found in the slot, so the look is not too early.
+        if self.interrupt.load(Ordering::SeqCst) != 0 {
+            self.interrupt.store(0, Ordering::SeqCst);
+        }
     }
 
     /// Sets the reason, if there is none yet; the waker is to be woken once all locks are released.

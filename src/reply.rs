@@ -19,8 +19,8 @@ use crate::observe::{JobId, Outcome};
 use crate::pool::{Unhandled, Unstarted};
 use crate::queue::ledger::Origin;
 use crate::queue::running::Occupant;
-use crate::results::Completion;
 use crate::results::stream::{Delivery, Stream};
+use crate::results::{Completion, Timings};
 
 /// A queued job.
 pub(crate) enum Entry<In, T, E> {
@@ -119,12 +119,12 @@ impl<In, T, E> Streamed<In, T, E> {
     /// Delivers the outcome of a job that never started; the input goes along, or comes back.
     fn settle(self, engine: &Engine<In, T, E>, error: JobError<E>, with_input: bool) -> Option<In> {
         let Self { input, stream, id, index, origin, accepted_at } = self;
-        engine.book_unstarted(origin, id, outcome_of::<(), E>(&Err(&error)));
+        engine.book_unstarted(origin, id, error.outcome());
         let (kept, returned) = if with_input { (Some(input), None) } else { (stream.keep(&input), Some(input)) };
-        let queued_for =
-            accepted_at.filter(|_| engine.timings).map(|at| engine.timer.now().saturating_duration_since(at));
-        let completion =
-            Completion { id, index, attempts: 0, input: kept, queued_for, ran_for: None, result: Err(error) };
+        let timings = accepted_at.filter(|_| engine.timings).map(|at| {
+            Box::new(Timings { queued_for: engine.timer.now().saturating_duration_since(at), ran_for: None })
+        });
+        let completion = Completion { id, index, attempts: 0, input: kept, result: Err(error), timings };
         stream.deliver(Delivery::One(completion));
         returned
     }
@@ -239,7 +239,7 @@ impl<In, T, E> Cell<In, T, E> {
             }
         };
         drop(state);
-        self.engine.book_unstarted(self.origin, self.id, outcome_of::<(), E>(&Err(&error)));
+        self.engine.book_unstarted(self.origin, self.id, error.outcome());
         self.complete(Err(error), 0);
         Some(input)
     }
@@ -411,14 +411,6 @@ impl<In, T, E> Started<In, T, E> {
         }
         Self { input, ticket, deadline }
     }
-
-    /// Whether the job's own time was over before it started.
-    pub(crate) fn is_too_late(&self) -> bool {
-        match (self.deadline, self.ticket.started_at) {
-            (Some((at, TimeLimit::Job)), Some(now)) => at <= now,
-            _ => false,
-        }
-    }
 }
 
 impl<In, T, E> Ticket<In, T, E> {
@@ -434,62 +426,97 @@ impl<In, T, E> Ticket<In, T, E> {
         }
     }
 
+    /// Looks whether the attempt should be made at all, and copies the input where the stream keeps it.
+    ///
+    /// The error is the job's outcome; its input is in the ticket then, unless the copying has panicked.
+    pub(crate) fn prepare(&mut self, input: In, deadline: Option<(Instant, TimeLimit)>) -> Result<In, JobError<E>> {
+        let Some(reply) = &self.reply else { return Ok(input) };
+        if let Some(interrupt) = reply.engine().signals[self.slot].interrupted() {
+            self.kept = Some(input);
+            return Err(JobError::Cancelled(interrupt.0));
+        }
+        if let (Some((at, TimeLimit::Job)), Some(now)) = (deadline, self.started_at)
+            && at <= now
+        {
+            self.kept = Some(input);
+            return Err(JobError::TimedOut(TimeLimit::Job));
+        }
+        if let Some(keep) = self.stream().and_then(|stream| stream.keeper()) {
+            match unwind::catch(|| keep(&input)) {
+                Ok(copy) => self.kept = Some(copy),
+                Err(message) => {
+                    drop_input(Some(input));
+                    return Err(JobError::Panicked(message));
+                }
+            }
+        }
+        self.attempts = 1;
+        Ok(input)
+    }
+
     /// Gives the job its outcome; one for a stream travels by the outbox.
     pub(crate) fn settle(mut self, result: Result<T, JobError<E>>, outbox: &mut Outbox<In, T, E>) {
-        if let Some((stream, completion)) = self.book(result) {
-            outbox.push(stream, completion);
-        }
-    }
-
-    fn book(&mut self, result: Result<T, JobError<E>>) -> Option<(Arc<Stream<In, T, E>>, Completion<In, T, E>)> {
-        let reply = self.reply.take()?;
-        let engine = reply.engine();
-        engine.book_finish(self.slot, self.id, outcome_of(&result.as_ref()), self.attempts);
-        match reply {
-            Reply::Cell(cell) => {
+        match self.book(&result) {
+            None => {}
+            Some(Reply::Stream(stream)) => {
+                let completion = self.completion(&stream, result);
+                outbox.push(stream, completion);
+            }
+            Some(Reply::Cell(cell)) => {
                 drop_input(self.kept.take());
                 cell.complete(result, self.attempts);
-                None
-            }
-            Reply::Stream(stream) => {
-                if let Err(error) = &result {
-                    stream.count_failure(error);
-                }
-                let (queued_for, ran_for) = self.timings(&stream.engine);
-                let (id, index, attempts, input) = (self.id, self.index, self.attempts, self.kept.take());
-                Some((stream, Completion { id, index, attempts, input, queued_for, ran_for, result }))
             }
         }
     }
 
-    fn timings(&self, engine: &Engine<In, T, E>) -> (Option<std::time::Duration>, Option<std::time::Duration>) {
-        if !engine.timings {
-            return (None, None);
+    /// Books the outcome, and says who gets it.
+    fn book(&mut self, result: &Result<T, JobError<E>>) -> Option<Reply<In, T, E>> {
+        let reply = self.reply.take()?;
+        reply.engine().book_finish(self.slot, self.id, outcome_of(result), self.attempts);
+        if let (Reply::Stream(stream), Err(error)) = (&reply, result) {
+            stream.count_failure(error);
         }
-        let between = |from: Option<Instant>, to: Option<Instant>| Some(to?.saturating_duration_since(from?));
-        (between(self.accepted_at, self.started_at), between(self.started_at, Some(engine.timer.now())))
+        Some(reply)
+    }
+
+    fn completion(&mut self, stream: &Stream<In, T, E>, result: Result<T, JobError<E>>) -> Completion<In, T, E> {
+        let timings = if stream.engine.timings { self.timings(&stream.engine) } else { None };
+        let input = self.kept.take();
+        Completion { id: self.id, index: self.index, attempts: self.attempts, input, result, timings }
+    }
+
+    fn timings(&self, engine: &Engine<In, T, E>) -> Option<Box<Timings>> {
+        let (accepted_at, started_at) = (self.accepted_at?, self.started_at?);
+        let queued_for = started_at.saturating_duration_since(accepted_at);
+        let ran_for = Some(engine.timer.now().saturating_duration_since(started_at));
+        Some(Box::new(Timings { queued_for, ran_for }))
     }
 }
 
 impl<In, T, E> Drop for Ticket<In, T, E> {
     fn drop(&mut self) {
+        let Some(reply) = &self.reply else { return };
         // An interruption that was under way is the reason, though the worker did not live to see it.
-        let error = self.reply.as_ref().and_then(|reply| reply.engine().signals[self.slot].interrupted());
-        let error = error.map_or(JobError::Abandoned, |interrupt| JobError::Cancelled(interrupt.0));
-        if let Some((stream, completion)) = self.book(Err(error)) {
-            stream.deliver(Delivery::One(completion));
+        let interrupt = reply.engine().signals[self.slot].interrupted();
+        let result = Err(interrupt.map_or(JobError::Abandoned, |interrupt| JobError::Cancelled(interrupt.0)));
+        match self.book(&result) {
+            None => {}
+            Some(Reply::Stream(stream)) => {
+                let completion = self.completion(&stream, result);
+                stream.deliver(Delivery::One(completion));
+            }
+            Some(Reply::Cell(cell)) => {
+                drop_input(self.kept.take());
+                cell.complete(result, self.attempts);
+            }
         }
     }
 }
 
-fn outcome_of<T, E>(result: &Result<&T, &JobError<E>>) -> Outcome {
+const fn outcome_of<T, E>(result: &Result<T, JobError<E>>) -> Outcome {
     match result {
         Ok(_) => Outcome::Succeeded,
-        Err(JobError::Failed(_)) => Outcome::Failed,
-        Err(JobError::TimedOut(_)) => Outcome::TimedOut,
-        Err(JobError::Panicked(_)) => Outcome::Panicked,
-        Err(JobError::Cancelled(_)) => Outcome::Cancelled,
-        Err(JobError::Abandoned | JobError::WouldDeadlock) => Outcome::Abandoned,
+        Err(error) => error.outcome(),
     }
 }
 

@@ -4,7 +4,8 @@
 //! becomes of an outcome. A worker has one slot, its own number; the loop takes a job only when the slot is free.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 
 use async_executor::LocalExecutor;
@@ -12,9 +13,8 @@ use futures_lite::future;
 
 use crate::attempt::Attempt;
 use crate::attempt::inside::Place;
-use crate::attempt::unwind;
 use crate::engine::Engine;
-use crate::error::{JobError, TimeLimit};
+use crate::error::JobError;
 use crate::handler::{Call, Plain, WithSubmitter};
 use crate::observe::Event;
 use crate::queue::ready::NoJob;
@@ -227,53 +227,33 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
             };
             jobs += 1;
             // No await between taking the job and here: it is in a guard before this future can be dropped.
-            if let Some(started) = engine.start(entry, seat.slot) {
-                run_job(&mut call, started, &engine, seat.slot, &mut outbox).await;
+            let Some(Started { input, mut ticket, deadline }) = engine.start(entry, seat.slot) else { continue };
+            let input = match ticket.prepare(input, deadline) {
+                Ok(input) => input,
+                Err(error) => {
+                    ticket.settle(Err(error), &mut outbox);
+                    continue;
+                }
+            };
+            let place = Place { pool: engine.identity(), slot: seat.slot, id: ticket.id };
+            engine.observe(|| Event::Started { job: ticket.id, attempt: ticket.attempts, worker: seat.slot });
+            let submitter =
+                C::WANTS_SUBMITTER.then(|| Submitter::new(Arc::clone(&engine), place, ticket.stream().map(Arc::clone)));
+            let result = {
+                // Declared after the ticket, so dropped before it: the outcome is out when the handler's future is gone.
+                let mut attempt = pin!(Attempt::new(place, ticket.attempts, deadline, || call.call(input, submitter)));
+                let result = poll_fn(|cx| attempt.as_mut().poll(&engine, || outbox.flush(), cx)).await;
+                if attempt.as_mut().discard() {
+                    engine.observe(|| Event::DropPanicked { job: ticket.id });
+                }
+                result
+            };
+            if matches!(result, Err(JobError::Panicked(_))) {
+                call.renew();
             }
+            ticket.settle(result, &mut outbox);
         }
     }
-}
-
-/// Runs one attempt of a job and hands on its outcome.
-async fn run_job<In, T, E, C: Call<In, Value = T, Error = E>>(
-    call: &mut C,
-    started: Started<In, T, E>,
-    engine: &Arc<Engine<In, T, E>>,
-    slot: usize,
-    outbox: &mut Outbox<In, T, E>,
-) {
-    let is_too_late = started.is_too_late();
-    // Declared before the attempt, so dropped after it: the outcome is out when the handler's future is gone.
-    let Started { input, mut ticket, deadline } = started;
-    if let Some(interrupt) = engine.signals[slot].interrupted() {
-        ticket.kept = Some(input);
-        return ticket.settle(Err(JobError::Cancelled(interrupt.0)), outbox);
-    }
-    if is_too_late {
-        ticket.kept = Some(input);
-        return ticket.settle(Err(JobError::TimedOut(TimeLimit::Job)), outbox);
-    }
-    if let Some(keep) = ticket.stream().and_then(|stream| stream.keeper()) {
-        match unwind::catch(|| keep(&input)) {
-            Ok(copy) => ticket.kept = Some(copy),
-            Err(message) => {
-                unwind::discard(input);
-                return ticket.settle(Err(JobError::Panicked(message)), outbox);
-            }
-        }
-    }
-    ticket.attempts = 1;
-    let place = Place { pool: engine.identity(), slot, id: ticket.id };
-    engine.observe(|| Event::Started { job: ticket.id, attempt: 1, worker: slot });
-    let submitter =
-        C::WANTS_SUBMITTER.then(|| Submitter::new(Arc::clone(engine), place, ticket.stream().map(Arc::clone)));
-    let attempt = Attempt { engine, place, attempts: 1, deadline };
-    let borrowed = &mut *call;
-    let result = attempt.run(move || borrowed.call(input, submitter), || outbox.flush()).await;
-    if matches!(result, Err(JobError::Panicked(_))) {
-        call.renew();
-    }
-    ticket.settle(result, outbox);
 }
 
 impl<In, T, E, C> fmt::Debug for Worker<In, T, E, C> {

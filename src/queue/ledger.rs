@@ -56,6 +56,14 @@ pub(crate) struct Wakes {
     pub(crate) end: bool,
 }
 
+impl Wakes {
+    /// Whether there is nothing to do.
+    #[inline]
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.room.is_empty() && self.unneeded.is_none() && !self.quiet && !self.end
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Ledger {
     life: Life,

@@ -290,6 +290,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self.reader().stream.cancel(CancelReason::Stream);
     }
 
+    #[inline]
     fn reader(&mut self) -> &mut Reader<In, T, E> {
         self.reader.get_or_insert_with(|| Reader::new(self.pool.engine(), self.on_error, self.keep))
     }
@@ -348,24 +349,28 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         false
     }
 
-    /// Whether it pays to look for inputs before the completions at hand are read.
-    fn is_hungry(&mut self) -> bool {
-        let window = self.window;
-        let unread = self.reader().stream.unread();
-        self.intake == Intake::Open && window.saturating_sub(unread) >= (window / 8).clamp(1, CHUNK)
-    }
-
     fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Completion<In, T, E>>> {
         let mut has_fed = false;
         loop {
-            if !has_fed && self.is_hungry() {
+            let window = self.window;
+            let (is_open, reader) = (self.intake == Intake::Open, self.reader());
+            // Before the completions at hand are read, so that the workers have something to do meanwhile; but not for
+            // the sake of a few.
+            let is_hungry =
+                is_open && !has_fed && window.saturating_sub(reader.stream.unread()) >= (window / 8).clamp(1, CHUNK);
+            if is_hungry {
                 self.feed(cx);
                 has_fed = true;
+                continue;
             }
-            if let Some(completion) = self.order.as_mut().and_then(Reorder::pop) {
-                return Poll::Ready(Some(completion));
-            }
-            match self.reader().poll_delivered(cx) {
+            let delivered = match &mut self.order {
+                None => self.reader().poll_delivered(cx),
+                Some(order) => match order.pop() {
+                    Some(completion) => return Poll::Ready(Some(completion)),
+                    None => self.reader().poll_delivered(cx),
+                },
+            };
+            match delivered {
                 Poll::Ready(completion) => match &mut self.order {
                     None => return Poll::Ready(Some(completion)),
                     Some(order) => order.insert(completion.index, completion),
