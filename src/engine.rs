@@ -130,6 +130,8 @@ impl<In, T, E> Engine<In, T, E> {
     fn wake(&self, wakes: Wakes) {
         if wakes.end {
             self.ready.close();
+            // What is left are husks of cancelled jobs, unless the last worker has left.
+            self.abandon(self.ready.take_all());
         }
         wakes.room.into_iter().for_each(Waker::wake);
         if wakes.quiet {
@@ -154,6 +156,16 @@ impl<In, T, E> Engine<In, T, E> {
     pub(crate) fn launch(&self, entry: Entry<In, T, E>) {
         self.observe(|| Event::Accepted { job: entry.id() });
         if let Err(stranded) = self.ready.push(entry) {
+            self.abandon(stranded);
+        }
+    }
+
+    /// Puts accepted jobs on their way together.
+    pub(crate) fn launch_many(&self, entries: Vec<Entry<In, T, E>>) {
+        for entry in &entries {
+            self.observe(|| Event::Accepted { job: entry.id() });
+        }
+        if let Err(stranded) = self.ready.push_many(entries) {
             self.abandon(stranded);
         }
     }

@@ -17,7 +17,7 @@ use crate::engine::Engine;
 use crate::error::JobError;
 use crate::handler::{Call, Plain, WithSubmitter};
 use crate::observe::Event;
-use crate::queue::ready::NoJob;
+use crate::queue::ready::Closed;
 use crate::reply::{Outbox, Started};
 use crate::rt::Spawn;
 use crate::submit::Submitter;
@@ -216,14 +216,14 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
                 future::yield_now().await;
             }
             let entry = match engine.ready.try_pop() {
-                Ok(entry) => entry,
-                Err(NoJob::Closed) => break,
-                Err(NoJob::Empty) => {
+                Ok(Some(entry)) => entry,
+                Ok(None) => {
                     jobs = 0;
                     outbox.flush();
-                    let Ok(batch) = engine.ready.recv().await else { break };
-                    engine.ready.popped(batch)
+                    let Ok(entry) = engine.ready.pop().await else { break };
+                    entry
                 }
+                Err(Closed) => break,
             };
             jobs += 1;
             // No await between taking the job and here: it is in a guard before this future can be dropped.

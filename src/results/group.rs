@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use futures_lite::StreamExt;
 
+use super::Completion;
 use super::stream::Reader;
 use super::summary::{End, Summary};
-use super::{Completion, OnError};
 use crate::error::{CancelReason, SubmitError};
 use crate::pool::Pool;
 use crate::queue::ledger::Origin;
@@ -58,7 +58,7 @@ impl<In, T, E> Unpin for Group<In, T, E> {}
 
 impl<In, T, E> Group<In, T, E> {
     pub(crate) fn new(pool: Pool<In, T, E>, window: usize) -> Self {
-        let reader = Reader::new(pool.engine(), OnError::Continue, None);
+        let reader = Reader::new(pool.engine());
         Self { pool, reader, window }
     }
 

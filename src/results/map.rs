@@ -189,12 +189,9 @@ pub struct Map<In, T, E, S> {
     pulled: Vec<In>,
     room: Room<In, T, E>,
     window: usize,
-    on_error: OnError,
-    keep: Option<fn(&In) -> In>,
     /// Holds back what is not next; at most `window` and what running jobs add.
     order: Option<Reorder<Completion<In, T, E>>>,
-    /// Made at the first poll, when the options are known.
-    reader: Option<Reader<In, T, E>>,
+    reader: Reader<In, T, E>,
 }
 
 /// How things stand with the source.
@@ -213,18 +210,8 @@ impl<In, T, E, S: Unpin> Unpin for Map<In, T, E, S> {}
 impl<In, T, E, S> Map<In, T, E, S> {
     pub(crate) fn new(pool: Pool<In, T, E>, source: S, window: usize) -> Self {
         let room = Room::new(Arc::clone(pool.engine()));
-        Self {
-            pool,
-            source,
-            intake: Intake::Open,
-            pulled: Vec::new(),
-            room,
-            window,
-            on_error: OnError::Continue,
-            keep: None,
-            order: None,
-            reader: None,
-        }
+        let reader = Reader::new(pool.engine());
+        Self { pool, source, intake: Intake::Open, pulled: Vec::new(), room, window, order: None, reader }
     }
 
     /// Yields the completions in the order of their inputs.
@@ -255,31 +242,30 @@ impl<In, T, E, S> Map<In, T, E, S> {
     ///
     /// It takes effect where the job ends, not where its completion is read: once the last failure that is allowed has
     /// happened, no job of this map starts.
-    pub fn on_error(mut self, policy: OnError) -> Self {
-        self.on_error = policy;
+    pub fn on_error(self, policy: OnError) -> Self {
+        self.reader.stream.set_on_error(policy);
         self
     }
 
     /// Puts a copy of the input into each [`Completion`], also of jobs that started. It is made right before the job
     /// starts.
-    pub fn keep_inputs(mut self) -> Self
+    pub fn keep_inputs(self) -> Self
     where
         In: Clone,
     {
-        self.keep = Some(In::clone);
+        self.reader.stream.set_keep(In::clone);
         self
     }
 
     /// What became of the jobs so far; after the stream has ended, of all of them, and how it ended.
     pub fn summary(&self) -> Summary {
-        let Some(reader) = &self.reader else { return Summary::default() };
-        let is_over = self.intake != Intake::Open && reader.stream.unread() == 0;
+        let is_over = self.intake != Intake::Open && self.reader.stream.unread() == 0;
         let by_source = match self.intake {
             Intake::Open | Intake::Shut => End::Closed,
             Intake::Exhausted => End::Complete,
             Intake::Failed => End::SourceFailed,
         };
-        reader.summary(is_over, by_source)
+        self.reader.summary(is_over, by_source)
     }
 
     /// Cancels what is left: queued jobs never start, running ones are dropped at their next await, and no more inputs are
@@ -287,19 +273,14 @@ impl<In, T, E, S> Map<In, T, E, S> {
     pub fn cancel(&mut self) {
         self.intake = Intake::Shut;
         self.room.leave();
-        self.reader().stream.cancel(CancelReason::Stream);
-    }
-
-    #[inline]
-    fn reader(&mut self) -> &mut Reader<In, T, E> {
-        self.reader.get_or_insert_with(|| Reader::new(self.pool.engine(), self.on_error, self.keep))
+        self.reader.stream.cancel(CancelReason::Stream);
     }
 }
 
 impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     /// Pulls inputs while there is room, and hands them in.
     fn feed(&mut self, cx: &mut Context<'_>) {
-        let stream = Arc::clone(&self.reader().stream);
+        let stream = Arc::clone(&self.reader.stream);
         let engine = Arc::clone(self.pool.engine());
         while self.intake == Intake::Open || !self.pulled.is_empty() {
             if stream.cancelled().is_some() {
@@ -353,7 +334,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         let mut has_fed = false;
         loop {
             let window = self.window;
-            let (is_open, reader) = (self.intake == Intake::Open, self.reader());
+            let (is_open, reader) = (self.intake == Intake::Open, &self.reader);
             // Before the completions at hand are read, so that the workers have something to do meanwhile; but not for
             // the sake of a few.
             let is_hungry =
@@ -364,10 +345,10 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                 continue;
             }
             let delivered = match &mut self.order {
-                None => self.reader().poll_delivered(cx),
+                None => self.reader.poll_delivered(cx),
                 Some(order) => match order.pop() {
                     Some(completion) => return Poll::Ready(Some(completion)),
-                    None => self.reader().poll_delivered(cx),
+                    None => self.reader.poll_delivered(cx),
                 },
             };
             match delivered {
@@ -379,7 +360,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                     self.feed(cx);
                     has_fed = true;
                 }
-                Poll::Pending if self.intake != Intake::Open && self.reader().stream.unread() == 0 => {
+                Poll::Pending if self.intake != Intake::Open && self.reader.stream.unread() == 0 => {
                     return Poll::Ready(None);
                 }
                 Poll::Pending => return Poll::Pending,
@@ -397,7 +378,7 @@ impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => Poll::Ready(this.source.take_failure()),
             Poll::Ready(Some(completion)) => {
-                this.reader().count(&completion);
+                this.reader.count(&completion);
                 Poll::Ready(Some(S::completion(completion)))
             }
         }
@@ -434,7 +415,7 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
     /// }));
     /// ```
     pub async fn try_collect<C: FromIterator<T>>(mut self) -> Result<C, CollectError<In, E>> {
-        self.on_error = OnError::Stop;
+        self.reader.stream.set_on_error(OnError::Stop);
         let mut values = Vec::new();
         let mut first_failure = None;
         while let Some(completion) = self.next().await {
@@ -550,12 +531,12 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
             return;
         }
         let accepted_at = self.engine.clock_in(limits);
-        for (offset, input) in inputs.enumerate() {
-            let stream = Arc::clone(stream);
+        let entries = inputs.enumerate().map(|(offset, input)| {
+            let (stream, origin) = (Arc::clone(stream), Origin::Outside);
             let (id, index) = (first.offset(offset), index + offset);
-            let origin = Origin::Outside;
-            self.engine.launch(Entry::Streamed(Streamed { input, stream, id, index, origin, accepted_at }));
-        }
+            Entry::Streamed(Streamed { input, stream, id, index, origin, accepted_at })
+        });
+        self.engine.launch_many(entries.collect());
         stream.look_again();
     }
 }

@@ -65,14 +65,3 @@ pub enum OnError {
     /// The same after this many failures; 0 is taken as 1.
     StopAfter(usize),
 }
-
-impl OnError {
-    /// How many failures change nothing; `None`: any number.
-    pub(crate) const fn allowed(self) -> Option<usize> {
-        match self {
-            Self::Continue => None,
-            Self::Stop => Some(0),
-            Self::StopAfter(count) => Some(count.saturating_sub(1)),
-        }
-    }
-}

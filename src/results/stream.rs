@@ -7,8 +7,8 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use async_channel::{Receiver, Sender};
@@ -39,10 +39,10 @@ pub(crate) struct Stream<In, T, E> {
     /// 0, or the code of the reason.
     cancelled: AtomicU8,
     failures: AtomicUsize,
-    /// How many failures there may be before the rest is cancelled.
-    on_error: OnError,
+    /// At how many failures the rest is cancelled.
+    stop_after: AtomicUsize,
     /// Copies an input for its completion.
-    keep: Option<fn(&In) -> In>,
+    keep: OnceLock<fn(&In) -> In>,
 }
 
 impl<In, T, E> Stream<In, T, E> {
@@ -64,22 +64,36 @@ impl<In, T, E> Stream<In, T, E> {
         }
     }
 
+    pub(crate) fn set_on_error(&self, policy: OnError) {
+        let stop_after = match policy {
+            OnError::Continue => usize::MAX,
+            OnError::Stop => 1,
+            OnError::StopAfter(count) => count.max(1),
+        };
+        self.stop_after.store(stop_after, Ordering::SeqCst);
+    }
+
     pub(crate) fn count_failure(&self, error: &JobError<E>) {
-        let Some(allowed) = self.on_error.allowed() else { return };
-        if !error.is_cancelled() && self.failures.fetch_add(1, Ordering::SeqCst) >= allowed {
+        if !error.is_cancelled()
+            && self.failures.fetch_add(1, Ordering::SeqCst) + 1 >= self.stop_after.load(Ordering::SeqCst)
+        {
             self.cancel(CancelReason::Stopped);
         }
     }
 
-    /// Copies the input, where that was asked for.
-    pub(crate) fn keep(&self, input: &In) -> Option<In> {
-        let keep = self.keep?;
-        unwind::catch(|| keep(input)).ok()
+    pub(crate) fn set_keep(&self, keep: fn(&In) -> In) {
+        let _ = self.keep.set(keep);
     }
 
-    /// How to copy an input, for those who contain its panics themselves.
-    pub(crate) const fn keeper(&self) -> Option<fn(&In) -> In> {
-        self.keep
+    /// How to copy an input, where that was asked for.
+    pub(crate) fn keeper(&self) -> Option<fn(&In) -> In> {
+        self.keep.get().copied()
+    }
+
+    /// Copies the input, where that was asked for.
+    pub(crate) fn keep(&self, input: &In) -> Option<In> {
+        let keep = self.keeper()?;
+        unwind::catch(|| keep(input)).ok()
     }
 
     /// Whether the consumer has nothing to read.
@@ -164,7 +178,7 @@ pub(crate) struct Reader<In, T, E> {
 }
 
 impl<In, T, E> Reader<In, T, E> {
-    pub(crate) fn new(engine: &Arc<Engine<In, T, E>>, on_error: OnError, keep: Option<fn(&In) -> In>) -> Self {
+    pub(crate) fn new(engine: &Arc<Engine<In, T, E>>) -> Self {
         let (sender, receiver) = async_channel::unbounded();
         let stream = Stream {
             engine: Arc::clone(engine),
@@ -173,8 +187,8 @@ impl<In, T, E> Reader<In, T, E> {
             unread: AtomicUsize::new(0),
             cancelled: AtomicU8::new(0),
             failures: AtomicUsize::new(0),
-            on_error,
-            keep,
+            stop_after: AtomicUsize::new(usize::MAX),
+            keep: OnceLock::new(),
         };
         Self {
             stream: Arc::new(stream),
