@@ -178,9 +178,9 @@ impl<In, T, E> Engine<In, T, E> {
 
     // ---- the life of a job ----
 
-    /// Books the start of a job; `None`: the pool is aborted and starts nothing.
+    /// Books the start of a job and says what limits it; `None`: the pool is aborted and starts nothing.
     ///
-    /// Before it returns the limits, the slot is clear of old interruptions and a new one will find the job.
+    /// Before it returns, the slot is clear of old interruptions and a new one will find the job.
     pub(crate) fn book_start(&self, slot: usize, origin: Origin, occupant: Occupant) -> Option<(Limits, Wakes)> {
         self.signals[slot].clear();
         let mut state = self.state();

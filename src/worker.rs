@@ -235,16 +235,18 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
                     continue;
                 }
             };
-            let place = Place { pool: engine.identity(), slot: seat.slot, id: ticket.id };
-            engine.observe(|| Event::Started { job: ticket.id, attempt: ticket.attempts, worker: seat.slot });
-            let submitter =
-                C::WANTS_SUBMITTER.then(|| Submitter::new(Arc::clone(&engine), place, ticket.stream().map(Arc::clone)));
+            let (id, attempts, slot) = (ticket.id, ticket.attempts, seat.slot);
+            engine.observe(|| Event::Started { job: id, attempt: attempts, worker: slot });
+            let submitter = C::WANTS_SUBMITTER.then(|| {
+                let place = Place { pool: engine.identity(), slot, id };
+                Submitter::new(Arc::clone(&engine), place, ticket.stream().map(Arc::clone))
+            });
             let result = {
                 // Declared after the ticket, so dropped before it: the outcome is out when the handler's future is gone.
-                let mut attempt = pin!(Attempt::new(place, ticket.attempts, deadline, || call.call(input, submitter)));
+                let mut attempt = pin!(Attempt::new(id, attempts, slot, deadline, || call.call(input, submitter)));
                 let result = poll_fn(|cx| attempt.as_mut().poll(&engine, || outbox.flush(), cx)).await;
-                if attempt.as_mut().discard() {
-                    engine.observe(|| Event::DropPanicked { job: ticket.id });
+                if result.is_err() && attempt.as_mut().discard() {
+                    engine.observe(|| Event::DropPanicked { job: id });
                 }
                 result
             };

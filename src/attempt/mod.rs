@@ -21,13 +21,14 @@ use self::inside::Place;
 use self::span::JobSpan;
 use crate::engine::{Engine, Interrupt};
 use crate::error::{JobError, TimeLimit};
-use crate::observe::Event;
+use crate::observe::{Event, JobId};
 use crate::rt::BoxFuture;
 
 pin_project! {
     /// One attempt, pinned in the worker that runs it. Dropping it drops the handler's future, and cannot hurt anybody.
     pub(crate) struct Attempt<M, F> {
-        place: Place,
+        id: JobId,
+        slot: usize,
         deadline: Option<(Instant, TimeLimit)>,
         span: JobSpan,
         // What makes the future; called at the first poll.
@@ -60,9 +61,16 @@ impl<M, F> Attempt<M, F> {
 
 impl<M: FnOnce() -> F, F> Attempt<M, F> {
     /// Prepares the attempt; `make` is called when it is polled first.
-    pub(crate) fn new(place: Place, attempts: u32, deadline: Option<(Instant, TimeLimit)>, make: M) -> Self {
-        let span = JobSpan::new(place.id, attempts, place.slot);
-        Self { place, deadline, span, make: Some(make), future: None, sleep: None }
+    #[inline]
+    pub(crate) fn new(
+        id: JobId,
+        attempts: u32,
+        slot: usize,
+        deadline: Option<(Instant, TimeLimit)>,
+        make: M,
+    ) -> Self {
+        let span = JobSpan::new(id, attempts, slot);
+        Self { id, slot, deadline, span, make: Some(make), future: None, sleep: None }
     }
 
     /// Goes on with the attempt. `before_wait` is called each time before it waits for something.
@@ -75,7 +83,7 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
     where
         F: Future<Output = Result<T, E>>,
     {
-        let signal = &engine.signals[self.place.slot];
+        let signal = &engine.signals[self.slot];
         if let Some(interrupt) = signal.interrupted() {
             return Poll::Ready(Err(interrupted(interrupt)));
         }
@@ -100,10 +108,11 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
     where
         F: Future<Output = Result<T, E>>,
     {
-        let job = self.place.id;
+        let job = self.id;
+        let place = Place { pool: engine.identity(), slot: self.slot, id: job };
         let mut drop_panicked = false;
         let start = engine.slow_poll.map(|_| engine.timer.now());
-        let polled = self.poll_guarded(&mut drop_panicked, cx);
+        let polled = self.poll_guarded(place, &mut drop_panicked, cx);
         if let (Some(bound), Some(start)) = (engine.slow_poll, start) {
             let took = engine.timer.now().saturating_duration_since(start);
             if took > bound {
@@ -119,6 +128,7 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
     /// Makes the future if there is none yet, polls it, and drops it when it is done, behind one guard.
     fn poll_guarded<T, E>(
         self: Pin<&mut Self>,
+        place: Place,
         drop_panicked: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, JobError<E>>>
@@ -129,7 +139,7 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
         let mut result = None;
         let guarded = unwind::catch(|| {
             this.span.in_scope(|| {
-                inside::enter(*this.place, || {
+                inside::enter(place, || {
                     if let Some(make) = this.make.take() {
                         this.future.set(Some(make()));
                     }

@@ -281,11 +281,16 @@ impl Ledger {
         id
     }
 
+    #[inline]
     fn grant(&mut self, wakes: &mut Wakes) {
-        if self.waiting.is_empty() || self.life != Life::Open {
-            return;
+        if !self.waiting.is_empty() {
+            self.grant_to_waiting(wakes);
         }
-        while self.free() > 0 {
+    }
+
+    #[cold]
+    fn grant_to_waiting(&mut self, wakes: &mut Wakes) {
+        while self.life == Life::Open && self.free() > 0 {
             let Some((number, waker)) = self.waiting.pop_first() else { return };
             self.reserved += 1;
             self.granted.insert(number);
@@ -296,12 +301,14 @@ impl Ledger {
     // ---- the life of a job ----
 
     /// A queued job starts.
+    #[inline]
     pub(crate) fn start(&mut self, origin: Origin) -> Wakes {
         self.running += 1;
         self.leave_queue(origin)
     }
 
     /// A running job has its outcome.
+    #[inline]
     pub(crate) fn finish(&mut self, outcome: Outcome) -> Wakes {
         self.running -= 1;
         self.outcomes[outcome as usize] += 1;
@@ -318,6 +325,7 @@ impl Ledger {
         wakes
     }
 
+    #[inline]
     fn leave_queue(&mut self, origin: Origin) -> Wakes {
         let mut wakes = Wakes::default();
         match origin {
@@ -330,6 +338,7 @@ impl Ledger {
         wakes
     }
 
+    #[inline]
     fn look_for_quiet(&mut self, wakes: &mut Wakes) {
         if self.is_idle() {
             wakes.quiet = true;
