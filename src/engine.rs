@@ -19,7 +19,7 @@ use crate::pool::{Interrupted, Unhandled, Unstarted};
 use crate::queue::ledger::{Ledger, Life, Origin, Refusal, Wakes};
 use crate::queue::ready::Ready;
 use crate::queue::running::{Occupant, Running};
-use crate::reply::{Entry, Started};
+use crate::reply::{Entry, Outbox, Started};
 use crate::rt::Timer;
 
 pub(crate) type UnhandledFn<E> = dyn Fn(Unhandled<E>) + Send + Sync;
@@ -100,6 +100,10 @@ impl<In, T, E> Engine<In, T, E> {
         self.state().ledger.stats()
     }
 
+    pub(crate) const fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
     pub(crate) fn observe(&self, event: impl FnOnce() -> Event) {
         if let Some(observer) = &self.observer {
             let event = event();
@@ -178,26 +182,42 @@ impl<In, T, E> Engine<In, T, E> {
 
     // ---- the life of a job ----
 
-    /// Books the start of a job and says what limits it; `None`: the pool is aborted and starts nothing.
+    /// Books the start of a job and says what limits it; `false`: the pool is aborted and starts nothing.
     ///
-    /// Before it returns, the slot is clear of old interruptions and a new one will find the job.
-    pub(crate) fn book_start(&self, slot: usize, origin: Origin, occupant: Occupant) -> Option<(Limits, Wakes)> {
-        self.signals[slot].clear();
+    /// With `finishes`, the success of the slot's last job is booked first, under the same lock. Before it returns, the slot
+    /// is clear of old interruptions and a new one will find the job. The caller carries out the wakes.
+    #[inline]
+    pub(crate) fn book_start(
+        &self,
+        slot: usize,
+        origin: Origin,
+        occupant: Occupant,
+        finishes: bool,
+        limits: &mut Limits,
+        wakes: &mut Wakes,
+    ) -> bool {
         let mut state = self.state();
         if state.ledger.life() >= Life::Aborted {
-            return None;
+            return false;
         }
-        let wakes = state.ledger.start(origin);
+        if finishes {
+            state.running.finish(slot);
+            state.ledger.finish(Outcome::Succeeded, wakes);
+        }
+        self.signals[slot].clear();
+        state.ledger.start(origin, wakes);
         state.running.start(slot, occupant);
-        Some((state.limits, wakes))
+        *limits = state.limits;
+        true
     }
 
     pub(crate) fn book_finish(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
-        let wakes = {
+        let mut wakes = Wakes::default();
+        {
             let mut state = self.state();
             state.running.finish(slot);
-            state.ledger.finish(outcome)
-        };
+            state.ledger.finish(outcome, &mut wakes);
+        }
         self.observe(|| Event::Finished { job: id, outcome, attempts });
         self.carry_out(wakes);
     }
@@ -209,8 +229,13 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     /// A job taken from the ready channel is about to start in `slot`. `None`: it has its outcome already, or now.
-    pub(crate) fn start(self: &Arc<Self>, entry: Entry<In, T, E>, slot: usize) -> Option<Started<In, T, E>> {
-        entry.start(self, slot)
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        entry: Entry<In, T, E>,
+        slot: usize,
+        outbox: &mut Outbox<In, T, E>,
+    ) -> Option<Started<In, T, E>> {
+        entry.start(self, slot, outbox)
     }
 
     // ---- cancellation ----

@@ -17,7 +17,7 @@ use crate::engine::Engine;
 use crate::error::{CancelReason, JobError, TimeLimit};
 use crate::observe::{JobId, Outcome};
 use crate::pool::{Unhandled, Unstarted};
-use crate::queue::ledger::Origin;
+use crate::queue::ledger::{Origin, Wakes};
 use crate::queue::running::Occupant;
 use crate::results::stream::{Delivery, Stream};
 use crate::results::{Completion, Timings};
@@ -94,11 +94,20 @@ impl<In, T, E> Entry<In, T, E> {
         }
     }
 
-    /// Starts the job in `slot`, unless it has its outcome already or gets it now.
-    pub(crate) fn start(self, engine: &Arc<Engine<In, T, E>>, slot: usize) -> Option<Started<In, T, E>> {
+    /// Starts the job in `slot`, unless it has its outcome already or gets it now. What the slot did before is booked first,
+    /// if it is not yet.
+    pub(crate) fn start(
+        self,
+        engine: &Arc<Engine<In, T, E>>,
+        slot: usize,
+        outbox: &mut Outbox<In, T, E>,
+    ) -> Option<Started<In, T, E>> {
         match self {
-            Self::Streamed(job) => job.start(engine, slot),
-            Self::Handled(cell) => cell.start(slot),
+            Self::Streamed(job) => job.start(engine, slot, outbox),
+            Self::Handled(cell) => {
+                outbox.book();
+                cell.start(slot)
+            }
         }
     }
 }
@@ -129,18 +138,28 @@ impl<In, T, E> Streamed<In, T, E> {
         returned
     }
 
-    fn start(self, engine: &Arc<Engine<In, T, E>>, slot: usize) -> Option<Started<In, T, E>> {
+    fn start(
+        self,
+        engine: &Arc<Engine<In, T, E>>,
+        slot: usize,
+        outbox: &mut Outbox<In, T, E>,
+    ) -> Option<Started<In, T, E>> {
         if self.stream.cancelled().is_some() {
+            outbox.book();
             Entry::Streamed(self).settle_unstarted(engine, JobError::Abandoned);
             return None;
         }
         let stream = Arc::as_ptr(&self.stream).addr();
         let occupant = Occupant::new(self.id, self.index, 1, Some(stream));
-        let Some((limits, wakes)) = engine.book_start(slot, self.origin, occupant) else {
+        let (mut limits, mut wakes) = (Limits::default(), Wakes::default());
+        let finishes = outbox.is_unbooked();
+        if !engine.book_start(slot, self.origin, occupant, finishes, &mut limits, &mut wakes) {
+            outbox.book();
             Entry::Streamed(self).return_unstarted(engine);
             return None;
-        };
+        }
         engine.carry_out(wakes);
+        outbox.is_booked();
         let Self { input, stream, id, index, accepted_at, .. } = self;
         if let Some(reason) = stream.cancelled() {
             // The canceller may have looked for running jobs before this one was among them.
@@ -211,14 +230,15 @@ impl<In, T, E> Cell<In, T, E> {
                 return None;
             }
         };
-        let Some((limits, wakes)) = self.engine.book_start(slot, self.origin, Occupant::new(self.id, 0, 1, None))
-        else {
+        let (mut limits, mut wakes) = (Limits::default(), Wakes::default());
+        let occupant = Occupant::new(self.id, 0, 1, None);
+        if !self.engine.book_start(slot, self.origin, occupant, false, &mut limits, &mut wakes) {
             state.phase = Phase::Queued(input);
             drop(state);
             let engine = Arc::clone(&self.engine);
             Entry::Handled(self).return_unstarted(&engine);
             return None;
-        };
+        }
         drop(state);
         self.engine.carry_out(wakes);
         let limits = Limits { attempt: self.limits.attempt.or(limits.attempt), job: self.limits.job };
@@ -455,12 +475,30 @@ impl<In, T, E> Ticket<In, T, E> {
     }
 
     /// Gives the job its outcome; one for a stream travels by the outbox.
+    ///
+    /// A success without an observer is booked together with the slot's next start, or before the worker does anything else.
     pub(crate) fn settle(mut self, result: Result<T, JobError<E>>, outbox: &mut Outbox<In, T, E>) {
+        let is_quiet = match &self.reply {
+            Some(Reply::Stream(stream)) => result.is_ok() && !stream.engine.is_observed(),
+            _ => false,
+        };
+        if is_quiet {
+            if let Some(Reply::Stream(stream)) = self.reply.take() {
+                let timings = self.timings(&stream.engine);
+                let (id, index, attempts, input) = (self.id, self.index, self.attempts, self.kept.take());
+                outbox.prepare_for(stream);
+                outbox.unbooked = Some((self.slot, id));
+                outbox.held.push(Completion { id, index, attempts, input, result, timings });
+            }
+            return;
+        }
         match self.book(&result) {
             None => {}
             Some(Reply::Stream(stream)) => {
                 let completion = self.completion(&stream, result);
-                outbox.push(stream, completion);
+                outbox.prepare_for(stream);
+                outbox.held.push(completion);
+                outbox.send_if_due();
             }
             Some(Reply::Cell(cell)) => {
                 drop_input(self.kept.take());
@@ -480,12 +518,15 @@ impl<In, T, E> Ticket<In, T, E> {
     }
 
     fn completion(&mut self, stream: &Stream<In, T, E>, result: Result<T, JobError<E>>) -> Completion<In, T, E> {
-        let timings = if stream.engine.timings { self.timings(&stream.engine) } else { None };
+        let timings = self.timings(&stream.engine);
         let input = self.kept.take();
         Completion { id: self.id, index: self.index, attempts: self.attempts, input, result, timings }
     }
 
     fn timings(&self, engine: &Engine<In, T, E>) -> Option<Box<Timings>> {
+        if !engine.timings {
+            return None;
+        }
         let (accepted_at, started_at) = (self.accepted_at?, self.started_at?);
         let queued_for = started_at.saturating_duration_since(accepted_at);
         let ran_for = Some(engine.timer.now().saturating_duration_since(started_at));
@@ -530,38 +571,70 @@ pub(crate) struct Outbox<In, T, E> {
     stream: Option<Arc<Stream<In, T, E>>>,
     /// At most [`Outbox::MOST`].
     held: Vec<Completion<In, T, E>>,
+    /// The slot and the job of a success, the last one held, that is not in the books yet. Nothing is sent before it is.
+    unbooked: Option<(usize, JobId)>,
 }
 
 impl<In, T, E> Outbox<In, T, E> {
     const MOST: usize = 64;
 
     pub(crate) const fn new() -> Self {
-        Self { stream: None, held: Vec::new() }
+        Self { stream: None, held: Vec::new(), unbooked: None }
     }
 
-    fn push(&mut self, stream: Arc<Stream<In, T, E>>, completion: Completion<In, T, E>) {
+    /// Whether the last job of the slot is still to be booked.
+    const fn is_unbooked(&self) -> bool {
+        self.unbooked.is_some()
+    }
+
+    /// Books the last job of the slot, if it is not yet.
+    pub(crate) fn book(&mut self) {
+        if let (Some((slot, id)), Some(stream)) = (self.unbooked, &self.stream) {
+            stream.engine.book_finish(slot, id, Outcome::Succeeded, 1);
+            self.is_booked();
+        }
+    }
+
+    /// The last job of the slot is in the books.
+    fn is_booked(&mut self) {
+        if self.unbooked.take().is_some() {
+            self.send_if_due();
+        }
+    }
+
+    /// Makes room for a completion of this stream.
+    fn prepare_for(&mut self, stream: Arc<Stream<In, T, E>>) {
         if self.stream.as_ref().is_some_and(|held| !Arc::ptr_eq(held, &stream)) {
             self.flush();
         }
-        if self.held.is_empty() && stream.is_starved() {
-            stream.deliver(Delivery::One(completion));
-            return;
+        if self.stream.is_none() {
+            self.stream = Some(stream);
         }
         if self.held.capacity() == 0 {
             self.held.reserve_exact(Self::MOST);
         }
-        self.held.push(completion);
-        let is_due = self.held.len() >= Self::MOST || stream.is_starved();
-        self.stream = Some(stream);
-        if is_due {
-            self.flush();
+    }
+
+    fn send_if_due(&mut self) {
+        let Some(stream) = &self.stream else { return };
+        if self.held.len() >= Self::MOST || stream.is_starved() {
+            Self::send(stream, &mut self.held);
+        }
+    }
+
+    fn send(stream: &Stream<In, T, E>, held: &mut Vec<Completion<In, T, E>>) {
+        match held.len() {
+            0 => {}
+            1 => held.pop().into_iter().for_each(|completion| stream.deliver(Delivery::One(completion))),
+            _ => stream.deliver(Delivery::Many(std::mem::take(held))),
         }
     }
 
     /// Sends what it holds.
     pub(crate) fn flush(&mut self) {
+        self.book();
         if let Some(stream) = self.stream.take() {
-            stream.deliver(Delivery::Many(std::mem::take(&mut self.held)));
+            Self::send(&stream, &mut self.held);
         }
     }
 }

@@ -227,7 +227,9 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
             };
             jobs += 1;
             // No await between taking the job and here: it is in a guard before this future can be dropped.
-            let Some(Started { input, mut ticket, deadline }) = engine.start(entry, seat.slot) else { continue };
+            let Some(Started { input, mut ticket, deadline }) = engine.start(entry, seat.slot, &mut outbox) else {
+                continue;
+            };
             let input = match ticket.prepare(input, deadline) {
                 Ok(input) => input,
                 Err(error) => {

@@ -16,22 +16,53 @@ pub(crate) struct Place {
     pub(crate) id: JobId,
 }
 
+/// The job that was entered last. Its parts are set one by one, which is cheaper than as a whole.
+struct Innermost {
+    /// 0: none.
+    pool: Cell<usize>,
+    slot: Cell<usize>,
+    id: Cell<u64>,
+}
+
+impl Innermost {
+    const fn get(&self) -> Option<Place> {
+        match self.pool.get() {
+            0 => None,
+            pool => Some(Place { pool, slot: self.slot.get(), id: JobId(self.id.get()) }),
+        }
+    }
+
+    fn set(&self, place: Place) {
+        self.pool.set(place.pool);
+        self.slot.set(place.slot);
+        self.id.set(place.id.0);
+    }
+}
+
 thread_local! {
-    /// The job that was entered last.
-    static INNERMOST: Cell<Option<Place>> = const { Cell::new(None) };
+    static INNERMOST: Innermost =
+        const { Innermost { pool: Cell::new(0), slot: Cell::new(0), id: Cell::new(0) } };
     /// Those around it; bounded by how deep pools are driven inside handlers of pools.
     static AROUND: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Enters the job for the duration of the closure.
+#[inline]
 pub(crate) fn enter<R>(place: Place, call: impl FnOnce() -> R) -> R {
-    let _leave = Leave::after(INNERMOST.replace(Some(place)));
-    call()
+    INNERMOST.with(|innermost| {
+        let has_outer = innermost.pool.get() != 0;
+        if has_outer {
+            push_around(innermost);
+        }
+        innermost.set(place);
+        let _leave = Leave { innermost, has_outer };
+        call()
+    })
 }
 
 /// The job of the given pool that this thread is polling, if any.
 pub(crate) fn find(pool: usize) -> Option<Place> {
-    let innermost = INNERMOST.get()?;
+    let innermost = INNERMOST.with(Innermost::get)?;
     if innermost.pool == pool {
         return Some(innermost);
     }
@@ -39,23 +70,32 @@ pub(crate) fn find(pool: usize) -> Option<Place> {
     AROUND.try_with(|around| around.borrow().iter().rev().find(|place| place.pool == pool).copied()).ok().flatten()
 }
 
-/// Restores what was there before, also when the closure panics.
-struct Leave(Option<Place>);
+#[cold]
+fn push_around(innermost: &Innermost) {
+    let _ = AROUND.try_with(|around| around.borrow_mut().extend(innermost.get()));
+}
 
-impl Leave {
-    fn after(outer: Option<Place>) -> Self {
-        if let Some(outer) = outer {
-            let _ = AROUND.try_with(|around| around.borrow_mut().push(outer));
-        }
-        Self(outer)
+#[cold]
+fn pop_around(innermost: &Innermost) {
+    let outer = AROUND.try_with(|around| around.borrow_mut().pop()).ok().flatten();
+    match outer {
+        Some(outer) => innermost.set(outer),
+        None => innermost.pool.set(0),
     }
 }
 
-impl Drop for Leave {
+/// Restores what was there before, also when the closure panics.
+struct Leave<'a> {
+    innermost: &'a Innermost,
+    has_outer: bool,
+}
+
+impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        INNERMOST.set(self.0);
-        if self.0.is_some() {
-            let _ = AROUND.try_with(|around| around.borrow_mut().pop());
+        if self.has_outer {
+            pop_around(self.innermost);
+        } else {
+            self.innermost.pool.set(0);
         }
     }
 }

@@ -62,13 +62,7 @@ impl<M, F> Attempt<M, F> {
 impl<M: FnOnce() -> F, F> Attempt<M, F> {
     /// Prepares the attempt; `make` is called when it is polled first.
     #[inline]
-    pub(crate) fn new(
-        id: JobId,
-        attempts: u32,
-        slot: usize,
-        deadline: Option<(Instant, TimeLimit)>,
-        make: M,
-    ) -> Self {
+    pub(crate) fn new(id: JobId, attempts: u32, slot: usize, deadline: Option<(Instant, TimeLimit)>, make: M) -> Self {
         let span = JobSpan::new(id, attempts, slot);
         Self { id, slot, deadline, span, make: Some(make), future: None, sleep: None }
     }
@@ -151,13 +145,15 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
                 });
             });
         });
-        match (result, guarded) {
-            (None, Ok(())) => Poll::Pending,
-            (Some(result), guarded) => {
+        match result {
+            Some(result) => {
                 *drop_panicked = guarded.is_err();
                 Poll::Ready(result.map_err(JobError::Failed))
             }
-            (None, Err(message)) => Poll::Ready(Err(JobError::Panicked(message))),
+            None => match guarded {
+                Ok(()) => Poll::Pending,
+                Err(message) => Poll::Ready(Err(JobError::Panicked(message))),
+            },
         }
     }
 }

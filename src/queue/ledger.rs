@@ -302,40 +302,37 @@ impl Ledger {
 
     /// A queued job starts.
     #[inline]
-    pub(crate) fn start(&mut self, origin: Origin) -> Wakes {
+    pub(crate) fn start(&mut self, origin: Origin, wakes: &mut Wakes) {
         self.running += 1;
-        self.leave_queue(origin)
+        self.leave_queue(origin, wakes);
     }
 
     /// A running job has its outcome.
     #[inline]
-    pub(crate) fn finish(&mut self, outcome: Outcome) -> Wakes {
+    pub(crate) fn finish(&mut self, outcome: Outcome, wakes: &mut Wakes) {
         self.running -= 1;
         self.outcomes[outcome as usize] += 1;
-        let mut wakes = Wakes::default();
-        self.look_for_quiet(&mut wakes);
-        wakes
+        self.look_for_quiet(wakes);
     }
 
     /// A queued job has its outcome without having started.
     pub(crate) fn settle_queued(&mut self, origin: Origin, outcome: Outcome) -> Wakes {
+        let mut wakes = Wakes::default();
         self.outcomes[outcome as usize] += 1;
-        let mut wakes = self.leave_queue(origin);
+        self.leave_queue(origin, &mut wakes);
         self.look_for_quiet(&mut wakes);
         wakes
     }
 
     #[inline]
-    fn leave_queue(&mut self, origin: Origin) -> Wakes {
-        let mut wakes = Wakes::default();
+    fn leave_queue(&mut self, origin: Origin, wakes: &mut Wakes) {
         match origin {
             Origin::Outside => {
                 self.queued -= 1;
-                self.grant(&mut wakes);
+                self.grant(wakes);
             }
             Origin::Child => self.queued_children -= 1,
         }
-        wakes
     }
 
     #[inline]

@@ -15,8 +15,8 @@
 //!
 //! A worker that leaves jobs in the front while another one sleeps sends a *nudge*, an empty batch, through the channel; the
 //! one that is woken takes a job and nudges the next, as long as there is something left. One nudge is under way at a time.
-//! A worker that goes to sleep counts itself as sleeping first and looks at the front after; one that lays jobs there counts
-//! them first and looks for sleepers after. So one of the two sees the other.
+//! A worker that goes to sleep counts itself as sleeping first and looks at the front after, under its lock; one that lays jobs
+//! there looks for sleepers after it has released that lock. So one of the two sees the other.
 //!
 //! # Why no job is left behind in the spill
 //!
@@ -53,8 +53,6 @@ pub(crate) struct Ready<J> {
     receiver: Receiver<Batch<J>>,
     /// Older than all that is in the channel. Bounded by what the ledger admits.
     front: Mutex<VecDeque<J>>,
-    /// How many jobs are in the front.
-    laid: AtomicUsize,
     /// How many workers wait for the channel.
     sleeping: AtomicUsize,
     /// Whether a nudge is in the channel.
@@ -82,7 +80,6 @@ impl<J> Ready<J> {
             sender,
             receiver,
             front: Mutex::new(VecDeque::new()),
-            laid: AtomicUsize::new(0),
             sleeping: AtomicUsize::new(0),
             is_nudged: AtomicBool::new(false),
             spill: Mutex::new(Spill { jobs: VecDeque::new(), is_moving: false, again: false }),
@@ -187,11 +184,12 @@ impl<J> Ready<J> {
         loop {
             let batch = {
                 let _asleep = Asleep::new(&self.sleeping);
-                if self.laid.load(Ordering::SeqCst) > 0 {
-                    Batch::Nudge
-                } else {
+                let is_empty = self.front().is_empty();
+                if is_empty {
                     // No await between what is received and where it is laid down.
                     self.receiver.recv().await.map_err(|_| Closed)?
+                } else {
+                    Batch::Nudge
                 }
             };
             let mut front = self.front();
@@ -216,10 +214,9 @@ impl<J> Ready<J> {
     /// Takes a job from the front, and sees to what is left there and in the spill.
     fn pop_front(&self, mut front: MutexGuard<'_, VecDeque<J>>) -> Option<J> {
         let job = front.pop_front();
-        let left = front.len();
-        self.laid.store(left, Ordering::SeqCst);
+        let is_empty = front.is_empty();
         drop(front);
-        if left > 0 {
+        if !is_empty {
             self.nudge();
         }
         if self.spilled.load(Ordering::SeqCst) > 0 {
@@ -231,6 +228,7 @@ impl<J> Ready<J> {
     /// Wakes a sleeping worker, if there is one, to look at the front.
     fn nudge(&self) {
         if self.sleeping.load(Ordering::SeqCst) > 0
+            && !self.is_nudged.load(Ordering::SeqCst)
             && !self.is_nudged.swap(true, Ordering::SeqCst)
             && self.sender.try_send(Batch::Nudge).is_err()
         {
@@ -255,7 +253,6 @@ impl<J> Ready<J> {
             self.lay(&mut front, batch);
         }
         let mut jobs = std::mem::take(&mut *front);
-        self.laid.store(0, Ordering::SeqCst);
         jobs.append(&mut spill.jobs);
         self.spilled.store(0, Ordering::SeqCst);
         jobs
@@ -275,11 +272,10 @@ impl<J> Ready<J> {
                 if is_dead(&job) { dead.push(job) } else { jobs.push_back(job) }
             }
         }
-        let left = front.len();
-        self.laid.store(left, Ordering::SeqCst);
+        let is_empty = front.is_empty();
         drop(front);
         self.refill(spill);
-        if left > 0 {
+        if !is_empty {
             self.nudge();
         }
         dead.extend(self.stranded().into_iter().flatten());

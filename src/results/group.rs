@@ -83,7 +83,7 @@ impl<In, T, E> Group<In, T, E> {
     /// [`SubmitError::Full`] if the queue is full, or the window; [`SubmitError::Closed`] if the pool is closed or the group
     /// cancelled.
     pub fn try_submit(&self, input: In) -> Result<(), SubmitError<In>> {
-        if self.reader.stream.unread() >= self.window {
+        if self.reader.unread() >= self.window {
             return Err(SubmitError::Full(input));
         }
         self.reader.stream.submit(input, Origin::Outside).map(|_| ())
@@ -100,7 +100,7 @@ impl<In, T, E> Group<In, T, E> {
     ///
     /// If the future is dropped early, nothing was accepted, and the input is dropped with it.
     pub async fn submit(&self, input: In) -> Result<(), SubmitError<In>> {
-        if self.reader.stream.unread() >= self.window {
+        if self.reader.unread() >= self.window {
             return Err(SubmitError::Full(input));
         }
         match self.pool.reserve().await {
@@ -111,7 +111,7 @@ impl<In, T, E> Group<In, T, E> {
 
     /// How many jobs are queued, running, or finished and unread.
     pub fn unread(&self) -> usize {
-        self.reader.stream.unread()
+        self.reader.unread()
     }
 
     /// Waits for all jobs and returns their completions in the order in which they were added.

@@ -259,7 +259,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
 
     /// What became of the jobs so far; after the stream has ended, of all of them, and how it ended.
     pub fn summary(&self) -> Summary {
-        let is_over = self.intake != Intake::Open && self.reader.stream.unread() == 0;
+        let is_over = self.intake != Intake::Open && self.reader.unread() == 0;
         let by_source = match self.intake {
             Intake::Open | Intake::Shut => End::Closed,
             Intake::Exhausted => End::Complete,
@@ -288,7 +288,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                 self.pulled.clear();
                 break;
             }
-            let want = self.window.saturating_sub(stream.unread()).min(CHUNK);
+            let want = self.window.saturating_sub(self.reader.unread()).min(CHUNK);
             if want == 0 {
                 break;
             }
@@ -312,7 +312,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             }
         }
         // A place that this map cannot use now is for others.
-        if self.intake != Intake::Open || stream.unread() >= self.window {
+        if self.intake != Intake::Open || self.reader.unread() >= self.window {
             self.room.leave();
         }
     }
@@ -338,7 +338,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             // Before the completions at hand are read, so that the workers have something to do meanwhile; but not for
             // the sake of a few.
             let is_hungry =
-                is_open && !has_fed && window.saturating_sub(reader.stream.unread()) >= (window / 8).clamp(1, CHUNK);
+                is_open && !has_fed && window.saturating_sub(reader.unread()) >= (window / 8).clamp(1, CHUNK);
             if is_hungry {
                 self.feed(cx);
                 has_fed = true;
@@ -360,7 +360,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                     self.feed(cx);
                     has_fed = true;
                 }
-                Poll::Pending if self.intake != Intake::Open && self.reader.stream.unread() == 0 => {
+                Poll::Pending if self.intake != Intake::Open && self.reader.unread() == 0 => {
                     return Poll::Ready(None);
                 }
                 Poll::Pending => return Poll::Pending,

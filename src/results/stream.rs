@@ -129,7 +129,7 @@ impl<In, T, E> Stream<In, T, E> {
         }
     }
 
-    pub(crate) fn unread(&self) -> usize {
+    fn unread(&self) -> usize {
         self.unread.load(Ordering::SeqCst)
     }
 
@@ -173,6 +173,8 @@ pub(crate) struct Reader<In, T, E> {
     /// What came together and is handed out one by one; at most what one delivery holds.
     batch: std::vec::IntoIter<Completion<In, T, E>>,
     mark: Option<WaitMark<In, T, E>>,
+    /// Read, and not yet taken off the count of the unread.
+    read: usize,
     /// Of what was read.
     counts: Summary,
 }
@@ -195,6 +197,7 @@ impl<In, T, E> Reader<In, T, E> {
             results: Box::pin(receiver),
             batch: Vec::new().into_iter(),
             mark: None,
+            read: 0,
             counts: Summary::default(),
         }
     }
@@ -208,6 +211,7 @@ impl<In, T, E> Reader<In, T, E> {
             if let Some(completion) = self.batch.next() {
                 return Poll::Ready(completion);
             }
+            self.settle_read();
             match self.results.as_mut().poll_next(cx) {
                 Poll::Ready(Some(Delivery::One(completion))) => {
                     self.mark = None;
@@ -216,7 +220,7 @@ impl<In, T, E> Reader<In, T, E> {
                 Poll::Ready(Some(Delivery::Many(batch))) => self.batch = batch.into_iter(),
                 // The sender is in `self.stream`, so the channel is never closed.
                 Poll::Ready(None) => return Poll::Pending,
-                Poll::Pending if self.stream.unread() == 0 || self.stream.cancelled().is_some() => {
+                Poll::Pending if self.unread() == 0 || self.stream.cancelled().is_some() => {
                     return Poll::Pending;
                 }
                 Poll::Pending => {
@@ -231,13 +235,25 @@ impl<In, T, E> Reader<In, T, E> {
 
     /// A completion goes to the user: counts it.
     pub(crate) fn count(&mut self, completion: &Completion<In, T, E>) {
-        self.stream.unread.fetch_sub(1, Ordering::SeqCst);
+        self.read += 1;
         self.counts.count(&completion.result);
+    }
+
+    /// How many jobs are queued, running, or finished and unread.
+    pub(crate) fn unread(&self) -> usize {
+        self.stream.unread() - self.read
+    }
+
+    /// Takes what was read off the common count; others only look whether that is zero.
+    fn settle_read(&mut self) {
+        if self.read > 0 {
+            self.stream.unread.fetch_sub(std::mem::take(&mut self.read), Ordering::SeqCst);
+        }
     }
 
     /// What was read so far, and how it ended, if it did: as the jobs tell, or `otherwise`.
     pub(crate) fn summary(&self, is_over: bool, otherwise: End) -> Summary {
-        let unread = self.stream.unread();
+        let unread = self.unread();
         let mut summary = self.counts.clone();
         summary.unread = unread;
         summary.accepted += unread;
