@@ -186,7 +186,7 @@ impl<In, T, E> Engine<In, T, E> {
     ///
     /// With `finishes`, the success of the slot's last job is booked first, under the same lock. Before it returns, the slot
     /// is clear of old interruptions and a new one will find the job. The caller carries out the wakes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn book_start(
         &self,
         slot: usize,

@@ -94,6 +94,7 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
         sleep.as_mut().poll(cx).map(|()| Err(JobError::TimedOut(limit)))
     }
 
+    #[inline(always)]
     fn poll_handler<In, T, E>(
         self: Pin<&mut Self>,
         engine: &Engine<In, T, E>,
@@ -120,6 +121,7 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
     }
 
     /// Makes the future if there is none yet, polls it, and drops it when it is done, behind one guard.
+    #[inline(always)]
     fn poll_guarded<T, E>(
         self: Pin<&mut Self>,
         place: Place,
