@@ -19,7 +19,7 @@ use crate::pool::{Interrupted, Unhandled, Unstarted};
 use crate::queue::ledger::{Ledger, Life, Origin, Refusal, Wakes};
 use crate::queue::ready::Ready;
 use crate::queue::running::{Occupant, Running};
-use crate::reply::{Entry, Outbox, Started};
+use crate::reply::Entry;
 use crate::rt::Timer;
 
 pub(crate) type UnhandledFn<E> = dyn Fn(Unhandled<E>) + Send + Sync;
@@ -226,16 +226,6 @@ impl<In, T, E> Engine<In, T, E> {
         let wakes = self.state().ledger.settle_queued(origin, outcome);
         self.observe(|| Event::Finished { job: id, outcome, attempts: 0 });
         self.carry_out(wakes);
-    }
-
-    /// A job taken from the ready channel is about to start in `slot`. `None`: it has its outcome already, or now.
-    pub(crate) fn start(
-        self: &Arc<Self>,
-        entry: Entry<In, T, E>,
-        slot: usize,
-        outbox: &mut Outbox<In, T, E>,
-    ) -> Option<Started<In, T, E>> {
-        entry.start(self, slot, outbox)
     }
 
     // ---- cancellation ----

@@ -39,14 +39,6 @@ pub(crate) struct Streamed<In, T, E> {
     pub(crate) accepted_at: Option<Instant>,
 }
 
-/// A job that has just started.
-pub(crate) struct Started<In, T, E> {
-    pub(crate) input: In,
-    pub(crate) ticket: Ticket<In, T, E>,
-    /// Until when the attempt may run.
-    pub(crate) deadline: Option<(Instant, TimeLimit)>,
-}
-
 impl<In, T, E> Entry<In, T, E> {
     pub(crate) fn id(&self) -> JobId {
         match self {
@@ -94,19 +86,19 @@ impl<In, T, E> Entry<In, T, E> {
         }
     }
 
-    /// Starts the job in `slot`, unless it has its outcome already or gets it now. What the slot did before is booked first,
-    /// if it is not yet.
+    /// Starts the job, unless it has its outcome already or gets it now: makes it the ticket's, and returns the input. What the
+    /// slot did before is booked first, if it is not yet.
     pub(crate) fn start(
         self,
         engine: &Arc<Engine<In, T, E>>,
-        slot: usize,
+        ticket: &mut Ticket<In, T, E>,
         outbox: &mut Outbox<In, T, E>,
-    ) -> Option<Started<In, T, E>> {
+    ) -> Option<In> {
         match self {
-            Self::Streamed(job) => job.start(engine, slot, outbox),
+            Self::Streamed(job) => job.start(engine, ticket, outbox),
             Self::Handled(cell) => {
                 outbox.book();
-                cell.start(slot)
+                cell.start(ticket)
             }
         }
     }
@@ -141,9 +133,10 @@ impl<In, T, E> Streamed<In, T, E> {
     fn start(
         self,
         engine: &Arc<Engine<In, T, E>>,
-        slot: usize,
+        ticket: &mut Ticket<In, T, E>,
         outbox: &mut Outbox<In, T, E>,
-    ) -> Option<Started<In, T, E>> {
+    ) -> Option<In> {
+        let slot = ticket.slot;
         if self.stream.cancelled().is_some() {
             outbox.book();
             Entry::Streamed(self).settle_unstarted(engine, JobError::Abandoned);
@@ -165,8 +158,8 @@ impl<In, T, E> Streamed<In, T, E> {
             // The canceller may have looked for running jobs before this one was among them.
             let _ = engine.signals[slot].interrupt(reason);
         }
-        let ticket = Ticket::new(Reply::Stream(stream), slot, id, index, accepted_at);
-        Some(Started::new(engine, input, ticket, limits))
+        ticket.begin(Reply::Stream(stream), id, index, accepted_at, limits);
+        Some(input)
     }
 }
 
@@ -219,7 +212,8 @@ impl<In, T, E> Cell<In, T, E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(self: Arc<Self>, slot: usize) -> Option<Started<In, T, E>> {
+    fn start(self: Arc<Self>, ticket: &mut Ticket<In, T, E>) -> Option<In> {
+        let slot = ticket.slot;
         let mut state = self.lock();
         let input = match std::mem::replace(&mut state.phase, Phase::Running(slot)) {
             Phase::Queued(input) => input,
@@ -242,10 +236,9 @@ impl<In, T, E> Cell<In, T, E> {
         drop(state);
         self.engine.carry_out(wakes);
         let limits = Limits { attempt: self.limits.attempt.or(limits.attempt), job: self.limits.job };
-        let engine = Arc::clone(&self.engine);
         let (id, accepted_at) = (self.id, self.accepted_at);
-        let ticket = Ticket::new(Reply::Cell(self), slot, id, 0, accepted_at);
-        Some(Started::new(&engine, input, ticket, limits))
+        ticket.begin(Reply::Cell(self), id, 0, accepted_at, limits);
+        Some(input)
     }
 
     /// Settles a job that is still queued and returns its input. One that is not is left alone.
@@ -406,9 +399,11 @@ impl<In, T, E> Reply<In, T, E> {
     }
 }
 
-/// The right and the duty to give a running job its outcome. Dropped unused, it says `Abandoned`.
+/// The right and the duty to give the running job of a slot its outcome. Dropped with a job, it says `Abandoned`.
+///
+/// A worker has one for all its jobs, one after another.
 pub(crate) struct Ticket<In, T, E> {
-    /// `None` once it is settled.
+    /// `None`: no job, or one that is settled.
     reply: Option<Reply<In, T, E>>,
     slot: usize,
     pub(crate) id: JobId,
@@ -416,26 +411,45 @@ pub(crate) struct Ticket<In, T, E> {
     /// 0 until the attempt starts.
     pub(crate) attempts: u32,
     /// A copy of the input, where the stream keeps them.
-    pub(crate) kept: Option<In>,
+    kept: Option<In>,
     accepted_at: Option<Instant>,
     started_at: Option<Instant>,
-}
-
-impl<In, T, E> Started<In, T, E> {
-    fn new(engine: &Engine<In, T, E>, input: In, mut ticket: Ticket<In, T, E>, limits: Limits) -> Self {
-        let mut deadline = None;
-        if engine.timings || !limits.is_none() {
-            let now = engine.timer.now();
-            ticket.started_at = Some(now);
-            deadline = limits.deadline(ticket.accepted_at.unwrap_or(now), now);
-        }
-        Self { input, ticket, deadline }
-    }
+    /// Until when the attempt may run.
+    pub(crate) deadline: Option<(Instant, TimeLimit)>,
 }
 
 impl<In, T, E> Ticket<In, T, E> {
-    const fn new(reply: Reply<In, T, E>, slot: usize, id: JobId, index: usize, accepted_at: Option<Instant>) -> Self {
-        Self { reply: Some(reply), slot, id, index, attempts: 0, kept: None, accepted_at, started_at: None }
+    /// The ticket of a slot, without a job.
+    pub(crate) const fn new(slot: usize) -> Self {
+        Self {
+            reply: None,
+            slot,
+            id: JobId(0),
+            index: 0,
+            attempts: 0,
+            kept: None,
+            accepted_at: None,
+            started_at: None,
+            deadline: None,
+        }
+    }
+
+    /// Takes over a job whose start is booked.
+    fn begin(&mut self, reply: Reply<In, T, E>, id: JobId, index: usize, accepted_at: Option<Instant>, limits: Limits) {
+        let engine = reply.engine();
+        if engine.timings || !limits.is_none() {
+            let now = engine.timer.now();
+            self.started_at = Some(now);
+            self.deadline = limits.deadline(accepted_at.unwrap_or(now), now);
+        } else {
+            self.started_at = None;
+            self.deadline = None;
+        }
+        self.reply = Some(reply);
+        self.id = id;
+        self.index = index;
+        self.attempts = 0;
+        self.accepted_at = accepted_at;
     }
 
     /// The map or group that the job belongs to.
@@ -449,13 +463,13 @@ impl<In, T, E> Ticket<In, T, E> {
     /// Looks whether the attempt should be made at all, and copies the input where the stream keeps it.
     ///
     /// The error is the job's outcome; its input is in the ticket then, unless the copying has panicked.
-    pub(crate) fn prepare(&mut self, input: In, deadline: Option<(Instant, TimeLimit)>) -> Result<In, JobError<E>> {
+    pub(crate) fn prepare(&mut self, input: In) -> Result<In, JobError<E>> {
         let Some(reply) = &self.reply else { return Ok(input) };
         if let Some(interrupt) = reply.engine().signals[self.slot].interrupted() {
             self.kept = Some(input);
             return Err(JobError::Cancelled(interrupt.0));
         }
-        if let (Some((at, TimeLimit::Job)), Some(now)) = (deadline, self.started_at)
+        if let (Some((at, TimeLimit::Job)), Some(now)) = (self.deadline, self.started_at)
             && at <= now
         {
             self.kept = Some(input);
@@ -477,7 +491,7 @@ impl<In, T, E> Ticket<In, T, E> {
     /// Gives the job its outcome; one for a stream travels by the outbox.
     ///
     /// A success without an observer is booked together with the slot's next start, or before the worker does anything else.
-    pub(crate) fn settle(mut self, result: Result<T, JobError<E>>, outbox: &mut Outbox<In, T, E>) {
+    pub(crate) fn settle(&mut self, result: Result<T, JobError<E>>, outbox: &mut Outbox<In, T, E>) {
         let is_quiet = match &self.reply {
             Some(Reply::Stream(stream)) => result.is_ok() && !stream.engine.is_observed(),
             _ => false,

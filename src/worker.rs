@@ -18,7 +18,7 @@ use crate::error::JobError;
 use crate::handler::{Call, Plain, WithSubmitter};
 use crate::observe::Event;
 use crate::queue::ready::Closed;
-use crate::reply::{Outbox, Started};
+use crate::reply::{Outbox, Ticket};
 use crate::rt::Spawn;
 use crate::submit::Submitter;
 
@@ -208,6 +208,8 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
         let Self { mut call, seat } = self;
         let engine = Arc::clone(&seat.engine);
         let mut outbox = Outbox::new();
+        // Declared before the attempts, so dropped after them: an outcome is out when the handler's future is gone.
+        let mut ticket = Ticket::new(seat.slot);
         let mut jobs = 0;
         loop {
             if jobs == JOBS_PER_TURN {
@@ -227,24 +229,21 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
             };
             jobs += 1;
             // No await between taking the job and here: it is in a guard before this future can be dropped.
-            let Some(Started { input, mut ticket, deadline }) = engine.start(entry, seat.slot, &mut outbox) else {
-                continue;
-            };
-            let input = match ticket.prepare(input, deadline) {
+            let Some(input) = entry.start(&engine, &mut ticket, &mut outbox) else { continue };
+            let input = match ticket.prepare(input) {
                 Ok(input) => input,
                 Err(error) => {
                     ticket.settle(Err(error), &mut outbox);
                     continue;
                 }
             };
-            let (id, attempts, slot) = (ticket.id, ticket.attempts, seat.slot);
+            let (id, attempts, deadline, slot) = (ticket.id, ticket.attempts, ticket.deadline, seat.slot);
             engine.observe(|| Event::Started { job: id, attempt: attempts, worker: slot });
             let submitter = C::WANTS_SUBMITTER.then(|| {
                 let place = Place { pool: engine.identity(), slot, id };
                 Submitter::new(Arc::clone(&engine), place, ticket.stream().map(Arc::clone))
             });
             let result = {
-                // Declared after the ticket, so dropped before it: the outcome is out when the handler's future is gone.
                 let mut attempt = pin!(Attempt::new(id, attempts, slot, deadline, || call.call(input, submitter)));
                 let result = poll_fn(|cx| attempt.as_mut().poll(&engine, || outbox.flush(), cx)).await;
                 if result.is_err() && attempt.as_mut().discard() {
