@@ -1,5 +1,7 @@
 //! The promises of the pool, one test each, on every executor of the [`harness`].
 
 mod harness;
+mod steps;
 
+mod drops;
 mod smoke;
