@@ -117,6 +117,12 @@ impl<In, T, E> Stream<In, T, E> {
         self.unread.fetch_add(count, Ordering::SeqCst);
     }
 
+    /// Expects one more completion, unless `window` of them are expected already.
+    pub(crate) fn expect_within(&self, window: usize) -> bool {
+        let more = |unread| (unread < window).then_some(unread + 1);
+        self.unread.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+    }
+
     /// Takes back one expectation, of a job that was not accepted after all.
     pub(crate) fn expect_less(&self) {
         self.unread.fetch_sub(1, Ordering::SeqCst);
@@ -133,13 +139,15 @@ impl<In, T, E> Stream<In, T, E> {
         self.unread.load(Ordering::SeqCst)
     }
 
-    /// Accepts one job into this stream, or gives its input back.
-    pub(crate) fn submit(self: &Arc<Self>, input: In, origin: Origin) -> Result<usize, SubmitError<In>> {
+    /// Accepts one job into this stream while fewer than `window` are unread, or gives its input back.
+    pub(crate) fn submit(self: &Arc<Self>, input: In, origin: Origin, window: usize) -> Result<usize, SubmitError<In>> {
         if self.cancelled().is_some() {
             return Err(SubmitError::Closed(input));
         }
         // Before the job is accepted, so that its completion never finds a count of zero.
-        self.expect(1);
+        if !self.expect_within(window) {
+            return Err(SubmitError::Full(input));
+        }
         match self.engine.accept(origin) {
             Ok((id, limits)) => {
                 let index = self.take_indices(1);
