@@ -75,6 +75,7 @@ impl Steps {
         drop(self.tasks[at].future.take());
     }
 
+    /// How often a task was polled.
     pub(crate) fn polls(&self, at: usize) -> usize {
         self.tasks[at].polls
     }
@@ -89,8 +90,9 @@ impl Steps {
         self.tasks[at].is_done
     }
 
-    /// The names of the tasks that wait.
-    pub(crate) fn waiting(&self) -> Vec<&str> {
-        self.tasks.iter().filter(|task| task.future.is_some()).map(|task| task.name.as_str()).collect()
+    /// The tasks that wait, with their names.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (usize, &str)> {
+        let waiting = self.tasks.iter().enumerate().filter(|(_, task)| task.future.is_some());
+        waiting.map(|(at, task)| (at, task.name.as_str()))
     }
 }
