@@ -29,6 +29,16 @@ pub(crate) enum Delivery<In, T, E> {
     Many(Vec<Completion<In, T, E>>),
 }
 
+impl<In, T, E> Delivery<In, T, E> {
+    /// Drops what nobody will read, whatever that does.
+    fn discard(self) {
+        match self {
+            Self::One(completion) => completion.discard(),
+            Self::Many(batch) => batch.into_iter().for_each(Completion::discard),
+        }
+    }
+}
+
 /// The workers' side.
 pub(crate) struct Stream<In, T, E> {
     pub(crate) engine: Arc<Engine<In, T, E>>,
@@ -104,7 +114,7 @@ impl<In, T, E> Stream<In, T, E> {
     pub(crate) fn deliver(&self, delivery: Delivery<In, T, E>) {
         if let Err(refused) = self.results.try_send(delivery) {
             // The consumer is gone; what the values do in their drops is no business of the worker's.
-            unwind::discard(refused.into_inner());
+            refused.into_inner().discard();
         }
     }
 
@@ -263,6 +273,12 @@ impl<In, T, E> Reader<In, T, E> {
 impl<In, T, E> Drop for Reader<In, T, E> {
     fn drop(&mut self) {
         self.stream.cancel(CancelReason::Stream);
+        // From here on the workers keep what they have, and discard it.
+        self.results.close();
+        self.batch.by_ref().for_each(Completion::discard);
+        while let Ok(delivery) = self.results.try_recv() {
+            delivery.discard();
+        }
     }
 }
 
