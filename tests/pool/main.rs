@@ -4,4 +4,5 @@ mod harness;
 mod steps;
 
 mod drops;
+mod panics;
 mod smoke;
