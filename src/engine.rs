@@ -113,11 +113,13 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     /// Hands a failure that nobody awaits to the pool's one place for them.
-    pub(crate) fn report_unhandled(&self, failure: impl FnOnce() -> Unhandled<E>) {
+    pub(crate) fn report_unhandled(&self, failure: Unhandled<E>) {
         let handler = self.unhandled.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(handler) = handler {
-            let _ = unwind::catch(|| handler(failure()));
-        }
+        let Some(handler) = handler else {
+            unwind::discard(failure);
+            return;
+        };
+        let _ = unwind::catch(|| handler(failure));
     }
 
     #[inline]

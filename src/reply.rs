@@ -368,7 +368,7 @@ impl<In, T, E> Cell<In, T, E> {
         match result {
             // Whoever cancelled knows.
             Err(JobError::Cancelled(CancelReason::Handle)) => {}
-            Err(error) => self.engine.report_unhandled(|| Unhandled { id: self.id, attempts, error }),
+            Err(error) => self.engine.report_unhandled(Unhandled { id: self.id, attempts, error }),
             Ok(value) => {
                 unwind::discard(value);
             }

@@ -250,6 +250,8 @@ impl Ledger {
     /// What it pulls into these places is accepted even if the pool is closed meanwhile, since its inputs are out of
     /// their source already.
     pub(crate) fn begin(&mut self, want: usize, reserved: bool) -> Result<usize, Wakes> {
+        // Counted before the reserved place becomes a free one, or it would count twice.
+        let others = self.open_places().min(want - usize::from(reserved));
         if reserved {
             self.reserved -= 1;
         }
@@ -258,7 +260,7 @@ impl Ledger {
             self.grant(&mut wakes);
             return Err(wakes);
         }
-        let places = if reserved { 1 + self.open_places().min(want - 1) } else { self.open_places().min(want) };
+        let places = others + usize::from(reserved);
         self.committing += places;
         Ok(places)
     }

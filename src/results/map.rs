@@ -13,6 +13,7 @@ use super::ordered::Reorder;
 use super::stream::Reader;
 use super::summary::{End, Summary};
 use super::{Completion, OnError};
+use crate::attempt::unwind;
 use crate::engine::{Engine, NoRoom, Room};
 use crate::error::{CancelReason, CollectError};
 use crate::pool::Pool;
@@ -275,6 +276,13 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self.room.leave();
         self.reader.stream.cancel(CancelReason::Stream);
     }
+
+    /// Drops inputs that will not be accepted, which there are only after the source has panicked.
+    fn discard_pulled(&mut self) {
+        for input in self.pulled.drain(..) {
+            unwind::discard(input);
+        }
+    }
 }
 
 impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
@@ -285,7 +293,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         while self.intake == Intake::Open || !self.pulled.is_empty() {
             if stream.cancelled().is_some() {
                 self.intake = Intake::Shut;
-                self.pulled.clear();
+                self.discard_pulled();
                 break;
             }
             let want = self.window.saturating_sub(self.reader.unread()).min(CHUNK);
@@ -299,7 +307,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                         stream.cancel(CancelReason::WouldDeadlock);
                     }
                     self.intake = Intake::Shut;
-                    self.pulled.clear();
+                    self.discard_pulled();
                     break;
                 }
             };
@@ -466,6 +474,13 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
             call(completion);
         }
         self.summary()
+    }
+}
+
+impl<In, T, E, S> Drop for Map<In, T, E, S> {
+    fn drop(&mut self) {
+        self.discard_pulled();
+        self.order.take().into_iter().flat_map(Reorder::into_values).for_each(Completion::discard);
     }
 }
 

@@ -11,6 +11,7 @@ mod summary;
 use std::time::Duration;
 
 pub use self::summary::{End, Summary};
+use crate::attempt::unwind;
 use crate::error::JobError;
 use crate::observe::JobId;
 
@@ -41,6 +42,12 @@ pub(crate) struct Timings {
 }
 
 impl<In, T, E> Completion<In, T, E> {
+    /// Drops it piece by piece: two pieces that panic in their drops would end the process if they were dropped as one.
+    pub(crate) fn discard(self) {
+        unwind::discard(self.input);
+        unwind::discard(self.result);
+    }
+
     /// How long the job waited before it started, or got its outcome without having started; with
     /// [`timings`](crate::Builder::timings).
     pub fn queued_for(&self) -> Option<Duration> {

@@ -29,6 +29,16 @@ pub(crate) enum Delivery<In, T, E> {
     Many(Vec<Completion<In, T, E>>),
 }
 
+impl<In, T, E> Delivery<In, T, E> {
+    /// Drops what nobody will read, whatever that does.
+    fn discard(self) {
+        match self {
+            Self::One(completion) => completion.discard(),
+            Self::Many(batch) => batch.into_iter().for_each(Completion::discard),
+        }
+    }
+}
+
 /// The workers' side.
 pub(crate) struct Stream<In, T, E> {
     pub(crate) engine: Arc<Engine<In, T, E>>,
@@ -104,7 +114,7 @@ impl<In, T, E> Stream<In, T, E> {
     pub(crate) fn deliver(&self, delivery: Delivery<In, T, E>) {
         if let Err(refused) = self.results.try_send(delivery) {
             // The consumer is gone; what the values do in their drops is no business of the worker's.
-            unwind::discard(refused.into_inner());
+            refused.into_inner().discard();
         }
     }
 
@@ -115,6 +125,12 @@ impl<In, T, E> Stream<In, T, E> {
 
     pub(crate) fn expect(&self, count: usize) {
         self.unread.fetch_add(count, Ordering::SeqCst);
+    }
+
+    /// Expects one more completion, unless `window` of them are expected already.
+    pub(crate) fn expect_within(&self, window: usize) -> bool {
+        let more = |unread| (unread < window).then_some(unread + 1);
+        self.unread.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
     }
 
     /// Takes back one expectation, of a job that was not accepted after all.
@@ -133,13 +149,15 @@ impl<In, T, E> Stream<In, T, E> {
         self.unread.load(Ordering::SeqCst)
     }
 
-    /// Accepts one job into this stream, or gives its input back.
-    pub(crate) fn submit(self: &Arc<Self>, input: In, origin: Origin) -> Result<usize, SubmitError<In>> {
+    /// Accepts one job into this stream while fewer than `window` are unread, or gives its input back.
+    pub(crate) fn submit(self: &Arc<Self>, input: In, origin: Origin, window: usize) -> Result<usize, SubmitError<In>> {
         if self.cancelled().is_some() {
             return Err(SubmitError::Closed(input));
         }
         // Before the job is accepted, so that its completion never finds a count of zero.
-        self.expect(1);
+        if !self.expect_within(window) {
+            return Err(SubmitError::Full(input));
+        }
         match self.engine.accept(origin) {
             Ok((id, limits)) => {
                 let index = self.take_indices(1);
@@ -244,6 +262,11 @@ impl<In, T, E> Reader<In, T, E> {
         self.stream.unread() - self.read
     }
 
+    /// What the common count may rise to while `window` jobs may be unread: it still contains some that were read.
+    pub(crate) const fn limit(&self, window: usize) -> usize {
+        window.saturating_add(self.read)
+    }
+
     /// Takes what was read off the common count; others only look whether that is zero.
     fn settle_read(&mut self) {
         if self.read > 0 {
@@ -271,6 +294,12 @@ impl<In, T, E> Reader<In, T, E> {
 impl<In, T, E> Drop for Reader<In, T, E> {
     fn drop(&mut self) {
         self.stream.cancel(CancelReason::Stream);
+        // From here on the workers keep what they have, and discard it.
+        self.results.close();
+        self.batch.by_ref().for_each(Completion::discard);
+        while let Ok(delivery) = self.results.try_recv() {
+            delivery.discard();
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! The promises of the pool, one test each, on every executor of the [`harness`].
 
 mod harness;
+mod steps;
 
+mod drops;
+mod panics;
 mod smoke;
