@@ -83,10 +83,7 @@ impl<In, T, E> Group<In, T, E> {
     /// [`SubmitError::Full`] if the queue is full, or the window; [`SubmitError::Closed`] if the pool is closed or the group
     /// cancelled.
     pub fn try_submit(&self, input: In) -> Result<(), SubmitError<In>> {
-        if self.reader.stream.unread() >= self.window {
-            return Err(SubmitError::Full(input));
-        }
-        self.reader.stream.submit(input, Origin::Outside).map(|_| ())
+        self.reader.stream.submit(input, Origin::Outside, self.window).map(|_| ())
     }
 
     /// Adds a job; waits for room in the pool's queue, but not for room in the window, since that comes only by reading.
@@ -100,11 +97,16 @@ impl<In, T, E> Group<In, T, E> {
     ///
     /// If the future is dropped early, nothing was accepted, and the input is dropped with it.
     pub async fn submit(&self, input: In) -> Result<(), SubmitError<In>> {
-        if self.reader.stream.unread() >= self.window {
+        let stream = &self.reader.stream;
+        if stream.cancelled().is_some() {
+            return Err(SubmitError::Closed(input));
+        }
+        if stream.unread() >= self.window {
             return Err(SubmitError::Full(input));
         }
         match self.pool.reserve().await {
-            Ok(permit) => permit.submit_to(&self.reader.stream, input),
+            // Others may have been added, or all been cancelled, during the wait: it looks again.
+            Ok(permit) => permit.submit_to(stream, input, self.window),
             Err(refused) => Err(refused.map(|()| input)),
         }
     }

@@ -103,9 +103,18 @@ impl<In, T, E> Stream<In, T, E> {
         self.unread.fetch_add(count, Ordering::SeqCst);
     }
 
+    /// Expects one more unless there are `window` already; says whether it does.
+    pub(crate) fn expect_within(&self, window: usize) -> bool {
+        let more = |unread| (unread < window).then_some(unread + 1);
+        self.unread.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+    }
+
     /// Takes back one expectation, of a job that was not accepted after all.
     pub(crate) fn expect_less(&self) {
-        self.unread.fetch_sub(1, Ordering::SeqCst);
+        if self.unread.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // The consumer may have gone to sleep over it, and nothing else will wake it: it looks again.
+            self.deliver(Delivery::Many(Vec::new()));
+        }
     }
 
     /// Looks whether a cancellation, and its sweep, came while a job was on its way into the queue.
@@ -119,13 +128,15 @@ impl<In, T, E> Stream<In, T, E> {
         self.unread.load(Ordering::SeqCst)
     }
 
-    /// Accepts one job into this stream, or gives its input back.
-    pub(crate) fn submit(self: &Arc<Self>, input: In, origin: Origin) -> Result<usize, SubmitError<In>> {
+    /// Accepts one job into this stream, of which at most `window` may be unread, or gives its input back.
+    pub(crate) fn submit(self: &Arc<Self>, input: In, origin: Origin, window: usize) -> Result<usize, SubmitError<In>> {
         if self.cancelled().is_some() {
             return Err(SubmitError::Closed(input));
         }
         // Before the job is accepted, so that its completion never finds a count of zero.
-        self.expect(1);
+        if !self.expect_within(window) {
+            return Err(SubmitError::Full(input));
+        }
         match self.engine.accept(origin) {
             Ok((id, limits)) => {
                 let index = self.take_indices(1);

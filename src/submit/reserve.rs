@@ -50,9 +50,23 @@ impl<In, T, E> Permit<In, T, E> {
         }
     }
 
-    pub(crate) fn submit_to(mut self, stream: &Arc<Stream<In, T, E>>, input: In) -> Result<(), SubmitError<In>> {
-        let Some(engine) = self.engine.take() else { return Err(SubmitError::Closed(input)) };
-        stream.expect(1);
+    /// Submits a job of a group, of which at most `window` may be unread.
+    pub(crate) fn submit_to(
+        mut self,
+        stream: &Arc<Stream<In, T, E>>,
+        input: In,
+        window: usize,
+    ) -> Result<(), SubmitError<In>> {
+        if stream.cancelled().is_some() {
+            return Err(SubmitError::Closed(input));
+        }
+        if !stream.expect_within(window) {
+            return Err(SubmitError::Full(input));
+        }
+        let Some(engine) = self.engine.take() else {
+            stream.expect_less();
+            return Err(SubmitError::Closed(input));
+        };
         let (accepted, wakes, limits) = {
             let mut state = engine.state();
             let (accepted, wakes) = state.ledger.accept_reserved();

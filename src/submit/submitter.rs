@@ -82,7 +82,7 @@ impl<In, T, E> Submitter<In, T, E> {
             return Err(SubmitError::Closed(input));
         }
         if let Some(stream) = &self.stream {
-            return stream.submit(input, Origin::Child).map(|_| ());
+            return stream.submit(input, Origin::Child, usize::MAX).map(|_| ());
         }
         match self.engine.accept(Origin::Child) {
             Ok((id, limits)) => {
