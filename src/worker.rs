@@ -205,7 +205,8 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
     /// If the future is dropped, the job that it runs is reported as [abandoned](JobError::Abandoned). Jobs that have not
     /// started are left to the other workers; after the last one, they are abandoned too.
     pub async fn run(self) {
-        let Self { mut call, seat } = self;
+        // Dropped in the reverse order: the state goes while the worker still counts as there.
+        let Self { seat, mut call } = self;
         let engine = Arc::clone(&seat.engine);
         let mut outbox = Outbox::new();
         let mut jobs = 0;
