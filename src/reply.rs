@@ -239,8 +239,10 @@ impl<In, T, E> Cell<In, T, E> {
             }
         };
         drop(state);
-        self.engine.book_unstarted(self.origin, self.id, outcome_of::<(), E>(&Err(&error)));
-        self.complete(Err(error), 0);
+        let outcome = outcome_of::<(), E>(&Err(&error));
+        let wanted = self.discard_unwanted(Err(error), 0);
+        self.engine.book_unstarted(self.origin, self.id, outcome);
+        self.complete(wanted, 0);
         Some(input)
     }
 
@@ -332,16 +334,27 @@ impl<In, T, E> Cell<In, T, E> {
         matches!(self.lock().phase, Phase::Done(..) | Phase::Taken)
     }
 
-    fn complete(&self, result: Result<T, JobError<E>>, attempts: u32) {
+    /// Gives up a result that nobody will ask for, before the books are closed over the job: whoever waits for the pool
+    /// to be idle finds the failure reported and the value dropped.
+    fn discard_unwanted(&self, result: Result<T, JobError<E>>, attempts: u32) -> Option<Result<T, JobError<E>>> {
+        if self.lock().is_detached {
+            self.discard(result, attempts);
+            return None;
+        }
+        Some(result)
+    }
+
+    /// Leaves the result for the handle, or says that there is none to wait for.
+    fn complete(&self, result: Option<Result<T, JobError<E>>>, attempts: u32) {
         let mut state = self.lock();
         let waker = state.waker.take();
-        let unwanted = if state.is_detached {
-            state.phase = Phase::Taken;
-            Some(result)
-        } else {
-            state.phase = Phase::Done(result, attempts);
-            None
+        let is_detached = state.is_detached;
+        let (phase, unwanted) = match result {
+            Some(result) if !is_detached => (Phase::Done(result, attempts), None),
+            // Detached since the books were closed.
+            unwanted => (Phase::Taken, unwanted),
         };
+        state.phase = phase;
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
@@ -443,18 +456,21 @@ impl<In, T, E> Ticket<In, T, E> {
 
     fn book(&mut self, result: Result<T, JobError<E>>) -> Option<(Arc<Stream<In, T, E>>, Completion<In, T, E>)> {
         let reply = self.reply.take()?;
-        let engine = reply.engine();
-        engine.book_finish(self.slot, self.id, outcome_of(&result.as_ref()), self.attempts);
+        let outcome = outcome_of(&result.as_ref());
         match reply {
             Reply::Cell(cell) => {
                 drop_input(self.kept.take());
-                cell.complete(result, self.attempts);
+                let wanted = cell.discard_unwanted(result, self.attempts);
+                cell.engine.book_finish(self.slot, self.id, outcome, self.attempts);
+                cell.complete(wanted, self.attempts);
                 None
             }
             Reply::Stream(stream) => {
+                // Before the slot is free, so that what the failure cancels does not start in it or elsewhere.
                 if let Err(error) = &result {
                     stream.count_failure(error);
                 }
+                stream.engine.book_finish(self.slot, self.id, outcome, self.attempts);
                 let (queued_for, ran_for) = self.timings(&stream.engine);
                 let (id, index, attempts, input) = (self.id, self.index, self.attempts, self.kept.take());
                 Some((stream, Completion { id, index, attempts, input, queued_for, ran_for, result }))
