@@ -5,7 +5,7 @@
 //! values dropped. No user code runs under it, so a poisoned lock is entered.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ pub(crate) struct State {
     pub(crate) ledger: Ledger,
     pub(crate) running: Running,
     pub(crate) limits: Limits,
+    /// What an abort has interrupted and no report has named yet; at most one a slot.
+    interrupted: Vec<Interrupted>,
 }
 
 pub(crate) struct Engine<In, T, E> {
@@ -48,6 +50,8 @@ pub(crate) struct Engine<In, T, E> {
     pub(crate) handles: AtomicUsize,
     /// Cancelled jobs whose husk is still in the ready channel; swept before they outnumber the others.
     husks: AtomicUsize,
+    /// Whether an abort has emptied the ready channel, or is about to.
+    is_aborted: AtomicBool,
     pub(crate) timings: bool,
     pub(crate) slow_poll: Option<Duration>,
 }
@@ -72,6 +76,7 @@ impl<In, T, E> Engine<In, T, E> {
                 ledger: Ledger::new(settings.capacity, settings.child_capacity, workers),
                 running: Running::new(workers),
                 limits: settings.limits,
+                interrupted: Vec::new(),
             }),
             ready: Ready::new(settings.capacity),
             signals: (0..workers).map(|_| Signal::default()).collect(),
@@ -82,6 +87,7 @@ impl<In, T, E> Engine<In, T, E> {
             returned: Mutex::new(Vec::new()),
             handles: AtomicUsize::new(1),
             husks: AtomicUsize::new(0),
+            is_aborted: AtomicBool::new(false),
             timings: settings.timings,
             slow_poll: settings.slow_poll,
         })
@@ -164,6 +170,21 @@ impl<In, T, E> Engine<In, T, E> {
         if let Err(stranded) = self.ready.push(entry) {
             self.abandon(stranded);
         }
+        self.look_for_abort();
+    }
+
+    /// Returns what came into the ready channel after an abort had looked there, since no worker may be polled any more:
+    /// whoever puts a job in looks here afterwards, and an abort sets the flag before it looks.
+    fn look_for_abort(&self) {
+        if self.is_aborted.load(Ordering::SeqCst) {
+            self.return_queued();
+        }
+    }
+
+    fn return_queued(&self) {
+        for entry in self.ready.take_all() {
+            entry.return_unstarted(self);
+        }
     }
 
     /// Puts accepted jobs on their way together.
@@ -174,6 +195,7 @@ impl<In, T, E> Engine<In, T, E> {
         if let Err(stranded) = self.ready.push_many(entries) {
             self.abandon(stranded);
         }
+        self.look_for_abort();
     }
 
     fn abandon(&self, entries: impl IntoIterator<Item = Entry<In, T, E>>) {
@@ -218,6 +240,10 @@ impl<In, T, E> Engine<In, T, E> {
         {
             let mut state = self.state();
             state.running.finish(slot);
+            if outcome != Outcome::Cancelled {
+                // It was faster than the abort.
+                state.interrupted.retain(|job| job.id != id);
+            }
             state.ledger.finish(outcome, &mut wakes);
         }
         self.observe(|| Event::Finished { job: id, outcome, attempts });
@@ -252,6 +278,7 @@ impl<In, T, E> Engine<In, T, E> {
         for entry in self.ready.sweep(Entry::is_dead) {
             entry.settle_unstarted(self, JobError::Abandoned);
         }
+        self.look_for_abort();
     }
 
     /// Interrupts the running jobs of one map or group.
@@ -282,21 +309,29 @@ impl<In, T, E> Engine<In, T, E> {
         self.carry_out(wakes);
     }
 
-    /// Aborts: interrupts what runs, returns what is queued. Names what it interrupted.
-    pub(crate) fn begin_abort(&self) -> Vec<Interrupted> {
+    /// Aborts: interrupts what runs, returns what is queued. The first call does it; others change nothing.
+    pub(crate) fn begin_abort(&self) {
         self.close(Life::Aborted);
-        let state = self.state();
+        if self.is_aborted.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let mut state = self.state();
         let mut wakers = Vec::new();
         let mut interrupted = Vec::new();
         for (slot, occupant) in state.running.occupied() {
             wakers.extend(self.signals[slot].interrupt(CancelReason::Aborted));
             interrupted.push(Interrupted { id: occupant.id, index: occupant.index, attempts: occupant.attempts });
         }
+        state.interrupted = interrupted;
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
-        for entry in self.ready.take_all() {
-            entry.return_unstarted(self);
-        }
+        self.return_queued();
+    }
+
+    /// What an abort has interrupted and no report has named, in the order of acceptance.
+    pub(crate) fn take_interrupted(&self) -> Vec<Interrupted> {
+        let mut interrupted = std::mem::take(&mut self.state().interrupted);
+        interrupted.sort_by_key(|job| job.id);
         interrupted
     }
 

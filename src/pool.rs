@@ -406,17 +406,20 @@ impl<In, T, E> Pool<In, T, E> {
             },
         )
         .await;
-        let interrupted = if is_drained { Vec::new() } else { self.engine.begin_abort() };
+        if !is_drained {
+            self.engine.begin_abort();
+        }
         // Workers that hold a job which they may not start hand it back at once, whatever their executor does.
         self.wait_until(|ledger| ledger.life() < Life::Aborted || ledger.is_queue_empty(), "drain_within").await;
-        Report { unstarted: self.engine.take_returned(), interrupted, stats: self.stats() }
+        self.report()
     }
 
     /// Stops now: takes no more jobs, starts none, hands back the inputs of all that have not started, interrupts those that
     /// run, and waits until their futures have been dropped. All have their outcome then:
     /// [`Cancelled`](JobError::Cancelled), with [`Aborted`](crate::CancelReason::Aborted) as the reason.
     ///
-    /// Jobs that are finished already keep their outcome. Of several calls, each input is handed back by one.
+    /// Jobs that are finished already keep their outcome, and so do those that end while they are being interrupted; these
+    /// are not named. Of several calls, each input is handed back by one, and each interrupted job named by one.
     ///
     /// It waits for the workers to be polled. If that may not happen, `drain_within(Duration::ZERO)` does not wait.
     ///
@@ -424,9 +427,14 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// If the future is dropped early, the abort goes on; another call returns what this one would have.
     pub async fn abort(&self) -> Report<In> {
-        let interrupted = self.engine.begin_abort();
+        self.engine.begin_abort();
         self.wait_without_check(Ledger::is_idle).await;
-        Report { unstarted: self.engine.take_returned(), interrupted, stats: self.stats() }
+        self.report()
+    }
+
+    fn report(&self) -> Report<In> {
+        let (unstarted, interrupted) = (self.engine.take_returned(), self.engine.take_interrupted());
+        Report { unstarted, interrupted, stats: self.stats() }
     }
 
     async fn wait_until(&self, is_so: impl Fn(&Ledger) -> bool, what: &str) {
@@ -479,7 +487,7 @@ impl<In, T, E> fmt::Debug for Pool<In, T, E> {
 pub struct Report<In> {
     /// The inputs of jobs that never started, in the order in which they were accepted.
     pub unstarted: Vec<Unstarted<In>>,
-    /// The jobs that were running and were interrupted.
+    /// The jobs that were running and were interrupted, in the order in which they were accepted.
     pub interrupted: Vec<Interrupted>,
     /// The figures at the end.
     pub stats: Stats,

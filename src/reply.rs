@@ -252,8 +252,10 @@ impl<In, T, E> Cell<In, T, E> {
             }
         };
         drop(state);
-        self.engine.book_unstarted(self.origin, self.id, error.outcome());
-        self.complete(Err(error), 0);
+        let outcome = error.outcome();
+        let wanted = self.discard_unwanted(Err(error), 0);
+        self.engine.book_unstarted(self.origin, self.id, outcome);
+        self.complete(wanted, 0);
         Some(input)
     }
 
@@ -345,16 +347,27 @@ impl<In, T, E> Cell<In, T, E> {
         matches!(self.lock().phase, Phase::Done(..) | Phase::Taken)
     }
 
-    fn complete(&self, result: Result<T, JobError<E>>, attempts: u32) {
+    /// Gives up a result that nobody will ask for, before the books are closed over the job: whoever waits for the pool
+    /// to be idle finds the failure reported and the value dropped.
+    fn discard_unwanted(&self, result: Result<T, JobError<E>>, attempts: u32) -> Option<Result<T, JobError<E>>> {
+        if self.lock().is_detached {
+            self.discard(result, attempts);
+            return None;
+        }
+        Some(result)
+    }
+
+    /// Leaves the result for the handle, or says that there is none to wait for.
+    fn complete(&self, result: Option<Result<T, JobError<E>>>, attempts: u32) {
         let mut state = self.lock();
         let waker = state.waker.take();
-        let unwanted = if state.is_detached {
-            state.phase = Phase::Taken;
-            Some(result)
-        } else {
-            state.phase = Phase::Done(result, attempts);
-            None
+        let is_detached = state.is_detached;
+        let (phase, unwanted) = match result {
+            Some(result) if !is_detached => (Phase::Done(result, attempts), None),
+            // Detached since the books were closed.
+            unwanted => (Phase::Taken, unwanted),
         };
+        state.phase = phase;
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
@@ -506,35 +519,35 @@ impl<In, T, E> Ticket<In, T, E> {
             }
             return;
         }
-        match self.book(&result) {
-            None => {}
-            Some(Reply::Stream(stream)) => {
-                let completion = self.completion(&stream, result);
-                outbox.prepare_for(stream);
-                outbox.held.push(completion);
-                outbox.send_if_due();
-            }
-            Some(Reply::Cell(cell)) => {
+        if let Some((stream, completion)) = self.conclude(result) {
+            outbox.prepare_for(stream);
+            outbox.held.push(completion);
+            outbox.send_if_due();
+        }
+    }
+
+    /// Books the outcome and gives it to a cell; one for a stream is returned.
+    fn conclude(&mut self, result: Result<T, JobError<E>>) -> Option<(Arc<Stream<In, T, E>>, Completion<In, T, E>)> {
+        let outcome = outcome_of(&result);
+        match self.reply.take()? {
+            Reply::Cell(cell) => {
                 drop_input(self.kept.take());
-                cell.complete(result, self.attempts);
+                let wanted = cell.discard_unwanted(result, self.attempts);
+                cell.engine.book_finish(self.slot, self.id, outcome, self.attempts);
+                cell.complete(wanted, self.attempts);
+                None
+            }
+            Reply::Stream(stream) => {
+                // Before the slot is free, so that what the failure cancels does not start in it or elsewhere.
+                if let Err(error) = &result {
+                    stream.count_failure(error);
+                }
+                stream.engine.book_finish(self.slot, self.id, outcome, self.attempts);
+                let timings = self.timings(&stream.engine);
+                let (id, index, attempts, input) = (self.id, self.index, self.attempts, self.kept.take());
+                Some((stream, Completion { id, index, attempts, input, result, timings }))
             }
         }
-    }
-
-    /// Books the outcome, and says who gets it.
-    fn book(&mut self, result: &Result<T, JobError<E>>) -> Option<Reply<In, T, E>> {
-        let reply = self.reply.take()?;
-        reply.engine().book_finish(self.slot, self.id, outcome_of(result), self.attempts);
-        if let (Reply::Stream(stream), Err(error)) = (&reply, result) {
-            stream.count_failure(error);
-        }
-        Some(reply)
-    }
-
-    fn completion(&mut self, stream: &Stream<In, T, E>, result: Result<T, JobError<E>>) -> Completion<In, T, E> {
-        let timings = self.timings(&stream.engine);
-        let input = self.kept.take();
-        Completion { id: self.id, index: self.index, attempts: self.attempts, input, result, timings }
     }
 
     fn timings(&self, engine: &Engine<In, T, E>) -> Option<Box<Timings>> {
@@ -554,16 +567,8 @@ impl<In, T, E> Drop for Ticket<In, T, E> {
         // An interruption that was under way is the reason, though the worker did not live to see it.
         let interrupt = reply.engine().signals[self.slot].interrupted();
         let result = Err(interrupt.map_or(JobError::Abandoned, |interrupt| JobError::Cancelled(interrupt.0)));
-        match self.book(&result) {
-            None => {}
-            Some(Reply::Stream(stream)) => {
-                let completion = self.completion(&stream, result);
-                stream.deliver(Delivery::One(completion));
-            }
-            Some(Reply::Cell(cell)) => {
-                drop_input(self.kept.take());
-                cell.complete(result, self.attempts);
-            }
+        if let Some((stream, completion)) = self.conclude(result) {
+            stream.deliver(Delivery::One(completion));
         }
     }
 }

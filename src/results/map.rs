@@ -386,6 +386,9 @@ impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => Poll::Ready(this.source.take_failure()),
             Poll::Ready(Some(completion)) => {
+                // Who has something to read does not wait; a place granted now would be kept from others for as long as
+                // the consumer does something else.
+                this.room.leave();
                 this.reader.count(&completion);
                 Poll::Ready(Some(S::completion(completion)))
             }

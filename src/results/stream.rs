@@ -135,7 +135,10 @@ impl<In, T, E> Stream<In, T, E> {
 
     /// Takes back one expectation, of a job that was not accepted after all.
     pub(crate) fn expect_less(&self) {
-        self.unread.fetch_sub(1, Ordering::SeqCst);
+        if self.unread.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // The consumer may have gone to sleep over it, and nothing else will wake it: it looks again.
+            self.deliver(Delivery::Many(Vec::new()));
+        }
     }
 
     /// Looks whether a cancellation, and its sweep, came while a job was on its way into the queue.
