@@ -1,4 +1,104 @@
 //! `brigade` runs one async function over many inputs, with bounds that hold, on any executor.
+//!
+//! A [`Pool`] has a number of workers, which are plain futures, and a queue. Each input becomes a *job*; the *handler*, an
+//! async function of yours, runs on it; and the job has exactly one outcome, whatever happens: a value, an error, a
+//! time-out, a panic, a cancellation, or the news that its worker was dropped.
+//!
+//! ```
+//! # #[cfg(feature = "smol")] {
+//! use brigade::Pool;
+//! use smol::stream::StreamExt;
+//!
+//! let pool = Pool::builder().workers(10).start(|word: &'static str| async move {
+//!     if word.is_empty() { Err("nothing to measure") } else { Ok(word.len()) }
+//! });
+//! smol::block_on(async {
+//!     let mut completions = pool.map(["bucket", "", "brigade"]).ordered();
+//!     while let Some(completion) = completions.next().await {
+//!         println!("{}: {:?}", completion.index, completion.result);
+//!     }
+//!     let summary = completions.summary();
+//!     assert_eq!((summary.succeeded, summary.failed), (2, 1));
+//!     assert!(summary.is_complete());
+//! });
+//! # }
+//! ```
+//!
+//! # The way of a job
+//!
+//! ```text
+//!  submit · reserve · map · group                                   JobHandle · Map · Group
+//!      │                                                                       ▲
+//!      ▼                                                                       │
+//!   submit ───► queue ──────► worker ──────► attempt ──────► reply ──────► results
+//!      ▲        room,         takes a        time limit,     one outcome,   as they finish
+//!      │        the line      ready job      panic guard,    the books      or in order;
+//!      │        for it                       handler                        summary
+//!      └──────── Submitter::add: jobs that a running job adds
+//! ```
+//!
+//! * **One input:** [`Pool::submit`] waits for room and returns a [`JobHandle`], a future of the result.
+//! * **Many:** [`Pool::map`] pulls inputs as there is room and is a stream of [`Completion`]s.
+//! * **Some that belong together:** [`Pool::group`].
+//! * **Futures of any type:** [`TaskPool`].
+//! * **The executor:** `Builder::start` uses smol's; [`spawn_on`](Builder::spawn_on) takes any that implements
+//!   [`Spawn`]; [`build`](Builder::build) hands out the [`Workers`], for you to poll. [`Workers::drive`] runs them inside
+//!   your own future, so that handlers may borrow.
+//! * **Kinds of handlers:** the input alone; with a state for each worker
+//!   ([`build_with_state`](Builder::build_with_state)); with the means to add jobs
+//!   ([`build_with_submitter`](Builder::build_with_submitter)).
+//! * **The end:** [`drain`](Pool::drain), [`drain_within`](Pool::drain_within), [`abort`](Pool::abort).
+//!
+//! [`Builder`] lists all knobs, their defaults, and what is bounded by what.
+//!
+//! # What dropping means
+//!
+//! | dropped | then |
+//! |---|---|
+//! | [`JobHandle`] | its job is cancelled: queued, it never starts; running, its future is dropped at its next await. [`detach`](JobHandle::detach) lets it go on |
+//! | [`Map`], [`Group`] | what is left of its jobs is cancelled in the same way |
+//! | future of `next` on these | nothing is lost |
+//! | future of [`submit`](Pool::submit) | nothing was accepted; the input is dropped with it |
+//! | [`Permit`] | its place goes to the next in line |
+//! | last [`Pool`], [`Map`]s and [`Group`]s included | the pool is closed: what was accepted is done, then the workers end |
+//! | a [`Worker`], or its future | the job that it runs is [abandoned](JobError::Abandoned); queued jobs are left to the other workers |
+//! | the last worker | what is queued is abandoned too, and the pool takes no more |
+//! | the executor | its workers, as above. One that is neither polled nor dropped leaves its jobs waiting |
+//! | future of [`drive`](Workers::drive) | all workers, as above |
+//! | future of [`idle`](Pool::idle) | nothing changes |
+//! | future of [`drain`](Pool::drain) | the pool stays closed |
+//! | future of [`drain_within`](Pool::drain_within) | before its time is over: the pool stays closed, and nothing is aborted |
+//! | future of [`abort`](Pool::abort) | the abort goes on; another call returns the report |
+//! | future of [`cancel`](JobHandle::cancel) | the cancellation goes on |
+//!
+//! A future that was never polled has done nothing. The exception is [`cancel`](JobHandle::cancel), which acts when it is
+//! called.
+//!
+//! # Features
+//!
+//! | feature | brings | without it |
+//! |---|---|---|
+//! | `smol` (default) | `Builder::start`, `TaskPool::start`, `rt::SmolGlobal`; implies `async-io` | `spawn_on` or `build`, with an executor of yours |
+//! | `async-io` | the timer that a pool has unless another is set, `rt::AsyncIoTimer` | [`Builder::timer`] has to be called |
+//! | `csv` (default) | the module `csv`: rows of files as inputs, results as rows | no such module |
+//! | `tracing` | a span `job` with `id`, `attempt` and `worker`, entered around each poll of a handler | no spans; [`Observer`] sees events either way |
+//!
+//! Features add up: none of them takes anything away or changes what another one brings.
+//!
+//! # Blocking work
+//!
+//! Workers share threads with whatever else the executor runs. A handler that blocks, or computes for long, holds up all of
+//! it, and its own time limit with it: a limit can stop a handler only where it awaits. `blocking::unblock`, which smol
+//! offers as `smol::unblock`, runs a closure on a thread that may wait and is a future of its value.
+//! [`Builder::slow_poll`] reports handlers that need it.
+//!
+//! # What is not contained
+//!
+//! * **`panic = "abort"`**: the first panic ends the process. [`panic_isolation`] says whether it is so.
+//! * **A panic in a drop while another panic unwinds** ends the process, as everywhere in Rust.
+//! * **A handler that never yields** cannot be stopped: not by a time limit, not by a cancellation, not by an abort.
+//! * **A fork**: a pool is not for use in a forked child. The threads that poll its workers are not there, and a lock may be
+//!   held for ever. The library itself starts no thread; the executor and the timer may.
 #![forbid(unsafe_code)]
 
 mod attempt;
@@ -31,3 +131,10 @@ pub use crate::rt::{ManualTimer, Spawn, Timer};
 pub use crate::submit::{Cancelling, Job, JobHandle, Permit, Submitter};
 pub use crate::task_pool::{TaskHandle, TaskPool};
 pub use crate::worker::{Worker, Workers};
+
+/// The code of these pages is compiled and run as tests.
+#[cfg(all(doctest, feature = "smol"))]
+#[doc = include_str!("../README.md")]
+#[doc = include_str!("../DESIGN.md")]
+#[doc = include_str!("queue/README.md")]
+struct Pages;

@@ -25,15 +25,18 @@ type Task = BoxFuture<'static, ()>;
 /// # Examples
 ///
 /// ```
-/// use brigade::{Pool, TaskPool};
+/// use async_executor::Executor;
+/// use brigade::{ManualTimer, Pool, TaskPool};
+/// use futures_lite::future;
 ///
-/// let tasks = TaskPool::start(Pool::builder().workers(2));
-/// smol::block_on(async {
+/// let executor = Executor::new();
+/// let tasks = TaskPool::spawn_on(Pool::builder().workers(2).timer(ManualTimer::new()), &executor);
+/// future::block_on(executor.run(async {
 ///     let number = tasks.spawn(async { 6 * 7 }).await.unwrap();
 ///     let text = tasks.spawn(async { "text".to_owned() }).await.unwrap();
 ///     assert_eq!(number.await, Ok(42));
 ///     assert_eq!(text.await, Ok("text".to_owned()));
-/// });
+/// }));
 /// ```
 #[derive(Clone)]
 pub struct TaskPool {
