@@ -134,7 +134,11 @@ pub use crate::worker::{Worker, Workers};
 
 /// The code of these pages is compiled and run as tests.
 #[cfg(all(doctest, feature = "smol"))]
-#[doc = include_str!("../README.md")]
-#[doc = include_str!("../DESIGN.md")]
-#[doc = include_str!("queue/README.md")]
-struct Pages;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../DESIGN.md")]
+    struct Design;
+    #[doc = include_str!("queue/README.md")]
+    struct Queue;
+}
