@@ -5,7 +5,7 @@
 //! values dropped. No user code runs under it, so a poisoned lock is entered.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -42,6 +42,9 @@ pub(crate) struct Engine<In, T, E> {
     pub(crate) timer: Arc<dyn Timer>,
     observer: Option<Arc<dyn Observer>>,
     pub(crate) unhandled: Mutex<Option<Arc<UnhandledFn<E>>>>,
+    /// Set before an abort takes the queued jobs. Who puts one there looks at it afterwards, so that one of the two
+    /// finds the job, and nobody has to poll a worker for that.
+    is_aborted: AtomicBool,
     /// Unstarted inputs of an aborted pool that no report has taken yet. Bounded by what was queued.
     pub(crate) returned: Mutex<Vec<Unstarted<In>>>,
     /// How many [`Pool`](crate::Pool)s share this engine.
@@ -79,6 +82,7 @@ impl<In, T, E> Engine<In, T, E> {
             timer: settings.timer,
             observer: settings.observer,
             unhandled: Mutex::new(None),
+            is_aborted: AtomicBool::new(false),
             returned: Mutex::new(Vec::new()),
             handles: AtomicUsize::new(1),
             husks: AtomicUsize::new(0),
@@ -164,6 +168,7 @@ impl<In, T, E> Engine<In, T, E> {
         if let Err(stranded) = self.ready.push(entry) {
             self.abandon(stranded);
         }
+        self.look_for_abort();
     }
 
     /// Puts accepted jobs on their way together.
@@ -174,6 +179,7 @@ impl<In, T, E> Engine<In, T, E> {
         if let Err(stranded) = self.ready.push_many(entries) {
             self.abandon(stranded);
         }
+        self.look_for_abort();
     }
 
     fn abandon(&self, entries: impl IntoIterator<Item = Entry<In, T, E>>) {
@@ -252,6 +258,7 @@ impl<In, T, E> Engine<In, T, E> {
         for entry in self.ready.sweep(Entry::is_dead) {
             entry.settle_unstarted(self, JobError::Abandoned);
         }
+        self.look_for_abort();
     }
 
     /// Interrupts the running jobs of one map or group.
@@ -294,10 +301,18 @@ impl<In, T, E> Engine<In, T, E> {
         }
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
-        for entry in self.ready.take_all() {
-            entry.return_unstarted(self);
-        }
+        self.is_aborted.store(true, Ordering::SeqCst);
+        self.look_for_abort();
         interrupted
+    }
+
+    /// Returns what is queued in an aborted pool.
+    fn look_for_abort(&self) {
+        if self.is_aborted.load(Ordering::SeqCst) {
+            for entry in self.ready.take_all() {
+                entry.return_unstarted(self);
+            }
+        }
     }
 
     pub(crate) fn take_returned(&self) -> Vec<Unstarted<In>> {
