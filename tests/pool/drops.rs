@@ -328,6 +328,68 @@ fn on_every_small_pool(handler: Handler, consumers: &'static [Consumer], is_stuc
     }
 }
 
+/// Who is dropped first when everything is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    Workers,
+    Consumers,
+}
+
+/// Runs for `k` steps, then drops everything without polling it again. Says whether there were so many steps.
+fn run_and_drop_all(scenario: &Scenario, first: First, k: usize) -> bool {
+    let what = format!("everything dropped after {k} steps, first {first:?}");
+    let Run { mut steps, workers, consumers, env, events } = Run::new(scenario);
+    let mut count = 0;
+    while count < k && (steps.step().is_some() || env.clock.advance_to_next()) {
+        count += 1;
+    }
+    let Env { pool, clock, tracker, .. } = env;
+    let (before, after) = if first == First::Workers { (&workers, &consumers) } else { (&consumers, &workers) };
+    for at in before {
+        steps.drop_task(*at);
+    }
+    assert_adds_up(&pool.stats());
+    drop(pool);
+    for at in after {
+        steps.drop_task(*at);
+    }
+    drop((steps, clock));
+    let events = events.lock().unwrap();
+    assert_one_outcome_each(&events, &what);
+    let left = events.iter().filter(|event| matches!(event, Event::WorkerLeft { .. })).count();
+    assert_eq!(left, scenario.workers, "{what}: workers that left");
+    assert_eq!(events.iter().filter(|event| **event == Event::Closed).count(), 1, "{what}: closed once");
+    tracker.assert_all_dropped(&what);
+    count == k
+}
+
+/// An executor with the workers on it is dropped after `k` ticks. Says whether there were so many.
+fn run_and_drop_executor(scenario: &Scenario, k: usize) -> bool {
+    let what = format!("executor dropped after {k} ticks");
+    let executor = async_executor::LocalExecutor::new();
+    let mut run = Run::with_workers_elsewhere(scenario, |worker| executor.spawn(worker).detach());
+    let mut ticks = 0;
+    loop {
+        while run.steps.step().is_some() {}
+        if ticks == k || !(executor.try_tick() || run.env.clock.advance_to_next()) {
+            break;
+        }
+        ticks += 1;
+        assert_adds_up(&run.env.pool.stats());
+    }
+    drop(executor);
+    *run.env.are_workers_gone.borrow_mut() = true;
+    run.settle(Fault::None);
+    run.assert_nobody_waits(&what);
+    assert_eq!(assert_settled(&run.env.pool).workers, 0, "{what}");
+    let Run { steps, env, events, .. } = run;
+    let tracker = env.tracker.clone();
+    drop((steps, env));
+    assert_one_outcome_each(&events.lock().unwrap(), &what);
+    tracker.assert_all_dropped(&what);
+    ticks == k
+}
+
 // ---- consumers ----
 
 const JOBS: u32 = 9;
