@@ -244,15 +244,15 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
                 let place = Place { pool: engine.identity(), slot, id };
                 Submitter::new(Arc::clone(&engine), place, ticket.stream().map(Arc::clone))
             });
-            let result = {
+            let (result, drop_panicked) = {
                 let mut attempt = pin!(Attempt::new(id, attempts, slot, deadline, || call.call(input, submitter)));
                 let result = poll_fn(|cx| attempt.as_mut().poll(&engine, || outbox.flush(), cx)).await;
-                if result.is_err() && attempt.as_mut().discard() {
-                    engine.observe(|| Event::DropPanicked { job: id });
-                }
-                result
+                (result, attempt.as_mut().discard())
             };
-            if matches!(result, Err(JobError::Panicked(_))) {
+            if drop_panicked {
+                engine.observe(|| Event::DropPanicked { job: id });
+            }
+            if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
                 call.renew();
             }
             ticket.settle(result, &mut outbox);

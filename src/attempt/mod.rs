@@ -35,6 +35,8 @@ pin_project! {
         make: Option<M>,
         #[pin]
         future: Option<F>,
+        // Whether the handler's future has panicked in its drop.
+        drop_panicked: bool,
         // Set when the attempt has to wait for the first time.
         sleep: Option<BoxFuture<'static, ()>>,
     }
@@ -47,15 +49,17 @@ pin_project! {
 }
 
 impl<M, F> Attempt<M, F> {
-    /// Drops the handler's future in place; says whether that panicked.
+    /// Drops the handler's future in place, if it is still there; says whether that has panicked, now or before.
     pub(crate) fn discard(self: Pin<&mut Self>) -> bool {
         let mut this = self.project();
-        (this.make.is_some() || this.future.is_some())
-            && unwind::catch(|| {
+        if this.make.is_some() || this.future.is_some() {
+            let dropped = unwind::catch(|| {
                 *this.make = None;
                 this.future.set(None);
-            })
-            .is_err()
+            });
+            *this.drop_panicked = dropped.is_err();
+        }
+        *this.drop_panicked
     }
 }
 
@@ -64,7 +68,7 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
     #[inline]
     pub(crate) fn new(id: JobId, attempts: u32, slot: usize, deadline: Option<(Instant, TimeLimit)>, make: M) -> Self {
         let span = JobSpan::new(id, attempts, slot);
-        Self { id, slot, deadline, span, make: Some(make), future: None, sleep: None }
+        Self { id, slot, deadline, span, make: Some(make), future: None, drop_panicked: false, sleep: None }
     }
 
     /// Goes on with the attempt. `before_wait` is called each time before it waits for something.
@@ -105,29 +109,20 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
     {
         let job = self.id;
         let place = Place { pool: engine.identity(), slot: self.slot, id: job };
-        let mut drop_panicked = false;
         let start = engine.slow_poll.map(|_| engine.timer.now());
-        let polled = self.poll_guarded(place, &mut drop_panicked, cx);
+        let polled = self.poll_guarded(place, cx);
         if let (Some(bound), Some(start)) = (engine.slow_poll, start) {
             let took = engine.timer.now().saturating_duration_since(start);
             if took > bound {
                 engine.observe(|| Event::SlowPoll { job, took });
             }
         }
-        if drop_panicked {
-            engine.observe(|| Event::DropPanicked { job });
-        }
         polled
     }
 
     /// Makes the future if there is none yet, polls it, and drops it when it is done, behind one guard.
     #[inline(always)]
-    fn poll_guarded<T, E>(
-        self: Pin<&mut Self>,
-        place: Place,
-        drop_panicked: &mut bool,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<T, JobError<E>>>
+    fn poll_guarded<T, E>(self: Pin<&mut Self>, place: Place, cx: &mut Context<'_>) -> Poll<Result<T, JobError<E>>>
     where
         F: Future<Output = Result<T, E>>,
     {
@@ -149,7 +144,7 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
         });
         match result {
             Some(result) => {
-                *drop_panicked = guarded.is_err();
+                *this.drop_panicked = guarded.is_err();
                 Poll::Ready(result.map_err(JobError::Failed))
             }
             None => match guarded {

@@ -4,5 +4,7 @@ mod harness;
 mod steps;
 
 mod drops;
+mod hazards;
+mod local;
 mod panics;
 mod smoke;
