@@ -2,4 +2,10 @@
 
 mod harness;
 
+mod cancellation;
+mod core;
+mod failures;
+mod shutdown;
 mod smoke;
+mod streams;
+mod submission;
