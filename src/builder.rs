@@ -141,8 +141,8 @@ impl Builder {
         self
     }
 
-    /// Says whether completions carry [`queued_for`](crate::Completion::queued_for) and
-    /// [`ran_for`](crate::Completion::ran_for). It costs three looks at the clock a job.
+    /// Says whether completions know their [`queued_for`](crate::Completion::queued_for) and
+    /// [`ran_for`](crate::Completion::ran_for). It costs three looks at the clock and an allocation a job.
     pub const fn timings(mut self, measure: bool) -> Self {
         self.timings = measure;
         self

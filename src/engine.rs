@@ -19,7 +19,7 @@ use crate::pool::{Interrupted, Unhandled, Unstarted};
 use crate::queue::ledger::{Ledger, Life, Origin, Refusal, Wakes};
 use crate::queue::ready::Ready;
 use crate::queue::running::{Occupant, Running};
-use crate::reply::{Entry, Started};
+use crate::reply::Entry;
 use crate::rt::Timer;
 
 pub(crate) type UnhandledFn<E> = dyn Fn(Unhandled<E>) + Send + Sync;
@@ -106,6 +106,10 @@ impl<In, T, E> Engine<In, T, E> {
         self.state().ledger.stats()
     }
 
+    pub(crate) const fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
     pub(crate) fn observe(&self, event: impl FnOnce() -> Event) {
         if let Some(observer) = &self.observer {
             let event = event();
@@ -115,16 +119,31 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     /// Hands a failure that nobody awaits to the pool's one place for them.
-    pub(crate) fn report_unhandled(&self, failure: impl FnOnce() -> Unhandled<E>) {
+    pub(crate) fn report_unhandled(&self, failure: Unhandled<E>) {
         let handler = self.unhandled.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(handler) = handler {
-            let _ = unwind::catch(|| handler(failure()));
+        let Some(handler) = handler else {
+            unwind::discard(failure);
+            return;
+        };
+        let _ = unwind::catch(|| handler(failure));
+    }
+
+    #[inline]
+    pub(crate) fn carry_out(&self, wakes: Wakes) {
+        if wakes.is_empty() {
+            // Nothing is in it; the compiler does not see that its drop does nothing.
+            std::mem::forget(wakes);
+        } else {
+            self.wake(wakes);
         }
     }
 
-    pub(crate) fn carry_out(&self, wakes: Wakes) {
+    #[cold]
+    fn wake(&self, wakes: Wakes) {
         if wakes.end {
             self.ready.close();
+            // What is left are husks of cancelled jobs, unless the last worker has left.
+            self.abandon(self.ready.take_all());
         }
         wakes.room.into_iter().for_each(Waker::wake);
         if wakes.quiet {
@@ -168,6 +187,17 @@ impl<In, T, E> Engine<In, T, E> {
         }
     }
 
+    /// Puts accepted jobs on their way together.
+    pub(crate) fn launch_many(&self, entries: Vec<Entry<In, T, E>>) {
+        for entry in &entries {
+            self.observe(|| Event::Accepted { job: entry.id() });
+        }
+        if let Err(stranded) = self.ready.push_many(entries) {
+            self.abandon(stranded);
+        }
+        self.look_for_abort();
+    }
+
     fn abandon(&self, entries: impl IntoIterator<Item = Entry<In, T, E>>) {
         for entry in entries {
             entry.settle_unstarted(self, JobError::Abandoned);
@@ -176,30 +206,46 @@ impl<In, T, E> Engine<In, T, E> {
 
     // ---- the life of a job ----
 
-    /// Books the start of a job; `None`: the pool is aborted and starts nothing.
+    /// Books the start of a job and says what limits it; `false`: the pool is aborted and starts nothing.
     ///
-    /// Before it returns the limits, the slot is clear of old interruptions and a new one will find the job.
-    pub(crate) fn book_start(&self, slot: usize, origin: Origin, occupant: Occupant) -> Option<(Limits, Wakes)> {
-        self.signals[slot].clear();
+    /// With `finishes`, the success of the slot's last job is booked first, under the same lock. Before it returns, the slot
+    /// is clear of old interruptions and a new one will find the job. The caller carries out the wakes.
+    #[inline(always)]
+    pub(crate) fn book_start(
+        &self,
+        slot: usize,
+        origin: Origin,
+        occupant: Occupant,
+        finishes: bool,
+        limits: &mut Limits,
+        wakes: &mut Wakes,
+    ) -> bool {
         let mut state = self.state();
         if state.ledger.life() >= Life::Aborted {
-            return None;
+            return false;
         }
-        let wakes = state.ledger.start(origin);
+        if finishes {
+            state.running.finish(slot);
+            state.ledger.finish(Outcome::Succeeded, wakes);
+        }
+        self.signals[slot].clear();
+        state.ledger.start(origin, wakes);
         state.running.start(slot, occupant);
-        Some((state.limits, wakes))
+        *limits = state.limits;
+        true
     }
 
     pub(crate) fn book_finish(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
-        let wakes = {
+        let mut wakes = Wakes::default();
+        {
             let mut state = self.state();
             state.running.finish(slot);
             if outcome != Outcome::Cancelled {
                 // It was faster than the abort.
                 state.interrupted.retain(|job| job.id != id);
             }
-            state.ledger.finish(outcome)
-        };
+            state.ledger.finish(outcome, &mut wakes);
+        }
         self.observe(|| Event::Finished { job: id, outcome, attempts });
         self.carry_out(wakes);
     }
@@ -208,11 +254,6 @@ impl<In, T, E> Engine<In, T, E> {
         let wakes = self.state().ledger.settle_queued(origin, outcome);
         self.observe(|| Event::Finished { job: id, outcome, attempts: 0 });
         self.carry_out(wakes);
-    }
-
-    /// A job taken from the ready channel is about to start in `slot`. `None`: it has its outcome already, or now.
-    pub(crate) fn start(self: &Arc<Self>, entry: Entry<In, T, E>, slot: usize) -> Option<Started<In, T, E>> {
-        entry.start(self, slot)
     }
 
     // ---- cancellation ----
@@ -491,7 +532,10 @@ impl Signal {
     }
 
     fn clear(&self) {
-        self.interrupt.store(0, Ordering::SeqCst);
+        // Whoever set it did so before this job was found in the slot, so the look is not too early.
+        if self.interrupt.load(Ordering::SeqCst) != 0 {
+            self.interrupt.store(0, Ordering::SeqCst);
+        }
     }
 
     /// Sets the reason, if there is none yet; the waker is to be woken once all locks are released.

@@ -7,6 +7,7 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::observe::Outcome;
 use crate::results::Summary;
 
 /// Why a pool refused an input. The input comes back in the variant.
@@ -149,6 +150,17 @@ impl<E> JobError<E> {
         matches!(self, Self::WouldDeadlock)
     }
 
+    /// How a job with this error has ended.
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Failed(_) => Outcome::Failed,
+            Self::TimedOut(_) => Outcome::TimedOut,
+            Self::Panicked(_) => Outcome::Panicked,
+            Self::Cancelled(_) => Outcome::Cancelled,
+            Self::Abandoned | Self::WouldDeadlock => Outcome::Abandoned,
+        }
+    }
+
     /// Returns the handler's own error, if that is what it is.
     pub fn into_failed(self) -> Option<E> {
         match self {
@@ -232,7 +244,7 @@ impl fmt::Display for CancelReason {
 /// What a panic said: the text of its payload, or a note that the payload was not text.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PanicMessage {
-    pub(crate) text: std::borrow::Cow<'static, str>,
+    pub(crate) text: Box<str>,
 }
 
 impl PanicMessage {

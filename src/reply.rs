@@ -17,10 +17,10 @@ use crate::engine::Engine;
 use crate::error::{CancelReason, JobError, TimeLimit};
 use crate::observe::{JobId, Outcome};
 use crate::pool::{Unhandled, Unstarted};
-use crate::queue::ledger::Origin;
+use crate::queue::ledger::{Origin, Wakes};
 use crate::queue::running::Occupant;
-use crate::results::Completion;
 use crate::results::stream::{Delivery, Stream};
+use crate::results::{Completion, Timings};
 
 /// A queued job.
 pub(crate) enum Entry<In, T, E> {
@@ -37,14 +37,6 @@ pub(crate) struct Streamed<In, T, E> {
     pub(crate) index: usize,
     pub(crate) origin: Origin,
     pub(crate) accepted_at: Option<Instant>,
-}
-
-/// A job that has just started.
-pub(crate) struct Started<In, T, E> {
-    pub(crate) input: In,
-    pub(crate) ticket: Ticket<In, T, E>,
-    /// Until when the attempt may run.
-    pub(crate) deadline: Option<(Instant, TimeLimit)>,
 }
 
 impl<In, T, E> Entry<In, T, E> {
@@ -102,11 +94,20 @@ impl<In, T, E> Entry<In, T, E> {
         }
     }
 
-    /// Starts the job in `slot`, unless it has its outcome already or gets it now.
-    pub(crate) fn start(self, engine: &Arc<Engine<In, T, E>>, slot: usize) -> Option<Started<In, T, E>> {
+    /// Starts the job, unless it has its outcome already or gets it now: makes it the ticket's, and returns the input. What the
+    /// slot did before is booked first, if it is not yet.
+    pub(crate) fn start(
+        self,
+        engine: &Arc<Engine<In, T, E>>,
+        ticket: &mut Ticket<In, T, E>,
+        outbox: &mut Outbox<In, T, E>,
+    ) -> Option<In> {
         match self {
-            Self::Streamed(job) => job.start(engine, slot),
-            Self::Handled(cell) => cell.start(slot),
+            Self::Streamed(job) => job.start(engine, ticket, outbox),
+            Self::Handled(cell) => {
+                outbox.book();
+                cell.start(ticket)
+            }
         }
     }
 }
@@ -133,33 +134,44 @@ impl<In, T, E> Streamed<In, T, E> {
     ) {
         let Self { input, stream, id, index, origin, accepted_at } = self;
         let kept = part_with(input, &stream);
-        engine.book_unstarted(origin, id, outcome_of::<(), E>(&Err(&error)));
-        let queued_for =
-            accepted_at.filter(|_| engine.timings).map(|at| engine.timer.now().saturating_duration_since(at));
-        let completion =
-            Completion { id, index, attempts: 0, input: kept, queued_for, ran_for: None, result: Err(error) };
+        engine.book_unstarted(origin, id, error.outcome());
+        let timings = accepted_at.filter(|_| engine.timings).map(|at| {
+            Box::new(Timings { queued_for: engine.timer.now().saturating_duration_since(at), ran_for: None })
+        });
+        let completion = Completion { id, index, attempts: 0, input: kept, result: Err(error), timings };
         stream.deliver(Delivery::One(completion));
     }
 
-    fn start(self, engine: &Arc<Engine<In, T, E>>, slot: usize) -> Option<Started<In, T, E>> {
+    fn start(
+        self,
+        engine: &Arc<Engine<In, T, E>>,
+        ticket: &mut Ticket<In, T, E>,
+        outbox: &mut Outbox<In, T, E>,
+    ) -> Option<In> {
+        let slot = ticket.slot;
         if self.stream.cancelled().is_some() {
+            outbox.book();
             Entry::Streamed(self).settle_unstarted(engine, JobError::Abandoned);
             return None;
         }
         let stream = Arc::as_ptr(&self.stream).addr();
         let occupant = Occupant::new(self.id, self.index, 1, Some(stream));
-        let Some((limits, wakes)) = engine.book_start(slot, self.origin, occupant) else {
+        let (mut limits, mut wakes) = (Limits::default(), Wakes::default());
+        let finishes = outbox.is_unbooked();
+        if !engine.book_start(slot, self.origin, occupant, finishes, &mut limits, &mut wakes) {
+            outbox.book();
             Entry::Streamed(self).return_unstarted(engine);
             return None;
-        };
+        }
         engine.carry_out(wakes);
+        outbox.is_booked();
         let Self { input, stream, id, index, accepted_at, .. } = self;
         if let Some(reason) = stream.cancelled() {
             // The canceller may have looked for running jobs before this one was among them.
             let _ = engine.signals[slot].interrupt(reason);
         }
-        let ticket = Ticket::new(Reply::Stream(stream), slot, id, index, accepted_at);
-        Some(Started::new(engine, input, ticket, limits))
+        ticket.begin(Reply::Stream(stream), id, index, accepted_at, limits);
+        Some(input)
     }
 }
 
@@ -212,7 +224,8 @@ impl<In, T, E> Cell<In, T, E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(self: Arc<Self>, slot: usize) -> Option<Started<In, T, E>> {
+    fn start(self: Arc<Self>, ticket: &mut Ticket<In, T, E>) -> Option<In> {
+        let slot = ticket.slot;
         let mut state = self.lock();
         let input = match std::mem::replace(&mut state.phase, Phase::Running(slot)) {
             Phase::Queued(input) => input,
@@ -223,21 +236,21 @@ impl<In, T, E> Cell<In, T, E> {
                 return None;
             }
         };
-        let Some((limits, wakes)) = self.engine.book_start(slot, self.origin, Occupant::new(self.id, 0, 1, None))
-        else {
+        let (mut limits, mut wakes) = (Limits::default(), Wakes::default());
+        let occupant = Occupant::new(self.id, 0, 1, None);
+        if !self.engine.book_start(slot, self.origin, occupant, false, &mut limits, &mut wakes) {
             state.phase = Phase::Queued(input);
             drop(state);
             let engine = Arc::clone(&self.engine);
             Entry::Handled(self).return_unstarted(&engine);
             return None;
-        };
+        }
         drop(state);
         self.engine.carry_out(wakes);
         let limits = Limits { attempt: self.limits.attempt.or(limits.attempt), job: self.limits.job };
-        let engine = Arc::clone(&self.engine);
         let (id, accepted_at) = (self.id, self.accepted_at);
-        let ticket = Ticket::new(Reply::Cell(self), slot, id, 0, accepted_at);
-        Some(Started::new(&engine, input, ticket, limits))
+        ticket.begin(Reply::Cell(self), id, 0, accepted_at, limits);
+        Some(input)
     }
 
     /// Settles a job that is still queued, once `part_with` has its input; says whether it was. One that is not is left alone.
@@ -252,7 +265,7 @@ impl<In, T, E> Cell<In, T, E> {
         };
         drop(state);
         part_with(input);
-        let outcome = outcome_of::<(), E>(&Err(&error));
+        let outcome = error.outcome();
         let wanted = self.discard_unwanted(Err(error), 0);
         self.engine.book_unstarted(self.origin, self.id, outcome);
         self.complete(wanted, 0);
@@ -379,7 +392,7 @@ impl<In, T, E> Cell<In, T, E> {
         match result {
             // Whoever cancelled knows.
             Err(JobError::Cancelled(CancelReason::Handle)) => {}
-            Err(error) => self.engine.report_unhandled(|| Unhandled { id: self.id, attempts, error }),
+            Err(error) => self.engine.report_unhandled(Unhandled { id: self.id, attempts, error }),
             Ok(value) => {
                 unwind::discard(value);
             }
@@ -410,9 +423,11 @@ impl<In, T, E> Reply<In, T, E> {
     }
 }
 
-/// The right and the duty to give a running job its outcome. Dropped unused, it says `Abandoned`.
+/// The right and the duty to give the running job of a slot its outcome. Dropped with a job, it says `Abandoned`.
+///
+/// A worker has one for all its jobs, one after another.
 pub(crate) struct Ticket<In, T, E> {
-    /// `None` once it is settled.
+    /// `None`: no job, or one that is settled.
     reply: Option<Reply<In, T, E>>,
     slot: usize,
     pub(crate) id: JobId,
@@ -420,34 +435,45 @@ pub(crate) struct Ticket<In, T, E> {
     /// 0 until the attempt starts.
     pub(crate) attempts: u32,
     /// A copy of the input, where the stream keeps them.
-    pub(crate) kept: Option<In>,
+    kept: Option<In>,
     accepted_at: Option<Instant>,
     started_at: Option<Instant>,
-}
-
-impl<In, T, E> Started<In, T, E> {
-    fn new(engine: &Engine<In, T, E>, input: In, mut ticket: Ticket<In, T, E>, limits: Limits) -> Self {
-        let mut deadline = None;
-        if engine.timings || !limits.is_none() {
-            let now = engine.timer.now();
-            ticket.started_at = Some(now);
-            deadline = limits.deadline(ticket.accepted_at.unwrap_or(now), now);
-        }
-        Self { input, ticket, deadline }
-    }
-
-    /// Whether the job's own time was over before it started.
-    pub(crate) fn is_too_late(&self) -> bool {
-        match (self.deadline, self.ticket.started_at) {
-            (Some((at, TimeLimit::Job)), Some(now)) => at <= now,
-            _ => false,
-        }
-    }
+    /// Until when the attempt may run.
+    pub(crate) deadline: Option<(Instant, TimeLimit)>,
 }
 
 impl<In, T, E> Ticket<In, T, E> {
-    const fn new(reply: Reply<In, T, E>, slot: usize, id: JobId, index: usize, accepted_at: Option<Instant>) -> Self {
-        Self { reply: Some(reply), slot, id, index, attempts: 0, kept: None, accepted_at, started_at: None }
+    /// The ticket of a slot, without a job.
+    pub(crate) const fn new(slot: usize) -> Self {
+        Self {
+            reply: None,
+            slot,
+            id: JobId(0),
+            index: 0,
+            attempts: 0,
+            kept: None,
+            accepted_at: None,
+            started_at: None,
+            deadline: None,
+        }
+    }
+
+    /// Takes over a job whose start is booked.
+    fn begin(&mut self, reply: Reply<In, T, E>, id: JobId, index: usize, accepted_at: Option<Instant>, limits: Limits) {
+        let engine = reply.engine();
+        if engine.timings || !limits.is_none() {
+            let now = engine.timer.now();
+            self.started_at = Some(now);
+            self.deadline = limits.deadline(accepted_at.unwrap_or(now), now);
+        } else {
+            self.started_at = None;
+            self.deadline = None;
+        }
+        self.reply = Some(reply);
+        self.id = id;
+        self.index = index;
+        self.attempts = 0;
+        self.accepted_at = accepted_at;
     }
 
     /// The map or group that the job belongs to.
@@ -458,17 +484,63 @@ impl<In, T, E> Ticket<In, T, E> {
         }
     }
 
+    /// Looks whether the attempt should be made at all, and copies the input where the stream keeps it.
+    ///
+    /// The error is the job's outcome; its input is in the ticket then, unless the copying has panicked.
+    pub(crate) fn prepare(&mut self, input: In) -> Result<In, JobError<E>> {
+        let Some(reply) = &self.reply else { return Ok(input) };
+        if let Some(interrupt) = reply.engine().signals[self.slot].interrupted() {
+            self.kept = Some(input);
+            return Err(JobError::Cancelled(interrupt.0));
+        }
+        if let (Some((at, TimeLimit::Job)), Some(now)) = (self.deadline, self.started_at)
+            && at <= now
+        {
+            self.kept = Some(input);
+            return Err(JobError::TimedOut(TimeLimit::Job));
+        }
+        if let Some(keep) = self.stream().and_then(|stream| stream.keeper()) {
+            match unwind::catch(|| keep(&input)) {
+                Ok(copy) => self.kept = Some(copy),
+                Err(message) => {
+                    drop_input(Some(input));
+                    return Err(JobError::Panicked(message));
+                }
+            }
+        }
+        self.attempts = 1;
+        Ok(input)
+    }
+
     /// Gives the job its outcome; one for a stream travels by the outbox.
-    pub(crate) fn settle(mut self, result: Result<T, JobError<E>>, outbox: &mut Outbox<In, T, E>) {
-        if let Some((stream, completion)) = self.book(result) {
-            outbox.push(stream, completion);
+    ///
+    /// A success without an observer is booked together with the slot's next start, or before the worker does anything else.
+    pub(crate) fn settle(&mut self, result: Result<T, JobError<E>>, outbox: &mut Outbox<In, T, E>) {
+        let is_quiet = match &self.reply {
+            Some(Reply::Stream(stream)) => result.is_ok() && !stream.engine.is_observed(),
+            _ => false,
+        };
+        if is_quiet {
+            if let Some(Reply::Stream(stream)) = self.reply.take() {
+                let timings = self.timings(&stream.engine);
+                let (id, index, attempts, input) = (self.id, self.index, self.attempts, self.kept.take());
+                outbox.prepare_for(stream);
+                outbox.unbooked = Some((self.slot, id));
+                outbox.held.push(Completion { id, index, attempts, input, result, timings });
+            }
+            return;
+        }
+        if let Some((stream, completion)) = self.conclude(result) {
+            outbox.prepare_for(stream);
+            outbox.held.push(completion);
+            outbox.send_if_due();
         }
     }
 
-    fn book(&mut self, result: Result<T, JobError<E>>) -> Option<(Arc<Stream<In, T, E>>, Completion<In, T, E>)> {
-        let reply = self.reply.take()?;
-        let outcome = outcome_of(&result.as_ref());
-        match reply {
+    /// Books the outcome and gives it to a cell; one for a stream is returned.
+    fn conclude(&mut self, result: Result<T, JobError<E>>) -> Option<(Arc<Stream<In, T, E>>, Completion<In, T, E>)> {
+        let outcome = outcome_of(&result);
+        match self.reply.take()? {
             Reply::Cell(cell) => {
                 drop_input(self.kept.take());
                 let wanted = cell.discard_unwanted(result, self.attempts);
@@ -482,41 +554,40 @@ impl<In, T, E> Ticket<In, T, E> {
                     stream.count_failure(error);
                 }
                 stream.engine.book_finish(self.slot, self.id, outcome, self.attempts);
-                let (queued_for, ran_for) = self.timings(&stream.engine);
+                let timings = self.timings(&stream.engine);
                 let (id, index, attempts, input) = (self.id, self.index, self.attempts, self.kept.take());
-                Some((stream, Completion { id, index, attempts, input, queued_for, ran_for, result }))
+                Some((stream, Completion { id, index, attempts, input, result, timings }))
             }
         }
     }
 
-    fn timings(&self, engine: &Engine<In, T, E>) -> (Option<std::time::Duration>, Option<std::time::Duration>) {
+    fn timings(&self, engine: &Engine<In, T, E>) -> Option<Box<Timings>> {
         if !engine.timings {
-            return (None, None);
+            return None;
         }
-        let between = |from: Option<Instant>, to: Option<Instant>| Some(to?.saturating_duration_since(from?));
-        (between(self.accepted_at, self.started_at), between(self.started_at, Some(engine.timer.now())))
+        let (accepted_at, started_at) = (self.accepted_at?, self.started_at?);
+        let queued_for = started_at.saturating_duration_since(accepted_at);
+        let ran_for = Some(engine.timer.now().saturating_duration_since(started_at));
+        Some(Box::new(Timings { queued_for, ran_for }))
     }
 }
 
 impl<In, T, E> Drop for Ticket<In, T, E> {
     fn drop(&mut self) {
+        let Some(reply) = &self.reply else { return };
         // An interruption that was under way is the reason, though the worker did not live to see it.
-        let error = self.reply.as_ref().and_then(|reply| reply.engine().signals[self.slot].interrupted());
-        let error = error.map_or(JobError::Abandoned, |interrupt| JobError::Cancelled(interrupt.0));
-        if let Some((stream, completion)) = self.book(Err(error)) {
+        let interrupt = reply.engine().signals[self.slot].interrupted();
+        let result = Err(interrupt.map_or(JobError::Abandoned, |interrupt| JobError::Cancelled(interrupt.0)));
+        if let Some((stream, completion)) = self.conclude(result) {
             stream.deliver(Delivery::One(completion));
         }
     }
 }
 
-fn outcome_of<T, E>(result: &Result<&T, &JobError<E>>) -> Outcome {
+const fn outcome_of<T, E>(result: &Result<T, JobError<E>>) -> Outcome {
     match result {
         Ok(_) => Outcome::Succeeded,
-        Err(JobError::Failed(_)) => Outcome::Failed,
-        Err(JobError::TimedOut(_)) => Outcome::TimedOut,
-        Err(JobError::Panicked(_)) => Outcome::Panicked,
-        Err(JobError::Cancelled(_)) => Outcome::Cancelled,
-        Err(JobError::Abandoned | JobError::WouldDeadlock) => Outcome::Abandoned,
+        Err(error) => error.outcome(),
     }
 }
 
@@ -530,38 +601,70 @@ pub(crate) struct Outbox<In, T, E> {
     stream: Option<Arc<Stream<In, T, E>>>,
     /// At most [`Outbox::MOST`].
     held: Vec<Completion<In, T, E>>,
+    /// The slot and the job of a success, the last one held, that is not in the books yet. Nothing is sent before it is.
+    unbooked: Option<(usize, JobId)>,
 }
 
 impl<In, T, E> Outbox<In, T, E> {
     const MOST: usize = 64;
 
     pub(crate) const fn new() -> Self {
-        Self { stream: None, held: Vec::new() }
+        Self { stream: None, held: Vec::new(), unbooked: None }
     }
 
-    fn push(&mut self, stream: Arc<Stream<In, T, E>>, completion: Completion<In, T, E>) {
+    /// Whether the last job of the slot is still to be booked.
+    const fn is_unbooked(&self) -> bool {
+        self.unbooked.is_some()
+    }
+
+    /// Books the last job of the slot, if it is not yet.
+    pub(crate) fn book(&mut self) {
+        if let (Some((slot, id)), Some(stream)) = (self.unbooked, &self.stream) {
+            stream.engine.book_finish(slot, id, Outcome::Succeeded, 1);
+            self.is_booked();
+        }
+    }
+
+    /// The last job of the slot is in the books.
+    fn is_booked(&mut self) {
+        if self.unbooked.take().is_some() {
+            self.send_if_due();
+        }
+    }
+
+    /// Makes room for a completion of this stream.
+    fn prepare_for(&mut self, stream: Arc<Stream<In, T, E>>) {
         if self.stream.as_ref().is_some_and(|held| !Arc::ptr_eq(held, &stream)) {
             self.flush();
         }
-        if self.held.is_empty() && stream.is_starved() {
-            stream.deliver(Delivery::One(completion));
-            return;
+        if self.stream.is_none() {
+            self.stream = Some(stream);
         }
         if self.held.capacity() == 0 {
             self.held.reserve_exact(Self::MOST);
         }
-        self.held.push(completion);
-        let is_due = self.held.len() >= Self::MOST || stream.is_starved();
-        self.stream = Some(stream);
-        if is_due {
-            self.flush();
+    }
+
+    fn send_if_due(&mut self) {
+        let Some(stream) = &self.stream else { return };
+        if self.held.len() >= Self::MOST || stream.is_starved() {
+            Self::send(stream, &mut self.held);
+        }
+    }
+
+    fn send(stream: &Stream<In, T, E>, held: &mut Vec<Completion<In, T, E>>) {
+        match held.len() {
+            0 => {}
+            1 => held.pop().into_iter().for_each(|completion| stream.deliver(Delivery::One(completion))),
+            _ => stream.deliver(Delivery::Many(std::mem::take(held))),
         }
     }
 
     /// Sends what it holds.
     pub(crate) fn flush(&mut self) {
+        self.book();
         if let Some(stream) = self.stream.take() {
-            stream.deliver(Delivery::Many(std::mem::take(&mut self.held)));
+            Self::send(&stream, &mut self.held);
         }
     }
 }

@@ -4,7 +4,8 @@
 //! becomes of an outcome. A worker has one slot, its own number; the loop takes a job only when the slot is free.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 
 use async_executor::LocalExecutor;
@@ -12,13 +13,12 @@ use futures_lite::future;
 
 use crate::attempt::Attempt;
 use crate::attempt::inside::Place;
-use crate::attempt::unwind;
 use crate::engine::Engine;
-use crate::error::{JobError, TimeLimit};
+use crate::error::JobError;
 use crate::handler::{Call, Plain, WithSubmitter};
 use crate::observe::Event;
-use crate::queue::ready::NoJob;
-use crate::reply::{Outbox, Started};
+use crate::queue::ready::Closed;
+use crate::reply::{Outbox, Ticket};
 use crate::rt::Spawn;
 use crate::submit::Submitter;
 
@@ -205,10 +205,12 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
     /// If the future is dropped, the job that it runs is reported as [abandoned](JobError::Abandoned). Jobs that have not
     /// started are left to the other workers; after the last one, they are abandoned too.
     pub async fn run(self) {
-        // Dropped in the reverse order: the state goes while the worker still counts as there.
+        // The last one is dropped first: the state goes while its worker still counts as there.
         let Self { seat, mut call } = self;
         let engine = Arc::clone(&seat.engine);
         let mut outbox = Outbox::new();
+        // Declared before the attempts, so dropped after them: an outcome is out when the handler's future is gone.
+        let mut ticket = Ticket::new(seat.slot);
         let mut jobs = 0;
         loop {
             if jobs == JOBS_PER_TURN {
@@ -217,64 +219,45 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
                 future::yield_now().await;
             }
             let entry = match engine.ready.try_pop() {
-                Ok(entry) => entry,
-                Err(NoJob::Closed) => break,
-                Err(NoJob::Empty) => {
+                Ok(Some(entry)) => entry,
+                Ok(None) => {
                     jobs = 0;
                     outbox.flush();
-                    let Ok(batch) = engine.ready.recv().await else { break };
-                    engine.ready.popped(batch)
+                    let Ok(entry) = engine.ready.pop().await else { break };
+                    entry
                 }
+                Err(Closed) => break,
             };
             jobs += 1;
             // No await between taking the job and here: it is in a guard before this future can be dropped.
-            if let Some(started) = engine.start(entry, seat.slot) {
-                run_job(&mut call, started, &engine, seat.slot, &mut outbox).await;
+            let Some(input) = entry.start(&engine, &mut ticket, &mut outbox) else { continue };
+            let input = match ticket.prepare(input) {
+                Ok(input) => input,
+                Err(error) => {
+                    ticket.settle(Err(error), &mut outbox);
+                    continue;
+                }
+            };
+            let (id, attempts, deadline, slot) = (ticket.id, ticket.attempts, ticket.deadline, seat.slot);
+            engine.observe(|| Event::Started { job: id, attempt: attempts, worker: slot });
+            let submitter = C::WANTS_SUBMITTER.then(|| {
+                let place = Place { pool: engine.identity(), slot, id };
+                Submitter::new(Arc::clone(&engine), place, ticket.stream().map(Arc::clone))
+            });
+            let result = {
+                let mut attempt = pin!(Attempt::new(id, attempts, slot, deadline, || call.call(input, submitter)));
+                let result = poll_fn(|cx| attempt.as_mut().poll(&engine, || outbox.flush(), cx)).await;
+                if result.is_err() && attempt.as_mut().discard() {
+                    engine.observe(|| Event::DropPanicked { job: id });
+                }
+                result
+            };
+            if matches!(result, Err(JobError::Panicked(_))) {
+                call.renew();
             }
+            ticket.settle(result, &mut outbox);
         }
     }
-}
-
-/// Runs one attempt of a job and hands on its outcome.
-async fn run_job<In, T, E, C: Call<In, Value = T, Error = E>>(
-    call: &mut C,
-    started: Started<In, T, E>,
-    engine: &Arc<Engine<In, T, E>>,
-    slot: usize,
-    outbox: &mut Outbox<In, T, E>,
-) {
-    let is_too_late = started.is_too_late();
-    // Declared before the attempt, so dropped after it: the outcome is out when the handler's future is gone.
-    let Started { input, mut ticket, deadline } = started;
-    if let Some(interrupt) = engine.signals[slot].interrupted() {
-        ticket.kept = Some(input);
-        return ticket.settle(Err(JobError::Cancelled(interrupt.0)), outbox);
-    }
-    if is_too_late {
-        ticket.kept = Some(input);
-        return ticket.settle(Err(JobError::TimedOut(TimeLimit::Job)), outbox);
-    }
-    if let Some(keep) = ticket.stream().and_then(|stream| stream.keeper()) {
-        match unwind::catch(|| keep(&input)) {
-            Ok(copy) => ticket.kept = Some(copy),
-            Err(message) => {
-                unwind::discard(input);
-                return ticket.settle(Err(JobError::Panicked(message)), outbox);
-            }
-        }
-    }
-    ticket.attempts = 1;
-    let place = Place { pool: engine.identity(), slot, id: ticket.id };
-    engine.observe(|| Event::Started { job: ticket.id, attempt: 1, worker: slot });
-    let submitter =
-        C::WANTS_SUBMITTER.then(|| Submitter::new(Arc::clone(engine), place, ticket.stream().map(Arc::clone)));
-    let attempt = Attempt { engine, place, attempts: 1, deadline };
-    let borrowed = &mut *call;
-    let result = attempt.run(move || borrowed.call(input, submitter), || outbox.flush()).await;
-    if matches!(result, Err(JobError::Panicked(_))) {
-        call.renew();
-    }
-    ticket.settle(result, outbox);
 }
 
 impl<In, T, E, C> fmt::Debug for Worker<In, T, E, C> {

@@ -3,7 +3,7 @@
 //! A worker enters a job around each poll of its future and leaves it afterwards; entries nest, since a handler may drive
 //! another pool. Only what runs within the poll is seen: a wait that a handler moved to another task is not.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use crate::observe::JobId;
 
@@ -16,34 +16,112 @@ pub(crate) struct Place {
     pub(crate) id: JobId,
 }
 
+/// The job that was entered last. Its parts are set one by one, which is cheaper than as a whole.
+struct Innermost {
+    /// 0: none.
+    pool: Cell<usize>,
+    slot: Cell<usize>,
+    id: Cell<u64>,
+}
+
+impl Innermost {
+    const fn get(&self) -> Option<Place> {
+        match self.pool.get() {
+            0 => None,
+            pool => Some(Place { pool, slot: self.slot.get(), id: JobId(self.id.get()) }),
+        }
+    }
+
+    fn set(&self, place: Place) {
+        self.pool.set(place.pool);
+        self.slot.set(place.slot);
+        self.id.set(place.id.0);
+    }
+}
+
 thread_local! {
-    /// Bounded by how deep pools are driven inside handlers of pools.
-    static ENTERED: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
+    static INNERMOST: Innermost =
+        const { Innermost { pool: Cell::new(0), slot: Cell::new(0), id: Cell::new(0) } };
+    /// Those around it; bounded by how deep pools are driven inside handlers of pools.
+    static AROUND: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Enters the job for the duration of the closure.
+#[inline]
 pub(crate) fn enter<R>(place: Place, call: impl FnOnce() -> R) -> R {
-    let _left = Entered::new(place);
-    call()
+    INNERMOST.with(|innermost| {
+        let has_outer = innermost.pool.get() != 0;
+        if has_outer {
+            push_around(innermost);
+        }
+        innermost.set(place);
+        let _leave = Leave { innermost, has_outer };
+        call()
+    })
 }
 
 /// The job of the given pool that this thread is polling, if any.
 pub(crate) fn find(pool: usize) -> Option<Place> {
-    // While a thread ends, its locals may be gone; no worker polls there any more.
-    ENTERED.try_with(|entered| entered.borrow().iter().rev().find(|place| place.pool == pool).copied()).ok().flatten()
+    let innermost = INNERMOST.with(Innermost::get)?;
+    if innermost.pool == pool {
+        return Some(innermost);
+    }
+    // While a thread ends, this local may be gone; no worker polls there any more.
+    AROUND.try_with(|around| around.borrow().iter().rev().find(|place| place.pool == pool).copied()).ok().flatten()
 }
 
-struct Entered;
+#[cold]
+fn push_around(innermost: &Innermost) {
+    let _ = AROUND.try_with(|around| around.borrow_mut().extend(innermost.get()));
+}
 
-impl Entered {
-    fn new(place: Place) -> Self {
-        let _ = ENTERED.try_with(|entered| entered.borrow_mut().push(place));
-        Self
+#[cold]
+fn pop_around(innermost: &Innermost) {
+    let outer = AROUND.try_with(|around| around.borrow_mut().pop()).ok().flatten();
+    match outer {
+        Some(outer) => innermost.set(outer),
+        None => innermost.pool.set(0),
     }
 }
 
-impl Drop for Entered {
+/// Restores what was there before, also when the closure panics.
+struct Leave<'a> {
+    innermost: &'a Innermost,
+    has_outer: bool,
+}
+
+impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        let _ = ENTERED.try_with(|entered| entered.borrow_mut().pop());
+        if self.has_outer {
+            pop_around(self.innermost);
+        } else {
+            self.innermost.pool.set(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_found_while_it_is_entered_however_deep() {
+        let place = |pool| Place { pool, slot: 0, id: JobId(7) };
+        assert_eq!(find(1), None);
+        enter(place(1), || {
+            enter(place(2), || {
+                assert_eq!((find(1), find(2), find(3)), (Some(place(1)), Some(place(2)), None));
+            });
+            assert_eq!((find(1), find(2)), (Some(place(1)), None));
+        });
+        assert_eq!(find(1), None);
+    }
+
+    #[test]
+    fn a_panic_leaves_the_job() {
+        let panicked =
+            std::panic::catch_unwind(|| enter(Place { pool: 1, slot: 0, id: JobId(7) }, || panic!("on purpose")));
+        assert!(panicked.is_err());
+        assert_eq!(find(1), None);
     }
 }

@@ -10,8 +10,8 @@ mod span;
 pub(crate) mod timeout;
 pub(crate) mod unwind;
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -21,116 +21,145 @@ use self::inside::Place;
 use self::span::JobSpan;
 use crate::engine::{Engine, Interrupt};
 use crate::error::{JobError, TimeLimit};
-use crate::observe::Event;
+use crate::observe::{Event, JobId};
 use crate::rt::BoxFuture;
 
-/// What an attempt is told about its surroundings.
-#[derive(Debug)]
-pub(crate) struct Attempt<'a, In, T, E> {
-    pub(crate) engine: &'a Engine<In, T, E>,
-    pub(crate) place: Place,
-    pub(crate) attempts: u32,
-    pub(crate) deadline: Option<(Instant, TimeLimit)>,
-}
-
-impl<In, T, E> Attempt<'_, In, T, E> {
-    /// Runs the handler to its end, or until it is interrupted or out of time. Its future is dropped before this returns.
-    ///
-    /// `before_wait` is called each time before the attempt waits for something.
-    ///
-    /// Dropping this future drops the handler's.
-    pub(crate) async fn run<F>(&self, make: impl FnOnce() -> F, mut before_wait: impl FnMut()) -> Result<T, JobError<E>>
-    where
-        F: Future<Output = Result<T, E>>,
-    {
-        let span = JobSpan::new(self.place.id, self.attempts, self.place.slot);
-        let made = span.in_scope(|| inside::enter(self.place, || unwind::catch(make)));
-        let mut handler = match made {
-            Ok(future) => pin!(Contained { future: Some(future) }),
-            Err(message) => return Err(JobError::Panicked(message)),
-        };
-        let signal = &self.engine.signals[self.place.slot];
-        let mut sleep: Option<BoxFuture<'static, ()>> = None;
-        let result = poll_fn(|cx| {
-            if let Some(interrupt) = signal.interrupted() {
-                return Poll::Ready(Err(interrupted(interrupt)));
-            }
-            if let Poll::Ready(result) = self.poll_handler(handler.as_mut(), &span, cx) {
-                return Poll::Ready(result);
-            }
-            before_wait();
-            if let Some(interrupt) = signal.listen(cx.waker()) {
-                return Poll::Ready(Err(interrupted(interrupt)));
-            }
-            let Some((at, limit)) = self.deadline else { return Poll::Pending };
-            let sleep = sleep.get_or_insert_with(|| self.engine.timer.sleep_until(at));
-            sleep.as_mut().poll(cx).map(|()| Err(JobError::TimedOut(limit)))
-        })
-        .await;
-        if handler.as_mut().discard() {
-            self.engine.observe(|| Event::DropPanicked { job: self.place.id });
-        }
-        result
-    }
-
-    fn poll_handler<F>(
-        &self,
-        handler: Pin<&mut Contained<F>>,
-        span: &JobSpan,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<T, JobError<E>>>
-    where
-        F: Future<Output = Result<T, E>>,
-    {
-        let poll = || span.in_scope(|| inside::enter(self.place, || unwind::catch(|| handler.poll(cx))));
-        let polled = match self.engine.slow_poll {
-            None => poll(),
-            Some(bound) => {
-                let start = self.engine.timer.now();
-                let polled = poll();
-                let took = self.engine.timer.now().saturating_duration_since(start);
-                if took > bound {
-                    self.engine.observe(|| Event::SlowPoll { job: self.place.id, took });
-                }
-                polled
-            }
-        };
-        match polled {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(result)) => Poll::Ready(result.map_err(JobError::Failed)),
-            Err(message) => Poll::Ready(Err(JobError::Panicked(message))),
-        }
-    }
-}
-
-const fn interrupted<E>(interrupt: Interrupt) -> JobError<E> {
-    JobError::Cancelled(interrupt.0)
-}
-
 pin_project! {
-    /// A handler's future whose drop cannot hurt anybody.
-    struct Contained<F> {
+    /// One attempt, pinned in the worker that runs it. Dropping it drops the handler's future, and cannot hurt anybody.
+    pub(crate) struct Attempt<M, F> {
+        id: JobId,
+        slot: usize,
+        deadline: Option<(Instant, TimeLimit)>,
+        span: JobSpan,
+        // What makes the future; called at the first poll.
+        make: Option<M>,
         #[pin]
         future: Option<F>,
+        // Set when the attempt has to wait for the first time.
+        sleep: Option<BoxFuture<'static, ()>>,
     }
 
-    impl<F> PinnedDrop for Contained<F> {
+    impl<M, F> PinnedDrop for Attempt<M, F> {
         fn drop(this: Pin<&mut Self>) {
             this.discard();
         }
     }
 }
 
-impl<F> Contained<F> {
-    /// Drops the future in place; says whether that panicked.
-    fn discard(self: Pin<&mut Self>) -> bool {
-        let mut future = self.project().future;
-        unwind::catch(|| future.set(None)).is_err()
+impl<M, F> Attempt<M, F> {
+    /// Drops the handler's future in place; says whether that panicked.
+    pub(crate) fn discard(self: Pin<&mut Self>) -> bool {
+        let mut this = self.project();
+        (this.make.is_some() || this.future.is_some())
+            && unwind::catch(|| {
+                *this.make = None;
+                this.future.set(None);
+            })
+            .is_err()
     }
 }
 
-impl<F: Future> Contained<F> {
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.project().future.as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx))
+impl<M: FnOnce() -> F, F> Attempt<M, F> {
+    /// Prepares the attempt; `make` is called when it is polled first.
+    #[inline]
+    pub(crate) fn new(id: JobId, attempts: u32, slot: usize, deadline: Option<(Instant, TimeLimit)>, make: M) -> Self {
+        let span = JobSpan::new(id, attempts, slot);
+        Self { id, slot, deadline, span, make: Some(make), future: None, sleep: None }
     }
+
+    /// Goes on with the attempt. `before_wait` is called each time before it waits for something.
+    pub(crate) fn poll<In, T, E>(
+        mut self: Pin<&mut Self>,
+        engine: &Engine<In, T, E>,
+        before_wait: impl FnOnce(),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<T, JobError<E>>>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let signal = &engine.signals[self.slot];
+        if let Some(interrupt) = signal.interrupted() {
+            return Poll::Ready(Err(interrupted(interrupt)));
+        }
+        if let Poll::Ready(result) = self.as_mut().poll_handler(engine, cx) {
+            return Poll::Ready(result);
+        }
+        before_wait();
+        if let Some(interrupt) = signal.listen(cx.waker()) {
+            return Poll::Ready(Err(interrupted(interrupt)));
+        }
+        let this = self.project();
+        let Some((at, limit)) = *this.deadline else { return Poll::Pending };
+        let sleep = this.sleep.get_or_insert_with(|| engine.timer.sleep_until(at));
+        sleep.as_mut().poll(cx).map(|()| Err(JobError::TimedOut(limit)))
+    }
+
+    #[inline(always)]
+    fn poll_handler<In, T, E>(
+        self: Pin<&mut Self>,
+        engine: &Engine<In, T, E>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<T, JobError<E>>>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let job = self.id;
+        let place = Place { pool: engine.identity(), slot: self.slot, id: job };
+        let mut drop_panicked = false;
+        let start = engine.slow_poll.map(|_| engine.timer.now());
+        let polled = self.poll_guarded(place, &mut drop_panicked, cx);
+        if let (Some(bound), Some(start)) = (engine.slow_poll, start) {
+            let took = engine.timer.now().saturating_duration_since(start);
+            if took > bound {
+                engine.observe(|| Event::SlowPoll { job, took });
+            }
+        }
+        if drop_panicked {
+            engine.observe(|| Event::DropPanicked { job });
+        }
+        polled
+    }
+
+    /// Makes the future if there is none yet, polls it, and drops it when it is done, behind one guard.
+    #[inline(always)]
+    fn poll_guarded<T, E>(
+        self: Pin<&mut Self>,
+        place: Place,
+        drop_panicked: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<T, JobError<E>>>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut this = self.project();
+        let mut result = None;
+        let guarded = unwind::catch(|| {
+            this.span.in_scope(|| {
+                inside::enter(place, || {
+                    if let Some(make) = this.make.take() {
+                        this.future.set(Some(make()));
+                    }
+                    let Some(future) = this.future.as_mut().as_pin_mut() else { return };
+                    if let Poll::Ready(value) = future.poll(cx) {
+                        result = Some(value);
+                        this.future.set(None);
+                    }
+                });
+            });
+        });
+        match result {
+            Some(result) => {
+                *drop_panicked = guarded.is_err();
+                Poll::Ready(result.map_err(JobError::Failed))
+            }
+            None => match guarded {
+                Ok(()) => Poll::Pending,
+                Err(message) => Poll::Ready(Err(JobError::Panicked(message))),
+            },
+        }
+    }
+}
+
+const fn interrupted<E>(interrupt: Interrupt) -> JobError<E> {
+    JobError::Cancelled(interrupt.0)
 }

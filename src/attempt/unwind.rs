@@ -5,7 +5,6 @@
 //! drop that runs because of another panic; both end the process.
 
 use std::any::Any;
-use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::PanicMessage;
@@ -40,13 +39,13 @@ pub(crate) fn discard<V>(value: V) -> bool {
     catch(|| drop(value)).is_err()
 }
 
-fn text(payload: &(dyn Any + Send)) -> Cow<'static, str> {
+fn text(payload: &(dyn Any + Send)) -> Box<str> {
     if let Some(text) = payload.downcast_ref::<&'static str>() {
-        Cow::Borrowed(text)
+        Box::from(*text)
     } else if let Some(text) = payload.downcast_ref::<String>() {
-        Cow::Owned(text.clone())
+        Box::from(text.as_str())
     } else {
-        Cow::Borrowed("the panic's payload is not text")
+        Box::from("the panic's payload is not text")
     }
 }
 

@@ -56,6 +56,14 @@ pub(crate) struct Wakes {
     pub(crate) end: bool,
 }
 
+impl Wakes {
+    /// Whether there is nothing to do.
+    #[inline]
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.room.is_empty() && self.unneeded.is_none() && !self.quiet && !self.end
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Ledger {
     life: Life,
@@ -242,6 +250,8 @@ impl Ledger {
     /// What it pulls into these places is accepted even if the pool is closed meanwhile, since its inputs are out of
     /// their source already.
     pub(crate) fn begin(&mut self, want: usize, reserved: bool) -> Result<usize, Wakes> {
+        // Counted before the reserved place becomes a free one, or it would count twice.
+        let others = self.open_places().min(want - usize::from(reserved));
         if reserved {
             self.reserved -= 1;
         }
@@ -250,7 +260,7 @@ impl Ledger {
             self.grant(&mut wakes);
             return Err(wakes);
         }
-        let places = if reserved { 1 + self.open_places().min(want - 1) } else { self.open_places().min(want) };
+        let places = others + usize::from(reserved);
         self.committing += places;
         Ok(places)
     }
@@ -273,11 +283,16 @@ impl Ledger {
         id
     }
 
+    #[inline]
     fn grant(&mut self, wakes: &mut Wakes) {
-        if self.waiting.is_empty() || self.life != Life::Open {
-            return;
+        if !self.waiting.is_empty() {
+            self.grant_to_waiting(wakes);
         }
-        while self.free() > 0 {
+    }
+
+    #[cold]
+    fn grant_to_waiting(&mut self, wakes: &mut Wakes) {
+        while self.life == Life::Open && self.free() > 0 {
             let Some((number, waker)) = self.waiting.pop_first() else { return };
             self.reserved += 1;
             self.granted.insert(number);
@@ -288,40 +303,41 @@ impl Ledger {
     // ---- the life of a job ----
 
     /// A queued job starts.
-    pub(crate) fn start(&mut self, origin: Origin) -> Wakes {
+    #[inline]
+    pub(crate) fn start(&mut self, origin: Origin, wakes: &mut Wakes) {
         self.running += 1;
-        self.leave_queue(origin)
+        self.leave_queue(origin, wakes);
     }
 
     /// A running job has its outcome.
-    pub(crate) fn finish(&mut self, outcome: Outcome) -> Wakes {
+    #[inline]
+    pub(crate) fn finish(&mut self, outcome: Outcome, wakes: &mut Wakes) {
         self.running -= 1;
         self.outcomes[outcome as usize] += 1;
-        let mut wakes = Wakes::default();
-        self.look_for_quiet(&mut wakes);
-        wakes
+        self.look_for_quiet(wakes);
     }
 
     /// A queued job has its outcome without having started.
     pub(crate) fn settle_queued(&mut self, origin: Origin, outcome: Outcome) -> Wakes {
+        let mut wakes = Wakes::default();
         self.outcomes[outcome as usize] += 1;
-        let mut wakes = self.leave_queue(origin);
+        self.leave_queue(origin, &mut wakes);
         self.look_for_quiet(&mut wakes);
         wakes
     }
 
-    fn leave_queue(&mut self, origin: Origin) -> Wakes {
-        let mut wakes = Wakes::default();
+    #[inline]
+    fn leave_queue(&mut self, origin: Origin, wakes: &mut Wakes) {
         match origin {
             Origin::Outside => {
                 self.queued -= 1;
-                self.grant(&mut wakes);
+                self.grant(wakes);
             }
             Origin::Child => self.queued_children -= 1,
         }
-        wakes
     }
 
+    #[inline]
     fn look_for_quiet(&mut self, wakes: &mut Wakes) {
         if self.is_idle() {
             wakes.quiet = true;

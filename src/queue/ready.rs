@@ -1,9 +1,22 @@
-//! Jobs that may start now, on their way to the workers: an async-channel, with a spill behind it.
+//! Jobs that may start now, on their way to the workers: an async-channel of batches, with a front before it and a spill
+//! behind it.
 //!
 //! Jobs go in at one end and come out at the other in the same order. How many there are is not decided here: the ledger
-//! admits them. The channel is a ring of at most [`RING`] places, allocated once; what does not fit waits in the spill, a
-//! list under a lock, and moves into the ring as the workers take from it. So a large capacity costs memory only when it
-//! is used, and a small one never touches the lock.
+//! admits them.
+//!
+//! * The **channel** wakes the workers. It is a ring of at most [`RING`] places, allocated once. What travels through it is
+//!   a batch of jobs that were handed in together: waking is what costs, not queueing.
+//! * The **front** is a list under a lock. A worker that takes a batch lays it there and takes one job at a time, so that no
+//!   job waits behind another while a worker is free: what a worker has not started is everybody's.
+//! * The **spill**, another list under a lock, holds what does not fit into the ring, and moves there as the workers take
+//!   from it. So a large capacity costs memory only when it is used.
+//!
+//! # Why no job is left behind in the front
+//!
+//! A worker that leaves jobs in the front while another one sleeps sends a *nudge*, an empty batch, through the channel; the
+//! one that is woken takes a job and nudges the next, as long as there is something left. One nudge is under way at a time.
+//! A worker that goes to sleep counts itself as sleeping first and looks at the front after, under its lock; one that lays jobs
+//! there looks for sleepers after it has released that lock. So one of the two sees the other.
 //!
 //! # Why no job is left behind in the spill
 //!
@@ -13,31 +26,37 @@
 //! the mover goes round once more. Sending wakes a worker, and a waker may run anything, so no lock is held over it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use async_channel::{Receiver, Recv, Sender, TryRecvError, TrySendError};
+use async_channel::{Receiver, Sender, TryRecvError, TrySendError};
 
 /// The most places that the ring has.
 pub(crate) const RING: usize = 1024;
 
-/// What travels through the channel: jobs that were handed in together. So far always one.
+/// What travels through the channel: jobs that were handed in together.
 #[derive(Debug)]
-pub(crate) struct Batch<J>(J);
-
-/// The answer of [`Ready::try_pop`] when there is no job.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum NoJob {
-    /// Not now.
-    Empty,
-    /// Never again.
-    Closed,
+enum Batch<J> {
+    One(J),
+    Many(Vec<J>),
+    /// Look at the front.
+    Nudge,
 }
+
+/// There is no job, and there never will be one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Closed;
 
 #[derive(Debug)]
 pub(crate) struct Ready<J> {
     sender: Sender<Batch<J>>,
     receiver: Receiver<Batch<J>>,
+    /// Older than all that is in the channel. Bounded by what the ledger admits.
+    front: Mutex<VecDeque<J>>,
+    /// How many workers wait for the channel.
+    sleeping: AtomicUsize,
+    /// Whether a nudge is in the channel.
+    is_nudged: AtomicBool,
     spill: Mutex<Spill<J>>,
     /// How many jobs are in the spill. While it is not zero, new jobs line up there, behind the others.
     spilled: AtomicUsize,
@@ -55,31 +74,58 @@ struct Spill<J> {
 
 impl<J> Ready<J> {
     pub(crate) fn new(capacity: usize) -> Self {
-        let (sender, receiver) = async_channel::bounded(capacity.clamp(1, RING));
+        // One place more, for a nudge.
+        let (sender, receiver) = async_channel::bounded(capacity.min(RING).saturating_add(1));
         Self {
             sender,
             receiver,
+            front: Mutex::new(VecDeque::new()),
+            sleeping: AtomicUsize::new(0),
+            is_nudged: AtomicBool::new(false),
             spill: Mutex::new(Spill { jobs: VecDeque::new(), is_moving: false, again: false }),
             spilled: AtomicUsize::new(0),
         }
+    }
+
+    fn front(&self) -> MutexGuard<'_, VecDeque<J>> {
+        self.front.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn spill(&self) -> MutexGuard<'_, Spill<J>> {
         self.spill.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    // ---- in ----
+
     /// Hands a job to the workers. Once the channel is closed it gives the job back, with others that were stranded.
     pub(crate) fn push(&self, job: J) -> Result<(), VecDeque<J>> {
-        let job = if self.spilled.load(Ordering::SeqCst) == 0 {
-            match self.sender.try_send(Batch(job)) {
+        self.send(Batch::One(job))
+    }
+
+    /// Hands several jobs to the workers at once; otherwise as [`push`](Self::push).
+    pub(crate) fn push_many(&self, mut jobs: Vec<J>) -> Result<(), VecDeque<J>> {
+        match jobs.len() {
+            0 => Ok(()),
+            1 => jobs.pop().map_or(Ok(()), |job| self.push(job)),
+            _ => self.send(Batch::Many(jobs)),
+        }
+    }
+
+    fn send(&self, batch: Batch<J>) -> Result<(), VecDeque<J>> {
+        let batch = if self.spilled.load(Ordering::SeqCst) == 0 {
+            match self.sender.try_send(batch) {
                 Ok(()) => return Ok(()),
-                Err(TrySendError::Full(Batch(job)) | TrySendError::Closed(Batch(job))) => job,
+                Err(TrySendError::Full(batch) | TrySendError::Closed(batch)) => batch,
             }
         } else {
-            job
+            batch
         };
         let mut spill = self.spill();
-        spill.jobs.push_back(job);
+        match batch {
+            Batch::One(job) => spill.jobs.push_back(job),
+            Batch::Many(jobs) => spill.jobs.extend(jobs),
+            Batch::Nudge => {}
+        }
         self.refill(spill);
         self.stranded().map_or(Ok(()), Err)
     }
@@ -102,12 +148,12 @@ impl<J> Ready<J> {
         while let Some(job) = spill.jobs.pop_front() {
             spill.again = false;
             drop(spill);
-            let refused = match self.sender.try_send(Batch(job)) {
+            let refused = match self.sender.try_send(Batch::One(job)) {
                 Ok(()) => None,
-                Err(TrySendError::Full(Batch(job)) | TrySendError::Closed(Batch(job))) => Some(job),
+                Err(TrySendError::Full(batch) | TrySendError::Closed(batch)) => Some(batch),
             };
             spill = self.spill();
-            if let Some(job) = refused {
+            if let Some(Batch::One(job)) = refused {
                 spill.jobs.push_front(job);
                 if !spill.again || self.sender.is_closed() {
                     break;
@@ -118,29 +164,82 @@ impl<J> Ready<J> {
         self.spilled.store(spill.jobs.len(), Ordering::SeqCst);
     }
 
+    // ---- out ----
+
     /// Takes the next job if there is one.
-    pub(crate) fn try_pop(&self) -> Result<J, NoJob> {
-        match self.receiver.try_recv() {
-            Ok(batch) => Ok(self.popped(batch)),
-            Err(TryRecvError::Empty) => Err(NoJob::Empty),
-            Err(TryRecvError::Closed) => Err(NoJob::Closed),
+    pub(crate) fn try_pop(&self) -> Result<Option<J>, Closed> {
+        let mut front = self.front();
+        if front.is_empty() {
+            match self.receiver.try_recv() {
+                Ok(batch) => self.lay(&mut front, batch),
+                Err(TryRecvError::Empty) => return Ok(None),
+                Err(TryRecvError::Closed) => return Err(Closed),
+            }
+        }
+        Ok(self.pop_front(front))
+    }
+
+    /// Waits for the next job. Dropping the future loses nothing.
+    pub(crate) async fn pop(&self) -> Result<J, Closed> {
+        loop {
+            let batch = {
+                let _asleep = Asleep::new(&self.sleeping);
+                let is_empty = self.front().is_empty();
+                if is_empty {
+                    // No await between what is received and where it is laid down.
+                    self.receiver.recv().await.map_err(|_| Closed)?
+                } else {
+                    Batch::Nudge
+                }
+            };
+            let mut front = self.front();
+            self.lay(&mut front, batch);
+            if let Some(job) = self.pop_front(front) {
+                return Ok(job);
+            }
+            if let Some(job) = self.try_pop()? {
+                return Ok(job);
+            }
         }
     }
 
-    /// Waits for a batch; hand it to [`popped`](Self::popped) to have the job in it. Dropping the future loses nothing.
-    pub(crate) fn recv(&self) -> Recv<'_, Batch<J>> {
-        self.receiver.recv()
+    fn lay(&self, front: &mut VecDeque<J>, batch: Batch<J>) {
+        match batch {
+            Batch::One(job) => front.push_back(job),
+            Batch::Many(jobs) => front.extend(jobs),
+            Batch::Nudge => self.is_nudged.store(false, Ordering::SeqCst),
+        }
     }
 
-    /// The job of a batch that was just received, whose place in the ring is free now.
-    pub(crate) fn popped(&self, batch: Batch<J>) -> J {
+    /// Takes a job from the front, and sees to what is left there and in the spill.
+    fn pop_front(&self, mut front: MutexGuard<'_, VecDeque<J>>) -> Option<J> {
+        let job = front.pop_front();
+        let is_empty = front.is_empty();
+        drop(front);
+        if !is_empty {
+            self.nudge();
+        }
         if self.spilled.load(Ordering::SeqCst) > 0 {
             self.refill(self.spill());
         }
-        batch.0
+        job
     }
 
-    /// Closes the channel: the workers take what is in the ring, then leave. What is in the spill is for
+    /// Wakes a sleeping worker, if there is one, to look at the front.
+    fn nudge(&self) {
+        if self.sleeping.load(Ordering::SeqCst) > 0
+            && !self.is_nudged.load(Ordering::SeqCst)
+            && !self.is_nudged.swap(true, Ordering::SeqCst)
+            && self.sender.try_send(Batch::Nudge).is_err()
+        {
+            // The ring is full: whoever sleeps is being woken by what is in it.
+            self.is_nudged.store(false, Ordering::SeqCst);
+        }
+    }
+
+    // ---- the end ----
+
+    /// Closes the channel: the workers take what is in front and ring, then leave. What is in the spill is for
     /// [`take_all`](Self::take_all).
     pub(crate) fn close(&self) {
         self.sender.close();
@@ -148,81 +247,141 @@ impl<J> Ready<J> {
 
     /// Takes all jobs, oldest first.
     pub(crate) fn take_all(&self) -> VecDeque<J> {
+        let mut front = self.front();
         let mut spill = self.spill();
-        let mut jobs = VecDeque::new();
-        while let Ok(Batch(job)) = self.receiver.try_recv() {
-            jobs.push_back(job);
+        while let Ok(batch) = self.receiver.try_recv() {
+            self.lay(&mut front, batch);
         }
+        let mut jobs = std::mem::take(&mut *front);
         jobs.append(&mut spill.jobs);
         self.spilled.store(0, Ordering::SeqCst);
         jobs
     }
 
-    /// Takes out the jobs of which `is_dead` is true, and all that are stranded in a closed channel. The others keep their order, among themselves and before all that
-    /// are handed in later; while other threads push and pop, neighbours may change places.
+    /// Takes out the jobs of which `is_dead` is true, and all that are stranded in a closed channel. The others keep their
+    /// order.
     pub(crate) fn sweep(&self, is_dead: impl Fn(&J) -> bool) -> Vec<J> {
-        let mut spill = self.spill();
-        // From here on others line up in the spill, whose lock is held.
-        self.spilled.store(usize::MAX, Ordering::SeqCst);
+        let mut front = self.front();
+        while let Ok(batch) = self.receiver.try_recv() {
+            self.lay(&mut front, batch);
+        }
         let mut dead = Vec::new();
-        let mut alive = VecDeque::new();
-        while let Ok(Batch(job)) = self.receiver.try_recv() {
-            if is_dead(&job) { dead.push(job) } else { alive.push_back(job) }
+        let mut spill = self.spill();
+        for jobs in [&mut *front, &mut spill.jobs] {
+            for job in std::mem::take(jobs) {
+                if is_dead(&job) { dead.push(job) } else { jobs.push_back(job) }
+            }
         }
-        for job in spill.jobs.drain(..) {
-            if is_dead(&job) { dead.push(job) } else { alive.push_back(job) }
-        }
-        spill.jobs = alive;
+        let is_empty = front.is_empty();
+        drop(front);
         self.refill(spill);
+        if !is_empty {
+            self.nudge();
+        }
         dead.extend(self.stranded().into_iter().flatten());
         dead
     }
 }
 
+/// Counts a worker as sleeping until it is dropped.
+struct Asleep<'a>(&'a AtomicUsize);
+
+impl<'a> Asleep<'a> {
+    fn new(sleeping: &'a AtomicUsize) -> Self {
+        sleeping.fetch_add(1, Ordering::SeqCst);
+        Self(sleeping)
+    }
+}
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use futures_lite::future::{block_on, poll_once};
+
     use super::*;
 
+    fn drain(ready: &Ready<i32>) -> Vec<i32> {
+        std::iter::from_fn(|| ready.try_pop().ok().flatten()).collect()
+    }
+
     #[test]
-    fn jobs_come_out_in_order_through_ring_and_spill() {
-        let ready = Ready::new(4);
-        for job in 0..10 {
+    fn jobs_come_out_in_order_through_front_ring_and_spill() {
+        let ready = Ready::new(3);
+        for job in 0..5 {
             ready.push(job).unwrap();
         }
-        let first: Vec<_> = (0..5).map(|_| ready.try_pop().unwrap()).collect();
-        for job in 10..13 {
-            ready.push(job).unwrap();
+        ready.push_many((5..9).collect()).unwrap();
+        ready.push(9).unwrap();
+        let first: Vec<_> = (0..5).map(|_| ready.try_pop().unwrap().unwrap()).collect();
+        ready.push_many((10..13).collect()).unwrap();
+        assert_eq!((first, drain(&ready)), ((0..5).collect(), (5..13).collect()));
+        assert_eq!(ready.try_pop(), Ok(None));
+    }
+
+    #[test]
+    fn jobs_of_one_batch_go_to_all_who_sleep() {
+        let ready = Ready::new(8);
+        let mut sleepers: Vec<_> = (0..3).map(|_| Box::pin(ready.pop())).collect();
+        for sleeper in &mut sleepers {
+            assert_eq!(block_on(poll_once(sleeper)), None);
         }
-        let mut rest = Vec::new();
-        while let Ok(job) = ready.try_pop() {
-            rest.push(job);
+        ready.push_many(vec![1, 2, 3, 4]).unwrap();
+        let woken: Vec<_> = sleepers.iter_mut().map(|sleeper| block_on(poll_once(sleeper))).collect();
+        assert_eq!(woken, [Some(Ok(1)), Some(Ok(2)), Some(Ok(3))]);
+        assert_eq!(drain(&ready), [4]);
+    }
+
+    #[test]
+    fn a_sleeper_that_is_dropped_loses_nothing() {
+        let ready = Ready::new(8);
+        for polls in 0..3 {
+            let mut sleeper = Box::pin(ready.pop());
+            for _ in 0..polls {
+                assert_eq!(block_on(poll_once(&mut sleeper)), None);
+            }
+            ready.push_many(vec![1, 2]).unwrap();
+            drop(sleeper);
+            assert_eq!(drain(&ready), [1, 2]);
         }
-        assert_eq!((first, rest), ((0..5).collect(), (5..13).collect()));
-        assert_eq!(ready.try_pop(), Err(NoJob::Empty));
     }
 
     #[test]
     fn sweep_takes_the_dead_and_keeps_the_order_of_the_living() {
         let ready = Ready::new(4);
-        for job in 0..10 {
+        for job in 0..8 {
             ready.push(job).unwrap();
         }
-        assert_eq!(ready.sweep(|job| job % 3 == 0), [0, 3, 6, 9]);
-        let mut rest = Vec::new();
-        while let Ok(job) = ready.try_pop() {
-            rest.push(job);
-        }
-        assert_eq!(rest, [1, 2, 4, 5, 7, 8]);
+        ready.push_many((8..11).collect()).unwrap();
+        assert_eq!(ready.try_pop(), Ok(Some(0)));
+        assert_eq!(ready.sweep(|job| job % 3 == 0), [3, 6, 9]);
+        ready.push(11).unwrap();
+        assert_eq!(drain(&ready), [1, 2, 4, 5, 7, 8, 10, 11]);
     }
 
     #[test]
-    fn a_closed_channel_gives_the_job_back_and_keeps_what_it_has() {
+    fn a_sweep_leaves_no_one_asleep_beside_a_job() {
+        let ready = Ready::new(8);
+        let mut sleeper = Box::pin(ready.pop());
+        assert_eq!(block_on(poll_once(&mut sleeper)), None);
+        ready.push_many(vec![1, 2]).unwrap();
+        assert_eq!(ready.sweep(|job| *job == 1), [1]);
+        assert_eq!(block_on(poll_once(&mut sleeper)), Some(Ok(2)));
+    }
+
+    #[test]
+    fn a_closed_channel_gives_the_job_back_and_what_was_stranded() {
         let ready = Ready::new(2);
         for job in 0..5 {
             ready.push(job).unwrap();
         }
         ready.close();
         assert_eq!(ready.push(5), Err(VecDeque::from([0, 1, 2, 3, 4, 5])));
-        assert_eq!(ready.try_pop(), Err(NoJob::Closed));
+        assert_eq!(ready.try_pop(), Err(Closed));
+        assert_eq!(block_on(ready.pop()), Err(Closed));
     }
 }

@@ -36,6 +36,7 @@ impl Running {
         Self { slots: vec![None; slots].into_boxed_slice(), blocked: 0 }
     }
 
+    #[inline(always)]
     pub(crate) fn start(&mut self, slot: usize, occupant: Occupant) {
         self.slots[slot] = Some(occupant);
     }

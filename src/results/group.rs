@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use futures_lite::StreamExt;
 
+use super::Completion;
 use super::stream::Reader;
 use super::summary::{End, Summary};
-use super::{Completion, OnError};
 use crate::error::{CancelReason, SubmitError};
 use crate::pool::Pool;
 use crate::queue::ledger::Origin;
@@ -58,7 +58,7 @@ impl<In, T, E> Unpin for Group<In, T, E> {}
 
 impl<In, T, E> Group<In, T, E> {
     pub(crate) fn new(pool: Pool<In, T, E>, window: usize) -> Self {
-        let reader = Reader::new(pool.engine(), OnError::Continue, None);
+        let reader = Reader::new(pool.engine());
         Self { pool, reader, window }
     }
 
@@ -83,7 +83,7 @@ impl<In, T, E> Group<In, T, E> {
     /// [`SubmitError::Full`] if the queue is full, or the window; [`SubmitError::Closed`] if the pool is closed or the group
     /// cancelled.
     pub fn try_submit(&self, input: In) -> Result<(), SubmitError<In>> {
-        self.reader.stream.submit(input, Origin::Outside, self.window).map(|_| ())
+        self.reader.stream.submit(input, Origin::Outside, self.reader.limit(self.window)).map(|_| ())
     }
 
     /// Adds a job; waits for room in the pool's queue, but not for room in the window, since that comes only by reading.
@@ -97,23 +97,22 @@ impl<In, T, E> Group<In, T, E> {
     ///
     /// If the future is dropped early, nothing was accepted, and the input is dropped with it.
     pub async fn submit(&self, input: In) -> Result<(), SubmitError<In>> {
-        let stream = &self.reader.stream;
-        if stream.cancelled().is_some() {
+        if self.reader.stream.cancelled().is_some() {
             return Err(SubmitError::Closed(input));
         }
-        if stream.unread() >= self.window {
+        if self.unread() >= self.window {
             return Err(SubmitError::Full(input));
         }
         match self.pool.reserve().await {
-            // Others may have been added, or all been cancelled, during the wait: it looks again.
-            Ok(permit) => permit.submit_to(stream, input, self.window),
+            // Others may have filled the window, or cancelled the group, while this waited for room.
+            Ok(permit) => permit.submit_to(&self.reader.stream, input, self.reader.limit(self.window)),
             Err(refused) => Err(refused.map(|()| input)),
         }
     }
 
     /// How many jobs are queued, running, or finished and unread.
     pub fn unread(&self) -> usize {
-        self.reader.stream.unread()
+        self.reader.unread()
     }
 
     /// Waits for all jobs and returns their completions in the order in which they were added.

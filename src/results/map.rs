@@ -13,6 +13,7 @@ use super::ordered::Reorder;
 use super::stream::Reader;
 use super::summary::{End, Summary};
 use super::{Completion, OnError};
+use crate::attempt::unwind;
 use crate::engine::{Engine, NoRoom, Room};
 use crate::error::{CancelReason, CollectError};
 use crate::pool::Pool;
@@ -189,12 +190,9 @@ pub struct Map<In, T, E, S> {
     pulled: Vec<In>,
     room: Room<In, T, E>,
     window: usize,
-    on_error: OnError,
-    keep: Option<fn(&In) -> In>,
     /// Holds back what is not next; at most `window` and what running jobs add.
     order: Option<Reorder<Completion<In, T, E>>>,
-    /// Made at the first poll, when the options are known.
-    reader: Option<Reader<In, T, E>>,
+    reader: Reader<In, T, E>,
 }
 
 /// How things stand with the source.
@@ -213,18 +211,8 @@ impl<In, T, E, S: Unpin> Unpin for Map<In, T, E, S> {}
 impl<In, T, E, S> Map<In, T, E, S> {
     pub(crate) fn new(pool: Pool<In, T, E>, source: S, window: usize) -> Self {
         let room = Room::new(Arc::clone(pool.engine()));
-        Self {
-            pool,
-            source,
-            intake: Intake::Open,
-            pulled: Vec::new(),
-            room,
-            window,
-            on_error: OnError::Continue,
-            keep: None,
-            order: None,
-            reader: None,
-        }
+        let reader = Reader::new(pool.engine());
+        Self { pool, source, intake: Intake::Open, pulled: Vec::new(), room, window, order: None, reader }
     }
 
     /// Yields the completions in the order of their inputs.
@@ -255,31 +243,30 @@ impl<In, T, E, S> Map<In, T, E, S> {
     ///
     /// It takes effect where the job ends, not where its completion is read: once the last failure that is allowed has
     /// happened, no job of this map starts.
-    pub fn on_error(mut self, policy: OnError) -> Self {
-        self.on_error = policy;
+    pub fn on_error(self, policy: OnError) -> Self {
+        self.reader.stream.set_on_error(policy);
         self
     }
 
     /// Puts a copy of the input into each [`Completion`], also of jobs that started. It is made right before the job
     /// starts.
-    pub fn keep_inputs(mut self) -> Self
+    pub fn keep_inputs(self) -> Self
     where
         In: Clone,
     {
-        self.keep = Some(In::clone);
+        self.reader.stream.set_keep(In::clone);
         self
     }
 
     /// What became of the jobs so far; after the stream has ended, of all of them, and how it ended.
     pub fn summary(&self) -> Summary {
-        let Some(reader) = &self.reader else { return Summary::default() };
-        let is_over = self.intake != Intake::Open && reader.stream.unread() == 0;
+        let is_over = self.intake != Intake::Open && self.reader.unread() == 0;
         let by_source = match self.intake {
             Intake::Open | Intake::Shut => End::Closed,
             Intake::Exhausted => End::Complete,
             Intake::Failed => End::SourceFailed,
         };
-        reader.summary(is_over, by_source)
+        self.reader.summary(is_over, by_source)
     }
 
     /// Cancels what is left: queued jobs never start, running ones are dropped at their next await, and no more inputs are
@@ -287,26 +274,29 @@ impl<In, T, E, S> Map<In, T, E, S> {
     pub fn cancel(&mut self) {
         self.intake = Intake::Shut;
         self.room.leave();
-        self.reader().stream.cancel(CancelReason::Stream);
+        self.reader.stream.cancel(CancelReason::Stream);
     }
 
-    fn reader(&mut self) -> &mut Reader<In, T, E> {
-        self.reader.get_or_insert_with(|| Reader::new(self.pool.engine(), self.on_error, self.keep))
+    /// Drops inputs that will not be accepted, which there are only after the source has panicked.
+    fn discard_pulled(&mut self) {
+        for input in self.pulled.drain(..) {
+            unwind::discard(input);
+        }
     }
 }
 
 impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     /// Pulls inputs while there is room, and hands them in.
     fn feed(&mut self, cx: &mut Context<'_>) {
-        let stream = Arc::clone(&self.reader().stream);
+        let stream = Arc::clone(&self.reader.stream);
         let engine = Arc::clone(self.pool.engine());
         while self.intake == Intake::Open || !self.pulled.is_empty() {
             if stream.cancelled().is_some() {
                 self.intake = Intake::Shut;
-                self.pulled.clear();
+                self.discard_pulled();
                 break;
             }
-            let want = self.window.saturating_sub(stream.unread()).min(CHUNK);
+            let want = self.window.saturating_sub(self.reader.unread()).min(CHUNK);
             if want == 0 {
                 break;
             }
@@ -317,7 +307,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                         stream.cancel(CancelReason::WouldDeadlock);
                     }
                     self.intake = Intake::Shut;
-                    self.pulled.clear();
+                    self.discard_pulled();
                     break;
                 }
             };
@@ -330,7 +320,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             }
         }
         // A place that this map cannot use now is for others.
-        if self.intake != Intake::Open || stream.unread() >= self.window {
+        if self.intake != Intake::Open || self.reader.unread() >= self.window {
             self.room.leave();
         }
     }
@@ -348,24 +338,28 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         false
     }
 
-    /// Whether it pays to look for inputs before the completions at hand are read.
-    fn is_hungry(&mut self) -> bool {
-        let window = self.window;
-        let unread = self.reader().stream.unread();
-        self.intake == Intake::Open && window.saturating_sub(unread) >= (window / 8).clamp(1, CHUNK)
-    }
-
     fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Completion<In, T, E>>> {
         let mut has_fed = false;
         loop {
-            if !has_fed && self.is_hungry() {
+            let window = self.window;
+            let (is_open, reader) = (self.intake == Intake::Open, &self.reader);
+            // Before the completions at hand are read, so that the workers have something to do meanwhile; but not for
+            // the sake of a few.
+            let is_hungry =
+                is_open && !has_fed && window.saturating_sub(reader.unread()) >= (window / 8).clamp(1, CHUNK);
+            if is_hungry {
                 self.feed(cx);
                 has_fed = true;
+                continue;
             }
-            if let Some(completion) = self.order.as_mut().and_then(Reorder::pop) {
-                return Poll::Ready(Some(completion));
-            }
-            match self.reader().poll_delivered(cx) {
+            let delivered = match &mut self.order {
+                None => self.reader.poll_delivered(cx),
+                Some(order) => match order.pop() {
+                    Some(completion) => return Poll::Ready(Some(completion)),
+                    None => self.reader.poll_delivered(cx),
+                },
+            };
+            match delivered {
                 Poll::Ready(completion) => match &mut self.order {
                     None => return Poll::Ready(Some(completion)),
                     Some(order) => order.insert(completion.index, completion),
@@ -374,7 +368,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                     self.feed(cx);
                     has_fed = true;
                 }
-                Poll::Pending if self.intake != Intake::Open && self.reader().stream.unread() == 0 => {
+                Poll::Pending if self.intake != Intake::Open && self.reader.unread() == 0 => {
                     return Poll::Ready(None);
                 }
                 Poll::Pending => return Poll::Pending,
@@ -395,7 +389,7 @@ impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
                 // Who has something to read does not wait; a place granted now would be kept from others for as long as
                 // the consumer does something else.
                 this.room.leave();
-                this.reader().count(&completion);
+                this.reader.count(&completion);
                 Poll::Ready(Some(S::completion(completion)))
             }
         }
@@ -432,7 +426,7 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
     /// }));
     /// ```
     pub async fn try_collect<C: FromIterator<T>>(mut self) -> Result<C, CollectError<In, E>> {
-        self.on_error = OnError::Stop;
+        self.reader.stream.set_on_error(OnError::Stop);
         let mut values = Vec::new();
         let mut first_failure = None;
         while let Some(completion) = self.next().await {
@@ -483,6 +477,13 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
             call(completion);
         }
         self.summary()
+    }
+}
+
+impl<In, T, E, S> Drop for Map<In, T, E, S> {
+    fn drop(&mut self) {
+        self.discard_pulled();
+        self.order.take().into_iter().flat_map(Reorder::into_values).for_each(Completion::discard);
     }
 }
 
@@ -548,12 +549,12 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
             return;
         }
         let accepted_at = self.engine.clock_in(limits);
-        for (offset, input) in inputs.enumerate() {
-            let stream = Arc::clone(stream);
+        let entries = inputs.enumerate().map(|(offset, input)| {
+            let (stream, origin) = (Arc::clone(stream), Origin::Outside);
             let (id, index) = (first.offset(offset), index + offset);
-            let origin = Origin::Outside;
-            self.engine.launch(Entry::Streamed(Streamed { input, stream, id, index, origin, accepted_at }));
-        }
+            Entry::Streamed(Streamed { input, stream, id, index, origin, accepted_at })
+        });
+        self.engine.launch_many(entries.collect());
         stream.look_again();
     }
 }

@@ -11,6 +11,7 @@ mod summary;
 use std::time::Duration;
 
 pub use self::summary::{End, Summary};
+use crate::attempt::unwind;
 use crate::error::JobError;
 use crate::observe::JobId;
 
@@ -28,12 +29,35 @@ pub struct Completion<In, T, E> {
     /// The input: always there for a job that never started, unless the report of an abort has it; for one that ran,
     /// with [`keep_inputs`](crate::Map::keep_inputs).
     pub input: Option<In>,
-    /// How long the job waited before it started; with [`timings`](crate::Builder::timings).
-    pub queued_for: Option<Duration>,
-    /// How long it ran; with [`timings`](crate::Builder::timings), for a job that started.
-    pub ran_for: Option<Duration>,
     /// What the handler returned, or why there is no such thing.
     pub result: Result<T, JobError<E>>,
+    /// Behind a pointer, since most pools do not measure.
+    pub(crate) timings: Option<Box<Timings>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timings {
+    pub(crate) queued_for: Duration,
+    pub(crate) ran_for: Option<Duration>,
+}
+
+impl<In, T, E> Completion<In, T, E> {
+    /// Drops it piece by piece: two pieces that panic in their drops would end the process if they were dropped as one.
+    pub(crate) fn discard(self) {
+        unwind::discard(self.input);
+        unwind::discard(self.result);
+    }
+
+    /// How long the job waited before it started, or got its outcome without having started; with
+    /// [`timings`](crate::Builder::timings).
+    pub fn queued_for(&self) -> Option<Duration> {
+        self.timings.as_ref().map(|timings| timings.queued_for)
+    }
+
+    /// How long it ran; with [`timings`](crate::Builder::timings), for a job that started.
+    pub fn ran_for(&self) -> Option<Duration> {
+        self.timings.as_ref().and_then(|timings| timings.ran_for)
+    }
 }
 
 /// What a map or a group does about jobs that do not succeed.
@@ -47,15 +71,4 @@ pub enum OnError {
     Stop,
     /// The same after this many failures; 0 is taken as 1.
     StopAfter(usize),
-}
-
-impl OnError {
-    /// How many failures change nothing; `None`: any number.
-    pub(crate) const fn allowed(self) -> Option<usize> {
-        match self {
-            Self::Continue => None,
-            Self::Stop => Some(0),
-            Self::StopAfter(count) => Some(count.saturating_sub(1)),
-        }
-    }
 }

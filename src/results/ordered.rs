@@ -18,6 +18,11 @@ impl<V> Reorder<V> {
         Self { next: 0, waiting: VecDeque::new() }
     }
 
+    /// What is held back, in order.
+    pub(crate) fn into_values(self) -> impl Iterator<Item = V> {
+        self.waiting.into_iter().flatten()
+    }
+
     /// Puts in a value. Each index comes once.
     pub(crate) fn insert(&mut self, index: usize, value: V) {
         let Some(distance) = index.checked_sub(self.next) else { return };

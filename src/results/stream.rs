@@ -7,8 +7,8 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use async_channel::{Receiver, Sender};
@@ -29,6 +29,16 @@ pub(crate) enum Delivery<In, T, E> {
     Many(Vec<Completion<In, T, E>>),
 }
 
+impl<In, T, E> Delivery<In, T, E> {
+    /// Drops what nobody will read, whatever that does.
+    fn discard(self) {
+        match self {
+            Self::One(completion) => completion.discard(),
+            Self::Many(batch) => batch.into_iter().for_each(Completion::discard),
+        }
+    }
+}
+
 /// The workers' side.
 pub(crate) struct Stream<In, T, E> {
     pub(crate) engine: Arc<Engine<In, T, E>>,
@@ -39,10 +49,10 @@ pub(crate) struct Stream<In, T, E> {
     /// 0, or the code of the reason.
     cancelled: AtomicU8,
     failures: AtomicUsize,
-    /// How many failures there may be before the rest is cancelled.
-    on_error: OnError,
+    /// At how many failures the rest is cancelled.
+    stop_after: AtomicUsize,
     /// Copies an input for its completion.
-    keep: Option<fn(&In) -> In>,
+    keep: OnceLock<fn(&In) -> In>,
 }
 
 impl<In, T, E> Stream<In, T, E> {
@@ -64,22 +74,36 @@ impl<In, T, E> Stream<In, T, E> {
         }
     }
 
+    pub(crate) fn set_on_error(&self, policy: OnError) {
+        let stop_after = match policy {
+            OnError::Continue => usize::MAX,
+            OnError::Stop => 1,
+            OnError::StopAfter(count) => count.max(1),
+        };
+        self.stop_after.store(stop_after, Ordering::SeqCst);
+    }
+
     pub(crate) fn count_failure(&self, error: &JobError<E>) {
-        let Some(allowed) = self.on_error.allowed() else { return };
-        if !error.is_cancelled() && self.failures.fetch_add(1, Ordering::SeqCst) >= allowed {
+        if !error.is_cancelled()
+            && self.failures.fetch_add(1, Ordering::SeqCst) + 1 >= self.stop_after.load(Ordering::SeqCst)
+        {
             self.cancel(CancelReason::Stopped);
         }
     }
 
-    /// Copies the input, where that was asked for.
-    pub(crate) fn keep(&self, input: &In) -> Option<In> {
-        let keep = self.keep?;
-        unwind::catch(|| keep(input)).ok()
+    pub(crate) fn set_keep(&self, keep: fn(&In) -> In) {
+        let _ = self.keep.set(keep);
     }
 
-    /// How to copy an input, for those who contain its panics themselves.
-    pub(crate) const fn keeper(&self) -> Option<fn(&In) -> In> {
-        self.keep
+    /// How to copy an input, where that was asked for.
+    pub(crate) fn keeper(&self) -> Option<fn(&In) -> In> {
+        self.keep.get().copied()
+    }
+
+    /// Copies the input, where that was asked for.
+    pub(crate) fn keep(&self, input: &In) -> Option<In> {
+        let keep = self.keeper()?;
+        unwind::catch(|| keep(input)).ok()
     }
 
     /// Whether the consumer has nothing to read.
@@ -90,7 +114,7 @@ impl<In, T, E> Stream<In, T, E> {
     pub(crate) fn deliver(&self, delivery: Delivery<In, T, E>) {
         if let Err(refused) = self.results.try_send(delivery) {
             // The consumer is gone; what the values do in their drops is no business of the worker's.
-            unwind::discard(refused.into_inner());
+            refused.into_inner().discard();
         }
     }
 
@@ -103,7 +127,7 @@ impl<In, T, E> Stream<In, T, E> {
         self.unread.fetch_add(count, Ordering::SeqCst);
     }
 
-    /// Expects one more unless there are `window` already; says whether it does.
+    /// Expects one more completion, unless `window` of them are expected already.
     pub(crate) fn expect_within(&self, window: usize) -> bool {
         let more = |unread| (unread < window).then_some(unread + 1);
         self.unread.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
@@ -124,11 +148,11 @@ impl<In, T, E> Stream<In, T, E> {
         }
     }
 
-    pub(crate) fn unread(&self) -> usize {
+    fn unread(&self) -> usize {
         self.unread.load(Ordering::SeqCst)
     }
 
-    /// Accepts one job into this stream, of which at most `window` may be unread, or gives its input back.
+    /// Accepts one job into this stream while fewer than `window` are unread, or gives its input back.
     pub(crate) fn submit(self: &Arc<Self>, input: In, origin: Origin, window: usize) -> Result<usize, SubmitError<In>> {
         if self.cancelled().is_some() {
             return Err(SubmitError::Closed(input));
@@ -170,12 +194,14 @@ pub(crate) struct Reader<In, T, E> {
     /// What came together and is handed out one by one; at most what one delivery holds.
     batch: std::vec::IntoIter<Completion<In, T, E>>,
     mark: Option<WaitMark<In, T, E>>,
+    /// Read, and not yet taken off the count of the unread.
+    read: usize,
     /// Of what was read.
     counts: Summary,
 }
 
 impl<In, T, E> Reader<In, T, E> {
-    pub(crate) fn new(engine: &Arc<Engine<In, T, E>>, on_error: OnError, keep: Option<fn(&In) -> In>) -> Self {
+    pub(crate) fn new(engine: &Arc<Engine<In, T, E>>) -> Self {
         let (sender, receiver) = async_channel::unbounded();
         let stream = Stream {
             engine: Arc::clone(engine),
@@ -184,14 +210,15 @@ impl<In, T, E> Reader<In, T, E> {
             unread: AtomicUsize::new(0),
             cancelled: AtomicU8::new(0),
             failures: AtomicUsize::new(0),
-            on_error,
-            keep,
+            stop_after: AtomicUsize::new(usize::MAX),
+            keep: OnceLock::new(),
         };
         Self {
             stream: Arc::new(stream),
             results: Box::pin(receiver),
             batch: Vec::new().into_iter(),
             mark: None,
+            read: 0,
             counts: Summary::default(),
         }
     }
@@ -205,6 +232,7 @@ impl<In, T, E> Reader<In, T, E> {
             if let Some(completion) = self.batch.next() {
                 return Poll::Ready(completion);
             }
+            self.settle_read();
             match self.results.as_mut().poll_next(cx) {
                 Poll::Ready(Some(Delivery::One(completion))) => {
                     self.mark = None;
@@ -213,7 +241,7 @@ impl<In, T, E> Reader<In, T, E> {
                 Poll::Ready(Some(Delivery::Many(batch))) => self.batch = batch.into_iter(),
                 // The sender is in `self.stream`, so the channel is never closed.
                 Poll::Ready(None) => return Poll::Pending,
-                Poll::Pending if self.stream.unread() == 0 || self.stream.cancelled().is_some() => {
+                Poll::Pending if self.unread() == 0 || self.stream.cancelled().is_some() => {
                     return Poll::Pending;
                 }
                 Poll::Pending => {
@@ -228,13 +256,30 @@ impl<In, T, E> Reader<In, T, E> {
 
     /// A completion goes to the user: counts it.
     pub(crate) fn count(&mut self, completion: &Completion<In, T, E>) {
-        self.stream.unread.fetch_sub(1, Ordering::SeqCst);
+        self.read += 1;
         self.counts.count(&completion.result);
+    }
+
+    /// How many jobs are queued, running, or finished and unread.
+    pub(crate) fn unread(&self) -> usize {
+        self.stream.unread() - self.read
+    }
+
+    /// What the common count may rise to while `window` jobs may be unread: it still contains some that were read.
+    pub(crate) const fn limit(&self, window: usize) -> usize {
+        window.saturating_add(self.read)
+    }
+
+    /// Takes what was read off the common count; others only look whether that is zero.
+    fn settle_read(&mut self) {
+        if self.read > 0 {
+            self.stream.unread.fetch_sub(std::mem::take(&mut self.read), Ordering::SeqCst);
+        }
     }
 
     /// What was read so far, and how it ended, if it did: as the jobs tell, or `otherwise`.
     pub(crate) fn summary(&self, is_over: bool, otherwise: End) -> Summary {
-        let unread = self.stream.unread();
+        let unread = self.unread();
         let mut summary = self.counts.clone();
         summary.unread = unread;
         summary.accepted += unread;
@@ -252,6 +297,12 @@ impl<In, T, E> Reader<In, T, E> {
 impl<In, T, E> Drop for Reader<In, T, E> {
     fn drop(&mut self) {
         self.stream.cancel(CancelReason::Stream);
+        // From here on the workers keep what they have, and discard it.
+        self.results.close();
+        self.batch.by_ref().for_each(Completion::discard);
+        while let Ok(delivery) = self.results.try_recv() {
+            delivery.discard();
+        }
     }
 }
 

@@ -50,7 +50,7 @@ impl<In, T, E> Permit<In, T, E> {
         }
     }
 
-    /// Submits a job of a group, of which at most `window` may be unread.
+    /// Submits a job of a group, while fewer than `window` of its jobs are unread.
     pub(crate) fn submit_to(
         mut self,
         stream: &Arc<Stream<In, T, E>>,

@@ -1,10 +1,13 @@
 //! The promises of the pool, one test each, on every executor of the [`harness`].
 
 mod harness;
+mod steps;
 
 mod cancellation;
 mod core;
+mod drops;
 mod failures;
+mod panics;
 mod shutdown;
 mod smoke;
 mod streams;

@@ -1,0 +1,98 @@
+//! Tasks that are polled one step at a time, and only after they were woken: a test decides who is next and who is
+//! dropped when. A task that waits although nobody will wake it is a hang, and shows as one at once.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
+
+type Local = Pin<Box<dyn Future<Output = ()>>>;
+
+/// The tasks of one test, numbered in the order in which they were added.
+#[derive(Default)]
+pub(crate) struct Steps {
+    tasks: Vec<Task>,
+    next: usize,
+}
+
+struct Task {
+    name: String,
+    /// `None` once it has ended or was dropped.
+    future: Option<Local>,
+    woken: Arc<Woken>,
+    polls: usize,
+    is_done: bool,
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Steps {
+    /// Adds a task, which is runnable at once.
+    pub(crate) fn add(&mut self, name: impl Into<String>, future: impl Future<Output = ()> + 'static) -> usize {
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let future: Option<Local> = Some(Box::pin(future));
+        self.tasks.push(Task { name: name.into(), future, woken, polls: 0, is_done: false });
+        self.tasks.len() - 1
+    }
+
+    /// The tasks that were woken since they were polled last.
+    pub(crate) fn runnable(&self) -> impl Iterator<Item = usize> {
+        let is_runnable = |task: &Task| task.future.is_some() && task.woken.0.load(Ordering::SeqCst);
+        self.tasks.iter().enumerate().filter(move |(_, task)| is_runnable(task)).map(|(at, _)| at)
+    }
+
+    /// Polls one task, whether it was woken or not.
+    pub(crate) fn poll(&mut self, at: usize) {
+        let task = &mut self.tasks[at];
+        let Some(future) = &mut task.future else { return };
+        task.woken.0.store(false, Ordering::SeqCst);
+        task.polls += 1;
+        let waker = Waker::from(Arc::clone(&task.woken));
+        if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+            task.is_done = true;
+            task.future = None;
+        }
+    }
+
+    /// Polls the next runnable task, in turn; says which one that was.
+    pub(crate) fn step(&mut self) -> Option<usize> {
+        let after = self.runnable().find(|at| *at >= self.next);
+        let at = after.or_else(|| self.runnable().next())?;
+        self.next = at + 1;
+        self.poll(at);
+        Some(at)
+    }
+
+    /// Drops a task where it stands.
+    pub(crate) fn drop_task(&mut self, at: usize) {
+        drop(self.tasks[at].future.take());
+    }
+
+    /// How often a task was polled.
+    pub(crate) fn polls(&self, at: usize) -> usize {
+        self.tasks[at].polls
+    }
+
+    /// Whether a task waits: neither ended nor dropped.
+    pub(crate) fn is_waiting(&self, at: usize) -> bool {
+        self.tasks[at].future.is_some()
+    }
+
+    /// Whether a task ran to its end.
+    pub(crate) fn is_done(&self, at: usize) -> bool {
+        self.tasks[at].is_done
+    }
+
+    /// The tasks that wait, with their names.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (usize, &str)> {
+        let waiting = self.tasks.iter().enumerate().filter(|(_, task)| task.future.is_some());
+        waiting.map(|(at, task)| (at, task.name.as_str()))
+    }
+}
