@@ -60,29 +60,37 @@ impl<In, T, E> Entry<In, T, E> {
         match self {
             Self::Streamed(job) => {
                 let error = job.stream.cancelled().map_or(error, JobError::Cancelled);
-                job.settle(engine, error, true);
+                job.settle(engine, error, |input, _| Some(input));
             }
             Self::Handled(cell) => {
-                drop_input(cell.settle_queued(error));
+                cell.settle_queued(error, |input| drop_input(Some(input)));
             }
         }
     }
 
     /// Gives the job its outcome as aborted and its input to the pool's report.
     pub(crate) fn return_unstarted(self, engine: &Engine<In, T, E>) {
-        let (id, index, input) = match self {
+        // Before the books know of it: who finds the pool idle then finds all inputs.
+        let hand_back = |id, index, input| {
+            let unstarted = Unstarted { id, index, input, attempts: 0 };
+            engine.returned.lock().unwrap_or_else(PoisonError::into_inner).push(unstarted);
+        };
+        let aborted = JobError::Cancelled(CancelReason::Aborted);
+        match self {
             Self::Streamed(job) if job.stream.cancelled().is_some() => {
-                return Self::Streamed(job).settle_unstarted(engine, JobError::Abandoned);
+                Self::Streamed(job).settle_unstarted(engine, JobError::Abandoned);
             }
             Self::Streamed(job) => {
                 let (id, index) = (job.id, job.index);
-                (id, index, job.settle(engine, JobError::Cancelled(CancelReason::Aborted), false))
+                job.settle(engine, aborted, |input, stream| {
+                    let kept = stream.keep(&input);
+                    hand_back(id, index, input);
+                    kept
+                });
             }
-            Self::Handled(cell) => (cell.id, 0, cell.settle_queued(JobError::Cancelled(CancelReason::Aborted))),
-        };
-        if let Some(input) = input {
-            let unstarted = Unstarted { id, index, input, attempts: 0 };
-            engine.returned.lock().unwrap_or_else(PoisonError::into_inner).push(unstarted);
+            Self::Handled(cell) => {
+                cell.settle_queued(aborted, |input| hand_back(cell.id, 0, input));
+            }
         }
     }
 
@@ -117,17 +125,21 @@ fn drop_input<In>(input: Option<In>) {
 // ---- jobs of a map or group ----
 
 impl<In, T, E> Streamed<In, T, E> {
-    /// Delivers the outcome of a job that never started; the input goes along, or comes back.
-    fn settle(self, engine: &Engine<In, T, E>, error: JobError<E>, with_input: bool) -> Option<In> {
+    /// Delivers the outcome of a job that never started, with what `part_with` leaves of its input.
+    fn settle(
+        self,
+        engine: &Engine<In, T, E>,
+        error: JobError<E>,
+        part_with: impl FnOnce(In, &Stream<In, T, E>) -> Option<In>,
+    ) {
         let Self { input, stream, id, index, origin, accepted_at } = self;
+        let kept = part_with(input, &stream);
         engine.book_unstarted(origin, id, error.outcome());
-        let (kept, returned) = if with_input { (Some(input), None) } else { (stream.keep(&input), Some(input)) };
         let timings = accepted_at.filter(|_| engine.timings).map(|at| {
             Box::new(Timings { queued_for: engine.timer.now().saturating_duration_since(at), ran_for: None })
         });
         let completion = Completion { id, index, attempts: 0, input: kept, result: Err(error), timings };
         stream.deliver(Delivery::One(completion));
-        returned
     }
 
     fn start(
@@ -241,22 +253,23 @@ impl<In, T, E> Cell<In, T, E> {
         Some(input)
     }
 
-    /// Settles a job that is still queued and returns its input. One that is not is left alone.
-    pub(crate) fn settle_queued(&self, error: JobError<E>) -> Option<In> {
+    /// Settles a job that is still queued, once `part_with` has its input; says whether it was. One that is not is left alone.
+    pub(crate) fn settle_queued(&self, error: JobError<E>, part_with: impl FnOnce(In)) -> bool {
         let mut state = self.lock();
         let input = match std::mem::replace(&mut state.phase, Phase::Taken) {
             Phase::Queued(input) => input,
             decided => {
                 state.phase = decided;
-                return None;
+                return false;
             }
         };
         drop(state);
+        part_with(input);
         let outcome = error.outcome();
         let wanted = self.discard_unwanted(Err(error), 0);
         self.engine.book_unstarted(self.origin, self.id, outcome);
         self.complete(wanted, 0);
-        Some(input)
+        true
     }
 
     /// Cancels on behalf of the handle, which wants no result of it. Says whether an attempt has to be stopped first.
@@ -266,9 +279,7 @@ impl<In, T, E> Cell<In, T, E> {
         match state.phase {
             Phase::Queued(_) => {
                 drop(state);
-                let input = self.settle_queued(JobError::Cancelled(CancelReason::Handle));
-                if input.is_some() {
-                    drop_input(input);
+                if self.settle_queued(JobError::Cancelled(CancelReason::Handle), |input| drop_input(Some(input))) {
                     self.engine.add_husk();
                     return false;
                 }

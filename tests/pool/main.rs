@@ -3,8 +3,14 @@
 mod harness;
 mod steps;
 
+mod cancellation;
+mod core;
 mod drops;
+mod failures;
 mod hazards;
 mod local;
 mod panics;
+mod shutdown;
 mod smoke;
+mod streams;
+mod submission;

@@ -1,0 +1,531 @@
+//! The end of a pool: closed, drained, aborted or dropped. What was accepted is done or comes back, and nothing stays.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use brigade::rt::BoxFuture;
+use brigade::{CancelReason, End, Event, Interrupted, JobError, JobId, Pool, Report, SubmitError, Submitter};
+use futures_lite::{StreamExt, future, stream};
+
+use crate::harness::{Drops, Env, Gate, Live, assert_settled, everywhere, poll_once};
+
+fn gated_pool(env: &Env, gate: &Gate, workers: usize) -> Pool<u32, u32, ()> {
+    let gate = gate.clone();
+    env.builder().workers(workers).spawn_on(env, move |n: u32| {
+        let gate = gate.clone();
+        async move {
+            gate.pass().await;
+            Ok(n)
+        }
+    })
+}
+
+/// What a report says, without its figures.
+fn words<In: Copy>(report: &Report<In>) -> (Vec<(JobId, usize, In, u32)>, Vec<(JobId, usize, u32)>) {
+    let unstarted = report.unstarted.iter().map(|job| (job.id, job.index, job.input, job.attempts)).collect();
+    let name = |job: &Interrupted| (job.id, job.index, job.attempts);
+    (unstarted, report.interrupted.iter().map(name).collect())
+}
+
+#[test]
+fn a_drain_finishes_all_that_was_accepted_and_then_the_workers_end() {
+    everywhere(|env| async move {
+        let (gate, alive) = (Gate::new(), Live::default());
+        let (ended, end) = async_channel::unbounded();
+        let (inside, workers_alive, executor) = (gate.clone(), alive.clone(), env.clone());
+        let spawn = move |worker: BoxFuture<'static, ()>| {
+            let (guard, ended) = (workers_alive.enter(), ended.clone());
+            brigade::Spawn::spawn(
+                &executor,
+                Box::pin(async move {
+                    worker.await;
+                    drop(guard);
+                    ended.try_send(()).unwrap();
+                }),
+            );
+        };
+        let pool = env.builder().workers(5).spawn_on(&spawn, move |n: u32| {
+            let gate = inside.clone();
+            async move {
+                gate.pass().await;
+                Ok::<_, ()>(n)
+            }
+        });
+        assert_eq!(alive.now(), 5);
+        let handles: Vec<_> = (0..20).map(|n| pool.try_submit(n).unwrap()).collect();
+        let mut drain = pin!(pool.drain());
+        assert!(poll_once(drain.as_mut()).is_none());
+        gate.arrived(5).await;
+        assert!(poll_once(drain.as_mut()).is_none());
+        gate.open(20);
+        drain.await;
+        for (n, handle) in (0..).zip(handles) {
+            assert_eq!(handle.await, Ok(n));
+        }
+        for _ in 0..5 {
+            end.recv().await.unwrap();
+        }
+        assert_eq!((alive.now(), pool.stats().workers), (0, 0));
+        assert_eq!(assert_settled(&pool).succeeded, 20);
+    });
+}
+
+#[test]
+fn any_number_of_drains_return_after_the_last_job() {
+    everywhere(|env| async move {
+        let gate = Gate::new();
+        let pool = gated_pool(&env, &gate, 2);
+        let handles: Vec<_> = (0..4).map(|n| pool.try_submit(n).unwrap()).collect();
+        let mut drains: Vec<_> = (0..5).map(|_| Box::pin(pool.drain())).collect();
+        for passed in 0..4 {
+            for drain in &mut drains {
+                assert!(poll_once(drain.as_mut()).is_none());
+            }
+            gate.open(1);
+            gate.arrived(if passed == 0 {
+                2
+            } else if passed < 3 {
+                1
+            } else {
+                0
+            })
+            .await;
+        }
+        for drain in drains {
+            drain.await;
+            assert_eq!(pool.stats().succeeded, 4);
+        }
+        drop(handles);
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn a_closed_pool_refuses_with_an_error_that_holds_the_input() {
+    everywhere(|env| async move {
+        let gate = Gate::new();
+        let pool = gated_pool(&env, &gate, 1);
+        let (before, group, mut map) = (pool.try_submit(0).unwrap(), pool.group(), pool.map(0..3));
+        pool.close();
+        assert!(pool.is_closed());
+        assert_eq!(pool.try_submit(1).unwrap_err(), SubmitError::Closed(1));
+        assert_eq!(pool.submit(2).await.unwrap_err(), SubmitError::Closed(2));
+        assert_eq!(pool.job(3).submit().await.unwrap_err(), SubmitError::Closed(3));
+        assert_eq!(pool.reserve().await.unwrap_err(), SubmitError::Closed(()));
+        assert_eq!(pool.try_reserve().unwrap_err(), SubmitError::Closed(()));
+        assert_eq!(group.try_submit(4), Err(SubmitError::Closed(4)));
+        assert_eq!(group.submit(5).await, Err(SubmitError::Closed(5)));
+        assert_eq!(map.next().await, None);
+        assert_eq!((map.summary().accepted, map.summary().end), (0, End::Closed));
+        gate.open(1);
+        assert_eq!(before.await, Ok(0));
+        assert_eq!(assert_settled(&pool).accepted, 1);
+    });
+}
+
+#[test]
+fn those_who_wait_for_room_are_told_of_the_close() {
+    everywhere(|env| async move {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let pool = env.builder().workers(1).queue_capacity(1).spawn_on(&env, move |n: u32| {
+            let gate = inside.clone();
+            async move {
+                gate.pass().await;
+                Ok::<_, ()>(n)
+            }
+        });
+        let running = pool.try_submit(0).unwrap();
+        gate.arrived(1).await;
+        let queued = pool.try_submit(1).unwrap();
+        let group = pool.group();
+        let (mut submit, mut add) = (pin!(pool.submit(2)), pin!(group.submit(3)));
+        let mut map = pool.map(4..9);
+        assert!(poll_once(submit.as_mut()).is_none());
+        assert_eq!(poll_once(add.as_mut()), None);
+        assert_eq!(poll_once(pin!(map.next())), None);
+        pool.close();
+        assert_eq!(submit.await.unwrap_err(), SubmitError::Closed(2));
+        assert_eq!(add.await, Err(SubmitError::Closed(3)));
+        assert_eq!(map.next().await, None);
+        gate.open(2);
+        assert_eq!((running.await, queued.await), (Ok(0), Ok(1)));
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn an_abort_interrupts_what_runs_and_hands_back_what_waits() {
+    everywhere(|env| async move {
+        let gate = Gate::new();
+        let pool = gated_pool(&env, &gate, 2);
+        let running = [0, 1].map(|n| pool.try_submit(n).unwrap());
+        gate.arrived(2).await;
+        let queued = pool.try_submit(2).unwrap();
+        let mut map = pool.map([3]).keep_inputs();
+        assert_eq!(poll_once(pin!(map.next())), None);
+        let ids = [running[0].id(), running[1].id(), queued.id()];
+        let report = pool.abort().await;
+        let (unstarted, interrupted) = words(&report);
+        assert_eq!(
+            unstarted.iter().map(|(_, index, input, attempts)| (*index, *input, *attempts)).collect::<Vec<_>>(),
+            [(0, 2, 0), (0, 3, 0)]
+        );
+        assert_eq!(unstarted[0].0, ids[2]);
+        assert_eq!(interrupted, [(ids[0], 0, 1), (ids[1], 0, 1)]);
+        assert!(!report.is_complete());
+        let stats = assert_settled(&pool);
+        assert_eq!(report.stats.cancelled, stats.cancelled);
+        let aborted = Err(JobError::Cancelled(CancelReason::Aborted));
+        for handle in running.into_iter().chain([queued]) {
+            assert_eq!(handle.await, aborted);
+        }
+        assert_eq!(map.next().await.map(|c| (c.input, c.result)), Some((Some(3), aborted)));
+        assert_eq!(map.next().await, None);
+        assert_eq!(map.summary().end, End::Aborted);
+        assert_eq!(pool.try_submit(9).unwrap_err(), SubmitError::Closed(9));
+    });
+}
+
+#[test]
+fn an_abort_that_is_given_up_goes_on_and_the_next_call_returns_what_it_would_have() {
+    everywhere(|env| async move {
+        let gate = Gate::new();
+        let pool = gated_pool(&env, &gate, 1);
+        let running = pool.try_submit(0).unwrap();
+        gate.arrived(1).await;
+        let queued = pool.try_submit(1).unwrap();
+        let (running_id, queued_id) = (running.id(), queued.id());
+        let early = poll_once(pin!(pool.abort()));
+        pool.idle().await;
+        let report = match early {
+            Some(report) => report,
+            None => pool.abort().await,
+        };
+        assert_eq!(words(&report), (vec![(queued_id, 0, 1, 0)], vec![(running_id, 0, 1)]));
+        // Each comes once.
+        assert_eq!(words(&pool.abort().await), (vec![], vec![]));
+        drop((running, queued));
+        assert_eq!(assert_settled(&pool).cancelled, 2);
+    });
+}
+
+#[test]
+fn a_job_that_ends_while_it_is_interrupted_is_not_named() {
+    everywhere(|env| async move {
+        let place: Arc<Mutex<Option<Pool<u32, u32, ()>>>> = Arc::default();
+        let inside = Arc::clone(&place);
+        let gate = Gate::new();
+        let own_gate = gate.clone();
+        let pool = env.builder().workers(1).spawn_on(&env, move |n: u32| {
+            let (pool, gate) = (Arc::clone(&inside), own_gate.clone());
+            async move {
+                gate.pass().await;
+                let pool = pool.lock().unwrap().take().unwrap();
+                // Stops its own pool, and is done.
+                assert!(poll_once(pin!(pool.abort())).is_none());
+                Ok(n)
+            }
+        });
+        *place.lock().unwrap() = Some(pool.clone());
+        let handle = pool.try_submit(7).unwrap();
+        gate.open(1);
+        assert_eq!(handle.await, Ok(7));
+        let report = pool.abort().await;
+        assert!(report.is_complete());
+        assert_eq!((words(&report), report.stats.succeeded), ((vec![], vec![]), 1));
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn a_drain_within_its_grace_reports_nothing_and_one_past_it_reports_the_rest() {
+    everywhere(|env| async move {
+        let gate = Gate::new();
+        let grace = Duration::from_secs(5);
+        let pool = gated_pool(&env, &gate, 1);
+        let handle = pool.try_submit(0).unwrap();
+        gate.open(1);
+        let report = pool.drain_within(grace).await;
+        assert!(report.is_complete());
+        assert_eq!((handle.await, report.stats.succeeded, env.clock.sleeping()), (Ok(0), 1, 0));
+
+        let pool = gated_pool(&env, &gate, 1);
+        gate.arrived(1).await;
+        let (running, queued) = (pool.try_submit(1).unwrap(), pool.try_submit(2).unwrap());
+        gate.arrived(1).await;
+        let ids = (running.id(), queued.id());
+        let mut drain = pin!(pool.drain_within(grace));
+        assert!(poll_once(drain.as_mut()).is_none());
+        env.clock.advance(grace - Duration::from_nanos(1));
+        assert!(poll_once(drain.as_mut()).is_none());
+        assert!(pool.is_closed() && !queued.is_finished());
+        env.clock.advance(Duration::from_nanos(1));
+        assert_eq!(words(&drain.await), (vec![(ids.1, 0, 2, 0)], vec![(ids.0, 0, 1)]));
+        pool.idle().await;
+        assert_eq!(env.clock.sleeping(), 0);
+        drop((running, queued));
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn a_drain_within_that_is_given_up_aborts_nothing() {
+    everywhere(|env| async move {
+        let gate = Gate::new();
+        let pool = gated_pool(&env, &gate, 1);
+        let handle = pool.try_submit(0).unwrap();
+        assert!(poll_once(pin!(pool.drain_within(Duration::from_secs(1)))).is_none());
+        env.clock.advance(Duration::from_secs(2));
+        assert!(pool.is_closed());
+        gate.open(1);
+        assert_eq!(handle.await, Ok(0));
+        assert_eq!(env.clock.sleeping(), 0);
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn closing_draining_and_aborting_again_change_nothing() {
+    everywhere(|env| async move {
+        let gate = Gate::new();
+        let pool = gated_pool(&env, &gate, 1);
+        let handle = pool.try_submit(0).unwrap();
+        gate.open(1);
+        pool.close();
+        pool.close();
+        pool.drain().await;
+        let stats = assert_settled(&pool);
+        pool.drain().await;
+        pool.close();
+        pool.seal();
+        let report = pool.abort().await;
+        assert!(report.is_complete());
+        pool.close();
+        pool.drain().await;
+        assert!(pool.abort().await.is_complete() && pool.drain_within(Duration::ZERO).await.is_complete());
+        let again = assert_settled(&pool);
+        assert_eq!((again.accepted, again.succeeded), (stats.accepted, stats.succeeded));
+        assert_eq!(handle.await, Ok(0));
+    });
+}
+
+#[test]
+fn a_drained_pool_leaves_nothing_behind() {
+    everywhere(|env| async move {
+        let drops = Drops::default();
+        let (ended, end) = async_channel::bounded::<()>(1);
+        let (handler, clock, executor) = (Arc::new(drops.token()), env.clock.clone(), env.clone());
+        // Every worker holds a sender; the channel is closed once all worker futures are gone.
+        let spawn = move |worker: BoxFuture<'static, ()>| {
+            let ended = ended.clone();
+            brigade::Spawn::spawn(
+                &executor,
+                Box::pin(async move {
+                    worker.await;
+                    drop(ended);
+                }),
+            );
+        };
+        let counted = drops.clone();
+        let pool = env
+            .builder()
+            .workers(8)
+            .attempt_timeout(Duration::from_secs(60))
+            .job_timeout(Duration::from_secs(90))
+            .spawn_on(&spawn, move |input| {
+                let (token, value, clock) = (counted.token(), counted.token(), clock.clone());
+                let _part_of_the_handler = &handler;
+                async move {
+                    let _held = (token, input);
+                    clock.sleep(Duration::from_millis(1)).await;
+                    Ok::<_, ()>(value)
+                }
+            });
+        drop(spawn);
+        let handles: Vec<_> = (0..100).map(|_| pool.try_submit(drops.token()).unwrap()).collect();
+        pool.close();
+        while pool.stats().succeeded < 100 {
+            if env.clock.sleeping() > 0 {
+                env.clock.advance(Duration::from_millis(1));
+            }
+            future::yield_now().await;
+        }
+        pool.drain().await;
+        assert!(end.recv().await.is_err());
+        assert_eq!(env.clock.sleeping(), 0);
+        // The handler is gone, though the pool's handle is there; the values are with their handles.
+        assert_eq!(drops.counts(), (301, 201));
+        drop(handles);
+        assert_eq!(drops.counts(), (301, 301));
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn an_incomplete_batch_is_passed_on_at_the_end_of_its_source() {
+    everywhere(|env| async move {
+        let pool = env.builder().workers(2).spawn_on(&env, |batch: Vec<u32>| async move { Ok::<_, ()>(batch) });
+        let batches = pool.batches(stream::iter(0..2), 4, Duration::from_secs(1));
+        assert_eq!(pool.map_stream(batches).try_collect::<Vec<_>>().await, Ok(vec![vec![0, 1]]));
+        // Nor does one wait longer than it may for its source.
+        let (feed, source) = async_channel::unbounded();
+        let mut map = pool.map_stream(pool.batches(source, 4, Duration::from_secs(1)));
+        feed.try_send(7).unwrap();
+        assert_eq!(poll_once(pin!(map.next())), None);
+        env.clock.advance(Duration::from_secs(1));
+        assert_eq!(map.next().await.map(|c| c.result), Some(Ok(vec![7])));
+        for n in 0..5 {
+            feed.try_send(n).unwrap();
+        }
+        drop(feed);
+        let mut rest = map.map(|c| c.result.unwrap()).collect::<Vec<_>>().await;
+        rest.sort_unstable();
+        assert_eq!(rest, [vec![0, 1, 2, 3], vec![4]]);
+        pool.drain().await;
+        assert_eq!(env.clock.sleeping(), 0);
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn a_group_that_is_cancelled_does_not_touch_its_pool_and_a_closed_pool_closes_its_groups() {
+    everywhere(|env| async move {
+        let gate = Gate::new();
+        let pool = gated_pool(&env, &gate, 2);
+        let outside = pool.try_submit(0).unwrap();
+        gate.arrived(1).await;
+        let (first, second) = (pool.group(), pool.group());
+        for n in 1..4 {
+            first.try_submit(n).unwrap();
+        }
+        gate.arrived(1).await;
+        second.try_submit(9).unwrap();
+        first.cancel();
+        assert_eq!(first.try_submit(4), Err(SubmitError::Closed(4)));
+        let cancelled = first.join().await.into_iter().map(|c| (c.attempts, c.result)).collect::<Vec<_>>();
+        let told = || Err(JobError::Cancelled(CancelReason::Stream));
+        assert_eq!(cancelled, [(1, told()), (0, told()), (0, told())]);
+        gate.arrived(1).await;
+        second.try_submit(10).unwrap();
+        pool.close();
+        assert_eq!(second.try_submit(11), Err(SubmitError::Closed(11)));
+        gate.open(3);
+        assert_eq!(outside.await, Ok(0));
+        assert_eq!(second.join().await.into_iter().map(|c| c.result).collect::<Vec<_>>(), [Ok(9), Ok(10)]);
+        pool.drain().await;
+        let stats = assert_settled(&pool);
+        assert_eq!((stats.succeeded, stats.cancelled), (3, 3));
+    });
+}
+
+#[test]
+fn dropping_the_last_handle_closes_the_pool_and_what_was_accepted_is_done() {
+    everywhere(|env| async move {
+        let (gate, (ended, end)) = (Gate::new(), async_channel::bounded::<()>(1));
+        let inside = gate.clone();
+        let pool = env.builder().workers(1).spawn_on(&env, move |n: u32| {
+            let (gate, _until_the_workers_end) = (inside.clone(), &ended);
+            async move {
+                gate.pass().await;
+                Ok::<_, ()>(n)
+            }
+        });
+        let clone = pool.clone();
+        let handles = [pool.try_submit(0).unwrap(), pool.try_submit(1).unwrap()];
+        drop(pool);
+        assert!(!clone.is_closed());
+        drop(clone);
+        gate.open(2);
+        for (n, handle) in (0..).zip(handles) {
+            assert_eq!(handle.await, Ok(n));
+        }
+        assert!(end.recv().await.is_err());
+    });
+}
+
+#[test]
+fn running_jobs_may_add_to_a_closed_pool_and_not_to_a_sealed_one() {
+    everywhere(|env| async move {
+        for is_sealed in [false, true] {
+            let gate = Gate::new();
+            let inside = gate.clone();
+            let (pool, workers) =
+                env.builder().workers(1).build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, u32>| {
+                    let gate = inside.clone();
+                    async move {
+                        gate.pass().await;
+                        if n == 0 {
+                            return Ok(0);
+                        }
+                        jobs.add(n - 1).map(|()| n).map_err(SubmitError::into_input)
+                    }
+                });
+            workers.spawn_on(&env);
+            let handle = pool.try_submit(3).unwrap();
+            gate.arrived(1).await;
+            if is_sealed {
+                pool.seal();
+            } else {
+                pool.close();
+            }
+            gate.open(4);
+            assert_eq!(handle.await, if is_sealed { Err(JobError::Failed(2)) } else { Ok(3) });
+            pool.drain().await;
+            assert_eq!(assert_settled(&pool).accepted, if is_sealed { 1 } else { 4 });
+        }
+    });
+}
+
+#[test]
+fn waiting_for_ones_own_pool_to_be_idle_is_a_panic_and_not_a_hang() {
+    everywhere(|env| async move {
+        let place: Arc<Mutex<Option<Pool<u32, (), ()>>>> = Arc::default();
+        let inside = Arc::clone(&place);
+        let pool = env.builder().workers(2).spawn_on(&env, move |_: u32| {
+            let pool = inside.lock().unwrap().clone();
+            async move {
+                if let Some(pool) = pool {
+                    pool.drain().await;
+                }
+                Ok(())
+            }
+        });
+        *place.lock().unwrap() = Some(pool.clone());
+        let Err(JobError::Panicked(message)) = pool.submit(1).await.unwrap().await else { panic!("it waited") };
+        assert_eq!(message.as_str(), "drain must not be awaited inside a job of the same pool, got job 0");
+        *place.lock().unwrap() = None;
+        pool.drain().await;
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
+    everywhere(|env| async move {
+        type Place = Arc<Mutex<(Option<Pool<u32, (), ()>>, Vec<u32>)>>;
+        let place = Place::default();
+        let seen = Arc::clone(&place);
+        // Nobody polls the workers; the observer is called at the moment at which the last job is over.
+        let (pool, workers) = env
+            .builder()
+            .workers(1)
+            .observe(move |event: &Event| {
+                if matches!(event, Event::Finished { job, .. } if job.as_u64() == 1) {
+                    let pool = seen.lock().unwrap().0.take().unwrap();
+                    let report = poll_once(pin!(pool.abort())).expect("the pool is idle");
+                    seen.lock().unwrap().1 = report.unstarted.into_iter().map(|job| job.input).collect();
+                }
+            })
+            .build(|_: u32| future::pending::<Result<(), ()>>());
+        place.lock().unwrap().0 = Some(pool.clone());
+        pool.try_submit(5).unwrap().detach();
+        let mut map = pool.map([6]);
+        assert_eq!(poll_once(pin!(map.next())), None);
+        assert_eq!(words(&pool.abort().await), (vec![], vec![]));
+        assert_eq!(place.lock().unwrap().1, [5, 6]);
+        assert_settled(&pool);
+        drop(workers);
+    });
+}

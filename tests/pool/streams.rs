@@ -1,0 +1,391 @@
+//! Completions on their way to the consumer: their order, their bound, and what happens when nobody reads them.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use brigade::{End, ManualTimer, Pool};
+use futures_lite::{StreamExt, future, stream};
+
+use crate::harness::{Drops, Env, Gate, Live, assert_settled, everywhere, poll_once, yield_now};
+
+/// Moves the clock to the next deadline whenever somebody sleeps, until the future ends.
+async fn run_out<F: Future>(clock: &ManualTimer, future: F) -> F::Output {
+    future::or(future, async {
+        loop {
+            clock.sleepers(1).await;
+            clock.advance_to_next();
+            yield_now().await;
+        }
+    })
+    .await
+}
+
+/// A pool whose jobs sleep for as many milliseconds as they are told, and then return them.
+fn sleeping_pool(env: &Env, workers: usize) -> Pool<u64, u64, ()> {
+    let clock = env.clock.clone();
+    env.builder().workers(workers).spawn_on(env, move |millis: u64| {
+        let clock = clock.clone();
+        async move {
+            clock.sleep(Duration::from_millis(millis)).await;
+            Ok(millis)
+        }
+    })
+}
+
+#[test]
+fn an_ordered_map_yields_in_the_order_of_its_inputs_whatever_the_jobs_take() {
+    everywhere(|env| async move {
+        let pool = sleeping_pool(&env, 8);
+        let inputs: Vec<u64> = (0..100).map(|n| (n * 7919) % 53 + 1).collect();
+        let completions = run_out(&env.clock, pool.map(inputs.clone()).ordered().collect::<Vec<_>>()).await;
+        let seen: Vec<_> = completions.into_iter().map(|c| (c.index, c.result)).collect();
+        assert_eq!(seen, inputs.into_iter().map(Ok).enumerate().collect::<Vec<_>>());
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn an_unordered_map_yields_as_jobs_end() {
+    everywhere(|env| async move {
+        for (workers, expected) in [(4, [100, 200, 300, 400]), (1, [400, 300, 200, 100])] {
+            let pool = sleeping_pool(&env, workers);
+            let mut map = pool.map([400, 300, 200, 100]);
+            let mut seen = Vec::new();
+            for asleep in if workers == 4 { [4, 3, 2, 1] } else { [1; 4] } {
+                assert_eq!(poll_once(pin!(map.next())), None);
+                env.clock.sleepers(asleep).await;
+                assert!(env.clock.advance_to_next());
+                seen.push(map.next().await.unwrap().result.unwrap());
+            }
+            assert_eq!(seen, expected);
+            assert_eq!(map.next().await, None);
+            assert_settled(&pool);
+        }
+    });
+}
+
+#[test]
+fn a_slow_first_job_holds_back_the_others_of_an_ordered_map() {
+    everywhere(|env| async move {
+        for workers in [2, 4, 8] {
+            let pool = sleeping_pool(&env, workers);
+            let values = run_out(&env.clock, pool.map([400, 300, 200, 100]).ordered().collect::<Vec<_>>()).await;
+            let values: Vec<_> = values.into_iter().map(|c| c.result).collect();
+            assert_eq!(values, [Ok(400), Ok(300), Ok(200), Ok(100)], "{workers} workers");
+            assert_settled(&pool);
+        }
+    });
+}
+
+#[test]
+fn for_each_calls_in_order_while_as_many_jobs_run_as_there_are_workers() {
+    everywhere(|env| async move {
+        let (gate, live) = (Gate::new(), Live::default());
+        let (inside, alive) = (gate.clone(), live.clone());
+        let pool = env.builder().workers(5).spawn_on(&env, move |n: usize| {
+            let (gate, live) = (inside.clone(), alive.clone());
+            async move {
+                let _guard = live.enter();
+                gate.pass().await;
+                Ok::<_, ()>(n)
+            }
+        });
+        let mut called = Vec::new();
+        let run = pool.map(0..50).ordered().for_each(|completion| called.push(completion.result));
+        let (summary, ()) = future::zip(run, async {
+            gate.arrived(5).await;
+            gate.open(50);
+        })
+        .await;
+        assert!(summary.is_complete());
+        assert_eq!(called, (0..50).map(Ok).collect::<Vec<_>>());
+        assert_eq!((live.most(), live.now()), (5, 0));
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn a_source_that_is_ready_now_and_then_never_starts_more_jobs_than_workers() {
+    everywhere(|env| async move {
+        let (gate, live) = (Gate::new(), Live::default());
+        let (inside, alive) = (gate.clone(), live.clone());
+        let pool = env.builder().workers(1).queue_capacity(2).spawn_on(&env, move |n: usize| {
+            let (gate, live) = (inside.clone(), alive.clone());
+            async move {
+                let _guard = live.enter();
+                gate.pass().await;
+                Ok::<_, ()>(n)
+            }
+        });
+        let (feed, source) = async_channel::unbounded();
+        let mut map = pool.map_stream(source).window(3);
+        let mut seen = Vec::new();
+        for n in 0..20 {
+            feed.try_send(n).unwrap();
+            assert_eq!(poll_once(pin!(map.next())), None);
+            if n % 2 == 1 {
+                for _ in 0..2 {
+                    gate.arrived(1).await;
+                    gate.open(1);
+                    seen.push(map.next().await.unwrap().result);
+                }
+            }
+        }
+        drop(feed);
+        assert_eq!(map.next().await, None);
+        assert_eq!(seen, (0..20).map(Ok).collect::<Vec<_>>());
+        assert_eq!(live.most(), 1);
+        assert!(map.summary().is_complete());
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn no_more_inputs_are_out_of_the_source_and_unread_than_the_window() {
+    everywhere(|env| async move {
+        for window in [1, 3, 7] {
+            let pool = env.builder().workers(8).spawn_on(&env, |n: usize| async move {
+                yield_now().await;
+                Ok::<_, ()>(n)
+            });
+            let (pulled, read, most) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+            let source = (0..200).inspect(|_| {
+                let pulled = pulled.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(pulled - read.load(Ordering::SeqCst), Ordering::SeqCst);
+            });
+            let mut map = pool.map(source).window(window);
+            while map.next().await.is_some() {
+                read.fetch_add(1, Ordering::SeqCst);
+            }
+            assert_eq!((most.load(Ordering::SeqCst), read.load(Ordering::SeqCst)), (window, 200));
+            assert_settled(&pool);
+        }
+    });
+}
+
+#[test]
+fn a_map_that_is_dropped_or_cancelled_pulls_no_more() {
+    everywhere(|env| async move {
+        let pool = env.builder().workers(2).spawn_on(&env, |n: usize| async move { Ok::<_, ()>(n) });
+        let pulled = AtomicUsize::new(0);
+        let source = || (0..1000).inspect(|_| _ = pulled.fetch_add(1, Ordering::SeqCst));
+
+        let mut map = pool.map(source()).window(4);
+        assert!(map.next().await.is_some());
+        let before = pulled.load(Ordering::SeqCst);
+        drop(map);
+        pool.idle().await;
+        assert_eq!(pulled.swap(0, Ordering::SeqCst), before);
+
+        let mut map = pool.map(source()).window(4);
+        assert!(map.next().await.is_some());
+        map.cancel();
+        let before = pulled.load(Ordering::SeqCst);
+        let rest = (&mut map).count().await;
+        assert_eq!(pulled.load(Ordering::SeqCst), before);
+        let summary = map.summary();
+        assert_eq!((summary.accepted, 1 + rest, summary.end), (before, before, End::Cancelled));
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn results_that_nobody_reads_hold_up_neither_workers_nor_a_drain() {
+    everywhere(|env| async move {
+        let pool = env
+            .builder()
+            .workers(2)
+            .queue_capacity(100)
+            .spawn_on(&env, |n: usize| async move { if n.is_multiple_of(2) { Ok(n) } else { Err(n) } });
+        let group = pool.group();
+        let mut map = pool.map(0..1000).window(60);
+        let first = poll_once(pin!(map.next())).is_some();
+        pool.idle().await;
+        for n in 0..50 {
+            group.submit(n).await.unwrap();
+        }
+        let handles: Vec<_> = future::zip(
+            async {
+                let mut handles = Vec::new();
+                for n in 0..100 {
+                    handles.push(pool.submit(n).await.unwrap());
+                }
+                handles
+            },
+            pool.idle(),
+        )
+        .await
+        .0;
+        pool.drain().await;
+        assert_eq!(group.unread(), 50);
+        let read = (&mut map).count().await;
+        let summary = map.summary();
+        assert_eq!((read + usize::from(first), summary.accepted, summary.end), (60, 60, End::Closed));
+        let stats = assert_settled(&pool);
+        assert_eq!((stats.accepted, stats.succeeded, stats.failed), (210, 105, 105));
+        drop((group, handles));
+    });
+}
+
+#[test]
+fn the_index_of_a_completion_is_the_position_of_its_input() {
+    everywhere(|env| async move {
+        let pool = sleeping_pool(&env, 3);
+        let (feed, source) = async_channel::unbounded();
+        let completions = run_out(
+            &env.clock,
+            future::zip(pool.map_stream(source).keep_inputs().collect::<Vec<_>>(), async {
+                for millis in [50, 10, 40, 20, 30] {
+                    feed.send(millis).await.unwrap();
+                    yield_now().await;
+                }
+                feed.close();
+            }),
+        )
+        .await
+        .0;
+        let mut seen: Vec<_> = completions.into_iter().map(|c| (c.index, c.input, c.result)).collect();
+        seen.sort_unstable_by_key(|(index, ..)| *index);
+        let expected: Vec<_> = [50, 10, 40, 20, 30].into_iter().map(|n| (Some(n), Ok(n))).collect();
+        assert_eq!(seen.into_iter().map(|(_, input, result)| (input, result)).collect::<Vec<_>>(), expected);
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn values_that_say_skip_leave_the_order_of_the_others() {
+    everywhere(|env| async move {
+        let pool = env
+            .builder()
+            .workers(4)
+            .spawn_on(&env, |n: u32| async move { Ok::<_, ()>((!n.is_multiple_of(3)).then_some(n)) });
+        let some = pool.map(0..10).try_collect::<Vec<_>>().await.unwrap();
+        assert_eq!(some.into_iter().flatten().collect::<Vec<_>>(), [1, 2, 4, 5, 7, 8]);
+        let none = pool.map([0, 3, 6]).try_collect::<Vec<_>>().await.unwrap();
+        assert_eq!(none.into_iter().flatten().collect::<Vec<u32>>(), []);
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn the_first_success_can_end_a_race_and_stops_the_others() {
+    everywhere(|env| async move {
+        let (drops, gate) = (Drops::default(), Gate::new());
+        let (counted, inside) = (drops.clone(), gate.clone());
+        let pool = env.builder().workers(4).spawn_on(&env, move |n: u32| {
+            let (token, gate) = (counted.token(), inside.clone());
+            async move {
+                let _token = token;
+                match n {
+                    0 => Err("no"),
+                    2 => {
+                        gate.pass().await;
+                        Ok(n)
+                    }
+                    _ => {
+                        gate.pass().await;
+                        future::pending().await
+                    }
+                }
+            }
+        });
+        // All are at the gate; only the one that may succeed gets through to its end.
+        let mut map = pool.map([0, 1, 2, 3]);
+        assert_eq!(map.next().await.map(|c| c.result), Some(Err(brigade::JobError::Failed("no"))));
+        let (winner, ()) = future::zip(
+            async {
+                loop {
+                    if let Some(Ok(winner)) = map.next().await.map(|c| c.result) {
+                        return winner;
+                    }
+                }
+            },
+            async {
+                gate.arrived(3).await;
+                gate.open(3);
+            },
+        )
+        .await;
+        assert_eq!(winner, 2);
+        drop(map);
+        pool.idle().await;
+        assert_eq!(drops.counts(), (4, 4));
+        let stats = assert_settled(&pool);
+        assert_eq!((stats.succeeded, stats.failed, stats.cancelled), (1, 1, 2));
+    });
+}
+
+#[test]
+fn inputs_are_pulled_from_a_pending_source_as_soon_as_it_has_some() {
+    everywhere(|env| async move {
+        let pool = sleeping_pool(&env, 2);
+        let seen = Mutex::new(Vec::new());
+        let clock = env.clock.clone();
+        let source = stream::unfold(3, move |left: u64| {
+            let clock = clock.clone();
+            async move {
+                clock.sleep(Duration::from_millis(10)).await;
+                (left > 0).then(|| (left, left - 1))
+            }
+        });
+        let run = pool.map_stream(source).ordered().for_each(|c| seen.lock().unwrap().push(c.result));
+        let summary = run_out(&env.clock, run).await;
+        assert!(summary.is_complete());
+        assert_eq!(*seen.lock().unwrap(), [Ok(3), Ok(2), Ok(1)]);
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn a_loop_over_a_map_may_submit_to_the_same_pool_whatever_its_capacity() {
+    everywhere(|env| async move {
+        let gate = Gate::new();
+        let inside = gate.clone();
+        let pool = env.builder().workers(1).queue_capacity(1).spawn_on(&env, move |n: u32| {
+            let gate = inside.clone();
+            async move {
+                gate.pass().await;
+                Ok::<_, ()>(n)
+            }
+        });
+        let mut map = pool.map(0..3).window(10);
+        assert_eq!(poll_once(pin!(map.next())), None);
+        gate.arrived(1).await;
+        gate.open(1);
+        // The queue is full again, and the map would like to hand in more.
+        assert_eq!(map.next().await.unwrap().result, Ok(0));
+        let mut submit = pin!(pool.submit(9));
+        let early = poll_once(submit.as_mut());
+        gate.open(10);
+        let handle = match early {
+            Some(submitted) => submitted,
+            None => submit.await,
+        };
+        assert_eq!(handle.unwrap().await, Ok(9));
+        assert_eq!(map.count().await, 2);
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn maps_and_groups_share_one_pool_without_mixing_their_results() {
+    everywhere(|env| async move {
+        let pool = env.builder().workers(3).queue_capacity(2).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let total = Arc::new(AtomicUsize::new(0));
+        let map = |range: std::ops::Range<u32>| {
+            let pool = &pool;
+            let total = Arc::clone(&total);
+            async move {
+                let values: Vec<u32> = pool.map(range.clone()).try_collect().await.unwrap();
+                total.fetch_add(values.len(), Ordering::SeqCst);
+                assert_eq!(values, range.collect::<Vec<_>>());
+            }
+        };
+        future::zip(future::zip(map(0..100), map(100..300)), map(300..500)).await;
+        assert_eq!(total.load(Ordering::SeqCst), 500);
+        assert_settled(&pool);
+    });
+}
