@@ -19,23 +19,23 @@ use crate::pool::{Interrupted, Unhandled, Unstarted};
 use crate::queue::ledger::{Ledger, Life, Origin, Refusal, Wakes};
 use crate::queue::ready::Ready;
 use crate::queue::running::{Occupant, Running};
-use crate::reply::Entry;
+use crate::reply::{Cell, Entry};
+use crate::results::stream::Stream;
 use crate::rt::Timer;
 
 pub(crate) type UnhandledFn<E> = dyn Fn(Unhandled<E>) + Send + Sync;
 
 /// The books; see the rule of the lock above.
-#[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct State<In, T, E> {
     pub(crate) ledger: Ledger,
-    pub(crate) running: Running,
+    pub(crate) running: Running<Wait<In, T, E>>,
     pub(crate) limits: Limits,
     /// What an abort has interrupted and no report has named yet; at most one a slot.
     interrupted: Vec<Interrupted>,
 }
 
 pub(crate) struct Engine<In, T, E> {
-    state: Mutex<State>,
+    state: Mutex<State<In, T, E>>,
     pub(crate) ready: Ready<Entry<In, T, E>>,
     /// One for each slot.
     pub(crate) signals: Box<[Signal]>,
@@ -93,7 +93,7 @@ impl<In, T, E> Engine<In, T, E> {
         })
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State<In, T, E>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -348,13 +348,11 @@ impl<In, T, E> Engine<In, T, E> {
             let was_open = state.ledger.life() == Life::Open;
             let (was_last, wakes) = state.ledger.worker_left();
             let live = state.ledger.workers();
-            let is_stuck = state.running.is_deadlocked(live);
-            let blocked: Vec<Waker> = state
-                .running
-                .blocked_slots()
-                .filter(|_| is_stuck)
-                .filter_map(|slot| self.signals[slot].listener())
-                .collect();
+            let blocked: Vec<Waker> = if state.running.is_blocked(live) {
+                state.running.waiting().filter_map(|(slot, _)| self.signals[slot].listener()).collect()
+            } else {
+                Vec::new()
+            };
             (was_last, was_open && was_last, wakes, blocked)
         };
         let own = self.signals[worker].waker().take();
@@ -376,31 +374,72 @@ impl<In, T, E> Engine<In, T, E> {
     /// Says whether the caller may wait for this pool, and keeps the mark of the wait up to date.
     ///
     /// Outside the pool's jobs it always may. Inside, it may not if every worker would then wait.
-    pub(crate) fn may_wait(self: &Arc<Self>, mark: &mut Option<WaitMark<In, T, E>>) -> bool {
+    pub(crate) fn may_wait(
+        self: &Arc<Self>,
+        mark: &mut Option<WaitMark<In, T, E>>,
+        what: impl FnOnce() -> Wait<In, T, E>,
+    ) -> bool {
         let Some(place) = inside::find(self.identity()) else {
             *mark = None;
             return true;
         };
-        if mark.as_ref().is_some_and(|mark| mark.place == place) {
-            let is_stuck = {
-                let state = self.state();
-                state.running.is_deadlocked(state.ledger.workers())
-            };
-            if is_stuck {
-                *mark = None;
+        if mark.as_ref().is_none_or(|mark| mark.place != place) {
+            *mark = None;
+            let what = what();
+            let number = self.state().running.begin_wait(place.slot, place.id, what);
+            *mark = Some(WaitMark { engine: Arc::clone(self), place, number });
+        }
+        let is_stuck = self.is_stuck();
+        if is_stuck {
+            *mark = None;
+        }
+        !is_stuck
+    }
+
+    /// Whether every live worker is held by a job that waits for the pool, and none of these waits is over.
+    ///
+    /// Looked at without the lock: while all slots are held, only somebody outside can end a wait meanwhile.
+    fn is_stuck(&self) -> bool {
+        let waits: Vec<(usize, Wait<In, T, E>)> = {
+            let state = self.state();
+            if !state.running.is_blocked(state.ledger.workers()) {
+                return false;
             }
-            return !is_stuck;
-        }
-        *mark = None;
-        let may = {
-            let mut state = self.state();
-            let live = state.ledger.workers();
-            state.running.begin_wait(place.slot, place.id, live)
+            state.running.waiting().map(|(slot, what)| (slot, what.clone())).collect()
         };
-        if may {
-            *mark = Some(WaitMark { engine: Arc::clone(self), place });
+        // A job that is interrupted is about to leave its slot.
+        waits.iter().all(|(slot, what)| !what.is_over(self) && self.signals[*slot].interrupted().is_none())
+    }
+}
+
+/// What a job waits for inside its own pool.
+pub(crate) enum Wait<In, T, E> {
+    /// The outcome of a job.
+    Cell(Arc<Cell<In, T, E>>),
+    /// A completion of a map or group.
+    Stream(Arc<Stream<In, T, E>>),
+    /// Room in the queue, with the number in the line.
+    Room(u64),
+}
+
+impl<In, T, E> Wait<In, T, E> {
+    /// Whether it is over, though the job may not have noticed.
+    fn is_over(&self, engine: &Engine<In, T, E>) -> bool {
+        match self {
+            Self::Cell(cell) => cell.is_done(),
+            Self::Stream(stream) => !stream.is_starved(),
+            Self::Room(number) => !engine.state().ledger.is_in_line(*number),
         }
-        may
+    }
+}
+
+impl<In, T, E> Clone for Wait<In, T, E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Cell(cell) => Self::Cell(Arc::clone(cell)),
+            Self::Stream(stream) => Self::Stream(Arc::clone(stream)),
+            Self::Room(number) => Self::Room(*number),
+        }
     }
 }
 
@@ -414,11 +453,13 @@ impl<In, T, E> fmt::Debug for Engine<In, T, E> {
 pub(crate) struct WaitMark<In, T, E> {
     engine: Arc<Engine<In, T, E>>,
     place: Place,
+    number: u64,
 }
 
 impl<In, T, E> Drop for WaitMark<In, T, E> {
     fn drop(&mut self) {
-        self.engine.state().running.end_wait(self.place.slot, self.place.id);
+        let what = self.engine.state().running.end_wait(self.number);
+        drop(what);
     }
 }
 
@@ -450,7 +491,9 @@ impl<In, T, E> Room<In, T, E> {
                 self.mark = None;
                 Poll::Ready(decided.map_err(|_| NoRoom::Closed))
             }
-            Poll::Pending if self.engine.may_wait(&mut self.mark) => Poll::Pending,
+            Poll::Pending if self.engine.may_wait(&mut self.mark, || Wait::Room(self.ticket.unwrap_or_default())) => {
+                Poll::Pending
+            }
             Poll::Pending => {
                 self.leave();
                 Poll::Ready(Err(NoRoom::WouldDeadlock))

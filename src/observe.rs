@@ -128,7 +128,7 @@ pub enum Event {
         /// How long the poll took.
         took: Duration,
     },
-    /// Something of the user's panicked while it was dropped: a handler's future, or a panic's payload.
+    /// A handler's future panicked while it was dropped.
     DropPanicked {
         /// The job.
         job: JobId,

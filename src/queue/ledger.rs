@@ -220,6 +220,11 @@ impl Ledger {
         (Poll::Pending, wakes)
     }
 
+    /// Whether this waiter still stands in line, without a place.
+    pub(crate) fn is_in_line(&self, ticket: u64) -> bool {
+        self.waiting.contains_key(&ticket)
+    }
+
     /// Leaves the line; a place that was granted meanwhile goes to the next in line.
     pub(crate) fn leave_line(&mut self, ticket: u64) -> Wakes {
         let unneeded = self.waiting.remove(&ticket);

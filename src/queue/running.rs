@@ -1,8 +1,11 @@
-//! Who runs what: one entry a slot, and which of the running jobs wait for their own pool.
+//! Who runs what: one entry a slot, and which of the running jobs wait for their own pool, and for what.
 //!
 //! Pure, and kept under the engine's one lock together with the [ledger](super::ledger). A job that waits for another
 //! job of its pool holds a slot that the other may need. When every slot of every live worker is held like that, nothing
-//! can run any more; the one that would complete the circle is told so instead of being left to wait.
+//! may be able to run any more: the engine looks whether one of the waits is over already, and if none is, the job that
+//! would complete the circle is told so instead of being left to wait.
+
+use std::collections::BTreeMap;
 
 use crate::observe::JobId;
 
@@ -24,16 +27,27 @@ impl Occupant {
     }
 }
 
+/// `W` says what a job waits for.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct Running<W> {
     slots: Box<[Option<Occupant>]>,
     /// How many occupants have `waits > 0`.
     blocked: usize,
+    /// Bounded by the number of futures that wait.
+    waits: BTreeMap<u64, Wait<W>>,
+    next_wait: u64,
 }
 
-impl Running {
+#[derive(Debug)]
+struct Wait<W> {
+    slot: usize,
+    id: JobId,
+    what: W,
+}
+
+impl<W> Running<W> {
     pub(crate) fn new(slots: usize) -> Self {
-        Self { slots: vec![None; slots].into_boxed_slice(), blocked: 0 }
+        Self { slots: vec![None; slots].into_boxed_slice(), blocked: 0, waits: BTreeMap::new(), next_wait: 0 }
     }
 
     #[inline(always)]
@@ -57,37 +71,80 @@ impl Running {
         self.slots.iter().enumerate().filter_map(|(slot, occupant)| occupant.map(|occupant| (slot, occupant)))
     }
 
-    /// Slots whose job waits for its own pool.
-    pub(crate) fn blocked_slots(&self) -> impl Iterator<Item = usize> {
-        self.occupied().filter(|(_, occupant)| occupant.waits > 0).map(|(slot, _)| slot)
-    }
-
     /// Whether all of the `live` slots are held by jobs that wait for the pool.
-    pub(crate) const fn is_deadlocked(&self, live: usize) -> bool {
+    pub(crate) const fn is_blocked(&self, live: usize) -> bool {
         self.blocked > 0 && self.blocked >= live
     }
 
-    /// A job begins to wait for its own pool. `false`: it would be the last one that could go on.
-    pub(crate) fn begin_wait(&mut self, slot: usize, id: JobId, live: usize) -> bool {
-        let Some(occupant) = self.slots[slot].as_mut().filter(|occupant| occupant.id == id) else { return true };
-        occupant.waits += 1;
-        if occupant.waits == 1 {
-            self.blocked += 1;
-        }
-        if self.is_deadlocked(live) {
-            self.end_wait(slot, id);
-            return false;
-        }
-        true
+    /// The slots whose jobs wait for the pool, and what for.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (usize, &W)> {
+        self.waits.values().filter(|wait| self.is_running(wait.slot, wait.id)).map(|wait| (wait.slot, &wait.what))
     }
 
-    /// A wait is over, or given up. Of a job that has ended since, nothing is left to undo.
-    pub(crate) fn end_wait(&mut self, slot: usize, id: JobId) {
+    /// A job begins to wait for its own pool; returns the number of the wait.
+    pub(crate) fn begin_wait(&mut self, slot: usize, id: JobId, what: W) -> u64 {
+        if let Some(occupant) = self.slots[slot].as_mut().filter(|occupant| occupant.id == id) {
+            occupant.waits += 1;
+            if occupant.waits == 1 {
+                self.blocked += 1;
+            }
+        }
+        self.next_wait += 1;
+        self.waits.insert(self.next_wait, Wait { slot, id, what });
+        self.next_wait
+    }
+
+    /// A wait is over, or given up. Returns what it was for, which is not to be dropped under the lock.
+    pub(crate) fn end_wait(&mut self, number: u64) -> Option<W> {
+        let Wait { slot, id, what } = self.waits.remove(&number)?;
         if let Some(occupant) = self.slots[slot].as_mut().filter(|occupant| occupant.id == id && occupant.waits > 0) {
             occupant.waits -= 1;
             if occupant.waits == 0 {
                 self.blocked -= 1;
             }
         }
+        Some(what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(jobs: u64) -> Running<&'static str> {
+        let mut running = Running::new(2);
+        for (slot, id) in (0..jobs).enumerate() {
+            running.start(slot, Occupant::new(JobId(id), 0, 1, None));
+        }
+        running
+    }
+
+    #[test]
+    fn slots_are_blocked_while_each_has_a_wait() {
+        let mut running = running(2);
+        let first = running.begin_wait(0, JobId(0), "first");
+        assert!(!running.is_blocked(2));
+        let second = running.begin_wait(1, JobId(1), "second");
+        let third = running.begin_wait(1, JobId(1), "third");
+        assert!(running.is_blocked(2));
+        assert_eq!(running.waiting().collect::<Vec<_>>(), [(0, &"first"), (1, &"second"), (1, &"third")]);
+        assert_eq!(running.end_wait(second), Some("second"));
+        assert!(running.is_blocked(2));
+        assert_eq!(running.end_wait(third), Some("third"));
+        assert!(!running.is_blocked(2));
+        assert_eq!((running.end_wait(first), running.end_wait(first)), (Some("first"), None));
+    }
+
+    #[test]
+    fn the_end_of_a_job_ends_its_waits() {
+        let mut running = running(1);
+        let wait = running.begin_wait(0, JobId(0), "wait");
+        assert!(running.is_blocked(1));
+        running.finish(0);
+        running.start(0, Occupant::new(JobId(7), 0, 1, None));
+        assert!(!running.is_blocked(1));
+        assert_eq!(running.waiting().count(), 0);
+        assert_eq!(running.end_wait(wait), Some("wait"));
+        assert!(!running.is_blocked(1));
     }
 }

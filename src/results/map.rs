@@ -146,7 +146,8 @@ impl<S, F> fmt::Debug for TryInputs<S, F> {
 /// yields what was accepted, and ends; the [`summary`](Self::summary) says so.
 ///
 /// A map whose stream is not polled makes no progress of its own: jobs that were accepted run to their end and wait to be
-/// read, at most `window` of them.
+/// read, at most `window` of them. One that was left while its `next` waited for room in the queue stands in line, and may
+/// hold one place there until it is polled again or dropped.
 ///
 /// # Defaults
 ///

@@ -17,7 +17,7 @@ use futures_core::Stream as _;
 use super::summary::{End, Summary};
 use super::{Completion, OnError};
 use crate::attempt::unwind;
-use crate::engine::{Engine, WaitMark, reason_from_code, reason_to_code};
+use crate::engine::{Engine, Wait, WaitMark, reason_from_code, reason_to_code};
 use crate::error::{CancelReason, JobError, SubmitError};
 use crate::queue::ledger::{Origin, Refusal};
 use crate::reply::{Entry, Streamed};
@@ -245,7 +245,7 @@ impl<In, T, E> Reader<In, T, E> {
                     return Poll::Pending;
                 }
                 Poll::Pending => {
-                    if self.stream.engine.may_wait(&mut self.mark) {
+                    if self.stream.engine.may_wait(&mut self.mark, || Wait::Stream(Arc::clone(&self.stream))) {
                         return Poll::Pending;
                     }
                     self.stream.cancel(CancelReason::WouldDeadlock);

@@ -46,7 +46,7 @@ pub enum End {
     Stopped,
     /// It was cancelled.
     Cancelled,
-    /// The pool was closed before the source was exhausted.
+    /// The pool was closed before the map had seen the end of its source.
     Closed,
     /// The pool was aborted.
     Aborted,

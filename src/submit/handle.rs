@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::engine::WaitMark;
+use crate::engine::{Wait, WaitMark};
 use crate::error::JobError;
 use crate::observe::JobId;
 use crate::reply::Cell;
@@ -17,8 +17,9 @@ use crate::reply::Cell;
 /// [`detach`](Self::detach) lets it go on without the handle.
 ///
 /// A handle may be awaited inside another job of the same pool. If every worker is then occupied by a job that waits for
-/// the pool itself, nothing could ever run; the last one to wait gets [`JobError::WouldDeadlock`] instead. What counts as
-/// waiting: a handle, map, group or submission that was polled inside the job and has neither ended nor been dropped. A
+/// the pool itself, and none of these waits is over, nothing could ever run; the last one to wait gets
+/// [`JobError::WouldDeadlock`] instead. What counts as waiting: a handle, map, group or submission that was polled inside the
+/// job and has neither ended nor been dropped. A
 /// wait that the handler moves to a task of its own is not seen.
 ///
 /// # Cancel safety
@@ -114,7 +115,7 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
                 this.mark = None;
                 Poll::Ready(result)
             }
-            Poll::Pending if cell.engine.may_wait(&mut this.mark) => Poll::Pending,
+            Poll::Pending if cell.engine.may_wait(&mut this.mark, || Wait::Cell(Arc::clone(cell))) => Poll::Pending,
             Poll::Pending => Poll::Ready(Err(JobError::WouldDeadlock)),
         }
     }
@@ -154,7 +155,7 @@ impl<In, T, E> Future for Cancelling<In, T, E> {
             this.cell = None;
             return Poll::Ready(Some(result));
         }
-        if !cell.poll_cancelled(cx.waker()) && cell.engine.may_wait(&mut this.mark) {
+        if !cell.poll_cancelled(cx.waker()) && cell.engine.may_wait(&mut this.mark, || Wait::Cell(Arc::clone(cell))) {
             return Poll::Pending;
         }
         this.cell = None;

@@ -470,7 +470,6 @@ fn a_job_that_was_refused_late_does_not_keep_its_map_waiting() {
 }
 
 #[test]
-#[ignore = "known fault: a wait counts until its job is polled again, though its end is there already"]
 fn a_wait_that_has_ended_does_not_count_as_one() {
     everywhere(|env| async move {
         let gate = Gate::new();
