@@ -5,7 +5,9 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use brigade::{CancelReason, Completion, End, Event, JobError, OnError, Outcome, Pool, SubmitError, Submitter};
+use brigade::{
+    CancelReason, Completion, End, Event, JobError, ManualTimer, OnError, Outcome, Pool, SubmitError, Submitter,
+};
 use futures::FutureExt;
 use futures_lite::{StreamExt, future};
 
@@ -214,6 +216,7 @@ fn no_job_of_a_map_starts_once_its_last_allowed_failure_has_an_outcome() {
     let (other, started) = (Arc::clone(&second), Arc::new(AtomicUsize::new(0)));
     let count = Arc::clone(&started);
     let (pool, workers) = Pool::builder()
+        .timer(ManualTimer::new())
         .workers(2)
         .observe(move |event: &Event| match event {
             Event::Started { .. } => _ = count.fetch_add(1, Ordering::SeqCst),
@@ -395,6 +398,7 @@ fn the_state_of_a_worker_is_made_anew_after_a_panic_and_dropped_before_the_worke
     let (drops, at_leave) = (Drops::default(), Arc::new(Mutex::new(Vec::new())));
     let (counted, seen, log) = (drops.clone(), drops.clone(), Arc::clone(&at_leave));
     let (pool, workers) = Pool::builder()
+        .timer(ManualTimer::new())
         .workers(1)
         .observe(move |event: &Event| {
             if matches!(event, Event::WorkerLeft { .. }) {
