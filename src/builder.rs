@@ -222,7 +222,10 @@ impl Builder {
     }
 
     /// Makes a pool whose workers each have a state of their own, such as a connection: `init` makes it, given the number of
-    /// the worker, before the worker's first job, and anew after a job of that worker panicked.
+    /// the worker, before the worker's first job, and anew after a job of that worker panicked, be it in a drop.
+    ///
+    /// After a time-out or a cancellation the state is as the handler left it at its last await: a connection may be half-way
+    /// through a request.
     ///
     /// # Panics
     ///

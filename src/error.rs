@@ -100,6 +100,9 @@ impl<In> fmt::Display for SubmitError<In> {
 impl<In> Error for SubmitError<In> {}
 
 /// Why a job did not succeed.
+///
+/// It is an [`Error`] where `E` is one, and its source is the handler's. `Box<dyn Error>`, `String` and the like are none: for
+/// these, [`into_failed`](Self::into_failed) or `map_err` take out what `?` can pass on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JobError<E> {
@@ -269,7 +272,7 @@ impl fmt::Display for PanicMessage {
 }
 
 /// Why [`try_collect`](crate::Map::try_collect) has no whole list to return.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CollectError<In, E> {
     /// A job did not succeed; the rest was cancelled.
@@ -286,6 +289,17 @@ pub enum CollectError<In, E> {
     Incomplete(Summary),
 }
 
+impl<In, E: fmt::Debug> fmt::Debug for CollectError<In, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Job { index, error, .. } => {
+                f.debug_struct("Job").field("index", index).field("error", error).finish_non_exhaustive()
+            }
+            Self::Incomplete(summary) => f.debug_tuple("Incomplete").field(summary).finish(),
+        }
+    }
+}
+
 impl<In, E: fmt::Display> fmt::Display for CollectError<In, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -295,7 +309,7 @@ impl<In, E: fmt::Display> fmt::Display for CollectError<In, E> {
     }
 }
 
-impl<In: fmt::Debug, E: Error + 'static> Error for CollectError<In, E> {
+impl<In, E: Error + 'static> Error for CollectError<In, E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Job { error, .. } => error.source(),

@@ -221,6 +221,8 @@ impl<J> Ready<J> {
         }
         if self.spilled.load(Ordering::SeqCst) > 0 {
             self.refill(self.spill());
+            // While a worker is there, what is left in a closed channel are husks of cancelled jobs.
+            drop(self.stranded());
         }
         job
     }

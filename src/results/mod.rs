@@ -26,8 +26,8 @@ pub struct Completion<In, T, E> {
     pub index: usize,
     /// How many attempts started; 0 for a job that never ran.
     pub attempts: u32,
-    /// The input: always there for a job that never started, unless the report of an abort has it; for one that ran,
-    /// with [`keep_inputs`](crate::Map::keep_inputs).
+    /// The input: of a job that ran, with [`keep_inputs`](crate::Map::keep_inputs); of one that never started, always, unless
+    /// the report of an abort has it or its `Clone` has panicked.
     pub input: Option<In>,
     /// What the handler returned, or why there is no such thing.
     pub result: Result<T, JobError<E>>,
