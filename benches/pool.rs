@@ -10,7 +10,7 @@ use async_executor::Executor;
 use brigade::Pool;
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher};
-use futures_lite::{StreamExt, future};
+use futures_lite::future;
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();

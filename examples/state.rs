@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::panic;
 
 use brigade::{JobError, Pool};
-use futures_lite::{StreamExt, future};
+use futures_lite::future;
 
 /// Like a connection: opening it is what one does not want to do for every job.
 struct Connection {

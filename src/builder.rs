@@ -43,7 +43,7 @@ pub(crate) const DEFAULT_CHILD_CAPACITY: usize = 65_536;
 /// | running | `workers` |
 /// | queued, from outside | `queue_capacity`, permits included |
 /// | queued, added by running jobs | `child_capacity` |
-/// | queued, running or unread, of one map or group | its `window`, by default `queue_capacity + workers`, and what running jobs added |
+/// | queued, running or unread, of one map or group | its `window`, by default `queue_capacity + workers`, and `child_capacity` more that running jobs add |
 ///
 /// # The order of stages
 ///

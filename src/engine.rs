@@ -28,7 +28,7 @@ pub(crate) type UnhandledFn<E> = dyn Fn(Unhandled<E>) + Send + Sync;
 /// The books; see the rule of the lock above.
 pub(crate) struct State<In, T, E> {
     pub(crate) ledger: Ledger,
-    pub(crate) running: Running<Wait<In, T, E>>,
+    pub(crate) running: Running<Waiting<In, T, E>>,
     pub(crate) limits: Limits,
     /// What an abort has interrupted and no report has named yet; at most one a slot.
     interrupted: Vec<Interrupted>,
@@ -162,6 +162,22 @@ impl<In, T, E> Engine<In, T, E> {
         let mut state = self.state();
         let id = state.ledger.accept(origin)?;
         Ok((id, state.limits))
+    }
+
+    /// Accepts a job from a running one, as long as that runs: both are looked at under one lock, so its map or group cannot
+    /// end in between.
+    pub(crate) fn accept_child(&self, parent: Place) -> Result<(JobId, Limits), Refusal> {
+        let mut state = self.state();
+        if !state.running.is_running(parent.slot, parent.id) {
+            return Err(Refusal::Closed);
+        }
+        let id = state.ledger.accept(Origin::Child)?;
+        Ok((id, state.limits))
+    }
+
+    /// Accepts a job from whoever it is.
+    pub(crate) fn accept_from(&self, parent: Option<Place>) -> Result<(JobId, Limits), Refusal> {
+        parent.map_or_else(|| self.accept(Origin::Outside), |parent| self.accept_child(parent))
     }
 
     /// Puts an accepted job on its way.
@@ -349,7 +365,7 @@ impl<In, T, E> Engine<In, T, E> {
             let (was_last, wakes) = state.ledger.worker_left();
             let live = state.ledger.workers();
             let blocked: Vec<Waker> = if state.running.is_blocked(live) {
-                state.running.waiting().filter_map(|(slot, _)| self.signals[slot].listener()).collect()
+                state.running.waiting().map(|(_, waiting)| waiting.waker.clone()).collect()
             } else {
                 Vec::new()
             };
@@ -377,18 +393,29 @@ impl<In, T, E> Engine<In, T, E> {
     pub(crate) fn may_wait(
         self: &Arc<Self>,
         mark: &mut Option<WaitMark<In, T, E>>,
+        cx: &Context<'_>,
         what: impl FnOnce() -> Wait<In, T, E>,
     ) -> bool {
         let Some(place) = inside::find(self.identity()) else {
             *mark = None;
             return true;
         };
-        if mark.as_ref().is_none_or(|mark| mark.place != place) {
-            *mark = None;
-            let what = what();
-            let number = self.state().running.begin_wait(place.slot, place.id, what);
-            *mark = Some(WaitMark { engine: Arc::clone(self), place, number });
-        }
+        // The waker of what waits, which may be another than that of the job.
+        let waker = cx.waker().clone();
+        let replaced = match mark.as_ref().filter(|mark| mark.place == place) {
+            Some(mark) => {
+                let mut state = self.state();
+                state.running.wait_mut(mark.number).map(|waiting| std::mem::replace(&mut waiting.waker, waker))
+            }
+            None => {
+                *mark = None;
+                let waiting = Waiting { what: what(), waker };
+                let number = self.state().running.begin_wait(place.slot, place.id, waiting);
+                *mark = Some(WaitMark { engine: Arc::clone(self), place, number });
+                None
+            }
+        };
+        drop(replaced);
         let is_stuck = self.is_stuck();
         if is_stuck {
             *mark = None;
@@ -405,11 +432,18 @@ impl<In, T, E> Engine<In, T, E> {
             if !state.running.is_blocked(state.ledger.workers()) {
                 return false;
             }
-            state.running.waiting().map(|(slot, what)| (slot, what.clone())).collect()
+            state.running.waiting().map(|(slot, waiting)| (slot, waiting.what.clone())).collect()
         };
         // A job that is interrupted is about to leave its slot.
         waits.iter().all(|(slot, what)| !what.is_over(self) && self.signals[*slot].interrupted().is_none())
     }
+}
+
+/// A wait of a job for its own pool.
+pub(crate) struct Waiting<In, T, E> {
+    what: Wait<In, T, E>,
+    /// Woken when a worker leaves: the wait may have become one without end.
+    waker: Waker,
 }
 
 /// What a job waits for inside its own pool.
@@ -491,7 +525,9 @@ impl<In, T, E> Room<In, T, E> {
                 self.mark = None;
                 Poll::Ready(decided.map_err(|_| NoRoom::Closed))
             }
-            Poll::Pending if self.engine.may_wait(&mut self.mark, || Wait::Room(self.ticket.unwrap_or_default())) => {
+            Poll::Pending
+                if self.engine.may_wait(&mut self.mark, cx, || Wait::Room(self.ticket.unwrap_or_default())) =>
+            {
                 Poll::Pending
             }
             Poll::Pending => {

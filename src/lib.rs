@@ -7,7 +7,6 @@
 //! ```
 //! # #[cfg(feature = "smol")] {
 //! use brigade::Pool;
-//! use smol::stream::StreamExt;
 //!
 //! let pool = Pool::builder().workers(10).start(|word: &'static str| async move {
 //!     if word.is_empty() { Err("nothing to measure") } else { Ok(word.len()) }
@@ -125,7 +124,7 @@ pub use crate::observe::{Event, JobId, Observer, Outcome, Stats};
 pub use crate::pool::{Interrupted, Pool, Report, Unhandled, Unstarted};
 pub use crate::results::batches::Batches;
 pub use crate::results::group::Group;
-pub use crate::results::map::{Inputs, Map, Pulled, Source, TryInputs};
+pub use crate::results::map::{Inputs, Map, Next, Pulled, Source, TryInputs};
 pub use crate::results::{Completion, End, OnError, Summary};
 pub use crate::rt::{ManualTimer, Spawn, Timer};
 pub use crate::submit::{Cancelling, Job, JobHandle, Permit, Submitter};

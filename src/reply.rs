@@ -200,6 +200,8 @@ pub(crate) struct CellState<In, T, E> {
 pub(crate) enum Phase<In, T, E> {
     Queued(In),
     Running(usize),
+    /// Has its outcome, which is not in the books yet.
+    Settling,
     /// With the number of attempts.
     Done(Result<T, JobError<E>>, u32),
     /// The result is with its owner, or nobody wanted it.
@@ -256,7 +258,7 @@ impl<In, T, E> Cell<In, T, E> {
     /// Settles a job that is still queued, once `part_with` has its input; says whether it was. One that is not is left alone.
     pub(crate) fn settle_queued(&self, error: JobError<E>, part_with: impl FnOnce(In)) -> bool {
         let mut state = self.lock();
-        let input = match std::mem::replace(&mut state.phase, Phase::Taken) {
+        let input = match std::mem::replace(&mut state.phase, Phase::Settling) {
             Phase::Queued(input) => input,
             decided => {
                 state.phase = decided;
@@ -293,6 +295,8 @@ impl<In, T, E> Cell<In, T, E> {
                 waker.into_iter().for_each(Waker::wake);
                 true
             }
+            // Whoever settles it finds that nobody wants the result.
+            Phase::Settling => false,
             Phase::Done(..) | Phase::Taken => {
                 drop(state);
                 self.detach();
@@ -615,6 +619,14 @@ impl<In, T, E> Outbox<In, T, E> {
     /// Whether the last job of the slot is still to be booked.
     const fn is_unbooked(&self) -> bool {
         self.unbooked.is_some()
+    }
+
+    /// A job of this stream starts, or one of none: what others wait for leaves before, since the job may wait for that
+    /// itself.
+    pub(crate) fn clear_for(&mut self, stream: Option<&Arc<Stream<In, T, E>>>) {
+        if self.stream.as_ref().is_some_and(|held| !stream.is_some_and(|stream| Arc::ptr_eq(held, stream))) {
+            self.flush();
+        }
     }
 
     /// Books the last job of the slot, if it is not yet.

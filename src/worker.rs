@@ -231,6 +231,7 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
             jobs += 1;
             // No await between taking the job and here: it is in a guard before this future can be dropped.
             let Some(input) = entry.start(&engine, &mut ticket, &mut outbox) else { continue };
+            outbox.clear_for(ticket.stream());
             let input = match ticket.prepare(input) {
                 Ok(input) => input,
                 Err(error) => {
@@ -244,10 +245,12 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
                 let place = Place { pool: engine.identity(), slot, id };
                 Submitter::new(Arc::clone(&engine), place, ticket.stream().map(Arc::clone))
             });
-            let (result, drop_panicked) = {
+            let drop_panicked;
+            let result = {
                 let mut attempt = pin!(Attempt::new(id, attempts, slot, deadline, || call.call(input, submitter)));
                 let result = poll_fn(|cx| attempt.as_mut().poll(&engine, || outbox.flush(), cx)).await;
-                (result, attempt.as_mut().discard())
+                drop_panicked = attempt.as_mut().discard();
+                result
             };
             if drop_panicked {
                 engine.observe(|| Event::DropPanicked { job: id });

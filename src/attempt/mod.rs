@@ -50,6 +50,7 @@ pin_project! {
 
 impl<M, F> Attempt<M, F> {
     /// Drops the handler's future in place, if it is still there; says whether that has panicked, now or before.
+    #[inline]
     pub(crate) fn discard(self: Pin<&mut Self>) -> bool {
         let mut this = self.project();
         if this.make.is_some() || this.future.is_some() {

@@ -116,6 +116,10 @@ impl Ledger {
         self.capacity
     }
 
+    pub(crate) const fn child_capacity(&self) -> usize {
+        self.child_capacity
+    }
+
     pub(crate) const fn workers(&self) -> usize {
         self.workers
     }

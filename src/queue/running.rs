@@ -94,6 +94,11 @@ impl<W> Running<W> {
         self.next_wait
     }
 
+    /// What a wait of this number says, to be changed in place.
+    pub(crate) fn wait_mut(&mut self, number: u64) -> Option<&mut W> {
+        self.waits.get_mut(&number).map(|wait| &mut wait.what)
+    }
+
     /// A wait is over, or given up. Returns what it was for, which is not to be dropped under the lock.
     pub(crate) fn end_wait(&mut self, number: u64) -> Option<W> {
         let Wait { slot, id, what } = self.waits.remove(&number)?;

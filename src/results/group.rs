@@ -13,7 +13,6 @@ use super::stream::Reader;
 use super::summary::{End, Summary};
 use crate::error::{CancelReason, SubmitError};
 use crate::pool::Pool;
-use crate::queue::ledger::Origin;
 
 /// Jobs that belong together; made by [`Pool::group`].
 ///
@@ -59,6 +58,7 @@ impl<In, T, E> Unpin for Group<In, T, E> {}
 impl<In, T, E> Group<In, T, E> {
     pub(crate) fn new(pool: Pool<In, T, E>, window: usize) -> Self {
         let reader = Reader::new(pool.engine());
+        reader.stream.set_window(window);
         Self { pool, reader, window }
     }
 
@@ -73,6 +73,7 @@ impl<In, T, E> Group<In, T, E> {
     pub fn window(mut self, jobs: usize) -> Self {
         assert!(jobs > 0, "window must be at least 1, got 0");
         self.window = jobs;
+        self.reader.stream.set_window(jobs);
         self
     }
 
@@ -83,7 +84,7 @@ impl<In, T, E> Group<In, T, E> {
     /// [`SubmitError::Full`] if the queue is full, or the window; [`SubmitError::Closed`] if the pool is closed or the group
     /// cancelled.
     pub fn try_submit(&self, input: In) -> Result<(), SubmitError<In>> {
-        self.reader.stream.submit(input, Origin::Outside, self.reader.limit(self.window)).map(|_| ())
+        self.reader.stream.submit(input, None, self.reader.limit(self.window)).map(|_| ())
     }
 
     /// Adds a job; waits for room in the pool's queue, but not for room in the window, since that comes only by reading.
@@ -108,6 +109,15 @@ impl<In, T, E> Group<In, T, E> {
             Ok(permit) => permit.submit_to(&self.reader.stream, input, self.reader.limit(self.window)),
             Err(refused) => Err(refused.map(|()| input)),
         }
+    }
+
+    /// Waits for the next completion; `None` when all jobs added so far are read.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Completion<In, T, E>> {
+        StreamExt::next(self).await
     }
 
     /// How many jobs are queued, running, or finished and unread.

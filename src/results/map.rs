@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
-use futures_lite::StreamExt;
 
 use super::ordered::Reorder;
 use super::stream::Reader;
@@ -146,8 +145,7 @@ impl<S, F> fmt::Debug for TryInputs<S, F> {
 /// yields what was accepted, and ends; the [`summary`](Self::summary) says so.
 ///
 /// A map whose stream is not polled makes no progress of its own: jobs that were accepted run to their end and wait to be
-/// read, at most `window` of them. One that was left while its `next` waited for room in the queue stands in line, and may
-/// hold one place there until it is polled again or dropped.
+/// read, at most `window` of them.
 ///
 /// # Defaults
 ///
@@ -156,14 +154,16 @@ impl<S, F> fmt::Debug for TryInputs<S, F> {
 ///
 /// # Cancel safety
 ///
-/// Dropping the future of `next` loses nothing. Dropping the stream cancels what is left of it: queued jobs never start,
+/// Dropping the future of [`next`](Self::next) loses nothing. A map that is polled in another way, and left while it waits for
+/// room in the queue, stands in line for it and may hold one place there until it is polled again or dropped. Dropping the
+/// stream cancels what is left of it: queued jobs never start,
 /// running ones are dropped at their next await.
 ///
 /// # Examples
 ///
 /// ```
 /// use brigade::{ManualTimer, Pool};
-/// use futures_lite::{StreamExt, future};
+/// use futures_lite::future;
 ///
 /// let (pool, workers) = Pool::builder()
 ///     .workers(4)
@@ -213,6 +213,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     pub(crate) fn new(pool: Pool<In, T, E>, source: S, window: usize) -> Self {
         let room = Room::new(Arc::clone(pool.engine()));
         let reader = Reader::new(pool.engine());
+        reader.stream.set_window(window);
         Self { pool, source, intake: Intake::Open, pulled: Vec::new(), room, window, order: None, reader }
     }
 
@@ -237,6 +238,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     pub fn window(mut self, jobs: usize) -> Self {
         assert!(jobs > 0, "window must be at least 1, got 0");
         self.window = jobs;
+        self.reader.stream.set_window(jobs);
         self
     }
 
@@ -287,6 +289,17 @@ impl<In, T, E, S> Map<In, T, E, S> {
 }
 
 impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
+    /// Waits for the next completion; `None` after the last one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing. If it waited for room in the queue, it leaves the line there, and a place that it was
+    /// granted goes to the next.
+    #[expect(clippy::should_implement_trait, reason = "the name that streams have for it")]
+    pub fn next(&mut self) -> Next<'_, In, T, E, S> {
+        Next { map: self }
+    }
+
     /// Pulls inputs while there is room, and hands them in.
     fn feed(&mut self, cx: &mut Context<'_>) {
         let stream = Arc::clone(&self.reader.stream);
@@ -394,6 +407,32 @@ impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
                 Poll::Ready(Some(S::completion(completion)))
             }
         }
+    }
+}
+
+/// The next completion of a [`Map`]; made by [`Map::next`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Next<'a, In, T, E, S> {
+    map: &'a mut Map<In, T, E, S>,
+}
+
+impl<In, T, E, S: Source<In, T, E>> Future for Next<'_, In, T, E, S> {
+    type Output = Option<S::Item>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut *self.map).poll_next(cx)
+    }
+}
+
+impl<In, T, E, S> Drop for Next<'_, In, T, E, S> {
+    fn drop(&mut self) {
+        self.map.room.leave();
+    }
+}
+
+impl<In, T, E, S> fmt::Debug for Next<'_, In, T, E, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Next").finish_non_exhaustive()
     }
 }
 

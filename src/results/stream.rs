@@ -16,6 +16,7 @@ use futures_core::Stream as _;
 
 use super::summary::{End, Summary};
 use super::{Completion, OnError};
+use crate::attempt::inside::Place;
 use crate::attempt::unwind;
 use crate::engine::{Engine, Wait, WaitMark, reason_from_code, reason_to_code};
 use crate::error::{CancelReason, JobError, SubmitError};
@@ -49,6 +50,8 @@ pub(crate) struct Stream<In, T, E> {
     /// 0, or the code of the reason.
     cancelled: AtomicU8,
     failures: AtomicUsize,
+    /// How many may be unread for a running job to add another.
+    child_limit: AtomicUsize,
     /// At how many failures the rest is cancelled.
     stop_after: AtomicUsize,
     /// Copies an input for its completion.
@@ -72,6 +75,17 @@ impl<In, T, E> Stream<In, T, E> {
             self.engine.interrupt_stream(self.identity(), reason);
             self.engine.sweep();
         }
+    }
+
+    /// Says how large the window is; what running jobs add comes on top, as many as may be queued.
+    pub(crate) fn set_window(&self, window: usize) {
+        let children = self.engine.state().ledger.child_capacity();
+        self.child_limit.store(window.saturating_add(children), Ordering::SeqCst);
+    }
+
+    /// How many may be unread for a running job to add another.
+    pub(crate) fn child_limit(&self) -> usize {
+        self.child_limit.load(Ordering::SeqCst)
     }
 
     pub(crate) fn set_on_error(&self, policy: OnError) {
@@ -153,7 +167,12 @@ impl<In, T, E> Stream<In, T, E> {
     }
 
     /// Accepts one job into this stream while fewer than `window` are unread, or gives its input back.
-    pub(crate) fn submit(self: &Arc<Self>, input: In, origin: Origin, window: usize) -> Result<usize, SubmitError<In>> {
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        input: In,
+        parent: Option<Place>,
+        window: usize,
+    ) -> Result<usize, SubmitError<In>> {
         if self.cancelled().is_some() {
             return Err(SubmitError::Closed(input));
         }
@@ -161,8 +180,9 @@ impl<In, T, E> Stream<In, T, E> {
         if !self.expect_within(window) {
             return Err(SubmitError::Full(input));
         }
-        match self.engine.accept(origin) {
+        match self.engine.accept_from(parent) {
             Ok((id, limits)) => {
+                let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
                 let index = self.take_indices(1);
                 let accepted_at = self.engine.clock_in(limits);
                 let stream = Arc::clone(self);
@@ -210,6 +230,7 @@ impl<In, T, E> Reader<In, T, E> {
             unread: AtomicUsize::new(0),
             cancelled: AtomicU8::new(0),
             failures: AtomicUsize::new(0),
+            child_limit: AtomicUsize::new(usize::MAX),
             stop_after: AtomicUsize::new(usize::MAX),
             keep: OnceLock::new(),
         };
@@ -245,7 +266,7 @@ impl<In, T, E> Reader<In, T, E> {
                     return Poll::Pending;
                 }
                 Poll::Pending => {
-                    if self.stream.engine.may_wait(&mut self.mark, || Wait::Stream(Arc::clone(&self.stream))) {
+                    if self.stream.engine.may_wait(&mut self.mark, cx, || Wait::Stream(Arc::clone(&self.stream))) {
                         return Poll::Pending;
                     }
                     self.stream.cancel(CancelReason::WouldDeadlock);

@@ -115,7 +115,7 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
                 this.mark = None;
                 Poll::Ready(result)
             }
-            Poll::Pending if cell.engine.may_wait(&mut this.mark, || Wait::Cell(Arc::clone(cell))) => Poll::Pending,
+            Poll::Pending if cell.engine.may_wait(&mut this.mark, cx, || Wait::Cell(Arc::clone(cell))) => Poll::Pending,
             Poll::Pending => Poll::Ready(Err(JobError::WouldDeadlock)),
         }
     }
@@ -155,7 +155,8 @@ impl<In, T, E> Future for Cancelling<In, T, E> {
             this.cell = None;
             return Poll::Ready(Some(result));
         }
-        if !cell.poll_cancelled(cx.waker()) && cell.engine.may_wait(&mut this.mark, || Wait::Cell(Arc::clone(cell))) {
+        if !cell.poll_cancelled(cx.waker()) && cell.engine.may_wait(&mut this.mark, cx, || Wait::Cell(Arc::clone(cell)))
+        {
             return Poll::Pending;
         }
         this.cell = None;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 pub use self::handle::{Cancelling, JobHandle};
 pub use self::reserve::Permit;
 pub use self::submitter::Submitter;
+use crate::attempt::inside::Place;
 use crate::attempt::timeout::Limits;
 use crate::engine::Engine;
 use crate::error::SubmitError;
@@ -103,7 +104,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     ///
     /// As [`Pool::try_submit`].
     pub fn try_submit(self) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        submit_now(self.pool.engine(), Origin::Outside, self.limits, self.input)
+        submit_now(self.pool.engine(), None, self.limits, self.input)
     }
 }
 
@@ -116,11 +117,12 @@ impl<In, T, E> fmt::Debug for Job<'_, In, T, E> {
 /// Accepts a job for a handle now, or gives its input back.
 fn submit_now<In, T, E>(
     engine: &Arc<Engine<In, T, E>>,
-    origin: Origin,
+    parent: Option<Place>,
     own: Limits,
     input: In,
 ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-    match engine.accept(origin) {
+    let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
+    match engine.accept_from(parent) {
         Ok((id, limits)) => Ok(JobHandle::new(launch(engine, id, origin, (own, limits), input, false))),
         Err(Refusal::Full) => Err(SubmitError::Full(input)),
         Err(Refusal::Closed) => Err(SubmitError::Closed(input)),

@@ -75,16 +75,14 @@ impl<In, T, E> Submitter<In, T, E> {
     ///
     /// # Errors
     ///
-    /// [`SubmitError::Full`] if as many added jobs are queued as the child capacity; [`SubmitError::Closed`] if the running
-    /// job is over, its map or group is cancelled, or the pool is sealed or aborted.
+    /// [`SubmitError::Full`] if as many added jobs are queued as the child capacity, or if as many jobs of the map or group are
+    /// queued, running or unread as its window and the child capacity together; [`SubmitError::Closed`] if the running job is
+    /// over, its map or group is cancelled, or the pool is sealed or aborted.
     pub fn add(&self, input: In) -> Result<(), SubmitError<In>> {
-        if !self.is_running() {
-            return Err(SubmitError::Closed(input));
-        }
         if let Some(stream) = &self.stream {
-            return stream.submit(input, Origin::Child, usize::MAX).map(|_| ());
+            return stream.submit(input, Some(self.place), stream.child_limit()).map(|_| ());
         }
-        match self.engine.accept(Origin::Child) {
+        match self.engine.accept_child(self.place) {
             Ok((id, limits)) => {
                 launch(&self.engine, id, Origin::Child, (Limits::default(), limits), input, true);
                 Ok(())
@@ -101,14 +99,7 @@ impl<In, T, E> Submitter<In, T, E> {
     ///
     /// As [`add`](Self::add).
     pub fn submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        if !self.is_running() {
-            return Err(SubmitError::Closed(input));
-        }
-        submit_now(&self.engine, Origin::Child, Limits::default(), input)
-    }
-
-    fn is_running(&self) -> bool {
-        self.engine.state().running.is_running(self.place.slot, self.place.id)
+        submit_now(&self.engine, Some(self.place), Limits::default(), input)
     }
 }
 

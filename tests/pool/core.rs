@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use brigade::{CollectError, End, Group, JobHandle, ManualTimer, Map, Pool, Summary};
-use futures_lite::{StreamExt, stream};
+use futures_lite::stream;
 
 use crate::harness::{Live, assert_settled, block_on, everywhere, poll_once};
 

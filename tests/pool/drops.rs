@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use brigade::{End, Event, JobError, ManualTimer, Pool, SubmitError, Submitter};
-use futures_lite::{StreamExt, future};
+use futures_lite::future;
 
 use crate::harness::{DropToken, Drops, assert_adds_up, assert_settled, yield_now};
 use crate::steps::Steps;

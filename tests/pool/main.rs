@@ -14,3 +14,4 @@ mod shutdown;
 mod smoke;
 mod streams;
 mod submission;
+mod waits;

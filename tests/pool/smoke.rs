@@ -1,7 +1,6 @@
 //! The straight path, once through.
 
 use brigade::JobError;
-use futures_lite::StreamExt;
 
 use crate::harness::{Gate, Live, assert_settled, everywhere};
 

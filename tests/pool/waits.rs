@@ -1,0 +1,255 @@
+//! Jobs that wait for their own pool: one that can go on is not told that it cannot, and one that cannot is told.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+
+use brigade::{End, Event, Group, JobHandle, ManualTimer, Observer, Pool, Submitter};
+use futures::stream::FuturesUnordered;
+use futures_lite::StreamExt;
+
+use crate::harness::{assert_settled, poll_once};
+
+/// A parent awaits its child; the other worker does that child, and then takes the second parent before the first one was
+/// polled again.
+#[test]
+fn a_job_whose_wait_is_over_does_not_count_as_waiting() {
+    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build_with_submitter(
+        |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
+            if n < 10 {
+                return Ok(n);
+            }
+            let child = jobs.submit(n - 10).map_err(|_| "refused")?;
+            child.await.map_err(|_| "the wait was refused")
+        },
+    );
+    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+    let mut first = pool.try_submit(11).unwrap();
+    assert_eq!(poll_once(workers[0].as_mut()), None);
+    let mut second = pool.try_submit(12).unwrap();
+    assert_eq!(poll_once(workers[1].as_mut()), None);
+    for _ in 0..3 {
+        for worker in &mut workers {
+            assert_eq!(poll_once(worker.as_mut()), None);
+        }
+    }
+    assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
+    assert_eq!(poll_once(pin!(&mut second)), Some(Ok(2)));
+    assert_settled(&pool);
+}
+
+/// The same, with a map instead of a handle.
+#[test]
+fn a_job_whose_map_has_something_to_read_does_not_count_as_waiting() {
+    let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
+    let inside = Arc::clone(&own);
+    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build(move |n: u32| {
+        let own = inside.lock().unwrap().clone();
+        async move {
+            if n < 10 {
+                return Ok(n);
+            }
+            let values = own.unwrap().map([n - 10]).try_collect::<Vec<_>>().await;
+            values.map(|values| values[0]).map_err(|_| "the wait was refused")
+        }
+    });
+    *own.lock().unwrap() = Some(pool.clone());
+    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+    let mut first = pool.try_submit(11).unwrap();
+    assert_eq!(poll_once(workers[0].as_mut()), None);
+    let mut second = pool.try_submit(12).unwrap();
+    assert_eq!(poll_once(workers[1].as_mut()), None);
+    for _ in 0..3 {
+        for worker in &mut workers {
+            assert_eq!(poll_once(worker.as_mut()), None);
+        }
+    }
+    assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
+    assert_eq!(poll_once(pin!(&mut second)), Some(Ok(2)));
+    *own.lock().unwrap() = None;
+}
+
+/// `FuturesUnordered` polls only those of its futures that were woken themselves.
+#[test]
+fn a_wait_deep_inside_a_job_ends_when_the_other_worker_leaves() {
+    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build_with_submitter(
+        |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
+            if n < 10 {
+                return Ok(n);
+            }
+            let mut children: FuturesUnordered<_> = [jobs.submit(1).map_err(|_| "refused")?].into_iter().collect();
+            match children.next().await {
+                Some(Ok(n)) => Ok(n),
+                _ => Err("the wait was refused"),
+            }
+        },
+    );
+    let mut workers = workers.into_iter().map(|worker| Box::pin(worker.run()));
+    let (mut one, two) = (workers.next().unwrap(), workers.next().unwrap());
+    let mut parent = pool.try_submit(10).unwrap();
+    assert_eq!(poll_once(one.as_mut()), None);
+    drop(two);
+    assert_eq!(poll_once(one.as_mut()), None);
+    assert_eq!(poll_once(pin!(&mut parent)), Some(Err(brigade::JobError::Failed("the wait was refused"))));
+    assert_settled(&pool);
+}
+
+/// What the group has left to read is with the very worker whose job reads it.
+#[test]
+fn a_group_that_is_done_can_be_read_to_its_end_inside_a_job() {
+    type Place = Arc<Mutex<Option<Group<u32, u32, End>>>>;
+    let place: Place = Arc::default();
+    let inside = Arc::clone(&place);
+    let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(move |n: u32| {
+        let group = (n == 10).then(|| inside.lock().unwrap().take()).flatten();
+        async move {
+            let Some(mut group) = group else { return Ok(n) };
+            let mut sum = 0;
+            while let Some(completion) = group.next().await {
+                sum += completion.result.map_err(|_| End::Abandoned)?;
+            }
+            if group.summary().is_complete() { Ok(sum) } else { Err(group.summary().end) }
+        }
+    });
+    let group = pool.group();
+    for n in 1..4 {
+        group.try_submit(n).unwrap();
+    }
+    *place.lock().unwrap() = Some(group);
+    let reader = pool.try_submit(10).unwrap();
+    let sum = futures_lite::future::block_on(workers.drive(reader));
+    assert_eq!(sum.map_err(|error| format!("{error:?}")), Ok(6));
+}
+
+/// A job waits for room; the other worker makes some, and goes on with a job that waits too.
+#[test]
+fn a_job_that_was_given_room_does_not_count_as_waiting() {
+    let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
+    let inside = Arc::clone(&own);
+    let (pool, workers) = Pool::builder().workers(2).queue_capacity(1).timer(ManualTimer::new()).build_with_submitter(
+        move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
+            let own = inside.lock().unwrap().clone();
+            async move {
+                match n {
+                    10 => {
+                        let pool = own.unwrap();
+                        pool.try_submit(20).map_err(|_| "full")?.detach();
+                        pool.submit(1).await.map_err(|_| "the wait for room was refused")?.detach();
+                        Ok(n)
+                    }
+                    20 => jobs.submit(2).map_err(|_| "refused")?.await.map_err(|_| "the wait was refused"),
+                    _ => Ok(n),
+                }
+            }
+        },
+    );
+    *own.lock().unwrap() = Some(pool.clone());
+    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+    let mut first = pool.try_submit(10).unwrap();
+    for _ in 0..4 {
+        for worker in &mut workers {
+            assert_eq!(poll_once(worker.as_mut()), None);
+        }
+    }
+    assert_eq!(poll_once(pin!(&mut first)), Some(Ok(10)));
+    assert_eq!((pool.stats().succeeded, assert_settled(&pool).accepted), (4, 4));
+    *own.lock().unwrap() = None;
+}
+
+/// Looks at a handle at each end of a job.
+struct Look(Arc<Mutex<Option<JobHandle<u32, u32, ()>>>>, Arc<Mutex<Vec<(bool, bool)>>>);
+
+impl Observer for Look {
+    fn on_event(&self, event: &Event) {
+        if matches!(event, Event::Finished { .. })
+            && let Some(handle) = &mut *self.0.lock().unwrap()
+        {
+            let is_finished = handle.is_finished();
+            let is_ready = poll_once(pin!(handle)).is_some();
+            self.1.lock().unwrap().push((is_finished, is_ready));
+        }
+    }
+}
+
+#[test]
+fn a_handle_that_is_finished_is_ready() {
+    let (place, seen) = (Arc::default(), Arc::default());
+    let look = Look(Arc::clone(&place), Arc::clone(&seen));
+    let (pool, workers) =
+        Pool::builder().observe(look).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    *place.lock().unwrap() = Some(pool.try_submit(1).unwrap());
+    drop(workers);
+    let seen = seen.lock().unwrap();
+    assert!(!seen.is_empty() && seen.iter().all(|(is_finished, is_ready)| is_finished == is_ready), "{seen:?}");
+}
+
+/// Aborts the pool once more when a job ends, and keeps what that call reports.
+struct Again(Arc<Mutex<Option<Pool<u32, u32, ()>>>>, Arc<Mutex<Vec<u32>>>);
+
+impl Observer for Again {
+    fn on_event(&self, event: &Event) {
+        if matches!(event, Event::Finished { .. })
+            && let Some(pool) = &*self.0.lock().unwrap()
+            && let Some(report) = poll_once(pin!(pool.abort()))
+        {
+            self.1.lock().unwrap().extend(report.unstarted.into_iter().map(|unstarted| unstarted.input));
+        }
+    }
+}
+
+#[test]
+fn an_abort_that_finds_the_pool_idle_has_all_inputs() {
+    for is_streamed in [false, true] {
+        let (place, seen) = (Arc::default(), Arc::default());
+        let again = Again(Arc::clone(&place), Arc::clone(&seen));
+        let (pool, _workers) =
+            Pool::builder().observe(again).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+        let group = pool.group();
+        if is_streamed {
+            group.try_submit(7).unwrap();
+        } else {
+            pool.try_submit(7).unwrap().detach();
+        }
+        *place.lock().unwrap() = Some(pool.clone());
+        let report = poll_once(pin!(pool.abort())).unwrap();
+        assert_eq!((&*seen.lock().unwrap(), report.unstarted.len()), (&vec![7], 0));
+        *place.lock().unwrap() = None;
+    }
+}
+
+/// A map waits in line for room, and its consumer turns to something else before it has any.
+#[test]
+fn a_map_that_is_not_polled_keeps_no_room_from_others() {
+    let (pool, workers) = Pool::builder()
+        .workers(1)
+        .queue_capacity(1)
+        .timer(ManualTimer::new())
+        .build(|n: u32| async move { Ok::<_, ()>(n) });
+    let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
+    pool.try_submit(1).unwrap().detach();
+    let mut map = pool.map([2]);
+    assert!(poll_once(pin!(map.next())).is_none());
+    let mut submit = pin!(pool.submit(3));
+    assert!(poll_once(submit.as_mut()).is_none());
+    assert_eq!(poll_once(worker.as_mut()), None);
+    assert!(poll_once(submit.as_mut()).is_some(), "nothing is queued, nothing runs: {:?}", pool.stats());
+}
+
+/// A job that adds its successor, for ever, and a consumer that does not read.
+#[test]
+fn what_nobody_reads_is_bounded_also_where_jobs_add_jobs() {
+    let (pool, workers) = Pool::builder().workers(1).child_capacity(4).timer(ManualTimer::new()).build_with_submitter(
+        |n: u32, jobs: Submitter<u32, u32, ()>| async move {
+            if n < 2000 {
+                jobs.add(n + 1).map_err(drop)?;
+            }
+            Ok(n)
+        },
+    );
+    let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
+    let group = pool.group().window(1);
+    group.try_submit(0).unwrap();
+    for _ in 0..20 {
+        assert_eq!(poll_once(worker.as_mut()), None);
+    }
+    assert!(group.unread() <= 1 + 4, "{} completions are unread", group.unread());
+}
