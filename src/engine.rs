@@ -543,7 +543,15 @@ impl<In, T, E> Room<In, T, E> {
     }
 
     /// Leaves the line.
+    #[inline]
     pub(crate) fn leave(&mut self) {
+        if self.ticket.is_some() || self.mark.is_some() {
+            self.leave_now();
+        }
+    }
+
+    #[cold]
+    fn leave_now(&mut self) {
         self.mark = None;
         if let Some(ticket) = self.ticket.take() {
             let wakes = self.engine.state().ledger.leave_line(ticket);

@@ -359,7 +359,12 @@ impl<In, T, E> Pool<In, T, E> {
     /// [Drains](Self::drain) the pool for as long as `grace`, counted from the first poll; then [aborts](Self::abort) it.
     ///
     /// It never takes longer than `grace`, even if nobody polls the workers: the attempts it interrupts are dropped when
-    /// their workers are polled next, which it does not wait for. [`idle`](Self::idle) does.
+    /// their workers are polled next, which it does not wait for. [`idle`](Self::idle) does. What it does wait for is a map
+    /// that is just pulling inputs, should its source block the thread.
+    ///
+    /// # Panics
+    ///
+    /// As [`idle`](Self::idle).
     ///
     /// # Cancel safety
     ///

@@ -463,6 +463,7 @@ impl<In, T, E> Ticket<In, T, E> {
     }
 
     /// Takes over a job whose start is booked.
+    #[inline]
     fn begin(&mut self, reply: Reply<In, T, E>, id: JobId, index: usize, accepted_at: Option<Instant>, limits: Limits) {
         let engine = reply.engine();
         if engine.timings || !limits.is_none() {
@@ -565,6 +566,7 @@ impl<In, T, E> Ticket<In, T, E> {
         }
     }
 
+    #[inline]
     fn timings(&self, engine: &Engine<In, T, E>) -> Option<Box<Timings>> {
         if !engine.timings {
             return None;
@@ -623,6 +625,7 @@ impl<In, T, E> Outbox<In, T, E> {
 
     /// A job of this stream starts, or one of none: what others wait for leaves before, since the job may wait for that
     /// itself.
+    #[inline]
     pub(crate) fn clear_for(&mut self, stream: Option<&Arc<Stream<In, T, E>>>) {
         if self.stream.as_ref().is_some_and(|held| !stream.is_some_and(|stream| Arc::ptr_eq(held, stream))) {
             self.flush();
@@ -645,6 +648,7 @@ impl<In, T, E> Outbox<In, T, E> {
     }
 
     /// Makes room for a completion of this stream.
+    #[inline]
     fn prepare_for(&mut self, stream: Arc<Stream<In, T, E>>) {
         if self.stream.as_ref().is_some_and(|held| !Arc::ptr_eq(held, &stream)) {
             self.flush();
@@ -657,6 +661,7 @@ impl<In, T, E> Outbox<In, T, E> {
         }
     }
 
+    #[inline]
     fn send_if_due(&mut self) {
         let Some(stream) = &self.stream else { return };
         if self.held.len() >= Self::MOST || stream.is_starved() {

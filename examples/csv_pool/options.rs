@@ -13,7 +13,7 @@ const MOST: usize = 1_000_000;
 const EXIT_CODES: &str = "\
 Output:
   stdout has a line `Done PATH` for each job as it finishes, and at the end one line with the list of all paths.
-  stderr has everything else. Its last line is always
+  stderr has everything else. Unless an option is refused, its last line is
       rows=… bad=… ok=… failed=… not_started=…
   for the rows that were read; rows is the sum of the others. The list, and nothing else, grows with the file.
 

@@ -50,16 +50,22 @@ pin_project! {
 
 impl<M, F> Attempt<M, F> {
     /// Drops the handler's future in place, if it is still there; says whether that has panicked, now or before.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn discard(self: Pin<&mut Self>) -> bool {
-        let mut this = self.project();
-        if this.make.is_some() || this.future.is_some() {
-            let dropped = unwind::catch(|| {
-                *this.make = None;
-                this.future.set(None);
-            });
-            *this.drop_panicked = dropped.is_err();
+        if self.make.is_some() || self.future.is_some() {
+            return self.discard_now();
         }
+        self.drop_panicked
+    }
+
+    #[cold]
+    fn discard_now(self: Pin<&mut Self>) -> bool {
+        let mut this = self.project();
+        let dropped = unwind::catch(|| {
+            *this.make = None;
+            this.future.set(None);
+        });
+        *this.drop_panicked = dropped.is_err();
         *this.drop_panicked
     }
 }
