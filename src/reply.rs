@@ -653,11 +653,12 @@ impl<In, T, E> Outbox<In, T, E> {
         if self.stream.as_ref().is_some_and(|held| !Arc::ptr_eq(held, &stream)) {
             self.flush();
         }
+        if self.held.capacity() == 0 {
+            self.held = stream.take_spare();
+            self.held.reserve_exact(Self::MOST);
+        }
         if self.stream.is_none() {
             self.stream = Some(stream);
-        }
-        if self.held.capacity() == 0 {
-            self.held.reserve_exact(Self::MOST);
         }
     }
 

@@ -53,6 +53,8 @@ pub(crate) struct Ready<J> {
     receiver: Receiver<Batch<J>>,
     /// Older than all that is in the channel. Bounded by what the ledger admits.
     front: Mutex<VecDeque<J>>,
+    /// The room of a batch that was laid, for the next one.
+    spare: Mutex<Vec<J>>,
     /// How many workers wait for the channel.
     sleeping: AtomicUsize,
     /// Whether a nudge is in the channel.
@@ -80,6 +82,7 @@ impl<J> Ready<J> {
             sender,
             receiver,
             front: Mutex::new(VecDeque::new()),
+            spare: Mutex::new(Vec::new()),
             sleeping: AtomicUsize::new(0),
             is_nudged: AtomicBool::new(false),
             spill: Mutex::new(Spill { jobs: VecDeque::new(), is_moving: false, again: false }),
@@ -109,6 +112,11 @@ impl<J> Ready<J> {
             1 => jobs.pop().map_or(Ok(()), |job| self.push(job)),
             _ => self.send(Batch::Many(jobs)),
         }
+    }
+
+    /// An empty list for the next batch, with room where there is some to spare.
+    pub(crate) fn take_spare(&self) -> Vec<J> {
+        std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn send(&self, batch: Batch<J>) -> Result<(), VecDeque<J>> {
@@ -206,7 +214,11 @@ impl<J> Ready<J> {
     fn lay(&self, front: &mut VecDeque<J>, batch: Batch<J>) {
         match batch {
             Batch::One(job) => front.push_back(job),
-            Batch::Many(jobs) => front.extend(jobs),
+            Batch::Many(mut jobs) => {
+                front.extend(jobs.drain(..));
+                // An empty list, so that no drop under the lock is any of the user's.
+                *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = jobs;
+            }
             Batch::Nudge => self.is_nudged.store(false, Ordering::SeqCst),
         }
     }

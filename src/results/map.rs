@@ -589,12 +589,13 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
             return;
         }
         let accepted_at = self.engine.clock_in(limits);
-        let entries = inputs.enumerate().map(|(offset, input)| {
+        let mut entries = self.engine.ready.take_spare();
+        entries.extend(inputs.enumerate().map(|(offset, input)| {
             let (stream, origin) = (Arc::clone(stream), Origin::Outside);
             let (id, index) = (first.offset(offset), index + offset);
             Entry::Streamed(Streamed { input, stream, id, index, origin, accepted_at })
-        });
-        self.engine.launch_many(entries.collect());
+        }));
+        self.engine.launch_many(entries);
         stream.look_again();
     }
 }

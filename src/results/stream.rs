@@ -5,10 +5,11 @@
 //! window: the reader's side accepts no job while `window` of them are queued, running or unread. Jobs added by running
 //! jobs come on top, and are bounded by the pool's child capacity while they are queued.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use async_channel::{Receiver, Sender};
@@ -52,6 +53,8 @@ pub(crate) struct Stream<In, T, E> {
     failures: AtomicUsize,
     /// How many may be unread for a running job to add another.
     child_limit: AtomicUsize,
+    /// The room of a delivery that was read, for the next one.
+    spare: Mutex<Vec<Completion<In, T, E>>>,
     /// At how many failures the rest is cancelled.
     stop_after: AtomicUsize,
     /// Copies an input for its completion.
@@ -123,6 +126,17 @@ impl<In, T, E> Stream<In, T, E> {
     /// Whether the consumer has nothing to read.
     pub(crate) fn is_starved(&self) -> bool {
         self.results.is_empty()
+    }
+
+    /// An empty list for the next delivery, with room where there is some to spare.
+    pub(crate) fn take_spare(&self) -> Vec<Completion<In, T, E>> {
+        std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps the room of an empty list for the next delivery.
+    fn keep_spare(&self, list: Vec<Completion<In, T, E>>) {
+        let replaced = std::mem::replace(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner), list);
+        drop(replaced);
     }
 
     pub(crate) fn deliver(&self, delivery: Delivery<In, T, E>) {
@@ -212,7 +226,7 @@ pub(crate) struct Reader<In, T, E> {
     pub(crate) stream: Arc<Stream<In, T, E>>,
     results: Pin<Box<Receiver<Delivery<In, T, E>>>>,
     /// What came together and is handed out one by one; at most what one delivery holds.
-    batch: std::vec::IntoIter<Completion<In, T, E>>,
+    batch: VecDeque<Completion<In, T, E>>,
     mark: Option<WaitMark<In, T, E>>,
     /// Read, and not yet taken off the count of the unread.
     read: usize,
@@ -231,13 +245,14 @@ impl<In, T, E> Reader<In, T, E> {
             cancelled: AtomicU8::new(0),
             failures: AtomicUsize::new(0),
             child_limit: AtomicUsize::new(usize::MAX),
+            spare: Mutex::new(Vec::new()),
             stop_after: AtomicUsize::new(usize::MAX),
             keep: OnceLock::new(),
         };
         Self {
             stream: Arc::new(stream),
             results: Box::pin(receiver),
-            batch: Vec::new().into_iter(),
+            batch: VecDeque::new(),
             mark: None,
             read: 0,
             counts: Summary::default(),
@@ -250,7 +265,7 @@ impl<In, T, E> Reader<In, T, E> {
     /// Inside a job of this pool whose wait could never end, it cancels what is left; that is then delivered.
     pub(crate) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Completion<In, T, E>> {
         loop {
-            if let Some(completion) = self.batch.next() {
+            if let Some(completion) = self.batch.pop_front() {
                 return Poll::Ready(completion);
             }
             self.settle_read();
@@ -259,7 +274,12 @@ impl<In, T, E> Reader<In, T, E> {
                     self.mark = None;
                     return Poll::Ready(completion);
                 }
-                Poll::Ready(Some(Delivery::Many(batch))) => self.batch = batch.into_iter(),
+                Poll::Ready(Some(Delivery::Many(batch))) => {
+                    let read = std::mem::replace(&mut self.batch, VecDeque::from(batch));
+                    if read.capacity() > 0 {
+                        self.stream.keep_spare(Vec::from(read));
+                    }
+                }
                 // The sender is in `self.stream`, so the channel is never closed.
                 Poll::Ready(None) => return Poll::Pending,
                 Poll::Pending if self.unread() == 0 || self.stream.cancelled().is_some() => {
@@ -320,7 +340,7 @@ impl<In, T, E> Drop for Reader<In, T, E> {
         self.stream.cancel(CancelReason::Stream);
         // From here on the workers keep what they have, and discard it.
         self.results.close();
-        self.batch.by_ref().for_each(Completion::discard);
+        self.batch.drain(..).for_each(Completion::discard);
         while let Ok(delivery) = self.results.try_recv() {
             delivery.discard();
         }
