@@ -34,6 +34,9 @@ use async_channel::{Receiver, Sender, TryRecvError, TrySendError};
 /// The most places that the ring has.
 pub(crate) const RING: usize = 1024;
 
+/// As many batches as fill the ring by the default capacity.
+const SPARES: usize = 16;
+
 /// What travels through the channel: jobs that were handed in together.
 #[derive(Debug)]
 enum Batch<J> {
@@ -53,8 +56,8 @@ pub(crate) struct Ready<J> {
     receiver: Receiver<Batch<J>>,
     /// Older than all that is in the channel. Bounded by what the ledger admits.
     front: Mutex<VecDeque<J>>,
-    /// The room of a batch that was laid, for the next one.
-    spare: Mutex<Vec<J>>,
+    /// The room of batches that were laid, for others; at most [`SPARES`].
+    spares: Mutex<Vec<Vec<J>>>,
     /// How many workers wait for the channel.
     sleeping: AtomicUsize,
     /// Whether a nudge is in the channel.
@@ -82,7 +85,7 @@ impl<J> Ready<J> {
             sender,
             receiver,
             front: Mutex::new(VecDeque::new()),
-            spare: Mutex::new(Vec::new()),
+            spares: Mutex::new(Vec::new()),
             sleeping: AtomicUsize::new(0),
             is_nudged: AtomicBool::new(false),
             spill: Mutex::new(Spill { jobs: VecDeque::new(), is_moving: false, again: false }),
@@ -116,7 +119,7 @@ impl<J> Ready<J> {
 
     /// An empty list for the next batch, with room where there is some to spare.
     pub(crate) fn take_spare(&self) -> Vec<J> {
-        std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
     fn send(&self, batch: Batch<J>) -> Result<(), VecDeque<J>> {
@@ -216,8 +219,10 @@ impl<J> Ready<J> {
             Batch::One(job) => front.push_back(job),
             Batch::Many(mut jobs) => {
                 front.extend(jobs.drain(..));
-                // An empty list, so that no drop under the lock is any of the user's.
-                *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = jobs;
+                let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+                if spares.len() < SPARES {
+                    spares.push(jobs);
+                }
             }
             Batch::Nudge => self.is_nudged.store(false, Ordering::SeqCst),
         }

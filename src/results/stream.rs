@@ -41,6 +41,9 @@ impl<In, T, E> Delivery<In, T, E> {
     }
 }
 
+/// As many deliveries as a window of the default size fills.
+const SPARES: usize = 17;
+
 /// The workers' side.
 pub(crate) struct Stream<In, T, E> {
     pub(crate) engine: Arc<Engine<In, T, E>>,
@@ -53,8 +56,8 @@ pub(crate) struct Stream<In, T, E> {
     failures: AtomicUsize,
     /// How many may be unread for a running job to add another.
     child_limit: AtomicUsize,
-    /// The room of a delivery that was read, for the next one.
-    spare: Mutex<Vec<Completion<In, T, E>>>,
+    /// The room of deliveries that were read, for others; at most [`SPARES`].
+    spares: Mutex<Vec<Vec<Completion<In, T, E>>>>,
     /// At how many failures the rest is cancelled.
     stop_after: AtomicUsize,
     /// Copies an input for its completion.
@@ -130,13 +133,15 @@ impl<In, T, E> Stream<In, T, E> {
 
     /// An empty list for the next delivery, with room where there is some to spare.
     pub(crate) fn take_spare(&self) -> Vec<Completion<In, T, E>> {
-        std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
-    /// Keeps the room of an empty list for the next delivery.
+    /// Keeps the room of an empty list for another delivery.
     fn keep_spare(&self, list: Vec<Completion<In, T, E>>) {
-        let replaced = std::mem::replace(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner), list);
-        drop(replaced);
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        if spares.len() < SPARES {
+            spares.push(list);
+        }
     }
 
     pub(crate) fn deliver(&self, delivery: Delivery<In, T, E>) {
@@ -245,7 +250,7 @@ impl<In, T, E> Reader<In, T, E> {
             cancelled: AtomicU8::new(0),
             failures: AtomicUsize::new(0),
             child_limit: AtomicUsize::new(usize::MAX),
-            spare: Mutex::new(Vec::new()),
+            spares: Mutex::new(Vec::new()),
             stop_after: AtomicUsize::new(usize::MAX),
             keep: OnceLock::new(),
         };
