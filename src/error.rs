@@ -8,6 +8,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::observe::Outcome;
+use crate::queue::ledger::Refusal;
 use crate::results::Summary;
 
 /// Why a pool refused an input. The input comes back in the variant.
@@ -44,6 +45,14 @@ pub enum SubmitError<In> {
 }
 
 impl<In> SubmitError<In> {
+    /// Gives the input back with the reason of the ledger.
+    pub(crate) fn refused(refusal: Refusal, input: In) -> Self {
+        match refusal {
+            Refusal::Full => Self::Full(input),
+            Refusal::Closed => Self::Closed(input),
+        }
+    }
+
     /// Returns the input that was refused.
     #[must_use = "the input is dropped otherwise"]
     pub fn into_input(self) -> In {

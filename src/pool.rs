@@ -15,7 +15,7 @@ use crate::builder::Builder;
 use crate::engine::{Engine, NoRoom, Room};
 use crate::error::{JobError, SubmitError};
 use crate::observe::{JobId, Stats};
-use crate::queue::ledger::{Ledger, Life, Refusal};
+use crate::queue::ledger::{Ledger, Life};
 use crate::results::batches::Batches;
 use crate::results::group::Group;
 use crate::results::map::{Inputs, Map, TryInputs};
@@ -153,8 +153,7 @@ impl<In, T, E> Pool<In, T, E> {
         let reserved = self.engine.state().ledger.reserve();
         match reserved {
             Ok(()) => Ok(Permit::new(Arc::clone(&self.engine))),
-            Err(Refusal::Full) => Err(SubmitError::Full(())),
-            Err(Refusal::Closed) => Err(SubmitError::Closed(())),
+            Err(refusal) => Err(SubmitError::refused(refusal, ())),
         }
     }
 

@@ -84,7 +84,7 @@ impl<In, T, E> Group<In, T, E> {
     /// [`SubmitError::Full`] if the queue is full, or the window; [`SubmitError::Closed`] if the pool is closed or the group
     /// cancelled.
     pub fn try_submit(&self, input: In) -> Result<(), SubmitError<In>> {
-        self.reader.stream.submit(input, None, self.reader.limit(self.window)).map(|_| ())
+        self.reader.stream.submit(input, None, self.reader.limit(self.window))
     }
 
     /// Adds a job; waits for room in the pool's queue, but not for room in the window, since that comes only by reading.

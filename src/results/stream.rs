@@ -18,9 +18,11 @@ use futures_core::Stream as _;
 use super::summary::{End, Summary};
 use super::{Completion, OnError};
 use crate::attempt::inside::Place;
+use crate::attempt::timeout::Limits;
 use crate::attempt::unwind;
 use crate::engine::{Engine, Wait, WaitMark, reason_from_code, reason_to_code};
 use crate::error::{CancelReason, JobError, SubmitError};
+use crate::observe::JobId;
 use crate::queue::ledger::{Origin, Refusal};
 use crate::reply::{Entry, Streamed};
 
@@ -191,7 +193,7 @@ impl<In, T, E> Stream<In, T, E> {
         input: In,
         parent: Option<Place>,
         window: usize,
-    ) -> Result<usize, SubmitError<In>> {
+    ) -> Result<(), SubmitError<In>> {
         if self.cancelled().is_some() {
             return Err(SubmitError::Closed(input));
         }
@@ -199,24 +201,29 @@ impl<In, T, E> Stream<In, T, E> {
         if !self.expect_within(window) {
             return Err(SubmitError::Full(input));
         }
-        match self.engine.accept_from(parent) {
-            Ok((id, limits)) => {
-                let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
-                let index = self.take_indices(1);
-                let accepted_at = self.engine.clock_in(limits);
-                let stream = Arc::clone(self);
-                self.engine.launch(Entry::Streamed(Streamed { input, stream, id, index, origin, accepted_at }));
-                self.look_again();
-                Ok(index)
-            }
+        let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
+        self.launch_expected(input, origin, self.engine.accept_from(parent))
+    }
+
+    /// Puts a job that is expected on its way, if it was accepted; else takes the expectation back.
+    pub(crate) fn launch_expected(
+        self: &Arc<Self>,
+        input: In,
+        origin: Origin,
+        accepted: Result<(JobId, Limits), Refusal>,
+    ) -> Result<(), SubmitError<In>> {
+        let (id, limits) = match accepted {
+            Ok(accepted) => accepted,
             Err(refusal) => {
                 self.expect_less();
-                Err(match refusal {
-                    Refusal::Full => SubmitError::Full(input),
-                    Refusal::Closed => SubmitError::Closed(input),
-                })
+                return Err(SubmitError::refused(refusal, input));
             }
-        }
+        };
+        let (stream, index) = (Arc::clone(self), self.take_indices(1));
+        let accepted_at = self.engine.clock_in(limits);
+        self.engine.launch(Entry::Streamed(Streamed { input, stream, id, index, origin, accepted_at }));
+        self.look_again();
+        Ok(())
     }
 }
 

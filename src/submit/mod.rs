@@ -19,7 +19,7 @@ use crate::engine::Engine;
 use crate::error::SubmitError;
 use crate::observe::JobId;
 use crate::pool::Pool;
-use crate::queue::ledger::{Origin, Refusal};
+use crate::queue::ledger::Origin;
 use crate::reply::{Cell, Entry};
 
 /// An input with options of its own; made by [`Pool::job`].
@@ -124,8 +124,7 @@ fn submit_now<In, T, E>(
     let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
     match engine.accept_from(parent) {
         Ok((id, limits)) => Ok(JobHandle::new(launch(engine, id, origin, (own, limits), input, false))),
-        Err(Refusal::Full) => Err(SubmitError::Full(input)),
-        Err(Refusal::Closed) => Err(SubmitError::Closed(input)),
+        Err(refusal) => Err(SubmitError::refused(refusal, input)),
     }
 }
 

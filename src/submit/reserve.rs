@@ -8,8 +8,8 @@ use super::{JobHandle, launch};
 use crate::attempt::timeout::Limits;
 use crate::engine::Engine;
 use crate::error::SubmitError;
-use crate::queue::ledger::Origin;
-use crate::reply::{Entry, Streamed};
+use crate::observe::JobId;
+use crate::queue::ledger::{Origin, Refusal};
 use crate::results::stream::Stream;
 
 /// A place in the queue of a pool; made by [`Pool::reserve`](crate::Pool::reserve).
@@ -36,23 +36,18 @@ impl<In, T, E> Permit<In, T, E> {
         self.submit_with(input, Limits::default())
     }
 
-    pub(crate) fn submit_with(mut self, input: In, own: Limits) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        let Some(engine) = self.engine.take() else { return Err(SubmitError::Closed(input)) };
-        let (accepted, wakes, limits) = {
-            let mut state = engine.state();
-            let (accepted, wakes) = state.ledger.accept_reserved();
-            (accepted, wakes, state.limits)
-        };
-        engine.carry_out(wakes);
-        match accepted {
-            Ok(id) => Ok(JobHandle::new(launch(&engine, id, Origin::Outside, (own, limits), input, false))),
-            Err(_) => Err(SubmitError::Closed(input)),
+    pub(crate) fn submit_with(self, input: In, own: Limits) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
+        match self.accept() {
+            (Some(engine), Ok((id, limits))) => {
+                Ok(JobHandle::new(launch(&engine, id, Origin::Outside, (own, limits), input, false)))
+            }
+            _ => Err(SubmitError::Closed(input)),
         }
     }
 
     /// Submits a job of a group, while fewer than `window` of its jobs are unread.
     pub(crate) fn submit_to(
-        mut self,
+        self,
         stream: &Arc<Stream<In, T, E>>,
         input: In,
         window: usize,
@@ -63,26 +58,19 @@ impl<In, T, E> Permit<In, T, E> {
         if !stream.expect_within(window) {
             return Err(SubmitError::Full(input));
         }
-        let Some(engine) = self.engine.take() else {
-            stream.expect_less();
-            return Err(SubmitError::Closed(input));
-        };
-        let (accepted, wakes, limits) = {
+        stream.launch_expected(input, Origin::Outside, self.accept().1)
+    }
+
+    /// Turns the place into an accepted job, or gives it back if the pool was closed since.
+    fn accept(mut self) -> (Option<Arc<Engine<In, T, E>>>, Result<(JobId, Limits), Refusal>) {
+        let Some(engine) = self.engine.take() else { return (None, Err(Refusal::Closed)) };
+        let (accepted, wakes) = {
             let mut state = engine.state();
             let (accepted, wakes) = state.ledger.accept_reserved();
-            (accepted, wakes, state.limits)
+            (accepted.map(|id| (id, state.limits)), wakes)
         };
         engine.carry_out(wakes);
-        let Ok(id) = accepted else {
-            stream.expect_less();
-            return Err(SubmitError::Closed(input));
-        };
-        let accepted_at = engine.clock_in(limits);
-        let (index, origin) = (stream.take_indices(1), Origin::Outside);
-        let job = Streamed { input, stream: Arc::clone(stream), id, index, origin, accepted_at };
-        engine.launch(Entry::Streamed(job));
-        stream.look_again();
-        Ok(())
+        (Some(engine), accepted)
     }
 }
 

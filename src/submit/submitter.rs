@@ -10,7 +10,7 @@ use crate::attempt::timeout::Limits;
 use crate::engine::Engine;
 use crate::error::SubmitError;
 use crate::observe::JobId;
-use crate::queue::ledger::{Origin, Refusal};
+use crate::queue::ledger::Origin;
 use crate::results::stream::Stream;
 
 /// Adds jobs from inside a running job; handed to handlers of
@@ -80,15 +80,14 @@ impl<In, T, E> Submitter<In, T, E> {
     /// over, its map or group is cancelled, or the pool is sealed or aborted.
     pub fn add(&self, input: In) -> Result<(), SubmitError<In>> {
         if let Some(stream) = &self.stream {
-            return stream.submit(input, Some(self.place), stream.child_limit()).map(|_| ());
+            return stream.submit(input, Some(self.place), stream.child_limit());
         }
         match self.engine.accept_child(self.place) {
             Ok((id, limits)) => {
                 launch(&self.engine, id, Origin::Child, (Limits::default(), limits), input, true);
                 Ok(())
             }
-            Err(Refusal::Full) => Err(SubmitError::Full(input)),
-            Err(Refusal::Closed) => Err(SubmitError::Closed(input)),
+            Err(refusal) => Err(SubmitError::refused(refusal, input)),
         }
     }
 
