@@ -16,7 +16,7 @@ use futures_lite::future;
 const WORDS: [&str; 4] = ["a", "line", "of", "buckets"];
 
 /// The time-out works everywhere: the timer needs no runtime.
-fn builder() -> Builder {
+fn builder<In, E>() -> Builder<In, E> {
     Pool::builder().workers(2).attempt_timeout(Duration::from_secs(60))
 }
 

@@ -6,11 +6,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::attempt::retry::Retry;
 use crate::attempt::timeout::Limits;
-use crate::engine::{Engine, Settings};
+use crate::engine::scheduling::Retries;
+use crate::engine::{CostFn, Engine, KeyFn, Settings};
 use crate::handler::{Plain, WithState, WithSubmitter};
 use crate::observe::Observer;
 use crate::pool::Pool;
+use crate::queue::schedule::Policy;
+use crate::queue::schedule::gate::RateLimit;
+use crate::queue::schedule::lanes::Key;
 use crate::rt::{Spawn, Timer};
 use crate::submit::Submitter;
 use crate::worker::Workers;
@@ -21,8 +26,12 @@ pub(crate) const DEFAULT_WORKERS: usize = 10;
 pub(crate) const DEFAULT_QUEUE_CAPACITY: usize = 1024;
 /// How many jobs added by running jobs may wait if nothing else is said.
 pub(crate) const DEFAULT_CHILD_CAPACITY: usize = 65_536;
+/// How many jobs may wait for another attempt if nothing else is said.
+pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 
 /// Builds a [`Pool`]; made by [`Pool::builder`].
+///
+/// The types are those of the input and of the handler's error; they follow from the handler.
 ///
 /// # Defaults
 ///
@@ -31,48 +40,103 @@ pub(crate) const DEFAULT_CHILD_CAPACITY: usize = 65_536;
 /// | [`workers`](Self::workers) | 10 |
 /// | [`queue_capacity`](Self::queue_capacity) | 1024 jobs |
 /// | [`child_capacity`](Self::child_capacity) | 65,536 jobs |
+/// | [`max_waiting`](Self::max_waiting) | no bound but the number of tasks that submit |
+/// | [`rate_limit`](Self::rate_limit), [`rate_limit_per_key`](Self::rate_limit_per_key), [`max_running_per_key`](Self::max_running_per_key) | none |
+/// | [`key_by`](Self::key_by), [`cost_by`](Self::cost_by) | no keys; each job costs one permit |
+/// | [`ageing`](Self::ageing) | none: priorities are strict |
+/// | [`retry`](Self::retry) | none: one attempt |
+/// | [`retry_capacity`](Self::retry_capacity) | 65,536 jobs |
 /// | [`attempt_timeout`](Self::attempt_timeout), [`job_timeout`](Self::job_timeout) | none |
 /// | [`timings`](Self::timings) | off |
 /// | [`slow_poll`](Self::slow_poll), [`observe`](Self::observe) | none |
 /// | [`timer`](Self::timer) | async-io's, with the feature `async-io`; else it must be given |
 ///
+/// # The order of stages
+///
+/// ```text
+///  job time-out ┌─────────────────────────────────────────────────────────────────────────────────────┐
+///               │ queue ─► delay ─► turn: priority, key, ageing ─► gate: pause, worker, rate, key's rate │
+///               │   ▲                                                  │                              │
+///               │   └── retry: not before ◄── verdict ◄── handler ◄── panic guard ◄── attempt time-out│
+///               └─────────────────────────────────────────────────────────────────────────────────────┘
+/// ```
+///
+/// A job's own time-out stands around all of it. A job leaves the queue when it is its turn *and* all gates are open; only then does
+/// it take its permits, and a worker that is free for it. Each attempt passes the gates anew.
+///
 /// # What is bounded by what
+///
+/// With `W` workers, `Q` the queue capacity, `C` the child capacity and `R` the retry capacity, a pool holds at most
+/// `Q + C + R + W` jobs without an outcome, and:
 ///
 /// | jobs that are | at most |
 /// |---|---|
-/// | running | `workers` |
-/// | queued, from outside | `queue_capacity`, permits included |
-/// | queued, added by running jobs | `child_capacity` |
-/// | queued, running or unread, of one map or group | its `window`, by default `queue_capacity + workers`, and `child_capacity` more that running jobs add |
+/// | running | `W`, or fewer with [`set_workers`](crate::Pool::set_workers) |
+/// | running, of one key | [`max_running_per_key`](Self::max_running_per_key) |
+/// | queued or delayed before their first attempt, from outside | `Q`, permits included |
+/// | queued or delayed before their first attempt, added by running jobs | `C` |
+/// | queued or delayed between two attempts | `R` |
+/// | queued, delayed, running or unread, of one map or group | its `window`, by default `Q + W`, and `C` more that running jobs add |
 ///
-/// # The order of stages
+/// For example, with the defaults (`W` = 10, `Q` = 1024, `C` = `R` = 65,536):
 ///
-/// A job's own deadline stands around all of it. Inside: the queue, then the attempt's time-out, then the panic guard, then
-/// the handler.
+/// | composition | queued | delayed | running | unread |
+/// |---|---|---|---|---|
+/// | handles, nothing else | 1024 | 0 | 10 | one result a handle that is kept |
+/// | one map | 1024 | 0 | 10 | 1034, queued and running included |
+/// | one map with retry | 1034 | 1034 | 10 | 1034, queued, delayed and running included |
+/// | handles with retry | 66,560 | 65,536 | 10 | one result a handle |
+/// | handles with delays | 1024, delayed included | 1024 | 10 | one result a handle |
+/// | a map whose jobs add jobs | 66,560 | 0 | 10 | 66,570 |
+/// | any of them with a rate limit or keys | the same: what waits for a permit or its turn is queued | the same | 10 at most | the same |
 #[must_use = "a builder does nothing until a handler is given"]
-#[derive(Clone)]
-pub struct Builder {
+pub struct Builder<In, E> {
     workers: usize,
     capacity: usize,
     child_capacity: usize,
+    max_waiting: usize,
     limits: Limits,
     timings: bool,
     slow_poll: Option<Duration>,
     observer: Option<Arc<dyn Observer>>,
     timer: Option<Arc<dyn Timer>>,
+    policy: Policy,
+    key_by: Option<Arc<KeyFn<In>>>,
+    cost_by: Option<Arc<CostFn<In>>>,
+    retry: Option<Retries<In, E>>,
+    retry_capacity: usize,
 }
 
-impl Builder {
+impl<In, E> Clone for Builder<In, E> {
+    fn clone(&self) -> Self {
+        Self {
+            observer: self.observer.clone(),
+            timer: self.timer.clone(),
+            key_by: self.key_by.clone(),
+            cost_by: self.cost_by.clone(),
+            retry: self.retry.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<In, E> Builder<In, E> {
     pub(crate) fn new() -> Self {
         Self {
             workers: DEFAULT_WORKERS,
             capacity: DEFAULT_QUEUE_CAPACITY,
             child_capacity: DEFAULT_CHILD_CAPACITY,
+            max_waiting: usize::MAX,
             limits: Limits { attempt: None, job: None },
             timings: false,
             slow_poll: None,
             observer: None,
             timer: default_timer(),
+            policy: Policy::default(),
+            key_by: None,
+            cost_by: None,
+            retry: None,
+            retry_capacity: DEFAULT_RETRY_CAPACITY,
         }
     }
 
@@ -114,6 +178,151 @@ impl Builder {
         self
     }
 
+    /// Bounds how many may wait for room in the queue at once: one more gets [`SubmitError::Overloaded`] in place of a place in
+    /// the line. Maps are not counted; each of them is one that waits. Zero: nobody waits.
+    ///
+    /// [`SubmitError::Overloaded`]: crate::SubmitError::Overloaded
+    pub const fn max_waiting(mut self, submitters: usize) -> Self {
+        self.max_waiting = submitters;
+        self
+    }
+
+    // ---- when jobs start ----
+
+    /// Bounds how often jobs start; see [`RateLimit`]. Those that wait for a permit wait in their order: none overtakes the one
+    /// whose turn it is, be it of a smaller cost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool, RateLimit};
+    /// use futures_lite::future;
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualTimer::new();
+    /// let (pool, workers) = Pool::builder()
+    ///     .workers(10)
+    ///     .rate_limit(RateLimit::per_second(2))
+    ///     .timer(clock.clone())
+    ///     .build(|n: u32| async move { Ok::<_, ()>(n) });
+    /// let finished = future::block_on(workers.drive(async {
+    ///     let handles: Vec<_> = (0..3).map(|n| pool.try_submit(n).unwrap()).collect();
+    ///     for _ in 0..2 {
+    ///         clock.sleepers(1).await;                      // a worker waits for the next permit
+    ///         clock.advance(Duration::from_millis(500));
+    ///     }
+    ///     for handle in handles {
+    ///         handle.await.unwrap();
+    ///     }
+    ///     clock.elapsed()
+    /// }));
+    /// assert_eq!(finished, Duration::from_secs(1));
+    /// ```
+    pub const fn rate_limit(mut self, limit: RateLimit) -> Self {
+        self.policy.rate = Some(limit);
+        self
+    }
+
+    /// Says how many permits of the rate limits a job takes, by its input; without this, one. Zero passes free.
+    ///
+    /// A job that costs more than a limit ever allows at once (its burst, or the number of its window) is not queued: it ends at
+    /// once as [`TooCostly`](crate::JobError::TooCostly). The closure is called by whoever submits, once a job; if it panics,
+    /// the job ends as [`Panicked`](crate::JobError::Panicked).
+    pub fn cost_by(mut self, cost: impl Fn(&In) -> u32 + Send + Sync + 'static) -> Self {
+        self.cost_by = Some(Arc::new(cost));
+        self
+    }
+
+    /// Says which jobs belong together, such as requests to one host, by their inputs. Jobs of one key start in their order; of
+    /// several keys whose next jobs are of equal priority, each starts one in turn. So a key with many jobs, or one that has
+    /// reached its limit, does not hold up the others.
+    ///
+    /// What is remembered of a key is dropped when it has no more jobs and its rate limit is as if it were new. The closure is
+    /// called as that of [`cost_by`](Self::cost_by).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::future;
+    /// use std::cell::RefCell;
+    ///
+    /// let order = RefCell::new(Vec::new());
+    /// let (pool, workers) = Pool::builder()
+    ///     .workers(1)
+    ///     .key_by(|(host, _): &(&'static str, u32)| *host)
+    ///     .timer(ManualTimer::new())
+    ///     .build(|(host, page): (&'static str, u32)| {
+    ///         order.borrow_mut().push(format!("{host}{page}"));
+    ///         async { Ok::<_, ()>(()) }
+    ///     });
+    /// let pages = [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2)];
+    /// future::block_on(workers.drive(pool.map(pages).for_each(drop)));
+    /// assert_eq!(*order.borrow(), ["a1", "b1", "a2", "b2", "a3"]);
+    /// ```
+    pub fn key_by<K: Into<Key>>(mut self, key: impl Fn(&In) -> K + Send + Sync + 'static) -> Self {
+        self.key_by = Some(Arc::new(move |input| key(input).into()));
+        self
+    }
+
+    /// Bounds how many jobs of one key run at once. With 1, the jobs of a key run one after another, in their order; a job that
+    /// waits for another attempt lets the next one go first.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is 0. When the pool is built, if it has no [`key_by`](Self::key_by).
+    #[track_caller]
+    pub const fn max_running_per_key(mut self, count: usize) -> Self {
+        assert!(count > 0, "max_running_per_key must be at least 1, got 0");
+        self.policy.lanes.max_running = Some(count);
+        self
+    }
+
+    /// Bounds how often jobs of one key start; each key has a limit of its own.
+    ///
+    /// # Panics
+    ///
+    /// When the pool is built, if it has no [`key_by`](Self::key_by).
+    pub const fn rate_limit_per_key(mut self, limit: RateLimit) -> Self {
+        self.policy.lanes.limit = Some(limit);
+        self
+    }
+
+    /// Lets waiting jobs rise: by one [priority](crate::Job::priority) for each `step` that they wait. So a job of priority `p`
+    /// that waits since time `t` starts before every job of its key of priority `q` that comes at `t + (q - p) × step` or
+    /// later; a job of another key and the same rank takes turns with it.
+    ///
+    /// Without this, priorities are strict, and a steady stream of urgent jobs keeps others waiting for ever.
+    ///
+    /// # Panics
+    ///
+    /// If `step` is zero.
+    #[track_caller]
+    pub const fn ageing(mut self, step: Duration) -> Self {
+        assert!(!step.is_zero(), "the step of ageing must be longer than 0, got 0ns");
+        self.policy.ageing = Some(step);
+        self
+    }
+
+    // ---- retry ----
+
+    /// Tries failed jobs again; see [`Retry`]. Before each attempt but the last, the input is cloned.
+    pub fn retry(mut self, retry: Retry<E>) -> Self
+    where
+        In: Clone,
+    {
+        self.retry = Some(Retries { policy: retry, copy: In::clone, capacity: 0 });
+        self
+    }
+
+    /// Sets how many jobs may wait for another attempt. While so many do, a failure is final.
+    pub const fn retry_capacity(mut self, jobs: usize) -> Self {
+        self.retry_capacity = jobs;
+        self
+    }
+
+    // ---- limits of time ----
+
     /// Limits each attempt, counted from its start. When it passes, the handler's future is dropped: the work stops at its
     /// next await. A handler that does not yield cannot be stopped.
     ///
@@ -129,7 +338,8 @@ impl Builder {
 
     /// Limits each job, counted from its submission, waiting included.
     ///
-    /// A job whose time passes while it is queued never starts; that is found out when a worker comes to it.
+    /// A job whose time passes while it is queued never starts, and has its outcome at that time, though all workers are busy.
+    /// Nor is an attempt made again that would start after it.
     ///
     /// # Panics
     ///
@@ -190,7 +400,7 @@ impl Builder {
     /// assert_eq!(sum, Ok(vec![2, 3]));
     /// ```
     #[track_caller]
-    pub fn build<In, T, E, F, Fut>(self, handler: F) -> (Pool<In, T, E>, Workers<In, T, E, Plain<F>>)
+    pub fn build<T, F, Fut>(self, handler: F) -> (Pool<In, T, E>, Workers<In, T, E, Plain<F>>)
     where
         F: Fn(In) -> Fut,
         Fut: Future<Output = Result<T, E>>,
@@ -207,7 +417,7 @@ impl Builder {
     ///
     /// As [`build`](Self::build).
     #[track_caller]
-    pub fn build_with_submitter<In, T, E, F, Fut>(
+    pub fn build_with_submitter<T, F, Fut>(
         self,
         handler: F,
     ) -> (Pool<In, T, E>, Workers<In, T, E, WithSubmitter<F, T, E>>)
@@ -248,7 +458,7 @@ impl Builder {
     /// assert_eq!(sums, Ok(vec![1, 3, 6]));
     /// ```
     #[track_caller]
-    pub fn build_with_state<In, T, E, S, Init, F>(
+    pub fn build_with_state<T, S, Init, F>(
         self,
         init: Init,
         handler: F,
@@ -269,7 +479,7 @@ impl Builder {
     ///
     /// As [`build`](Self::build).
     #[track_caller]
-    pub fn spawn_on<In, T, E, F, Fut>(self, executor: &(impl Spawn + ?Sized), handler: F) -> Pool<In, T, E>
+    pub fn spawn_on<T, F, Fut>(self, executor: &(impl Spawn + ?Sized), handler: F) -> Pool<In, T, E>
     where
         In: Send + 'static,
         T: Send + 'static,
@@ -294,7 +504,7 @@ impl Builder {
     /// assert_eq!(smol::block_on(handle), Ok(2));
     /// ```
     #[cfg(feature = "smol")]
-    pub fn start<In, T, E, F, Fut>(self, handler: F) -> Pool<In, T, E>
+    pub fn start<T, F, Fut>(self, handler: F) -> Pool<In, T, E>
     where
         In: Send + 'static,
         T: Send + 'static,
@@ -306,19 +516,37 @@ impl Builder {
     }
 
     #[track_caller]
-    fn engine<In, T, E>(self) -> Arc<Engine<In, T, E>> {
+    fn engine<T>(self) -> Arc<Engine<In, T, E>> {
         let Some(timer) = self.timer else {
             panic!("timer must be set without the feature `async-io`, got none");
         };
+        let Policy { rate, lanes, ageing } = self.policy;
+        if self.key_by.is_none() {
+            assert!(lanes.max_running.is_none(), "max_running_per_key needs key_by, got none");
+            assert!(lanes.limit.is_none(), "rate_limit_per_key needs key_by, got none");
+        }
+        let is_scheduled = rate.is_some()
+            || ageing.is_some()
+            || self.key_by.is_some()
+            || self.cost_by.is_some()
+            || self.retry.is_some()
+            || self.limits.job.is_some();
+        let capacity = self.retry_capacity;
         Engine::new(Settings {
             workers: self.workers,
             capacity: self.capacity,
             child_capacity: self.child_capacity,
+            max_waiting: self.max_waiting,
             limits: self.limits,
             timer,
             observer: self.observer,
             timings: self.timings,
             slow_poll: self.slow_poll,
+            retry: self.retry.map(|retry| Retries { policy: retry.policy.seeded(), capacity, ..retry }),
+            key_by: self.key_by,
+            cost_by: self.cost_by,
+            policy: self.policy,
+            is_scheduled,
         })
     }
 }
@@ -333,12 +561,13 @@ fn default_timer() -> Option<Arc<dyn Timer>> {
     None
 }
 
-impl fmt::Debug for Builder {
+impl<In, E> fmt::Debug for Builder<In, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("workers", &self.workers)
             .field("queue_capacity", &self.capacity)
             .field("child_capacity", &self.child_capacity)
+            .field("policy", &self.policy)
             .field("attempt_timeout", &self.limits.attempt)
             .field("job_timeout", &self.limits.job)
             .field("timings", &self.timings)

@@ -42,6 +42,8 @@ pub enum SubmitError<In> {
     /// Waiting for room could never end: it was asked for inside a job of this pool while every worker is occupied
     /// by a job that waits for the pool itself.
     WouldDeadlock(In),
+    /// As many wait for room already as [`max_waiting`](crate::Builder::max_waiting) allows.
+    Overloaded(In),
 }
 
 impl<In> SubmitError<In> {
@@ -50,6 +52,7 @@ impl<In> SubmitError<In> {
         match refusal {
             Refusal::Full => Self::Full(input),
             Refusal::Closed => Self::Closed(input),
+            Refusal::Overloaded => Self::Overloaded(input),
         }
     }
 
@@ -57,7 +60,7 @@ impl<In> SubmitError<In> {
     #[must_use = "the input is dropped otherwise"]
     pub fn into_input(self) -> In {
         match self {
-            Self::Full(input) | Self::Closed(input) | Self::WouldDeadlock(input) => input,
+            Self::Full(input) | Self::Closed(input) | Self::WouldDeadlock(input) | Self::Overloaded(input) => input,
         }
     }
 
@@ -76,12 +79,18 @@ impl<In> SubmitError<In> {
         matches!(self, Self::WouldDeadlock(_))
     }
 
+    /// Whether too many wait for room.
+    pub const fn is_overloaded(&self) -> bool {
+        matches!(self, Self::Overloaded(_))
+    }
+
     /// Replaces the input, for layers that wrap it.
     pub fn map<Other>(self, change: impl FnOnce(In) -> Other) -> SubmitError<Other> {
         match self {
             Self::Full(input) => SubmitError::Full(change(input)),
             Self::Closed(input) => SubmitError::Closed(change(input)),
             Self::WouldDeadlock(input) => SubmitError::WouldDeadlock(change(input)),
+            Self::Overloaded(input) => SubmitError::Overloaded(change(input)),
         }
     }
 }
@@ -92,6 +101,7 @@ impl<In> fmt::Debug for SubmitError<In> {
             Self::Full(_) => "Full(..)",
             Self::Closed(_) => "Closed(..)",
             Self::WouldDeadlock(_) => "WouldDeadlock(..)",
+            Self::Overloaded(_) => "Overloaded(..)",
         })
     }
 }
@@ -102,6 +112,7 @@ impl<In> fmt::Display for SubmitError<In> {
             Self::Full(_) => "the queue of the pool is full",
             Self::Closed(_) => "the pool takes no more jobs",
             Self::WouldDeadlock(_) => "every worker is occupied by a job that waits for its own pool",
+            Self::Overloaded(_) => "too many wait for room in the pool's queue",
         })
     }
 }
@@ -129,6 +140,13 @@ pub enum JobError<E> {
     /// Not an outcome of the job but of the wait for it: the handle was awaited inside a job of the same pool while
     /// every worker was occupied by a job that waits for the pool itself, so nothing could ever have run.
     WouldDeadlock,
+    /// The job costs more permits than a rate limit ever allows at once, so it could never start.
+    TooCostly {
+        /// What the job [costs](crate::Builder::cost_by).
+        cost: u32,
+        /// The most that the limits allow.
+        most: u32,
+    },
 }
 
 impl<E> JobError<E> {
@@ -162,6 +180,11 @@ impl<E> JobError<E> {
         matches!(self, Self::WouldDeadlock)
     }
 
+    /// Whether the job costs more than a rate limit ever allows.
+    pub const fn is_too_costly(&self) -> bool {
+        matches!(self, Self::TooCostly { .. })
+    }
+
     /// How a job with this error has ended.
     pub const fn outcome(&self) -> Outcome {
         match self {
@@ -170,6 +193,7 @@ impl<E> JobError<E> {
             Self::Panicked(_) => Outcome::Panicked,
             Self::Cancelled(_) => Outcome::Cancelled,
             Self::Abandoned | Self::WouldDeadlock => Outcome::Abandoned,
+            Self::TooCostly { .. } => Outcome::Rejected,
         }
     }
 
@@ -191,6 +215,9 @@ impl<E: fmt::Display> fmt::Display for JobError<E> {
             Self::Cancelled(reason) => write!(f, "the job was cancelled: {reason}"),
             Self::Abandoned => f.write_str("the job's worker was dropped"),
             Self::WouldDeadlock => f.write_str("every worker is occupied by a job that waits for its own pool"),
+            Self::TooCostly { cost, most } => {
+                write!(f, "the job costs {cost} permits, and its rate limits allow {most} at most")
+            }
         }
     }
 }
@@ -239,6 +266,8 @@ pub enum CancelReason {
     /// Its map or group was awaited inside a job of the same pool while every worker was occupied by a job that waits
     /// for the pool itself.
     WouldDeadlock,
+    /// The [deadline](crate::Map::deadline) of its map passed.
+    Deadline,
 }
 
 impl fmt::Display for CancelReason {
@@ -249,6 +278,7 @@ impl fmt::Display for CancelReason {
             Self::Stopped => "another job failed",
             Self::Aborted => "the pool was aborted",
             Self::WouldDeadlock => "every worker is occupied by a job that waits for its own pool",
+            Self::Deadline => "the deadline of its map passed",
         })
     }
 }

@@ -102,6 +102,7 @@
 
 mod attempt;
 mod builder;
+mod control;
 #[cfg(feature = "csv")]
 pub mod csv;
 mod engine;
@@ -117,11 +118,14 @@ mod submit;
 mod task_pool;
 mod worker;
 
+pub use crate::attempt::retry::{Hold, Jitter, Retry, RetryBudget, Retrying, Verdict};
 pub use crate::attempt::unwind::panic_isolation;
 pub use crate::builder::Builder;
 pub use crate::error::{CancelReason, CollectError, JobError, PanicMessage, SubmitError, TimeLimit};
-pub use crate::observe::{Event, JobId, Observer, Outcome, Stats};
+pub use crate::observe::{Event, JobId, Observer, Outcome, RunningJob, Stats};
 pub use crate::pool::{Interrupted, Pool, Report, Unhandled, Unstarted};
+pub use crate::queue::schedule::gate::RateLimit;
+pub use crate::queue::schedule::lanes::Key;
 pub use crate::results::batches::Batches;
 pub use crate::results::group::Group;
 pub use crate::results::map::{Inputs, Map, Next, Pulled, Source, TryInputs};
@@ -140,4 +144,6 @@ mod pages {
     struct Design;
     #[doc = include_str!("queue/README.md")]
     struct Queue;
+    #[doc = include_str!("queue/schedule/README.md")]
+    struct Schedule;
 }

@@ -2,7 +2,9 @@
 //! anything here.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::queue::schedule::lanes::Key;
 
 /// The number of a job within its pool, counted from 0 in the order in which jobs were accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,16 +43,26 @@ pub enum Outcome {
     Cancelled,
     /// Its worker, or the last worker of the pool, was dropped.
     Abandoned,
+    /// It never started, since it costs more than a rate limit ever allows.
+    Rejected,
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Succeeded, Self::Failed, Self::TimedOut, Self::Panicked, Self::Cancelled, Self::Abandoned];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Succeeded,
+        Self::Failed,
+        Self::TimedOut,
+        Self::Panicked,
+        Self::Cancelled,
+        Self::Abandoned,
+        Self::Rejected,
+    ];
 }
 
 /// The figures of a pool at one instant, read under one lock: they add up.
 ///
-/// `accepted == queued + running + succeeded + failed + timed_out + panicked + cancelled + abandoned`, always.
+/// `accepted == queued + delayed + running + succeeded + failed + timed_out + panicked + cancelled + abandoned + rejected`,
+/// always.
 ///
 /// # Examples
 ///
@@ -73,9 +85,11 @@ impl Outcome {
 pub struct Stats {
     /// Workers that are alive: built, and not yet ended or dropped.
     pub workers: usize,
-    /// Jobs that have not started.
+    /// Jobs that wait for a worker, a permit or their turn: that have not started, or are to be tried again.
     pub queued: usize,
-    /// Jobs that have started and have no outcome yet; at most the number of workers.
+    /// Jobs that have a time before which they may not start: because of a delay, or between two attempts.
+    pub delayed: usize,
+    /// Jobs of which an attempt is running; at most the number of workers.
     pub running: usize,
     /// Jobs ever accepted.
     pub accepted: u64,
@@ -91,6 +105,31 @@ pub struct Stats {
     pub cancelled: u64,
     /// Jobs whose worker was dropped.
     pub abandoned: u64,
+    /// Jobs that cost more than a rate limit ever allows.
+    pub rejected: u64,
+    /// Attempts that were made again: retries, over all jobs.
+    pub retries: u64,
+    /// Retries that the [budget](crate::Retry::budget) or the [retry capacity](crate::Builder::retry_capacity) did not allow.
+    pub retries_refused: u64,
+}
+
+/// A job that runs; see [`Pool::running`](crate::Pool::running).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RunningJob {
+    /// The number of the job within its pool.
+    pub id: JobId,
+    /// Its number within its map or group; 0 for a job of a single handle.
+    pub index: usize,
+    /// The number of its worker, counted from 0.
+    pub worker: usize,
+    /// The number of the attempt, counted from 1.
+    pub attempt: u32,
+    /// Its key, in a pool that has [`key_by`](crate::Builder::key_by).
+    pub key: Option<Key>,
+    /// When the attempt started, by the pool's timer. Known where the pool looks at the clock for each job: with a scheduling
+    /// policy, which every builder knob but the time limits and capacities is, or once a control of the pool was used.
+    pub since: Option<Instant>,
 }
 
 /// Something that happened in a pool.
@@ -110,6 +149,21 @@ pub enum Event {
         attempt: u32,
         /// The number of the worker, counted from 0.
         worker: usize,
+    },
+    /// An attempt failed, and the job waits for another.
+    Retrying {
+        /// The job.
+        job: JobId,
+        /// The number of the attempt that failed, counted from 1.
+        attempt: u32,
+        /// After what time the next one may start.
+        delay: Duration,
+    },
+    /// An attempt failed, and the retry that the policy asks for is not made: the [budget](crate::Retry::budget) or the
+    /// [retry capacity](crate::Builder::retry_capacity) does not allow it.
+    RetryRefused {
+        /// The job.
+        job: JobId,
     },
     /// A job has its outcome.
     Finished {

@@ -63,7 +63,7 @@ pub struct Pool<In, T, E> {
 
 impl Pool<(), (), ()> {
     /// Starts to build a pool, of any input, value and error.
-    pub fn builder() -> Builder {
+    pub fn builder<In, E>() -> Builder<In, E> {
         Builder::new()
     }
 }
@@ -84,7 +84,8 @@ impl<In, T, E> Pool<In, T, E> {
     /// # Errors
     ///
     /// [`SubmitError::Closed`] once the pool takes no more jobs; [`SubmitError::WouldDeadlock`] inside a job of this pool,
-    /// if every worker would wait for the pool. Both give the input back.
+    /// if every worker would wait for the pool; [`SubmitError::Overloaded`] if as many wait for room already as
+    /// [`max_waiting`](Builder::max_waiting) allows. All give the input back.
     ///
     /// # Cancel safety
     ///
@@ -136,10 +137,11 @@ impl<In, T, E> Pool<In, T, E> {
     /// assert_eq!(future::block_on(workers.drive(handle)), Ok(2));
     /// ```
     pub async fn reserve(&self) -> Result<Permit<In, T, E>, SubmitError<()>> {
-        let mut room = Room::new(Arc::clone(&self.engine));
+        let mut room = Room::new(Arc::clone(&self.engine), false);
         match future::poll_fn(|cx| room.poll(cx)).await {
             Ok(()) => Ok(Permit::new(Arc::clone(&self.engine))),
             Err(NoRoom::Closed) => Err(SubmitError::Closed(())),
+            Err(NoRoom::Overloaded) => Err(SubmitError::Overloaded(())),
             Err(NoRoom::WouldDeadlock) => Err(SubmitError::WouldDeadlock(())),
         }
     }
@@ -287,7 +289,7 @@ impl<In, T, E> Pool<In, T, E> {
         drop(old);
     }
 
-    /// Waits until no job is queued or running.
+    /// Waits until no job is queued, delayed or running.
     ///
     /// # Panics
     ///
@@ -489,7 +491,7 @@ impl<In, T, E> fmt::Debug for Pool<In, T, E> {
 #[non_exhaustive]
 #[must_use = "it holds the inputs that were not started"]
 pub struct Report<In> {
-    /// The inputs of jobs that never started, in the order in which they were accepted.
+    /// The inputs of jobs that never started, or that waited for another attempt, in the order in which they were accepted.
     pub unstarted: Vec<Unstarted<In>>,
     /// The jobs that were running and were interrupted, in the order in which they were accepted.
     pub interrupted: Vec<Interrupted>,
@@ -504,7 +506,7 @@ impl<In> Report<In> {
     }
 }
 
-/// A job that never started.
+/// A job that was not running when the pool was stopped: it never started, or it waited for another attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unstarted<In> {

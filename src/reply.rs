@@ -2,23 +2,27 @@
 //! found out about a job; out goes exactly one outcome, to the books first and then to whoever waits for it: the stream of
 //! a map or group, or the cell of a single handle.
 //!
-//! A job passes through three forms: an [`Entry`] while it is queued, a [`Ticket`] while it runs, a [`Completion`] when it
-//! is done. Each turns into the next by value. A ticket that is dropped, because its worker was, reports the job as
+//! A job passes through these forms: [`Held`] while the schedule keeps it, where there is one; an [`Entry`] on its way to a
+//! worker; a [`Ticket`] while it runs; a [`Completion`] when it is done. Each turns into the next by value; one that is to be
+//! tried again turns from a ticket to what is held. A ticket that is dropped, because its worker was, reports the job as
 //! abandoned.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
+use crate::attempt::retry::{Decision, History};
 use crate::attempt::timeout::Limits;
 use crate::attempt::unwind;
-use crate::engine::Engine;
+use crate::engine::{Begun, Engine, Past};
 use crate::error::{CancelReason, JobError, TimeLimit};
-use crate::observe::{JobId, Outcome};
+use crate::observe::{Event, JobId, Outcome};
 use crate::pool::{Unhandled, Unstarted};
 use crate::queue::ledger::{Origin, Wakes};
 use crate::queue::running::Occupant;
+use crate::queue::schedule::Spot;
 use crate::results::stream::{Delivery, Stream};
 use crate::results::{Completion, Timings};
 
@@ -36,7 +40,62 @@ pub(crate) struct Streamed<In, T, E> {
     pub(crate) id: JobId,
     pub(crate) index: usize,
     pub(crate) origin: Origin,
+    /// Its record in the schedule, once that has released it.
+    pub(crate) spot: Option<Spot>,
     pub(crate) accepted_at: Option<Instant>,
+}
+
+/// A job that the schedule keeps: small, however large the input is.
+pub(crate) enum Held<In, T, E> {
+    Streamed(Box<Streamed<In, T, E>>),
+    Handled(Arc<Cell<In, T, E>>),
+}
+
+impl<In, T, E> Held<In, T, E> {
+    /// The job on its way to a worker.
+    pub(crate) fn release(self, spot: Spot) -> Entry<In, T, E> {
+        match self {
+            Self::Streamed(mut job) => {
+                job.spot = Some(spot);
+                Entry::Streamed(*job)
+            }
+            Self::Handled(cell) => Entry::Handled(cell),
+        }
+    }
+
+    /// The job, which the schedule has forgotten.
+    pub(crate) fn into_entry(self) -> Entry<In, T, E> {
+        match self {
+            Self::Streamed(mut job) => {
+                job.spot = None;
+                Entry::Streamed(*job)
+            }
+            Self::Handled(cell) => Entry::Handled(cell),
+        }
+    }
+
+    /// Whether its map or group is cancelled. A cancelled handle takes its job out of the schedule itself.
+    pub(crate) fn is_dead(&self) -> bool {
+        match self {
+            Self::Streamed(job) => job.stream.cancelled().is_some(),
+            Self::Handled(_) => false,
+        }
+    }
+}
+
+impl<In, T, E> From<Entry<In, T, E>> for Held<In, T, E> {
+    fn from(entry: Entry<In, T, E>) -> Self {
+        match entry {
+            Entry::Streamed(job) => Self::Streamed(Box::new(job)),
+            Entry::Handled(cell) => Self::Handled(cell),
+        }
+    }
+}
+
+impl<In, T, E> fmt::Debug for Held<In, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
+    }
 }
 
 impl<In, T, E> Entry<In, T, E> {
@@ -44,6 +103,21 @@ impl<In, T, E> Entry<In, T, E> {
         match self {
             Self::Streamed(job) => job.id,
             Self::Handled(cell) => cell.id,
+        }
+    }
+
+    /// Its record in the schedule, if it had one when it was looked for.
+    pub(crate) fn spot(&self) -> Option<Spot> {
+        match self {
+            Self::Streamed(job) => job.spot,
+            Self::Handled(cell) => cell.spot(),
+        }
+    }
+
+    pub(crate) fn stream(&self) -> Option<Arc<Stream<In, T, E>>> {
+        match self {
+            Self::Streamed(job) => Some(Arc::clone(&job.stream)),
+            Self::Handled(_) => None,
         }
     }
 
@@ -56,40 +130,40 @@ impl<In, T, E> Entry<In, T, E> {
     }
 
     /// Gives the job its outcome without having started it. A cancellation that came first stays the reason.
-    pub(crate) fn settle_unstarted(self, engine: &Engine<In, T, E>, error: JobError<E>) {
+    pub(crate) fn settle_unstarted(self, engine: &Engine<In, T, E>, error: JobError<E>, attempts: u32) {
         match self {
             Self::Streamed(job) => {
                 let error = job.stream.cancelled().map_or(error, JobError::Cancelled);
-                job.settle(engine, error, |input, _| Some(input));
+                job.settle(engine, error, attempts, |input, _| Some(input));
             }
             Self::Handled(cell) => {
-                cell.settle_queued(error, |input| drop_input(Some(input)));
+                cell.settle_queued(error, attempts, |input| drop_input(Some(input)));
             }
         }
     }
 
     /// Gives the job its outcome as aborted and its input to the pool's report.
-    pub(crate) fn return_unstarted(self, engine: &Engine<In, T, E>) {
+    pub(crate) fn return_unstarted(self, engine: &Engine<In, T, E>, attempts: u32) {
         // Before the books know of it: who finds the pool idle then finds all inputs.
         let hand_back = |id, index, input| {
-            let unstarted = Unstarted { id, index, input, attempts: 0 };
+            let unstarted = Unstarted { id, index, input, attempts };
             engine.returned.lock().unwrap_or_else(PoisonError::into_inner).push(unstarted);
         };
         let aborted = JobError::Cancelled(CancelReason::Aborted);
         match self {
             Self::Streamed(job) if job.stream.cancelled().is_some() => {
-                Self::Streamed(job).settle_unstarted(engine, JobError::Abandoned);
+                Self::Streamed(job).settle_unstarted(engine, JobError::Abandoned, attempts);
             }
             Self::Streamed(job) => {
                 let (id, index) = (job.id, job.index);
-                job.settle(engine, aborted, |input, stream| {
+                job.settle(engine, aborted, attempts, |input, stream| {
                     let kept = stream.keep(&input);
                     hand_back(id, index, input);
                     kept
                 });
             }
             Self::Handled(cell) => {
-                cell.settle_queued(aborted, |input| hand_back(cell.id, 0, input));
+                cell.settle_queued(aborted, attempts, |input| hand_back(cell.id, 0, input));
             }
         }
     }
@@ -130,15 +204,19 @@ impl<In, T, E> Streamed<In, T, E> {
         self,
         engine: &Engine<In, T, E>,
         error: JobError<E>,
+        attempts: u32,
         part_with: impl FnOnce(In, &Stream<In, T, E>) -> Option<In>,
     ) {
-        let Self { input, stream, id, index, origin, accepted_at } = self;
+        let Self { input, stream, id, index, origin, spot, accepted_at } = self;
         let kept = part_with(input, &stream);
-        engine.book_unstarted(origin, id, error.outcome());
+        if matches!(error, JobError::TimedOut(_) | JobError::TooCostly { .. } | JobError::Panicked(_)) {
+            stream.count_failure(&error);
+        }
+        engine.book_unstarted(origin, id, error.outcome(), spot, attempts);
         let timings = accepted_at.filter(|_| engine.timings).map(|at| {
             Box::new(Timings { queued_for: engine.timer.now().saturating_duration_since(at), ran_for: None })
         });
-        let completion = Completion { id, index, attempts: 0, input: kept, result: Err(error), timings };
+        let completion = Completion { id, index, attempts, input: kept, result: Err(error), timings };
         stream.deliver(Delivery::One(completion));
     }
 
@@ -151,17 +229,31 @@ impl<In, T, E> Streamed<In, T, E> {
         let slot = ticket.slot;
         if self.stream.cancelled().is_some() {
             outbox.book();
-            Entry::Streamed(self).settle_unstarted(engine, JobError::Abandoned);
+            let entry = Entry::Streamed(self);
+            let attempts = engine.attempts(&entry);
+            entry.settle_unstarted(engine, JobError::Abandoned, attempts);
             return None;
         }
         let stream = Arc::as_ptr(&self.stream).addr();
-        let occupant = Occupant::new(self.id, self.index, 1, Some(stream));
+        let mut occupant = Occupant::new(self.id, self.index, Some(stream));
+        occupant.spot = self.spot;
         let (mut limits, mut wakes) = (Limits::default(), Wakes::default());
         let finishes = outbox.is_unbooked();
-        if !engine.book_start(slot, self.origin, occupant, finishes, &mut limits, &mut wakes) {
-            outbox.book();
-            Entry::Streamed(self).return_unstarted(engine);
-            return None;
+        match engine.book_start(slot, self.origin, occupant, finishes, &mut limits, &mut wakes, &mut ticket.past) {
+            Begun::Yes => {}
+            Begun::Aborted => {
+                outbox.book();
+                let entry = Entry::Streamed(self);
+                let attempts = engine.attempts(&entry);
+                entry.return_unstarted(engine, attempts);
+                return None;
+            }
+            Begun::NotYet => {
+                engine.carry_out(wakes);
+                outbox.is_booked();
+                engine.readmit(Entry::Streamed(self));
+                return None;
+            }
         }
         engine.carry_out(wakes);
         outbox.is_booked();
@@ -185,6 +277,9 @@ pub(crate) struct Cell<In, T, E> {
     /// Limits of its own; where there are none, the pool's at its start count.
     limits: Limits,
     accepted_at: Option<Instant>,
+    /// Its record in the schedule, or 0. Written under the engine's lock; whether the record is still its own, the schedule
+    /// knows.
+    spot: AtomicU32,
     state: Mutex<CellState<In, T, E>>,
 }
 
@@ -192,11 +287,13 @@ pub(crate) struct CellState<In, T, E> {
     pub(crate) phase: Phase<In, T, E>,
     /// Nobody will ask for the result.
     is_detached: bool,
+    /// An attempt was made; in the queue it counts as one that waits for another.
+    is_retried: bool,
     /// The task that awaits the handle.
     waker: Option<Waker>,
 }
 
-/// A job moves down this list, never back.
+/// A job moves down this list, and back only from running to queued, to be tried again.
 pub(crate) enum Phase<In, T, E> {
     Queued(In),
     Running(usize),
@@ -218,8 +315,22 @@ impl<In, T, E> Cell<In, T, E> {
         input: In,
         is_detached: bool,
     ) -> Arc<Self> {
-        let state = CellState { phase: Phase::Queued(input), is_detached, waker: None };
-        Arc::new(Self { engine: Arc::clone(engine), id, origin, limits, accepted_at, state: Mutex::new(state) })
+        let state = CellState { phase: Phase::Queued(input), is_detached, is_retried: false, waker: None };
+        let engine = Arc::clone(engine);
+        Arc::new(Self { engine, id, origin, limits, accepted_at, spot: AtomicU32::new(0), state: Mutex::new(state) })
+    }
+
+    pub(crate) fn spot(&self) -> Option<Spot> {
+        Spot::new(self.spot.load(Ordering::SeqCst))
+    }
+
+    pub(crate) fn set_spot(&self, spot: Spot) {
+        self.spot.store(spot.get(), Ordering::SeqCst);
+    }
+
+    /// When the job's time is over.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.limits.job_deadline(self.accepted_at?)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, CellState<In, T, E>> {
@@ -234,17 +345,27 @@ impl<In, T, E> Cell<In, T, E> {
             decided => {
                 state.phase = decided;
                 drop(state);
-                self.engine.remove_husk();
+                self.engine.remove_husk(self.spot(), self.id);
                 return None;
             }
         };
         let (mut limits, mut wakes) = (Limits::default(), Wakes::default());
-        let occupant = Occupant::new(self.id, 0, 1, None);
-        if !self.engine.book_start(slot, self.origin, occupant, false, &mut limits, &mut wakes) {
+        let mut occupant = Occupant::new(self.id, 0, None);
+        occupant.spot = self.spot();
+        let origin = if state.is_retried { Origin::Retry } else { self.origin };
+        let begun = self.engine.book_start(slot, origin, occupant, false, &mut limits, &mut wakes, &mut ticket.past);
+        if begun != Begun::Yes {
             state.phase = Phase::Queued(input);
             drop(state);
             let engine = Arc::clone(&self.engine);
-            Entry::Handled(self).return_unstarted(&engine);
+            engine.carry_out(wakes);
+            let entry = Entry::Handled(self);
+            if begun == Begun::Aborted {
+                let attempts = engine.attempts(&entry);
+                entry.return_unstarted(&engine, attempts);
+            } else {
+                engine.readmit(entry);
+            }
             return None;
         }
         drop(state);
@@ -256,7 +377,7 @@ impl<In, T, E> Cell<In, T, E> {
     }
 
     /// Settles a job that is still queued, once `part_with` has its input; says whether it was. One that is not is left alone.
-    pub(crate) fn settle_queued(&self, error: JobError<E>, part_with: impl FnOnce(In)) -> bool {
+    pub(crate) fn settle_queued(&self, error: JobError<E>, attempts: u32, part_with: impl FnOnce(In)) -> bool {
         let mut state = self.lock();
         let input = match std::mem::replace(&mut state.phase, Phase::Settling) {
             Phase::Queued(input) => input,
@@ -265,12 +386,13 @@ impl<In, T, E> Cell<In, T, E> {
                 return false;
             }
         };
+        let origin = if state.is_retried { Origin::Retry } else { self.origin };
         drop(state);
         part_with(input);
         let outcome = error.outcome();
-        let wanted = self.discard_unwanted(Err(error), 0);
-        self.engine.book_unstarted(self.origin, self.id, outcome);
-        self.complete(wanted, 0);
+        let wanted = self.discard_unwanted(Err(error), attempts);
+        self.engine.book_unstarted(origin, self.id, outcome, self.spot(), attempts);
+        self.complete(wanted, attempts);
         true
     }
 
@@ -281,8 +403,12 @@ impl<In, T, E> Cell<In, T, E> {
         match state.phase {
             Phase::Queued(_) => {
                 drop(state);
-                if self.settle_queued(JobError::Cancelled(CancelReason::Handle), |input| drop_input(Some(input))) {
-                    self.engine.add_husk();
+                let attempts = self.engine.attempts_of(self.spot(), self.id);
+                let cancelled = JobError::Cancelled(CancelReason::Handle);
+                if self.settle_queued(cancelled, attempts, |input| drop_input(Some(input))) {
+                    if !self.engine.is_scheduled() {
+                        self.engine.add_husk();
+                    }
                     return false;
                 }
                 // A worker was faster; what it runs now can be interrupted.
@@ -436,7 +562,7 @@ pub(crate) struct Ticket<In, T, E> {
     slot: usize,
     pub(crate) id: JobId,
     index: usize,
-    /// 0 until the attempt starts.
+    /// Those made before, until the attempt starts.
     pub(crate) attempts: u32,
     /// A copy of the input, where the stream keeps them.
     kept: Option<In>,
@@ -444,6 +570,9 @@ pub(crate) struct Ticket<In, T, E> {
     started_at: Option<Instant>,
     /// Until when the attempt may run.
     pub(crate) deadline: Option<(Instant, TimeLimit)>,
+    /// When the job's own time is over.
+    job_deadline: Option<Instant>,
+    past: Past,
 }
 
 impl<In, T, E> Ticket<In, T, E> {
@@ -459,25 +588,28 @@ impl<In, T, E> Ticket<In, T, E> {
             accepted_at: None,
             started_at: None,
             deadline: None,
+            job_deadline: None,
+            past: Past::NONE,
         }
     }
 
     /// Takes over a job whose start is booked.
-    #[inline]
+    #[inline(always)]
     fn begin(&mut self, reply: Reply<In, T, E>, id: JobId, index: usize, accepted_at: Option<Instant>, limits: Limits) {
         let engine = reply.engine();
-        if engine.timings || !limits.is_none() {
-            let now = engine.timer.now();
+        if engine.timings || !limits.is_none() || self.past.since.is_some() {
+            let now = self.past.since.unwrap_or_else(|| engine.timer.now());
             self.started_at = Some(now);
             self.deadline = limits.deadline(accepted_at.unwrap_or(now), now);
+            self.job_deadline = limits.job_deadline(accepted_at.unwrap_or(now));
         } else {
             self.started_at = None;
             self.deadline = None;
         }
+        self.attempts = self.past.attempts();
         self.reply = Some(reply);
         self.id = id;
         self.index = index;
-        self.attempts = 0;
         self.accepted_at = accepted_at;
     }
 
@@ -504,7 +636,10 @@ impl<In, T, E> Ticket<In, T, E> {
             self.kept = Some(input);
             return Err(JobError::TimedOut(TimeLimit::Job));
         }
-        if let Some(keep) = self.stream().and_then(|stream| stream.keeper()) {
+        let attempt = self.past.attempts().saturating_add(1);
+        let retries = reply.engine().retry.as_ref().filter(|retry| retry.policy.may_follow(attempt));
+        let keep = retries.map(|retry| retry.copy).or_else(|| self.stream().and_then(|stream| stream.keeper()));
+        if let Some(keep) = keep {
             match unwind::catch(|| keep(&input)) {
                 Ok(copy) => self.kept = Some(copy),
                 Err(message) => {
@@ -513,16 +648,111 @@ impl<In, T, E> Ticket<In, T, E> {
                 }
             }
         }
-        self.attempts = 1;
+        self.attempts = attempt;
         Ok(input)
+    }
+
+    /// Sends the job back to be tried again, if its policy says so; else the result is final. If a closure of the policy panics,
+    /// that is the result.
+    pub(crate) fn goes_again(&mut self, result: &mut Result<T, JobError<E>>) -> bool {
+        match result {
+            Err(JobError::Failed(_) | JobError::TimedOut(TimeLimit::Attempt)) if self.kept.is_some() => {}
+            _ => return false,
+        }
+        self.retry(result).unwrap_or_else(|panicked| {
+            unwind::discard(std::mem::replace(result, Err(panicked)));
+            false
+        })
+    }
+
+    /// Whether the job waits for another attempt now. The error: a closure of the policy has panicked.
+    #[cold]
+    fn retry(&mut self, result: &Result<T, JobError<E>>) -> Result<bool, JobError<E>> {
+        let Some(reply) = &self.reply else { return Ok(false) };
+        let engine = Arc::clone(reply.engine());
+        let (Err(error), Some(retry)) = (result, &engine.retry) else { return Ok(false) };
+        let (id, attempt, now) = (self.id, self.attempts, engine.timer.now());
+        let since = self.started_at.unwrap_or(now);
+        let history = self.past.history.get_or_insert_with(|| Box::new(History::new(since)));
+        let decision = unwind::catch(|| retry.policy.decide(id, attempt, error, history, now));
+        let Decision::Again { delay, hold, is_paid } = decision.map_err(JobError::Panicked)? else { return Ok(false) };
+        if self.job_deadline.is_some_and(|deadline| now.checked_add(delay).is_none_or(|at| at >= deadline)) {
+            return Ok(false);
+        }
+        match engine.allow_retry(self.slot, retry.capacity, is_paid) {
+            Some(true) => {}
+            Some(false) => {
+                engine.observe(|| Event::RetryRefused { job: id });
+                return Ok(false);
+            }
+            None => return Ok(false),
+        }
+        engine.observe(|| Event::Retrying { job: id, attempt, delay });
+        unwind::catch(|| retry.policy.tell(id, attempt, error, delay, history)).map_err(JobError::Panicked)?;
+        let (Some(input), Some(history)) = (self.kept.take(), self.past.history.take()) else { return Ok(false) };
+        match self.reply.take() {
+            Some(Reply::Stream(stream)) => {
+                let (index, accepted_at) = (self.index, self.accepted_at);
+                let again = Arc::clone(&stream);
+                let job = Streamed { input, stream, id, index, origin: Origin::Retry, spot: None, accepted_at };
+                match engine.requeue(self.slot, Held::Streamed(Box::new(job)), history, delay, hold) {
+                    Ok((effects, wakes)) => {
+                        engine.carry_out_effects(effects);
+                        engine.carry_out(wakes);
+                        again.look_again();
+                        Ok(true)
+                    }
+                    Err(Held::Streamed(job)) => {
+                        self.kept = Some(job.input);
+                        self.reply = Some(Reply::Stream(job.stream));
+                        Ok(false)
+                    }
+                    Err(Held::Handled(_)) => Ok(false),
+                }
+            }
+            Some(Reply::Cell(cell)) => {
+                // Under its lock, so that a cancellation finds it either running here or queued.
+                let mut state = cell.lock();
+                state.phase = Phase::Queued(input);
+                let was_retried = std::mem::replace(&mut state.is_retried, true);
+                let held = Held::Handled(Arc::clone(&cell));
+                if let Ok((effects, wakes)) = engine.requeue(self.slot, held, history, delay, hold) {
+                    drop(state);
+                    engine.carry_out_effects(effects);
+                    engine.carry_out(wakes);
+                    return Ok(true);
+                }
+                state.is_retried = was_retried;
+                if let Phase::Queued(input) = std::mem::replace(&mut state.phase, Phase::Running(self.slot)) {
+                    self.kept = Some(input);
+                }
+                drop(state);
+                self.reply = Some(Reply::Cell(cell));
+                Ok(false)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// The copy of the input, where the stream wants it.
+    fn take_kept(&mut self, stream: &Stream<In, T, E>) -> Option<In> {
+        let kept = self.kept.take()?;
+        if stream.keeper().is_some() || self.attempts == 0 {
+            return Some(kept);
+        }
+        drop_input(Some(kept));
+        None
     }
 
     /// Gives the job its outcome; one for a stream travels by the outbox.
     ///
     /// A success without an observer is booked together with the slot's next start, or before the worker does anything else.
+    #[inline(always)]
     pub(crate) fn settle(&mut self, result: Result<T, JobError<E>>, outbox: &mut Outbox<In, T, E>) {
         let is_quiet = match &self.reply {
-            Some(Reply::Stream(stream)) => result.is_ok() && !stream.engine.is_observed(),
+            Some(Reply::Stream(stream)) => {
+                result.is_ok() && !stream.engine.is_observed() && !stream.engine.is_scheduled()
+            }
             _ => false,
         };
         if is_quiet {
@@ -548,6 +778,7 @@ impl<In, T, E> Ticket<In, T, E> {
         match self.reply.take()? {
             Reply::Cell(cell) => {
                 drop_input(self.kept.take());
+                unwind::discard(self.past.history.take());
                 let wanted = cell.discard_unwanted(result, self.attempts);
                 cell.engine.book_finish(self.slot, self.id, outcome, self.attempts);
                 cell.complete(wanted, self.attempts);
@@ -558,9 +789,11 @@ impl<In, T, E> Ticket<In, T, E> {
                 if let Err(error) = &result {
                     stream.count_failure(error);
                 }
+                let input = self.take_kept(&stream);
+                unwind::discard(self.past.history.take());
                 stream.engine.book_finish(self.slot, self.id, outcome, self.attempts);
                 let timings = self.timings(&stream.engine);
-                let (id, index, attempts, input) = (self.id, self.index, self.attempts, self.kept.take());
+                let (id, index, attempts) = (self.id, self.index, self.attempts);
                 Some((stream, Completion { id, index, attempts, input, result, timings }))
             }
         }
@@ -641,6 +874,7 @@ impl<In, T, E> Outbox<In, T, E> {
     }
 
     /// The last job of the slot is in the books.
+    #[inline(always)]
     fn is_booked(&mut self) {
         if self.unbooked.take().is_some() {
             self.send_if_due();
@@ -648,7 +882,7 @@ impl<In, T, E> Outbox<In, T, E> {
     }
 
     /// Makes room for a completion of this stream.
-    #[inline]
+    #[inline(always)]
     fn prepare_for(&mut self, stream: Arc<Stream<In, T, E>>) {
         if self.stream.as_ref().is_some_and(|held| !Arc::ptr_eq(held, &stream)) {
             self.flush();
@@ -662,7 +896,7 @@ impl<In, T, E> Outbox<In, T, E> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn send_if_due(&mut self) {
         let Some(stream) = &self.stream else { return };
         if self.held.len() >= Self::MOST || stream.is_starved() {

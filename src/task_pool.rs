@@ -46,13 +46,13 @@ pub struct TaskPool {
 impl TaskPool {
     /// Makes a pool and spawns its workers on an executor.
     #[track_caller]
-    pub fn spawn_on(builder: Builder, executor: &(impl Spawn + ?Sized)) -> Self {
+    pub fn spawn_on(builder: Builder<Task, Infallible>, executor: &(impl Spawn + ?Sized)) -> Self {
         Self { pool: builder.spawn_on(executor, run) }
     }
 
     /// Makes a pool and spawns its workers on smol's global executor.
     #[cfg(feature = "smol")]
-    pub fn start(builder: Builder) -> Self {
+    pub fn start(builder: Builder<Task, Infallible>) -> Self {
         Self::spawn_on(builder, &crate::rt::SmolGlobal)
     }
 

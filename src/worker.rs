@@ -1,12 +1,14 @@
 //! A worker: takes ready jobs, runs one attempt of each, and hands on the outcomes. A plain future, for any executor.
 //!
-//! In come entries from the ready channel; out go completions through the outbox. It decides neither who may run nor what
-//! becomes of an outcome. A worker has one slot, its own number; the loop takes a job only when the slot is free.
+//! In come entries from the ready channel; out go completions through the outbox, and jobs that are to be tried again back
+//! to the queue. It decides neither who may run nor what becomes of an outcome. Beside what it waits for, one of the workers
+//! keeps the time for the schedule. A worker has one slot, its own number; the loop takes a job only when the slot is free.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Context;
 
 use async_executor::LocalExecutor;
 use futures_lite::future;
@@ -14,6 +16,7 @@ use futures_lite::future;
 use crate::attempt::Attempt;
 use crate::attempt::inside::Place;
 use crate::engine::Engine;
+use crate::engine::timekeeper::Timekeeping;
 use crate::error::JobError;
 use crate::handler::{Call, Plain, WithSubmitter};
 use crate::observe::Event;
@@ -211,6 +214,7 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
         let mut outbox = Outbox::new();
         // Declared before the attempts, so dropped after them: an outcome is out when the handler's future is gone.
         let mut ticket = Ticket::new(seat.slot);
+        let mut time = Timekeeping::new(Arc::clone(&engine), seat.slot);
         let mut jobs = 0;
         loop {
             if jobs == JOBS_PER_TURN {
@@ -223,7 +227,15 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
                 Ok(None) => {
                     jobs = 0;
                     outbox.flush();
-                    let Ok(entry) = engine.ready.pop().await else { break };
+                    let mut next = pin!(engine.ready.pop());
+                    let next = poll_fn(|cx| {
+                        let polled = next.as_mut().poll(cx);
+                        if polled.is_pending() {
+                            time.poll(cx);
+                        }
+                        polled
+                    });
+                    let Ok(entry) = next.await else { break };
                     entry
                 }
                 Err(Closed) => break,
@@ -246,9 +258,13 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
                 Submitter::new(Arc::clone(&engine), place, ticket.stream().map(Arc::clone))
             });
             let drop_panicked;
-            let result = {
+            let mut result = {
                 let mut attempt = pin!(Attempt::new(id, attempts, slot, deadline, || call.call(input, submitter)));
-                let result = poll_fn(|cx| attempt.as_mut().poll(&engine, || outbox.flush(), cx)).await;
+                let mut before_wait = |cx: &mut Context<'_>| {
+                    outbox.flush();
+                    time.poll(cx);
+                };
+                let result = poll_fn(|cx| attempt.as_mut().poll(&engine, &mut before_wait, cx)).await;
                 drop_panicked = attempt.as_mut().discard();
                 result
             };
@@ -258,7 +274,10 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
             if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
                 call.renew();
             }
-            ticket.settle(result, &mut outbox);
+            let is_again = engine.retry.is_some() && ticket.goes_again(&mut result);
+            if !is_again {
+                ticket.settle(result, &mut outbox);
+            }
         }
     }
 }

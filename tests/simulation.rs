@@ -377,7 +377,7 @@ fn intervene(steps: &mut Steps, world: &World, workers: usize) {
     }
 }
 
-fn build(builder: brigade::Builder, world: &World) -> (Jobs, Vec<Local>) {
+fn build(builder: brigade::Builder<Input, Token>, world: &World) -> (Jobs, Vec<Local>) {
     let ours = world.clone();
     match world.dice.below(3) {
         0 => {

@@ -1,11 +1,12 @@
-//! One attempt: an input and a handler come in, a result comes out, whatever the handler does. It never decides whether
-//! there is another attempt, and never reports anything: that is for the worker and the reply.
+//! One attempt: an input and a handler come in, a result comes out, whatever the handler does. Whether there is another one,
+//! [`retry`] decides; nothing is reported here: that is for the worker and the reply.
 //!
 //! The order, from the outside in: interruption, time limit, panic guard, handler. A finished result wins over a limit
 //! that passes in the same poll; an interruption that came before the poll wins over both, so that nothing runs after a
 //! cancellation.
 
 pub(crate) mod inside;
+pub(crate) mod retry;
 mod span;
 pub(crate) mod timeout;
 pub(crate) mod unwind;
@@ -82,7 +83,7 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
     pub(crate) fn poll<In, T, E>(
         mut self: Pin<&mut Self>,
         engine: &Engine<In, T, E>,
-        before_wait: impl FnOnce(),
+        before_wait: impl FnOnce(&mut Context<'_>),
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, JobError<E>>>
     where
@@ -95,10 +96,10 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
         if let Poll::Ready(result) = self.as_mut().poll_handler(engine, cx) {
             return Poll::Ready(result);
         }
-        before_wait();
         if let Some(interrupt) = signal.listen(cx.waker()) {
             return Poll::Ready(Err(interrupted(interrupt)));
         }
+        before_wait(cx);
         let this = self.project();
         let Some((at, limit)) = *this.deadline else { return Poll::Pending };
         let sleep = this.sleep.get_or_insert_with(|| engine.timer.sleep_until(at));

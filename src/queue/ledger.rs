@@ -4,7 +4,8 @@
 //! Pure: no lock, no async, no clock. The engine keeps it under its one lock and carries out the [`Wakes`] after it has
 //! let go of the lock.
 //!
-//! The invariant, at every instant: `accepted == outcomes + queued + running`.
+//! The invariant, at every instant: `accepted == outcomes + queued + running`, where what the schedule delays counts as
+//! queued.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Context, Poll, Waker};
@@ -18,6 +19,8 @@ pub(crate) enum Origin {
     Outside,
     /// A running job of the pool itself: bounded by the child capacity, never waits.
     Child,
+    /// A job that has run and waits for another attempt: it has been accepted already.
+    Retry,
 }
 
 /// Why a job is not accepted.
@@ -25,6 +28,8 @@ pub(crate) enum Origin {
 pub(crate) enum Refusal {
     Full,
     Closed,
+    /// Too many wait for room already.
+    Overloaded,
 }
 
 /// The life of a pool. It only moves down this list.
@@ -81,6 +86,16 @@ pub(crate) struct Ledger {
     /// Places that a map holds while it pulls inputs. It does so within one poll, so a drain may wait for it.
     committing: usize,
     running: usize,
+    /// Wait for another attempt.
+    retrying: usize,
+    /// Somebody is told when fewer than this are queued; 0: nobody.
+    queued_mark: usize,
+    /// Somebody is told when fewer than this are running; 0: nobody.
+    running_mark: usize,
+    /// Whether a job that leaves the queue concerns anybody: one who waits for room, or for a short queue.
+    is_watched: bool,
+    /// How many may wait for room at once.
+    max_waiting: usize,
     /// First come, first served. Bounded by the number of futures that wait for room.
     waiting: BTreeMap<u64, Waker>,
     /// Waiters that have a place and do not know it yet. Bounded by `reserved`.
@@ -102,6 +117,11 @@ impl Ledger {
             reserved: 0,
             committing: 0,
             running: 0,
+            retrying: 0,
+            queued_mark: 0,
+            running_mark: 0,
+            is_watched: false,
+            max_waiting: usize::MAX,
             waiting: BTreeMap::new(),
             granted: BTreeSet::new(),
             next_waiter: 0,
@@ -126,22 +146,43 @@ impl Ledger {
 
     /// Whether no job is queued, running, or about to be accepted.
     pub(crate) const fn is_idle(&self) -> bool {
-        self.is_queue_empty() && self.running == 0
+        self.running == 0 && self.is_queue_empty()
     }
 
     /// Whether no job is queued or about to be.
     pub(crate) const fn is_queue_empty(&self) -> bool {
-        self.queued == 0 && self.queued_children == 0 && self.committing == 0
+        self.queued == 0 && self.queued_children == 0 && self.committing == 0 && self.retrying == 0
     }
 
+    /// Jobs that do not run and have no outcome.
     pub(crate) const fn queued_total(&self) -> usize {
-        self.queued + self.queued_children
+        self.queued + self.queued_children + self.retrying
+    }
+
+    /// Whether nothing will ever run again.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.life == Life::Ended
+    }
+
+    pub(crate) const fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Jobs that wait for another attempt.
+    pub(crate) const fn retrying(&self) -> usize {
+        self.retrying
+    }
+
+    /// Sets how many may wait for room at once.
+    pub(crate) const fn set_max_waiting(&mut self, most: usize) {
+        self.max_waiting = most;
     }
 
     pub(crate) fn stats(&self) -> Stats {
         Stats {
             workers: self.workers,
             queued: self.queued_total(),
+            delayed: 0,
             running: self.running,
             accepted: self.accepted,
             succeeded: self.outcomes[Outcome::Succeeded as usize],
@@ -150,6 +191,9 @@ impl Ledger {
             panicked: self.outcomes[Outcome::Panicked as usize],
             cancelled: self.outcomes[Outcome::Cancelled as usize],
             abandoned: self.outcomes[Outcome::Abandoned as usize],
+            rejected: self.outcomes[Outcome::Rejected as usize],
+            retries: 0,
+            retries_refused: 0,
         }
     }
 
@@ -179,6 +223,7 @@ impl Ledger {
                 self.queued_children += 1;
                 Ok(self.next_id())
             }
+            Origin::Retry => Err(Refusal::Closed),
         }
     }
 
@@ -194,10 +239,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// Waits in line for a place; `ticket` is the place in the line.
+    /// Waits in line for a place; `ticket` is the place in the line. One that `may_exceed` joins a line of any length.
     pub(crate) fn poll_reserve(
         &mut self,
         ticket: &mut Option<u64>,
+        may_exceed: bool,
         cx: &Context<'_>,
     ) -> (Poll<Result<(), Refusal>>, Wakes) {
         let mut wakes = Wakes::default();
@@ -213,6 +259,9 @@ impl Ledger {
                 return (Poll::Ready(Err(Refusal::Closed)), wakes);
             }
             None => match self.reserve() {
+                Err(Refusal::Full) if !may_exceed && self.waiting.len() >= self.max_waiting => {
+                    return (Poll::Ready(Err(Refusal::Overloaded)), wakes);
+                }
                 Err(Refusal::Full) => {
                     self.next_waiter += 1;
                     *ticket.insert(self.next_waiter)
@@ -221,6 +270,7 @@ impl Ledger {
             },
         };
         wakes.unneeded = self.waiting.insert(number, cx.waker().clone());
+        self.is_watched = true;
         (Poll::Pending, wakes)
     }
 
@@ -294,19 +344,35 @@ impl Ledger {
 
     #[inline]
     fn grant(&mut self, wakes: &mut Wakes) {
-        if !self.waiting.is_empty() {
-            self.grant_to_waiting(wakes);
+        if self.is_watched {
+            self.tell_watchers(wakes);
         }
     }
 
     #[cold]
-    fn grant_to_waiting(&mut self, wakes: &mut Wakes) {
+    fn tell_watchers(&mut self, wakes: &mut Wakes) {
         while self.life == Life::Open && self.free() > 0 {
-            let Some((number, waker)) = self.waiting.pop_first() else { return };
+            let Some((number, waker)) = self.waiting.pop_first() else { break };
             self.reserved += 1;
             self.granted.insert(number);
             wakes.room.push(waker);
         }
+        if self.queued_total() < self.queued_mark {
+            self.queued_mark = 0;
+            wakes.quiet = true;
+        }
+        self.is_watched = !self.waiting.is_empty() || self.queued_mark > 0;
+    }
+
+    /// Somebody waits until fewer than `queued` jobs are queued; whoever listens to `quiet` is told.
+    pub(crate) fn mark_queued(&mut self, queued: usize) {
+        self.queued_mark = self.queued_mark.max(queued);
+        self.is_watched = true;
+    }
+
+    /// Somebody waits until fewer than `running` jobs are running; whoever listens to `quiet` is told.
+    pub(crate) fn mark_running(&mut self, running: usize) {
+        self.running_mark = self.running_mark.max(running);
     }
 
     // ---- the life of a job ----
@@ -323,7 +389,23 @@ impl Ledger {
     pub(crate) fn finish(&mut self, outcome: Outcome, wakes: &mut Wakes) {
         self.running -= 1;
         self.outcomes[outcome as usize] += 1;
+        self.look_for_rest(wakes);
         self.look_for_quiet(wakes);
+    }
+
+    /// A running job waits for another attempt.
+    pub(crate) fn retry(&mut self, wakes: &mut Wakes) {
+        self.running -= 1;
+        self.retrying += 1;
+        self.look_for_rest(wakes);
+    }
+
+    #[inline]
+    fn look_for_rest(&mut self, wakes: &mut Wakes) {
+        if self.running < self.running_mark {
+            self.running_mark = 0;
+            wakes.quiet = true;
+        }
     }
 
     /// A queued job has its outcome without having started.
@@ -342,7 +424,14 @@ impl Ledger {
                 self.queued -= 1;
                 self.grant(wakes);
             }
-            Origin::Child => self.queued_children -= 1,
+            Origin::Child => {
+                self.queued_children -= 1;
+                self.grant(wakes);
+            }
+            Origin::Retry => {
+                self.retrying -= 1;
+                self.grant(wakes);
+            }
         }
     }
 

@@ -256,6 +256,12 @@ impl<J> Ready<J> {
         }
     }
 
+    /// Wakes a sleeping worker; says whether there is one.
+    pub(crate) fn nudge_sleeper(&self) -> bool {
+        self.nudge();
+        self.sleeping.load(Ordering::SeqCst) > 0
+    }
+
     // ---- the end ----
 
     /// Closes the channel: the workers take what is in front and ring, then leave. What is in the spill is for

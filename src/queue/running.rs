@@ -6,7 +6,9 @@
 //! would complete the circle is told so instead of being left to wait.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
+use super::schedule::Spot;
 use crate::observe::JobId;
 
 /// What runs in a slot.
@@ -15,6 +17,10 @@ pub(crate) struct Occupant {
     pub(crate) id: JobId,
     pub(crate) index: usize,
     pub(crate) attempts: u32,
+    /// Its record in the schedule, if there is one.
+    pub(crate) spot: Option<Spot>,
+    /// Whether an attempt was made before.
+    pub(crate) is_retry: bool,
     /// The identity of the map or group that the job belongs to.
     pub(crate) stream: Option<usize>,
     /// How many waits for its own pool this job is in.
@@ -22,8 +28,8 @@ pub(crate) struct Occupant {
 }
 
 impl Occupant {
-    pub(crate) const fn new(id: JobId, index: usize, attempts: u32, stream: Option<usize>) -> Self {
-        Self { id, index, attempts, stream, waits: 0 }
+    pub(crate) const fn new(id: JobId, index: usize, stream: Option<usize>) -> Self {
+        Self { id, index, attempts: 1, spot: None, is_retry: false, stream, waits: 0 }
     }
 }
 
@@ -31,6 +37,10 @@ impl Occupant {
 #[derive(Debug)]
 pub(crate) struct Running<W> {
     slots: Box<[Option<Occupant>]>,
+    /// When what runs in the slots has started, where somebody has looked at the clock.
+    since: Box<[Option<Instant>]>,
+    /// How many occupants run another attempt.
+    retries: usize,
     /// How many occupants have `waits > 0`.
     blocked: usize,
     /// Bounded by the number of futures that wait.
@@ -47,7 +57,14 @@ struct Wait<W> {
 
 impl<W> Running<W> {
     pub(crate) fn new(slots: usize) -> Self {
-        Self { slots: vec![None; slots].into_boxed_slice(), blocked: 0, waits: BTreeMap::new(), next_wait: 0 }
+        Self {
+            slots: vec![None; slots].into_boxed_slice(),
+            since: vec![None; slots].into_boxed_slice(),
+            retries: 0,
+            blocked: 0,
+            waits: BTreeMap::new(),
+            next_wait: 0,
+        }
     }
 
     #[inline(always)]
@@ -55,10 +72,46 @@ impl<W> Running<W> {
         self.slots[slot] = Some(occupant);
     }
 
+    /// The same, for a job that was scheduled.
+    pub(crate) fn start_scheduled(&mut self, slot: usize, occupant: Occupant, since: Option<Instant>) {
+        self.start(slot, occupant);
+        self.since[slot] = since;
+        self.retries += usize::from(occupant.is_retry);
+    }
+
+    /// The job of the slot does not run any more; returns its record in the schedule, if it has one.
+    pub(crate) fn finish_scheduled(&mut self, slot: usize) -> Option<Spot> {
+        let occupant = self.slots[slot]?;
+        self.finish(slot);
+        self.since[slot] = None;
+        self.retries -= usize::from(occupant.is_retry);
+        occupant.spot
+    }
+
     pub(crate) fn finish(&mut self, slot: usize) {
         if self.slots[slot].take().is_some_and(|occupant| occupant.waits > 0) {
             self.blocked -= 1;
         }
+    }
+
+    /// How many jobs run another attempt.
+    pub(crate) const fn retries(&self) -> usize {
+        self.retries
+    }
+
+    /// Whether the slot runs another attempt.
+    pub(crate) fn is_retry(&self, slot: usize) -> bool {
+        self.slots[slot].is_some_and(|occupant| occupant.is_retry)
+    }
+
+    /// The record of the slot's job in the schedule.
+    pub(crate) fn spot(&self, slot: usize) -> Option<Spot> {
+        self.slots[slot]?.spot
+    }
+
+    /// When the job of this slot has started, if somebody looked at the clock.
+    pub(crate) fn since(&self, slot: usize) -> Option<Instant> {
+        self.since[slot]
     }
 
     /// Whether this very job runs in this slot.
@@ -119,7 +172,7 @@ mod tests {
     fn running(jobs: u64) -> Running<&'static str> {
         let mut running = Running::new(2);
         for (slot, id) in (0..jobs).enumerate() {
-            running.start(slot, Occupant::new(JobId(id), 0, 1, None));
+            running.start(slot, Occupant::new(JobId(id), 0, None));
         }
         running
     }
@@ -146,7 +199,7 @@ mod tests {
         let wait = running.begin_wait(0, JobId(0), "wait");
         assert!(running.is_blocked(1));
         running.finish(0);
-        running.start(0, Occupant::new(JobId(7), 0, 1, None));
+        running.start(0, Occupant::new(JobId(7), 0, None));
         assert!(!running.is_blocked(1));
         assert_eq!(running.waiting().count(), 0);
         assert_eq!(running.end_wait(wait), Some("wait"));

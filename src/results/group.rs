@@ -77,6 +77,12 @@ impl<In, T, E> Group<In, T, E> {
         self
     }
 
+    /// Sets the [priority](crate::Job::priority) of the jobs that are added from now on.
+    pub fn priority(self, priority: i32) -> Self {
+        self.reader.stream.set_priority(priority);
+        self
+    }
+
     /// Adds a job now, or not at all.
     ///
     /// # Errors

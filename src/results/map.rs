@@ -5,6 +5,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::Stream;
 
@@ -18,6 +19,7 @@ use crate::error::{CancelReason, CollectError};
 use crate::pool::Pool;
 use crate::queue::ledger::Origin;
 use crate::reply::{Entry, Streamed};
+use crate::rt::BoxFuture;
 
 /// How many inputs are pulled between two looks at the results.
 const CHUNK: usize = 64;
@@ -150,7 +152,7 @@ impl<S, F> fmt::Debug for TryInputs<S, F> {
 /// # Defaults
 ///
 /// As jobs finish; [`window`](Self::window): the queue's capacity plus the number of jobs that can run at once;
-/// [`OnError::Continue`]; inputs are not kept.
+/// [`OnError::Continue`]; inputs are not kept; priority 0; no deadline.
 ///
 /// # Cancel safety
 ///
@@ -194,6 +196,8 @@ pub struct Map<In, T, E, S> {
     /// Holds back what is not next; at most `window` and what running jobs add.
     order: Option<Reorder<Completion<In, T, E>>>,
     reader: Reader<In, T, E>,
+    /// Ends when the map has to.
+    deadline: Option<BoxFuture<'static, ()>>,
 }
 
 /// How things stand with the source.
@@ -211,10 +215,20 @@ impl<In, T, E, S: Unpin> Unpin for Map<In, T, E, S> {}
 
 impl<In, T, E, S> Map<In, T, E, S> {
     pub(crate) fn new(pool: Pool<In, T, E>, source: S, window: usize) -> Self {
-        let room = Room::new(Arc::clone(pool.engine()));
+        let room = Room::new(Arc::clone(pool.engine()), true);
         let reader = Reader::new(pool.engine());
         reader.stream.set_window(window);
-        Self { pool, source, intake: Intake::Open, pulled: Vec::new(), room, window, order: None, reader }
+        Self {
+            pool,
+            source,
+            intake: Intake::Open,
+            pulled: Vec::new(),
+            room,
+            window,
+            order: None,
+            reader,
+            deadline: None,
+        }
     }
 
     /// Yields the completions in the order of their inputs.
@@ -251,6 +265,46 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self
     }
 
+    /// Sets the [priority](crate::Job::priority) of the jobs of this map.
+    pub fn priority(self, priority: i32) -> Self {
+        self.reader.stream.set_priority(priority);
+        self
+    }
+
+    /// Limits the whole map, counted from now, however many jobs it has: when the time has passed, what is left is cancelled, as
+    /// by [`cancel`](Self::cancel), with [`CancelReason::Deadline`] as the reason, and the [`summary`](Self::summary) says
+    /// [`End::TimedOut`]. Jobs that are finished keep their outcome.
+    ///
+    /// It is the consumer who finds out: a map that is not polled is not cancelled before it is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{End, ManualTimer, Pool};
+    /// use futures_lite::future;
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualTimer::new();
+    /// let (pool, workers) = Pool::builder()
+    ///     .workers(1)
+    ///     .timer(clock.clone())
+    ///     .build(|_: u32| future::pending::<Result<(), ()>>());
+    /// let run = pool.map(0..5).deadline(Duration::from_secs(60)).for_each(drop);
+    /// let summary = future::block_on(workers.drive(async {
+    ///     let (summary, ()) = future::zip(run, async {
+    ///         clock.sleepers(1).await;
+    ///         clock.advance(Duration::from_secs(60));
+    ///     }).await;
+    ///     summary
+    /// }));
+    /// assert_eq!((summary.end, summary.cancelled), (End::TimedOut, 5));
+    /// ```
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        let timer = &self.pool.engine().timer;
+        self.deadline = timer.now().checked_add(limit).map(|at| timer.sleep_until(at));
+        self
+    }
+
     /// Puts a copy of the input into each [`Completion`], also of jobs that started. It is made right before the job
     /// starts.
     pub fn keep_inputs(self) -> Self
@@ -275,9 +329,24 @@ impl<In, T, E, S> Map<In, T, E, S> {
     /// Cancels what is left: queued jobs never start, running ones are dropped at their next await, and no more inputs are
     /// pulled. Their completions are still yielded.
     pub fn cancel(&mut self) {
+        self.stop(CancelReason::Stream);
+    }
+
+    fn stop(&mut self, reason: CancelReason) {
         self.intake = Intake::Shut;
+        self.deadline = None;
         self.room.leave();
-        self.reader.stream.cancel(CancelReason::Stream);
+        self.reader.stream.cancel(reason);
+    }
+
+    /// Cancels what is left if the time of the map has passed.
+    fn look_at_deadline(&mut self, cx: &mut Context<'_>) {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            let is_over = self.intake != Intake::Open && self.reader.unread() == 0;
+            if is_over { self.deadline = None } else { self.stop(CancelReason::Deadline) }
+        }
     }
 
     /// Drops inputs that will not be accepted, which there are only after the source has panicked.
@@ -383,6 +452,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                     has_fed = true;
                 }
                 Poll::Pending if self.intake != Intake::Open && self.reader.unread() == 0 => {
+                    self.deadline = None;
                     return Poll::Ready(None);
                 }
                 Poll::Pending => return Poll::Pending,
@@ -396,6 +466,9 @@ impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         let this = &mut *self;
+        if this.deadline.is_some() {
+            this.look_at_deadline(cx);
+        }
         match this.poll_completion(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => Poll::Ready(this.source.take_failure()),
@@ -593,7 +666,7 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
         entries.extend(inputs.enumerate().map(|(offset, input)| {
             let (stream, origin) = (Arc::clone(stream), Origin::Outside);
             let (id, index) = (first.offset(offset), index + offset);
-            Entry::Streamed(Streamed { input, stream, id, index, origin, accepted_at })
+            Entry::Streamed(Streamed { input, stream, id, index, origin, spot: None, accepted_at })
         }));
         self.engine.launch_many(entries);
         stream.look_again();

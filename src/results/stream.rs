@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
@@ -64,6 +64,7 @@ pub(crate) struct Stream<In, T, E> {
     stop_after: AtomicUsize,
     /// Copies an input for its completion.
     keep: OnceLock<fn(&In) -> In>,
+    priority: AtomicI32,
 }
 
 impl<In, T, E> Stream<In, T, E> {
@@ -111,6 +112,18 @@ impl<In, T, E> Stream<In, T, E> {
         {
             self.cancel(CancelReason::Stopped);
         }
+    }
+
+    /// Sets the priority of jobs to come.
+    pub(crate) fn set_priority(&self, priority: i32) {
+        if priority != 0 {
+            self.engine.switch_on_schedule();
+        }
+        self.priority.store(priority, Ordering::Relaxed);
+    }
+
+    pub(crate) fn priority(&self) -> i32 {
+        self.priority.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_keep(&self, keep: fn(&In) -> In) {
@@ -221,7 +234,8 @@ impl<In, T, E> Stream<In, T, E> {
         };
         let (stream, index) = (Arc::clone(self), self.take_indices(1));
         let accepted_at = self.engine.clock_in(limits);
-        self.engine.launch(Entry::Streamed(Streamed { input, stream, id, index, origin, accepted_at }));
+        let spot = None;
+        self.engine.launch(Entry::Streamed(Streamed { input, stream, id, index, origin, spot, accepted_at }), None);
         self.look_again();
         Ok(())
     }
@@ -260,6 +274,7 @@ impl<In, T, E> Reader<In, T, E> {
             spares: Mutex::new(Vec::new()),
             stop_after: AtomicUsize::new(usize::MAX),
             keep: OnceLock::new(),
+            priority: AtomicI32::new(0),
         };
         Self {
             stream: Arc::new(stream),
@@ -339,6 +354,7 @@ impl<In, T, E> Reader<In, T, E> {
         summary.end = match self.stream.cancelled() {
             Some(CancelReason::Stopped) => End::Stopped,
             Some(CancelReason::WouldDeadlock) => End::WouldDeadlock,
+            Some(CancelReason::Deadline) => End::TimedOut,
             Some(_) => End::Cancelled,
             None if !is_over => End::Unfinished,
             None => summary.end_of_jobs().unwrap_or(otherwise),

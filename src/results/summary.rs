@@ -6,7 +6,7 @@ use crate::error::{CancelReason, JobError};
 
 /// What became of the jobs of a map or a group.
 ///
-/// `accepted == succeeded + failed + timed_out + panicked + cancelled + abandoned + unread`, always.
+/// `accepted == succeeded + failed + timed_out + panicked + cancelled + abandoned + rejected + unread`, always.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Summary {
@@ -24,6 +24,8 @@ pub struct Summary {
     pub cancelled: usize,
     /// Jobs read so far whose worker was dropped.
     pub abandoned: usize,
+    /// Jobs read so far that cost more than a rate limit ever allows.
+    pub rejected: usize,
     /// Jobs that are queued, running, or finished and not read yet.
     pub unread: usize,
     /// Whether it is over, and how it ended.
@@ -56,6 +58,8 @@ pub enum End {
     WouldDeadlock,
     /// The source failed; what it yielded before was done.
     SourceFailed,
+    /// Its [deadline](crate::Map::deadline) passed.
+    TimedOut,
 }
 
 impl fmt::Display for End {
@@ -70,6 +74,7 @@ impl fmt::Display for End {
             Self::Abandoned => "workers were dropped",
             Self::WouldDeadlock => "every worker is occupied by a job that waits for its own pool",
             Self::SourceFailed => "the source failed",
+            Self::TimedOut => "its deadline passed",
         })
     }
 }
@@ -92,6 +97,7 @@ impl Summary {
                 &mut self.cancelled
             }
             Err(JobError::Abandoned | JobError::WouldDeadlock) => &mut self.abandoned,
+            Err(JobError::TooCostly { .. }) => &mut self.rejected,
         };
         *counter += 1;
     }

@@ -63,6 +63,31 @@ impl<In, T, E> JobHandle<In, T, E> {
         self.cell.as_ref().is_none_or(|cell| cell.is_done())
     }
 
+    /// Changes the priority of a job that has not started, or that waits for another attempt; says whether it was in time. See
+    /// [`Job::priority`](crate::Job::priority).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::future;
+    /// use std::cell::RefCell;
+    ///
+    /// let order = RefCell::new(Vec::new());
+    /// let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(|name: &'static str| {
+    ///     order.borrow_mut().push(name);
+    ///     async { Ok::<_, ()>(()) }
+    /// });
+    /// pool.try_submit("first").unwrap().detach();
+    /// let second = pool.try_submit("second").unwrap();
+    /// assert!(second.set_priority(1));
+    /// future::block_on(workers.drive(pool.idle()));
+    /// assert_eq!(*order.borrow(), ["second", "first"]);
+    /// ```
+    pub fn set_priority(&self, priority: i32) -> bool {
+        self.cell.as_ref().is_some_and(|cell| cell.engine.set_priority(cell, priority))
+    }
+
     /// Lets the job go on without the handle. Its value is dropped; a failure goes to
     /// [`Pool::on_unhandled`](crate::Pool::on_unhandled).
     pub fn detach(mut self) {

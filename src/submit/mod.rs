@@ -16,10 +16,11 @@ pub use self::submitter::Submitter;
 use crate::attempt::inside::Place;
 use crate::attempt::timeout::Limits;
 use crate::engine::Engine;
-use crate::error::SubmitError;
+use crate::error::{JobError, SubmitError};
 use crate::observe::JobId;
 use crate::pool::Pool;
 use crate::queue::ledger::Origin;
+use crate::queue::schedule::Start;
 use crate::reply::{Cell, Entry};
 
 /// An input with options of its own; made by [`Pool::job`].
@@ -48,12 +49,48 @@ use crate::reply::{Cell, Entry};
 pub struct Job<'a, In, T, E> {
     pool: &'a Pool<In, T, E>,
     input: In,
+    own: Own,
+}
+
+/// What a job asks for itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Own {
     limits: Limits,
+    priority: i32,
+    start: Start,
+}
+
+impl Own {
+    /// Whether it needs a schedule.
+    const fn is_special(&self) -> bool {
+        self.priority != 0 || !matches!(self.start, Start::Now)
+    }
 }
 
 impl<'a, In, T, E> Job<'a, In, T, E> {
     pub(crate) fn new(pool: &'a Pool<In, T, E>, input: In) -> Self {
-        Self { pool, input, limits: Limits::default() }
+        Self { pool, input, own: Own::default() }
+    }
+
+    /// Lets the job start before all queued jobs of a smaller priority. Without this it is 0. Among equals, the one that was
+    /// accepted first starts first. Priorities are strict, unless the pool has [`ageing`](crate::Builder::ageing): as long as
+    /// there are jobs of a greater one, this one waits.
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.own.priority = priority;
+        self
+    }
+
+    /// Lets the job start no sooner than this after its submission. Meanwhile it counts as delayed, and takes a place in the
+    /// queue. A delay past the end of time never ends.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.own.start = Start::After(delay);
+        self
+    }
+
+    /// Lets the job start no sooner than at this time of the pool's timer; otherwise as [`delay`](Self::delay).
+    pub fn not_before(mut self, at: Instant) -> Self {
+        self.own.start = Start::NotBefore(at);
+        self
     }
 
     /// Limits the job's whole life, counted from its submission, waiting included, in place of the pool's
@@ -65,7 +102,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     #[track_caller]
     pub fn timeout(mut self, limit: Duration) -> Self {
         assert!(!limit.is_zero(), "timeout must be longer than 0, got 0ns");
-        self.limits.job = Some(limit);
+        self.own.limits.job = Some(limit);
         self
     }
 
@@ -78,7 +115,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     #[track_caller]
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
         assert!(!limit.is_zero(), "attempt_timeout must be longer than 0, got 0ns");
-        self.limits.attempt = Some(limit);
+        self.own.limits.attempt = Some(limit);
         self
     }
 
@@ -93,7 +130,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     /// As [`Pool::submit`].
     pub async fn submit(self) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         match self.pool.reserve().await {
-            Ok(permit) => permit.submit_with(self.input, self.limits),
+            Ok(permit) => permit.submit_with(self.input, self.own),
             Err(refused) => Err(refused.map(|()| self.input)),
         }
     }
@@ -104,13 +141,13 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     ///
     /// As [`Pool::try_submit`].
     pub fn try_submit(self) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        submit_now(self.pool.engine(), None, self.limits, self.input)
+        submit_now(self.pool.engine(), None, self.own, self.input)
     }
 }
 
 impl<In, T, E> fmt::Debug for Job<'_, In, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Job").field("own", &self.own).finish_non_exhaustive()
     }
 }
 
@@ -118,7 +155,7 @@ impl<In, T, E> fmt::Debug for Job<'_, In, T, E> {
 fn submit_now<In, T, E>(
     engine: &Arc<Engine<In, T, E>>,
     parent: Option<Place>,
-    own: Limits,
+    own: Own,
     input: In,
 ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
     let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
@@ -128,20 +165,32 @@ fn submit_now<In, T, E>(
     }
 }
 
-/// Puts an accepted job on its way; `limits` are its own and the pool's.
+/// Puts an accepted job on its way; besides what it asks for itself come the limits of the pool.
 fn launch<In, T, E>(
     engine: &Arc<Engine<In, T, E>>,
     id: JobId,
     origin: Origin,
-    limits: (Limits, Limits),
+    (own, pools): (Own, Limits),
     input: In,
     is_detached: bool,
 ) -> Arc<Cell<In, T, E>> {
-    let (own, pools) = limits;
     // What the pool says of attempts is looked up when the job starts, so that a change counts for it.
-    let limits = Limits { attempt: own.attempt, job: own.job.or(pools.job) };
+    let limits = Limits { attempt: own.limits.attempt, job: own.limits.job.or(pools.job) };
     let accepted_at: Option<Instant> = engine.clock_in(limits);
+    if own.is_special() || own.limits.job.is_some() {
+        engine.switch_on_schedule();
+    }
+    if !engine.is_scheduled() {
+        let cell = Cell::new(engine, id, origin, limits, accepted_at, input, is_detached);
+        engine.launch(Entry::Handled(Arc::clone(&cell)), None);
+        return cell;
+    }
+    let deadline = accepted_at.and_then(|at| limits.job_deadline(at));
+    let terms = engine.terms(&input, own.priority, own.start, deadline);
     let cell = Cell::new(engine, id, origin, limits, accepted_at, input, is_detached);
-    engine.launch(Entry::Handled(Arc::clone(&cell)));
+    match terms {
+        Ok(terms) => engine.launch(Entry::Handled(Arc::clone(&cell)), Some(terms)),
+        Err(message) => engine.refuse(Entry::Handled(Arc::clone(&cell)), JobError::Panicked(message)),
+    }
     cell
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{JobHandle, launch};
+use super::{JobHandle, Own, launch};
 use crate::attempt::timeout::Limits;
 use crate::engine::Engine;
 use crate::error::SubmitError;
@@ -33,10 +33,10 @@ impl<In, T, E> Permit<In, T, E> {
     ///
     /// [`SubmitError::Closed`] if the pool was closed since.
     pub fn submit(self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        self.submit_with(input, Limits::default())
+        self.submit_with(input, Own::default())
     }
 
-    pub(crate) fn submit_with(self, input: In, own: Limits) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
+    pub(crate) fn submit_with(self, input: In, own: Own) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         match self.accept() {
             (Some(engine), Ok((id, limits))) => {
                 Ok(JobHandle::new(launch(&engine, id, Origin::Outside, (own, limits), input, false)))

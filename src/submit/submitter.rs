@@ -4,9 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{JobHandle, launch, submit_now};
+use super::{JobHandle, Own, launch, submit_now};
 use crate::attempt::inside::Place;
-use crate::attempt::timeout::Limits;
 use crate::engine::Engine;
 use crate::error::SubmitError;
 use crate::observe::JobId;
@@ -84,7 +83,7 @@ impl<In, T, E> Submitter<In, T, E> {
         }
         match self.engine.accept_child(self.place) {
             Ok((id, limits)) => {
-                launch(&self.engine, id, Origin::Child, (Limits::default(), limits), input, true);
+                launch(&self.engine, id, Origin::Child, (Own::default(), limits), input, true);
                 Ok(())
             }
             Err(refusal) => Err(SubmitError::refused(refusal, input)),
@@ -98,7 +97,7 @@ impl<In, T, E> Submitter<In, T, E> {
     ///
     /// As [`add`](Self::add).
     pub fn submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        submit_now(&self.engine, Some(self.place), Limits::default(), input)
+        submit_now(&self.engine, Some(self.place), Own::default(), input)
     }
 }
 

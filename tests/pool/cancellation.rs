@@ -116,7 +116,7 @@ fn a_cancelled_job_is_not_revived_when_its_turn_comes() {
 }
 
 /// Jobs sleep for as many milliseconds as they are told.
-fn sleeping_pool(env: &Env, builder: brigade::Builder) -> Pool<u64, u64, ()> {
+fn sleeping_pool(env: &Env, builder: brigade::Builder<u64, ()>) -> Pool<u64, u64, ()> {
     let clock = env.clock.clone();
     builder.spawn_on(env, move |n: u64| {
         let clock = clock.clone();

@@ -78,10 +78,10 @@ fn numbers_that_make_no_sense_are_refused_where_they_are_set() {
     }
     let (pool, _workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
     let messages = [
-        message(|| drop(Pool::builder().workers(0))),
-        message(|| drop(Pool::builder().queue_capacity(0))),
-        message(|| drop(Pool::builder().attempt_timeout(Duration::ZERO))),
-        message(|| drop(Pool::builder().job_timeout(Duration::ZERO))),
+        message(|| drop(Pool::builder::<(), ()>().workers(0))),
+        message(|| drop(Pool::builder::<(), ()>().queue_capacity(0))),
+        message(|| drop(Pool::builder::<(), ()>().attempt_timeout(Duration::ZERO))),
+        message(|| drop(Pool::builder::<(), ()>().job_timeout(Duration::ZERO))),
         message(|| pool.set_attempt_timeout(Some(Duration::ZERO))),
         message(|| drop(pool.job(1).timeout(Duration::ZERO))),
         message(|| drop(pool.job(1).attempt_timeout(Duration::ZERO))),

@@ -216,7 +216,12 @@ impl Run {
     }
 }
 
-fn build(builder: brigade::Builder, handler: Handler, clock: &ManualTimer, tracker: &Tracker) -> (Jobs, Vec<Local>) {
+fn build(
+    builder: brigade::Builder<Input, Failure>,
+    handler: Handler,
+    clock: &ManualTimer,
+    tracker: &Tracker,
+) -> (Jobs, Vec<Local>) {
     let (clock, tracker) = (clock.clone(), tracker.clone());
     let token = tracker.handlers.token();
     match handler {

@@ -35,7 +35,7 @@ impl Env {
     }
 
     /// A builder with this clock.
-    pub(crate) fn builder(&self) -> Builder {
+    pub(crate) fn builder<In, E>(&self) -> Builder<In, E> {
         Pool::builder().timer(self.clock.clone())
     }
 }

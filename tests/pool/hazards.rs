@@ -426,13 +426,13 @@ fn jobs_go_on_while_their_reader_is_busy_elsewhere() {
 #[test]
 #[should_panic(expected = "workers must be at least 1, got 0")]
 fn no_workers_are_refused_where_they_are_set() {
-    drop(Pool::builder().workers(0));
+    drop(Pool::builder::<(), ()>().workers(0));
 }
 
 #[test]
 #[should_panic(expected = "queue_capacity must be at least 1, got 0")]
 fn no_capacity_is_refused_where_it_is_set() {
-    drop(Pool::builder().queue_capacity(0));
+    drop(Pool::builder::<(), ()>().queue_capacity(0));
 }
 
 #[test]

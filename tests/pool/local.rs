@@ -16,7 +16,7 @@ use crate::harness::{assert_settled, block_on, poll_once, yield_now};
 type Local = Pin<Box<dyn Future<Output = ()>>>;
 type Body<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
-fn builder() -> Builder {
+fn builder<In, E>() -> Builder<In, E> {
     Pool::builder().workers(3).queue_capacity(4).timer(ManualTimer::new())
 }
 

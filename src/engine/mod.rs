@@ -4,13 +4,25 @@
 //! The rule of the lock: values are taken out, the lock is released, then wakers are woken, observers called and user
 //! values dropped. No user code runs under it, so a poisoned lock is entered.
 
+mod control;
+pub(crate) mod scheduling;
+mod signal;
+pub(crate) mod timekeeper;
+mod waits;
+
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::attempt::inside::{self, Place};
+use self::scheduling::Retries;
+pub(crate) use self::signal::{Interrupt, Signal, reason_from_code, reason_to_code};
+use self::timekeeper::Keeper;
+use self::waits::Waiting;
+pub(crate) use self::waits::{NoRoom, Room, Wait, WaitMark};
+use crate::attempt::inside::Place;
+use crate::attempt::retry::{Account, History};
 use crate::attempt::timeout::Limits;
 use crate::attempt::unwind;
 use crate::error::{CancelReason, JobError};
@@ -19,8 +31,9 @@ use crate::pool::{Interrupted, Unhandled, Unstarted};
 use crate::queue::ledger::{Ledger, Life, Origin, Refusal, Wakes};
 use crate::queue::ready::Ready;
 use crate::queue::running::{Occupant, Running};
-use crate::reply::{Cell, Entry};
-use crate::results::stream::Stream;
+use crate::queue::schedule::lanes::Key;
+use crate::queue::schedule::{Policy, Schedule, Spot, Terms};
+use crate::reply::{Entry, Held};
 use crate::rt::Timer;
 
 pub(crate) type UnhandledFn<E> = dyn Fn(Unhandled<E>) + Send + Sync;
@@ -32,6 +45,13 @@ pub(crate) struct State<In, T, E> {
     pub(crate) limits: Limits,
     /// What an abort has interrupted and no report has named yet; at most one a slot.
     interrupted: Vec<Interrupted>,
+    /// Decides which job starts when, once anything asks for it; without it, jobs start as they come.
+    pub(crate) schedule: Option<Box<Schedule<Held<In, T, E>>>>,
+    keeper: Keeper,
+    /// Of the retry budget.
+    account: Option<Account>,
+    retries: u64,
+    retries_refused: u64,
 }
 
 pub(crate) struct Engine<In, T, E> {
@@ -54,10 +74,23 @@ pub(crate) struct Engine<In, T, E> {
     is_aborted: AtomicBool,
     pub(crate) timings: bool,
     pub(crate) slow_poll: Option<Duration>,
+    /// Whether there is a schedule. It never goes away again.
+    is_scheduled: AtomicBool,
+    /// The slot of the worker that keeps the time, or a number that none has.
+    keeper_slot: AtomicUsize,
+    /// How many readings of the clock the schedule has taken over.
+    readings: AtomicU64,
+    pub(crate) retry: Option<Retries<In, E>>,
+    key_by: Option<Arc<KeyFn<In>>>,
+    cost_by: Option<Arc<CostFn<In>>>,
+    policy: Policy,
 }
 
+pub(crate) type KeyFn<In> = dyn Fn(&In) -> Key + Send + Sync;
+pub(crate) type CostFn<In> = dyn Fn(&In) -> u32 + Send + Sync;
+
 /// What the builder decides.
-pub(crate) struct Settings {
+pub(crate) struct Settings<In, E> {
     pub(crate) workers: usize,
     pub(crate) capacity: usize,
     pub(crate) child_capacity: usize,
@@ -66,17 +99,33 @@ pub(crate) struct Settings {
     pub(crate) observer: Option<Arc<dyn Observer>>,
     pub(crate) timings: bool,
     pub(crate) slow_poll: Option<Duration>,
+    pub(crate) max_waiting: usize,
+    pub(crate) retry: Option<Retries<In, E>>,
+    pub(crate) key_by: Option<Arc<KeyFn<In>>>,
+    pub(crate) cost_by: Option<Arc<CostFn<In>>>,
+    pub(crate) policy: Policy,
+    /// Whether there is a schedule from the start.
+    pub(crate) is_scheduled: bool,
 }
 
 impl<In, T, E> Engine<In, T, E> {
-    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+    pub(crate) fn new(settings: Settings<In, E>) -> Arc<Self> {
         let workers = settings.workers;
+        let schedule =
+            settings.is_scheduled.then(|| Box::new(Schedule::new(settings.policy, workers, settings.timer.now())));
+        let mut ledger = Ledger::new(settings.capacity, settings.child_capacity, workers);
+        ledger.set_max_waiting(settings.max_waiting);
         Arc::new(Self {
             state: Mutex::new(State {
-                ledger: Ledger::new(settings.capacity, settings.child_capacity, workers),
+                ledger,
                 running: Running::new(workers),
                 limits: settings.limits,
                 interrupted: Vec::new(),
+                schedule,
+                keeper: Keeper::default(),
+                account: settings.retry.as_ref().and_then(|retry| retry.policy.account()),
+                retries: 0,
+                retries_refused: 0,
             }),
             ready: Ready::new(settings.capacity),
             signals: (0..workers).map(|_| Signal::default()).collect(),
@@ -90,6 +139,13 @@ impl<In, T, E> Engine<In, T, E> {
             is_aborted: AtomicBool::new(false),
             timings: settings.timings,
             slow_poll: settings.slow_poll,
+            is_scheduled: AtomicBool::new(settings.is_scheduled),
+            keeper_slot: AtomicUsize::new(usize::MAX),
+            readings: AtomicU64::new(0),
+            retry: settings.retry,
+            key_by: settings.key_by,
+            cost_by: settings.cost_by,
+            policy: settings.policy,
         })
     }
 
@@ -103,7 +159,12 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        self.state().ledger.stats()
+        let state = self.state();
+        let mut stats = state.ledger.stats();
+        stats.delayed = state.schedule.as_ref().map_or(0, |schedule| schedule.delayed());
+        stats.queued -= stats.delayed;
+        (stats.retries, stats.retries_refused) = (state.retries, state.retries_refused);
+        stats
     }
 
     pub(crate) const fn is_observed(&self) -> bool {
@@ -180,17 +241,25 @@ impl<In, T, E> Engine<In, T, E> {
         parent.map_or_else(|| self.accept(Origin::Outside), |parent| self.accept_child(parent))
     }
 
-    /// Puts an accepted job on its way.
-    pub(crate) fn launch(&self, entry: Entry<In, T, E>) {
+    /// Puts an accepted job on its way, by these terms where it is not said elsewhere what they are.
+    pub(crate) fn launch(&self, entry: Entry<In, T, E>, terms: Option<Terms>) {
         self.observe(|| Event::Accepted { job: entry.id() });
-        if let Err(stranded) = self.ready.push(entry) {
+        if self.is_scheduled() {
+            self.schedule_one(entry, terms);
+        } else if let Err(stranded) = self.ready.push(entry) {
             self.abandon(stranded);
         }
         self.look_for_abort();
     }
 
-    /// Returns what came into the ready channel after an abort had looked there, since no worker may be polled any more:
-    /// whoever puts a job in looks here afterwards, and an abort sets the flag before it looks.
+    /// Gives an accepted job its outcome at once.
+    pub(crate) fn refuse(&self, entry: Entry<In, T, E>, error: JobError<E>) {
+        self.observe(|| Event::Accepted { job: entry.id() });
+        entry.settle_unstarted(self, error, 0);
+    }
+
+    /// Returns what came into the queue after an abort had looked there, since no worker may be polled any more: whoever puts
+    /// a job in looks here afterwards, and an abort sets the flag before it looks.
     fn look_for_abort(&self) {
         if self.is_aborted.load(Ordering::SeqCst) {
             self.return_queued();
@@ -199,7 +268,13 @@ impl<In, T, E> Engine<In, T, E> {
 
     fn return_queued(&self) {
         for entry in self.ready.take_all() {
-            entry.return_unstarted(self);
+            let attempts = self.attempts(&entry);
+            entry.return_unstarted(self, attempts);
+        }
+        for leaver in self.unschedule(|_| true) {
+            let attempts = leaver.attempts();
+            leaver.job.into_entry().return_unstarted(self, attempts);
+            unwind::discard(leaver.history);
         }
     }
 
@@ -208,7 +283,9 @@ impl<In, T, E> Engine<In, T, E> {
         for entry in &entries {
             self.observe(|| Event::Accepted { job: entry.id() });
         }
-        if let Err(stranded) = self.ready.push_many(entries) {
+        if self.is_scheduled() {
+            self.schedule_many(entries);
+        } else if let Err(stranded) = self.ready.push_many(entries) {
             self.abandon(stranded);
         }
         self.look_for_abort();
@@ -216,17 +293,20 @@ impl<In, T, E> Engine<In, T, E> {
 
     fn abandon(&self, entries: impl IntoIterator<Item = Entry<In, T, E>>) {
         for entry in entries {
-            entry.settle_unstarted(self, JobError::Abandoned);
+            let attempts = self.attempts(&entry);
+            entry.settle_unstarted(self, JobError::Abandoned, attempts);
         }
     }
 
     // ---- the life of a job ----
 
-    /// Books the start of a job and says what limits it; `false`: the pool is aborted and starts nothing.
+    /// Books the start of a job and says what limits it, and, where there is a schedule, what its past is.
     ///
-    /// With `finishes`, the success of the slot's last job is booked first, under the same lock. Before it returns, the slot
-    /// is clear of old interruptions and a new one will find the job. The caller carries out the wakes.
+    /// With `finishes`, the success of the slot's last job is booked first, under the same lock, unless the pool is aborted.
+    /// Before it returns, the slot is clear of old interruptions and a new one will find the job. The caller carries out the
+    /// wakes.
     #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "it is inlined; what it fills in lives with the caller")]
     pub(crate) fn book_start(
         &self,
         slot: usize,
@@ -235,40 +315,73 @@ impl<In, T, E> Engine<In, T, E> {
         finishes: bool,
         limits: &mut Limits,
         wakes: &mut Wakes,
-    ) -> bool {
+        past: &mut Past,
+    ) -> Begun {
+        let now = self.is_scheduled().then(|| self.timer.now());
         let mut state = self.state();
         if state.ledger.life() >= Life::Aborted {
-            return false;
+            return Begun::Aborted;
         }
         if finishes {
             state.running.finish(slot);
             state.ledger.finish(Outcome::Succeeded, wakes);
         }
+        if state.schedule.is_some() {
+            *limits = state.limits;
+            return self.start_scheduled(&mut state, slot, origin, occupant, now, wakes, past);
+        }
         self.signals[slot].clear();
         state.ledger.start(origin, wakes);
         state.running.start(slot, occupant);
         *limits = state.limits;
-        true
+        Begun::Yes
     }
 
     pub(crate) fn book_finish(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
+        let reading = self.reading();
         let mut wakes = Wakes::default();
+        let mut effects = None;
         {
             let mut state = self.state();
-            state.running.finish(slot);
             if outcome != Outcome::Cancelled {
                 // It was faster than the abort.
                 state.interrupted.retain(|job| job.id != id);
             }
-            state.ledger.finish(outcome, &mut wakes);
+            if state.schedule.is_some() {
+                effects = Some(self.finish_scheduled(&mut state, slot, outcome, reading, &mut wakes));
+            } else {
+                state.running.finish(slot);
+                state.ledger.finish(outcome, &mut wakes);
+            }
         }
         self.observe(|| Event::Finished { job: id, outcome, attempts });
+        if let Some(effects) = effects {
+            self.carry_out_effects(effects);
+        }
         self.carry_out(wakes);
     }
 
-    pub(crate) fn book_unstarted(&self, origin: Origin, id: JobId, outcome: Outcome) {
-        let wakes = self.state().ledger.settle_queued(origin, outcome);
-        self.observe(|| Event::Finished { job: id, outcome, attempts: 0 });
+    /// Books the outcome of a job that is not running.
+    pub(crate) fn book_unstarted(
+        &self,
+        origin: Origin,
+        id: JobId,
+        outcome: Outcome,
+        spot: Option<Spot>,
+        attempts: u32,
+    ) {
+        let reading = self.reading();
+        let (wakes, forgotten) = {
+            let mut state = self.state();
+            let wakes = state.ledger.settle_queued(origin, outcome);
+            (wakes, spot.map(|spot| self.forget_scheduled(&mut state, spot, id, reading)))
+        };
+        self.observe(|| Event::Finished { job: id, outcome, attempts });
+        if let Some((job, history, effects)) = forgotten {
+            drop(job);
+            unwind::discard(history);
+            self.carry_out_effects(effects);
+        }
         self.carry_out(wakes);
     }
 
@@ -283,7 +396,14 @@ impl<In, T, E> Engine<In, T, E> {
         }
     }
 
-    pub(crate) fn remove_husk(&self) {
+    pub(crate) fn remove_husk(&self, spot: Option<Spot>, id: JobId) {
+        if let Some(spot) = spot {
+            // It was cancelled before the schedule knew of it.
+            let reading = self.reading();
+            let (job, history, effects) = self.forget_scheduled(&mut self.state(), spot, id, reading);
+            drop((job, history));
+            self.carry_out_effects(effects);
+        }
         // More may be removed than were counted while a sweep resets the count.
         let _ = self.husks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |husks| husks.checked_sub(1));
     }
@@ -292,7 +412,13 @@ impl<In, T, E> Engine<In, T, E> {
     pub(crate) fn sweep(&self) {
         self.husks.store(0, Ordering::Relaxed);
         for entry in self.ready.sweep(Entry::is_dead) {
-            entry.settle_unstarted(self, JobError::Abandoned);
+            let attempts = self.attempts(&entry);
+            entry.settle_unstarted(self, JobError::Abandoned, attempts);
+        }
+        for leaver in self.unschedule(Held::is_dead) {
+            let attempts = leaver.attempts();
+            leaver.job.into_entry().settle_unstarted(self, JobError::Abandoned, attempts);
+            unwind::discard(leaver.history);
         }
         self.look_for_abort();
     }
@@ -323,6 +449,8 @@ impl<In, T, E> Engine<In, T, E> {
             self.observe(|| Event::Closed);
         }
         self.carry_out(wakes);
+        // What a pause holds back goes on.
+        self.look_at_schedule();
     }
 
     /// Aborts: interrupts what runs, returns what is queued. The first call does it; others change nothing.
@@ -382,270 +510,46 @@ impl<In, T, E> Engine<In, T, E> {
         blocked.into_iter().for_each(Waker::wake);
         if was_last {
             self.abandon(self.ready.take_all());
-        }
-    }
-
-    // ---- waits for one's own pool ----
-
-    /// Says whether the caller may wait for this pool, and keeps the mark of the wait up to date.
-    ///
-    /// Outside the pool's jobs it always may. Inside, it may not if every worker would then wait.
-    pub(crate) fn may_wait(
-        self: &Arc<Self>,
-        mark: &mut Option<WaitMark<In, T, E>>,
-        cx: &Context<'_>,
-        what: impl FnOnce() -> Wait<In, T, E>,
-    ) -> bool {
-        let Some(place) = inside::find(self.identity()) else {
-            *mark = None;
-            return true;
-        };
-        // The waker of what waits, which may be another than that of the job.
-        let waker = cx.waker().clone();
-        let replaced = match mark.as_ref().filter(|mark| mark.place == place) {
-            Some(mark) => {
-                let mut state = self.state();
-                state.running.wait_mut(mark.number).map(|waiting| std::mem::replace(&mut waiting.waker, waker))
+            for leaver in self.unschedule(|_| true) {
+                let attempts = leaver.attempts();
+                leaver.job.into_entry().settle_unstarted(self, JobError::Abandoned, attempts);
+                unwind::discard(leaver.history);
             }
-            None => {
-                *mark = None;
-                let waiting = Waiting { what: what(), waker };
-                let number = self.state().running.begin_wait(place.slot, place.id, waiting);
-                *mark = Some(WaitMark { engine: Arc::clone(self), place, number });
-                None
-            }
-        };
-        drop(replaced);
-        let is_stuck = self.is_stuck();
-        if is_stuck {
-            *mark = None;
-        }
-        !is_stuck
-    }
-
-    /// Whether every live worker is held by a job that waits for the pool, and none of these waits is over.
-    ///
-    /// Looked at without the lock: while all slots are held, only somebody outside can end a wait meanwhile.
-    fn is_stuck(&self) -> bool {
-        let waits: Vec<(usize, Wait<In, T, E>)> = {
-            let state = self.state();
-            if !state.running.is_blocked(state.ledger.workers()) {
-                return false;
-            }
-            state.running.waiting().map(|(slot, waiting)| (slot, waiting.what.clone())).collect()
-        };
-        // A job that is interrupted is about to leave its slot.
-        waits.iter().all(|(slot, what)| !what.is_over(self) && self.signals[*slot].interrupted().is_none())
-    }
-}
-
-/// A wait of a job for its own pool.
-pub(crate) struct Waiting<In, T, E> {
-    what: Wait<In, T, E>,
-    /// Woken when a worker leaves: the wait may have become one without end.
-    waker: Waker,
-}
-
-/// What a job waits for inside its own pool.
-pub(crate) enum Wait<In, T, E> {
-    /// The outcome of a job.
-    Cell(Arc<Cell<In, T, E>>),
-    /// A completion of a map or group.
-    Stream(Arc<Stream<In, T, E>>),
-    /// Room in the queue, with the number in the line.
-    Room(u64),
-}
-
-impl<In, T, E> Wait<In, T, E> {
-    /// Whether it is over, though the job may not have noticed.
-    fn is_over(&self, engine: &Engine<In, T, E>) -> bool {
-        match self {
-            Self::Cell(cell) => cell.is_done(),
-            Self::Stream(stream) => !stream.is_starved(),
-            Self::Room(number) => !engine.state().ledger.is_in_line(*number),
         }
     }
 }
 
-impl<In, T, E> Clone for Wait<In, T, E> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Cell(cell) => Self::Cell(Arc::clone(cell)),
-            Self::Stream(stream) => Self::Stream(Arc::clone(stream)),
-            Self::Room(number) => Self::Room(*number),
-        }
+/// Whether a job starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begun {
+    Yes,
+    /// The pool is aborted and starts nothing.
+    Aborted,
+    /// The schedule has not released it, or does not let it go on: it goes back there.
+    NotYet,
+}
+
+/// What a worker learns when the start of a scheduled job is booked.
+#[derive(Debug)]
+pub(crate) struct Past {
+    /// When it started, if somebody looked.
+    pub(crate) since: Option<Instant>,
+    /// Of former attempts.
+    pub(crate) history: Option<Box<History>>,
+}
+
+impl Past {
+    pub(crate) const NONE: Self = Self { since: None, history: None };
+
+    /// How many attempts were made.
+    #[inline]
+    pub(crate) fn attempts(&self) -> u32 {
+        self.history.as_ref().map_or(0, |history| history.attempts)
     }
 }
 
 impl<In, T, E> fmt::Debug for Engine<In, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").finish_non_exhaustive()
-    }
-}
-
-/// A job that waits for its own pool; dropping it ends the wait.
-pub(crate) struct WaitMark<In, T, E> {
-    engine: Arc<Engine<In, T, E>>,
-    place: Place,
-    number: u64,
-}
-
-impl<In, T, E> Drop for WaitMark<In, T, E> {
-    fn drop(&mut self) {
-        let what = self.engine.state().running.end_wait(self.number);
-        drop(what);
-    }
-}
-
-/// A wait for room, in a fair line. Dropping it leaves the line and passes on what was granted.
-pub(crate) struct Room<In, T, E> {
-    engine: Arc<Engine<In, T, E>>,
-    ticket: Option<u64>,
-    mark: Option<WaitMark<In, T, E>>,
-}
-
-/// Why there will be no room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoRoom {
-    Closed,
-    WouldDeadlock,
-}
-
-impl<In, T, E> Room<In, T, E> {
-    pub(crate) const fn new(engine: Arc<Engine<In, T, E>>) -> Self {
-        Self { engine, ticket: None, mark: None }
-    }
-
-    /// Ends with one reserved place, which the caller has to use or release.
-    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), NoRoom>> {
-        let (polled, wakes) = self.engine.state().ledger.poll_reserve(&mut self.ticket, cx);
-        self.engine.carry_out(wakes);
-        match polled {
-            Poll::Ready(decided) => {
-                self.mark = None;
-                Poll::Ready(decided.map_err(|_| NoRoom::Closed))
-            }
-            Poll::Pending
-                if self.engine.may_wait(&mut self.mark, cx, || Wait::Room(self.ticket.unwrap_or_default())) =>
-            {
-                Poll::Pending
-            }
-            Poll::Pending => {
-                self.leave();
-                Poll::Ready(Err(NoRoom::WouldDeadlock))
-            }
-        }
-    }
-
-    /// Whether it stands in line.
-    pub(crate) const fn is_waiting(&self) -> bool {
-        self.ticket.is_some()
-    }
-
-    /// Leaves the line.
-    #[inline]
-    pub(crate) fn leave(&mut self) {
-        if self.ticket.is_some() || self.mark.is_some() {
-            self.leave_now();
-        }
-    }
-
-    #[cold]
-    fn leave_now(&mut self) {
-        self.mark = None;
-        if let Some(ticket) = self.ticket.take() {
-            let wakes = self.engine.state().ledger.leave_line(ticket);
-            self.engine.carry_out(wakes);
-        }
-    }
-}
-
-impl<In, T, E> Drop for Room<In, T, E> {
-    fn drop(&mut self) {
-        self.leave();
-    }
-}
-
-/// Why a running attempt has to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Interrupt(pub(crate) CancelReason);
-
-/// How others reach a slot: a flag, and the waker of the worker that waits in it.
-#[derive(Debug, Default)]
-pub(crate) struct Signal {
-    /// 0, or one more than the position of the reason in [`REASONS`].
-    interrupt: AtomicU8,
-    waker: Mutex<Option<Waker>>,
-}
-
-const REASONS: [CancelReason; 5] = [
-    CancelReason::Handle,
-    CancelReason::Stream,
-    CancelReason::Stopped,
-    CancelReason::Aborted,
-    CancelReason::WouldDeadlock,
-];
-
-/// The number of a reason, for an atomic; 0 stands for none.
-pub(crate) fn reason_to_code(reason: CancelReason) -> u8 {
-    (1..).zip(REASONS).find(|(_, known)| *known == reason).map_or(0, |(code, _)| code)
-}
-
-/// The reason behind a number.
-pub(crate) fn reason_from_code(code: u8) -> Option<CancelReason> {
-    REASONS.get(usize::from(code).checked_sub(1)?).copied()
-}
-
-impl Signal {
-    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn interrupted(&self) -> Option<Interrupt> {
-        reason_from_code(self.interrupt.load(Ordering::SeqCst)).map(Interrupt)
-    }
-
-    /// Leaves the waker for an interruption to come, and looks once more whether one has come already.
-    pub(crate) fn listen(&self, waker: &Waker) -> Option<Interrupt> {
-        let mut listener = self.waker();
-        if !listener.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            let old = listener.replace(waker.clone());
-            drop(listener);
-            drop(old);
-        } else {
-            drop(listener);
-        }
-        self.interrupted()
-    }
-
-    fn clear(&self) {
-        // Whoever set it did so before this job was found in the slot, so the look is not too early.
-        if self.interrupt.load(Ordering::SeqCst) != 0 {
-            self.interrupt.store(0, Ordering::SeqCst);
-        }
-    }
-
-    /// Sets the reason, if there is none yet; the waker is to be woken once all locks are released.
-    #[must_use = "the worker sleeps on otherwise"]
-    pub(crate) fn interrupt(&self, reason: CancelReason) -> Option<Waker> {
-        let _ = self.interrupt.compare_exchange(0, reason_to_code(reason), Ordering::SeqCst, Ordering::SeqCst);
-        self.listener()
-    }
-
-    fn listener(&self) -> Option<Waker> {
-        self.waker().clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_reason_survives_the_atomic() {
-        for reason in REASONS {
-            assert_eq!(reason_from_code(reason_to_code(reason)), Some(reason));
-        }
-        assert_eq!(reason_from_code(0), None);
     }
 }

@@ -1,0 +1,127 @@
+//! The knobs of a pool that runs: pause and resume, how many workers run jobs, how often jobs start; and the waits for a
+//! quieter moment. Each takes effect for jobs that have not started, and stops none that has.
+
+use crate::attempt::inside;
+use crate::observe::RunningJob;
+use crate::pool::Pool;
+use crate::queue::ledger::Ledger;
+use crate::queue::schedule::gate::RateLimit;
+
+impl<In, T, E> Pool<In, T, E> {
+    /// Starts no more jobs until [`resume`](Self::resume). Running jobs go on, and jobs are accepted as before.
+    ///
+    /// Pauses are counted: after two, it takes two to resume. A pool that is closed goes on in spite of them, so that a
+    /// [`drain`](Self::drain) ends. Time goes on too: a queued job may run out of its time, and its delay may pass.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::future;
+    ///
+    /// let (pool, workers) =
+    ///     Pool::builder().workers(2).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    /// pool.pause();
+    /// let mut handle = pool.try_submit(1).unwrap();
+    /// future::block_on(workers.drive(async {
+    ///     future::yield_now().await;
+    ///     assert!(!handle.is_finished());
+    ///     pool.resume();
+    ///     assert_eq!(handle.await, Ok(1));
+    /// }));
+    /// ```
+    pub fn pause(&self) {
+        self.engine().pause();
+    }
+
+    /// Takes back one [`pause`](Self::pause); without one, nothing.
+    pub fn resume(&self) {
+        self.engine().resume();
+    }
+
+    /// Whether the pool is paused.
+    pub fn is_paused(&self) -> bool {
+        self.engine().is_paused()
+    }
+
+    /// Sets how many jobs run at once, up to the number of workers that were built.
+    ///
+    /// More start at once; of fewer, those that run go on, and no new one starts before there are less than `count`.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is 0, or greater than the number of workers that were built.
+    #[track_caller]
+    pub fn set_workers(&self, count: usize) {
+        let built = self.engine().signals.len();
+        assert!(count > 0, "workers must be at least 1, got 0; to start none, pause the pool");
+        assert!(count <= built, "workers must be at most {built}, as many as were built, got {count}");
+        self.engine().set_workers(count);
+    }
+
+    /// Changes the [rate limit](crate::Builder::rate_limit) of the pool, for what is queued too, at once. `None`: no limit.
+    ///
+    /// What has started under the old limit counts under the new one, as far as that knows so many: a change grants no new
+    /// burst. From no limit to one, nothing counts yet.
+    pub fn set_rate_limit(&self, limit: impl Into<Option<RateLimit>>) {
+        self.engine().set_rate(limit.into());
+    }
+
+    /// The jobs that run now, in the order of their workers.
+    pub fn running(&self) -> Vec<RunningJob> {
+        self.engine().running()
+    }
+
+    /// Waits until fewer than `count` jobs are queued, delayed ones included.
+    ///
+    /// With 0 it waits for what cannot be, and ends when the pool does.
+    ///
+    /// # Panics
+    ///
+    /// Inside a job of this pool, when it would wait: the worker it holds may be the one that is needed. The panic is contained
+    /// like any other of the job.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn queued_below(&self, count: usize) {
+        self.wait_below("queued_below", |ledger| ledger.queued_total() < count, |ledger| ledger.mark_queued(count))
+            .await;
+    }
+
+    /// Waits until fewer than `count` jobs are running: with 1, until none is, be the pool paused or not.
+    ///
+    /// With 0 it waits for what cannot be, and ends when the pool does.
+    ///
+    /// # Panics
+    ///
+    /// As [`queued_below`](Self::queued_below).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn running_below(&self, count: usize) {
+        self.wait_below("running_below", |ledger| ledger.running() < count, |ledger| ledger.mark_running(count)).await;
+    }
+
+    async fn wait_below(&self, what: &str, is_so: impl Fn(&Ledger) -> bool, mark: impl Fn(&mut Ledger)) {
+        let mut listener = None;
+        loop {
+            {
+                let mut state = self.engine().state();
+                if is_so(&state.ledger) || state.ledger.has_ended() {
+                    return;
+                }
+                mark(&mut state.ledger);
+            }
+            if let Some(place) = inside::find(self.engine().identity()) {
+                panic!("{what} must not be awaited inside a job of the same pool, got job {}", place.id);
+            }
+            // Listen first, look again after: what happens in between is heard.
+            match listener.take() {
+                None => listener = Some(self.engine().quiet.listen()),
+                Some(heard) => heard.await,
+            }
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! The schedule within the engine: jobs go in, and what it releases is carried out, by whoever has changed something. The
+//! schedule itself decides; here is what has to be done under the lock for that, and what after it.
+
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use super::{Begun, Engine, Past, State};
+use crate::attempt::retry::{History, Hold, Retry};
+use crate::attempt::unwind;
+use crate::error::{JobError, PanicMessage, TimeLimit};
+use crate::observe::{JobId, Outcome};
+use crate::queue::ledger::{Life, Origin, Wakes};
+use crate::queue::running::Occupant;
+use crate::queue::schedule::clock::{Reading, Tick};
+use crate::queue::schedule::lanes::Key;
+use crate::queue::schedule::{Leaver, Load, Released, Schedule, Spot, Start, Terms};
+use crate::reply::{Entry, Held};
+
+/// The policy of retries, and how to copy what is tried again.
+pub(crate) struct Retries<In, E> {
+    pub(crate) policy: Retry<E>,
+    pub(crate) copy: fn(&In) -> In,
+    /// How many jobs may wait for another attempt.
+    pub(crate) capacity: usize,
+}
+
+impl<In, E> Clone for Retries<In, E> {
+    fn clone(&self) -> Self {
+        Self { policy: self.policy.clone(), copy: self.copy, capacity: self.capacity }
+    }
+}
+
+/// What has to be done once the lock is released.
+#[must_use = "jobs are in it"]
+pub(crate) struct Effects<In, T, E> {
+    released: Released<Held<In, T, E>>,
+    /// The worker that keeps the time has to look again.
+    keeper: Option<Waker>,
+    /// Nobody keeps the time, and somebody has to.
+    hand_on: bool,
+}
+
+impl<In, T, E> Engine<In, T, E> {
+    #[inline]
+    pub(crate) fn is_scheduled(&self) -> bool {
+        self.is_scheduled.load(Ordering::Relaxed)
+    }
+
+    /// What the clock shows, where there is a schedule that wants to know.
+    #[inline]
+    pub(super) fn reading(&self) -> Option<Reading> {
+        self.is_scheduled().then(|| self.look_at_clock())
+    }
+
+    pub(super) fn look_at_clock(&self) -> Reading {
+        // In this order: what was taken over before this count is older than the time that is looked up now.
+        let generation = self.readings.load(Ordering::SeqCst);
+        Reading { at: self.timer.now(), generation }
+    }
+
+    /// Tells the schedule what time it is.
+    pub(super) fn tell_time(&self, schedule: &mut Schedule<Held<In, T, E>>, reading: Option<Reading>) -> Tick {
+        let Some(reading) = reading else { return schedule.now() };
+        let now = schedule.read(reading);
+        self.readings.store(schedule.generation(), Ordering::SeqCst);
+        now
+    }
+
+    /// From here on the schedule decides when jobs start, those that are queued already included. One that is just on its way
+    /// into the ready channel, or out of it, is sent back when a worker wants to start it.
+    pub(crate) fn switch_on_schedule(&self) {
+        if self.is_scheduled() {
+            return;
+        }
+        let now = self.timer.now();
+        let mut state = self.state();
+        if state.schedule.is_none() {
+            let schedule = Schedule::new(self.policy, self.signals.len(), now);
+            state.schedule = Some(Box::new(schedule));
+            self.is_scheduled.store(true, Ordering::SeqCst);
+        }
+        drop(state);
+        for entry in self.ready.take_all() {
+            self.readmit(entry);
+        }
+    }
+
+    // ---- in ----
+
+    /// What a job asks for, by its input; calls closures of the user's.
+    pub(crate) fn terms(
+        &self,
+        input: &In,
+        priority: i32,
+        start: Start,
+        deadline: Option<Instant>,
+    ) -> Result<Terms, PanicMessage> {
+        let (mut key, mut cost): (Option<Key>, u32) = (None, 1);
+        if self.key_by.is_some() || self.cost_by.is_some() {
+            unwind::catch(|| {
+                key = self.key_by.as_ref().map(|key_by| key_by(input));
+                cost = self.cost_by.as_ref().map_or(1, |cost_by| cost_by(input));
+            })?;
+        }
+        Ok(Terms { priority, cost, key, start, deadline })
+    }
+
+    #[cold]
+    pub(super) fn schedule_one(&self, entry: Entry<In, T, E>, terms: Option<Terms>) {
+        let terms = match terms {
+            Some(terms) => terms,
+            None => match self.terms_of(&entry) {
+                Ok(terms) => terms,
+                Err(message) => return entry.settle_unstarted(self, JobError::Panicked(message), 0),
+            },
+        };
+        self.change_schedule(|engine, state, now| engine.insert(state, entry, terms, now));
+    }
+
+    #[cold]
+    pub(super) fn schedule_many(&self, entries: Vec<Entry<In, T, E>>) {
+        let mut jobs = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match self.terms_of(&entry) {
+                Ok(terms) => jobs.push((entry, terms)),
+                Err(message) => entry.settle_unstarted(self, JobError::Panicked(message), 0),
+            }
+        }
+        self.change_schedule(|engine, state, now| {
+            for (entry, terms) in jobs {
+                engine.insert(state, entry, terms, now);
+            }
+        });
+    }
+
+    /// The terms of a job that has none of its own.
+    fn terms_of(&self, entry: &Entry<In, T, E>) -> Result<Terms, PanicMessage> {
+        match entry {
+            Entry::Streamed(job) => {
+                let limit = self.state().limits.job;
+                let deadline = limit.and_then(|limit| job.accepted_at?.checked_add(limit));
+                self.terms(&job.input, job.stream.priority(), Start::Now, deadline)
+            }
+            // Only one that was on its way when the schedule was switched on; there is no closure then.
+            Entry::Handled(cell) => Ok(Terms { cost: 1, deadline: cell.deadline(), ..Terms::default() }),
+        }
+    }
+
+    fn insert(&self, state: &mut State<In, T, E>, entry: Entry<In, T, E>, terms: Terms, now: Tick) {
+        let Some(schedule) = &mut state.schedule else { return };
+        let number = entry.id().as_u64();
+        let spot = schedule.insert(Held::from(entry), number, terms, now);
+        if let Some(Held::Handled(cell)) = schedule.job(spot) {
+            cell.set_spot(spot);
+        }
+    }
+
+    /// Takes a job back that a worker has not started.
+    #[cold]
+    pub(crate) fn readmit(&self, entry: Entry<In, T, E>) {
+        if matches!(entry, Entry::Handled(_)) && entry.is_dead() {
+            self.remove_husk(entry.spot(), entry.id());
+            return;
+        }
+        let (id, spot, stream) = (entry.id().as_u64(), entry.spot(), entry.stream());
+        // One without a record was on its way when the schedule was switched on; it has the terms of its map.
+        let terms = if spot.is_none() { self.terms_of(&entry).unwrap_or_default() } else { Terms::default() };
+        let gone = self.change_schedule(|engine, state, now| match (&mut state.schedule, spot) {
+            (Some(schedule), Some(spot)) if schedule.is_released(spot, id) => {
+                schedule.put_back(spot, Held::from(entry), now);
+                None
+            }
+            (_, Some(_)) => Some(entry),
+            (_, None) => {
+                engine.insert(state, entry, terms, now);
+                None
+            }
+        });
+        if let Some(gone) = gone {
+            // It was cancelled meanwhile, and has its outcome.
+            gone.settle_unstarted(self, JobError::Abandoned, 0);
+        }
+        if let Some(stream) = stream {
+            stream.look_again();
+        }
+        self.look_for_abort();
+    }
+
+    // ---- through ----
+
+    /// Changes something under the lock, looks what may start then, and carries that out.
+    pub(super) fn change_schedule<R>(&self, change: impl FnOnce(&Self, &mut State<In, T, E>, Tick) -> R) -> R {
+        let reading = self.reading();
+        let mut state = self.state();
+        let now = match &mut state.schedule {
+            Some(schedule) => self.tell_time(schedule, reading),
+            None => Tick(0),
+        };
+        let changed = change(self, &mut state, now);
+        let now = state.schedule.as_ref().map_or(now, |schedule| schedule.now());
+        let effects = self.look(&mut state, now);
+        drop(state);
+        self.carry_out_effects(effects);
+        changed
+    }
+
+    /// Looks what may start now, if there is a schedule.
+    pub(super) fn look_at_schedule(&self) {
+        if self.is_scheduled() {
+            self.change_schedule(|_, _, _| ());
+        }
+    }
+
+    pub(super) fn look(&self, state: &mut State<In, T, E>, now: Tick) -> Effects<In, T, E> {
+        let mut effects = Effects { released: Released::new(), keeper: None, hand_on: false };
+        let load = load(state);
+        if let Some(schedule) = &mut state.schedule
+            && state.ledger.life() < Life::Aborted
+        {
+            schedule.release(now, load, &mut effects.released);
+            (effects.keeper, effects.hand_on) = state.keeper.look(schedule.next());
+        }
+        effects
+    }
+
+    pub(crate) fn carry_out_effects(&self, effects: Effects<In, T, E>) {
+        let Effects { released, keeper, hand_on } = effects;
+        let Released { first, more, expired, too_costly } = released;
+        if let Some((job, spot)) = first {
+            let job = job.release(spot);
+            let pushed = if more.is_empty() {
+                self.ready.push(job)
+            } else {
+                let mut batch = self.ready.take_spare();
+                batch.push(job);
+                batch.extend(more.into_iter().map(|(job, spot)| job.release(spot)));
+                self.ready.push_many(batch)
+            };
+            if let Err(stranded) = pushed {
+                self.abandon(stranded);
+            }
+            self.look_for_abort();
+        }
+        if let Some(waker) = keeper {
+            waker.wake();
+        }
+        if hand_on {
+            self.hand_on_time();
+        }
+        for leaver in expired {
+            self.settle_leaver(leaver, JobError::TimedOut(TimeLimit::Job));
+        }
+        for (leaver, cost, most) in too_costly {
+            self.settle_leaver(leaver, JobError::TooCostly { cost, most });
+        }
+    }
+
+    fn settle_leaver(&self, leaver: Leaver<Held<In, T, E>>, error: JobError<E>) {
+        let attempts = leaver.attempts();
+        leaver.job.into_entry().settle_unstarted(self, error, attempts);
+        unwind::discard(leaver.history);
+    }
+
+    /// The part of [`book_start`](Self::book_start) for a pool that has a schedule.
+    #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "as those of `book_start`")]
+    pub(super) fn start_scheduled(
+        &self,
+        state: &mut State<In, T, E>,
+        slot: usize,
+        origin: Origin,
+        mut occupant: Occupant,
+        now: Option<Instant>,
+        wakes: &mut Wakes,
+        past: &mut Past,
+    ) -> Begun {
+        let load = load(state);
+        let Some(schedule) = &mut state.schedule else { return Begun::NotYet };
+        let Some(spot) = occupant.spot.filter(|spot| schedule.is_released(*spot, occupant.id.as_u64())) else {
+            return Begun::NotYet;
+        };
+        if !schedule.may_go_on(load) {
+            return Begun::NotYet;
+        }
+        self.signals[slot].clear();
+        past.history = schedule.start(spot);
+        let since = now.or_else(|| schedule.instant(schedule.now()));
+        if let Some(history) = &past.history {
+            occupant.attempts = history.attempts.saturating_add(1);
+            occupant.is_retry = true;
+        } else if let Some(account) = &mut state.account {
+            account.earn();
+        }
+        state.ledger.start(origin, wakes);
+        state.running.start_scheduled(slot, occupant, since);
+        past.since = since;
+        Begun::Yes
+    }
+
+    pub(super) fn finish_scheduled(
+        &self,
+        state: &mut State<In, T, E>,
+        slot: usize,
+        outcome: Outcome,
+        reading: Option<Reading>,
+        wakes: &mut Wakes,
+    ) -> Effects<In, T, E> {
+        let spot = state.running.finish_scheduled(slot);
+        state.ledger.finish(outcome, wakes);
+        let now = match &mut state.schedule {
+            Some(schedule) => {
+                let now = self.tell_time(schedule, reading);
+                if let Some(spot) = spot {
+                    schedule.finish(spot, now);
+                }
+                now
+            }
+            None => Tick(0),
+        };
+        self.look(state, now)
+    }
+
+    /// Returns what is to be dropped and done after the lock.
+    pub(super) fn forget_scheduled(
+        &self,
+        state: &mut State<In, T, E>,
+        spot: Spot,
+        id: JobId,
+        reading: Option<Reading>,
+    ) -> (Option<Held<In, T, E>>, Option<Box<History>>, Effects<In, T, E>) {
+        let (mut job, mut history, mut now) = (None, None, Tick(0));
+        if let Some(schedule) = &mut state.schedule {
+            now = self.tell_time(schedule, reading);
+            (job, history) = schedule.forget(spot, id.as_u64(), now);
+        }
+        (job, history, self.look(state, now))
+    }
+
+    /// How many attempts were made of a job that is queued.
+    pub(crate) fn attempts(&self, entry: &Entry<In, T, E>) -> u32 {
+        self.attempts_of(entry.spot(), entry.id())
+    }
+
+    pub(crate) fn attempts_of(&self, spot: Option<Spot>, id: JobId) -> u32 {
+        let Some(spot) = spot else { return 0 };
+        self.state().schedule.as_ref().map_or(0, |schedule| schedule.attempts(spot, id.as_u64()))
+    }
+
+    /// Takes out the scheduled jobs of which `is_dead` is true, released ones excepted.
+    pub(super) fn unschedule(&self, is_dead: impl Fn(&Held<In, T, E>) -> bool) -> Vec<Leaver<Held<In, T, E>>> {
+        if !self.is_scheduled() {
+            return Vec::new();
+        }
+        let mut state = self.state();
+        let Some(schedule) = &mut state.schedule else { return Vec::new() };
+        let now = schedule.now();
+        schedule.extract(now, is_dead)
+    }
+
+    // ---- and back ----
+
+    /// Whether another attempt may be made of the job in this slot, as far as the bounds of the pool go; the budget pays.
+    /// `None`: the question is idle, since the job is interrupted.
+    pub(crate) fn allow_retry(&self, slot: usize, capacity: usize, is_paid: bool) -> Option<bool> {
+        let mut state = self.state();
+        let state = &mut *state;
+        if state.ledger.life() >= Life::Aborted || self.signals[slot].interrupted().is_some() {
+            return None;
+        }
+        let itself = state.running.is_retry(slot);
+        let others = state.ledger.retrying() + state.running.retries() - usize::from(itself);
+        let is_allowed = state.ledger.retrying() < capacity
+            && (!is_paid || state.account.as_mut().is_none_or(|account| account.spend(others)));
+        if is_allowed {
+            state.retries += 1;
+        } else {
+            state.retries_refused += 1;
+        }
+        Some(is_allowed)
+    }
+
+    /// Sends the job of a slot back to wait for another attempt, unless it is interrupted; then it is given back. The caller
+    /// carries out the effects, with no lock held.
+    pub(crate) fn requeue(
+        &self,
+        slot: usize,
+        job: Held<In, T, E>,
+        history: Box<History>,
+        delay: Duration,
+        hold: Hold,
+    ) -> Result<(Effects<In, T, E>, Wakes), Held<In, T, E>> {
+        let reading = self.reading();
+        let mut wakes = Wakes::default();
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let spot = state.running.spot(slot);
+        let (Some(schedule), Some(spot)) = (&mut state.schedule, spot) else { return Err(job) };
+        if state.ledger.life() >= Life::Aborted || self.signals[slot].interrupted().is_some() {
+            return Err(job);
+        }
+        let now = self.tell_time(schedule, reading);
+        let at = now.after(delay);
+        match hold {
+            Hold::Job => {}
+            Hold::Key => schedule.hold_lane(spot, at),
+            Hold::Pool => schedule.hold(at),
+        }
+        schedule.requeue(spot, job, history, at, now);
+        state.running.finish_scheduled(slot);
+        state.ledger.retry(&mut wakes);
+        Ok((self.look(state, now), wakes))
+    }
+}
+
+pub(super) fn load<In, T, E>(state: &State<In, T, E>) -> Load {
+    Load {
+        workers: state.ledger.workers(),
+        running: state.ledger.running(),
+        is_closing: state.ledger.life() > Life::Open,
+    }
+}

@@ -1,0 +1,191 @@
+//! Waits that a pool has to know of: for room in its queue, and those of its own jobs, which may never end. A running job
+//! that waits for its own pool is entered in the running book; if every worker then waits, the last one is told.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::Engine;
+use crate::attempt::inside::{self, Place};
+use crate::queue::ledger::Refusal;
+use crate::reply::Cell;
+use crate::results::stream::Stream;
+
+impl<In, T, E> Engine<In, T, E> {
+    /// Says whether the caller may wait for this pool, and keeps the mark of the wait up to date.
+    ///
+    /// Outside the pool's jobs it always may. Inside, it may not if every worker would then wait.
+    pub(crate) fn may_wait(
+        self: &Arc<Self>,
+        mark: &mut Option<WaitMark<In, T, E>>,
+        cx: &Context<'_>,
+        what: impl FnOnce() -> Wait<In, T, E>,
+    ) -> bool {
+        let Some(place) = inside::find(self.identity()) else {
+            *mark = None;
+            return true;
+        };
+        // The waker of what waits, which may be another than that of the job.
+        let waker = cx.waker().clone();
+        let replaced = match mark.as_ref().filter(|mark| mark.place == place) {
+            Some(mark) => {
+                let mut state = self.state();
+                state.running.wait_mut(mark.number).map(|waiting| std::mem::replace(&mut waiting.waker, waker))
+            }
+            None => {
+                *mark = None;
+                let waiting = Waiting { what: what(), waker };
+                let number = self.state().running.begin_wait(place.slot, place.id, waiting);
+                *mark = Some(WaitMark { engine: Arc::clone(self), place, number });
+                None
+            }
+        };
+        drop(replaced);
+        let is_stuck = self.is_stuck();
+        if is_stuck {
+            *mark = None;
+        }
+        !is_stuck
+    }
+
+    /// Whether every live worker is held by a job that waits for the pool, and none of these waits is over.
+    ///
+    /// Looked at without the lock: while all slots are held, only somebody outside can end a wait meanwhile.
+    fn is_stuck(&self) -> bool {
+        let waits: Vec<(usize, Wait<In, T, E>)> = {
+            let state = self.state();
+            if !state.running.is_blocked(state.ledger.workers()) {
+                return false;
+            }
+            state.running.waiting().map(|(slot, waiting)| (slot, waiting.what.clone())).collect()
+        };
+        // A job that is interrupted is about to leave its slot.
+        waits.iter().all(|(slot, what)| !what.is_over(self) && self.signals[*slot].interrupted().is_none())
+    }
+}
+
+/// A wait of a job for its own pool.
+pub(crate) struct Waiting<In, T, E> {
+    what: Wait<In, T, E>,
+    /// Woken when a worker leaves: the wait may have become one without end.
+    pub(super) waker: Waker,
+}
+
+/// What a job waits for inside its own pool.
+pub(crate) enum Wait<In, T, E> {
+    /// The outcome of a job.
+    Cell(Arc<Cell<In, T, E>>),
+    /// A completion of a map or group.
+    Stream(Arc<Stream<In, T, E>>),
+    /// Room in the queue, with the number in the line.
+    Room(u64),
+}
+
+impl<In, T, E> Wait<In, T, E> {
+    /// Whether it is over, though the job may not have noticed.
+    fn is_over(&self, engine: &Engine<In, T, E>) -> bool {
+        match self {
+            Self::Cell(cell) => cell.is_done(),
+            Self::Stream(stream) => !stream.is_starved(),
+            Self::Room(number) => !engine.state().ledger.is_in_line(*number),
+        }
+    }
+}
+
+impl<In, T, E> Clone for Wait<In, T, E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Cell(cell) => Self::Cell(Arc::clone(cell)),
+            Self::Stream(stream) => Self::Stream(Arc::clone(stream)),
+            Self::Room(number) => Self::Room(*number),
+        }
+    }
+}
+
+/// A job that waits for its own pool; dropping it ends the wait.
+pub(crate) struct WaitMark<In, T, E> {
+    engine: Arc<Engine<In, T, E>>,
+    place: Place,
+    number: u64,
+}
+
+impl<In, T, E> Drop for WaitMark<In, T, E> {
+    fn drop(&mut self) {
+        let what = self.engine.state().running.end_wait(self.number);
+        drop(what);
+    }
+}
+
+/// A wait for room, in a fair line. Dropping it leaves the line and passes on what was granted.
+pub(crate) struct Room<In, T, E> {
+    engine: Arc<Engine<In, T, E>>,
+    /// Whether it may join a line that is full: a map, which is one waiter for all its inputs.
+    may_exceed: bool,
+    ticket: Option<u64>,
+    mark: Option<WaitMark<In, T, E>>,
+}
+
+/// Why there will be no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    Closed,
+    Overloaded,
+    WouldDeadlock,
+}
+
+impl<In, T, E> Room<In, T, E> {
+    pub(crate) const fn new(engine: Arc<Engine<In, T, E>>, may_exceed: bool) -> Self {
+        Self { engine, may_exceed, ticket: None, mark: None }
+    }
+
+    /// Ends with one reserved place, which the caller has to use or release.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), NoRoom>> {
+        let (polled, wakes) = self.engine.state().ledger.poll_reserve(&mut self.ticket, self.may_exceed, cx);
+        self.engine.carry_out(wakes);
+        match polled {
+            Poll::Ready(decided) => {
+                self.mark = None;
+                Poll::Ready(decided.map_err(|refusal| match refusal {
+                    Refusal::Overloaded => NoRoom::Overloaded,
+                    Refusal::Closed | Refusal::Full => NoRoom::Closed,
+                }))
+            }
+            Poll::Pending
+                if self.engine.may_wait(&mut self.mark, cx, || Wait::Room(self.ticket.unwrap_or_default())) =>
+            {
+                Poll::Pending
+            }
+            Poll::Pending => {
+                self.leave();
+                Poll::Ready(Err(NoRoom::WouldDeadlock))
+            }
+        }
+    }
+
+    /// Whether it stands in line.
+    pub(crate) const fn is_waiting(&self) -> bool {
+        self.ticket.is_some()
+    }
+
+    /// Leaves the line.
+    #[inline]
+    pub(crate) fn leave(&mut self) {
+        if self.ticket.is_some() || self.mark.is_some() {
+            self.leave_now();
+        }
+    }
+
+    #[cold]
+    fn leave_now(&mut self) {
+        self.mark = None;
+        if let Some(ticket) = self.ticket.take() {
+            let wakes = self.engine.state().ledger.leave_line(ticket);
+            self.engine.carry_out(wakes);
+        }
+    }
+}
+
+impl<In, T, E> Drop for Room<In, T, E> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

@@ -1,0 +1,386 @@
+//! Jobs of one key wait in one lane. In come ready jobs and what becomes of them; out comes the lane whose turn it is, and
+//! when to ask again. Pure.
+//!
+//! Lanes whose first jobs have the same rank take turns: each goes behind the others when one of its jobs has started, and
+//! a lane that fills anew goes behind those that wait. A lane that has reached its number of running jobs, or its rate, is
+//! passed over; it costs nothing until it may go on. Without keys there is one lane, and all of this is a queue.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use super::clock::Tick;
+use super::gate::{Gate, RateLimit};
+use super::order::{Order, Rank};
+use super::slab::{Slab, Spot};
+
+/// What jobs have in common that share a limit: a host, a customer, a file; see [`Builder::key_by`](crate::Builder::key_by).
+///
+/// It is made of text or of a number.
+///
+/// # Examples
+///
+/// ```
+/// use brigade::Key;
+///
+/// assert_eq!(Key::from("example.org").to_string(), "example.org");
+/// assert_ne!(Key::from(7_u32), Key::from("7"));
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Repr);
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Repr {
+    Number(u64),
+    Text(Arc<str>),
+}
+
+impl From<&str> for Key {
+    fn from(text: &str) -> Self {
+        Self(Repr::Text(Arc::from(text)))
+    }
+}
+
+impl From<String> for Key {
+    fn from(text: String) -> Self {
+        Self(Repr::Text(Arc::from(text)))
+    }
+}
+
+impl From<&String> for Key {
+    fn from(text: &String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl From<Arc<str>> for Key {
+    fn from(text: Arc<str>) -> Self {
+        Self(Repr::Text(text))
+    }
+}
+
+impl From<u64> for Key {
+    fn from(number: u64) -> Self {
+        Self(Repr::Number(number))
+    }
+}
+
+impl From<u32> for Key {
+    fn from(number: u32) -> Self {
+        Self(Repr::Number(number.into()))
+    }
+}
+
+impl From<usize> for Key {
+    fn from(number: usize) -> Self {
+        // Wherever Rust runs, it fits.
+        Self(Repr::Number(number as u64))
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Number(number) => fmt::Display::fmt(number, f),
+            Repr::Text(text) => fmt::Display::fmt(text, f),
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Number(number) => fmt::Debug::fmt(number, f),
+            Repr::Text(text) => fmt::Debug::fmt(text, f),
+        }
+    }
+}
+
+/// What holds for each lane.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LanePolicy {
+    pub(crate) max_running: Option<usize>,
+    pub(crate) limit: Option<RateLimit>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    policy: LanePolicy,
+    lanes: Slab<Lane>,
+    by_key: HashMap<Key, Spot>,
+    /// The lane of jobs without a key.
+    common: Option<Spot>,
+    /// Lanes of which a job may start, as far as is known: by the rank of the first job, then by turn.
+    eligible: BTreeSet<(Rank, u64, Spot)>,
+    /// Lanes that wait for a time.
+    until: BTreeSet<(Tick, Spot)>,
+    /// Lanes without jobs whose limit still remembers some; until when.
+    resting: BTreeSet<(Tick, Spot)>,
+    turn: u64,
+}
+
+#[derive(Debug)]
+struct Lane {
+    key: Option<Key>,
+    ready: Order,
+    /// Of this lane in whatever state: delayed, ready, released or running.
+    jobs: usize,
+    /// Released or running.
+    running: usize,
+    gate: Option<Gate>,
+    /// Nothing of it starts before.
+    held_until: Tick,
+    /// When it went behind the others.
+    turn: u64,
+    stand: Stand,
+}
+
+/// In which of the sets a lane stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stand {
+    Nowhere,
+    Eligible(Rank),
+    Until(Tick),
+}
+
+impl Lanes {
+    pub(crate) fn new(policy: LanePolicy) -> Self {
+        Self {
+            policy,
+            lanes: Slab::new(),
+            by_key: HashMap::new(),
+            common: None,
+            eligible: BTreeSet::new(),
+            until: BTreeSet::new(),
+            resting: BTreeSet::new(),
+            turn: 0,
+        }
+    }
+
+    /// The most that one job may cost.
+    pub(crate) fn most(&self) -> u32 {
+        self.policy.limit.map_or(u32::MAX, |limit| limit.most())
+    }
+
+    pub(crate) fn key(&self, lane: Spot) -> Option<&Key> {
+        self.lanes.get(lane)?.key.as_ref()
+    }
+
+    /// How many lanes are remembered.
+    #[cfg(test)]
+    pub(crate) const fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    // ---- coming and going ----
+
+    /// A job of this key comes; returns its lane.
+    pub(crate) fn enter(&mut self, key: Option<Key>) -> Spot {
+        let known = match &key {
+            Some(key) => self.by_key.get(key).copied(),
+            None => self.common,
+        };
+        let spot = known.unwrap_or_else(|| {
+            let lane = Lane {
+                key: key.clone(),
+                ready: Order::default(),
+                jobs: 0,
+                running: 0,
+                gate: self.policy.limit.map(Gate::new),
+                held_until: Tick(0),
+                turn: 0,
+                stand: Stand::Nowhere,
+            };
+            let spot = self.lanes.insert(lane);
+            match key {
+                Some(key) => drop(self.by_key.insert(key, spot)),
+                None => self.common = Some(spot),
+            }
+            spot
+        });
+        if let Some(lane) = self.lanes.get_mut(spot) {
+            if lane.jobs == 0
+                && let Some(rest) = lane.rest()
+            {
+                self.resting.remove(&(rest, spot));
+            }
+            lane.jobs += 1;
+        }
+        spot
+    }
+
+    /// A job of the lane has its outcome. A lane without jobs is forgotten as soon as its limit is as if it were new.
+    pub(crate) fn leave(&mut self, spot: Spot, now: Tick) {
+        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        lane.jobs -= 1;
+        if lane.jobs > 0 {
+            return;
+        }
+        match lane.rest() {
+            Some(rest) if rest > now => drop(self.resting.insert((rest, spot))),
+            _ => self.forget(spot),
+        }
+    }
+
+    fn forget(&mut self, spot: Spot) {
+        let Some(lane) = self.lanes.remove(spot) else { return };
+        let Some(key) = lane.key else {
+            self.common = None;
+            return;
+        };
+        self.by_key.remove(&key);
+        if self.by_key.capacity() > 64 && self.by_key.len() < self.by_key.capacity() / 8 {
+            self.by_key.shrink_to(self.by_key.len() * 2);
+        }
+    }
+
+    // ---- ready jobs ----
+
+    /// A job of the lane may start as soon as it is its turn.
+    pub(crate) fn add(&mut self, spot: Spot, rank: Rank, number: u64, job: Spot) {
+        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        if lane.ready.is_empty() {
+            self.turn += 1;
+            lane.turn = self.turn;
+        }
+        lane.ready.insert(rank, number, job);
+        if lane.ready.first() == Some((rank, job)) {
+            self.stand_anew(spot);
+        }
+    }
+
+    /// A ready job is not one any more.
+    pub(crate) fn remove(&mut self, spot: Spot, rank: Rank, number: u64, job: Spot) {
+        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        let was_first = lane.ready.first() == Some((rank, job));
+        if lane.ready.remove(rank, number, job) && was_first {
+            self.stand_anew(spot);
+        }
+    }
+
+    /// The lane and the job whose turn it is; `cost` says what a job costs.
+    pub(crate) fn first(&mut self, now: Tick, cost: impl Fn(Spot) -> u32) -> Option<(Spot, Spot)> {
+        while let Some((_, _, spot)) = self.eligible.first().copied() {
+            let lane = self.lanes.get_mut(spot)?;
+            let (_, job) = lane.ready.first()?;
+            let at = match &mut lane.gate {
+                Some(gate) => gate.when(now, cost(job)).max(lane.held_until),
+                None => lane.held_until,
+            };
+            if at <= now {
+                return Some((spot, job));
+            }
+            self.stand(spot, Stand::Until(at));
+        }
+        None
+    }
+
+    /// A job of the lane starts; it is [removed](Self::remove) apart from that.
+    pub(crate) fn start(&mut self, spot: Spot, now: Tick, cost: u32) {
+        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        lane.running += 1;
+        if let Some(gate) = &mut lane.gate {
+            gate.take(now, cost);
+        }
+        self.turn += 1;
+        let turn = self.turn;
+        // Out of the set first: the turn is part of its place there.
+        self.stand(spot, Stand::Nowhere);
+        if let Some(lane) = self.lanes.get_mut(spot) {
+            lane.turn = turn;
+        }
+        self.stand_anew(spot);
+    }
+
+    /// A started job of the lane does not run any more.
+    pub(crate) fn end(&mut self, spot: Spot) {
+        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        lane.running -= 1;
+        if lane.stand == Stand::Nowhere {
+            self.stand_anew(spot);
+        }
+    }
+
+    /// A started job of the lane, with permits taken at `taken_at`, did not run at all.
+    pub(crate) fn give_back(&mut self, spot: Spot, taken_at: Tick, now: Tick, cost: u32) {
+        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        lane.running -= 1;
+        if let Some(gate) = &mut lane.gate {
+            gate.give_back(taken_at, now, cost);
+        }
+        self.stand_anew(spot);
+    }
+
+    /// Lets nothing of the lane start before `until`.
+    pub(crate) fn hold(&mut self, spot: Spot, until: Tick) {
+        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        lane.held_until = lane.held_until.max(until);
+        self.stand_anew(spot);
+    }
+
+    // ---- time ----
+
+    /// Lets those go on whose time has come, and forgets what has rested.
+    pub(crate) fn wake(&mut self, now: Tick) {
+        while let Some((at, spot)) = self.until.first().copied()
+            && at <= now
+        {
+            self.stand_anew(spot);
+        }
+        while let Some((at, spot)) = self.resting.first().copied()
+            && at <= now
+        {
+            self.resting.pop_first();
+            self.forget(spot);
+        }
+    }
+
+    /// When the next lane may go on that waits for a time.
+    pub(crate) fn next(&self) -> Tick {
+        self.until.first().map_or(Tick::NEVER, |(at, _)| *at)
+    }
+
+    /// Whether a job waits for its turn or for a time of its lane.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !(self.eligible.is_empty() && self.until.is_empty())
+    }
+
+    // ---- where a lane stands ----
+
+    /// Puts the lane where it belongs, after something about it has changed.
+    fn stand_anew(&mut self, spot: Spot) {
+        let Some(lane) = self.lanes.get(spot) else { return };
+        let is_full = self.policy.max_running.is_some_and(|most| lane.running >= most);
+        let stand = match lane.ready.first() {
+            // Whether a time has to be waited for is found out when it is its turn.
+            Some((rank, _)) if !is_full => Stand::Eligible(rank),
+            _ => Stand::Nowhere,
+        };
+        self.stand(spot, stand);
+    }
+
+    fn stand(&mut self, spot: Spot, stand: Stand) {
+        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        if lane.stand == stand {
+            return;
+        }
+        match std::mem::replace(&mut lane.stand, stand) {
+            Stand::Nowhere => {}
+            Stand::Eligible(rank) => drop(self.eligible.remove(&(rank, lane.turn, spot))),
+            Stand::Until(at) => drop(self.until.remove(&(at, spot))),
+        }
+        match stand {
+            Stand::Nowhere => {}
+            Stand::Eligible(rank) => drop(self.eligible.insert((rank, lane.turn, spot))),
+            Stand::Until(at) => drop(self.until.insert((at, spot))),
+        }
+    }
+}
+
+impl Lane {
+    /// Until when its limit remembers something.
+    fn rest(&self) -> Option<Tick> {
+        let gate = self.gate.as_ref().map(Gate::rested);
+        gate.into_iter().chain((self.held_until > Tick(0)).then_some(self.held_until)).max()
+    }
+}

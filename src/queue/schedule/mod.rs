@@ -1,0 +1,491 @@
+//! Which job may start when: the queue of a pool that has a policy. In come accepted jobs with their terms, and the news
+//! that one has started, ended, or is to be tried again; out come, each time it is asked to [`release`](Schedule::release),
+//! the jobs that may start now, those whose time is over, and when to ask again.
+//!
+//! Pure: no lock, no async, no clock of its own. The README beside this file shows why no permit leaks and no wake-up is
+//! lost; read on in the order of the stages: [`clock`], [`order`], [`lanes`], [`gate`].
+//!
+//! A job has a *record* from its arrival to its outcome. It is delayed (has a time before which it may not start), ready,
+//! released (on its way to a worker, with its permits), or running.
+
+pub(crate) mod clock;
+pub(crate) mod gate;
+pub(crate) mod lanes;
+mod order;
+mod slab;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use self::clock::{Clock, Reading, Tick};
+use self::gate::{Gate, RateLimit};
+use self::lanes::{Key, LanePolicy, Lanes};
+use self::order::{Ageing, Rank};
+use self::slab::Slab;
+pub(crate) use self::slab::Spot;
+use crate::attempt::retry::History;
+
+/// What the builder decides.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Policy {
+    pub(crate) rate: Option<RateLimit>,
+    pub(crate) lanes: LanePolicy,
+    pub(crate) ageing: Option<Duration>,
+}
+
+/// What a job asks for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Terms {
+    pub(crate) priority: i32,
+    /// In permits of the rate limits.
+    pub(crate) cost: u32,
+    pub(crate) key: Option<Key>,
+    pub(crate) start: Start,
+    /// When its time is over; it is not released after that.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// When a job may start.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Start {
+    #[default]
+    Now,
+    After(Duration),
+    NotBefore(Instant),
+}
+
+/// How many jobs may run, and how many do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) workers: usize,
+    pub(crate) running: usize,
+    /// Whether the pool is on its way to its end; a pause does not hold that up.
+    pub(crate) is_closing: bool,
+}
+
+/// A job that leaves the schedule for good.
+#[derive(Debug)]
+pub(crate) struct Leaver<J> {
+    pub(crate) job: J,
+    /// Dropping it may run code of the user's.
+    pub(crate) history: Option<Box<History>>,
+}
+
+impl<J> Leaver<J> {
+    /// How many attempts were made.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.history.as_ref().map_or(0, |history| history.attempts)
+    }
+}
+
+/// What may be done now.
+#[derive(Debug)]
+pub(crate) struct Released<J> {
+    /// May start.
+    pub(crate) first: Option<(J, Spot)>,
+    /// May start as well, in this order.
+    pub(crate) more: Vec<(J, Spot)>,
+    /// Have run out of their time.
+    pub(crate) expired: Vec<Leaver<J>>,
+    /// Cost more than a limit ever allows, and how much that is.
+    pub(crate) too_costly: Vec<(Leaver<J>, u32, u32)>,
+}
+
+impl<J> Released<J> {
+    pub(crate) const fn new() -> Self {
+        Self { first: None, more: Vec::new(), expired: Vec::new(), too_costly: Vec::new() }
+    }
+
+    fn push(&mut self, job: J, spot: Spot) {
+        if self.first.is_none() {
+            self.first = Some((job, spot));
+        } else {
+            self.more.push((job, spot));
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Schedule<J> {
+    clock: Clock,
+    /// Bounded by what the ledger admits.
+    records: Slab<Record<J>>,
+    lanes: Lanes,
+    delayed: BTreeSet<(Tick, Spot)>,
+    /// Of those that are delayed or ready.
+    deadlines: BTreeSet<(Tick, Spot)>,
+    gate: Option<Gate>,
+    /// Nothing starts before.
+    held_until: Tick,
+    ageing: Ageing,
+    /// How many are released and not started.
+    released: usize,
+    /// How many of the workers may run jobs.
+    allowed: usize,
+    pauses: usize,
+    next: Tick,
+}
+
+#[derive(Debug)]
+struct Record<J> {
+    /// `None` while it is released or running.
+    job: Option<J>,
+    /// In the order of acceptance.
+    number: u64,
+    rank: Rank,
+    /// Delayed: the time before which it may not start. Released: when it was.
+    at: Tick,
+    deadline: Tick,
+    history: Option<Box<History>>,
+    lane: Spot,
+    cost: u32,
+    priority: i32,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Delayed,
+    Ready,
+    Released,
+    Running,
+}
+
+impl<J> Schedule<J> {
+    /// An empty schedule for a pool with so many workers.
+    pub(crate) fn new(policy: Policy, workers: usize, start: Instant) -> Self {
+        Self {
+            clock: Clock::new(start),
+            records: Slab::new(),
+            lanes: Lanes::new(policy.lanes),
+            delayed: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            gate: policy.rate.map(Gate::new),
+            held_until: Tick(0),
+            ageing: Ageing::new(policy.ageing),
+            released: 0,
+            allowed: workers,
+            pauses: 0,
+            next: Tick::NEVER,
+        }
+    }
+
+    // ---- time ----
+
+    pub(crate) const fn generation(&self) -> u64 {
+        self.clock.generation()
+    }
+
+    pub(crate) fn read(&mut self, reading: Reading) -> Tick {
+        self.clock.read(reading)
+    }
+
+    /// When to ask again if nothing happens before.
+    pub(crate) const fn next(&self) -> Tick {
+        self.next
+    }
+
+    /// What time it was when it was last told.
+    pub(crate) const fn now(&self) -> Tick {
+        self.clock.now()
+    }
+
+    /// The alarm for this tick has gone off: whatever the clock shows, it is that late.
+    pub(crate) fn reach(&mut self, tick: Tick) {
+        self.clock.reach(tick);
+    }
+
+    /// What the clock shows at a tick; `None`: it never will.
+    pub(crate) fn instant(&self, tick: Tick) -> Option<Instant> {
+        self.clock.instant(tick)
+    }
+
+    // ---- figures ----
+
+    /// How many are delayed.
+    pub(crate) fn delayed(&self) -> usize {
+        self.delayed.len()
+    }
+
+    pub(crate) fn key(&self, spot: Spot) -> Option<&Key> {
+        self.lanes.key(self.records.get(spot)?.lane)
+    }
+
+    // ---- the way of a job ----
+
+    /// A job was accepted; `number` is its place in the order of acceptance.
+    pub(crate) fn insert(&mut self, job: J, number: u64, terms: Terms, now: Tick) -> Spot {
+        let at = match terms.start {
+            Start::Now => now,
+            Start::After(delay) => now.after(delay),
+            Start::NotBefore(instant) => self.clock.tick(instant),
+        };
+        let lane = self.lanes.enter(terms.key);
+        let record = Record {
+            job: Some(job),
+            number,
+            rank: self.ageing.rank(terms.priority, at),
+            at,
+            deadline: terms.deadline.map_or(Tick::NEVER, |deadline| self.clock.tick(deadline)),
+            history: None,
+            lane,
+            cost: terms.cost,
+            priority: terms.priority,
+            state: State::Ready,
+        };
+        let spot = self.records.insert(record);
+        self.line_up(spot, now);
+        spot
+    }
+
+    /// Puts a job among the delayed or the ready ones, by the time before which it may not start.
+    fn line_up(&mut self, spot: Spot, now: Tick) {
+        let Some(record) = self.records.get_mut(spot) else { return };
+        if record.deadline != Tick::NEVER {
+            self.deadlines.insert((record.deadline, spot));
+        }
+        if record.at > now {
+            record.state = State::Delayed;
+            self.delayed.insert((record.at, spot));
+        } else {
+            record.state = State::Ready;
+            self.lanes.add(record.lane, record.rank, record.number, spot);
+        }
+    }
+
+    /// Takes a job out of the sets that it waits in.
+    fn step_out(&mut self, spot: Spot) {
+        let Some(record) = self.records.get(spot) else { return };
+        if record.deadline != Tick::NEVER {
+            self.deadlines.remove(&(record.deadline, spot));
+        }
+        match record.state {
+            State::Delayed => drop(self.delayed.remove(&(record.at, spot))),
+            State::Ready => self.lanes.remove(record.lane, record.rank, record.number, spot),
+            State::Released | State::Running => {}
+        }
+    }
+
+    /// Says what may start now, what has run out of time, and, in [`next`](Self::next), when to ask again.
+    pub(crate) fn release(&mut self, now: Tick, load: Load, out: &mut Released<J>) {
+        while let Some((at, spot)) = self.deadlines.first().copied()
+            && at <= now
+        {
+            out.expired.extend(self.dismiss(spot, now));
+        }
+        while let Some((at, spot)) = self.delayed.first().copied()
+            && at <= now
+        {
+            self.delayed.pop_first();
+            if let Some(record) = self.records.get_mut(spot) {
+                record.state = State::Ready;
+                self.lanes.add(record.lane, record.rank, record.number, spot);
+            }
+        }
+        self.lanes.wake(now);
+        let soonest = self.start_what_may(now, load, out);
+        let deadline = self.deadlines.first().map_or(Tick::NEVER, |(at, _)| *at);
+        self.next = soonest.min(deadline);
+    }
+
+    /// Releases jobs while a worker is free; returns when the next one may start, should one be free still.
+    fn start_what_may(&mut self, now: Tick, load: Load, out: &mut Released<J>) -> Tick {
+        loop {
+            if !self.may_start(load, self.released) {
+                return Tick::NEVER;
+            }
+            let delayed = self.delayed.first().map_or(Tick::NEVER, |(at, _)| *at);
+            if self.held_until > now {
+                return if self.lanes.is_waiting() { self.held_until } else { self.held_until.max(delayed) };
+            }
+            let cost_of = |spot| self.records.get(spot).map_or(0, |record| record.cost);
+            let Some((lane, spot)) = self.lanes.first(now, cost_of) else {
+                return delayed.min(self.lanes.next());
+            };
+            let cost = cost_of(spot);
+            let most = self.most();
+            if cost > most {
+                out.too_costly.extend(self.dismiss(spot, now).map(|leaver| (leaver, cost, most)));
+                continue;
+            }
+            if let Some(gate) = &mut self.gate {
+                let at = gate.when(now, cost);
+                if at > now {
+                    // A delayed one may be of a greater priority and of a smaller cost.
+                    return at.min(delayed);
+                }
+                gate.take(now, cost);
+            }
+            self.step_out(spot);
+            self.lanes.start(lane, now, cost);
+            self.released += 1;
+            if let Some(record) = self.records.get_mut(spot) {
+                record.state = State::Released;
+                record.at = now;
+                if let Some(job) = record.job.take() {
+                    out.push(job, spot);
+                }
+            }
+        }
+    }
+
+    fn may_start(&self, load: Load, released: usize) -> bool {
+        (self.pauses == 0 || load.is_closing) && load.running + released < self.allowed.min(load.workers)
+    }
+
+    /// The most that one job may cost.
+    pub(crate) fn most(&self) -> u32 {
+        self.gate.as_ref().map_or(u32::MAX, Gate::most).min(self.lanes.most())
+    }
+
+    /// The state of a job; its spot may be another's by now.
+    fn state(&self, spot: Spot, number: u64) -> Option<State> {
+        self.records.get(spot).filter(|record| record.number == number).map(|record| record.state)
+    }
+
+    /// Whether this job is on its way to a worker.
+    pub(crate) fn is_released(&self, spot: Spot, number: u64) -> bool {
+        self.state(spot, number) == Some(State::Released)
+    }
+
+    /// Whether a released job may still start, now that a worker has come to it.
+    pub(crate) fn may_go_on(&self, load: Load) -> bool {
+        self.may_start(load, 0)
+    }
+
+    /// A released job starts; returns what is known of its former attempts.
+    pub(crate) fn start(&mut self, spot: Spot) -> Option<Box<History>> {
+        let record = self.records.get_mut(spot)?;
+        record.state = State::Running;
+        self.released -= 1;
+        record.history.take()
+    }
+
+    /// A released job does not start yet: takes it back, and its permits.
+    pub(crate) fn put_back(&mut self, spot: Spot, job: J, now: Tick) {
+        self.take_back(spot, now);
+        if let Some(record) = self.records.get_mut(spot) {
+            record.job = Some(job);
+            record.at = now;
+        }
+        self.line_up(spot, now);
+    }
+
+    /// Gives back what a released job has taken.
+    fn take_back(&mut self, spot: Spot, now: Tick) {
+        let Some(record) = self.records.get(spot) else { return };
+        self.released -= 1;
+        if let Some(gate) = &mut self.gate {
+            gate.give_back(record.at, now, record.cost);
+        }
+        self.lanes.give_back(record.lane, record.at, now, record.cost);
+    }
+
+    /// A running job waits for another attempt, which may not start before `at`.
+    pub(crate) fn requeue(&mut self, spot: Spot, job: J, history: Box<History>, at: Tick, now: Tick) {
+        let Some(record) = self.records.get_mut(spot) else { return };
+        record.job = Some(job);
+        record.history = Some(history);
+        record.at = at;
+        self.lanes.end(record.lane);
+        self.line_up(spot, now);
+    }
+
+    /// A running job has its outcome.
+    pub(crate) fn finish(&mut self, spot: Spot, now: Tick) {
+        if let Some(record) = self.records.remove(spot) {
+            self.lanes.end(record.lane);
+            self.lanes.leave(record.lane, now);
+        }
+    }
+
+    /// A job that is not running has its outcome. Returns what is left in its record; a released one has no job there.
+    pub(crate) fn forget(&mut self, spot: Spot, number: u64, now: Tick) -> (Option<J>, Option<Box<History>>) {
+        match self.state(spot, number) {
+            None | Some(State::Running) => return (None, None),
+            Some(State::Released) => self.take_back(spot, now),
+            Some(State::Delayed | State::Ready) => self.step_out(spot),
+        }
+        let Some(Record { job, history, lane, .. }) = self.records.remove(spot) else { return (None, None) };
+        self.lanes.leave(lane, now);
+        (job, history)
+    }
+
+    /// Removes a job that is delayed or ready.
+    fn dismiss(&mut self, spot: Spot, now: Tick) -> Option<Leaver<J>> {
+        self.step_out(spot);
+        let Record { job, history, lane, .. } = self.records.remove(spot)?;
+        self.lanes.leave(lane, now);
+        job.map(|job| Leaver { job, history })
+    }
+
+    /// The job itself, while it is delayed or ready.
+    pub(crate) fn job(&self, spot: Spot) -> Option<&J> {
+        self.records.get(spot)?.job.as_ref()
+    }
+
+    /// How many attempts were made of a job that is not running.
+    pub(crate) fn attempts(&self, spot: Spot, number: u64) -> u32 {
+        let record = self.records.get(spot).filter(|record| record.number == number);
+        record.and_then(|record| record.history.as_ref()).map_or(0, |history| history.attempts)
+    }
+
+    /// Changes the priority of a job that is delayed or ready; says whether it was.
+    pub(crate) fn set_priority(&mut self, spot: Spot, number: u64, priority: i32) -> bool {
+        let is_waiting = matches!(self.state(spot, number), Some(State::Delayed | State::Ready));
+        let Some(record) = self.records.get_mut(spot).filter(|_| is_waiting) else { return false };
+        let rank = record.rank.with_priority(record.priority, priority);
+        if record.state == State::Ready {
+            self.lanes.remove(record.lane, record.rank, record.number, spot);
+            self.lanes.add(record.lane, rank, record.number, spot);
+        }
+        (record.rank, record.priority) = (rank, priority);
+        true
+    }
+
+    /// Removes the delayed and ready jobs of which `is_dead` is true.
+    pub(crate) fn extract(&mut self, now: Tick, is_dead: impl Fn(&J) -> bool) -> Vec<Leaver<J>> {
+        let dead: Vec<Spot> = (self.records.iter())
+            .filter(|(_, record)| record.job.as_ref().is_some_and(&is_dead))
+            .map(|(spot, _)| spot)
+            .collect();
+        dead.into_iter().filter_map(|spot| self.dismiss(spot, now)).collect()
+    }
+
+    // ---- control ----
+
+    pub(crate) const fn pause(&mut self) {
+        self.pauses += 1;
+    }
+
+    pub(crate) const fn resume(&mut self) {
+        self.pauses = self.pauses.saturating_sub(1);
+    }
+
+    pub(crate) const fn is_paused(&self) -> bool {
+        self.pauses > 0
+    }
+
+    pub(crate) const fn set_workers(&mut self, count: usize) {
+        self.allowed = count;
+    }
+
+    pub(crate) fn set_rate(&mut self, limit: Option<RateLimit>, now: Tick) {
+        match (&mut self.gate, limit) {
+            (Some(gate), Some(limit)) => gate.change(limit, now),
+            (gate, limit) => *gate = limit.map(Gate::new),
+        }
+    }
+
+    /// Lets nothing start before `until`.
+    pub(crate) fn hold(&mut self, until: Tick) {
+        self.held_until = self.held_until.max(until);
+    }
+
+    /// Lets nothing of this job's key start before `until`.
+    pub(crate) fn hold_lane(&mut self, spot: Spot, until: Tick) {
+        if let Some(record) = self.records.get(spot) {
+            self.lanes.hold(record.lane, until);
+        }
+    }
+}
