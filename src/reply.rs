@@ -273,22 +273,29 @@ impl<In, T, E> Streamed<In, T, E> {
 pub(crate) struct Cell<In, T, E> {
     pub(crate) engine: Arc<Engine<In, T, E>>,
     pub(crate) id: JobId,
-    origin: Origin,
-    /// Limits of its own; where there are none, the pool's at its start count.
-    limits: Limits,
-    accepted_at: Option<Instant>,
+    /// Of a job that has limits of its own or is measured; not of the many others, which are to be small.
+    times: Option<Box<Times>>,
+    /// How many attempts were made; written before the outcome.
+    attempts: AtomicU32,
     /// Its record in the schedule, or 0. Written under the engine's lock; whether the record is still its own, the schedule
     /// knows.
     spot: AtomicU32,
     state: Mutex<CellState<In, T, E>>,
 }
 
+/// What is known of the time of a job with a handle.
+struct Times {
+    /// Where it says nothing of attempts, the pool's limit at their start counts.
+    limits: Limits,
+    accepted_at: Option<Instant>,
+}
+
 pub(crate) struct CellState<In, T, E> {
     pub(crate) phase: Phase<In, T, E>,
     /// Nobody will ask for the result.
     is_detached: bool,
-    /// An attempt was made; in the queue it counts as one that waits for another.
-    is_retried: bool,
+    /// As what it is counted in the queue; from its first attempt on, as one that waits for another.
+    origin: Origin,
     /// The task that awaits the handle.
     waker: Option<Waker>,
 }
@@ -299,8 +306,7 @@ pub(crate) enum Phase<In, T, E> {
     Running(usize),
     /// Has its outcome, which is not in the books yet.
     Settling,
-    /// With the number of attempts.
-    Done(Result<T, JobError<E>>, u32),
+    Done(Result<T, JobError<E>>),
     /// The result is with its owner, or nobody wanted it.
     Taken,
 }
@@ -315,9 +321,16 @@ impl<In, T, E> Cell<In, T, E> {
         input: In,
         is_detached: bool,
     ) -> Arc<Self> {
-        let state = CellState { phase: Phase::Queued(input), is_detached, is_retried: false, waker: None };
-        let engine = Arc::clone(engine);
-        Arc::new(Self { engine, id, origin, limits, accepted_at, spot: AtomicU32::new(0), state: Mutex::new(state) })
+        let state = CellState { phase: Phase::Queued(input), is_detached, origin, waker: None };
+        let times = (!limits.is_none() || accepted_at.is_some()).then(|| Box::new(Times { limits, accepted_at }));
+        Arc::new(Self {
+            engine: Arc::clone(engine),
+            id,
+            times,
+            attempts: AtomicU32::new(0),
+            spot: AtomicU32::new(0),
+            state: Mutex::new(state),
+        })
     }
 
     pub(crate) fn spot(&self) -> Option<Spot> {
@@ -330,7 +343,8 @@ impl<In, T, E> Cell<In, T, E> {
 
     /// When the job's time is over.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.limits.job_deadline(self.accepted_at?)
+        let times = self.times.as_ref()?;
+        times.limits.job_deadline(times.accepted_at?)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, CellState<In, T, E>> {
@@ -352,7 +366,7 @@ impl<In, T, E> Cell<In, T, E> {
         let (mut limits, mut wakes) = (Limits::default(), Wakes::default());
         let mut occupant = Occupant::new(self.id, 0, None);
         occupant.spot = self.spot();
-        let origin = if state.is_retried { Origin::Retry } else { self.origin };
+        let origin = state.origin;
         let begun = self.engine.book_start(slot, origin, occupant, false, &mut limits, &mut wakes, &mut ticket.past);
         if begun != Begun::Yes {
             state.phase = Phase::Queued(input);
@@ -370,8 +384,10 @@ impl<In, T, E> Cell<In, T, E> {
         }
         drop(state);
         self.engine.carry_out(wakes);
-        let limits = Limits { attempt: self.limits.attempt.or(limits.attempt), job: self.limits.job };
-        let (id, accepted_at) = (self.id, self.accepted_at);
+        let (own, accepted_at) =
+            self.times.as_ref().map_or((Limits::default(), None), |times| (times.limits, times.accepted_at));
+        let limits = Limits { attempt: own.attempt.or(limits.attempt), job: own.job };
+        let id = self.id;
         ticket.begin(Reply::Cell(self), id, 0, accepted_at, limits);
         Some(input)
     }
@@ -386,7 +402,7 @@ impl<In, T, E> Cell<In, T, E> {
                 return false;
             }
         };
-        let origin = if state.is_retried { Origin::Retry } else { self.origin };
+        let origin = state.origin;
         drop(state);
         part_with(input);
         let outcome = error.outcome();
@@ -438,8 +454,8 @@ impl<In, T, E> Cell<In, T, E> {
         if let Phase::Done(..) = state.phase {
             let phase = std::mem::replace(&mut state.phase, Phase::Taken);
             drop(state);
-            if let Phase::Done(result, attempts) = phase {
-                self.discard(result, attempts);
+            if let Phase::Done(result) = phase {
+                self.discard(result, self.attempts.load(Ordering::Relaxed));
             }
         }
     }
@@ -448,7 +464,7 @@ impl<In, T, E> Cell<In, T, E> {
     pub(crate) fn poll_result(&self, waker: &Waker) -> Poll<Result<T, JobError<E>>> {
         let mut state = self.lock();
         match std::mem::replace(&mut state.phase, Phase::Taken) {
-            Phase::Done(result, _) => Poll::Ready(result),
+            Phase::Done(result) => Poll::Ready(result),
             phase => {
                 state.phase = phase;
                 let old = state.waker.replace(waker.clone());
@@ -463,7 +479,7 @@ impl<In, T, E> Cell<In, T, E> {
     pub(crate) fn take_result(&self) -> Option<Result<T, JobError<E>>> {
         let mut state = self.lock();
         match std::mem::replace(&mut state.phase, Phase::Taken) {
-            Phase::Done(result, _) => Some(result),
+            Phase::Done(result) => Some(result),
             phase => {
                 state.phase = phase;
                 None
@@ -504,7 +520,10 @@ impl<In, T, E> Cell<In, T, E> {
         let waker = state.waker.take();
         let is_detached = state.is_detached;
         let (phase, unwanted) = match result {
-            Some(result) if !is_detached => (Phase::Done(result, attempts), None),
+            Some(result) if !is_detached => {
+                self.attempts.store(attempts, Ordering::Relaxed);
+                (Phase::Done(result), None)
+            }
             // Detached since the books were closed.
             unwanted => (Phase::Taken, unwanted),
         };
@@ -714,7 +733,7 @@ impl<In, T, E> Ticket<In, T, E> {
                 // Under its lock, so that a cancellation finds it either running here or queued.
                 let mut state = cell.lock();
                 state.phase = Phase::Queued(input);
-                let was_retried = std::mem::replace(&mut state.is_retried, true);
+                let origin = std::mem::replace(&mut state.origin, Origin::Retry);
                 let held = Held::Handled(Arc::clone(&cell));
                 if let Ok((effects, wakes)) = engine.requeue(self.slot, held, history, delay, hold) {
                     drop(state);
@@ -722,7 +741,7 @@ impl<In, T, E> Ticket<In, T, E> {
                     engine.carry_out(wakes);
                     return Ok(true);
                 }
-                state.is_retried = was_retried;
+                state.origin = origin;
                 if let Phase::Queued(input) = std::mem::replace(&mut state.phase, Phase::Running(self.slot)) {
                     self.kept = Some(input);
                 }

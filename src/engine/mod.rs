@@ -491,12 +491,7 @@ impl<In, T, E> Engine<In, T, E> {
             let mut state = self.state();
             let was_open = state.ledger.life() == Life::Open;
             let (was_last, wakes) = state.ledger.worker_left();
-            let live = state.ledger.workers();
-            let blocked: Vec<Waker> = if state.running.is_blocked(live) {
-                state.running.waiting().map(|(_, waiting)| waiting.waker.clone()).collect()
-            } else {
-                Vec::new()
-            };
+            let blocked = state.blocked();
             (was_last, was_open && was_last, wakes, blocked)
         };
         let own = self.signals[worker].waker().take();

@@ -39,6 +39,8 @@ pub(crate) struct Effects<In, T, E> {
     keeper: Option<Waker>,
     /// Nobody keeps the time, and somebody has to.
     hand_on: bool,
+    /// Those that wait for their own pool, and may do so for ever now.
+    blocked: Vec<Waker>,
 }
 
 impl<In, T, E> Engine<In, T, E> {
@@ -213,7 +215,8 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     pub(super) fn look(&self, state: &mut State<In, T, E>, now: Tick) -> Effects<In, T, E> {
-        let mut effects = Effects { released: Released::new(), keeper: None, hand_on: false };
+        let mut effects =
+            Effects { released: Released::new(), keeper: None, hand_on: false, blocked: Vec::new() };
         let load = load(state);
         if let Some(schedule) = &mut state.schedule
             && state.ledger.life() < Life::Aborted
@@ -221,11 +224,14 @@ impl<In, T, E> Engine<In, T, E> {
             schedule.release(now, load, &mut effects.released);
             (effects.keeper, effects.hand_on) = state.keeper.look(schedule.next());
         }
+        if state.running.blocked() > 0 {
+            effects.blocked = state.blocked();
+        }
         effects
     }
 
     pub(crate) fn carry_out_effects(&self, effects: Effects<In, T, E>) {
-        let Effects { released, keeper, hand_on } = effects;
+        let Effects { released, keeper, hand_on, blocked } = effects;
         let Released { first, more, expired, too_costly } = released;
         if let Some((job, spot)) = first {
             let job = job.release(spot);
@@ -248,6 +254,7 @@ impl<In, T, E> Engine<In, T, E> {
         if hand_on {
             self.hand_on_time();
         }
+        blocked.into_iter().for_each(Waker::wake);
         for leaver in expired {
             self.settle_leaver(leaver, JobError::TimedOut(TimeLimit::Job));
         }

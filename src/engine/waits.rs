@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::Engine;
+use super::{Engine, State};
 use crate::attempt::inside::{self, Place};
 use crate::queue::ledger::Refusal;
 use crate::reply::Cell;
@@ -47,13 +47,13 @@ impl<In, T, E> Engine<In, T, E> {
         !is_stuck
     }
 
-    /// Whether every live worker is held by a job that waits for the pool, and none of these waits is over.
+    /// Whether everything that runs waits for the pool, none of these waits is over, and nothing else can start.
     ///
-    /// Looked at without the lock: while all slots are held, only somebody outside can end a wait meanwhile.
+    /// Looked at without the lock: while that is so, only somebody outside can end a wait meanwhile.
     fn is_stuck(&self) -> bool {
         let waits: Vec<(usize, Wait<In, T, E>)> = {
             let state = self.state();
-            if !state.running.is_blocked(state.ledger.workers()) {
+            if !state.is_blocked() {
                 return false;
             }
             state.running.waiting().map(|(slot, waiting)| (slot, waiting.what.clone())).collect()
@@ -63,11 +63,36 @@ impl<In, T, E> Engine<In, T, E> {
     }
 }
 
+impl<In, T, E> State<In, T, E> {
+    /// Whether all jobs that run wait for the pool, and no other can start: since every worker is held, or since their keys
+    /// let none start.
+    pub(super) fn is_blocked(&self) -> bool {
+        let (workers, blocked) = (self.ledger.workers(), self.running.blocked());
+        match &self.schedule {
+            None => self.running.is_blocked(workers),
+            Some(schedule) => {
+                blocked > 0
+                    && blocked >= self.ledger.running()
+                    && (blocked >= workers.min(schedule.allowed()) || schedule.is_stuck(self.ledger.queued_total()))
+            }
+        }
+    }
+
+    /// Those to wake so that they find that they would wait for ever, if it is so.
+    pub(super) fn blocked(&self) -> Vec<Waker> {
+        if self.is_blocked() {
+            self.running.waiting().map(|(_, waiting)| waiting.waker.clone()).collect()
+        } else {
+            Vec::new()
+        }
+    }
+}
+
 /// A wait of a job for its own pool.
 pub(crate) struct Waiting<In, T, E> {
     what: Wait<In, T, E>,
     /// Woken when a worker leaves: the wait may have become one without end.
-    pub(super) waker: Waker,
+    waker: Waker,
 }
 
 /// What a job waits for inside its own pool.

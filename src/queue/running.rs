@@ -129,6 +129,11 @@ impl<W> Running<W> {
         self.blocked > 0 && self.blocked >= live
     }
 
+    /// How many jobs wait for the pool.
+    pub(crate) const fn blocked(&self) -> usize {
+        self.blocked
+    }
+
     /// The slots whose jobs wait for the pool, and what for.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (usize, &W)> {
         self.waits.values().filter(|wait| self.is_running(wait.slot, wait.id)).map(|wait| (wait.slot, &wait.what))

@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::slab::Spot;
+
 /// Nanoseconds since the pool was made. The last one stands for "never": it is 584 years away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub(crate) struct Tick(pub(crate) u64);
@@ -19,6 +21,28 @@ impl Tick {
 
     pub(crate) const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A tick and whom it is for; the earlier one is the lesser. As small as can be, since there may be millions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Due {
+    high: u32,
+    low: u32,
+    spot: Spot,
+}
+
+impl Due {
+    pub(crate) const fn new(tick: Tick, spot: Spot) -> Self {
+        Self { high: (tick.0 >> 32) as u32, low: tick.0 as u32, spot }
+    }
+
+    pub(crate) const fn tick(self) -> Tick {
+        Tick((self.high as u64) << 32 | self.low as u64)
+    }
+
+    pub(crate) const fn spot(self) -> Spot {
+        self.spot
     }
 }
 

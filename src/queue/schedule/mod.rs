@@ -17,7 +17,7 @@ mod slab;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use self::clock::{Clock, Reading, Tick};
+use self::clock::{Clock, Due, Reading, Tick};
 use self::gate::{Gate, RateLimit};
 use self::lanes::{Key, LanePolicy, Lanes};
 use self::order::{Ageing, Rank};
@@ -111,9 +111,9 @@ pub(crate) struct Schedule<J> {
     /// Bounded by what the ledger admits.
     records: Slab<Record<J>>,
     lanes: Lanes,
-    delayed: BTreeSet<(Tick, Spot)>,
+    delayed: BTreeSet<Due>,
     /// Of those that are delayed or ready.
-    deadlines: BTreeSet<(Tick, Spot)>,
+    deadlines: BTreeSet<Due>,
     gate: Option<Gate>,
     /// Nothing starts before.
     held_until: Tick,
@@ -124,6 +124,10 @@ pub(crate) struct Schedule<J> {
     allowed: usize,
     pauses: usize,
     next: Tick,
+    /// How many are delayed or ready.
+    waiting: usize,
+    /// Whether a worker is free and no job will start, whatever time passes.
+    is_stalled: bool,
 }
 
 #[derive(Debug)]
@@ -167,6 +171,8 @@ impl<J> Schedule<J> {
             allowed: workers,
             pauses: 0,
             next: Tick::NEVER,
+            waiting: 0,
+            is_stalled: false,
         }
     }
 
@@ -207,6 +213,16 @@ impl<J> Schedule<J> {
         self.delayed.len()
     }
 
+    /// Whether no job that waits can start before one that runs ends, though all of `queued` jobs have arrived here.
+    pub(crate) const fn is_stuck(&self, queued: usize) -> bool {
+        self.is_stalled && self.released == 0 && self.waiting == queued
+    }
+
+    /// How many of the workers may run jobs.
+    pub(crate) const fn allowed(&self) -> usize {
+        self.allowed
+    }
+
     pub(crate) fn key(&self, spot: Spot) -> Option<&Key> {
         self.lanes.key(self.records.get(spot)?.lane)
     }
@@ -241,12 +257,13 @@ impl<J> Schedule<J> {
     /// Puts a job among the delayed or the ready ones, by the time before which it may not start.
     fn line_up(&mut self, spot: Spot, now: Tick) {
         let Some(record) = self.records.get_mut(spot) else { return };
+        self.waiting += 1;
         if record.deadline != Tick::NEVER {
-            self.deadlines.insert((record.deadline, spot));
+            self.deadlines.insert(Due::new(record.deadline, spot));
         }
         if record.at > now {
             record.state = State::Delayed;
-            self.delayed.insert((record.at, spot));
+            self.delayed.insert(Due::new(record.at, spot));
         } else {
             record.state = State::Ready;
             self.lanes.add(record.lane, record.rank, record.number, spot);
@@ -256,11 +273,12 @@ impl<J> Schedule<J> {
     /// Takes a job out of the sets that it waits in.
     fn step_out(&mut self, spot: Spot) {
         let Some(record) = self.records.get(spot) else { return };
+        self.waiting -= 1;
         if record.deadline != Tick::NEVER {
-            self.deadlines.remove(&(record.deadline, spot));
+            self.deadlines.remove(&Due::new(record.deadline, spot));
         }
         match record.state {
-            State::Delayed => drop(self.delayed.remove(&(record.at, spot))),
+            State::Delayed => drop(self.delayed.remove(&Due::new(record.at, spot))),
             State::Ready => self.lanes.remove(record.lane, record.rank, record.number, spot),
             State::Released | State::Running => {}
         }
@@ -268,23 +286,24 @@ impl<J> Schedule<J> {
 
     /// Says what may start now, what has run out of time, and, in [`next`](Self::next), when to ask again.
     pub(crate) fn release(&mut self, now: Tick, load: Load, out: &mut Released<J>) {
-        while let Some((at, spot)) = self.deadlines.first().copied()
-            && at <= now
+        while let Some(due) = self.deadlines.first().copied()
+            && due.tick() <= now
         {
-            out.expired.extend(self.dismiss(spot, now));
+            out.expired.extend(self.dismiss(due.spot(), now));
         }
-        while let Some((at, spot)) = self.delayed.first().copied()
-            && at <= now
+        while let Some(due) = self.delayed.first().copied()
+            && due.tick() <= now
         {
             self.delayed.pop_first();
-            if let Some(record) = self.records.get_mut(spot) {
+            if let Some(record) = self.records.get_mut(due.spot()) {
                 record.state = State::Ready;
-                self.lanes.add(record.lane, record.rank, record.number, spot);
+                self.lanes.add(record.lane, record.rank, record.number, due.spot());
             }
         }
         self.lanes.wake(now);
         let soonest = self.start_what_may(now, load, out);
-        let deadline = self.deadlines.first().map_or(Tick::NEVER, |(at, _)| *at);
+        self.is_stalled = soonest == Tick::NEVER && self.may_start(load, self.released);
+        let deadline = self.deadlines.first().map_or(Tick::NEVER, |due| due.tick());
         self.next = soonest.min(deadline);
     }
 
@@ -294,7 +313,7 @@ impl<J> Schedule<J> {
             if !self.may_start(load, self.released) {
                 return Tick::NEVER;
             }
-            let delayed = self.delayed.first().map_or(Tick::NEVER, |(at, _)| *at);
+            let delayed = self.delayed.first().map_or(Tick::NEVER, |due| due.tick());
             if self.held_until > now {
                 return if self.lanes.is_waiting() { self.held_until } else { self.held_until.max(delayed) };
             }
