@@ -1,0 +1,43 @@
+//! Twelve requests at two a second, with a burst of three; then the same with a strict window. Time is a clock that the example
+//! moves itself, so the output is the same each time, at once.
+//!
+//! `cargo run --example rate_limited`
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use brigade::{ManualTimer, Pool, RateLimit};
+use futures_lite::future;
+
+/// When each of twelve jobs starts under the limit, in milliseconds.
+fn starts(limit: RateLimit) -> Vec<u128> {
+    let clock = ManualTimer::new();
+    let starts = RefCell::new(Vec::new());
+    let (pool, workers) = Pool::builder().workers(10).rate_limit(limit).timer(clock.clone()).build(|_request: u32| {
+        starts.borrow_mut().push(clock.elapsed().as_millis());
+        async { Ok::<_, ()>(()) }
+    });
+    // When nobody can go on, the clock moves to the next moment that somebody waits for.
+    let time = async {
+        loop {
+            future::yield_now().await;
+            clock.advance_to_next();
+        }
+    };
+    let run = pool.map(0..12).for_each(drop);
+    let summary = future::block_on(workers.drive(future::or(run, time)));
+    assert!(summary.is_complete());
+    starts.into_inner()
+}
+
+fn main() {
+    let bucket = starts(RateLimit::per_second(2).burst(3));
+    println!("two a second, burst of three:");
+    println!("  {bucket:?}");
+    assert_eq!(bucket, [0, 0, 0, 500, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 4500]);
+
+    let window = starts(RateLimit::sliding_window(4, Duration::from_secs(2)));
+    println!("never more than four in any two seconds:");
+    println!("  {window:?}");
+    assert_eq!(window, [0, 0, 0, 0, 2000, 2000, 2000, 2000, 4000, 4000, 4000, 4000]);
+}
