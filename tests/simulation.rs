@@ -1,5 +1,5 @@
-//! A pool under a scheduler that throws dice: who is polled next, what the jobs do, who submits, cancels, closes, aborts,
-//! and who is dropped when. After every step the figures add up; when nobody can go on any more, nobody waits, and every
+//! A pool under a scheduler that throws dice: which policies it has, who is polled next, what the jobs do, who submits, cancels,
+//! pauses, resizes, closes, aborts, and who is dropped when. After every step the figures add up; when nobody can go on any more, nobody waits, and every
 //! accepted job has had exactly one outcome, the one that was told.
 //!
 //! `BRIGADE_SEED=n` replays one run, `BRIGADE_SEEDS=n` makes so many.
@@ -21,7 +21,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use brigade::{
-    CancelReason, Completion, Event, JobError, JobHandle, JobId, ManualTimer, OnError, Outcome, Pool, Report, Submitter,
+    CancelReason, Completion, Event, Jitter, JobError, JobHandle, JobId, ManualTimer, OnError, Outcome, Pool,
+    RateLimit, Report, Retry, Submitter,
 };
 use futures_lite::{StreamExt, future, stream};
 
@@ -108,8 +109,12 @@ impl Debug for Token {
 struct Input {
     /// How many generations of jobs it may add.
     depth: usize,
+    /// Below [`KEYS`].
+    key: usize,
     _token: Token,
 }
+
+const KEYS: usize = 3;
 
 type Output = Token;
 
@@ -139,11 +144,14 @@ struct Log {
     jobs: BTreeMap<JobId, Seen>,
     left: BTreeSet<usize>,
     closed: usize,
+    starts: usize,
 }
 
 #[derive(Default)]
 struct Seen {
-    is_started: bool,
+    /// Those that started.
+    attempts: u32,
+    is_running: bool,
     finished: Option<(Outcome, u32)>,
     is_told: bool,
     /// What the place for unhandled failures was told, which is before the books are closed over the job.
@@ -155,14 +163,22 @@ impl Log {
     fn add(&mut self, event: &Event) {
         match event {
             Event::Accepted { job } => assert!(self.jobs.insert(*job, Seen::default()).is_none()),
-            Event::Started { job, .. } => {
+            Event::Started { job, attempt, .. } => {
                 let seen = self.jobs.get_mut(job).expect("accepted");
-                assert!(!seen.is_started && seen.finished.is_none(), "{job} started late or twice");
-                seen.is_started = true;
+                assert!(!seen.is_running && seen.finished.is_none(), "{job} started late or twice");
+                assert_eq!(*attempt, seen.attempts + 1);
+                (seen.attempts, seen.is_running) = (*attempt, true);
+                self.starts += 1;
+            }
+            Event::Retrying { job, attempt, .. } => {
+                let seen = self.jobs.get_mut(job).expect("accepted");
+                assert!(std::mem::replace(&mut seen.is_running, false), "{job} is tried again, but did not run");
+                assert_eq!(*attempt, seen.attempts);
             }
             Event::Finished { job, outcome, attempts } => {
                 let seen = self.jobs.get_mut(job).expect("accepted");
-                assert_eq!(*attempts, u32::from(seen.is_started));
+                assert_eq!(*attempts, seen.attempts);
+                seen.is_running = false;
                 assert_eq!(seen.finished.replace((*outcome, *attempts)), None, "{job} finished twice");
             }
             Event::WorkerLeft { worker } => assert!(self.left.insert(*worker)),
@@ -179,6 +195,7 @@ fn outcome_of<T, E>(result: &Result<T, JobError<E>>) -> Outcome {
         Err(JobError::TimedOut(_)) => Outcome::TimedOut,
         Err(JobError::Panicked(_)) => Outcome::Panicked,
         Err(JobError::Cancelled(_)) => Outcome::Cancelled,
+        Err(JobError::TooCostly { .. }) => Outcome::Rejected,
         Err(_) => Outcome::Abandoned,
     }
 }
@@ -196,7 +213,12 @@ struct World {
     alive: Arc<AtomicIsize>,
     /// How many handlers' futures there are.
     running: Rc<Cell<usize>>,
+    /// How many of each key.
+    keys: Rc<[Cell<usize>; KEYS]>,
+    max_per_key: usize,
     has_time_limit: bool,
+    /// Of those built.
+    workers: usize,
 }
 
 impl World {
@@ -205,7 +227,11 @@ impl World {
     }
 
     fn input(&self) -> Input {
-        Input { depth: self.dice.below(3), _token: Token::new(&self.alive) }
+        self.input_of(self.dice.below(3))
+    }
+
+    fn input_of(&self, depth: usize) -> Input {
+        Input { depth, key: self.dice.below(KEYS), _token: Token::new(&self.alive) }
     }
 
     /// A result was told to somebody: it is the one that was booked, and told once.
@@ -234,6 +260,7 @@ impl World {
                 CancelReason::Aborted | CancelReason::WouldDeadlock => true,
                 CancelReason::Stopped => policy != OnError::Continue,
                 CancelReason::Stream => is_cancelled,
+                CancelReason::Deadline => true,
                 _ => false,
             }),
             Err(JobError::Abandoned) => assert!(!self.log.lock().unwrap().left.is_empty()),
@@ -246,7 +273,7 @@ impl World {
         for unstarted in report.unstarted {
             let mut log = self.log.lock().unwrap();
             let seen = log.jobs.get_mut(&unstarted.id).expect("accepted");
-            assert_eq!(seen.finished, Some((Outcome::Cancelled, 0)));
+            assert_eq!(seen.finished, Some((Outcome::Cancelled, unstarted.attempts)));
             assert!(!std::mem::replace(&mut seen.is_returned, true), "{} was returned twice", unstarted.id);
         }
     }
@@ -278,10 +305,60 @@ fn simulate(seed: u64) {
     if dice.one_in(3) {
         builder = builder.job_timeout(Duration::from_secs(1 + dice.below(9) as u64));
     }
+    let (mut max_per_key, mut rate) = (usize::MAX, None);
+    if dice.one_in(3) {
+        builder = builder.key_by(|input: &Input| input.key);
+        if dice.one_in(2) {
+            max_per_key = 1 + dice.below(2);
+            builder = builder.max_running_per_key(max_per_key);
+        }
+        if dice.one_in(3) {
+            builder =
+                builder.rate_limit_per_key(RateLimit::per(1 + dice.below(3) as u32, Duration::from_secs(2)).burst(2));
+        }
+    }
+    if dice.one_in(4) {
+        let (permits, burst) = (1 + dice.below(4) as u32, 1 + dice.below(3) as u32);
+        rate = Some((permits, burst));
+        builder = builder.rate_limit(RateLimit::per_second(permits).burst(burst));
+        if dice.one_in(3) {
+            builder = builder.cost_by(|input: &Input| input.depth as u32);
+            rate = None;
+        }
+    } else if dice.one_in(6) {
+        builder = builder.rate_limit(RateLimit::sliding_window(1 + dice.below(4) as u32, Duration::from_secs(2)));
+    }
+    if dice.one_in(4) {
+        builder = builder.ageing(Duration::from_secs(1 + dice.below(3) as u64));
+    }
+    if dice.one_in(3) {
+        let mut retry = if dice.one_in(2) {
+            Retry::fixed(Duration::from_millis(500 * dice.below(4) as u64))
+        } else {
+            Retry::exponential(Duration::from_millis(100 + dice.below(900) as u64)).jitter(Jitter::Full).seed(seed)
+        };
+        retry = retry.max_attempts(1 + dice.below(4) as u32);
+        if dice.one_in(3) {
+            retry = retry.budget(0.5);
+        }
+        builder = builder.retry(retry).retry_capacity(dice.below(6));
+    }
+    let retry_capacity = 6;
     // How often something is dropped, or the pool is stopped; one time in four never.
     let rarity = [usize::MAX, 200, 60, 20][dice.below(4)];
     let alive = Arc::new(AtomicIsize::new(0));
-    let world = World { dice, clock, pool: Rc::default(), log, alive, running: Rc::default(), has_time_limit };
+    let world = World {
+        dice,
+        clock,
+        pool: Rc::default(),
+        log,
+        alive,
+        running: Rc::default(),
+        keys: Rc::default(),
+        max_per_key,
+        has_time_limit,
+        workers,
+    };
     let (pool, futures) = build(builder, &world);
     *world.pool.borrow_mut() = Some(pool.clone());
     let (seen, broken) = (Arc::clone(&world.log), Arc::clone(&violation));
@@ -306,8 +383,17 @@ fn simulate(seed: u64) {
         let stats = pool.stats();
         let outcomes =
             stats.succeeded + stats.failed + stats.timed_out + stats.panicked + stats.cancelled + stats.abandoned;
-        assert_eq!(stats.accepted, outcomes + (stats.queued + stats.running) as u64, "{stats:?}");
-        assert!(stats.running <= stats.workers && stats.queued <= capacity + child_capacity, "{stats:?}");
+        let waiting = stats.queued + stats.delayed;
+        assert_eq!(stats.accepted, outcomes + stats.rejected + (waiting + stats.running) as u64, "{stats:?}");
+        assert!(stats.running <= stats.workers, "{stats:?}");
+        assert!(waiting <= capacity + child_capacity + retry_capacity, "{stats:?}");
+        if let Some((permits, burst)) = rate {
+            // Each attempt takes a permit; they come back at the rate, whatever happens.
+            let back = world.clock.elapsed().as_nanos() * u128::from(permits) / 1_000_000_000;
+            let most = u64::from(burst) + back as u64;
+            let starts = world.log.lock().unwrap().starts as u64;
+            assert!(starts <= most, "{starts} of {most} at {:?}, {rate:?}", world.clock.elapsed());
+        }
         assert!(world.running.get() <= stats.workers, "{} futures, {stats:?}", world.running.get());
         assert_eq!(*violation.lock().unwrap(), None);
     };
@@ -326,7 +412,8 @@ fn simulate(seed: u64) {
     assert!(steps.is_done(last), "the pool is never drained, {:?}", pool.stats());
     assert_eq!(steps.waiting().next(), None, "workers outlive their pool");
     let stats = pool.stats();
-    assert_eq!((stats.queued, stats.running, stats.workers), (0, 0, 0));
+    assert_eq!((stats.queued, stats.delayed, stats.running, stats.workers), (0, 0, 0, 0));
+    assert_eq!(world.clock.sleeping(), 0, "somebody sleeps on");
     let log = std::mem::take(&mut *world.log.lock().unwrap());
     assert_eq!((log.left.len(), log.closed, log.jobs.len() as u64), (workers, 1, stats.accepted));
     for (id, seen) in &log.jobs {
@@ -411,18 +498,26 @@ fn build(builder: brigade::Builder<Input, Token>, world: &World) -> (Jobs, Vec<L
 // ---- jobs ----
 
 /// Counts a handler's future while it runs.
-struct Running(Rc<Cell<usize>>);
+struct Running {
+    world: World,
+    key: usize,
+}
 
 impl Running {
-    fn new(running: &Rc<Cell<usize>>) -> Self {
-        running.set(running.get() + 1);
-        Self(Rc::clone(running))
+    fn new(world: &World, key: usize) -> Self {
+        let (all, ours) = (&world.running, &world.keys[key]);
+        all.set(all.get() + 1);
+        ours.set(ours.get() + 1);
+        assert!(ours.get() <= world.max_per_key, "{} of one key run at once", ours.get());
+        Self { world: world.clone(), key }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        let (all, ours) = (&self.world.running, &self.world.keys[self.key]);
+        all.set(all.get() - 1);
+        ours.set(ours.get() - 1);
     }
 }
 
@@ -450,8 +545,8 @@ fn job(world: World, input: Input, jobs: Option<Adder>) -> impl Future<Output = 
 
 async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Output, Token> {
     let dice = &world.dice;
-    let _running = Running::new(&world.running);
-    let child = || Input { depth: input.depth - 1, _token: Token::new(&world.alive) };
+    let _running = Running::new(&world, input.key);
+    let child = || world.input_of(input.depth - 1);
     for _ in 0..dice.below(4) {
         match dice.below(if input.depth > 0 { 12 } else { 4 }) {
             0..=2 => future::yield_now().await,
@@ -509,13 +604,42 @@ async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Outp
 /// Somebody outside the pool, who uses all of it.
 async fn actor(world: World) {
     for _ in 0..1 + world.dice.below(6) {
-        match world.dice.below(8) {
+        match world.dice.below(9) {
+            8 => controls(&world).await,
             0 | 1 => submits(&world).await,
             2 => submits_many(&world).await,
             3 => reserves(&world).await,
             4 | 5 => maps(&world).await,
             6 => groups(&world).await,
             _ => world.pool().idle().await,
+        }
+    }
+}
+
+/// Takes its pause back, whatever becomes of the one who paused.
+struct Paused(Jobs);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.0.resume();
+    }
+}
+
+/// Somebody who turns the knobs.
+async fn controls(world: &World) {
+    let (pool, dice) = (world.pool(), &world.dice);
+    match dice.below(6) {
+        0 | 1 => {
+            pool.pause();
+            let _paused = Paused(pool);
+            world.clock.sleep(Duration::from_millis(500 * dice.below(6) as u64)).await;
+        }
+        2 => pool.set_workers(1 + dice.below(world.workers)),
+        3 => pool.queued_below(1 + dice.below(3)).await,
+        4 => pool.running_below(1 + dice.below(3)).await,
+        _ => {
+            let running = pool.running();
+            assert!(running.len() <= world.workers && running.len() == pool.stats().running);
         }
     }
 }
@@ -568,6 +692,12 @@ async fn submits(world: &World) {
     if dice.one_in(4) {
         job = job.timeout(Duration::from_secs(1 + dice.below(4) as u64));
     }
+    if dice.one_in(4) {
+        job = job.priority(dice.below(5) as i32 - 2);
+    }
+    if dice.one_in(4) {
+        job = job.delay(Duration::from_millis(500 * dice.below(6) as u64));
+    }
     let submitted = if dice.one_in(3) {
         job.try_submit().ok()
     } else {
@@ -583,6 +713,10 @@ async fn submits(world: &World) {
         future::or(async { job.submit().await.ok() }, gives_up).await
     };
     if let Some(handle) = submitted {
+        if dice.one_in(6) {
+            future::yield_now().await;
+            handle.set_priority(dice.below(5) as i32 - 2);
+        }
         finish(world, handle).await;
     }
 }
@@ -632,6 +766,12 @@ async fn maps(world: &World) {
     }
     if dice.one_in(3) {
         map = map.keep_inputs();
+    }
+    if dice.one_in(5) {
+        map = map.priority(dice.below(3) as i32 - 1);
+    }
+    if dice.one_in(6) {
+        map = map.deadline(Duration::from_secs(1 + dice.below(9) as u64));
     }
     let policy = [OnError::Continue, OnError::Continue, OnError::Stop, OnError::StopAfter(2)][dice.below(4)];
     map = map.on_error(policy);

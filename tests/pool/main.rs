@@ -14,4 +14,5 @@ mod shutdown;
 mod smoke;
 mod streams;
 mod submission;
+mod timekeeper;
 mod waits;

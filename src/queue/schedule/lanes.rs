@@ -340,6 +340,11 @@ impl Lanes {
         self.until.first().map_or(Tick::NEVER, |(at, _)| *at)
     }
 
+    /// When the last of the lanes without jobs may be forgotten: the others go with it, or before if something happens.
+    pub(crate) fn rested(&self) -> Tick {
+        self.resting.last().map_or(Tick::NEVER, |(at, _)| *at)
+    }
+
     /// Whether a job waits for its turn or for a time of its lane.
     pub(crate) fn is_waiting(&self) -> bool {
         !(self.eligible.is_empty() && self.until.is_empty())

@@ -304,7 +304,12 @@ impl<J> Schedule<J> {
         let soonest = self.start_what_may(now, load, out);
         self.is_stalled = soonest == Tick::NEVER && self.may_start(load, self.released);
         let deadline = self.deadlines.first().map_or(Tick::NEVER, |due| due.tick());
-        self.next = soonest.min(deadline);
+        self.next = soonest.min(deadline).min(self.lanes.rested());
+    }
+
+    /// Nothing starts any more: there is no moment at which to ask again.
+    pub(crate) const fn stop(&mut self) {
+        self.next = Tick::NEVER;
     }
 
     /// Releases jobs while a worker is free; returns when the next one may start, should one be free still.
@@ -330,8 +335,8 @@ impl<J> Schedule<J> {
             if let Some(gate) = &mut self.gate {
                 let at = gate.when(now, cost);
                 if at > now {
-                    // A delayed one may be of a greater priority and of a smaller cost.
-                    return at.min(delayed);
+                    // One that waits for a time may be of a greater priority and of a smaller cost.
+                    return at.min(delayed).min(self.lanes.next());
                 }
                 gate.take(now, cost);
             }

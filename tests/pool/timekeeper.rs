@@ -1,0 +1,107 @@
+//! The worker that keeps the time: it notices deadlines while all workers are busy, hands its role on when it leaves, and
+//! rests when there is nothing to wait for. One thread, polled by hand, since it matters which worker is polled when.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use brigade::{JobError, ManualTimer, Pool, TimeLimit};
+use futures_lite::future;
+
+use crate::harness::{Watchdog, assert_settled, poll_once};
+use crate::steps::Steps;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A pool whose jobs never end by themselves, and its workers as the first tasks.
+fn endless_pool(clock: &ManualTimer, workers: usize) -> (Pool<u32, (), ()>, Steps) {
+    let (pool, workers) =
+        Pool::builder().workers(workers).timer(clock.clone()).build(|_: u32| future::pending::<Result<(), ()>>());
+    let mut steps = Steps::default();
+    for worker in workers {
+        steps.add("worker", worker.run());
+    }
+    (pool, steps)
+}
+
+fn settle(steps: &mut Steps) {
+    while steps.step().is_some() {}
+}
+
+#[test]
+fn a_queued_job_runs_out_of_time_while_all_workers_are_busy() {
+    let clock = ManualTimer::new();
+    let (pool, mut steps) = endless_pool(&clock, 1);
+    let busy = pool.try_submit(0).unwrap();
+    settle(&mut steps);
+    let mut late = pool.job(1).timeout(SECOND).try_submit().unwrap();
+    settle(&mut steps);
+    assert_eq!((poll_once(pin!(&mut late)), clock.sleeping()), (None, 1));
+    clock.advance(SECOND);
+    settle(&mut steps);
+    assert_eq!(poll_once(pin!(late)), Some(Err(JobError::TimedOut(TimeLimit::Job))));
+    assert!(!busy.is_finished());
+    assert_eq!(clock.sleeping(), 0);
+}
+
+#[test]
+fn an_earlier_deadline_wakes_the_worker_that_keeps_the_time() {
+    let clock = ManualTimer::new();
+    let (pool, mut steps) = endless_pool(&clock, 1);
+    pool.try_submit(0).unwrap().detach();
+    let mut later = pool.job(1).timeout(SECOND * 60).try_submit().unwrap();
+    settle(&mut steps);
+    let mut sooner = pool.job(2).timeout(SECOND).try_submit().unwrap();
+    settle(&mut steps);
+    clock.advance(SECOND);
+    settle(&mut steps);
+    assert!(poll_once(pin!(&mut sooner)).is_some());
+    assert!(poll_once(pin!(&mut later)).is_none());
+    clock.advance(SECOND * 59);
+    settle(&mut steps);
+    assert!(poll_once(pin!(&mut later)).is_some());
+}
+
+#[test]
+fn a_worker_that_leaves_hands_the_time_on_to_a_busy_one_and_to_an_idle_one() {
+    // Who keeps the time is not said, so each of the two leaves once; the one that stays is busy or idle.
+    for (jobs, leaver) in [(1, 0), (1, 1), (2, 0), (2, 1)] {
+        let clock = ManualTimer::new();
+        let (pool, mut steps) = endless_pool(&clock, 2);
+        let running: Vec<_> = (0..jobs).map(|n| pool.try_submit(n).unwrap()).collect();
+        settle(&mut steps);
+        let late = pool.job(9).delay(SECOND * 9).timeout(SECOND).try_submit().unwrap();
+        settle(&mut steps);
+        steps.drop_task(leaver);
+        settle(&mut steps);
+        assert_eq!(clock.sleeping(), 1, "nobody keeps the time when worker {leaver} has left, {jobs} jobs run");
+        clock.advance(SECOND);
+        settle(&mut steps);
+        assert_eq!(poll_once(pin!(late)), Some(Err(JobError::TimedOut(TimeLimit::Job))));
+        drop(running);
+        settle(&mut steps);
+        assert_eq!(clock.sleeping(), 0);
+        assert_settled(&pool);
+    }
+}
+
+#[test]
+fn a_moment_that_passes_after_an_abort_does_not_keep_a_worker_from_yielding() {
+    let _watchdog = Watchdog::new("one thread");
+    let clock = ManualTimer::new();
+    let (pool, mut steps) = endless_pool(&clock, 2);
+    pool.try_submit(0).unwrap().detach();
+    settle(&mut steps);
+    // The idle worker is the one to keep the time.
+    pool.job(1).delay(SECOND).try_submit().unwrap().detach();
+    settle(&mut steps);
+    assert_eq!(clock.sleeping(), 1);
+    let mut abort = Box::pin(pool.abort());
+    assert!(poll_once(abort.as_mut()).is_none());
+    clock.advance(SECOND);
+    // The idle one first: the pool has not ended yet, since the other one is still to drop its job.
+    steps.poll(1);
+    settle(&mut steps);
+    let report = poll_once(abort.as_mut()).expect("nothing runs any more");
+    assert_eq!((report.unstarted.len(), report.interrupted.len(), clock.sleeping()), (1, 1, 0));
+    assert_settled(&pool);
+}
