@@ -143,13 +143,13 @@ fn coarse(fine: u128) -> Tick {
     u64::try_from(whole.saturating_add(up)).map_or(Tick::NEVER, Tick)
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Gate {
     limit: RateLimit,
     count: Count,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Count {
     /// `interval`: how long one permit takes to come back. `full`: when all of them will be back. Both in fractions of a
     /// nanosecond.
@@ -282,3 +282,6 @@ impl Gate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

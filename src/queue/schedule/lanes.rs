@@ -31,7 +31,7 @@ pub struct Key(Repr);
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Repr {
-    Number(u64),
+    Number(i128),
     Text(Arc<str>),
 }
 
@@ -59,24 +59,18 @@ impl From<Arc<str>> for Key {
     }
 }
 
-impl From<u64> for Key {
-    fn from(number: u64) -> Self {
-        Self(Repr::Number(number))
-    }
+macro_rules! from_numbers {
+    ($($number:ty),*) => {$(
+        impl From<$number> for Key {
+            fn from(number: $number) -> Self {
+
+                Self(Repr::Number(number as i128))
+            }
+        }
+    )*};
 }
 
-impl From<u32> for Key {
-    fn from(number: u32) -> Self {
-        Self(Repr::Number(number.into()))
-    }
-}
-
-impl From<usize> for Key {
-    fn from(number: usize) -> Self {
-        // Wherever Rust runs, it fits.
-        Self(Repr::Number(number as u64))
-    }
-}
+from_numbers!(u8, u16, u32, u64, usize, i8, i16, i32, i64, isize);
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -387,5 +381,143 @@ impl Lane {
     fn rest(&self) -> Option<Tick> {
         let gate = self.gate.as_ref().map(Gate::rested);
         gate.into_iter().chain((self.held_until > Tick(0)).then_some(self.held_until)).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::queue::schedule::order::Ageing;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn spot(number: u32) -> Spot {
+        Spot::new(number + 1).unwrap()
+    }
+
+    fn rank(priority: i32) -> Rank {
+        Ageing::new(None).rank(priority, Tick(0))
+    }
+
+    /// A job comes to the lane of its key and waits for its turn.
+    fn add(lanes: &mut Lanes, key: u32, job: u32, priority: i32) -> Spot {
+        let lane = lanes.enter(Some(Key::from(key)));
+        lanes.add(lane, rank(priority), job.into(), spot(job));
+        lane
+    }
+
+    /// Starts what may start, and says which jobs that were.
+    fn start_all(lanes: &mut Lanes, now: Tick, priority: i32) -> Vec<u32> {
+        let mut started = Vec::new();
+        while let Some((lane, job)) = lanes.first(now, |_| 1) {
+            lanes.remove(lane, rank(priority), u64::from(job.get() - 1), job);
+            lanes.start(lane, now, 1);
+            started.push(job.get() - 1);
+        }
+        started
+    }
+
+    #[test]
+    fn lanes_take_turns() {
+        let mut lanes = Lanes::new(LanePolicy::default());
+        for job in 0..6 {
+            add(&mut lanes, u32::from(job >= 4), job, 0);
+        }
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [0, 4, 1, 5, 2, 3]);
+    }
+
+    #[test]
+    fn a_lane_that_is_full_is_passed_over_until_one_of_its_jobs_ends() {
+        let mut lanes = Lanes::new(LanePolicy { max_running: Some(2), limit: None });
+        let lane = add(&mut lanes, 0, 0, 0);
+        for job in 1..4 {
+            add(&mut lanes, 0, job, 0);
+        }
+        add(&mut lanes, 1, 4, 0);
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [0, 4, 1]);
+        assert!(!lanes.is_waiting());
+        lanes.end(lane);
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [2]);
+        lanes.give_back(lane, Tick(0), Tick(0), 1);
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [3]);
+    }
+
+    #[test]
+    fn a_lane_without_a_permit_costs_nothing_until_it_has_one() {
+        let limit = Some(RateLimit::per_second(1));
+        let mut lanes = Lanes::new(LanePolicy { max_running: None, limit });
+        for job in 0..3 {
+            add(&mut lanes, 0, job, 0);
+        }
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [0]);
+        assert_eq!((lanes.next(), lanes.is_waiting(), lanes.eligible.len()), (Tick(0).after(SECOND), true, 0));
+        lanes.wake(Tick(0).after(SECOND));
+        assert_eq!(start_all(&mut lanes, Tick(0).after(SECOND), 0), [1]);
+        assert_eq!(lanes.most(), 1);
+    }
+
+    #[test]
+    fn a_lane_is_remembered_while_it_has_jobs_or_its_limit_does_and_no_longer() {
+        let mut lanes = Lanes::new(LanePolicy { max_running: None, limit: Some(RateLimit::per_second(1)) });
+        let lane = add(&mut lanes, 7, 0, 0);
+        assert_eq!(lanes.key(lane), Some(&Key::from(7_u32)));
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [0]);
+        lanes.end(lane);
+        lanes.leave(lane, Tick(0));
+        let rested = Tick(0).after(SECOND);
+        assert_eq!((lanes.len(), lanes.rested()), (1, rested));
+        lanes.wake(Tick(rested.0 - 1));
+        assert_eq!(lanes.len(), 1);
+        // A job that comes meanwhile finds the limit as it was left.
+        add(&mut lanes, 7, 1, 0);
+        assert_eq!((start_all(&mut lanes, Tick(1), 0), lanes.rested()), (vec![], Tick::NEVER));
+        lanes.remove(lane, rank(0), 1, spot(1));
+        lanes.leave(lane, Tick(1));
+        lanes.wake(rested);
+        assert_eq!((lanes.len(), lanes.by_key.len(), lanes.rested(), lanes.next()), (0, 0, Tick::NEVER, Tick::NEVER));
+        // And one that comes when it has rested leaves nothing behind by itself.
+        let lane = add(&mut lanes, 7, 2, 0);
+        lanes.remove(lane, rank(0), 2, spot(2));
+        lanes.leave(lane, rested);
+        assert_eq!(lanes.len(), 0);
+    }
+
+    #[test]
+    fn a_hundred_thousand_keys_once_seen_leave_no_memory_behind() {
+        let mut lanes = Lanes::new(LanePolicy::default());
+        let all: Vec<Spot> = (0..100_000).map(|key| lanes.enter(Some(Key::from(key)))).collect();
+        assert_eq!(lanes.len(), 100_000);
+        all.into_iter().for_each(|lane| lanes.leave(lane, Tick(0)));
+        assert_eq!(lanes.len(), 0);
+        assert!(lanes.by_key.capacity() <= 128, "{}", lanes.by_key.capacity());
+    }
+
+    #[test]
+    fn jobs_without_a_key_share_a_lane_of_their_own() {
+        let mut lanes = Lanes::new(LanePolicy::default());
+        let (first, second) = (lanes.enter(None), lanes.enter(None));
+        assert_eq!((first == second, lanes.len(), lanes.key(first)), (true, 1, None));
+        lanes.leave(first, Tick(0));
+        lanes.leave(second, Tick(0));
+        assert_eq!(lanes.len(), 0);
+        assert_eq!(lanes.enter(None), first);
+    }
+
+    #[test]
+    fn a_key_is_its_text_or_its_number() {
+        let text: Arc<str> = Arc::from("7");
+        assert_eq!(
+            [Key::from(String::from("7")), Key::from(&String::from("7")), Key::from(text)],
+            [(); 3].map(|()| Key::from("7"))
+        );
+        assert_eq!([Key::from(7_u64), Key::from(7_usize), Key::from(7_i8)], [(); 3].map(|()| Key::from(7_u32)));
+        assert_eq!(
+            [Key::from(u64::MAX).to_string(), Key::from(i64::MIN).to_string()],
+            [u64::MAX.to_string(), i64::MIN.to_string()]
+        );
+        assert_eq!((Key::from("a").to_string(), format!("{:?}", Key::from("a"))), ("a".to_owned(), "\"a\"".to_owned()));
+        assert_eq!((Key::from(7_u32).to_string(), format!("{:?}", Key::from(7_u32))), ("7".to_owned(), "7".to_owned()));
     }
 }

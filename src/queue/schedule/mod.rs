@@ -13,6 +13,8 @@ pub(crate) mod gate;
 pub(crate) mod lanes;
 mod order;
 mod slab;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -115,6 +117,8 @@ pub(crate) struct Schedule<J> {
     /// Of those that are delayed or ready.
     deadlines: BTreeSet<Due>,
     gate: Option<Gate>,
+    /// Waiting jobs that cost more than a limit allows, until the next release.
+    too_costly: Vec<Spot>,
     /// Nothing starts before.
     held_until: Tick,
     ageing: Ageing,
@@ -165,6 +169,7 @@ impl<J> Schedule<J> {
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             gate: policy.rate.map(Gate::new),
+            too_costly: Vec::new(),
             held_until: Tick(0),
             ageing: Ageing::new(policy.ageing),
             released: 0,
@@ -256,8 +261,12 @@ impl<J> Schedule<J> {
 
     /// Puts a job among the delayed or the ready ones, by the time before which it may not start.
     fn line_up(&mut self, spot: Spot, now: Tick) {
+        let most = self.most();
         let Some(record) = self.records.get_mut(spot) else { return };
         self.waiting += 1;
+        if record.cost > most {
+            self.too_costly.push(spot);
+        }
         if record.deadline != Tick::NEVER {
             self.deadlines.insert(Due::new(record.deadline, spot));
         }
@@ -291,6 +300,7 @@ impl<J> Schedule<J> {
         {
             out.expired.extend(self.dismiss(due.spot(), now));
         }
+        self.dismiss_too_costly(now, out);
         while let Some(due) = self.delayed.first().copied()
             && due.tick() <= now
         {
@@ -327,11 +337,6 @@ impl<J> Schedule<J> {
                 return delayed.min(self.lanes.next());
             };
             let cost = cost_of(spot);
-            let most = self.most();
-            if cost > most {
-                out.too_costly.extend(self.dismiss(spot, now).map(|leaver| (leaver, cost, most)));
-                continue;
-            }
             if let Some(gate) = &mut self.gate {
                 let at = gate.when(now, cost);
                 if at > now {
@@ -349,6 +354,17 @@ impl<J> Schedule<J> {
                 if let Some(job) = record.job.take() {
                     out.push(job, spot);
                 }
+            }
+        }
+    }
+
+    fn dismiss_too_costly(&mut self, now: Tick, out: &mut Released<J>) {
+        let most = self.most();
+        for spot in std::mem::take(&mut self.too_costly) {
+            // It may have gone meanwhile, or the limit may have grown.
+            let record = self.records.get(spot).filter(|record| record.job.is_some());
+            if let Some(cost) = record.map(|record| record.cost).filter(|cost| *cost > most) {
+                out.too_costly.extend(self.dismiss(spot, now).map(|leaver| (leaver, cost, most)));
             }
         }
     }
@@ -499,6 +515,10 @@ impl<J> Schedule<J> {
             (Some(gate), Some(limit)) => gate.change(limit, now),
             (gate, limit) => *gate = limit.map(Gate::new),
         }
+        let most = self.most();
+        let is_too_costly = |record: &Record<J>| record.job.is_some() && record.cost > most;
+        self.too_costly =
+            self.records.iter().filter(|(_, record)| is_too_costly(record)).map(|(spot, _)| spot).collect();
     }
 
     /// Lets nothing start before `until`.

@@ -70,3 +70,64 @@ impl Order {
         self.jobs.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// How far a job of this priority has risen, counted from its arrival, with steps that begin at whole multiples.
+    fn risen(priority: i32, since: u64, now: u64, step: Option<u64>) -> i64 {
+        i64::from(priority) + step.map_or(0, |step| (now / step) as i64 - (since / step) as i64)
+    }
+
+    proptest! {
+        #[test]
+        fn the_greatest_risen_priority_comes_first_and_the_first_in_among_equals(
+            step in prop_oneof![Just(None), (1..50_u64).prop_map(Some)],
+            jobs in vec((-3..4_i32, 0..300_u64, prop_oneof![Just(None), (-3..4_i32).prop_map(Some)]), 0..40),
+        ) {
+            let ageing = Ageing::new(step.map(Duration::from_nanos));
+            let mut order = Order::default();
+            let mut model = Vec::new();
+            for (number, (priority, since, changed)) in (0..).zip(jobs) {
+                let spot = Spot::new(number as u32 + 1).unwrap();
+                let mut rank = ageing.rank(priority, Tick(since));
+                order.insert(rank, number, spot);
+                if let Some(changed) = changed {
+                    prop_assert!(order.remove(rank, number, spot));
+                    prop_assert!(!order.remove(rank, number, spot));
+                    rank = rank.with_priority(priority, changed);
+                    order.insert(rank, number, spot);
+                }
+                model.push((-risen(changed.unwrap_or(priority), since, 300, step), number, rank, spot));
+            }
+            model.sort_unstable_by_key(|(risen, number, ..)| (*risen, *number));
+            for (_, number, rank, spot) in model {
+                prop_assert!(!order.is_empty());
+                prop_assert_eq!(order.first(), Some((rank, spot)));
+                prop_assert!(order.remove(rank, number, spot));
+            }
+            prop_assert!(order.is_empty());
+            prop_assert_eq!(order.first(), None);
+        }
+    }
+
+    #[test]
+    fn no_rank_overflows() {
+        let ageing = Ageing::new(Some(Duration::from_nanos(1)));
+        let ranks = [i32::MAX, 0, i32::MIN].map(|priority| ageing.rank(priority, Tick::NEVER));
+        assert!(ranks.is_sorted());
+        assert_eq!(ageing.rank(i32::MIN, Tick::NEVER).with_priority(i32::MAX, i32::MIN), Rank(i64::MAX));
+        let never = Ageing::new(Some(Duration::MAX));
+        assert_eq!(never.rank(7, Tick(u64::MAX - 1)), Rank(-7));
+    }
+
+    #[test]
+    #[should_panic(expected = "longer than 0")]
+    fn a_step_of_nothing_is_refused() {
+        Ageing::new(Some(Duration::ZERO));
+    }
+}

@@ -1,0 +1,482 @@
+//! The schedule beside a naive one, which keeps its jobs in a list and looks through all of it each time. Only the gates
+//! are the same; they have a model of their own.
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+const WORKERS: usize = 3;
+const KEYS: u32 = 4;
+
+/// Something that happens to a schedule; a job is told by its place among those of its kind, counted round and round.
+#[derive(Debug, Clone)]
+enum Op {
+    Wait(u64),
+    Insert { priority: i32, cost: u32, key: u32, delay: u64, limit: Option<u64> },
+    Start(usize),
+    PutBack(usize),
+    Finish(usize),
+    Requeue { job: usize, delay: u64 },
+    Forget(usize),
+    SetPriority(usize, i32),
+    Extract(u64),
+    Pause,
+    Resume,
+    SetWorkers(usize),
+    SetRate(Option<RateLimit>),
+    Hold(u64),
+    HoldLane(usize, u64),
+    Close,
+}
+
+fn limit() -> impl Strategy<Value = RateLimit> {
+    (1..4_u32, 1..60_u64, 1..4_u32, any::<bool>()).prop_map(|(permits, period, burst, is_window)| {
+        let period = Duration::from_nanos(period);
+        if is_window {
+            RateLimit::sliding_window(permits, period)
+        } else {
+            RateLimit::per(permits, period).burst(burst)
+        }
+    })
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let any = any::<usize>;
+    let delay = || prop_oneof![2 => Just(0), 1 => 0..80_u64];
+    let insert = (-2..3_i32, 0..5_u32, 0..KEYS, delay(), prop_oneof![2 => Just(None), 1 => (1..90_u64).prop_map(Some)]);
+    let op = prop_oneof![
+        4 => (0..40_u64).prop_map(Op::Wait),
+        8 => insert.prop_map(|(priority, cost, key, delay, limit)| Op::Insert { priority, cost, key, delay, limit }),
+        8 => any().prop_map(Op::Start),
+        1 => any().prop_map(Op::PutBack),
+        6 => any().prop_map(Op::Finish),
+        2 => (any(), 0..80_u64).prop_map(|(job, delay)| Op::Requeue { job, delay }),
+        2 => any().prop_map(Op::Forget),
+        2 => (any(), -2..3_i32).prop_map(|(job, priority)| Op::SetPriority(job, priority)),
+        1 => (0..9_u64).prop_map(Op::Extract),
+        1 => Just(Op::Pause),
+        2 => Just(Op::Resume),
+        1 => (1..=WORKERS).prop_map(Op::SetWorkers),
+        1 => prop_oneof![Just(None), limit().prop_map(Some)].prop_map(Op::SetRate),
+        1 => (0..40_u64).prop_map(Op::Hold),
+        1 => (any(), 0..40_u64).prop_map(|(job, wait)| Op::HoldLane(job, wait)),
+        1 => Just(Op::Close),
+    ];
+    vec(op, 0..150)
+}
+
+#[derive(Debug, Clone)]
+struct Naive {
+    jobs: Vec<Job>,
+    lanes: BTreeMap<u32, Lane>,
+    max_running: usize,
+    step: Option<u64>,
+    lane_limit: Option<RateLimit>,
+    gate: Option<Gate>,
+    held_until: u64,
+    turn: u64,
+    allowed: usize,
+    pauses: usize,
+    is_closing: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Job {
+    number: u64,
+    spot: Spot,
+    key: u32,
+    priority: i32,
+    cost: u32,
+    /// Since when it waits for its turn, for ageing.
+    since: u64,
+    at: u64,
+    deadline: Option<u64>,
+    state: State,
+}
+
+#[derive(Debug, Clone)]
+struct Lane {
+    gate: Option<Gate>,
+    held_until: u64,
+    turn: u64,
+}
+
+/// What a release brings: the numbers of those that start, in order; of those whose time is over; of those too costly.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Out {
+    started: Vec<u64>,
+    expired: Vec<u64>,
+    too_costly: Vec<u64>,
+}
+
+impl Naive {
+    fn of(&self, state: State) -> impl Iterator<Item = &Job> {
+        self.jobs.iter().filter(move |job| job.state == state)
+    }
+
+    fn pick(&self, state: &[State], place: usize) -> Option<&Job> {
+        let jobs: Vec<&Job> = self.jobs.iter().filter(|job| state.contains(&job.state)).collect();
+        (!jobs.is_empty()).then(|| jobs[place % jobs.len()])
+    }
+
+    fn job(&mut self, number: u64) -> &mut Job {
+        self.jobs.iter_mut().find(|job| job.number == number).unwrap()
+    }
+
+    fn lane(&mut self, key: u32) -> &mut Lane {
+        let gate = self.lane_limit.map(Gate::new);
+        self.lanes.entry(key).or_insert(Lane { gate, held_until: 0, turn: 0 })
+    }
+
+    fn occupied(&self, key: Option<u32>) -> usize {
+        let is_of = |job: &&Job| key.is_none_or(|key| job.key == key);
+        self.jobs.iter().filter(is_of).filter(|job| matches!(job.state, State::Released | State::Running)).count()
+    }
+
+    fn line_up(&mut self, number: u64, now: u64) {
+        let job = self.job(number);
+        if job.at > now {
+            job.state = State::Delayed;
+            return;
+        }
+        job.state = State::Ready;
+        let key = job.key;
+        if self.of(State::Ready).filter(|job| job.key == key).count() == 1 {
+            self.turn += 1;
+            self.lane(key).turn = self.turn;
+        }
+    }
+
+    /// The urgency of a job, the least first; steps of ageing begin at whole multiples.
+    fn urgency(&self, job: &Job) -> i64 {
+        self.step.map_or(0, |step| (job.since / step) as i64) - i64::from(job.priority)
+    }
+
+    fn most(&self) -> u32 {
+        let lane = self.lane_limit.map_or(u32::MAX, |limit| limit.most());
+        self.gate.as_ref().map_or(u32::MAX, |gate| gate.most()).min(lane)
+    }
+
+    fn release(&mut self, now: u64) -> Out {
+        let mut out = Out::default();
+        let is_late = |job: &Job| {
+            matches!(job.state, State::Delayed | State::Ready) && job.deadline.is_some_and(|deadline| deadline <= now)
+        };
+        out.expired = self.jobs.iter().filter(|job| is_late(job)).map(|job| job.number).collect();
+        self.jobs.retain(|job| !is_late(job));
+        let most = self.most();
+        let is_costly = |job: &Job| matches!(job.state, State::Delayed | State::Ready) && job.cost > most;
+        out.too_costly = self.jobs.iter().filter(|job| is_costly(job)).map(|job| job.number).collect();
+        self.jobs.retain(|job| !is_costly(job));
+        let mut due: Vec<_> =
+            self.of(State::Delayed).filter(|job| job.at <= now).map(|job| (job.at, job.spot, job.number)).collect();
+        due.sort_unstable();
+        for (.., number) in due {
+            self.line_up(number, now);
+        }
+        while (self.pauses == 0 || self.is_closing)
+            && self.occupied(None) < self.allowed.min(WORKERS)
+            && self.held_until <= now
+        {
+            let Some((number, key, cost)) = self.choose(now) else { break };
+            if let Some(gate) = &mut self.gate {
+                if gate.when(Tick(now), cost).0 > now {
+                    break;
+                }
+                gate.take(Tick(now), cost);
+            }
+            self.turn += 1;
+            let turn = self.turn;
+            let lane = self.lane(key);
+            lane.turn = turn;
+            if let Some(gate) = &mut lane.gate {
+                gate.take(Tick(now), cost);
+            }
+            let job = self.job(number);
+            (job.state, job.at) = (State::Released, now);
+            out.started.push(number);
+        }
+        out
+    }
+
+    /// The first job of the lane whose turn it is.
+    fn choose(&mut self, now: u64) -> Option<(u64, u32, u32)> {
+        let firsts = (0..KEYS).filter(|key| self.occupied(Some(*key)) < self.max_running).filter_map(|key| {
+            let ready = self.of(State::Ready).filter(|job| job.key == key);
+            ready.min_by_key(|job| (self.urgency(job), job.number)).cloned()
+        });
+        let mut firsts: Vec<Job> = firsts.collect();
+        firsts.sort_by_key(|job| (self.urgency(job), self.lanes[&job.key].turn));
+        for job in firsts {
+            let lane = self.lane(job.key);
+            let at = lane.gate.as_mut().map_or(0, |gate| gate.when(Tick(now), job.cost).0).max(lane.held_until);
+            if at <= now {
+                return Some((job.number, job.key, job.cost));
+            }
+        }
+        None
+    }
+
+    fn take_back(&mut self, number: u64, now: u64) {
+        let job = self.job(number);
+        let (at, key, cost) = (Tick(job.at), job.key, job.cost);
+        if let Some(gate) = &mut self.gate {
+            gate.give_back(at, Tick(now), cost);
+        }
+        if let Some(gate) = &mut self.lane(key).gate {
+            gate.give_back(at, Tick(now), cost);
+        }
+    }
+}
+
+/// Both of them, and the time.
+struct Pair {
+    real: Schedule<u64>,
+    naive: Naive,
+    now: u64,
+    start: Instant,
+    numbers: u64,
+}
+
+impl Pair {
+    fn new(rate: Option<RateLimit>, lane_limit: Option<RateLimit>, max_running: usize, step: Option<u64>) -> Self {
+        let start = Instant::now();
+        let lanes = LanePolicy { max_running: Some(max_running), limit: lane_limit };
+        let policy = Policy { rate, lanes, ageing: step.map(Duration::from_nanos) };
+        let naive = Naive {
+            jobs: Vec::new(),
+            lanes: BTreeMap::new(),
+            max_running,
+            step,
+            lane_limit,
+            gate: rate.map(Gate::new),
+            held_until: 0,
+            turn: 0,
+            allowed: WORKERS,
+            pauses: 0,
+            is_closing: false,
+        };
+        Self { real: Schedule::new(policy, WORKERS, start), naive, now: 0, start, numbers: 0 }
+    }
+
+    fn load(&self) -> Load {
+        let running = self.naive.of(State::Running).count();
+        Load { workers: WORKERS, running, is_closing: self.naive.is_closing }
+    }
+
+    /// Tells the real one the time, by a clock.
+    fn tick(&mut self) -> Tick {
+        let at = self.start + Duration::from_nanos(self.now);
+        let generation = self.real.generation();
+        let tick = self.real.read(Reading { at, generation });
+        assert_eq!(tick, Tick(self.now));
+        tick
+    }
+
+    fn apply(&mut self, op: &Op) {
+        let tick = self.tick();
+        let now = self.now;
+        let waiting = [State::Delayed, State::Ready];
+        match *op {
+            Op::Wait(wait) => self.now += wait,
+            Op::Insert { priority, cost, key, delay, limit } => {
+                let number = self.numbers;
+                self.numbers += 1;
+                let deadline = limit.map(|limit| now + limit);
+                let start = match number % 3 {
+                    _ if delay == 0 => Start::Now,
+                    0 => Start::NotBefore(self.start + Duration::from_nanos(now + delay)),
+                    _ => Start::After(Duration::from_nanos(delay)),
+                };
+                let instant = |at| self.start + Duration::from_nanos(at);
+                // One of the keys is none.
+                let terms = Terms {
+                    priority,
+                    cost,
+                    key: (key > 0).then(|| Key::from(key)),
+                    start,
+                    deadline: deadline.map(instant),
+                };
+                let spot = self.real.insert(number, number, terms, tick);
+                let (since, at, state) = (now + delay, now + delay, State::Ready);
+                self.naive.jobs.push(Job { number, spot, key, priority, cost, since, at, deadline, state });
+                self.naive.line_up(number, now);
+            }
+            Op::Start(place) => {
+                let Some(job) = self.naive.pick(&[State::Released], place) else { return };
+                let (number, spot) = (job.number, job.spot);
+                assert!(self.real.is_released(spot, number) && !self.real.is_released(spot, number + 1));
+                let may = self.naive.of(State::Running).count() < self.naive.allowed.min(WORKERS)
+                    && (self.naive.pauses == 0 || self.naive.is_closing);
+                assert_eq!(self.real.may_go_on(self.load()), may);
+                self.real.start(spot);
+                self.naive.job(number).state = State::Running;
+            }
+            Op::PutBack(place) => {
+                let Some(job) = self.naive.pick(&[State::Released], place) else { return };
+                let (number, spot) = (job.number, job.spot);
+                self.real.put_back(spot, number, tick);
+                self.naive.take_back(number, now);
+                self.naive.job(number).at = now;
+                self.naive.line_up(number, now);
+            }
+            Op::Finish(place) => {
+                let Some(job) = self.naive.pick(&[State::Running], place) else { return };
+                let (number, spot) = (job.number, job.spot);
+                self.real.finish(spot, tick);
+                self.naive.jobs.retain(|job| job.number != number);
+            }
+            Op::Requeue { job, delay } => {
+                let Some(job) = self.naive.pick(&[State::Running], job) else { return };
+                let (number, spot) = (job.number, job.spot);
+                let mut history = History::new(self.start);
+                history.attempts = 1;
+                self.real.requeue(spot, number, Box::new(history), Tick(now + delay), tick);
+                assert_eq!(self.real.attempts(spot, number), 1);
+                self.naive.job(number).at = now + delay;
+                self.naive.line_up(number, now);
+            }
+            Op::Forget(place) => {
+                let states = [State::Delayed, State::Ready, State::Released];
+                let Some(Job { number, spot, state, .. }) = self.naive.pick(&states, place).cloned() else { return };
+                assert_eq!(self.real.forget(spot, number + 1, tick).0, None);
+                let left = self.real.forget(spot, number, tick).0;
+                assert_eq!(left, waiting.contains(&state).then_some(number));
+                if state == State::Released {
+                    self.naive.take_back(number, now);
+                }
+                self.naive.jobs.retain(|job| job.number != number);
+            }
+            Op::SetPriority(place, priority) => {
+                let Some(job) =
+                    self.naive.pick(&[State::Delayed, State::Ready, State::Released, State::Running], place)
+                else {
+                    return;
+                };
+                let Job { number, spot, state, .. } = *job;
+                assert_eq!(self.real.set_priority(spot, number, priority), waiting.contains(&state));
+                if waiting.contains(&state) {
+                    self.naive.set_priority(number, priority);
+                }
+            }
+            Op::Extract(digit) => {
+                let is_dead = |number: &u64| number % 9 == digit;
+                let mut out: Vec<u64> = self.real.extract(tick, is_dead).into_iter().map(|leaver| leaver.job).collect();
+                out.sort_unstable();
+                let is_out = |job: &Job| waiting.contains(&job.state) && is_dead(&job.number);
+                let expected: Vec<u64> =
+                    self.naive.jobs.iter().filter(|job| is_out(job)).map(|job| job.number).collect();
+                assert_eq!(out, expected);
+                self.naive.jobs.retain(|job| !is_out(job));
+            }
+            Op::Pause => {
+                self.real.pause();
+                self.naive.pauses += 1;
+            }
+            Op::Resume => {
+                self.real.resume();
+                self.naive.pauses = self.naive.pauses.saturating_sub(1);
+                assert_eq!(self.real.is_paused(), self.naive.pauses > 0);
+            }
+            Op::SetWorkers(count) => {
+                self.real.set_workers(count);
+                self.naive.allowed = count;
+                assert_eq!(self.real.allowed(), count);
+            }
+            Op::SetRate(limit) => {
+                self.real.set_rate(limit, tick);
+                match (&mut self.naive.gate, limit) {
+                    (Some(gate), Some(limit)) => gate.change(limit, tick),
+                    (gate, limit) => *gate = limit.map(Gate::new),
+                }
+            }
+            Op::Hold(wait) => {
+                self.real.hold(Tick(now + wait));
+                self.naive.held_until = self.naive.held_until.max(now + wait);
+            }
+            Op::HoldLane(place, wait) => {
+                let Some(job) = self.naive.pick(&[State::Running], place) else { return };
+                let (spot, key) = (job.spot, job.key);
+                self.real.hold_lane(spot, Tick(now + wait));
+                let lane = self.naive.lane(key);
+                lane.held_until = lane.held_until.max(now + wait);
+            }
+            Op::Close => self.naive.is_closing = true,
+        }
+    }
+
+    /// Both release the same, and the real one wants to be asked again before anything can happen.
+    fn release(&mut self) {
+        let (tick, load) = (self.tick(), self.load());
+        let mut released = Released::new();
+        self.real.release(tick, load, &mut released);
+        let Released { first, more, mut expired, mut too_costly } = released;
+        expired.sort_unstable_by_key(|leaver| leaver.job);
+        too_costly.sort_unstable_by_key(|(leaver, ..)| leaver.job);
+        let out = Out {
+            started: first.into_iter().chain(more).map(|(number, _)| number).collect(),
+            expired: expired.into_iter().map(|leaver| leaver.job).collect(),
+            too_costly: too_costly.into_iter().map(|(leaver, ..)| leaver.job).collect(),
+        };
+        assert_eq!(out, self.naive.release(self.now), "at {}", self.now);
+        let next = self.real.next();
+        assert!(next > tick, "it asks for what has passed");
+        // What can happen at some time can happen at any later one, so the last moment before speaks for all.
+        let last = (next.0 - 1).min(self.now + 1_000_000);
+        assert_eq!(self.naive.clone().release(last), Out::default(), "at {last}, but it asks for {next:?}");
+        assert_eq!(self.real.delayed(), self.naive.of(State::Delayed).count());
+        let waiting = self.real.delayed() + self.naive.of(State::Ready).count();
+        if self.real.is_stuck(waiting) {
+            assert_eq!(self.naive.clone().release(1_000_000).started, [], "it says that nothing will start");
+        }
+        for job in &self.naive.jobs {
+            let key = (job.key > 0).then(|| Key::from(job.key));
+            assert_eq!(self.real.key(job.spot), key.as_ref());
+        }
+    }
+}
+
+impl Naive {
+    fn set_priority(&mut self, number: u64, priority: i32) {
+        // A lane whose only job is taken out and put in again goes behind the others.
+        let job = self.job(number);
+        job.priority = priority;
+        let (key, state) = (job.key, job.state);
+        if state == State::Ready && self.of(State::Ready).filter(|job| job.key == key).count() == 1 {
+            self.turn += 1;
+            self.lane(key).turn = self.turn;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
+    #[test]
+    fn a_schedule_does_what_a_look_through_all_jobs_says(
+        rate in prop_oneof![Just(None), limit().prop_map(Some)], lane_limit in prop_oneof![Just(None), limit().prop_map(Some)],
+        max_running in 1..=WORKERS, step in prop_oneof![Just(None), (1..30_u64).prop_map(Some)], ops in ops(),
+    ) {
+        let mut pair = Pair::new(rate, lane_limit, max_running, step);
+        for op in &ops {
+            pair.apply(op);
+            pair.release();
+        }
+        // Nothing is left of what has gone: no job, no lane, no moment to wait for.
+        let tick = pair.tick();
+        for job in std::mem::take(&mut pair.naive.jobs) {
+            match job.state {
+                State::Running => pair.real.finish(job.spot, tick),
+                _ => drop(pair.real.forget(job.spot, job.number, tick)),
+            }
+        }
+        pair.now += 1_000_000;
+        pair.release();
+        let real = pair.real;
+        prop_assert_eq!((real.records.len(), real.lanes.len(), real.delayed.len(), real.deadlines.len()), (0, 0, 0, 0));
+        prop_assert!(real.too_costly.is_empty());
+        prop_assert_eq!((real.released, real.waiting, real.next), (0, 0, Tick::NEVER));
+    }
+}
