@@ -19,7 +19,7 @@ use crate::queue::ledger::{Ledger, Life};
 use crate::results::batches::Batches;
 use crate::results::group::Group;
 use crate::results::map::{Inputs, Map, TryInputs};
-use crate::submit::{Job, JobHandle, Permit};
+use crate::submit::{Job, JobHandle, Permit, submit_now};
 
 /// A pool of workers that run one async function over many inputs.
 ///
@@ -92,7 +92,10 @@ impl<In, T, E> Pool<In, T, E> {
     /// If the future is dropped early, nothing was accepted, and the input is dropped with it; [`reserve`](Self::reserve)
     /// keeps it out of the future.
     pub async fn submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        self.job(input).submit().await
+        match self.reserve().await {
+            Ok(permit) => permit.submit(input),
+            Err(refused) => Err(refused.map(|()| input)),
+        }
     }
 
     /// Submits a job now, or not at all.
@@ -102,7 +105,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// [`SubmitError::Full`] if there is no room, or others wait for it; [`SubmitError::Closed`] once the pool takes no more
     /// jobs. Both give the input back.
     pub fn try_submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        self.job(input).try_submit()
+        submit_now(&self.engine, None, None, input)
     }
 
     /// Gives a job options of its own before it is submitted.
@@ -137,6 +140,10 @@ impl<In, T, E> Pool<In, T, E> {
     /// assert_eq!(future::block_on(workers.drive(handle)), Ok(2));
     /// ```
     pub async fn reserve(&self) -> Result<Permit<In, T, E>, SubmitError<()>> {
+        match self.try_reserve() {
+            Err(SubmitError::Full(())) => {}
+            decided => return decided,
+        }
         let mut room = Room::new(Arc::clone(&self.engine), false);
         match future::poll_fn(|cx| room.poll(cx)).await {
             Ok(()) => Ok(Permit::new(Arc::clone(&self.engine))),

@@ -796,8 +796,10 @@ impl<In, T, E> Ticket<In, T, E> {
         let outcome = outcome_of(&result);
         match self.reply.take()? {
             Reply::Cell(cell) => {
-                drop_input(self.kept.take());
-                unwind::discard(self.past.history.take());
+                if let Some(kept) = self.kept.take() {
+                    drop_input(Some(kept));
+                }
+                self.past.history.take().map(unwind::discard);
                 let wanted = cell.discard_unwanted(result, self.attempts);
                 cell.engine.book_finish(self.slot, self.id, outcome, self.attempts);
                 cell.complete(wanted, self.attempts);
@@ -809,7 +811,7 @@ impl<In, T, E> Ticket<In, T, E> {
                     stream.count_failure(error);
                 }
                 let input = self.take_kept(&stream);
-                unwind::discard(self.past.history.take());
+                self.past.history.take().map(unwind::discard);
                 stream.engine.book_finish(self.slot, self.id, outcome, self.attempts);
                 let timings = self.timings(&stream.engine);
                 let (id, index, attempts) = (self.id, self.index, self.attempts);

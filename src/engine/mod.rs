@@ -54,6 +54,15 @@ pub(crate) struct State<In, T, E> {
     retries_refused: u64,
 }
 
+impl<In, T, E> State<In, T, E> {
+    /// A job has its outcome. One that was not cancelled was faster than an abort, whose report is not to name it.
+    fn forget_interrupted(&mut self, id: JobId, outcome: Outcome) {
+        if outcome != Outcome::Cancelled && !self.interrupted.is_empty() {
+            self.interrupted.retain(|job| job.id != id);
+        }
+    }
+}
+
 pub(crate) struct Engine<In, T, E> {
     state: Mutex<State<In, T, E>>,
     pub(crate) ready: Ready<Entry<In, T, E>>,
@@ -241,14 +250,21 @@ impl<In, T, E> Engine<In, T, E> {
         parent.map_or_else(|| self.accept(Origin::Outside), |parent| self.accept_child(parent))
     }
 
-    /// Puts an accepted job on its way, by these terms where it is not said elsewhere what they are.
-    pub(crate) fn launch(&self, entry: Entry<In, T, E>, terms: Option<Terms>) {
+    /// Puts an accepted job on its way.
+    pub(crate) fn launch(&self, entry: Entry<In, T, E>) {
         self.observe(|| Event::Accepted { job: entry.id() });
         if self.is_scheduled() {
-            self.schedule_one(entry, terms);
+            self.schedule_one(entry);
         } else if let Err(stranded) = self.ready.push(entry) {
             self.abandon(stranded);
         }
+        self.look_for_abort();
+    }
+
+    /// Puts an accepted job on its way by terms of its own.
+    pub(crate) fn launch_by(&self, terms: Terms, entry: Entry<In, T, E>) {
+        self.observe(|| Event::Accepted { job: entry.id() });
+        self.schedule_by(terms, entry);
         self.look_for_abort();
     }
 
@@ -338,26 +354,18 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     pub(crate) fn book_finish(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
-        let reading = self.reading();
         let mut wakes = Wakes::default();
-        let mut effects = None;
         {
             let mut state = self.state();
-            if outcome != Outcome::Cancelled {
-                // It was faster than the abort.
-                state.interrupted.retain(|job| job.id != id);
-            }
             if state.schedule.is_some() {
-                effects = Some(self.finish_scheduled(&mut state, slot, outcome, reading, &mut wakes));
-            } else {
-                state.running.finish(slot);
-                state.ledger.finish(outcome, &mut wakes);
+                drop(state);
+                return self.book_scheduled_finish(slot, id, outcome, attempts);
             }
+            state.forget_interrupted(id, outcome);
+            state.running.finish(slot);
+            state.ledger.finish(outcome, &mut wakes);
         }
         self.observe(|| Event::Finished { job: id, outcome, attempts });
-        if let Some(effects) = effects {
-            self.carry_out_effects(effects);
-        }
         self.carry_out(wakes);
     }
 

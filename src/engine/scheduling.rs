@@ -9,7 +9,7 @@ use super::{Begun, Engine, Past, State};
 use crate::attempt::retry::{History, Hold, Retry};
 use crate::attempt::unwind;
 use crate::error::{JobError, PanicMessage, TimeLimit};
-use crate::observe::{JobId, Outcome};
+use crate::observe::{Event, JobId, Outcome};
 use crate::queue::ledger::{Life, Origin, Wakes};
 use crate::queue::running::Occupant;
 use crate::queue::schedule::clock::{Reading, Tick};
@@ -109,14 +109,14 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     #[cold]
-    pub(super) fn schedule_one(&self, entry: Entry<In, T, E>, terms: Option<Terms>) {
-        let terms = match terms {
-            Some(terms) => terms,
-            None => match self.terms_of(&entry) {
-                Ok(terms) => terms,
-                Err(message) => return entry.settle_unstarted(self, JobError::Panicked(message), 0),
-            },
-        };
+    pub(super) fn schedule_one(&self, entry: Entry<In, T, E>) {
+        match self.terms_of(&entry) {
+            Ok(terms) => self.schedule_by(terms, entry),
+            Err(message) => entry.settle_unstarted(self, JobError::Panicked(message), 0),
+        }
+    }
+
+    pub(super) fn schedule_by(&self, terms: Terms, entry: Entry<In, T, E>) {
         self.change_schedule(|engine, state, now| engine.insert(state, entry, terms, now));
     }
 
@@ -306,27 +306,29 @@ impl<In, T, E> Engine<In, T, E> {
         Begun::Yes
     }
 
-    pub(super) fn finish_scheduled(
-        &self,
-        state: &mut State<In, T, E>,
-        slot: usize,
-        outcome: Outcome,
-        reading: Option<Reading>,
-        wakes: &mut Wakes,
-    ) -> Effects<In, T, E> {
-        let spot = state.running.finish_scheduled(slot);
-        state.ledger.finish(outcome, wakes);
-        let now = match &mut state.schedule {
-            Some(schedule) => {
-                let now = self.tell_time(schedule, reading);
+    /// The part of [`book_finish`](Self::book_finish) for a pool that has a schedule.
+    #[inline(never)]
+    pub(super) fn book_scheduled_finish(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
+        let reading = self.reading();
+        let mut wakes = Wakes::default();
+        let effects = {
+            let mut state = self.state();
+            let state = &mut *state;
+            state.forget_interrupted(id, outcome);
+            let spot = state.running.finish_scheduled(slot);
+            state.ledger.finish(outcome, &mut wakes);
+            let mut now = Tick(0);
+            if let Some(schedule) = &mut state.schedule {
+                now = self.tell_time(schedule, reading);
                 if let Some(spot) = spot {
                     schedule.finish(spot, now);
                 }
-                now
             }
-            None => Tick(0),
+            self.look(state, now)
         };
-        self.look(state, now)
+        self.observe(|| Event::Finished { job: id, outcome, attempts });
+        self.carry_out_effects(effects);
+        self.carry_out(wakes);
     }
 
     /// Returns what is to be dropped and done after the lock.

@@ -235,7 +235,7 @@ impl<In, T, E> Stream<In, T, E> {
         let (stream, index) = (Arc::clone(self), self.take_indices(1));
         let accepted_at = self.engine.clock_in(limits);
         let spot = None;
-        self.engine.launch(Entry::Streamed(Streamed { input, stream, id, index, origin, spot, accepted_at }), None);
+        self.engine.launch(Entry::Streamed(Streamed { input, stream, id, index, origin, spot, accepted_at }));
         self.look_again();
         Ok(())
     }

@@ -63,7 +63,7 @@ pub(crate) struct Own {
 impl Own {
     /// Whether it needs a schedule.
     const fn is_special(&self) -> bool {
-        self.priority != 0 || !matches!(self.start, Start::Now)
+        self.priority != 0 || !matches!(self.start, Start::Now) || self.limits.job.is_some()
     }
 }
 
@@ -130,7 +130,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     /// As [`Pool::submit`].
     pub async fn submit(self) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         match self.pool.reserve().await {
-            Ok(permit) => permit.submit_with(self.input, self.own),
+            Ok(permit) => permit.submit_with(self.input, Some(self.own)),
             Err(refused) => Err(refused.map(|()| self.input)),
         }
     }
@@ -141,7 +141,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     ///
     /// As [`Pool::try_submit`].
     pub fn try_submit(self) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        submit_now(self.pool.engine(), None, self.own, self.input)
+        submit_now(self.pool.engine(), None, Some(self.own), self.input)
     }
 }
 
@@ -152,44 +152,65 @@ impl<In, T, E> fmt::Debug for Job<'_, In, T, E> {
 }
 
 /// Accepts a job for a handle now, or gives its input back.
-fn submit_now<In, T, E>(
+pub(crate) fn submit_now<In, T, E>(
     engine: &Arc<Engine<In, T, E>>,
     parent: Option<Place>,
-    own: Own,
+    own: Option<Own>,
     input: In,
 ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
     let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
     match engine.accept_from(parent) {
-        Ok((id, limits)) => Ok(JobHandle::new(launch(engine, id, origin, (own, limits), input, false))),
+        Ok((id, limits)) => Ok(JobHandle::new(launch(engine, id, origin, own, limits, input, false))),
         Err(refusal) => Err(SubmitError::refused(refusal, input)),
     }
 }
 
-/// Puts an accepted job on its way; besides what it asks for itself come the limits of the pool.
+/// Puts an accepted job on its way, by what it asks for itself and by the limits of the pool.
+#[inline]
 fn launch<In, T, E>(
     engine: &Arc<Engine<In, T, E>>,
     id: JobId,
     origin: Origin,
-    (own, pools): (Own, Limits),
+    own: Option<Own>,
+    pools: Limits,
     input: In,
     is_detached: bool,
 ) -> Arc<Cell<In, T, E>> {
     // What the pool says of attempts is looked up when the job starts, so that a change counts for it.
+    let limits = Limits { attempt: None, job: pools.job };
+    if own.is_some() || engine.is_scheduled() {
+        return launch_as_asked(engine, id, origin, own.unwrap_or_default(), limits, input, is_detached);
+    }
+    let cell = Cell::new(engine, id, origin, limits, engine.clock_in(limits), input, is_detached);
+    engine.launch(Entry::Handled(Arc::clone(&cell)));
+    cell
+}
+
+#[cold]
+fn launch_as_asked<In, T, E>(
+    engine: &Arc<Engine<In, T, E>>,
+    id: JobId,
+    origin: Origin,
+    own: Own,
+    pools: Limits,
+    input: In,
+    is_detached: bool,
+) -> Arc<Cell<In, T, E>> {
     let limits = Limits { attempt: own.limits.attempt, job: own.limits.job.or(pools.job) };
     let accepted_at: Option<Instant> = engine.clock_in(limits);
-    if own.is_special() || own.limits.job.is_some() {
+    if own.is_special() {
         engine.switch_on_schedule();
     }
     if !engine.is_scheduled() {
         let cell = Cell::new(engine, id, origin, limits, accepted_at, input, is_detached);
-        engine.launch(Entry::Handled(Arc::clone(&cell)), None);
+        engine.launch(Entry::Handled(Arc::clone(&cell)));
         return cell;
     }
     let deadline = accepted_at.and_then(|at| limits.job_deadline(at));
     let terms = engine.terms(&input, own.priority, own.start, deadline);
     let cell = Cell::new(engine, id, origin, limits, accepted_at, input, is_detached);
     match terms {
-        Ok(terms) => engine.launch(Entry::Handled(Arc::clone(&cell)), Some(terms)),
+        Ok(terms) => engine.launch_by(terms, Entry::Handled(Arc::clone(&cell))),
         Err(message) => engine.refuse(Entry::Handled(Arc::clone(&cell)), JobError::Panicked(message)),
     }
     cell

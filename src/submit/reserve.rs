@@ -33,13 +33,13 @@ impl<In, T, E> Permit<In, T, E> {
     ///
     /// [`SubmitError::Closed`] if the pool was closed since.
     pub fn submit(self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        self.submit_with(input, Own::default())
+        self.submit_with(input, None)
     }
 
-    pub(crate) fn submit_with(self, input: In, own: Own) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
+    pub(crate) fn submit_with(self, input: In, own: Option<Own>) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         match self.accept() {
             (Some(engine), Ok((id, limits))) => {
-                Ok(JobHandle::new(launch(&engine, id, Origin::Outside, (own, limits), input, false)))
+                Ok(JobHandle::new(launch(&engine, id, Origin::Outside, own, limits, input, false)))
             }
             _ => Err(SubmitError::Closed(input)),
         }

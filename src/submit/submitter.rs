@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{JobHandle, Own, launch, submit_now};
+use super::{JobHandle, launch, submit_now};
 use crate::attempt::inside::Place;
 use crate::engine::Engine;
 use crate::error::SubmitError;
@@ -83,7 +83,7 @@ impl<In, T, E> Submitter<In, T, E> {
         }
         match self.engine.accept_child(self.place) {
             Ok((id, limits)) => {
-                launch(&self.engine, id, Origin::Child, (Own::default(), limits), input, true);
+                launch(&self.engine, id, Origin::Child, None, limits, input, true);
                 Ok(())
             }
             Err(refusal) => Err(SubmitError::refused(refusal, input)),
@@ -97,7 +97,7 @@ impl<In, T, E> Submitter<In, T, E> {
     ///
     /// As [`add`](Self::add).
     pub fn submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        submit_now(&self.engine, Some(self.place), Own::default(), input)
+        submit_now(&self.engine, Some(self.place), None, input)
     }
 }
 
