@@ -343,6 +343,10 @@ impl<In, T, E> Engine<In, T, E> {
             state.ledger.finish(Outcome::Succeeded, wakes);
         }
         if state.schedule.is_some() {
+            if finishes {
+                // The schedule is new, and has not seen that a worker is free: it looks when the job comes back.
+                return Begun::NotYet;
+            }
             *limits = state.limits;
             return self.start_scheduled(&mut state, slot, origin, occupant, now, wakes, past);
         }

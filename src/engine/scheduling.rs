@@ -362,10 +362,10 @@ impl<In, T, E> Engine<In, T, E> {
         if !self.is_scheduled() {
             return Vec::new();
         }
-        let mut state = self.state();
-        let Some(schedule) = &mut state.schedule else { return Vec::new() };
-        let now = schedule.now();
-        schedule.extract(now, is_dead)
+        // Those behind them may start now.
+        self.change_schedule(|_, state, now| {
+            state.schedule.as_mut().map(|schedule| schedule.extract(now, is_dead)).unwrap_or_default()
+        })
     }
 
     // ---- and back ----

@@ -120,11 +120,16 @@ impl<In, T, E> Timekeeping<In, T, E> {
 
 impl<In, T, E> Drop for Timekeeping<In, T, E> {
     fn drop(&mut self) {
-        if self.engine.keeper_slot.load(Ordering::SeqCst) != self.slot {
+        if !self.engine.is_scheduled() {
             return;
         }
         let (waker, is_needed) = {
             let mut state = self.engine.state();
+            let is_mine = self.engine.keeper_slot.load(Ordering::SeqCst) == self.slot;
+            if state.keeper.is_held && !is_mine {
+                return;
+            }
+            // If nobody has the role, it may be this one who was woken to take it.
             let keeper = std::mem::take(&mut state.keeper);
             self.engine.keeper_slot.store(usize::MAX, Ordering::SeqCst);
             let next = state.schedule.as_ref().map_or(Tick::NEVER, |schedule| schedule.next());

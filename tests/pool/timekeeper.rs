@@ -1,10 +1,12 @@
 //! The worker that keeps the time: it notices deadlines while all workers are busy, hands its role on when it leaves, and
 //! rests when there is nothing to wait for. One thread, polled by hand, since it matters which worker is polled when.
 
+use std::cell::RefCell;
 use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
-use brigade::{JobError, ManualTimer, Pool, TimeLimit};
+use brigade::{JobError, ManualTimer, Pool, RateLimit, TimeLimit};
 use futures_lite::future;
 
 use crate::harness::{Watchdog, assert_settled, poll_once};
@@ -82,6 +84,54 @@ fn a_worker_that_leaves_hands_the_time_on_to_a_busy_one_and_to_an_idle_one() {
         assert_eq!(clock.sleeping(), 0);
         assert_settled(&pool);
     }
+}
+
+#[test]
+fn a_worker_that_leaves_before_it_takes_the_time_leaves_it_to_a_busy_one() {
+    let clock = ManualTimer::new();
+    let (pool, mut steps) = endless_pool(&clock, 2);
+    let running = pool.try_submit(0).unwrap();
+    settle(&mut steps);
+    let late = pool.job(1).delay(SECOND * 9).timeout(SECOND).try_submit().unwrap();
+    // The idle one was woken to keep the time, and does not live to do it.
+    assert_eq!(steps.runnable().collect::<Vec<_>>(), [1]);
+    steps.drop_task(1);
+    settle(&mut steps);
+    assert_eq!(clock.sleeping(), 1);
+    clock.advance(SECOND);
+    settle(&mut steps);
+    assert_eq!(poll_once(pin!(late)), Some(Err(JobError::TimedOut(TimeLimit::Job))));
+    assert!(!running.is_finished());
+}
+
+#[test]
+fn what_a_cancelled_map_has_held_up_starts_at_once() {
+    let clock = ManualTimer::new();
+    let started = Rc::new(RefCell::new(Vec::new()));
+    let log = Rc::clone(&started);
+    let (pool, workers) = Pool::builder()
+        .workers(1)
+        .rate_limit(RateLimit::per_second(1).burst(5))
+        .cost_by(|cost: &u32| *cost)
+        .timer(clock.clone())
+        .build(move |cost| {
+            log.borrow_mut().push(cost);
+            async move { Ok::<_, ()>(cost) }
+        });
+    let mut steps = Steps::default();
+    for worker in workers {
+        steps.add("worker", worker.run());
+    }
+    pool.try_submit(4).unwrap().detach();
+    settle(&mut steps);
+    let mut map = pool.map([5]);
+    assert_eq!(poll_once(pin!(map.next())), None);
+    pool.try_submit(1).unwrap().detach();
+    settle(&mut steps);
+    assert_eq!(*started.borrow(), [4]);
+    drop(map);
+    settle(&mut steps);
+    assert_eq!(*started.borrow(), [4, 1]);
 }
 
 #[test]
