@@ -30,9 +30,10 @@
 //!      │                                                                       ▲
 //!      ▼                                                                       │
 //!   submit ───► queue ──────► worker ──────► attempt ──────► reply ──────► results
-//!      ▲        room,         takes a        time limit,     one outcome,   as they finish
-//!      │        the line      ready job      panic guard,    the books      or in order;
-//!      │        for it                       handler                        summary
+//!      ▲        room, order,  takes a        time limit,     one outcome,   as they finish
+//!      │        rate, keys    ready job      panic guard,    the books      or in order;
+//!      │          ▲                          handler            │           summary
+//!      │          └───────── retry: not before its time ◄───────┘
 //!      └──────── Submitter::add: jobs that a running job adds
 //! ```
 //!
@@ -46,6 +47,10 @@
 //! * **Kinds of handlers:** the input alone; with a state for each worker
 //!   ([`build_with_state`](Builder::build_with_state)); with the means to add jobs
 //!   ([`build_with_submitter`](Builder::build_with_submitter)).
+//! * **When jobs start:** [`Job::priority`] and [`delay`](Job::delay); [`Builder::rate_limit`], [`key_by`](Builder::key_by),
+//!   [`retry`](Builder::retry). A pool that has none of these pays for none.
+//! * **While it runs:** [`pause`](Pool::pause), [`set_workers`](Pool::set_workers), [`set_rate_limit`](Pool::set_rate_limit),
+//!   [`running`](Pool::running), [`stats`](Pool::stats).
 //! * **The end:** [`drain`](Pool::drain), [`drain_within`](Pool::drain_within), [`abort`](Pool::abort).
 //!
 //! [`Builder`] lists all knobs, their defaults, and what is bounded by what.

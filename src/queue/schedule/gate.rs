@@ -30,11 +30,11 @@ use super::clock::Tick;
 /// use brigade::RateLimit;
 /// use std::time::Duration;
 ///
-/// let steady = RateLimit::per_second(10);
-/// let with_bursts = RateLimit::per_second(10).burst(50);
-/// assert_eq!(RateLimit::every(Duration::from_millis(100)), steady);
-/// let strict = RateLimit::sliding_window(60, Duration::from_secs(60));
-/// assert_ne!(with_bursts, strict);
+/// let steady = RateLimit::per_second(10);                                    // one each 100 ms
+/// let with_bursts = RateLimit::per_second(10).burst(50);                     // fifty at once after a rest
+/// let strict = RateLimit::sliding_window(60, Duration::from_secs(60));       // never more in any minute
+/// assert!(steady != with_bursts && with_bursts != strict);
+/// assert!(std::panic::catch_unwind(|| RateLimit::per_second(0)).is_err());   // not a limit but a pause
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
