@@ -126,6 +126,8 @@ pub(crate) struct Schedule<J> {
     next: Tick,
     /// How many are delayed or ready.
     waiting: usize,
+    /// Those among them that cost more than a limit ever allows, until the next look; nothing that stays is one of them.
+    too_costly: Vec<Spot>,
     /// Whether a worker is free and no job will start, whatever time passes.
     is_stalled: bool,
 }
@@ -172,6 +174,7 @@ impl<J> Schedule<J> {
             pauses: 0,
             next: Tick::NEVER,
             waiting: 0,
+            too_costly: Vec::new(),
             is_stalled: false,
         }
     }
@@ -256,8 +259,12 @@ impl<J> Schedule<J> {
 
     /// Puts a job among the delayed or the ready ones, by the time before which it may not start.
     fn line_up(&mut self, spot: Spot, now: Tick) {
+        let most = self.most();
         let Some(record) = self.records.get_mut(spot) else { return };
         self.waiting += 1;
+        if record.cost > most {
+            self.too_costly.push(spot);
+        }
         if record.deadline != Tick::NEVER {
             self.deadlines.insert(Due::new(record.deadline, spot));
         }
@@ -286,6 +293,10 @@ impl<J> Schedule<J> {
 
     /// Says what may start now, what has run out of time, and, in [`next`](Self::next), when to ask again.
     pub(crate) fn release(&mut self, now: Tick, load: Load, out: &mut Released<J>) {
+        for spot in std::mem::take(&mut self.too_costly) {
+            let (cost, most) = (self.records.get(spot).map_or(0, |record| record.cost), self.most());
+            out.too_costly.extend(self.dismiss(spot, now).map(|leaver| (leaver, cost, most)));
+        }
         while let Some(due) = self.deadlines.first().copied()
             && due.tick() <= now
         {
@@ -327,11 +338,6 @@ impl<J> Schedule<J> {
                 return delayed.min(self.lanes.next());
             };
             let cost = cost_of(spot);
-            let most = self.most();
-            if cost > most {
-                out.too_costly.extend(self.dismiss(spot, now).map(|leaver| (leaver, cost, most)));
-                continue;
-            }
             if let Some(gate) = &mut self.gate {
                 let at = gate.when(now, cost);
                 if at > now {
@@ -499,6 +505,9 @@ impl<J> Schedule<J> {
             (Some(gate), Some(limit)) => gate.change(limit, now),
             (gate, limit) => *gate = limit.map(Gate::new),
         }
+        let most = self.most();
+        let is_too_costly = |record: &Record<J>| record.job.is_some() && record.cost > most;
+        self.too_costly.extend(self.records.iter().filter(|(_, record)| is_too_costly(record)).map(|(spot, _)| spot));
     }
 
     /// Lets nothing start before `until`.
