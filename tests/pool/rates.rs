@@ -602,3 +602,25 @@ fn a_queued_job_that_a_new_limit_makes_too_costly_ends() {
         assert_over(&env, &pool).await;
     });
 }
+// ---- what it costs to wait ----
+
+#[test]
+fn a_permit_wakes_no_more_than_two_workers_however_many_jobs_wait() {
+    // One thread, and workers that are polled only when they were woken, since their polls are counted.
+    for workers in [1, 2, 10, 1000] {
+        let clock = ManualTimer::new();
+        let starts = Starts::new(&clock);
+        let (pool, mut steps) =
+            brief_steps(&clock, Pool::builder().workers(workers).rate_limit(RateLimit::per_second(10)), &starts);
+        let polls = |steps: &Steps| (0..workers).map(|worker| steps.polls(worker)).sum::<usize>();
+        submit_all(&pool, 0..1000);
+        steps.settle();
+        assert_eq!(starts.take(), [(0, secs(0))]);
+        let before = polls(&steps);
+        steps.run_out(&clock);
+        assert_eq!(starts.take(), (1..1000).map(|n| (n, millis(100) * n)).collect::<Vec<_>>());
+        let woken = polls(&steps) - before;
+        assert!(woken <= 2 * 999, "{woken} polls of {workers} workers for 999 permits");
+        assert_settled(&pool);
+    }
+}
