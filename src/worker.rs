@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use async_executor::LocalExecutor;
 use futures_lite::future;
@@ -227,16 +227,23 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
                 Ok(None) => {
                     jobs = 0;
                     outbox.flush();
-                    let mut next = pin!(engine.ready.pop());
-                    let next = poll_fn(|cx| {
-                        let polled = next.as_mut().poll(cx);
-                        if polled.is_pending() {
-                            time.poll(cx);
+                    let next = {
+                        let mut next = pin!(engine.ready.pop());
+                        poll_fn(|cx| match next.as_mut().poll(cx) {
+                            Poll::Ready(next) => Poll::Ready(Some(next)),
+                            Poll::Pending => time.poll(cx).map(|()| None),
+                        })
+                        .await
+                    };
+                    match next {
+                        Some(Ok(entry)) => entry,
+                        Some(Err(Closed)) => break,
+                        None => {
+                            // Not in line for a job any more, so what it releases does not wake this worker itself.
+                            time.pass();
+                            continue;
                         }
-                        polled
-                    });
-                    let Ok(entry) = next.await else { break };
-                    entry
+                    }
                 }
                 Err(Closed) => break,
             };
@@ -262,7 +269,9 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
                 let mut attempt = pin!(Attempt::new(id, attempts, slot, deadline, || call.call(input, submitter)));
                 let mut before_wait = |cx: &mut Context<'_>| {
                     outbox.flush();
-                    time.poll(cx);
+                    while time.poll(cx).is_ready() {
+                        time.pass();
+                    }
                 };
                 let result = poll_fn(|cx| attempt.as_mut().poll(&engine, &mut before_wait, cx)).await;
                 drop_panicked = attempt.as_mut().discard();

@@ -60,40 +60,39 @@ impl<In, T, E> Timekeeping<In, T, E> {
         Self { engine, slot, alarm: None }
     }
 
-    /// Called each time the worker is about to wait.
+    /// Called each time the worker is about to wait. Ready when the next moment has come; it is to [`pass`](Self::pass) then.
     #[inline]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) {
-        if self.engine.is_scheduled() {
-            self.keep_time(cx);
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.engine.is_scheduled() { self.keep_time(cx) } else { Poll::Pending }
+    }
+
+    fn keep_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let keeper = self.engine.keeper_slot.load(Ordering::SeqCst);
+        if keeper != self.slot && keeper != usize::MAX {
+            return Poll::Pending;
+        }
+        let Some((at, tick)) = self.take_role(cx) else {
+            self.alarm = None;
+            return Poll::Pending;
+        };
+        // One that goes off too early is no harm: it is set anew then.
+        if self.alarm.as_ref().is_none_or(|(set, ..)| *set > at) {
+            self.alarm = Some((at, tick, self.engine.timer.sleep_until(at)));
+        }
+        match &mut self.alarm {
+            Some((.., alarm)) => alarm.as_mut().poll(cx),
+            None => Poll::Pending,
         }
     }
 
-    fn keep_time(&mut self, cx: &mut Context<'_>) {
-        let keeper = self.engine.keeper_slot.load(Ordering::SeqCst);
-        if keeper != self.slot && keeper != usize::MAX {
-            return;
-        }
-        loop {
-            let Some((at, tick)) = self.take_role(cx) else {
-                self.alarm = None;
-                return;
-            };
-            // One that goes off too early is no harm: it is set anew then.
-            if self.alarm.as_ref().is_none_or(|(set, ..)| *set > at) {
-                self.alarm = Some((at, tick, self.engine.timer.sleep_until(at)));
+    /// Lets the schedule know that the moment has come.
+    pub(crate) fn pass(&mut self) {
+        let Some((_, tick, _)) = self.alarm.take() else { return };
+        self.engine.change_schedule(|_, state, _| {
+            if let Some(schedule) = &mut state.schedule {
+                schedule.reach(tick);
             }
-            let Some((_, tick, alarm)) = &mut self.alarm else { return };
-            if alarm.as_mut().poll(cx) == Poll::Pending {
-                return;
-            }
-            let tick = *tick;
-            self.alarm = None;
-            self.engine.change_schedule(|_, state, _| {
-                if let Some(schedule) = &mut state.schedule {
-                    schedule.reach(tick);
-                }
-            });
-        }
+        });
     }
 
     /// Takes or keeps the role, unless somebody else has it; returns the next moment, if there is one.

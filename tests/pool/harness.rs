@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt::Debug;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -323,6 +324,57 @@ impl Drop for DropToken {
     }
 }
 
+/// What handlers note, in their order, each with the time at which they do: by default that a job starts.
+///
+/// With one worker the order is that of the jobs. Of several workers, no more than the times are to be relied on.
+#[derive(Clone)]
+pub(crate) struct Starts<J> {
+    clock: ManualTimer,
+    /// Times count from here.
+    origin: Duration,
+    noted: async_channel::Sender<(J, Duration)>,
+    notes: async_channel::Receiver<(J, Duration)>,
+}
+
+impl<J: Debug + PartialEq> Starts<J> {
+    pub(crate) fn new(clock: &ManualTimer) -> Self {
+        let (noted, notes) = async_channel::unbounded();
+        Self { clock: clock.clone(), origin: clock.elapsed(), noted, notes }
+    }
+
+    pub(crate) fn note(&self, job: J) {
+        self.noted.try_send((job, self.clock.elapsed() - self.origin)).expect("the log is alive");
+    }
+
+    /// Waits for these starts and no others. Meanwhile it moves the clock on from one deadline to the next, whenever no job
+    /// of the pool runs.
+    ///
+    /// Nobody but the pool may sleep on the clock. A start that comes too late is seen as such if the pool's alarm was late; a
+    /// start that does not come is a hang.
+    pub(crate) async fn expect<In, T, E>(
+        &self,
+        pool: &Pool<In, T, E>,
+        expected: impl IntoIterator<Item = (J, Duration)>,
+    ) {
+        let (mut seen, expected) = (Vec::new(), expected.into_iter().collect::<Vec<_>>());
+        for (_, at) in &expected {
+            while self.clock.elapsed() - self.origin < *at && self.notes.is_empty() {
+                pool.running_below(1).await;
+                self.clock.sleepers(1).await;
+                self.clock.advance_to_next();
+            }
+            seen.push(self.notes.recv().await.expect("the log is alive"));
+        }
+        seen.extend(self.take());
+        assert_eq!(seen, expected);
+    }
+
+    /// What has been noted so far and not been asked for.
+    pub(crate) fn take(&self) -> Vec<(J, Duration)> {
+        std::iter::from_fn(|| self.notes.try_recv().ok()).collect()
+    }
+}
+
 /// Yields to the executor once.
 pub(crate) async fn yield_now() {
     futures_lite::future::yield_now().await;
@@ -341,14 +393,30 @@ pub(crate) fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
 pub(crate) fn assert_settled<In, T, E>(pool: &Pool<In, T, E>) -> Stats {
     let stats = pool.stats();
     assert_adds_up(&stats);
-    assert_eq!((stats.queued, stats.running), (0, 0), "{stats:?}");
+    assert_eq!((stats.queued, stats.delayed, stats.running), (0, 0, 0), "{stats:?}");
     stats
 }
 
-/// `accepted == queued + running + outcomes`.
+/// Drains the pool and waits for its workers to leave: the figures add up, and nothing is left over, no timer either.
+pub(crate) async fn assert_over<In, T, E>(env: &Env, pool: &Pool<In, T, E>) -> Stats {
+    pool.drain().await;
+    while pool.stats().workers > 0 {
+        yield_now().await;
+    }
+    assert_eq!(env.clock.sleeping(), 0, "{}", env.name);
+    assert_settled(pool)
+}
+
+/// `accepted == queued + delayed + running + outcomes`.
 #[track_caller]
 pub(crate) fn assert_adds_up(stats: &Stats) {
-    let outcomes =
-        stats.succeeded + stats.failed + stats.timed_out + stats.panicked + stats.cancelled + stats.abandoned;
-    assert_eq!(stats.accepted, outcomes + (stats.queued + stats.running) as u64, "{stats:?}");
+    let outcomes = stats.succeeded
+        + stats.failed
+        + stats.timed_out
+        + stats.panicked
+        + stats.cancelled
+        + stats.abandoned
+        + stats.rejected;
+    let alive = stats.queued + stats.delayed + stats.running;
+    assert_eq!(stats.accepted, outcomes + alive as u64, "{stats:?}");
 }

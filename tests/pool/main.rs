@@ -10,6 +10,7 @@ mod failures;
 mod hazards;
 mod local;
 mod panics;
+mod rates;
 mod shutdown;
 mod smoke;
 mod streams;

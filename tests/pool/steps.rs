@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
 
+use brigade::ManualTimer;
+
 type Local = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The tasks of one test, numbered in the order in which they were added.
@@ -68,6 +70,19 @@ impl Steps {
         self.next = at + 1;
         self.poll(at);
         Some(at)
+    }
+
+    /// Polls whoever is runnable until nobody is.
+    pub(crate) fn settle(&mut self) {
+        while self.step().is_some() {}
+    }
+
+    /// The same, and moves the clock on to the next deadline as long as somebody sleeps.
+    pub(crate) fn run_out(&mut self, clock: &ManualTimer) {
+        self.settle();
+        while clock.advance_to_next() {
+            self.settle();
+        }
     }
 
     /// Drops a task where it stands.
