@@ -317,7 +317,7 @@ impl<In, T, E> Engine<In, T, E> {
         wakes: &mut Wakes,
         past: &mut Past,
     ) -> Begun {
-        let now = self.is_scheduled().then(|| self.timer.now());
+        let reading = self.reading();
         let mut state = self.state();
         if state.ledger.life() >= Life::Aborted {
             return Begun::Aborted;
@@ -328,7 +328,7 @@ impl<In, T, E> Engine<In, T, E> {
         }
         if state.schedule.is_some() {
             *limits = state.limits;
-            return self.start_scheduled(&mut state, slot, origin, occupant, now, wakes, past);
+            return self.start_scheduled(&mut state, slot, origin, occupant, reading, wakes, past);
         }
         self.signals[slot].clear();
         state.ledger.start(origin, wakes);
@@ -520,7 +520,7 @@ pub(crate) enum Begun {
     Yes,
     /// The pool is aborted and starts nothing.
     Aborted,
-    /// The schedule has not released it, or does not let it go on: it goes back there.
+    /// The schedule has not released it, does not let it go on, or knows of one that comes first: it goes back there.
     NotYet,
 }
 

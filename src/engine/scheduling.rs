@@ -277,7 +277,7 @@ impl<In, T, E> Engine<In, T, E> {
         slot: usize,
         origin: Origin,
         mut occupant: Occupant,
-        now: Option<Instant>,
+        reading: Option<Reading>,
         wakes: &mut Wakes,
         past: &mut Past,
     ) -> Begun {
@@ -286,12 +286,13 @@ impl<In, T, E> Engine<In, T, E> {
         let Some(spot) = occupant.spot.filter(|spot| schedule.is_released(*spot, occupant.id.as_u64())) else {
             return Begun::NotYet;
         };
-        if !schedule.may_go_on(load) {
+        let now = self.tell_time(schedule, reading);
+        if !schedule.may_go_on(load) || schedule.is_overtaken(spot, now) {
             return Begun::NotYet;
         }
         self.signals[slot].clear();
         past.history = schedule.start(spot);
-        let since = now.or_else(|| schedule.instant(schedule.now()));
+        let since = reading.map(|reading| reading.at).or_else(|| schedule.instant(now));
         if let Some(history) = &past.history {
             occupant.attempts = history.attempts.saturating_add(1);
             occupant.is_retry = true;
