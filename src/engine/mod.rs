@@ -159,10 +159,16 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let state = self.state();
+        let reading = self.reading();
+        let mut state = self.state();
         let mut stats = state.ledger.stats();
-        stats.delayed = state.schedule.as_ref().map_or(0, |schedule| schedule.delayed());
-        stats.queued -= stats.delayed;
+        if let Some(schedule) = &mut state.schedule {
+            // Nobody may have looked since a delay has passed.
+            let now = self.tell_time(schedule, reading);
+            schedule.ripen(now);
+            stats.delayed = schedule.delayed();
+            stats.queued -= stats.delayed;
+        }
         (stats.retries, stats.retries_refused) = (state.retries, state.retries_refused);
         stats
     }

@@ -394,6 +394,36 @@ fn jobs_whose_delay_ends_together_start_by_priority_and_then_in_the_order_of_the
 }
 
 #[test]
+fn a_job_whose_delay_has_passed_waits_for_a_worker_and_counts_as_queued() {
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+        let running = pool.try_submit(0).unwrap();
+        gate.arrived(1).await;
+        let delayed = pool.job(1).delay(secs(60)).try_submit().unwrap();
+        let later = pool.job(2).delay(secs(61)).try_submit().unwrap();
+        let figures = || {
+            let stats = pool.stats();
+            assert_adds_up(&stats);
+            (stats.queued, stats.delayed, stats.running)
+        };
+        env.clock.advance(secs(59));
+        assert_eq!(figures(), (0, 2, 1));
+        env.clock.advance(secs(1));
+        assert_eq!(figures(), (1, 1, 1));
+        pool.pause();
+        gate.open(1);
+        assert_eq!(running.await, Ok(0));
+        env.clock.advance(secs(1));
+        assert_eq!(figures(), (2, 0, 0));
+        pool.resume();
+        gate.open(2);
+        assert_eq!((delayed.await, later.await), (Ok(1), Ok(2)));
+        assert_eq!(started.take(), [0, 1, 2], "{}", env.name);
+        assert_drained(&env, &pool).await;
+    });
+}
+
+#[test]
 fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
     everywhere(|env| async move {
         let far = env.clock.now().checked_add(Duration::from_secs(u64::MAX / 8)).unwrap();
