@@ -3,6 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use brigade::{
@@ -563,6 +564,44 @@ fn the_first_use_of_an_order_loses_repeats_and_reorders_nothing() {
             assert_eq!(started.take(), expected, "{name} on {}", env.name);
         }
     });
+}
+
+#[test]
+fn an_order_that_is_given_amid_submissions_keeps_that_of_each_submitter() {
+    // On threads, since the moment matters: jobs are on their way into the queue, and out of it.
+    for round in 0..200_u32 {
+        let (_, switch) = SWITCHES[round as usize % SWITCHES.len()];
+        let started = Log::new();
+        let log = started.clone();
+        let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(move |n: u32| {
+            log.push(n);
+            future::ready(Ok::<_, ()>(n))
+        });
+        let is_half_way = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for worker in workers {
+                scope.spawn(|| block_on(worker.run()));
+            }
+            let submitter = scope.spawn(|| {
+                let handles: Vec<_> = (0..60)
+                    .map(|n| {
+                        is_half_way.fetch_or(n > round % 40, Ordering::SeqCst);
+                        pool.try_submit(n).unwrap()
+                    })
+                    .collect();
+                assert_eq!(block_on(await_all(handles)), (0..60).map(Ok).collect::<Vec<_>>());
+            });
+            while !is_half_way.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            switch(&pool);
+            submitter.join().unwrap();
+            block_on(pool.drain());
+        });
+        let own: Vec<_> = started.take().into_iter().filter(|n| *n < 60).collect();
+        assert_eq!(own, (0..60).collect::<Vec<_>>(), "round {round}");
+        assert_settled(&pool);
+    }
 }
 
 #[test]
