@@ -125,7 +125,7 @@ impl<In, T, E> Entry<In, T, E> {
     pub(crate) fn is_dead(&self) -> bool {
         match self {
             Self::Streamed(job) => job.stream.cancelled().is_some(),
-            Self::Handled(cell) => !matches!(cell.lock().phase, Phase::Queued(_)),
+            Self::Handled(cell) => cell.is_dead(),
         }
     }
 
@@ -345,6 +345,11 @@ impl<In, T, E> Cell<In, T, E> {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let times = self.times.as_ref()?;
         times.limits.job_deadline(times.accepted_at?)
+    }
+
+    /// Whether its outcome is decided.
+    pub(crate) fn is_dead(&self) -> bool {
+        !matches!(self.lock().phase, Phase::Queued(_) | Phase::Running(_))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, CellState<In, T, E>> {

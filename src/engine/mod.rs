@@ -168,10 +168,16 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let state = self.state();
+        let reading = self.reading();
+        let mut state = self.state();
         let mut stats = state.ledger.stats();
-        stats.delayed = state.schedule.as_ref().map_or(0, |schedule| schedule.delayed());
-        stats.queued -= stats.delayed;
+        if let Some(schedule) = &mut state.schedule {
+            // Nobody may have looked since a delay has passed.
+            let now = self.tell_time(schedule, reading);
+            schedule.ripen(now);
+            stats.delayed = schedule.delayed();
+            stats.queued -= stats.delayed;
+        }
         (stats.retries, stats.retries_refused) = (state.retries, state.retries_refused);
         stats
     }
@@ -333,7 +339,7 @@ impl<In, T, E> Engine<In, T, E> {
         wakes: &mut Wakes,
         past: &mut Past,
     ) -> Begun {
-        let now = self.is_scheduled().then(|| self.timer.now());
+        let reading = self.reading();
         let mut state = self.state();
         if state.ledger.life() >= Life::Aborted {
             return Begun::Aborted;
@@ -348,7 +354,7 @@ impl<In, T, E> Engine<In, T, E> {
                 return Begun::NotYet;
             }
             *limits = state.limits;
-            return self.start_scheduled(&mut state, slot, origin, occupant, now, wakes, past);
+            return self.start_scheduled(&mut state, slot, origin, occupant, reading, wakes, past);
         }
         self.signals[slot].clear();
         state.ledger.start(origin, wakes);
@@ -532,7 +538,7 @@ pub(crate) enum Begun {
     Yes,
     /// The pool is aborted and starts nothing.
     Aborted,
-    /// The schedule has not released it, or does not let it go on: it goes back there.
+    /// The schedule has not released it, does not let it go on, or knows of one that comes first: it goes back there.
     NotYet,
 }
 

@@ -1,6 +1,7 @@
 //! The schedule within the engine: jobs go in, and what it releases is carried out, by whoever has changed something. The
 //! schedule itself decides; here is what has to be done under the lock for that, and what after it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -75,17 +76,32 @@ impl<In, T, E> Engine<In, T, E> {
         if self.is_scheduled() {
             return;
         }
-        let now = self.timer.now();
-        let mut state = self.state();
-        if state.schedule.is_none() {
-            let schedule = Schedule::new(self.policy, self.signals.len(), now);
-            state.schedule = Some(Box::new(schedule));
+        let start = self.timer.now();
+        let mut cells = Vec::new();
+        // In one go, so that nothing which comes meanwhile starts before what was there. The locks of the ready channel come
+        // before that of the state, here as elsewhere.
+        let effects = self.ready.take_all_for(|entries| {
+            let mut state = self.state();
+            let schedule = Box::new(Schedule::new(self.policy, self.signals.len(), start));
+            let now = state.schedule.get_or_insert(schedule).now();
             self.is_scheduled.store(true, Ordering::SeqCst);
+            for entry in entries {
+                if let Entry::Handled(cell) = &entry {
+                    cells.push(Arc::clone(cell));
+                }
+                let terms = Self::own_terms(&entry);
+                self.insert(&mut state, entry, terms, now);
+            }
+            self.look(&mut state, now)
+        });
+        self.carry_out_effects(effects);
+        for cell in cells {
+            if cell.is_dead() {
+                // It was cancelled before the schedule knew of it.
+                self.remove_husk(cell.spot(), cell.id);
+            }
         }
-        drop(state);
-        for entry in self.ready.take_all() {
-            self.readmit(entry);
-        }
+        self.look_for_abort();
     }
 
     // ---- in ----
@@ -144,8 +160,16 @@ impl<In, T, E> Engine<In, T, E> {
                 let deadline = limit.and_then(|limit| job.accepted_at?.checked_add(limit));
                 self.terms(&job.input, job.stream.priority(), Start::Now, deadline)
             }
-            // Only one that was on its way when the schedule was switched on; there is no closure then.
-            Entry::Handled(cell) => Ok(Terms { cost: 1, deadline: cell.deadline(), ..Terms::default() }),
+            Entry::Handled(_) => Ok(Self::own_terms(entry)),
+        }
+    }
+
+    /// The terms of a job that was on its way when the schedule was switched on: there is neither a closure of the builder's
+    /// then nor a limit.
+    fn own_terms(entry: &Entry<In, T, E>) -> Terms {
+        match entry {
+            Entry::Streamed(job) => Terms { cost: 1, priority: job.stream.priority(), ..Terms::default() },
+            Entry::Handled(cell) => Terms { cost: 1, deadline: cell.deadline(), ..Terms::default() },
         }
     }
 
@@ -166,8 +190,6 @@ impl<In, T, E> Engine<In, T, E> {
             return;
         }
         let (id, spot, stream) = (entry.id().as_u64(), entry.spot(), entry.stream());
-        // One without a record was on its way when the schedule was switched on; it has the terms of its map.
-        let terms = if spot.is_none() { self.terms_of(&entry).unwrap_or_default() } else { Terms::default() };
         let gone = self.change_schedule(|engine, state, now| match (&mut state.schedule, spot) {
             (Some(schedule), Some(spot)) if schedule.is_released(spot, id) => {
                 schedule.put_back(spot, Held::from(entry), now);
@@ -175,6 +197,7 @@ impl<In, T, E> Engine<In, T, E> {
             }
             (_, Some(_)) => Some(entry),
             (_, None) => {
+                let terms = Self::own_terms(&entry);
                 engine.insert(state, entry, terms, now);
                 None
             }
@@ -279,7 +302,7 @@ impl<In, T, E> Engine<In, T, E> {
         slot: usize,
         origin: Origin,
         mut occupant: Occupant,
-        now: Option<Instant>,
+        reading: Option<Reading>,
         wakes: &mut Wakes,
         past: &mut Past,
     ) -> Begun {
@@ -288,12 +311,13 @@ impl<In, T, E> Engine<In, T, E> {
         let Some(spot) = occupant.spot.filter(|spot| schedule.is_released(*spot, occupant.id.as_u64())) else {
             return Begun::NotYet;
         };
-        if !schedule.may_go_on(load) {
+        let now = self.tell_time(schedule, reading);
+        if !schedule.may_go_on(load) || schedule.is_overtaken(spot, now) {
             return Begun::NotYet;
         }
         self.signals[slot].clear();
         past.history = schedule.start(spot);
-        let since = now.or_else(|| schedule.instant(schedule.now()));
+        let since = reading.map(|reading| reading.at).or_else(|| schedule.instant(now));
         if let Some(history) = &past.history {
             occupant.attempts = history.attempts.saturating_add(1);
             occupant.is_retry = true;

@@ -272,6 +272,12 @@ impl<J> Ready<J> {
 
     /// Takes all jobs, oldest first.
     pub(crate) fn take_all(&self) -> VecDeque<J> {
+        self.take_all_for(|jobs| jobs)
+    }
+
+    /// Takes all jobs, oldest first, and hands them over before a worker can take another one. No job is dropped meanwhile, and
+    /// nobody is woken.
+    pub(crate) fn take_all_for<R>(&self, take: impl FnOnce(VecDeque<J>) -> R) -> R {
         let mut front = self.front();
         let mut spill = self.spill();
         while let Ok(batch) = self.receiver.try_recv() {
@@ -280,7 +286,7 @@ impl<J> Ready<J> {
         let mut jobs = std::mem::take(&mut *front);
         jobs.append(&mut spill.jobs);
         self.spilled.store(0, Ordering::SeqCst);
-        jobs
+        take(jobs)
     }
 
     /// Takes out the jobs of which `is_dead` is true, and all that are stranded in a closed channel. The others keep their

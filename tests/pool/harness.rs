@@ -267,6 +267,61 @@ impl Gate {
     }
 }
 
+/// What happens, in its order: handlers tell it, the scenario hears of it.
+#[derive(Clone)]
+pub(crate) struct Log<T> {
+    tell: async_channel::Sender<T>,
+    hear: async_channel::Receiver<T>,
+}
+
+impl<T> Log<T> {
+    pub(crate) fn new() -> Self {
+        let (tell, hear) = async_channel::unbounded();
+        Self { tell, hear }
+    }
+
+    pub(crate) fn push(&self, what: T) {
+        self.tell.try_send(what).unwrap_or_else(|_| panic!("the log is alive"));
+    }
+
+    /// Waits for the next entry that was not heard of yet.
+    pub(crate) async fn next(&self) -> T {
+        self.hear.recv().await.expect("the log is alive")
+    }
+
+    /// Waits for so many.
+    pub(crate) async fn many(&self, count: usize) -> Vec<T> {
+        let mut entries = Vec::new();
+        while entries.len() < count {
+            entries.push(self.next().await);
+        }
+        entries
+    }
+
+    /// All that were not heard of yet.
+    pub(crate) fn take(&self) -> Vec<T> {
+        std::iter::from_fn(|| self.hear.try_recv().ok()).collect()
+    }
+}
+
+/// A pool whose jobs wait at the gate and return their input, and a log of those that start.
+pub(crate) fn gated<In: Clone + Send + 'static>(
+    env: &Env,
+    builder: Builder<In, ()>,
+) -> (Pool<In, In, ()>, Gate, Log<In>) {
+    let (gate, log) = (Gate::new(), Log::new());
+    let (pass, started) = (gate.clone(), log.clone());
+    let pool = builder.spawn_on(env, move |input: In| {
+        started.push(input.clone());
+        let gate = pass.clone();
+        async move {
+            gate.pass().await;
+            Ok(input)
+        }
+    });
+    (pool, gate, log)
+}
+
 /// Counts how many are alive at once, and the most that ever were.
 #[derive(Clone, Default)]
 pub(crate) struct Live(Arc<(AtomicUsize, AtomicUsize)>);
@@ -397,16 +452,6 @@ pub(crate) fn assert_settled<In, T, E>(pool: &Pool<In, T, E>) -> Stats {
     stats
 }
 
-/// Drains the pool and waits for its workers to leave: the figures add up, and nothing is left over, no timer either.
-pub(crate) async fn assert_over<In, T, E>(env: &Env, pool: &Pool<In, T, E>) -> Stats {
-    pool.drain().await;
-    while pool.stats().workers > 0 {
-        yield_now().await;
-    }
-    assert_eq!(env.clock.sleeping(), 0, "{}", env.name);
-    assert_settled(pool)
-}
-
 /// `accepted == queued + delayed + running + outcomes`.
 #[track_caller]
 pub(crate) fn assert_adds_up(stats: &Stats) {
@@ -417,6 +462,16 @@ pub(crate) fn assert_adds_up(stats: &Stats) {
         + stats.cancelled
         + stats.abandoned
         + stats.rejected;
-    let alive = stats.queued + stats.delayed + stats.running;
-    assert_eq!(stats.accepted, outcomes + alive as u64, "{stats:?}");
+    let unfinished = stats.queued + stats.delayed + stats.running;
+    assert_eq!(stats.accepted, outcomes + unfinished as u64, "{stats:?}");
+}
+
+/// Drains the pool and waits until its workers are gone; then nothing is left, no timer either.
+pub(crate) async fn assert_over<In, T, E>(env: &Env, pool: &Pool<In, T, E>) -> Stats {
+    pool.drain().await;
+    while pool.stats().workers > 0 {
+        yield_now().await;
+    }
+    assert_eq!(env.clock.sleeping(), 0, "a timer is left on {}", env.name);
+    assert_settled(pool)
 }

@@ -9,6 +9,7 @@ mod drops;
 mod failures;
 mod hazards;
 mod local;
+mod order;
 mod panics;
 mod rates;
 mod shutdown;

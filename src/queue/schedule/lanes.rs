@@ -269,6 +269,11 @@ impl Lanes {
         None
     }
 
+    /// Whether a ready job of the lane comes before one of this rank and number.
+    pub(crate) fn is_before(&self, spot: Spot, rank: Rank, number: u64) -> bool {
+        self.lanes.get(spot).is_some_and(|lane| lane.ready.is_before(rank, number))
+    }
+
     /// A job of the lane starts; it is [removed](Self::remove) apart from that.
     pub(crate) fn start(&mut self, spot: Spot, now: Tick, cost: u32) {
         let Some(lane) = self.lanes.get_mut(spot) else { return };

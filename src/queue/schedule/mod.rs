@@ -301,6 +301,20 @@ impl<J> Schedule<J> {
             out.expired.extend(self.dismiss(due.spot(), now));
         }
         self.dismiss_too_costly(now, out);
+        self.ripen(now);
+        let soonest = self.start_what_may(now, load, out);
+        self.is_stalled = soonest == Tick::NEVER && self.may_start(load, self.released);
+        let deadline = self.deadlines.first().map_or(Tick::NEVER, |due| due.tick());
+        self.next = soonest.min(deadline).min(self.lanes.rested());
+    }
+
+    /// Nothing starts any more: there is no moment at which to ask again.
+    pub(crate) const fn stop(&mut self) {
+        self.next = Tick::NEVER;
+    }
+
+    /// Lets those take part whose time has come.
+    pub(crate) fn ripen(&mut self, now: Tick) {
         while let Some(due) = self.delayed.first().copied()
             && due.tick() <= now
         {
@@ -311,15 +325,6 @@ impl<J> Schedule<J> {
             }
         }
         self.lanes.wake(now);
-        let soonest = self.start_what_may(now, load, out);
-        self.is_stalled = soonest == Tick::NEVER && self.may_start(load, self.released);
-        let deadline = self.deadlines.first().map_or(Tick::NEVER, |due| due.tick());
-        self.next = soonest.min(deadline).min(self.lanes.rested());
-    }
-
-    /// Nothing starts any more: there is no moment at which to ask again.
-    pub(crate) const fn stop(&mut self) {
-        self.next = Tick::NEVER;
     }
 
     /// Releases jobs while a worker is free; returns when the next one may start, should one be free still.
@@ -391,6 +396,23 @@ impl<J> Schedule<J> {
     /// Whether a released job may still start, now that a worker has come to it.
     pub(crate) fn may_go_on(&self, load: Load) -> bool {
         self.may_start(load, 0)
+    }
+
+    /// Whether a released job, to which a worker has come, has to let another one go first: one that has come since, or was
+    /// moved up.
+    ///
+    /// Where it does and is put back, the other one is released before it, or waits for permits before it; so no worker
+    /// turns in a circle.
+    pub(crate) fn is_overtaken(&mut self, spot: Spot, now: Tick) -> bool {
+        self.ripen(now);
+        let Some(Record { rank, number, lane, .. }) = self.records.get(spot) else { return false };
+        // Its own lane may be full or out of permits because of this very job.
+        if self.lanes.is_before(*lane, *rank, *number) {
+            return true;
+        }
+        let cost_of = |spot| self.records.get(spot).map_or(0, |record| record.cost);
+        let first = self.lanes.first(now, cost_of).and_then(|(_, spot)| self.records.get(spot));
+        first.is_some_and(|first| first.rank < *rank)
     }
 
     /// A released job starts; returns what is known of its former attempts.
@@ -470,9 +492,9 @@ impl<J> Schedule<J> {
         record.and_then(|record| record.history.as_ref()).map_or(0, |history| history.attempts)
     }
 
-    /// Changes the priority of a job that is delayed or ready; says whether it was.
+    /// Changes the priority of a job that does not run yet; says whether it was in time.
     pub(crate) fn set_priority(&mut self, spot: Spot, number: u64, priority: i32) -> bool {
-        let is_waiting = matches!(self.state(spot, number), Some(State::Delayed | State::Ready));
+        let is_waiting = matches!(self.state(spot, number), Some(State::Delayed | State::Ready | State::Released));
         let Some(record) = self.records.get_mut(spot).filter(|_| is_waiting) else { return false };
         let rank = record.rank.with_priority(record.priority, priority);
         if record.state == State::Ready {

@@ -160,6 +160,29 @@ impl Naive {
         self.gate.as_ref().map_or(u32::MAX, |gate| gate.most()).min(lane)
     }
 
+    fn ripen(&mut self, now: u64) {
+        let mut due: Vec<_> =
+            self.of(State::Delayed).filter(|job| job.at <= now).map(|job| (job.at, job.spot, job.number)).collect();
+        due.sort_unstable();
+        for (.., number) in due {
+            self.line_up(number, now);
+        }
+    }
+
+    /// Whether a released job lets another one go first.
+    fn is_overtaken(&mut self, number: u64, now: u64) -> bool {
+        self.ripen(now);
+        let released = self.job(number).clone();
+        let urgency = self.urgency(&released);
+        let is_before = |job: &Job| (self.urgency(job), job.number) < (urgency, number);
+        if self.of(State::Ready).any(|job| job.key == released.key && is_before(job)) {
+            return true;
+        }
+        let Some((first, ..)) = self.choose(now) else { return false };
+        let first = self.job(first).clone();
+        self.urgency(&first) < urgency
+    }
+
     fn release(&mut self, now: u64) -> Out {
         let mut out = Out::default();
         let is_late = |job: &Job| {
@@ -171,12 +194,7 @@ impl Naive {
         let is_costly = |job: &Job| matches!(job.state, State::Delayed | State::Ready) && job.cost > most;
         out.too_costly = self.jobs.iter().filter(|job| is_costly(job)).map(|job| job.number).collect();
         self.jobs.retain(|job| !is_costly(job));
-        let mut due: Vec<_> =
-            self.of(State::Delayed).filter(|job| job.at <= now).map(|job| (job.at, job.spot, job.number)).collect();
-        due.sort_unstable();
-        for (.., number) in due {
-            self.line_up(number, now);
-        }
+        self.ripen(now);
         while (self.pauses == 0 || self.is_closing)
             && self.occupied(None) < self.allowed.min(WORKERS)
             && self.held_until <= now
@@ -312,16 +330,19 @@ impl Pair {
                 let may = self.naive.of(State::Running).count() < self.naive.allowed.min(WORKERS)
                     && (self.naive.pauses == 0 || self.naive.is_closing);
                 assert_eq!(self.real.may_go_on(self.load()), may);
-                self.real.start(spot);
-                self.naive.job(number).state = State::Running;
+                let is_overtaken = self.real.is_overtaken(spot, tick);
+                assert_eq!(is_overtaken, self.naive.is_overtaken(number, now));
+                if is_overtaken {
+                    self.put_back(spot, number, tick);
+                } else {
+                    self.real.start(spot);
+                    self.naive.job(number).state = State::Running;
+                }
             }
             Op::PutBack(place) => {
                 let Some(job) = self.naive.pick(&[State::Released], place) else { return };
                 let (number, spot) = (job.number, job.spot);
-                self.real.put_back(spot, number, tick);
-                self.naive.take_back(number, now);
-                self.naive.job(number).at = now;
-                self.naive.line_up(number, now);
+                self.put_back(spot, number, tick);
             }
             Op::Finish(place) => {
                 let Some(job) = self.naive.pick(&[State::Running], place) else { return };
@@ -357,8 +378,8 @@ impl Pair {
                     return;
                 };
                 let Job { number, spot, state, .. } = *job;
-                assert_eq!(self.real.set_priority(spot, number, priority), waiting.contains(&state));
-                if waiting.contains(&state) {
+                assert_eq!(self.real.set_priority(spot, number, priority), state != State::Running);
+                if state != State::Running {
                     self.naive.set_priority(number, priority);
                 }
             }
@@ -406,6 +427,13 @@ impl Pair {
             }
             Op::Close => self.naive.is_closing = true,
         }
+    }
+
+    fn put_back(&mut self, spot: Spot, number: u64, now: Tick) {
+        self.real.put_back(spot, number, now);
+        self.naive.take_back(number, now.0);
+        self.naive.job(number).at = now.0;
+        self.naive.line_up(number, now.0);
     }
 
     /// Both release the same, and the real one wants to be asked again before anything can happen.
@@ -464,6 +492,12 @@ proptest! {
             pair.apply(op);
             pair.release();
         }
+        // Workers that send back what is overtaken do not go in a circle.
+        for _ in 0..200 {
+            pair.apply(&Op::Start(0));
+            pair.release();
+        }
+        prop_assert_eq!(pair.naive.of(State::Released).filter(|_| pair.naive.pauses == 0).count(), 0);
         // Nothing is left of what has gone: no job, no lane, no moment to wait for.
         let tick = pair.tick();
         for job in std::mem::take(&mut pair.naive.jobs) {
