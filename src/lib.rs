@@ -121,6 +121,8 @@ mod results;
 pub mod rt;
 mod submit;
 mod task_pool;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod worker;
 
 pub use crate::attempt::retry::{Hold, Jitter, Retry, RetryBudget, Retrying, Verdict};

@@ -4,6 +4,8 @@
 //! The rule of the lock: values are taken out, the lock is released, then wakers are woken, observers called and user
 //! values dropped. No user code runs under it, so a poisoned lock is entered.
 
+#[cfg(feature = "testing")]
+mod audit;
 mod control;
 pub(crate) mod scheduling;
 mod signal;

@@ -48,6 +48,18 @@ impl Keeper {
     }
 }
 
+/// For the simulator.
+#[cfg(feature = "testing")]
+impl Keeper {
+    pub(super) const fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    pub(super) fn is_armed_for(&self, next: Tick) -> bool {
+        self.is_held && self.armed == next
+    }
+}
+
 /// The part that one worker has in it. Dropping it hands the role on.
 pub(crate) struct Timekeeping<In, T, E> {
     engine: Arc<Engine<In, T, E>>,

@@ -476,3 +476,48 @@ impl Ledger {
         (false, Wakes::default())
     }
 }
+
+/// For the simulator.
+#[cfg(feature = "testing")]
+impl Ledger {
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        let outcomes: u64 = self.outcomes.iter().sum();
+        let unfinished = self.queued_total() + self.running;
+        if self.accepted != outcomes + unfinished as u64 {
+            return Err(format!("{} accepted, {outcomes} outcomes, {unfinished} unfinished", self.accepted));
+        }
+        if self.queued + self.reserved + self.committing > self.capacity && self.queued > 0 {
+            return Err(format!("{} places are taken of {}", self.queued + self.reserved, self.capacity));
+        }
+        if self.queued_children > self.child_capacity {
+            return Err(format!("{} children are queued of {}", self.queued_children, self.child_capacity));
+        }
+        if self.running > self.workers {
+            return Err(format!("{} jobs run on {} workers", self.running, self.workers));
+        }
+        if self.granted.len() > self.reserved {
+            return Err(format!("{} places are granted, and {} reserved", self.granted.len(), self.reserved));
+        }
+        Ok(())
+    }
+
+    /// Whether somebody waits for room though there is some.
+    pub(crate) fn is_anybody_held_up(&self) -> bool {
+        self.life == Life::Open && !self.waiting.is_empty() && self.free() > 0
+    }
+
+    pub(crate) fn audit_at_end(&self) -> Result<(), String> {
+        let left = (self.queued_total(), self.running, self.reserved, self.committing, self.workers);
+        if left != (0, 0, 0, 0, 0) {
+            return Err(format!("queued, running, reserved, committing, workers: {left:?} are left"));
+        }
+        if !self.waiting.is_empty() || !self.granted.is_empty() {
+            return Err(format!(
+                "{} wait for room, {} have it and do not know",
+                self.waiting.len(),
+                self.granted.len()
+            ));
+        }
+        Ok(())
+    }
+}

@@ -170,6 +170,14 @@ impl<W> Running<W> {
     }
 }
 
+/// For the simulator.
+#[cfg(feature = "testing")]
+impl<W> Running<W> {
+    pub(crate) fn has_waits(&self) -> bool {
+        !self.waits.is_empty() || self.blocked > 0 || self.retries > 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

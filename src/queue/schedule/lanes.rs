@@ -389,6 +389,47 @@ impl Lane {
     }
 }
 
+/// For the simulator.
+#[cfg(feature = "testing")]
+impl Lanes {
+    /// Compares with what is counted of the jobs: their lanes, whether they are ready, whether they take room.
+    pub(crate) fn audit(&self, jobs: impl Iterator<Item = (Spot, bool, bool)>) -> Result<(), String> {
+        let mut counted: HashMap<Spot, (usize, usize, usize)> = HashMap::new();
+        for (lane, is_ready, is_running) in jobs {
+            let count = counted.entry(lane).or_default();
+            count.0 += 1;
+            count.1 += usize::from(is_ready);
+            count.2 += usize::from(is_running);
+        }
+        for (spot, lane) in self.lanes.iter() {
+            let known = (lane.jobs, lane.ready.len(), lane.running);
+            let counted = counted.remove(&spot).unwrap_or_default();
+            if counted != known {
+                return Err(format!("a lane has jobs, ready, running {counted:?}, and {known:?} in the books"));
+            }
+            if self.policy.max_running.is_some_and(|most| lane.running > most) {
+                return Err(format!("{} jobs of one key run at once", lane.running));
+            }
+            let is_known = lane.key.as_ref().map_or(self.common, |key| self.by_key.get(key).copied()) == Some(spot);
+            let stands = match lane.stand {
+                Stand::Nowhere => true,
+                Stand::Eligible(rank) => self.eligible.contains(&(rank, lane.turn, spot)),
+                Stand::Until(at) => self.until.contains(&(at, spot)),
+            };
+            if !is_known || !stands {
+                return Err("a lane does not stand where it says".into());
+            }
+        }
+        if counted.is_empty() { Ok(()) } else { Err("jobs are in a lane that is gone".into()) }
+    }
+
+    /// What is left are keys whose rate is not yet as if it were new.
+    pub(crate) fn audit_at_end(&self) -> Result<(), String> {
+        let (lanes, resting) = (self.lanes.iter().count(), self.resting.len());
+        if lanes != resting { Err(format!("{lanes} lanes are left, and {resting} of them rest")) } else { Ok(()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

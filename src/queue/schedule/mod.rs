@@ -555,3 +555,52 @@ impl<J> Schedule<J> {
         }
     }
 }
+
+/// For the simulator.
+#[cfg(feature = "testing")]
+impl<J> Schedule<J> {
+    /// How many are delayed, ready or released.
+    pub(crate) fn not_running(&self) -> usize {
+        self.waiting + self.released
+    }
+
+    /// Whether a job may start at the time that was told last, though none was released.
+    pub(crate) fn could_start(&mut self, load: Load) -> bool {
+        let now = self.clock.now();
+        if !self.may_start(load, self.released) || self.held_until > now {
+            return false;
+        }
+        let cost_of = |spot| self.records.get(spot).map_or(0, |record| record.cost);
+        let Some((_, spot)) = self.lanes.first(now, cost_of) else { return false };
+        let cost = cost_of(spot);
+        self.gate.as_mut().is_none_or(|gate| gate.when(now, cost) <= now)
+    }
+
+    /// Counts everything anew.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        let count = |state| self.records.iter().filter(|(_, record)| record.state == state).count();
+        let [delayed, ready, released] = [State::Delayed, State::Ready, State::Released].map(count);
+        let counted = (delayed, delayed + ready, released);
+        let known = (self.delayed.len(), self.waiting, self.released);
+        if counted != known {
+            return Err(format!("delayed, waiting, released: {counted:?}, and {known:?} in the books"));
+        }
+        let is_limited = |record: &Record<J>| record.job.is_some() && record.deadline != Tick::NEVER;
+        let limited = self.records.iter().filter(|(_, record)| is_limited(record)).count();
+        if limited != self.deadlines.len() {
+            return Err(format!("{limited} jobs have a deadline, and {} are in the books", self.deadlines.len()));
+        }
+        let jobs = |(_, record): (Spot, &Record<J>)| {
+            (record.lane, record.state == State::Ready, matches!(record.state, State::Released | State::Running))
+        };
+        self.lanes.audit(self.records.iter().map(jobs))
+    }
+
+    pub(crate) fn audit_at_end(&self) -> Result<(), String> {
+        self.audit()?;
+        if self.records.iter().next().is_some() || self.released > 0 || self.waiting > 0 {
+            return Err("a job is left in the schedule".into());
+        }
+        self.lanes.audit_at_end()
+    }
+}

@@ -76,6 +76,14 @@ impl Order {
     }
 }
 
+/// For the simulator.
+#[cfg(feature = "testing")]
+impl Order {
+    pub(crate) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;

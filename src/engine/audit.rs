@@ -1,0 +1,75 @@
+//! Whether the books agree: what the simulator asks after every step, for the feature `testing`. It changes nothing.
+
+use super::Engine;
+use crate::queue::ledger::Life;
+use crate::queue::schedule::clock::Tick;
+
+use super::scheduling::load;
+
+impl<In, T, E> Engine<In, T, E> {
+    /// What is to hold at every instant.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        let state = self.state();
+        state.ledger.audit()?;
+        let occupied = state.running.occupied().count();
+        if occupied != state.ledger.running() {
+            return Err(format!("{occupied} slots are occupied, and {} jobs run", state.ledger.running()));
+        }
+        let Some(schedule) = &state.schedule else { return Ok(()) };
+        schedule.audit()?;
+        let (waiting, queued) = (schedule.not_running(), state.ledger.queued_total());
+        // An abort takes them out one by one.
+        if waiting != queued && state.ledger.life() < Life::Aborted {
+            return Err(format!("the schedule knows of {waiting} jobs that wait, the ledger of {queued}"));
+        }
+        Ok(())
+    }
+
+    /// What is to hold when nobody can go on before time passes: every worker is polled, and none was woken.
+    pub(crate) fn audit_at_rest(&self) -> Result<(), String> {
+        let mut state = self.state();
+        let load = load(&state);
+        let state = &mut *state;
+        if state.ledger.is_anybody_held_up() {
+            return Err("somebody waits for room, and there is room".into());
+        }
+        if state.ledger.life() >= Life::Aborted || load.workers == 0 {
+            return Ok(());
+        }
+        let Some(schedule) = &mut state.schedule else {
+            let queued = state.ledger.queued_total();
+            return if queued > 0 && load.running < load.workers {
+                Err(format!("{queued} jobs are queued and {} workers idle", load.workers - load.running))
+            } else {
+                Ok(())
+            };
+        };
+        if schedule.could_start(load) {
+            return Err("a job could start, and nobody sees to it".into());
+        }
+        if schedule.next() != Tick::NEVER && !state.keeper.is_armed_for(schedule.next()) {
+            return Err(format!("nobody keeps the time: {:?}, next {:?}", state.keeper, schedule.next()));
+        }
+        Ok(())
+    }
+
+    /// What is to hold when the pool has ended, its workers have left, and nobody waits for it.
+    pub(crate) fn audit_at_end(&self) -> Result<(), String> {
+        let state = self.state();
+        state.ledger.audit_at_end()?;
+        if let Some(schedule) = &state.schedule {
+            schedule.audit_at_end()?;
+        }
+        if state.running.has_waits() {
+            return Err("a wait of a job for its own pool is left".into());
+        }
+        if state.keeper.is_held() {
+            return Err("a worker that has left keeps the time".into());
+        }
+        let wakers = self.signals.iter().filter(|signal| signal.waker().is_some()).count();
+        if wakers > 0 {
+            return Err(format!("{wakers} wakers of workers are left"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,323 @@
+//! A simulator for pools and handlers, for the feature `testing`: one thread, a clock that jumps, and dice that decide who goes
+//! on next, so that a race is found by its seed and found again.
+//!
+//! A run is made of a *seed*, which decides every choice, and a *plan*, the [faults](Fault) that strike and the steps at which they
+//! do. The same seed and plan give the same run, and the same [trace](Failure::trace), byte for byte. When a run fails, its plan is
+//! shrunk to the strikes that it takes.
+//!
+//! What fails a run: a panic in the scenario or in a task that it spawned; a [watched](Sim::watch) pool whose books do not agree,
+//! or which holds up a job that could run; a wait that nobody can end; a run that never comes to rest; and, at the end, anything
+//! that a watched pool has not given back.
+//!
+//! What is simulated has to stay on this thread: a handler that waits for another thread, for a file or a socket, or for a real
+//! clock, cannot be repeated. Give it [`Sim::clock`], and doubles of what it talks to.
+//!
+//! # Examples
+//!
+//! A handler with a race: it reads a balance, waits, and writes it back. One after another it is right, and most of the time two
+//! at once are. The simulator finds a seed for which they are not, and the seed finds it again.
+//!
+//! ```
+//! use brigade::testing::{Sim, Simulation};
+//! use std::cell::Cell;
+//! use std::rc::Rc;
+//! use std::time::Duration;
+//!
+//! async fn scenario(sim: Sim) {
+//!     let balance = Rc::new(Cell::new(0));
+//!     let (account, clock) = (Rc::clone(&balance), sim.clone());
+//!     let (pool, workers) = sim.builder().workers(2).build(move |amount: u32| {
+//!         let (account, sim) = (Rc::clone(&account), clock.clone());
+//!         async move {
+//!             let before = account.get();                                  // read …
+//!             if sim.one_in(4) {
+//!                 sim.clock().sleep(Duration::from_millis(1)).await;       // … sometimes wait …
+//!             }
+//!             account.set(before + amount);                                // … and write
+//!             Ok::<_, ()>(())
+//!         }
+//!     });
+//!     sim.spawn_workers(workers);
+//!     sim.watch(&pool);
+//!     pool.map([1, 2, 3]).for_each(drop).await;
+//!     assert_eq!(balance.get(), 6, "an amount is lost");
+//! }
+//!
+//! let failure = Simulation::new(0..100).run(scenario).unwrap_err();
+//! assert!(failure.message().contains("an amount is lost"));
+//!
+//! // The same run again, by what the failure tells: its seed and its plan.
+//! let again = Simulation::new([failure.seed()]).plan(failure.plan().clone()).run(scenario).unwrap_err();
+//! assert_eq!(again.trace(), failure.trace());
+//! ```
+
+mod dice;
+mod plan;
+mod run;
+mod shrink;
+mod sim;
+mod trace;
+mod watch;
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+
+pub use self::plan::{Fault, FaultKind, HandlerFault, ParsePlanError, Plan, Strike};
+pub use self::sim::{Faulty, Sim, Task};
+pub use self::watch::Recorder;
+
+/// How many steps a run may take if nothing else is said.
+const DEFAULT_MAX_STEPS: u64 = 100_000;
+
+/// Runs the scenario once for each seed, without faults; panics if a run fails, with the seed and the trace.
+///
+/// `BRIGADE_SEED=n` in the environment runs that seed alone, as the message of the panic says.
+///
+/// # Panics
+///
+/// If a run fails.
+///
+/// # Examples
+///
+/// ```
+/// use brigade::testing::{Sim, simulate};
+///
+/// simulate(0..20, |sim: Sim| async move {
+///     let pool = sim.builder().workers(3).spawn_on(&sim, |n: u32| async move { Ok::<_, ()>(n + 1) });
+///     sim.watch(&pool);
+///     assert_eq!(pool.map(0..5).try_collect::<Vec<_>>().await, Ok(vec![1, 2, 3, 4, 5]));
+/// });
+/// ```
+#[track_caller]
+pub fn simulate<F, Fut>(seeds: impl IntoIterator<Item = u64>, scenario: F)
+where
+    F: Fn(Sim) -> Fut,
+    Fut: Future<Output = ()> + 'static,
+{
+    Simulation::new(seeds).check(scenario);
+}
+
+/// A number of runs of one scenario.
+///
+/// # Defaults
+///
+/// No faults, 100,000 steps a run.
+#[must_use = "it runs nothing until it is told to"]
+#[derive(Debug, Clone)]
+pub struct Simulation<S> {
+    seeds: S,
+    kinds: Vec<FaultKind>,
+    plan: Option<Plan>,
+    max_steps: u64,
+}
+
+impl<S: IntoIterator<Item = u64>> Simulation<S> {
+    /// One run for each seed.
+    pub fn new(seeds: S) -> Self {
+        Self { seeds, kinds: Vec::new(), plan: None, max_steps: DEFAULT_MAX_STEPS }
+    }
+
+    /// Lets faults of these kinds strike, at steps that the seed decides; one run in four stays without.
+    pub fn faults(mut self, kinds: impl IntoIterator<Item = FaultKind>) -> Self {
+        self.kinds = kinds.into_iter().collect();
+        self
+    }
+
+    /// Makes each run with this plan, in place of one that its seed decides.
+    pub fn plan(mut self, plan: Plan) -> Self {
+        self.plan = Some(plan);
+        self
+    }
+
+    /// Sets after how many steps a run counts as one that never comes to rest.
+    ///
+    /// # Panics
+    ///
+    /// If `steps` is 0.
+    #[track_caller]
+    pub fn max_steps(mut self, steps: u64) -> Self {
+        assert!(steps > 0, "max_steps must be at least 1, got 0");
+        self.max_steps = steps;
+        self
+    }
+
+    /// Makes the runs, one after another, up to the first that fails; its plan is shrunk.
+    ///
+    /// # Errors
+    ///
+    /// The first run that fails.
+    pub fn run<F, Fut>(self, scenario: F) -> Result<Runs, Box<Failure>>
+    where
+        F: Fn(Sim) -> Fut,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let mut runs = Runs::default();
+        for seed in self.seeds {
+            let plan = self.plan.clone().unwrap_or_else(|| Plan::random(seed, &self.kinds));
+            let ended = run::run(seed, &plan, self.max_steps, &scenario);
+            runs.runs += 1;
+            runs.steps += ended.steps;
+            runs.strikes += ended.struck.strikes().len() as u64;
+            if ended.failed.is_some() {
+                let (plan, ended) = shrink::shrink(seed, ended, self.max_steps, &scenario);
+                let message = ended.failed.unwrap_or_default();
+                return Err(Box::new(Failure { seed, plan, message, trace: ended.trace }));
+            }
+        }
+        Ok(runs)
+    }
+
+    /// As [`run`](Self::run), for tests: panics if a run fails, and lets `BRIGADE_SEED` in the environment choose the one seed that
+    /// is run.
+    ///
+    /// # Panics
+    ///
+    /// If a run fails, with its seed, plan and trace; or if `BRIGADE_SEED` is not a number.
+    #[track_caller]
+    pub fn check<F, Fut>(self, scenario: F) -> Runs
+    where
+        F: Fn(Sim) -> Fut,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let chosen = std::env::var("BRIGADE_SEED").ok().map(|text| match text.parse::<u64>() {
+            Ok(seed) => seed,
+            Err(error) => panic!("BRIGADE_SEED must be a number, got {text:?}: {error}"),
+        });
+        let Self { seeds, kinds, plan, max_steps } = self;
+        let ran = match chosen {
+            Some(seed) => Simulation { seeds: vec![seed], kinds, plan, max_steps }.run(scenario),
+            None => Simulation { seeds, kinds, plan, max_steps }.run(scenario),
+        };
+        match ran {
+            Ok(runs) => runs,
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+}
+
+/// What was run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Runs {
+    /// How many runs.
+    pub runs: u64,
+    /// How many steps they took: polls of tasks, and moves of the clock.
+    pub steps: u64,
+    /// How many faults struck.
+    pub strikes: u64,
+}
+
+/// A run that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    seed: u64,
+    plan: Plan,
+    message: String,
+    trace: String,
+}
+
+impl Failure {
+    /// The seed, which decided every choice.
+    pub const fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The strikes that it takes; fewer than struck at first.
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What was wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What happened, a line a step; of a long run, the last ten thousand lines.
+    pub fn trace(&self) -> &str {
+        &self.trace
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, plan, message, trace } = self;
+        write!(f, "{trace}seed {seed}, plan [{plan}]: {message}\nto replay it: BRIGADE_SEED={seed}")
+    }
+}
+
+impl Error for Failure {}
+
+/// Polls the future at most so many times, then drops it. Yields its output if it ended before.
+///
+/// With all numbers from 0 on, this drops a future at each of its awaits; see [`drop_at_every_poll`].
+pub async fn poll_times<F: Future>(future: F, times: usize) -> Option<F::Output> {
+    let mut future = Box::pin(future);
+    for time in 0..times {
+        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx))).await;
+        if let std::task::Poll::Ready(output) = polled {
+            return Some(output);
+        }
+        if time + 1 < times {
+            wait_for_wake(&mut future).await;
+        }
+    }
+    None
+}
+
+/// Waits until the task is woken once.
+async fn wait_for_wake<F>(_held: &mut F) {
+    let mut is_first = true;
+    std::future::poll_fn(|_| {
+        if std::mem::take(&mut is_first) { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
+    })
+    .await;
+}
+
+/// Simulates the scenario with a number of polls after which it is to drop some future: 0, 1, 2 and so on, until it says that the
+/// future has ended before. Each number is run with each of the seeds; returns the greatest number.
+///
+/// # Panics
+///
+/// If a run fails, or if the future has not ended after ten thousand polls.
+///
+/// # Examples
+///
+/// Whenever the wait for room is given up, no place is lost:
+///
+/// ```
+/// use brigade::testing::{Sim, drop_at_every_poll, poll_times};
+///
+/// let polls = drop_at_every_poll(0..5, |sim: Sim, polls| async move {
+///     let pool = sim.builder().workers(1).queue_capacity(1).spawn_on(&sim, |n: u32| async move { Ok::<_, ()>(n) });
+///     sim.watch(&pool);
+///     let filler = pool.submit(1).await.unwrap();
+///     let dropped = poll_times(pool.submit(2), polls).await.is_some();
+///     assert_eq!(filler.await, Ok(1));
+///     assert_eq!(pool.submit(3).await.unwrap().await, Ok(3));
+///     dropped
+/// });
+/// assert!(polls >= 1);
+/// ```
+#[track_caller]
+pub fn drop_at_every_poll<F, Fut>(seeds: impl IntoIterator<Item = u64> + Clone, scenario: F) -> usize
+where
+    F: Fn(Sim, usize) -> Fut,
+    Fut: Future<Output = bool> + 'static,
+{
+    const MOST: usize = 10_000;
+    for polls in 0..MOST {
+        let has_ended = std::rc::Rc::new(std::cell::Cell::new(true));
+        simulate(seeds.clone(), |sim| {
+            let (scenario, has_ended) = (scenario(sim, polls), std::rc::Rc::clone(&has_ended));
+            async move {
+                let ended = scenario.await;
+                has_ended.set(has_ended.get() && ended);
+            }
+        });
+        if has_ended.get() {
+            return polls;
+        }
+    }
+    panic!("the future has not ended after {MOST} polls");
+}

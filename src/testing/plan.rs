@@ -1,0 +1,333 @@
+//! Which faults strike a run, and when. Pure: a plan is made of a seed, of text or of bytes, and knows nothing of what it strikes.
+
+use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::dice::Dice;
+
+/// Something that goes wrong, or that somebody does at a bad moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// A worker is dropped: the one of this number among those that are left, counted round and round.
+    DropWorker(u32),
+    /// All workers are dropped, as by an executor that goes away.
+    DropExecutor,
+    /// A task that [`Sim::spawn`](super::Sim::spawn) has spawned is dropped, such as a consumer; counted as workers are.
+    DropTask(u32),
+    /// The clock jumps, though somebody could go on.
+    Clock(Duration),
+    /// The clock stands still for so many steps, though everybody waits for it.
+    Stall(u32),
+    /// The watched pools are paused.
+    Pause,
+    /// One pause of the watched pools ends. At the end of a run, all do.
+    Resume,
+    /// So many workers of the watched pools run jobs: a number that is one too small, counted round and round.
+    Resize(u32),
+    /// The watched pools get this rate limit in permits a second; 0: none.
+    Rate(u32),
+    /// The watched pools are closed.
+    Close,
+    /// The watched pools are sealed.
+    Seal,
+    /// Somebody drains the watched pools.
+    Drain,
+    /// Somebody aborts the watched pools.
+    Abort,
+    /// The next handler that [`Sim::faulty`](super::Sim::faulty) has made comes to this.
+    Handler(HandlerFault),
+}
+
+/// What becomes of a handler that [`Sim::faulty`](super::Sim::faulty) has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HandlerFault {
+    /// It panics where the future is made.
+    PanicInFactory,
+    /// It panics when it is polled.
+    PanicInPoll,
+    /// It panics when it is dropped.
+    PanicInDrop,
+    /// It panics when it is polled, and what it panics with panics when it is dropped.
+    PanicWithBomb,
+    /// It waits for an hour first.
+    Slow,
+}
+
+/// Kinds of [`Fault`]s; see [`Simulation::faults`](super::Simulation::faults).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// [`Fault::DropWorker`].
+    DropWorker,
+    /// [`Fault::DropExecutor`].
+    DropExecutor,
+    /// [`Fault::DropTask`].
+    DropTask,
+    /// [`Fault::Clock`] and [`Fault::Stall`].
+    Clock,
+    /// [`Fault::Pause`] and [`Fault::Resume`].
+    Pause,
+    /// [`Fault::Resize`].
+    Resize,
+    /// [`Fault::Rate`].
+    Rate,
+    /// [`Fault::Close`], [`Fault::Seal`] and [`Fault::Drain`].
+    Close,
+    /// [`Fault::Abort`].
+    Abort,
+    /// [`Fault::Handler`].
+    Handler,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::DropWorker,
+        Self::DropExecutor,
+        Self::DropTask,
+        Self::Clock,
+        Self::Pause,
+        Self::Resize,
+        Self::Rate,
+        Self::Close,
+        Self::Abort,
+        Self::Handler,
+    ];
+
+    fn draw(self, dice: &Dice) -> Fault {
+        let number = |bound| dice.below(bound) as u32;
+        match self {
+            Self::DropWorker => Fault::DropWorker(number(8)),
+            Self::DropExecutor => Fault::DropExecutor,
+            Self::DropTask => Fault::DropTask(number(8)),
+            Self::Clock if number(4) == 0 => Fault::Stall(1 + number(50)),
+            Self::Clock => Fault::Clock(match number(3) {
+                0 => Duration::from_millis(dice.below(100)),
+                1 => Duration::from_millis(dice.below(10_000)),
+                _ => Duration::from_secs(dice.below(1_000_000)),
+            }),
+            Self::Pause if number(2) == 0 => Fault::Pause,
+            Self::Pause => Fault::Resume,
+            Self::Resize => Fault::Resize(number(8)),
+            Self::Rate => Fault::Rate(number(5)),
+            Self::Close => [Fault::Close, Fault::Seal, Fault::Drain][number(3) as usize],
+            Self::Abort => Fault::Abort,
+            Self::Handler => Fault::Handler(HandlerFault::ALL[number(5) as usize]),
+        }
+    }
+}
+
+impl HandlerFault {
+    const ALL: [Self; 5] =
+        [Self::PanicInFactory, Self::PanicInPoll, Self::PanicInDrop, Self::PanicWithBomb, Self::Slow];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::PanicInFactory => "panic-in-factory",
+            Self::PanicInPoll => "panic-in-poll",
+            Self::PanicInDrop => "panic-in-drop",
+            Self::PanicWithBomb => "panic-with-bomb",
+            Self::Slow => "slow",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DropWorker(number) => write!(f, "drop-worker={number}"),
+            Self::DropExecutor => f.write_str("drop-executor"),
+            Self::DropTask(number) => write!(f, "drop-task={number}"),
+            Self::Clock(by) => write!(f, "clock={}", by.as_nanos()),
+            Self::Stall(steps) => write!(f, "stall={steps}"),
+            Self::Pause => f.write_str("pause"),
+            Self::Resume => f.write_str("resume"),
+            Self::Resize(workers) => write!(f, "resize={workers}"),
+            Self::Rate(permits) => write!(f, "rate={permits}"),
+            Self::Close => f.write_str("close"),
+            Self::Seal => f.write_str("seal"),
+            Self::Drain => f.write_str("drain"),
+            Self::Abort => f.write_str("abort"),
+            Self::Handler(fault) => f.write_str(fault.name()),
+        }
+    }
+}
+
+/// A fault and the step before which it strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Strike {
+    /// Counted from 0.
+    pub step: u64,
+    /// What strikes.
+    pub fault: Fault,
+}
+
+/// The strikes of a run, in the order of their steps.
+///
+/// As text it is what a [`Failure`](super::Failure) prints between brackets, and can be read back: the step, a colon, the
+/// fault; strikes apart by a blank. Durations are nanoseconds.
+///
+/// # Examples
+///
+/// ```
+/// use brigade::testing::{Fault, Plan, Strike};
+///
+/// let plan: Plan = "3:pause 17:drop-worker=1".parse().unwrap();
+/// assert_eq!(plan.strikes()[1], Strike { step: 17, fault: Fault::DropWorker(1) });
+/// assert_eq!(plan.to_string(), "3:pause 17:drop-worker=1");
+/// assert!("3:tea".parse::<Plan>().is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+pub struct Plan(Vec<Strike>);
+
+impl Plan {
+    /// A plan of these strikes.
+    pub fn new(strikes: impl IntoIterator<Item = Strike>) -> Self {
+        let mut strikes: Vec<Strike> = strikes.into_iter().collect();
+        strikes.sort_by_key(|strike| strike.step);
+        Self(strikes)
+    }
+
+    /// The strikes, in the order of their steps.
+    pub fn strikes(&self) -> &[Strike] {
+        &self.0
+    }
+
+    /// Makes a plan of any bytes, for fuzzers: of each four, two are the steps since the strike before, one is the kind, and one
+    /// decides the rest.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let mut step = 0;
+        let strike = |bytes: &[u8]| {
+            step += u64::from(bytes[0]) + 256 * u64::from(bytes[1] % 4);
+            let kind = FaultKind::ALL[usize::from(bytes[2]) % FaultKind::ALL.len()];
+            Strike { step, fault: kind.draw(&Dice::new(bytes[3].into(), 3)) }
+        };
+        Self(bytes.chunks_exact(4).map(strike).collect())
+    }
+
+    /// The plan that the seed decides.
+    pub(super) fn random(seed: u64, kinds: &[FaultKind]) -> Self {
+        let dice = Dice::new(seed, 2);
+        if kinds.is_empty() || dice.below(4) == 0 {
+            return Self::default();
+        }
+        // Some runs end after a few steps, others go on for long.
+        let horizon = 8 << dice.below(8);
+        let count = 1 + dice.below(6);
+        let strike = |_| {
+            let kind = kinds[dice.below(kinds.len() as u64) as usize];
+            Strike { step: dice.below(horizon), fault: kind.draw(&dice) }
+        };
+        Self::new((0..count).map(strike))
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, Strike { step, fault }) in self.0.iter().enumerate() {
+            let gap = if at == 0 { "" } else { " " };
+            write!(f, "{gap}{step}:{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A text that is no plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParsePlanError {
+    strike: String,
+}
+
+impl fmt::Display for ParsePlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not a step, a colon and a fault", self.strike)
+    }
+}
+
+impl Error for ParsePlanError {}
+
+impl FromStr for Plan {
+    type Err = ParsePlanError;
+
+    fn from_str(text: &str) -> Result<Self, ParsePlanError> {
+        let strike = |text: &str| {
+            let (step, fault) = text.split_once(':')?;
+            let (name, value) = fault.split_once('=').map_or((fault, None), |(name, value)| (name, Some(value)));
+            let number = || value?.parse::<u32>().ok();
+            let fault = match name {
+                "drop-worker" => Fault::DropWorker(number()?),
+                "drop-executor" => Fault::DropExecutor,
+                "drop-task" => Fault::DropTask(number()?),
+                "clock" => Fault::Clock(nanos(value?.parse().ok()?)),
+                "stall" => Fault::Stall(number()?),
+                "pause" => Fault::Pause,
+                "resume" => Fault::Resume,
+                "resize" => Fault::Resize(number()?),
+                "rate" => Fault::Rate(number()?),
+                "close" => Fault::Close,
+                "seal" => Fault::Seal,
+                "drain" => Fault::Drain,
+                "abort" => Fault::Abort,
+                name => Fault::Handler(HandlerFault::ALL.into_iter().find(|fault| fault.name() == name)?),
+            };
+            Some(Strike { step: step.parse().ok()?, fault })
+        };
+        let strikes: Result<Vec<Strike>, ParsePlanError> = (text.split_whitespace())
+            .map(|text| strike(text).ok_or_else(|| ParsePlanError { strike: text.to_owned() }))
+            .collect();
+        Ok(Self::new(strikes?))
+    }
+}
+
+/// As many nanoseconds, up to what a duration can hold.
+fn nanos(count: u128) -> Duration {
+    const SECOND: u128 = 1_000_000_000;
+    u64::try_from(count / SECOND).map_or(Duration::MAX, |secs| Duration::new(secs, (count % SECOND) as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_plan_survives_its_text(seed: u64, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            for plan in [Plan::random(seed, &FaultKind::ALL), Plan::from_bytes(&bytes)] {
+                prop_assert!(plan.strikes().is_sorted_by_key(|strike| strike.step));
+                prop_assert_eq!(plan.to_string().parse(), Ok(plan));
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_of_fault_comes_and_only_those_that_are_asked_for() {
+        let faults = |kinds: &[FaultKind]| -> Vec<String> {
+            let plans = (0..500).map(|seed| Plan::random(seed, kinds));
+            let mut names: Vec<String> = plans
+                .flat_map(|plan| plan.0)
+                .map(|strike| strike.fault.to_string().split('=').next().unwrap_or_default().to_owned())
+                .collect();
+            names.sort_unstable();
+            names.dedup();
+            names
+        };
+        assert_eq!(faults(&[FaultKind::Pause]), ["pause", "resume"]);
+        assert_eq!(faults(&[]), [""; 0]);
+        assert_eq!(faults(&FaultKind::ALL).len(), 13 + HandlerFault::ALL.len());
+    }
+
+    #[test]
+    fn a_text_that_is_no_plan_is_named() {
+        let error = "1:pause x:abort".parse::<Plan>().unwrap_err();
+        assert_eq!(error.to_string(), "\"x:abort\" is not a step, a colon and a fault");
+        for text in ["pause", "1:drop-worker", "1:rate=x", "1:tea", "-1:pause"] {
+            assert!(text.parse::<Plan>().is_err(), "{text}");
+        }
+    }
+}

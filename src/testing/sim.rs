@@ -1,0 +1,348 @@
+//! What a scenario has in its hands: the clock, the dice, tasks, and the means to make handlers fail.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+
+use super::dice::Dice;
+use super::plan::HandlerFault;
+use super::trace::Trace;
+use super::watch::{Local, Recorder, Watched};
+use crate::builder::Builder;
+use crate::handler::Call;
+use crate::pool::Pool;
+use crate::rt::{BoxFuture, ManualSleep, ManualTimer, Spawn};
+use crate::worker::Workers;
+
+/// One run, as its scenario sees it. Clones share it.
+///
+/// It is an executor ([`Spawn`]) whose tasks are polled in random order, each only after it was woken.
+#[derive(Clone)]
+pub struct Sim {
+    pub(super) world: Rc<World>,
+}
+
+pub(super) struct World {
+    pub(super) seed: u64,
+    pub(super) clock: ManualTimer,
+    /// Who goes on next.
+    pub(super) order: Dice,
+    /// What the scenario asks for.
+    dice: Dice,
+    pub(super) trace: RefCell<Trace>,
+    /// Bounded by what the scenario spawns.
+    pub(super) tasks: RefCell<Vec<Running>>,
+    pub(super) pools: RefCell<Vec<Rc<dyn Watched>>>,
+    pub(super) recorders: RefCell<Vec<Recorder>>,
+    /// That have struck, and no handler has come to yet; at most as many as strikes.
+    pub(super) handler_faults: HandlerFaults,
+}
+
+type HandlerFaults = Arc<Mutex<VecDeque<HandlerFault>>>;
+
+/// A task, and whether it is to be polled.
+pub(super) struct Running {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    /// `None` while it is polled, and once it has ended or was dropped.
+    pub(super) future: Option<Local>,
+    pub(super) woken: Arc<Woken>,
+    state: Rc<Cell<TaskState>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Scenario,
+    Worker,
+    Task,
+    /// One that the simulator has spawned.
+    Own,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TaskState {
+    Waiting,
+    Cancelled,
+    Done,
+}
+
+#[derive(Debug)]
+pub(super) struct Woken(AtomicBool);
+
+impl Woken {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Running {
+    pub(super) fn is_alive(&self) -> bool {
+        self.future.is_some()
+    }
+
+    pub(super) fn end(&mut self) {
+        self.state.set(TaskState::Done);
+    }
+}
+
+impl Sim {
+    pub(super) fn new(seed: u64) -> Self {
+        let world = World {
+            seed,
+            clock: ManualTimer::new(),
+            order: Dice::new(seed, 0),
+            dice: Dice::new(seed, 1),
+            trace: RefCell::default(),
+            tasks: RefCell::default(),
+            pools: RefCell::default(),
+            recorders: RefCell::default(),
+            handler_faults: HandlerFaults::default(),
+        };
+        Self { world: Rc::new(world) }
+    }
+
+    // ---- what decides ----
+
+    /// The seed of this run.
+    pub fn seed(&self) -> u64 {
+        self.world.seed
+    }
+
+    /// A number below `bound`, which the seed decides; 0 if the bound is 0.
+    pub fn below(&self, bound: u64) -> u64 {
+        self.world.dice.below(bound)
+    }
+
+    /// Whether it is one of `count` times, which the seed decides.
+    pub fn one_in(&self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+
+    // ---- time ----
+
+    /// The clock of this run. It stands still while anybody can go on, and jumps to the next moment that somebody waits for when nobody
+    /// can; a [fault](super::Fault) may move it at any time.
+    pub fn clock(&self) -> &ManualTimer {
+        &self.world.clock
+    }
+
+    // ---- tasks ----
+
+    /// Spawns a task. It goes on if the [`Task`] is dropped. One that still waits when the run is at its end fails it, unless it is
+    /// [cancelled](Task::cancel).
+    pub fn spawn(&self, name: impl Into<String>, future: impl Future<Output = ()> + 'static) -> Task {
+        self.add(name.into(), Kind::Task, Box::pin(future))
+    }
+
+    pub(super) fn add(&self, name: String, kind: Kind, future: Local) -> Task {
+        let state = Rc::new(Cell::new(TaskState::Waiting));
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let running = Running { name, kind, future: Some(future), woken, state: Rc::clone(&state) };
+        let mut tasks = self.world.tasks.borrow_mut();
+        tasks.push(running);
+        Task { sim: self.clone(), number: tasks.len() - 1, state }
+    }
+
+    /// Spawns the workers of a pool, whether they are `Send` or not.
+    pub fn spawn_workers<In, T, E, C>(&self, workers: Workers<In, T, E, C>)
+    where
+        In: 'static,
+        T: 'static,
+        E: 'static,
+        C: Call<In, Value = T, Error = E> + 'static,
+    {
+        for worker in workers {
+            let name = format!("worker {}", worker.id());
+            self.add(name, Kind::Worker, Box::pin(worker.run()));
+        }
+    }
+
+    // ---- pools ----
+
+    /// A builder with the clock of this run.
+    pub fn builder<In, E>(&self) -> Builder<In, E> {
+        Pool::builder().timer(self.world.clock.clone())
+    }
+
+    /// Checks the books of this pool after every step, and lets faults strike it. All its workers are to be spawned here.
+    ///
+    /// It fails the run when jobs are lost or counted twice; when more run than may; when a job that may start does not though a
+    /// worker is idle; when somebody waits for room that is there; when nobody keeps the time; and, at the end, when the pool
+    /// cannot be drained, or a job, a place, a permit, a waker or a timer is left. At the end it is closed and drained.
+    pub fn watch<In: 'static, T: 'static, E: 'static>(&self, pool: &Pool<In, T, E>) {
+        self.world.pools.borrow_mut().push(Rc::new(Arc::clone(pool.engine())));
+    }
+
+    /// An observer that checks the order of events, and puts them into the trace.
+    ///
+    /// A pool that is observed takes another way than one that is not, where it can save work; so do not observe it in every run.
+    pub fn recorder(&self) -> Recorder {
+        let recorder = Recorder::new(self.world.clock.clone());
+        self.world.recorders.borrow_mut().push(recorder.clone());
+        recorder
+    }
+
+    /// Makes a handler that comes to grief when a [`HandlerFault`] has struck; otherwise it is the same.
+    pub fn faulty<In, F, Fut>(&self, handler: F) -> impl Fn(In) -> Faulty<Fut> + use<In, F, Fut>
+    where
+        F: Fn(In) -> Fut,
+    {
+        let (faults, clock) = (Arc::clone(&self.world.handler_faults), self.world.clock.clone());
+        move |input| {
+            if take(&faults, |fault| fault == HandlerFault::PanicInFactory).is_some() {
+                unwind("struck where the future is made");
+            }
+            let (faults, clock) = (Arc::clone(&faults), clock.clone());
+            Faulty { future: handler(input), slow: None, clock, guard: Guard { faults } }
+        }
+    }
+
+    /// Puts a line into the trace.
+    pub fn trace(&self, line: impl fmt::Display) {
+        self.world.trace.borrow_mut().add(format_args!("  {line}"));
+    }
+}
+
+/// Takes the first fault that fits.
+fn take(faults: &HandlerFaults, fits: impl Fn(HandlerFault) -> bool) -> Option<HandlerFault> {
+    let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
+    let at = faults.iter().position(|fault| fits(*fault))?;
+    faults.remove(at)
+}
+
+/// Panics without a word to the panic hook.
+fn unwind(text: &'static str) -> ! {
+    resume_unwind(Box::new(text))
+}
+
+impl Spawn for Sim {
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        let count = self.world.tasks.borrow().iter().filter(|task| task.kind == Kind::Worker).count();
+        self.add(format!("worker {count}"), Kind::Worker, future);
+    }
+}
+
+impl fmt::Debug for Sim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sim").field("seed", &self.world.seed).finish_non_exhaustive()
+    }
+}
+
+/// A task of a run; made by [`Sim::spawn`]. Dropping it changes nothing.
+pub struct Task {
+    sim: Sim,
+    number: usize,
+    state: Rc<Cell<TaskState>>,
+}
+
+impl Task {
+    /// Whether it ran to its end.
+    pub fn is_finished(&self) -> bool {
+        self.state.get() == TaskState::Done
+    }
+
+    /// Drops its future where it stands, unless it has ended. A task that cancels itself is dropped when it waits next.
+    pub fn cancel(&self) {
+        if self.state.get() == TaskState::Waiting {
+            self.state.set(TaskState::Cancelled);
+        }
+        let future = self.sim.world.tasks.borrow_mut()[self.number].future.take();
+        drop(future);
+    }
+
+    pub(super) fn is_cancelled(running: &Running) -> bool {
+        running.state.get() == TaskState::Cancelled
+    }
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task").field("state", &self.state.get()).finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The future of a handler that [`Sim::faulty`] has made.
+    pub struct Faulty<Fut> {
+        // First, so that it is dropped before the guard panics.
+        #[pin]
+        future: Fut,
+        slow: Option<ManualSleep>,
+        clock: ManualTimer,
+        guard: Guard,
+    }
+}
+
+/// Panics when it is dropped, if that has struck.
+struct Guard {
+    faults: HandlerFaults,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // A second panic while one unwinds would end the process.
+        if !std::thread::panicking() && take(&self.faults, |fault| fault == HandlerFault::PanicInDrop).is_some() {
+            unwind("struck in the drop of a future");
+        }
+    }
+}
+
+/// What a handler panics with, and what panics again.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            unwind("struck in the drop of a payload");
+        }
+    }
+}
+
+impl<Fut: Future> Future for Faulty<Fut> {
+    type Output = Fut::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Fut::Output> {
+        let this = self.project();
+        let is_of_a_poll =
+            |fault| matches!(fault, HandlerFault::PanicInPoll | HandlerFault::PanicWithBomb | HandlerFault::Slow);
+        match take(&this.guard.faults, is_of_a_poll) {
+            Some(HandlerFault::PanicInPoll) => unwind("struck in a poll"),
+            Some(HandlerFault::PanicWithBomb) => resume_unwind(Box::new(Bomb)),
+            Some(_) => *this.slow = Some(this.clock.sleep(Duration::from_secs(3600))),
+            None => {}
+        }
+        if let Some(slow) = this.slow {
+            if Pin::new(slow).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            *this.slow = None;
+        }
+        this.future.poll(cx)
+    }
+}
+
+impl<Fut> fmt::Debug for Faulty<Fut> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faulty").finish_non_exhaustive()
+    }
+}

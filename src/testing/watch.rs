@@ -1,0 +1,252 @@
+//! What is to hold in every run: the books of watched pools, after every step and at the end; and what a recorder was told of.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::plan::Fault;
+use crate::engine::Engine;
+use crate::observe::{Event, JobId, Observer, Outcome};
+use crate::pool::Pool;
+use crate::queue::ledger::Life;
+use crate::queue::schedule::gate::RateLimit;
+use crate::rt::{ManualTimer, Timer};
+
+pub(super) type Local = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A pool, whatever its types are. It does not count as a handle of the pool.
+pub(super) trait Watched {
+    /// After each step.
+    fn check(&self) -> Result<(), String>;
+    /// When nobody can go on before time passes.
+    fn check_at_rest(&self) -> Result<(), String>;
+    /// When it is drained and its workers have left.
+    fn check_at_end(&self) -> Result<(), String>;
+    /// Says whether the fault is one for it, and a task that goes on with it.
+    fn strike(&self, fault: Fault) -> (bool, Option<Local>);
+    /// Takes back all pauses; says whether there were any.
+    fn resume_all(&self) -> bool;
+    /// Ends when it is drained.
+    fn drain(&self) -> Local;
+}
+
+impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Engine<In, T, E>> {
+    fn check(&self) -> Result<(), String> {
+        self.audit()
+    }
+
+    fn check_at_rest(&self) -> Result<(), String> {
+        self.audit_at_rest()
+    }
+
+    fn check_at_end(&self) -> Result<(), String> {
+        self.audit_at_end()
+    }
+
+    fn strike(&self, fault: Fault) -> (bool, Option<Local>) {
+        let built = self.signals.len();
+        match fault {
+            Fault::Pause => self.pause(),
+            Fault::Resume => self.resume(),
+            Fault::Resize(number) => self.set_workers(1 + number as usize % built),
+            Fault::Rate(0) => self.set_rate(None),
+            Fault::Rate(permits) => self.set_rate(Some(RateLimit::per_second(permits))),
+            Fault::Close => self.close(Life::Closed),
+            Fault::Seal => self.close(Life::Sealed),
+            Fault::Drain => return (true, Some(self.drain())),
+            Fault::Abort => {
+                let pool = handle(self);
+                return (true, Some(Box::pin(async move { drop(pool.abort().await) })));
+            }
+            _ => return (false, None),
+        }
+        (true, None)
+    }
+
+    fn resume_all(&self) -> bool {
+        let mut was_paused = false;
+        while self.is_paused() {
+            self.resume();
+            was_paused = true;
+        }
+        was_paused
+    }
+
+    fn drain(&self) -> Local {
+        let pool = handle(self);
+        Box::pin(async move { pool.drain().await })
+    }
+}
+
+/// A handle of the pool. As the last one it closes the pool, which is what it is for.
+fn handle<In, T, E>(engine: &Arc<Engine<In, T, E>>) -> Pool<In, T, E> {
+    engine.handles.fetch_add(1, Ordering::Relaxed);
+    Pool::new(Arc::clone(engine))
+}
+
+/// An [`Observer`] that puts what happens into the trace and checks its order; made by [`Sim::recorder`](super::Sim::recorder).
+///
+/// It fails the run when a job starts before it was accepted, after its outcome, or twice at once; when attempts are not counted
+/// one by one; when a job has two outcomes, or none at the end; and when more starts than a [limit](Self::limit) allows.
+///
+/// Clones share what they saw.
+#[derive(Clone)]
+pub struct Recorder {
+    log: Arc<Mutex<Log>>,
+    clock: ManualTimer,
+}
+
+struct Log {
+    start: Instant,
+    jobs: BTreeMap<JobId, Seen>,
+    /// Since the last step; the trace takes them.
+    lines: Vec<String>,
+    violation: Option<String>,
+    limit: Option<(u32, Duration, u32)>,
+    /// When jobs started, as long as the limit counts them; with a limit only.
+    starts: VecDeque<Instant>,
+}
+
+#[derive(Default)]
+struct Seen {
+    attempts: u32,
+    is_running: bool,
+    /// Between two attempts.
+    is_retried: bool,
+    outcome: Option<Outcome>,
+}
+
+impl Recorder {
+    pub(super) fn new(clock: ManualTimer) -> Self {
+        let log = Log {
+            start: clock.now(),
+            jobs: BTreeMap::new(),
+            lines: Vec::new(),
+            violation: None,
+            limit: None,
+            starts: VecDeque::new(),
+        };
+        Self { log: Arc::new(Mutex::new(log)), clock }
+    }
+
+    /// Fails the run when more than `burst + permits × W / period` attempts start in any stretch of time of length `W`.
+    ///
+    /// # Panics
+    ///
+    /// If `permits` is 0 or `period` zero.
+    #[must_use]
+    #[track_caller]
+    pub fn limit(self, permits: u32, period: Duration, burst: u32) -> Self {
+        assert!(permits > 0, "permits must be at least 1, got 0");
+        assert!(!period.is_zero(), "period must be longer than 0, got 0ns");
+        self.lock().limit = Some((permits, period, burst));
+        self
+    }
+
+    /// How a job ended, if it did.
+    pub fn outcome(&self, job: JobId) -> Option<Outcome> {
+        self.lock().jobs.get(&job)?.outcome
+    }
+
+    /// How many jobs were accepted.
+    pub fn accepted(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn take_lines(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().lines)
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.lock().violation.clone().map_or(Ok(()), Err)
+    }
+
+    pub(super) fn check_at_end(&self) -> Result<(), String> {
+        self.check()?;
+        let log = self.lock();
+        let open = log.jobs.iter().find(|(_, seen)| seen.outcome.is_none());
+        open.map_or(Ok(()), |(job, _)| Err(format!("job {job} has no outcome")))
+    }
+}
+
+impl Log {
+    fn add(&mut self, event: &Event, now: Instant) -> Result<(), String> {
+        self.lines.push(format!("  {event:?}"));
+        match event {
+            Event::Accepted { job } => {
+                if self.jobs.insert(*job, Seen::default()).is_some() {
+                    return Err(format!("job {job} was accepted twice"));
+                }
+            }
+            Event::Started { job, attempt, .. } => {
+                let seen = self.jobs.get_mut(job).ok_or_else(|| format!("job {job} starts and was not accepted"))?;
+                // An attempt that was snoozed does not count, so its number comes again.
+                let is_next = *attempt == seen.attempts + 1 || (seen.is_retried && *attempt == seen.attempts);
+                if seen.is_running || seen.outcome.is_some() || !is_next {
+                    return Err(format!("job {job} starts late, twice at once, or counts wrong"));
+                }
+                (seen.attempts, seen.is_running, seen.is_retried) = (*attempt, true, false);
+                self.look_at_rate(now)?;
+            }
+            Event::Retrying { job, attempt, .. } => {
+                let seen = self.jobs.get_mut(job).ok_or_else(|| format!("job {job} was not accepted"))?;
+                seen.is_retried = true;
+                if !std::mem::replace(&mut seen.is_running, false) || *attempt != seen.attempts {
+                    return Err(format!("job {job} is tried again, and did not run"));
+                }
+            }
+            Event::Finished { job, outcome, attempts } => {
+                let seen = self.jobs.get_mut(job).ok_or_else(|| format!("job {job} ends and was not accepted"))?;
+                if seen.outcome.is_some() || (*attempts != seen.attempts && !seen.is_retried) {
+                    return Err(format!(
+                        "job {job} ends twice, or after {attempts} attempts in place of {}",
+                        seen.attempts
+                    ));
+                }
+                (seen.outcome, seen.is_running) = (Some(*outcome), false);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Of the bucket of this limit, what one stretch of time sees is bounded if each start finds a permit in it.
+    fn look_at_rate(&mut self, now: Instant) -> Result<(), String> {
+        let Some((permits, period, burst)) = self.limit else { return Ok(()) };
+        self.starts.push_back(now);
+        // Every stretch that ends now.
+        for (back, start) in self.starts.iter().rev().enumerate() {
+            let width = now.saturating_duration_since(*start).as_nanos();
+            let most = u128::from(burst) + width.saturating_mul(permits.into()) / period.as_nanos();
+            if back as u128 + 1 > most {
+                let start = start.saturating_duration_since(self.start);
+                return Err(format!("{} attempts started since {start:?}, and {most} may", back + 1));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Observer for Recorder {
+    fn on_event(&self, event: &Event) {
+        let now = self.clock.now();
+        let mut log = self.lock();
+        if let Err(violation) = log.add(event, now) {
+            log.violation.get_or_insert(violation);
+        }
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").finish_non_exhaustive()
+    }
+}
