@@ -56,7 +56,7 @@ impl Keeper {
     }
 
     pub(super) fn is_armed_for(&self, next: Tick) -> bool {
-        self.is_held && self.armed == next
+        self.is_held && self.armed <= next
     }
 }
 

@@ -64,6 +64,7 @@ use std::fmt;
 use std::future::Future;
 
 pub use self::plan::{Fault, FaultKind, HandlerFault, ParsePlanError, Plan, Strike};
+pub use self::run::Run;
 pub use self::sim::{Faulty, Sim, Task};
 pub use self::watch::Recorder;
 
@@ -194,6 +195,33 @@ impl<S: IntoIterator<Item = u64>> Simulation<S> {
             Err(failure) => panic!("{failure}"),
         }
     }
+}
+
+/// Makes one run, by its seed and its plan.
+///
+/// # Examples
+///
+/// ```
+/// use brigade::testing::{Plan, Sim, replay};
+///
+/// async fn scenario(sim: Sim) {
+///     let pool = sim.builder().workers(2).spawn_on(&sim, |n: u32| async move { Ok::<_, ()>(n) });
+///     sim.watch(&pool);
+///     pool.map(0..3).for_each(drop).await;
+/// }
+///
+/// let plan: Plan = "2:pause".parse().unwrap();
+/// let run = replay(7, &plan, scenario);
+/// assert_eq!(run.failed, None);
+/// assert!(run.trace.contains("2: strikes pause"));
+/// assert_eq!(replay(7, &plan, scenario), run);
+/// ```
+pub fn replay<F, Fut>(seed: u64, plan: &Plan, scenario: F) -> Run
+where
+    F: Fn(Sim) -> Fut,
+    Fut: Future<Output = ()> + 'static,
+{
+    run::run(seed, plan, DEFAULT_MAX_STEPS, &scenario)
 }
 
 /// What was run.

@@ -209,8 +209,8 @@ impl Plan {
         Self(bytes.chunks_exact(4).map(strike).collect())
     }
 
-    /// The plan that the seed decides.
-    pub(super) fn random(seed: u64, kinds: &[FaultKind]) -> Self {
+    /// Makes the plan that the seed decides, of faults of these kinds.
+    pub fn random(seed: u64, kinds: &[FaultKind]) -> Self {
         let dice = Dice::new(seed, 2);
         if kinds.is_empty() || dice.below(4) == 0 {
             return Self::default();

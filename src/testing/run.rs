@@ -8,20 +8,24 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::plan::{Fault, Plan, Strike};
-use super::sim::{Kind, Sim, Task};
+use super::sim::{Kind, Sim};
 
-/// How a run ended.
-#[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) steps: u64,
+/// One run and how it ended; see [`replay`](super::replay).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Run {
+    /// How many steps it took: polls of tasks, and moves of the clock.
+    pub steps: u64,
     /// The strikes that found something to strike.
-    pub(super) struck: Plan,
-    pub(super) failed: Option<String>,
-    pub(super) trace: String,
+    pub struck: Plan,
+    /// What was wrong, if anything was.
+    pub failed: Option<String>,
+    /// What happened, a line a step; of a long run, the last ten thousand lines.
+    pub trace: String,
 }
 
 /// Makes the run.
-pub(super) fn run<F, Fut>(seed: u64, plan: &Plan, max_steps: u64, scenario: &F) -> Ended
+pub(super) fn run<F, Fut>(seed: u64, plan: &Plan, max_steps: u64, scenario: &F) -> Run
 where
     F: Fn(Sim) -> Fut,
     Fut: Future<Output = ()> + 'static,
@@ -29,7 +33,7 @@ where
     // What draws a seed of its own, such as the jitter of retries, draws the same one each time.
     fastrand::seed(seed);
     let sim = Sim::new(seed);
-    let mut run = Run { sim: sim.clone(), plan, next: 0, struck: Vec::new(), steps: 0, max_steps, stall: 0 };
+    let mut run = Going { sim: sim.clone(), plan, next: 0, struck: Vec::new(), steps: 0, max_steps, stall: 0 };
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let scenario = Box::pin(scenario(sim.clone()));
         sim.add("scenario".into(), Kind::Scenario, scenario);
@@ -51,7 +55,7 @@ where
     // The scenario's clones of it would keep it, and what it watches.
     sim.world.pools.borrow_mut().clear();
     sim.world.recorders.borrow_mut().clear();
-    Ended { steps: run.steps, struck: Plan::new(run.struck), failed, trace }
+    Run { steps: run.steps, struck: Plan::new(run.struck), failed, trace }
 }
 
 fn text(payload: &(dyn Any + Send)) -> String {
@@ -59,7 +63,7 @@ fn text(payload: &(dyn Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without text".into())
 }
 
-struct Run<'a> {
+struct Going<'a> {
     sim: Sim,
     plan: &'a Plan,
     /// The next of its strikes.
@@ -71,7 +75,7 @@ struct Run<'a> {
     stall: u32,
 }
 
-impl Run<'_> {
+impl Going<'_> {
     fn to_its_end(&mut self) -> Result<(), String> {
         self.to_rest()?;
         self.look_who_waits(&[Kind::Scenario, Kind::Task, Kind::Own])?;
@@ -147,15 +151,18 @@ impl Run<'_> {
         let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
         let mut tasks = self.sim.world.tasks.borrow_mut();
         let task = &mut tasks[at];
-        if polled == Poll::Ready(()) {
-            task.end();
-        } else if !Task::is_cancelled(task) {
+        let waker = if polled == Poll::Ready(()) {
+            task.end()
+        } else if !task.is_dropped() {
             task.future = Some(future);
             return;
-        }
+        } else {
+            None
+        };
         // Dropped with no borrow, since that may do anything.
         drop(tasks);
         drop(future);
+        waker.into_iter().for_each(Waker::wake);
     }
 
     /// Moves the clock to what is waited for next, ends a pause that nobody else would end, or says that there is nothing.
@@ -257,16 +264,17 @@ impl Run<'_> {
     }
 
     fn drop_one(&self, kind: Kind, number: u32) -> bool {
-        let future = {
+        let (future, waker) = {
             let mut tasks = self.sim.world.tasks.borrow_mut();
             let mut alive: Vec<_> = tasks.iter_mut().filter(|task| task.kind == kind && task.is_alive()).collect();
             if alive.is_empty() {
                 return false;
             }
             let count = alive.len();
-            alive[number as usize % count].future.take()
+            alive[number as usize % count].drop_now()
         };
         drop(future);
+        waker.into_iter().for_each(Waker::wake);
         true
     }
 }

@@ -4,14 +4,14 @@
 use std::future::Future;
 
 use super::plan::{Plan, Strike};
-use super::run::{self, Ended};
+use super::run::{self, Run};
 use super::sim::Sim;
 
 /// So many runs are spent on it.
 const MOST_RUNS: usize = 500;
 
 /// Returns the plan and its run, which fails.
-pub(super) fn shrink<F, Fut>(seed: u64, failed: Ended, max_steps: u64, scenario: &F) -> (Plan, Ended)
+pub(super) fn shrink<F, Fut>(seed: u64, failed: Run, max_steps: u64, scenario: &F) -> (Plan, Run)
 where
     F: Fn(Sim) -> Fut,
     Fut: Future<Output = ()> + 'static,

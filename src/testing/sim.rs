@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
@@ -57,7 +57,14 @@ pub(super) struct Running {
     /// `None` while it is polled, and once it has ended or was dropped.
     pub(super) future: Option<Local>,
     pub(super) woken: Arc<Woken>,
-    state: Rc<Cell<TaskState>>,
+    ending: Rc<Ending>,
+}
+
+/// How a task ended, and who waits for that.
+#[derive(Debug)]
+struct Ending {
+    state: Cell<TaskState>,
+    waker: RefCell<Option<Waker>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,9 +77,9 @@ pub(super) enum Kind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TaskState {
+enum TaskState {
     Waiting,
-    Cancelled,
+    Dropped,
     Done,
 }
 
@@ -100,8 +107,23 @@ impl Running {
         self.future.is_some()
     }
 
-    pub(super) fn end(&mut self) {
-        self.state.set(TaskState::Done);
+    /// Whether it is to be dropped, though it was polled just now.
+    pub(super) fn is_dropped(&self) -> bool {
+        self.ending.state.get() == TaskState::Dropped
+    }
+
+    /// It ran to its end; who waits for that is to be woken.
+    pub(super) fn end(&mut self) -> Option<Waker> {
+        self.ending.state.set(TaskState::Done);
+        self.ending.waker.take()
+    }
+
+    /// It is dropped where it stands: what is to be dropped and who is to be woken.
+    pub(super) fn drop_now(&mut self) -> (Option<Local>, Option<Waker>) {
+        if self.ending.state.get() == TaskState::Waiting {
+            self.ending.state.set(TaskState::Dropped);
+        }
+        (self.future.take(), self.ending.waker.take())
     }
 }
 
@@ -155,12 +177,12 @@ impl Sim {
     }
 
     pub(super) fn add(&self, name: String, kind: Kind, future: Local) -> Task {
-        let state = Rc::new(Cell::new(TaskState::Waiting));
+        let ending = Rc::new(Ending { state: Cell::new(TaskState::Waiting), waker: RefCell::default() });
         let woken = Arc::new(Woken(AtomicBool::new(true)));
-        let running = Running { name, kind, future: Some(future), woken, state: Rc::clone(&state) };
+        let running = Running { name, kind, future: Some(future), woken, ending: Rc::clone(&ending) };
         let mut tasks = self.world.tasks.borrow_mut();
         tasks.push(running);
-        Task { sim: self.clone(), number: tasks.len() - 1, state }
+        Task { sim: self.clone(), number: tasks.len() - 1, ending }
     }
 
     /// Spawns the workers of a pool, whether they are `Send` or not.
@@ -248,36 +270,46 @@ impl fmt::Debug for Sim {
     }
 }
 
-/// A task of a run; made by [`Sim::spawn`]. Dropping it changes nothing.
+/// A task of a run; made by [`Sim::spawn`]. As a future it says whether the task ran to its end, or was dropped. Dropping it changes
+/// nothing.
 pub struct Task {
     sim: Sim,
     number: usize,
-    state: Rc<Cell<TaskState>>,
+    ending: Rc<Ending>,
 }
 
 impl Task {
     /// Whether it ran to its end.
     pub fn is_finished(&self) -> bool {
-        self.state.get() == TaskState::Done
+        self.ending.state.get() == TaskState::Done
     }
 
     /// Drops its future where it stands, unless it has ended. A task that cancels itself is dropped when it waits next.
     pub fn cancel(&self) {
-        if self.state.get() == TaskState::Waiting {
-            self.state.set(TaskState::Cancelled);
-        }
-        let future = self.sim.world.tasks.borrow_mut()[self.number].future.take();
+        let (future, waker) = self.sim.world.tasks.borrow_mut()[self.number].drop_now();
         drop(future);
+        waker.into_iter().for_each(Waker::wake);
     }
+}
 
-    pub(super) fn is_cancelled(running: &Running) -> bool {
-        running.state.get() == TaskState::Cancelled
+impl Future for Task {
+    type Output = bool;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        match self.ending.state.get() {
+            TaskState::Done => Poll::Ready(true),
+            TaskState::Dropped => Poll::Ready(false),
+            TaskState::Waiting => {
+                self.ending.waker.replace(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        }
     }
 }
 
 impl fmt::Debug for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Task").field("state", &self.state.get()).finish_non_exhaustive()
+        f.debug_struct("Task").field("state", &self.ending.state.get()).finish_non_exhaustive()
     }
 }
 

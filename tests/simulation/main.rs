@@ -1,0 +1,51 @@
+//! The pool in the simulator: random policies, actors and jobs, with and without faults. `BRIGADE_SEED=n` replays one run, and
+//! `BRIGADE_SEEDS=n` makes so many of each kind.
+
+mod scenario;
+
+use brigade::testing::{FaultKind, Plan, Runs, Simulation, replay};
+
+use self::scenario::{Allowed, scenario};
+
+/// How many runs of each kind.
+const SEEDS: u64 = 1000;
+
+fn seeds() -> std::ops::Range<u64> {
+    0..std::env::var("BRIGADE_SEEDS").map_or(SEEDS, |text| text.parse().expect("BRIGADE_SEEDS is a number"))
+}
+
+#[test]
+fn whatever_strikes_every_job_has_one_outcome_and_every_wait_ends() {
+    let runs =
+        Simulation::new(seeds()).faults(FaultKind::ALL).check(|sim| scenario(sim, Allowed { fixed_rate: false }));
+    assert_struck(runs);
+}
+
+#[test]
+fn no_rate_is_passed_whatever_strikes() {
+    let kinds = FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::Rate);
+    let runs = Simulation::new(seeds()).faults(kinds).check(|sim| scenario(sim, Allowed { fixed_rate: true }));
+    assert_struck(runs);
+}
+
+#[test]
+fn every_run_is_complete_when_nothing_strikes() {
+    let runs = Simulation::new(seeds()).check(|sim| scenario(sim, Allowed { fixed_rate: true }));
+    assert_eq!(runs.strikes, 0);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..50 {
+        let plan = Plan::random(seed, &FaultKind::ALL);
+        let run = || replay(seed, &plan, |sim| scenario(sim, Allowed { fixed_rate: false }));
+        let first = run();
+        assert!(first.trace.lines().count() > 10, "{}", first.trace);
+        assert_eq!(run(), first);
+    }
+}
+
+/// A simulation in which nothing strikes proves nothing about faults.
+fn assert_struck(runs: Runs) {
+    assert!(runs.runs == 1 || runs.strikes > runs.runs, "{runs:?}");
+}
