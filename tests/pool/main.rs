@@ -4,6 +4,7 @@ mod harness;
 mod steps;
 
 mod cancellation;
+mod control;
 mod core;
 mod drops;
 mod failures;
