@@ -9,6 +9,7 @@ mod core;
 mod drops;
 mod failures;
 mod hazards;
+mod keys;
 mod local;
 mod order;
 mod panics;

@@ -335,8 +335,8 @@ impl<J> Schedule<J> {
             if let Some(gate) = &mut self.gate {
                 let at = gate.when(now, cost);
                 if at > now {
-                    // A delayed one may be of a greater priority and of a smaller cost.
-                    return at.min(delayed);
+                    // One that is delayed, or whose key is, may be of a greater priority and of a smaller cost.
+                    return at.min(delayed).min(self.lanes.next());
                 }
                 gate.take(now, cost);
             }
@@ -476,7 +476,7 @@ impl<J> Schedule<J> {
         let is_waiting = matches!(self.state(spot, number), Some(State::Delayed | State::Ready | State::Released));
         let Some(record) = self.records.get_mut(spot).filter(|_| is_waiting) else { return false };
         let rank = record.rank.with_priority(record.priority, priority);
-        if record.state == State::Ready {
+        if record.state == State::Ready && rank != record.rank {
             self.lanes.remove(record.lane, record.rank, record.number, spot);
             self.lanes.add(record.lane, rank, record.number, spot);
         }
