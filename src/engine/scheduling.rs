@@ -244,6 +244,9 @@ impl<In, T, E> Engine<In, T, E> {
             && state.ledger.life() < Life::Aborted
         {
             schedule.release(now, load, &mut effects.released);
+            if schedule.take_step_back() {
+                state.keeper.mistrust_alarm();
+            }
             (effects.keeper, effects.hand_on) = state.keeper.look(schedule.next());
         }
         if state.running.blocked() > 0 {

@@ -4,6 +4,7 @@ mod harness;
 mod steps;
 
 mod cancellation;
+mod clocks;
 mod control;
 mod core;
 mod drops;

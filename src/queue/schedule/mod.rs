@@ -201,6 +201,11 @@ impl<J> Schedule<J> {
         self.clock.reach(tick);
     }
 
+    /// Whether alarms that were set before are too late: the clock has stepped back since this was asked last.
+    pub(crate) const fn take_step_back(&mut self) -> bool {
+        self.clock.take_step_back()
+    }
+
     /// What the clock shows at a tick; `None`: it never will.
     pub(crate) fn instant(&self, tick: Tick) -> Option<Instant> {
         self.clock.instant(tick)
