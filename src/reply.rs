@@ -212,12 +212,14 @@ impl<In, T, E> Streamed<In, T, E> {
         if matches!(error, JobError::TimedOut(_) | JobError::TooCostly { .. } | JobError::Panicked(_)) {
             stream.count_failure(&error);
         }
+        stream.announce();
         engine.book_unstarted(origin, id, error.outcome(), spot, attempts);
         let timings = accepted_at.filter(|_| engine.timings).map(|at| {
             Box::new(Timings { queued_for: engine.timer.now().saturating_duration_since(at), ran_for: None })
         });
         let completion = Completion { id, index, attempts, input: kept, result: Err(error), timings };
         stream.deliver(Delivery::One(completion));
+        stream.arrived(1);
     }
 
     fn start(
@@ -502,6 +504,17 @@ impl<In, T, E> Cell<In, T, E> {
         drop(state);
         drop(old);
         false
+    }
+
+    /// Whether the outcome is known, or will be, whatever becomes of others.
+    pub(crate) fn is_decided(&self) -> bool {
+        let state = self.lock();
+        match state.phase {
+            Phase::Queued(_) => false,
+            // The books are closed before whoever waits is told.
+            Phase::Running(slot) => !self.engine.state().running.is_running(slot, self.id),
+            Phase::Settling | Phase::Done(_) | Phase::Taken => true,
+        }
     }
 
     /// Whether the outcome is known.
@@ -792,11 +805,12 @@ impl<In, T, E> Ticket<In, T, E> {
         if let Some((stream, completion)) = self.conclude(result) {
             outbox.prepare_for(stream);
             outbox.held.push(completion);
+            outbox.announced += 1;
             outbox.send_if_due();
         }
     }
 
-    /// Books the outcome and gives it to a cell; one for a stream is returned.
+    /// Books the outcome and gives it to a cell; one for a stream is returned, and announced there.
     fn conclude(&mut self, result: Result<T, JobError<E>>) -> Option<(Arc<Stream<In, T, E>>, Completion<In, T, E>)> {
         let outcome = outcome_of(&result);
         match self.reply.take()? {
@@ -817,6 +831,7 @@ impl<In, T, E> Ticket<In, T, E> {
                 }
                 let input = self.take_kept(&stream);
                 self.past.history.take().map(unwind::discard);
+                stream.announce();
                 stream.engine.book_finish(self.slot, self.id, outcome, self.attempts);
                 let timings = self.timings(&stream.engine);
                 let (id, index, attempts) = (self.id, self.index, self.attempts);
@@ -845,6 +860,7 @@ impl<In, T, E> Drop for Ticket<In, T, E> {
         let result = Err(interrupt.map_or(JobError::Abandoned, |interrupt| JobError::Cancelled(interrupt.0)));
         if let Some((stream, completion)) = self.conclude(result) {
             stream.deliver(Delivery::One(completion));
+            stream.arrived(1);
         }
     }
 }
@@ -866,6 +882,8 @@ pub(crate) struct Outbox<In, T, E> {
     stream: Option<Arc<Stream<In, T, E>>>,
     /// At most [`Outbox::MOST`].
     held: Vec<Completion<In, T, E>>,
+    /// How many of them are announced.
+    announced: usize,
     /// The slot and the job of a success, the last one held, that is not in the books yet. Nothing is sent before it is.
     unbooked: Option<(usize, JobId)>,
 }
@@ -874,7 +892,7 @@ impl<In, T, E> Outbox<In, T, E> {
     const MOST: usize = 64;
 
     pub(crate) const fn new() -> Self {
-        Self { stream: None, held: Vec::new(), unbooked: None }
+        Self { stream: None, held: Vec::new(), announced: 0, unbooked: None }
     }
 
     /// Whether the last job of the slot is still to be booked.
@@ -926,23 +944,24 @@ impl<In, T, E> Outbox<In, T, E> {
     fn send_if_due(&mut self) {
         let Some(stream) = &self.stream else { return };
         if self.held.len() >= Self::MOST || stream.is_starved() {
-            Self::send(stream, &mut self.held);
+            Self::send(stream, &mut self.held, &mut self.announced);
         }
     }
 
-    fn send(stream: &Stream<In, T, E>, held: &mut Vec<Completion<In, T, E>>) {
+    fn send(stream: &Stream<In, T, E>, held: &mut Vec<Completion<In, T, E>>, announced: &mut usize) {
         match held.len() {
             0 => {}
             1 => held.pop().into_iter().for_each(|completion| stream.deliver(Delivery::One(completion))),
             _ => stream.deliver(Delivery::Many(std::mem::take(held))),
         }
+        stream.arrived(std::mem::take(announced));
     }
 
     /// Sends what it holds.
     pub(crate) fn flush(&mut self) {
         self.book();
         if let Some(stream) = self.stream.take() {
-            Self::send(&stream, &mut self.held);
+            Self::send(&stream, &mut self.held, &mut self.announced);
         }
     }
 }

@@ -246,6 +246,9 @@ impl<In, T, E> Engine<In, T, E> {
             } else {
                 schedule.stop();
             }
+            if schedule.take_step_back() {
+                state.keeper.mistrust_alarm();
+            }
             (effects.keeper, effects.hand_on) = state.keeper.look(schedule.next());
         }
         if state.running.blocked() > 0 {

@@ -46,6 +46,11 @@ impl Keeper {
         }
         (None, false)
     }
+
+    /// The alarm goes off too late, since the clock has stepped back: whoever looks next has it set anew.
+    pub(super) const fn mistrust_alarm(&mut self) {
+        self.armed = Tick::NEVER;
+    }
 }
 
 /// For the simulator.

@@ -106,11 +106,11 @@ pub(crate) enum Wait<In, T, E> {
 }
 
 impl<In, T, E> Wait<In, T, E> {
-    /// Whether it is over, though the job may not have noticed.
+    /// Whether it is over, though the job may not have noticed, or about to be over.
     fn is_over(&self, engine: &Engine<In, T, E>) -> bool {
         match self {
-            Self::Cell(cell) => cell.is_done(),
-            Self::Stream(stream) => !stream.is_starved(),
+            Self::Cell(cell) => cell.is_decided(),
+            Self::Stream(stream) => stream.is_fed(),
             Self::Room(number) => !engine.state().ledger.is_in_line(*number),
         }
     }

@@ -69,6 +69,14 @@ impl Wakes {
     }
 }
 
+/// One who waits for room.
+#[derive(Debug)]
+struct Waiter {
+    waker: Waker,
+    /// Whether it stands in line whatever the length of that.
+    may_exceed: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Ledger {
     life: Life,
@@ -97,7 +105,7 @@ pub(crate) struct Ledger {
     /// How many may wait for room at once.
     max_waiting: usize,
     /// First come, first served. Bounded by the number of futures that wait for room.
-    waiting: BTreeMap<u64, Waker>,
+    waiting: BTreeMap<u64, Waiter>,
     /// Waiters that have a place and do not know it yet. Bounded by `reserved`.
     granted: BTreeSet<u64>,
     next_waiter: u64,
@@ -259,7 +267,7 @@ impl Ledger {
                 return (Poll::Ready(Err(Refusal::Closed)), wakes);
             }
             None => match self.reserve() {
-                Err(Refusal::Full) if !may_exceed && self.waiting.len() >= self.max_waiting => {
+                Err(Refusal::Full) if !may_exceed && self.is_line_full() => {
                     return (Poll::Ready(Err(Refusal::Overloaded)), wakes);
                 }
                 Err(Refusal::Full) => {
@@ -269,9 +277,16 @@ impl Ledger {
                 decided => return (Poll::Ready(decided), wakes),
             },
         };
-        wakes.unneeded = self.waiting.insert(number, cx.waker().clone());
+        let waiter = Waiter { waker: cx.waker().clone(), may_exceed };
+        wakes.unneeded = self.waiting.insert(number, waiter).map(|old| old.waker);
         self.is_watched = true;
         (Poll::Pending, wakes)
+    }
+
+    /// Whether as many wait as may; those that may exceed that do not count.
+    fn is_line_full(&self) -> bool {
+        self.waiting.len() >= self.max_waiting
+            && self.waiting.values().filter(|waiter| !waiter.may_exceed).count() >= self.max_waiting
     }
 
     /// Whether this waiter still stands in line, without a place.
@@ -281,7 +296,7 @@ impl Ledger {
 
     /// Leaves the line; a place that was granted meanwhile goes to the next in line.
     pub(crate) fn leave_line(&mut self, ticket: u64) -> Wakes {
-        let unneeded = self.waiting.remove(&ticket);
+        let unneeded = self.waiting.remove(&ticket).map(|waiter| waiter.waker);
         let wakes = if self.granted.remove(&ticket) { self.release() } else { Wakes::default() };
         Wakes { unneeded, ..wakes }
     }
@@ -352,10 +367,10 @@ impl Ledger {
     #[cold]
     fn tell_watchers(&mut self, wakes: &mut Wakes) {
         while self.life == Life::Open && self.free() > 0 {
-            let Some((number, waker)) = self.waiting.pop_first() else { break };
+            let Some((number, waiter)) = self.waiting.pop_first() else { break };
             self.reserved += 1;
             self.granted.insert(number);
-            wakes.room.push(waker);
+            wakes.room.push(waiter.waker);
         }
         if self.queued_total() < self.queued_mark {
             self.queued_mark = 0;
@@ -457,7 +472,7 @@ impl Ledger {
             return (false, wakes);
         }
         self.life = life;
-        wakes.room = std::mem::take(&mut self.waiting).into_values().collect();
+        wakes.room = std::mem::take(&mut self.waiting).into_values().map(|waiter| waiter.waker).collect();
         if life != Life::Ended {
             self.look_for_quiet(&mut wakes);
         }

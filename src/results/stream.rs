@@ -53,6 +53,8 @@ pub(crate) struct Stream<In, T, E> {
     next_index: AtomicUsize,
     /// Accepted and not yet read.
     unread: AtomicUsize,
+    /// How many are in the books, or about to be, and not in the channel yet.
+    arriving: AtomicUsize,
     /// 0, or the code of the reason.
     cancelled: AtomicU8,
     failures: AtomicUsize,
@@ -144,6 +146,24 @@ impl<In, T, E> Stream<In, T, E> {
     /// Whether the consumer has nothing to read.
     pub(crate) fn is_starved(&self) -> bool {
         self.results.is_empty()
+    }
+
+    /// Whether the consumer has something to read, or will have, whatever becomes of others.
+    pub(crate) fn is_fed(&self) -> bool {
+        // In this order: what has arrived in between is in the channel.
+        self.arriving.load(Ordering::SeqCst) > 0 || !self.is_starved()
+    }
+
+    /// A completion is about to be booked. Whoever says so delivers it and says that it [has arrived](Self::arrived).
+    pub(crate) fn announce(&self) {
+        self.arriving.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// So many that were announced have been delivered.
+    pub(crate) fn arrived(&self, count: usize) {
+        if count > 0 {
+            self.arriving.fetch_sub(count, Ordering::SeqCst);
+        }
     }
 
     /// An empty list for the next delivery, with room where there is some to spare.
@@ -268,6 +288,7 @@ impl<In, T, E> Reader<In, T, E> {
             results: sender,
             next_index: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
+            arriving: AtomicUsize::new(0),
             cancelled: AtomicU8::new(0),
             failures: AtomicUsize::new(0),
             child_limit: AtomicUsize::new(usize::MAX),

@@ -186,10 +186,10 @@ impl<S: IntoIterator<Item = u64>> Simulation<S> {
             Err(error) => panic!("BRIGADE_SEED must be a number, got {text:?}: {error}"),
         });
         let Self { seeds, kinds, plan, max_steps } = self;
-        let ran = match chosen {
-            Some(seed) => Simulation { seeds: vec![seed], kinds, plan, max_steps }.run(scenario),
-            None => Simulation { seeds, kinds, plan, max_steps }.run(scenario),
-        };
+        // The chosen one, or all.
+        let all = chosen.is_none().then_some(seeds).into_iter().flatten();
+        let seeds = chosen.into_iter().chain(all);
+        let ran = Simulation { seeds, kinds, plan, max_steps }.run(scenario);
         match ran {
             Ok(runs) => runs,
             Err(failure) => panic!("{failure}"),

@@ -37,7 +37,7 @@ where
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let scenario = Box::pin(scenario(sim.clone()));
         sim.add("scenario".into(), Kind::Scenario, scenario);
-        run.to_its_end()
+        run.go_to_the_end()
     }));
     let mut failed = ran.unwrap_or_else(|payload| Err(text(&*payload))).err();
     // Drops may panic as well, and fail the run.
@@ -76,15 +76,15 @@ struct Going<'a> {
 }
 
 impl Going<'_> {
-    fn to_its_end(&mut self) -> Result<(), String> {
-        self.to_rest()?;
+    fn go_to_the_end(&mut self) -> Result<(), String> {
+        self.go_on()?;
         self.look_who_waits(&[Kind::Scenario, Kind::Task, Kind::Own])?;
         let pools: Vec<_> = self.sim.world.pools.borrow().clone();
         for pool in &pools {
             pool.resume_all();
             self.sim.add("end".into(), Kind::Own, pool.drain());
         }
-        self.to_rest()?;
+        self.go_on()?;
         self.look_who_waits(&[Kind::Own])?;
         for pool in &pools {
             pool.check_at_end()?;
@@ -111,7 +111,7 @@ impl Going<'_> {
     }
 
     /// Goes on until nobody can.
-    fn to_rest(&mut self) -> Result<(), String> {
+    fn go_on(&mut self) -> Result<(), String> {
         loop {
             if self.steps == self.max_steps {
                 return Err(format!("it does not come to rest in {} steps", self.max_steps));
@@ -183,7 +183,7 @@ impl Going<'_> {
         // A pause that struck is not to be taken for a wait without end.
         let pools: Vec<_> = world.pools.borrow().clone();
         let was_struck = self.struck.iter().any(|strike| strike.fault == Fault::Pause);
-        if was_struck && pools.iter().fold(false, |any, pool| pool.resume_all() || any) {
+        if was_struck && pools.iter().filter(|pool| pool.resume_all()).count() > 0 {
             add("pauses end");
             return true;
         }

@@ -181,10 +181,8 @@ impl Log {
     fn add(&mut self, event: &Event, now: Instant) -> Result<(), String> {
         self.lines.push(format!("  {event:?}"));
         match event {
-            Event::Accepted { job } => {
-                if self.jobs.insert(*job, Seen::default()).is_some() {
-                    return Err(format!("job {job} was accepted twice"));
-                }
+            Event::Accepted { job } if self.jobs.insert(*job, Seen::default()).is_some() => {
+                return Err(format!("job {job} was accepted twice"));
             }
             Event::Started { job, attempt, .. } => {
                 let seen = self.jobs.get_mut(job).ok_or_else(|| format!("job {job} starts and was not accepted"))?;

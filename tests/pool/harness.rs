@@ -436,7 +436,7 @@ pub(crate) async fn yield_now() {
 }
 
 /// Polls once and says whether it is ready.
-pub(crate) fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
+pub(crate) fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Option<F::Output> {
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
         Poll::Pending => None,

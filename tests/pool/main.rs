@@ -4,10 +4,13 @@ mod harness;
 mod steps;
 
 mod cancellation;
+mod clocks;
+mod control;
 mod core;
 mod drops;
 mod failures;
 mod hazards;
+mod keys;
 mod local;
 mod order;
 mod panics;

@@ -2,7 +2,9 @@
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use brigade::rt::BoxFuture;
 use brigade::{End, Event, Group, JobHandle, ManualTimer, Observer, Pool, Submitter};
 use futures::stream::FuturesUnordered;
 use futures_lite::StreamExt;
@@ -66,6 +68,55 @@ fn a_job_whose_map_has_something_to_read_does_not_count_as_waiting() {
     assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
     assert_eq!(poll_once(pin!(&mut second)), Some(Ok(2)));
     *own.lock().unwrap() = None;
+}
+
+/// In a pool that has an order, a wait may be one without end though workers are free. The first worker looks, in the
+/// observer, after the second one has booked the outcome and before it has told anybody.
+#[test]
+fn a_job_whose_wait_is_about_to_be_over_does_not_count_as_waiting() {
+    for way in ["a handle", "a map", "a map of two"] {
+        let (own, first): (Arc<Mutex<Option<Pool<u32, u32, &'static str>>>>, Arc<Mutex<Option<BoxFuture<'_, ()>>>>) =
+            Default::default();
+        let (inside, looks) = (Arc::clone(&own), Arc::clone(&first));
+        let (pool, workers) = Pool::builder()
+            .workers(3)
+            .ageing(Duration::from_secs(1))
+            .timer(ManualTimer::new())
+            .observe(move |event: &Event| {
+                if let Event::Finished { .. } = event
+                    && let Ok(mut worker) = looks.try_lock()
+                    && let Some(worker) = worker.as_mut()
+                {
+                    assert_eq!(poll_once(worker.as_mut()), None);
+                }
+            })
+            .build(move |n: u32| {
+                let own = inside.lock().unwrap().clone();
+                async move {
+                    let Some(pool) = own.filter(|_| n >= 10) else { return Ok(n) };
+                    if way == "a handle" {
+                        return pool.try_submit(n - 10).unwrap().await.map_err(|_| "the wait was refused");
+                    }
+                    let children = if way == "a map" { 1..2 } else { 1..3 };
+                    let values = pool.map(children).try_collect::<Vec<_>>().await;
+                    values.map(|values| values[0]).map_err(|_| "the wait was refused")
+                }
+            });
+        *own.lock().unwrap() = Some(pool.clone());
+        let mut workers = workers.into_iter().map(|worker| -> BoxFuture<'_, ()> { Box::pin(worker.run()) });
+        *first.lock().unwrap() = workers.next();
+        let mut others: Vec<_> = workers.collect();
+        let mut parent = pool.try_submit(11).unwrap();
+        let poll_first = || assert_eq!(poll_once(first.lock().unwrap().as_mut().unwrap().as_mut()), None);
+        poll_first();
+        for worker in &mut others {
+            assert_eq!(poll_once(worker.as_mut()), None);
+        }
+        poll_first();
+        assert_eq!(poll_once(pin!(&mut parent)), Some(Ok(1)), "{way}");
+        *own.lock().unwrap() = None;
+        drop(first.lock().unwrap().take());
+    }
 }
 
 /// `FuturesUnordered` polls only those of its futures that were woken themselves.

@@ -142,7 +142,7 @@ struct Inputs {
 struct HandsIn(Rc<Inputs>, bool);
 
 impl HandsIn {
-    fn is_done(mut self) {
+    fn done(mut self) {
         self.1 = true;
     }
 }
@@ -464,7 +464,7 @@ async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Outp
             9 => {
                 let hands_in = world.hands_in();
                 let submitted = world.pool().submit(child()).await;
-                hands_in.is_done();
+                hands_in.done();
                 if let Some(handle) = world.submitted(submitted) {
                     finish(&world, handle).await;
                 }
@@ -483,7 +483,7 @@ async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Outp
                 let mut group = world.pool().group();
                 let hands_in = world.hands_in();
                 let submitted = group.submit(child()).await;
-                hands_in.is_done();
+                hands_in.done();
                 world.submitted(submitted);
                 world.submitted(group.try_submit(child()));
                 while let Some(completion) = group.next().await {
@@ -616,7 +616,7 @@ async fn submits(world: &World) {
         future::or(async { Some(job.submit().await) }, gives_up).await
     };
     let submitted = submitted.and_then(|submitted| {
-        hands_in.is_done();
+        hands_in.done();
         world.submitted(submitted)
     });
     if let Some(handle) = submitted {
@@ -633,7 +633,7 @@ async fn submits_many(world: &World) {
     for _ in 0..world.below(8) {
         let hands_in = world.hands_in();
         let submitted = world.pool().submit(world.input()).await;
-        hands_in.is_done();
+        hands_in.done();
         handles.extend(world.submitted(submitted));
     }
     for handle in handles {
@@ -715,7 +715,7 @@ async fn groups(world: &World) {
         let hands_in = world.hands_in();
         let submitted =
             if world.one_in(2) { group.try_submit(world.input()) } else { group.submit(world.input()).await };
-        hands_in.is_done();
+        hands_in.done();
         if let Err(refused) = &submitted {
             assert!(refused.is_full() || refused.is_closed());
         }

@@ -69,11 +69,13 @@ pub(crate) struct Clock {
     tick: Tick,
     /// How many readings were taken over.
     generation: u64,
+    /// Whether it has stepped back since somebody asked.
+    has_stepped_back: bool,
 }
 
 impl Clock {
     pub(crate) const fn new(start: Instant) -> Self {
-        Self { start, raw: start, tick: Tick(0), generation: 0 }
+        Self { start, raw: start, tick: Tick(0), generation: 0, has_stepped_back: false }
     }
 
     pub(crate) const fn generation(&self) -> u64 {
@@ -88,12 +90,20 @@ impl Clock {
                 self.raw = reading.at;
             }
             // The clock stepped back: no time has passed, and from here it goes on.
-            None if reading.generation == self.generation => self.raw = reading.at,
+            None if reading.generation == self.generation => {
+                self.raw = reading.at;
+                self.has_stepped_back = true;
+            }
             // The reading is older than one that was taken over meanwhile.
             None => {}
         }
         self.generation += 1;
         self.tick
+    }
+
+    /// Whether it has stepped back since this was asked last: what it shows at a tick is earlier now than it was.
+    pub(crate) const fn take_step_back(&mut self) -> bool {
+        std::mem::replace(&mut self.has_stepped_back, false)
     }
 
     /// Moves on to this tick, if it is not later already.
@@ -140,7 +150,9 @@ mod tests {
         let start = Instant::now() + SECOND * 1000;
         let mut clock = Clock::new(start);
         assert_eq!(at(&mut clock, start + SECOND * 5), Tick(5_000_000_000));
+        assert!(!clock.take_step_back());
         assert_eq!(at(&mut clock, start - SECOND * 900), Tick(5_000_000_000));
+        assert_eq!((clock.take_step_back(), clock.take_step_back()), (true, false));
         assert_eq!(at(&mut clock, start - SECOND * 899), Tick(6_000_000_000));
         assert_eq!(clock.instant(Tick(8_000_000_000)), Some(start - SECOND * 897));
         assert_eq!(clock.tick(start - SECOND * 897), Tick(8_000_000_000));
@@ -153,6 +165,7 @@ mod tests {
         let generation = clock.generation();
         assert_eq!(at(&mut clock, start + SECOND * 5), Tick(5_000_000_000));
         assert_eq!(clock.read(Reading { at: start + SECOND * 4, generation }), Tick(5_000_000_000));
+        assert!(!clock.take_step_back());
         assert_eq!(at(&mut clock, start + SECOND * 6), Tick(6_000_000_000));
     }
 

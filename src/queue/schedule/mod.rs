@@ -206,6 +206,11 @@ impl<J> Schedule<J> {
         self.clock.reach(tick);
     }
 
+    /// Whether alarms that were set before are too late: the clock has stepped back since this was asked last.
+    pub(crate) const fn take_step_back(&mut self) -> bool {
+        self.clock.take_step_back()
+    }
+
     /// What the clock shows at a tick; `None`: it never will.
     pub(crate) fn instant(&self, tick: Tick) -> Option<Instant> {
         self.clock.instant(tick)
@@ -345,7 +350,7 @@ impl<J> Schedule<J> {
             if let Some(gate) = &mut self.gate {
                 let at = gate.when(now, cost);
                 if at > now {
-                    // One that waits for a time may be of a greater priority and of a smaller cost.
+                    // One that is delayed, or whose key is, may be of a greater priority and of a smaller cost.
                     return at.min(delayed).min(self.lanes.next());
                 }
                 gate.take(now, cost);
@@ -497,7 +502,7 @@ impl<J> Schedule<J> {
         let is_waiting = matches!(self.state(spot, number), Some(State::Delayed | State::Ready | State::Released));
         let Some(record) = self.records.get_mut(spot).filter(|_| is_waiting) else { return false };
         let rank = record.rank.with_priority(record.priority, priority);
-        if record.state == State::Ready {
+        if record.state == State::Ready && rank != record.rank {
             self.lanes.remove(record.lane, record.rank, record.number, spot);
             self.lanes.add(record.lane, rank, record.number, spot);
         }

@@ -471,7 +471,9 @@ impl Naive {
     fn set_priority(&mut self, number: u64, priority: i32) {
         // A lane whose only job is taken out and put in again goes behind the others.
         let job = self.job(number);
-        job.priority = priority;
+        if std::mem::replace(&mut job.priority, priority) == priority {
+            return;
+        }
         let (key, state) = (job.key, job.state);
         if state == State::Ready && self.of(State::Ready).filter(|job| job.key == key).count() == 1 {
             self.turn += 1;

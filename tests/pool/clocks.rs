@@ -1,0 +1,323 @@
+//! Clocks that do what no clock should: step back, stand still, jump ahead. No permit too many comes of that, and nobody waits
+//! for longer than the clock makes good for.
+//!
+//! On one thread and step by step, since what matters is what has happened between two looks at the clock.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use brigade::rt::BoxFuture;
+use brigade::{Pool, RateLimit, Timer};
+use futures_lite::future;
+
+use crate::harness::assert_settled;
+use crate::steps::Steps;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const TEN_DAYS: Duration = Duration::from_secs(864_000);
+
+/// By what the alarms of a clock go off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Alarms {
+    /// By what it shows.
+    Shown,
+    /// By the time that has truly passed.
+    True,
+}
+
+/// A clock that a test bends.
+#[derive(Clone)]
+struct Bent(Arc<Mutex<State>>);
+
+struct State {
+    shown: Instant,
+    passed: Duration,
+    alarms: Alarms,
+    next: u64,
+    sleeps: BTreeMap<u64, (Due, Waker)>,
+}
+
+#[derive(Clone, Copy)]
+struct Due {
+    shown: Instant,
+    passed: Duration,
+}
+
+impl State {
+    fn is_due(&self, due: Due) -> bool {
+        match self.alarms {
+            Alarms::Shown => self.shown >= due.shown,
+            Alarms::True => self.passed >= due.passed,
+        }
+    }
+}
+
+impl Bent {
+    fn new(alarms: Alarms) -> Self {
+        let shown = Instant::now() + TEN_DAYS;
+        Self(Arc::new(Mutex::new(State { shown, passed: Duration::ZERO, alarms, next: 0, sleeps: BTreeMap::new() })))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.0.lock().unwrap();
+        change(&mut state);
+        let is_due: Vec<u64> =
+            state.sleeps.iter().filter(|(_, (due, _))| state.is_due(*due)).map(|(id, _)| *id).collect();
+        let wakers: Vec<Waker> =
+            is_due.iter().filter_map(|id| state.sleeps.remove(id)).map(|(_, waker)| waker).collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// As it should be.
+    fn pass(&self, time: Duration) {
+        self.change(|state| {
+            state.shown += time;
+            state.passed += time;
+        });
+    }
+
+    fn step_back(&self, time: Duration) {
+        self.change(|state| state.shown -= time);
+    }
+
+    fn jump(&self, time: Duration) {
+        self.change(|state| state.shown += time);
+    }
+
+    fn stand_still(&self, time: Duration) {
+        self.change(|state| state.passed += time);
+    }
+
+    fn sleeping(&self) -> usize {
+        self.0.lock().unwrap().sleeps.len()
+    }
+}
+
+impl Timer for Bent {
+    fn now(&self) -> Instant {
+        self.0.lock().unwrap().shown
+    }
+
+    fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
+        let mut state = self.0.lock().unwrap();
+        state.next += 1;
+        let due = Due { shown: at, passed: state.passed + at.saturating_duration_since(state.shown) };
+        Box::pin(Sleep { clock: self.clone(), id: state.next, due })
+    }
+}
+
+struct Sleep {
+    clock: Bent,
+    id: u64,
+    due: Due,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.clock.0.lock().unwrap();
+        if state.is_due(self.due) {
+            state.sleeps.remove(&self.id);
+            return Poll::Ready(());
+        }
+        state.sleeps.insert(self.id, (self.due, cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.clock.0.lock().unwrap().sleeps.remove(&self.id);
+    }
+}
+
+/// A pool of two workers whose jobs are done at once, step by step.
+struct Stage {
+    clock: Bent,
+    pool: Pool<(), (), ()>,
+    steps: Steps,
+    started: Arc<AtomicUsize>,
+}
+
+impl Stage {
+    fn new(alarms: Alarms, limit: RateLimit) -> Self {
+        let (clock, started) = (Bent::new(alarms), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&started);
+        let (pool, workers) = Pool::builder().workers(2).rate_limit(limit).timer(clock.clone()).build(move |()| {
+            count.fetch_add(1, Ordering::SeqCst);
+            future::ready(Ok(()))
+        });
+        let mut steps = Steps::default();
+        for worker in workers {
+            steps.add("worker", worker.run());
+        }
+        Self { clock, pool, steps, started }
+    }
+
+    fn submit(&self, count: usize) {
+        for _ in 0..count {
+            self.pool.try_submit(()).unwrap().detach();
+        }
+    }
+
+    /// Runs whoever was woken, and says how many jobs have started so far.
+    fn started(&mut self) -> usize {
+        while self.steps.step().is_some() {}
+        self.started.load(Ordering::SeqCst)
+    }
+
+    /// Closes the pool, and lets time pass until it has ended.
+    fn end(mut self) {
+        self.pool.close();
+        while self.pool.stats().workers > 0 {
+            self.started();
+            self.clock.pass(SECOND);
+        }
+        assert_eq!(self.clock.sleeping(), 0);
+        assert_settled(&self.pool);
+    }
+}
+
+/// How many may have started, counted in the plainest way.
+struct Model {
+    limit: Limit,
+    /// Seconds that the clock showed going forward between two looks at it.
+    now: u64,
+    starts: Vec<u64>,
+    waiting: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Limit {
+    /// One permit a second, and at most so many saved.
+    Bucket { burst: u64 },
+    /// So many in any such number of seconds.
+    Window { permits: usize, seconds: u64 },
+}
+
+impl Limit {
+    fn to_rate(self) -> RateLimit {
+        match self {
+            Self::Bucket { burst } => RateLimit::every(SECOND).burst(burst as u32),
+            Self::Window { permits, seconds } => RateLimit::sliding_window(permits as u32, SECOND * seconds as u32),
+        }
+    }
+}
+
+impl Model {
+    fn may_start(&self) -> bool {
+        match self.limit {
+            Limit::Bucket { burst } => {
+                // What a full bucket has lost is lost: look at each start in turn.
+                let (mut tokens, mut last) = (burst, 0);
+                for start in self.starts.iter().chain([&self.now]) {
+                    tokens = (tokens + start - last).min(burst);
+                    last = *start;
+                    if tokens == 0 {
+                        return false;
+                    }
+                    tokens -= 1;
+                }
+                true
+            }
+            Limit::Window { permits, seconds } => {
+                self.starts.iter().filter(|start| **start + seconds > self.now).count() < permits
+            }
+        }
+    }
+
+    fn look(&mut self, passed: u64) -> usize {
+        self.now += passed;
+        while self.waiting > 0 && self.may_start() {
+            self.starts.push(self.now);
+            self.waiting -= 1;
+        }
+        self.starts.len()
+    }
+}
+
+#[test]
+fn a_bent_clock_gives_no_permit_too_many_and_keeps_nobody_waiting_once_it_goes_on() {
+    for seed in 0..300 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let alarms = if seed % 2 == 0 { Alarms::Shown } else { Alarms::True };
+        let limit = match random.u64(0..4) {
+            0 => Limit::Window { permits: 3, seconds: 5 },
+            burst => Limit::Bucket { burst },
+        };
+        let mut stage = Stage::new(alarms, limit.to_rate());
+        let mut model = Model { limit, now: 0, starts: Vec::new(), waiting: 10 };
+        stage.submit(10);
+        assert_eq!(stage.started(), model.look(0), "seed {seed}");
+        for step in 0..40 {
+            // What the pool has not seen of what the clock has shown.
+            let mut unseen = 0;
+            match random.u8(0..4) {
+                0 => {
+                    let seconds = random.u64(1..4);
+                    stage.clock.pass(SECOND * seconds as u32);
+                    model.look(seconds);
+                }
+                1 => stage.clock.step_back(HOUR),
+                2 => {
+                    stage.clock.jump(TEN_DAYS);
+                    match alarms {
+                        Alarms::Shown => drop(model.look(TEN_DAYS.as_secs())),
+                        Alarms::True => unseen = TEN_DAYS.as_secs(),
+                    }
+                }
+                _ if alarms == Alarms::Shown => stage.clock.stand_still(HOUR),
+                _ => {}
+            }
+            assert_eq!(stage.started(), model.look(0), "seed {seed}, step {step}, {alarms:?}, {limit:?}");
+            // Somebody comes, so that the pool looks at the clock.
+            stage.submit(1);
+            model.waiting += 1;
+            assert_eq!(stage.started(), model.look(unseen), "seed {seed}, step {step}, {alarms:?}, {limit:?}");
+        }
+        stage.end();
+    }
+}
+
+#[test]
+fn alarms_of_a_clock_that_stands_still_let_one_job_start_for_each_period_that_they_waited() {
+    let mut stage = Stage::new(Alarms::True, RateLimit::every(SECOND).burst(2));
+    stage.submit(10);
+    assert_eq!(stage.started(), 2);
+    for started in 3..8 {
+        stage.clock.stand_still(SECOND);
+        assert_eq!(stage.started(), started);
+    }
+    // It goes on, and gives none for what had been counted already.
+    stage.clock.pass(SECOND);
+    assert_eq!(stage.started(), 8);
+    stage.end();
+}
+
+#[test]
+fn a_clock_that_was_set_back_ends_a_delay_after_as_long_as_it_shows_going_on() {
+    for alarms in [Alarms::Shown, Alarms::True] {
+        let mut stage = Stage::new(alarms, RateLimit::every(SECOND).burst(1000));
+        stage.pool.job(()).delay(SECOND * 10).try_submit().unwrap().detach();
+        assert_eq!(stage.started(), 0);
+        stage.clock.pass(SECOND * 4);
+        stage.submit(1);
+        assert_eq!(stage.started(), 1);
+        stage.clock.step_back(HOUR);
+        stage.submit(1);
+        assert_eq!(stage.started(), 2);
+        stage.clock.pass(SECOND * 5);
+        assert_eq!(stage.started(), 2, "{alarms:?}");
+        stage.clock.pass(SECOND);
+        assert_eq!(stage.started(), 3, "{alarms:?}");
+        stage.end();
+    }
+}
