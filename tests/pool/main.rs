@@ -11,6 +11,7 @@ mod hazards;
 mod local;
 mod panics;
 mod rates;
+mod retries;
 mod shutdown;
 mod smoke;
 mod streams;
