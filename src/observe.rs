@@ -107,7 +107,7 @@ pub struct Stats {
     pub abandoned: u64,
     /// Jobs that cost more than a rate limit ever allows.
     pub rejected: u64,
-    /// Attempts that were made again: retries, over all jobs.
+    /// Failed attempts for which another one was put on its way: retries, over all jobs.
     pub retries: u64,
     /// Retries that the [budget](crate::Retry::budget) or the [retry capacity](crate::Builder::retry_capacity) did not allow.
     pub retries_refused: u64,

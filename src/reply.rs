@@ -724,8 +724,8 @@ impl<In, T, E> Ticket<In, T, E> {
             }
             None => return Ok(false),
         }
-        engine.observe(|| Event::Retrying { job: id, attempt, delay });
         unwind::catch(|| retry.policy.tell(id, attempt, error, delay, history)).map_err(JobError::Panicked)?;
+        engine.observe(|| Event::Retrying { job: id, attempt, delay });
         let (Some(input), Some(history)) = (self.kept.take(), self.past.history.take()) else { return Ok(false) };
         match self.reply.take() {
             Some(Reply::Stream(stream)) => {

@@ -108,8 +108,9 @@ pub enum Verdict {
     Retry,
     /// Another attempt after this time.
     RetryIn(Duration),
-    /// Another attempt after this time; the one that ended is not counted as one of
-    /// [`max_attempts`](Retry::max_attempts), and takes nothing of the [`budget`](Retry::budget).
+    /// Another attempt after this time; the one that ended is not counted, neither as one of
+    /// [`max_attempts`](Retry::max_attempts) nor among the [attempts](crate::Completion::attempts) of the job, and takes
+    /// nothing of the [`budget`](Retry::budget).
     Snooze(Duration),
     /// No other attempt.
     GiveUp,

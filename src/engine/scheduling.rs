@@ -409,11 +409,7 @@ impl<In, T, E> Engine<In, T, E> {
         let others = state.ledger.retrying() + state.running.retries() - usize::from(itself);
         let is_allowed = state.ledger.retrying() < capacity
             && (!is_paid || state.account.as_mut().is_none_or(|account| account.spend(others)));
-        if is_allowed {
-            state.retries += 1;
-        } else {
-            state.retries_refused += 1;
-        }
+        state.retries_refused += u64::from(!is_allowed);
         Some(is_allowed)
     }
 
@@ -446,6 +442,7 @@ impl<In, T, E> Engine<In, T, E> {
         schedule.requeue(spot, job, history, at, now);
         state.running.finish_scheduled(slot);
         state.ledger.retry(&mut wakes);
+        state.retries += 1;
         Ok((self.look(state, now), wakes))
     }
 }
