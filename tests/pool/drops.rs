@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use brigade::{End, Event, JobError, ManualTimer, Pool, SubmitError, Submitter};
+use brigade::{End, Event, JobError, ManualTimer, Pool, RateLimit, SubmitError, Submitter};
 use futures_lite::future;
 
 use crate::harness::{DropToken, Drops, assert_adds_up, assert_settled, yield_now};
@@ -123,6 +123,8 @@ struct Scenario {
     consumers: &'static [Consumer],
     /// Whether some jobs end only when they are stopped.
     is_stuck: bool,
+    /// Whether the pool has a schedule: two keys that are used one job at a time, and permits to wait for.
+    is_scheduled: bool,
 }
 
 struct Run {
@@ -151,7 +153,7 @@ impl Run {
         let tracker = Tracker::default();
         let events = Arc::new(Mutex::new(Vec::new()));
         let (log, pool_itself) = (Arc::clone(&events), tracker.handlers.token());
-        let builder = Pool::builder()
+        let mut builder = Pool::builder()
             .workers(scenario.workers)
             .queue_capacity(scenario.capacity)
             .timings(true)
@@ -160,6 +162,10 @@ impl Run {
                 let _ = &pool_itself;
                 log.lock().unwrap().push(event.clone());
             });
+        if scenario.is_scheduled {
+            let limit = RateLimit::every(Duration::from_millis(100)).burst(3);
+            builder = builder.key_by(|input: &Input| input.number % 2).max_running_per_key(1).rate_limit(limit);
+        }
         let (pool, workers) = build(builder, scenario.handler, &clock, &tracker);
         workers.into_iter().enumerate().for_each(|(n, worker)| spawn(n, worker));
         let env = Env { pool, clock, tracker, are_workers_gone: Rc::default() };
@@ -321,10 +327,11 @@ fn for_every_fault(scenario: &Scenario) {
     }
 }
 
-/// On pools of one to three workers, with little and with ample room.
+/// On pools of one to three workers, with little and with ample room, with a schedule and without.
 fn on_every_small_pool(handler: Handler, consumers: &'static [Consumer], is_stuck: bool) {
-    for (workers, capacity) in [(1, 1), (1, 20), (2, 3), (3, 1)] {
-        let scenario = Scenario { workers, capacity, handler, consumers, is_stuck };
+    let pools = [(1, 1, false), (1, 20, false), (2, 3, false), (3, 1, false), (1, 20, true), (3, 2, true)];
+    for (workers, capacity, is_scheduled) in pools {
+        let scenario = Scenario { workers, capacity, handler, consumers, is_stuck, is_scheduled };
         for_every_fault(&scenario);
         for first in [First::Workers, First::Consumers] {
             (0..).take_while(|k| run_and_drop_all(&scenario, first, *k)).for_each(drop);

@@ -19,7 +19,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use brigade::{
-    CancelReason, End, Event, JobError, JobHandle, ManualTimer, OnError, Pool, Report, SubmitError, Submitter,
+    CancelReason, End, Event, JobError, JobHandle, ManualTimer, OnError, Pool, RateLimit, Report, SubmitError,
+    Submitter,
 };
 use futures_lite::{StreamExt, future, stream};
 
@@ -449,27 +450,30 @@ fn no_inputs_are_done_at_once() {
 #[test]
 fn producers_that_wait_for_room_are_served_in_turn() {
     everywhere(|env| async move {
-        let pool = env.builder().workers(1).queue_capacity(1).spawn_on(&env, |n: usize| async move { Ok::<_, ()>(n) });
-        let shares: Vec<_> = (0..5).map(|_| Arc::new(AtomicUsize::new(0))).collect();
-        let producer = |share: Arc<AtomicUsize>, pool: Pool<usize, usize, ()>| async move {
-            loop {
-                pool.submit(0).await.unwrap().detach();
-                share.fetch_add(1, Ordering::SeqCst);
-            }
-        };
-        let mut producers: Vec<_> =
-            shares.iter().map(|share| Box::pin(producer(Arc::clone(share), pool.clone()))).collect();
-        future::poll_fn(|cx| {
-            for producer in &mut producers {
-                let _: Poll<()> = producer.as_mut().poll(cx);
-            }
-            let total: usize = shares.iter().map(|share| share.load(Ordering::SeqCst)).sum();
-            if total >= 2000 { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        let counts: Vec<_> = shares.iter().map(|share| share.load(Ordering::SeqCst)).collect();
-        let mean = counts.iter().sum::<usize>() / 5;
-        assert!(counts.iter().all(|count| count * 3 >= mean && *count <= mean * 3), "{counts:?} on {}", env.name);
+        // Without a schedule, and with one.
+        for builder in [env.builder(), env.builder().ageing(Duration::from_secs(1))] {
+            let pool = builder.workers(1).queue_capacity(1).spawn_on(&env, |n: usize| async move { Ok::<_, ()>(n) });
+            let shares: Vec<_> = (0..5).map(|_| Arc::new(AtomicUsize::new(0))).collect();
+            let producer = |share: Arc<AtomicUsize>, pool: Pool<usize, usize, ()>| async move {
+                loop {
+                    pool.submit(0).await.unwrap().detach();
+                    share.fetch_add(1, Ordering::SeqCst);
+                }
+            };
+            let mut producers: Vec<_> =
+                shares.iter().map(|share| Box::pin(producer(Arc::clone(share), pool.clone()))).collect();
+            future::poll_fn(|cx| {
+                for producer in &mut producers {
+                    let _: Poll<()> = producer.as_mut().poll(cx);
+                }
+                let total: usize = shares.iter().map(|share| share.load(Ordering::SeqCst)).sum();
+                if total >= 10_000 { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            let counts: Vec<_> = shares.iter().map(|share| share.load(Ordering::SeqCst)).collect();
+            let mean = counts.iter().sum::<usize>() / 5;
+            assert!(counts.iter().all(|count| count * 3 >= mean && *count <= mean * 3), "{counts:?} on {}", env.name);
+        }
     });
 }
 
@@ -595,11 +599,20 @@ fn call_everything(pool: &Pool<u32, u32, u32>, handles: &Mutex<Vec<JobHandle<u32
         group.cancel();
         drop(poll_once(pin!(pool.reserve())));
         drop(poll_once(pin!(pool.submit(6))));
+        handles.lock().unwrap().extend(pool.job(7).priority(1).delay(Duration::MAX).try_submit());
     }
     let handle = handles.lock().unwrap().pop();
     if let Some(handle) = handle {
+        let _ = handle.set_priority(2);
         drop(handle.cancel());
     }
+    pool.pause();
+    let _ = (pool.is_paused(), pool.running());
+    pool.resume();
+    pool.set_workers(1);
+    pool.set_rate_limit(RateLimit::per_second(1).burst(1000));
+    pool.set_rate_limit(None);
+    let _ = (poll_once(pin!(pool.queued_below(usize::MAX))), poll_once(pin!(pool.running_below(usize::MAX))));
     pool.on_unhandled(drop);
     pool.set_attempt_timeout(Some(Duration::from_secs(accepted + 1)));
     let _ = (pool.is_closed(), format!("{pool:?}"), pool.clone());
