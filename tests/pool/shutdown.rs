@@ -328,6 +328,7 @@ fn a_drained_pool_leaves_nothing_behind() {
                 }),
             );
         };
+        let (arrived, arrivals) = async_channel::unbounded();
         let counted = drops.clone();
         let pool = env
             .builder()
@@ -335,24 +336,25 @@ fn a_drained_pool_leaves_nothing_behind() {
             .attempt_timeout(Duration::from_secs(60))
             .job_timeout(Duration::from_secs(90))
             .spawn_on(&spawn, move |input| {
-                let (token, value, clock) = (counted.token(), counted.token(), clock.clone());
+                let (token, value) = (counted.token(), counted.token());
                 let _part_of_the_handler = &handler;
+                let sleep = clock.sleep(Duration::from_millis(1));
+                arrived.try_send(()).unwrap();
                 async move {
                     let _held = (token, input);
-                    clock.sleep(Duration::from_millis(1)).await;
+                    sleep.await;
                     Ok::<_, ()>(value)
                 }
             });
         drop(spawn);
         let handles: Vec<_> = (0..100).map(|_| pool.try_submit(drops.token()).unwrap()).collect();
         pool.close();
-        while pool.stats().succeeded < 100 {
-            if env.clock.sleeping() > 0 {
-                env.clock.advance(Duration::from_millis(1));
-            }
-            future::yield_now().await;
+        for _ in 0..100 {
+            arrivals.recv().await.unwrap();
+            env.clock.advance(Duration::from_millis(1));
         }
         pool.drain().await;
+        assert_eq!(pool.stats().succeeded, 100);
         assert!(end.recv().await.is_err());
         assert_eq!(env.clock.sleeping(), 0);
         // The handler is gone, though the pool's handle is there; the values are with their handles.

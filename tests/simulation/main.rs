@@ -36,13 +36,15 @@ fn every_run_is_complete_when_nothing_strikes() {
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
+    let mut lines = 0;
     for seed in 0..50 {
         let plan = Plan::random(seed, &FaultKind::ALL);
         let run = || replay(seed, &plan, |sim| scenario(sim, Allowed { fixed_rate: false }));
         let first = run();
-        assert!(first.trace.lines().count() > 10, "{}", first.trace);
         assert_eq!(run(), first);
+        lines += first.trace.lines().count();
     }
+    assert!(lines > 5000, "only {lines} lines are nothing to compare");
 }
 
 /// A simulation in which nothing strikes proves nothing about faults.

@@ -218,7 +218,9 @@ fn a_verdict_decides_whether_when_and_what_counts() {
     // The last attempt that counts may still be one that does not.
     assert_eq!((decide(2, 0), decide(2, 1)), ((Decision::Final, 0, 0), (Decision::Final, 0, 0)));
     assert_eq!(decide(2, 2), (again(SECOND * 7, false), 0, 1));
-    assert!(retry.may_follow(2) && !Retry::<u32>::fixed(SECOND).max_attempts(2).may_follow(2));
+    assert!(retry.may_follow(2));
+    let plain = Retry::<u32>::fixed(SECOND).max_attempts(2);
+    assert_eq!((plain.may_follow(1), plain.may_follow(2), plain.may_follow(3)), (true, false, false));
 }
 
 #[test]
@@ -252,6 +254,14 @@ fn the_hook_is_told_what_is_known_and_which_attempt_is_the_last() {
     }
     let text = failed().to_string();
     assert_eq!(*told.lock().unwrap(), [(JOB, 1, 0, text.clone(), SECOND, false), (JOB, 2, 4, text, SECOND * 2, true)]);
+}
+
+#[test]
+fn what_is_printed_is_what_was_set() {
+    let history = History { attempts: 2, snoozes: 1, ..History::new(Instant::now()) };
+    assert_eq!(format!("{history:?}"), "History { attempts: 2, snoozes: 1, .. }");
+    let text = format!("{:?}", Retry::<u32>::exponential(SECOND).factor(3).max_attempts(4));
+    assert!(text.starts_with("Retry { exponential: 1s, factor: 3, max_attempts: 4,"), "{text}");
 }
 
 #[test]
