@@ -114,6 +114,7 @@ mod engine;
 mod error;
 pub mod handler;
 mod observe;
+mod planted;
 mod pool;
 mod queue;
 mod reply;

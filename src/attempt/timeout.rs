@@ -52,6 +52,15 @@ mod tests {
     }
 
     #[test]
+    fn there_is_no_limit_only_without_both() {
+        let limits = |attempt, job| Limits { attempt, job };
+        assert!(limits(None, None).is_none());
+        assert!(!limits(Some(SECOND), None).is_none());
+        assert!(!limits(None, Some(SECOND)).is_none());
+        assert!(!limits(Some(SECOND), Some(SECOND)).is_none());
+    }
+
+    #[test]
     fn a_limit_past_the_end_of_time_is_no_limit() {
         let start = Instant::now();
         let limits = Limits { attempt: Some(Duration::MAX), job: Some(Duration::MAX) };

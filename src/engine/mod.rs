@@ -29,6 +29,7 @@ use crate::attempt::timeout::Limits;
 use crate::attempt::unwind;
 use crate::error::{CancelReason, JobError};
 use crate::observe::{Event, JobId, Observer, Outcome, Stats};
+use crate::planted::{self, Bug};
 use crate::pool::{Interrupted, Unhandled, Unstarted};
 use crate::queue::ledger::{Ledger, Life, Origin, Refusal, Wakes};
 use crate::queue::ready::Ready;
@@ -514,8 +515,10 @@ impl<In, T, E> Engine<In, T, E> {
             let blocked = state.blocked();
             (was_last, was_open && was_last, wakes, blocked)
         };
-        let own = self.signals[worker].waker().take();
-        drop(own);
+        if !planted::is(Bug::LeakWaker) {
+            let own = self.signals[worker].waker().take();
+            drop(own);
+        }
         self.observe(|| Event::WorkerLeft { worker });
         if was_open {
             self.observe(|| Event::Closed);

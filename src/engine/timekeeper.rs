@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::Engine;
+use crate::planted::{self, Bug};
 use crate::queue::schedule::clock::Tick;
 use crate::rt::BoxFuture;
 
@@ -136,7 +137,7 @@ impl<In, T, E> Timekeeping<In, T, E> {
 
 impl<In, T, E> Drop for Timekeeping<In, T, E> {
     fn drop(&mut self) {
-        if !self.engine.is_scheduled() {
+        if !self.engine.is_scheduled() || planted::is(Bug::LeakTime) {
             return;
         }
         let (waker, is_needed) = {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Context, Poll, Waker};
 
 use crate::observe::{JobId, Outcome, Stats};
+use crate::planted::{self, Bug};
 
 /// Who hands in a job; each kind has room of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -426,7 +427,7 @@ impl Ledger {
     /// A queued job has its outcome without having started.
     pub(crate) fn settle_queued(&mut self, origin: Origin, outcome: Outcome) -> Wakes {
         let mut wakes = Wakes::default();
-        self.outcomes[outcome as usize] += 1;
+        self.outcomes[outcome as usize] += u64::from(!planted::is(Bug::Miscount));
         self.leave_queue(origin, &mut wakes);
         self.look_for_quiet(&mut wakes);
         wakes
@@ -453,7 +454,7 @@ impl Ledger {
     #[inline]
     fn look_for_quiet(&mut self, wakes: &mut Wakes) {
         if self.is_idle() {
-            wakes.quiet = true;
+            wakes.quiet = !planted::is(Bug::ForgetQuiet);
             if self.life != Life::Open {
                 self.life = Life::Ended;
                 wakes.end = true;

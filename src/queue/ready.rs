@@ -31,6 +31,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_channel::{Receiver, Sender, TryRecvError, TrySendError};
 
+use crate::planted::{self, Bug};
+
 /// The most places that the ring has.
 pub(crate) const RING: usize = 1024;
 
@@ -123,6 +125,10 @@ impl<J> Ready<J> {
     }
 
     fn send(&self, batch: Batch<J>) -> Result<(), VecDeque<J>> {
+        if planted::is(Bug::ForgetToWake) {
+            self.lay(&mut self.front(), batch);
+            return Ok(());
+        }
         let batch = if self.spilled.load(Ordering::SeqCst) == 0 {
             match self.sender.try_send(batch) {
                 Ok(()) => return Ok(()),
@@ -230,7 +236,7 @@ impl<J> Ready<J> {
 
     /// Takes a job from the front, and sees to what is left there and in the spill.
     fn pop_front(&self, mut front: MutexGuard<'_, VecDeque<J>>) -> Option<J> {
-        let job = front.pop_front();
+        let job = if planted::is(Bug::PassOrder) { front.pop_back() } else { front.pop_front() };
         let is_empty = front.is_empty();
         drop(front);
         if !is_empty {

@@ -107,6 +107,7 @@ struct Log {
     lines: Vec<String>,
     violation: Option<String>,
     limit: Option<(u32, Duration, u32)>,
+    is_in_order: bool,
     /// When jobs started, as long as the limit counts them; with a limit only.
     starts: VecDeque<Instant>,
 }
@@ -128,6 +129,7 @@ impl Recorder {
             lines: Vec::new(),
             violation: None,
             limit: None,
+            is_in_order: false,
             starts: VecDeque::new(),
         };
         Self { log: Arc::new(Mutex::new(log)), clock }
@@ -144,6 +146,14 @@ impl Recorder {
         assert!(permits > 0, "permits must be at least 1, got 0");
         assert!(!period.is_zero(), "period must be longer than 0, got 0ns");
         self.lock().limit = Some((permits, period, burst));
+        self
+    }
+
+    /// Fails the run when a job starts before one that was accepted earlier and has neither started nor ended: for pools without
+    /// priorities, delays, keys and retries.
+    #[must_use]
+    pub fn in_order(self) -> Self {
+        self.lock().is_in_order = true;
         self
     }
 
@@ -192,6 +202,7 @@ impl Log {
                     return Err(format!("job {job} starts late, twice at once, or counts wrong"));
                 }
                 (seen.attempts, seen.is_running, seen.is_retried) = (*attempt, true, false);
+                self.look_at_order(*job)?;
                 self.look_at_rate(now)?;
             }
             Event::Retrying { job, attempt, .. } => {
@@ -214,6 +225,15 @@ impl Log {
             _ => {}
         }
         Ok(())
+    }
+
+    fn look_at_order(&self, started: JobId) -> Result<(), String> {
+        let is_waiting = |seen: &Seen| seen.attempts == 0 && seen.outcome.is_none();
+        let mut earlier = self.jobs.range(..started).filter(|_| self.is_in_order);
+        match earlier.find(|(_, seen)| is_waiting(seen)) {
+            Some((job, _)) => Err(format!("job {started} starts before job {job}")),
+            None => Ok(()),
+        }
     }
 
     /// Of the bucket of this limit, what one stretch of time sees is bounded if each start finds a permit in it.

@@ -58,7 +58,18 @@ struct Input {
     depth: usize,
     /// Below [`KEYS`].
     key: usize,
+    runs: Runs,
     _token: Token,
+}
+
+/// How many handlers' futures have an input.
+type Runs = Rc<Cell<usize>>;
+
+impl Input {
+    fn and_its_runs(self) -> (Self, Runs) {
+        let runs = Rc::clone(&self.runs);
+        (self, runs)
+    }
 }
 
 const KEYS: usize = 3;
@@ -117,6 +128,8 @@ struct World {
     keys: Rc<[Cell<usize>; KEYS]>,
     max_per_key: usize,
     has_time_limit: bool,
+    /// Whether jobs are to start in the order in which they come.
+    is_in_order: bool,
     /// Of those built.
     workers: usize,
 }
@@ -178,7 +191,7 @@ impl World {
 
     fn input_of(&self, depth: usize) -> Input {
         self.inputs.made.set(self.inputs.made.get() + 1);
-        Input { depth, key: self.below(KEYS), _token: Token::new(&self.alive) }
+        Input { depth, key: self.below(KEYS), runs: Rc::default(), _token: Token::new(&self.alive) }
     }
 
     fn hands_in(&self) -> HandsIn {
@@ -260,7 +273,8 @@ pub(crate) async fn scenario(sim: Sim, allowed: Allowed) {
         builder = builder.job_timeout(Duration::from_secs(1 + sim.below(9)));
     }
     let mut max_per_key = usize::MAX;
-    if sim.one_in(3) {
+    let is_in_order = sim.one_in(3);
+    if !is_in_order && sim.one_in(2) {
         builder = builder.key_by(|input: &Input| input.key);
         if sim.one_in(2) {
             max_per_key = 1 + below(2);
@@ -271,6 +285,9 @@ pub(crate) async fn scenario(sim: Sim, allowed: Allowed) {
         }
     }
     let mut recorder = sim.one_in(2).then(|| sim.recorder());
+    if is_in_order {
+        recorder = recorder.map(Recorder::in_order);
+    }
     if sim.one_in(4) {
         let (permits, burst) = (1 + below(4) as u32, 1 + below(3) as u32);
         builder = builder.rate_limit(RateLimit::per_second(permits).burst(burst));
@@ -282,10 +299,10 @@ pub(crate) async fn scenario(sim: Sim, allowed: Allowed) {
     } else if sim.one_in(6) {
         builder = builder.rate_limit(RateLimit::sliding_window(1 + below(4) as u32, Duration::from_secs(2)));
     }
-    if sim.one_in(4) {
+    if !is_in_order && sim.one_in(3) {
         builder = builder.ageing(Duration::from_secs(1 + sim.below(3)));
     }
-    if sim.one_in(3) {
+    if !is_in_order && sim.one_in(2) {
         let mut retry = if sim.one_in(2) {
             Retry::fixed(Duration::from_millis(500 * sim.below(4)))
         } else {
@@ -311,6 +328,7 @@ pub(crate) async fn scenario(sim: Sim, allowed: Allowed) {
         keys: Rc::default(),
         max_per_key,
         has_time_limit,
+        is_in_order,
         workers,
     };
     run(&world, builder).await;
@@ -396,15 +414,18 @@ fn build(builder: Builder<Input, Token>, world: &World) -> Jobs {
 struct Running {
     world: World,
     key: usize,
+    runs: Runs,
 }
 
 impl Running {
-    fn new(world: &World, key: usize) -> Self {
+    fn new(world: &World, input: &Input) -> Self {
+        let (key, runs) = (input.key, Rc::clone(&input.runs));
         let (all, ours) = (&world.running, &world.keys[key]);
+        runs.set(runs.get() + 1);
         all.set(all.get() + 1);
         ours.set(ours.get() + 1);
         assert!(ours.get() <= world.max_per_key, "{} of one key run at once", ours.get());
-        Self { world: world.clone(), key }
+        Self { world: world.clone(), key, runs }
     }
 }
 
@@ -413,6 +434,7 @@ impl Drop for Running {
         let (all, ours) = (&self.world.running, &self.world.keys[self.key]);
         all.set(all.get() - 1);
         ours.set(ours.get() - 1);
+        self.runs.set(self.runs.get() - 1);
     }
 }
 
@@ -439,7 +461,7 @@ fn job(world: World, input: Input, jobs: Option<Adder>) -> impl Future<Output = 
 }
 
 async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Output, Token> {
-    let _running = Running::new(&world, input.key);
+    let _running = Running::new(&world, &input);
     let child = || world.input_of(input.depth - 1);
     for _ in 0..world.below(4) {
         match world.below(if input.depth > 0 { 12 } else { 4 }) {
@@ -451,22 +473,26 @@ async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Outp
                 }
             }
             7 => {
-                let submitted = jobs.as_ref().map(|jobs| jobs.submit(child()));
-                if let Some(handle) = submitted.and_then(|submitted| world.submitted(submitted)) {
-                    finish(&world, handle).await;
+                if let Some(jobs) = &jobs {
+                    let (child, runs) = child().and_its_runs();
+                    if let Some(handle) = world.submitted(jobs.submit(child)) {
+                        finish(&world, handle, runs).await;
+                    }
                 }
             }
             8 => {
-                if let Some(handle) = world.submitted(world.pool().try_submit(child())) {
-                    finish(&world, handle).await;
+                let (child, runs) = child().and_its_runs();
+                if let Some(handle) = world.submitted(world.pool().try_submit(child)) {
+                    finish(&world, handle, runs).await;
                 }
             }
             9 => {
                 let hands_in = world.hands_in();
-                let submitted = world.pool().submit(child()).await;
+                let (child, runs) = child().and_its_runs();
+                let submitted = world.pool().submit(child).await;
                 hands_in.done();
                 if let Some(handle) = world.submitted(submitted) {
-                    finish(&world, handle).await;
+                    finish(&world, handle, runs).await;
                 }
             }
             10 => {
@@ -556,7 +582,7 @@ async fn stopper(world: &World) {
 }
 
 /// One of the things that can be done with a handle.
-async fn finish(world: &World, mut handle: JobHandle<Input, Output, Token>) {
+async fn finish(world: &World, mut handle: JobHandle<Input, Output, Token>, runs: Runs) {
     let id = handle.id();
     match world.below(8) {
         0 => handle.detach(),
@@ -569,6 +595,7 @@ async fn finish(world: &World, mut handle: JobHandle<Input, Output, Token>) {
             if let Some(result) = handle.cancel().await {
                 world.told_result(id, &result);
             }
+            assert_eq!(runs.get(), 0, "{id} runs after its cancellation");
         }
         4 => {
             // Awaited for a while, then dropped.
@@ -591,14 +618,15 @@ async fn finish(world: &World, mut handle: JobHandle<Input, Output, Token>) {
 async fn submits(world: &World) {
     let pool = world.pool();
     let hands_in = world.hands_in();
-    let mut job = pool.job(world.input());
+    let (input, runs) = world.input().and_its_runs();
+    let mut job = pool.job(input);
     if world.one_in(4) {
         job = job.timeout(Duration::from_secs(1 + world.below(4) as u64));
     }
-    if world.one_in(4) {
+    if !world.is_in_order && world.one_in(3) {
         job = job.priority(world.below(5) as i32 - 2);
     }
-    if world.one_in(4) {
+    if !world.is_in_order && world.one_in(3) {
         job = job.delay(Duration::from_millis(500 * world.below(6) as u64));
     }
     let submitted = if world.one_in(3) {
@@ -620,11 +648,11 @@ async fn submits(world: &World) {
         world.submitted(submitted)
     });
     if let Some(handle) = submitted {
-        if world.one_in(6) {
+        if !world.is_in_order && world.one_in(4) {
             future::yield_now().await;
             handle.set_priority(world.below(5) as i32 - 2);
         }
-        finish(world, handle).await;
+        finish(world, handle, runs).await;
     }
 }
 
@@ -632,12 +660,13 @@ async fn submits_many(world: &World) {
     let mut handles = Vec::new();
     for _ in 0..world.below(8) {
         let hands_in = world.hands_in();
-        let submitted = world.pool().submit(world.input()).await;
+        let (input, runs) = world.input().and_its_runs();
+        let submitted = world.pool().submit(input).await;
         hands_in.done();
-        handles.extend(world.submitted(submitted));
+        handles.extend(world.submitted(submitted).map(|handle| (handle, runs)));
     }
-    for handle in handles {
-        finish(world, handle).await;
+    for (handle, runs) in handles {
+        finish(world, handle, runs).await;
     }
 }
 
@@ -649,8 +678,9 @@ async fn reserves(world: &World) {
     if world.one_in(4) {
         return;
     }
-    if let Some(handle) = world.submitted(permit.submit(world.input())) {
-        finish(world, handle).await;
+    let (input, runs) = world.input().and_its_runs();
+    if let Some(handle) = world.submitted(permit.submit(input)) {
+        finish(world, handle, runs).await;
     }
 }
 
@@ -677,7 +707,7 @@ async fn maps(world: &World) {
     if world.one_in(3) {
         map = map.keep_inputs();
     }
-    if world.one_in(5) {
+    if !world.is_in_order && world.one_in(3) {
         map = map.priority(world.below(3) as i32 - 1);
     }
     if world.one_in(6) {

@@ -241,6 +241,19 @@ fn neighbours_have_different_jitter_and_no_seed_has_one_of_its_own() {
 }
 
 #[test]
+fn one_number_of_three_is_that_of_the_published_generator() {
+    // The first outputs of SplitMix64 with the seed 0, whose states are multiples of this.
+    let step: u64 = 0x9E37_79B9_7F4A_7C15;
+    let outputs = [1, 2, 3].map(|n| mix(step.wrapping_mul(n), 0, 0));
+    assert_eq!(outputs, [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4, 0x06C4_5D18_8009_454F]);
+    // A job and an attempt change the state, each in its way.
+    assert_eq!(mix(0, 1, 0), mix(step, 0, 0));
+    assert_eq!(mix(0, 0, 1), mix(1 << 40, 0, 0));
+    assert_eq!(mix(step, 1, 0), mix(0, 0, 0));
+    assert_eq!(mix(1 << 40, 0, 1), mix(0, 0, 0));
+}
+
+#[test]
 fn the_hook_is_told_what_is_known_and_which_attempt_is_the_last() {
     let told = Arc::new(std::sync::Mutex::new(Vec::new()));
     let log = Arc::clone(&told);

@@ -26,6 +26,7 @@ use self::order::{Ageing, Rank};
 use self::slab::Slab;
 pub(crate) use self::slab::Spot;
 use crate::attempt::retry::History;
+use crate::planted::{self, Bug};
 
 /// What the builder decides.
 #[derive(Debug, Clone, Copy, Default)]
@@ -353,7 +354,9 @@ impl<J> Schedule<J> {
                     // One that is delayed, or whose key is, may be of a greater priority and of a smaller cost.
                     return at.min(delayed).min(self.lanes.next());
                 }
-                gate.take(now, cost);
+                if !(planted::is(Bug::PassRate) && spot.get().is_multiple_of(2)) {
+                    gate.take(now, cost);
+                }
             }
             self.step_out(spot);
             self.lanes.start(lane, now, cost);

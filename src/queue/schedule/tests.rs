@@ -94,6 +94,7 @@ struct Job {
     since: u64,
     at: u64,
     deadline: Option<u64>,
+    attempts: u32,
     state: State,
 }
 
@@ -320,7 +321,18 @@ impl Pair {
                 };
                 let spot = self.real.insert(number, number, terms, tick);
                 let (since, at, state) = (now + delay, now + delay, State::Ready);
-                self.naive.jobs.push(Job { number, spot, key, priority, cost, since, at, deadline, state });
+                self.naive.jobs.push(Job {
+                    number,
+                    spot,
+                    key,
+                    priority,
+                    cost,
+                    since,
+                    at,
+                    deadline,
+                    attempts: 0,
+                    state,
+                });
                 self.naive.line_up(number, now);
             }
             Op::Start(place) => {
@@ -354,9 +366,11 @@ impl Pair {
                 let Some(job) = self.naive.pick(&[State::Running], job) else { return };
                 let (number, spot) = (job.number, job.spot);
                 let mut history = History::new(self.start);
-                history.attempts = 1;
+                self.naive.job(number).attempts += 1;
+                history.attempts = self.naive.job(number).attempts;
                 self.real.requeue(spot, number, Box::new(history), Tick(now + delay), tick);
-                assert_eq!(self.real.attempts(spot, number), 1);
+                assert_eq!(self.real.attempts(spot, number), self.naive.job(number).attempts);
+                assert_eq!(self.real.attempts(spot, number + 1), 0);
                 self.naive.job(number).at = now + delay;
                 self.naive.line_up(number, now);
             }
@@ -385,11 +399,12 @@ impl Pair {
             }
             Op::Extract(digit) => {
                 let is_dead = |number: &u64| number % 9 == digit;
-                let mut out: Vec<u64> = self.real.extract(tick, is_dead).into_iter().map(|leaver| leaver.job).collect();
+                let leavers = self.real.extract(tick, is_dead);
+                let mut out: Vec<_> = leavers.iter().map(|leaver| (leaver.job, leaver.attempts())).collect();
                 out.sort_unstable();
                 let is_out = |job: &Job| waiting.contains(&job.state) && is_dead(&job.number);
-                let expected: Vec<u64> =
-                    self.naive.jobs.iter().filter(|job| is_out(job)).map(|job| job.number).collect();
+                let expected: Vec<_> =
+                    self.naive.jobs.iter().filter(|job| is_out(job)).map(|job| (job.number, job.attempts)).collect();
                 assert_eq!(out, expected);
                 self.naive.jobs.retain(|job| !is_out(job));
             }
