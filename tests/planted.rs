@@ -32,7 +32,7 @@ fn an_outcome_that_nobody_is_told() {
 
 #[test]
 fn an_input_that_vanishes() {
-    is_found(Bug::LoseInput, 100, &["an input was lost, or made up", "assertion"]);
+    is_found(Bug::LoseInput, 100, &["an input was lost, or made up", "complete without all inputs"]);
 }
 
 #[test]

@@ -733,7 +733,7 @@ async fn maps(world: &World) {
     }
     let summary = map.summary();
     assert_eq!((summary.accepted, summary.unread), (read, 0), "{summary:?}");
-    assert!(!summary.is_complete() || read >= count, "{summary:?}");
+    assert!(!summary.is_complete() || read >= count, "complete without all inputs: {summary:?}");
 }
 
 async fn groups(world: &World) {

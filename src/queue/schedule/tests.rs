@@ -444,6 +444,24 @@ impl Pair {
         }
     }
 
+    /// It is stuck if a worker is free and nothing will start, whatever time passes.
+    fn look_whether_it_is_stuck(&self) {
+        let waiting = self.real.delayed() + self.naive.of(State::Ready).count();
+        let mut later = self.naive.clone();
+        later.jobs.iter_mut().for_each(|job| job.deadline = None);
+        let will_start = !later.release(1_000_000).started.is_empty();
+        let is_free = (self.naive.pauses == 0 || self.naive.is_closing)
+            && self.naive.occupied(None) < self.naive.allowed.min(WORKERS);
+        let is_on_its_way = self.naive.of(State::Released).next().is_some();
+        let is_stuck = is_free && !will_start && !is_on_its_way;
+        // Whether a job that waits for a time can start then, it finds out then.
+        if self.real.delayed() == 0 && self.naive.held_until <= self.now {
+            assert_eq!(self.real.is_stuck(waiting), is_stuck);
+        }
+        assert!(is_stuck || !self.real.is_stuck(waiting), "it says that nothing will start");
+        assert!(!self.real.is_stuck(waiting + 1), "one more is on its way to it");
+    }
+
     fn put_back(&mut self, spot: Spot, number: u64, now: Tick) {
         self.real.put_back(spot, number, now);
         self.naive.take_back(number, now.0);
@@ -471,10 +489,7 @@ impl Pair {
         let last = (next.0 - 1).min(self.now + 1_000_000);
         assert_eq!(self.naive.clone().release(last), Out::default(), "at {last}, but it asks for {next:?}");
         assert_eq!(self.real.delayed(), self.naive.of(State::Delayed).count());
-        let waiting = self.real.delayed() + self.naive.of(State::Ready).count();
-        if self.real.is_stuck(waiting) {
-            assert_eq!(self.naive.clone().release(1_000_000).started, [], "it says that nothing will start");
-        }
+        self.look_whether_it_is_stuck();
         for job in &self.naive.jobs {
             let key = (job.key > 0).then(|| Key::from(job.key));
             assert_eq!(self.real.key(job.spot), key.as_ref());
@@ -530,4 +545,41 @@ proptest! {
         prop_assert!(real.too_costly.is_empty());
         prop_assert_eq!((real.released, real.waiting, real.next), (0, 0, Tick::NEVER));
     }
+}
+
+#[test]
+fn a_schedule_knows_the_time_as_its_clock_does() {
+    let start = Instant::now() + Duration::from_secs(3600);
+    let mut schedule = Schedule::<u64>::new(Policy::default(), 1, start);
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    let tick = |seconds: u64| Tick(seconds * 1_000_000_000);
+    assert_eq!((schedule.generation(), schedule.now()), (0, Tick(0)));
+    assert_eq!(schedule.read(Reading { at: at(5), generation: 0 }), tick(5));
+    assert_eq!((schedule.generation(), schedule.now(), schedule.take_step_back()), (1, tick(5), false));
+    assert_eq!(schedule.read(Reading { at: start, generation: 1 }), tick(5));
+    assert_eq!((schedule.generation(), schedule.take_step_back(), schedule.take_step_back()), (2, true, false));
+    assert_eq!((schedule.instant(tick(9)), schedule.instant(Tick::NEVER)), (Some(at(4)), None));
+    schedule.reach(tick(7));
+    schedule.reach(tick(6));
+    assert_eq!(schedule.now(), tick(7));
+}
+
+#[test]
+fn what_a_leaver_has_tried_is_known() {
+    let mut history = Box::new(History::new(Instant::now()));
+    history.attempts = 3;
+    assert_eq!(Leaver { job: (), history: Some(history) }.attempts(), 3);
+    assert_eq!(Leaver { job: (), history: None }.attempts(), 0);
+}
+
+#[test]
+fn a_schedule_that_is_stopped_wants_to_be_asked_no_more() {
+    let mut schedule = Schedule::new(Policy::default(), 1, Instant::now());
+    let terms = Terms { start: Start::After(Duration::from_secs(1)), ..Terms::default() };
+    schedule.insert(0, 0, terms, Tick(0));
+    let mut released = Released::new();
+    schedule.release(Tick(0), Load { workers: 1, running: 0, is_closing: false }, &mut released);
+    assert!(released.first.is_none() && schedule.next() == Tick(1_000_000_000));
+    schedule.stop();
+    assert_eq!(schedule.next(), Tick::NEVER);
 }
