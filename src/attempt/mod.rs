@@ -103,7 +103,8 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
         let this = self.project();
         let Some((at, limit)) = *this.deadline else { return Poll::Pending };
         let sleep = this.sleep.get_or_insert_with(|| engine.timer.sleep_until(at));
-        sleep.as_mut().poll(cx).map(|()| Err(JobError::TimedOut(limit)))
+        // An interruption that came during this poll may have come before the limit passed.
+        sleep.as_mut().poll(cx).map(|()| Err(signal.interrupted().map_or(JobError::TimedOut(limit), interrupted)))
     }
 
     #[inline(always)]

@@ -21,4 +21,5 @@ mod smoke;
 mod streams;
 mod submission;
 mod timekeeper;
+mod timeouts;
 mod waits;

@@ -466,6 +466,24 @@ fn submit(pool: &Pool<u32, u32, ()>, n: u32) -> brigade::JobHandle<u32, u32, ()>
 }
 
 #[test]
+fn the_smaller_limit_says_what_costs_too_much() {
+    everywhere(|env| async move {
+        let starts = Starts::new(&env.clock);
+        let limit = |burst| RateLimit::per_second(1).burst(burst);
+        let costing = || env.builder().workers(1).cost_by(|cost| *cost).key_by(|_| "one");
+        for builder in [
+            costing().rate_limit_per_key(limit(3)),
+            costing().rate_limit(limit(5)).rate_limit_per_key(limit(3)),
+            costing().rate_limit(limit(3)).rate_limit_per_key(RateLimit::sliding_window(5, SECOND)),
+        ] {
+            let pool = brief_pool(&env, builder, &starts);
+            assert_eq!((submit(&pool, 4).await, submit(&pool, 3).await), (Err(TOO_COSTLY), Ok(3)));
+            assert_over(&env, &pool).await;
+        }
+    });
+}
+
+#[test]
 fn the_rejection_of_a_costly_job_is_a_failure_that_stops_its_map() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);

@@ -775,6 +775,23 @@ fn while_as_many_wait_as_may_wait_a_failure_is_final() {
     });
 }
 
+#[test]
+fn jobs_of_a_map_that_wait_for_another_attempt_stay_within_its_window() {
+    everywhere(|env| async move {
+        let work = Work::new(&env.clock);
+        let pool = work.pool(&env, env.builder().workers(1).retry(Retry::fixed(HOUR)));
+        let pulled = AtomicUsize::new(0);
+        let inputs = (0..).inspect(|_| drop(pulled.fetch_add(1, Ordering::SeqCst))).map(failing);
+        let mut map = pool.map(inputs).window(5);
+        assert_eq!(poll_once(pin!(map.next())), None);
+        until_delayed(&pool, 5).await;
+        assert_eq!(poll_once(pin!(map.next())), None);
+        assert_eq!((pulled.load(Ordering::SeqCst), pool.stats().accepted), (5, 5));
+        drop(map);
+        assert_eq!(assert_over(&env, &pool).await.cancelled, 5);
+    });
+}
+
 // ---- for whom the time of an error holds ----
 
 #[test]
