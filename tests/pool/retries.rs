@@ -781,7 +781,7 @@ fn jobs_of_a_map_that_wait_for_another_attempt_stay_within_its_window() {
         let work = Work::new(&env.clock);
         let pool = work.pool(&env, env.builder().workers(1).retry(Retry::fixed(HOUR)));
         let pulled = AtomicUsize::new(0);
-        let inputs = (0..).inspect(|_| drop(pulled.fetch_add(1, Ordering::SeqCst))).map(failing);
+        let inputs = (0..).inspect(|_| _ = pulled.fetch_add(1, Ordering::SeqCst)).map(failing);
         let mut map = pool.map(inputs).window(5);
         assert_eq!(poll_once(pin!(map.next())), None);
         until_delayed(&pool, 5).await;

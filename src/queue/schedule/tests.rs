@@ -583,3 +583,38 @@ fn a_schedule_that_is_stopped_wants_to_be_asked_no_more() {
     schedule.stop();
     assert_eq!(schedule.next(), Tick::NEVER);
 }
+
+/// The jobs that start at once.
+fn started(schedule: &mut Schedule<u64>) -> Vec<u64> {
+    let mut released = Released::new();
+    schedule.release(Tick(0), Load { workers: 9, running: 0, is_closing: false }, &mut released);
+    assert!(released.too_costly.is_empty() && released.expired.is_empty());
+    released.first.into_iter().chain(released.more).map(|(job, _)| job).collect()
+}
+
+#[test]
+fn a_job_in_the_place_of_one_that_was_too_costly_starts() {
+    let rate = Some(RateLimit::per_second(1).burst(4));
+    let mut schedule = Schedule::new(Policy { rate, ..Policy::default() }, 9, Instant::now());
+    let costly = schedule.insert(0, 0, Terms { cost: 5, ..Terms::default() }, Tick(0));
+    assert_eq!(schedule.forget(costly, 0, Tick(0)).0, Some(0));
+    assert_eq!(schedule.insert(1, 1, Terms { cost: 4, ..Terms::default() }, Tick(0)), costly);
+    assert_eq!(started(&mut schedule), [1]);
+}
+
+#[test]
+fn keys_that_come_together_take_turns_in_the_order_in_which_they_came() {
+    let mut schedule = Schedule::new(Policy::default(), 9, Instant::now());
+    let mut insert = |number, key: u32| {
+        schedule.insert(number, number, Terms { key: Some(Key::from(key)), ..Terms::default() }, Tick(0))
+    };
+    // Places that were given back are used again from the last one on.
+    let spots = [insert(0, 0), insert(1, 1)];
+    (0..).zip(spots).for_each(|(number, spot)| drop(schedule.forget(spot, number, Tick(0))));
+    let mut insert = |number, key: u32| {
+        schedule.insert(number, number, Terms { key: Some(Key::from(key)), ..Terms::default() }, Tick(0))
+    };
+    let again = [insert(2, 2), insert(3, 3)];
+    assert!(again[0] > again[1]);
+    assert_eq!(started(&mut schedule), [2, 3]);
+}
