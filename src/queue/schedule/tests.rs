@@ -493,6 +493,8 @@ impl Pair {
         for job in &self.naive.jobs {
             let key = (job.key > 0).then(|| Key::from(job.key));
             assert_eq!(self.real.key(job.spot), key.as_ref());
+            let is_here = matches!(job.state, State::Delayed | State::Ready);
+            assert_eq!(self.real.job(job.spot), is_here.then_some(&job.number));
         }
     }
 }
