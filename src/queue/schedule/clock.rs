@@ -38,7 +38,7 @@ impl Due {
     }
 
     pub(crate) const fn tick(self) -> Tick {
-        Tick((self.high as u64) << 32 | self.low as u64)
+        Tick(((self.high as u64) << 32) + self.low as u64)
     }
 
     pub(crate) const fn spot(self) -> Spot {
@@ -167,6 +167,15 @@ mod tests {
         assert_eq!(clock.read(Reading { at: start + SECOND * 4, generation }), Tick(5_000_000_000));
         assert!(!clock.take_step_back());
         assert_eq!(at(&mut clock, start + SECOND * 6), Tick(6_000_000_000));
+    }
+
+    #[test]
+    fn what_is_due_is_ordered_by_its_tick() {
+        let spot = |number| Spot::new(number).unwrap();
+        let ticks = [0, 1, u64::from(u32::MAX), 1 << 32, (1 << 32) + 1, 7 << 40, u64::MAX].map(Tick);
+        let due = ticks.map(|tick| Due::new(tick, spot(7)));
+        assert_eq!(due.map(Due::tick), ticks);
+        assert!(due.is_sorted() && due[0].spot() == spot(7) && Due::new(Tick(1), spot(8)) > due[1]);
     }
 
     #[test]

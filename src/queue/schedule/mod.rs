@@ -118,7 +118,7 @@ pub(crate) struct Schedule<J> {
     /// Of those that are delayed or ready.
     deadlines: BTreeSet<Due>,
     gate: Option<Gate>,
-    /// Waiting jobs that cost more than a limit allows, until the next release.
+    /// Jobs that may cost more than a limit allows, until the next release.
     too_costly: Vec<Spot>,
     /// Nothing starts before.
     held_until: Tick,
@@ -545,10 +545,8 @@ impl<J> Schedule<J> {
             (Some(gate), Some(limit)) => gate.change(limit, now),
             (gate, limit) => *gate = limit.map(Gate::new),
         }
-        let most = self.most();
-        let is_too_costly = |record: &Record<J>| record.job.is_some() && record.cost > most;
-        self.too_costly =
-            self.records.iter().filter(|(_, record)| is_too_costly(record)).map(|(spot, _)| spot).collect();
+        // Any of them may cost too much now; the next look finds out which.
+        self.too_costly = self.records.iter().map(|(spot, _)| spot).collect();
     }
 
     /// Lets nothing start before `until`.
