@@ -95,7 +95,7 @@ fn a_cancellation() {
 
 #[test]
 fn a_map() {
-    at_each_await(3, |_, pool| Box::pin(async move { drop(pool.map(0..6).for_each(drop).await) }));
+    at_each_await(3, |_, pool| Box::pin(async move { _ = pool.map(0..6).for_each(drop).await }));
     at_each_await(3, |_, pool| Box::pin(async move { drop(pool.map(0..4).try_collect::<Vec<_>>().await) }));
     at_each_await(3, |_, pool| {
         Box::pin(async move {
