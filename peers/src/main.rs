@@ -6,6 +6,7 @@
 
 mod count;
 mod schedule;
+mod soak;
 mod workload;
 
 use std::alloc::System;
@@ -37,6 +38,21 @@ enum What {
     },
     /// Instructions a job, by callgrind: the difference of a long and a short run.
     Count,
+    /// Runs very many jobs, and fails if memory, threads or open files grow.
+    Soak {
+        /// How many jobs, without and with policies.
+        #[arg(default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(10..))]
+        jobs: u64,
+    },
+    /// Lets many threads use one pool at once, and fails if a job is lost.
+    Stress {
+        /// How many threads.
+        #[arg(default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..))]
+        threads: u64,
+        /// How much each of them does.
+        #[arg(default_value_t = 20_000)]
+        rounds: u64,
+    },
     /// Runs one workload once, and prints nothing.
     Run {
         /// Which.
@@ -57,6 +73,11 @@ fn main() -> ExitCode {
                 return ExitCode::from(2);
             }
         },
+        What::Soak { jobs } => soak::soak(jobs),
+        What::Stress { threads, rounds } => {
+            soak::stress(threads, rounds);
+            true
+        }
         What::Run { workload, jobs } => {
             workload.run(jobs);
             true
