@@ -21,7 +21,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use brigade::{
-    CancelReason, Completion, Event, JobError, JobHandle, JobId, ManualTimer, OnError, Outcome, Pool, Report, Submitter,
+    CancelReason, Completion, Event, JobError, JobHandle, JobId, ManualTimer, OnError, Outcome, Pool, RateLimit,
+    Report, Submitter,
 };
 use futures_lite::{StreamExt, future, stream};
 
@@ -31,6 +32,7 @@ type Jobs = Pool<Input, Output, Token>;
 type Local = Pin<Box<dyn Future<Output = ()>>>;
 
 const SEEDS: u64 = 2000;
+const KEYS: usize = 3;
 
 #[test]
 fn whatever_happens_every_job_has_one_outcome_and_every_wait_ends() {
@@ -108,6 +110,7 @@ impl Debug for Token {
 struct Input {
     /// How many generations of jobs it may add.
     depth: usize,
+    key: usize,
     _token: Token,
 }
 
@@ -194,8 +197,8 @@ struct World {
     log: Arc<Mutex<Log>>,
     /// Inputs, futures, values, errors and states.
     alive: Arc<AtomicIsize>,
-    /// How many handlers' futures there are.
-    running: Rc<Cell<usize>>,
+    /// How many handlers' futures there are, of each key.
+    running: Rc<[Cell<usize>; KEYS]>,
     has_time_limit: bool,
 }
 
@@ -205,7 +208,11 @@ impl World {
     }
 
     fn input(&self) -> Input {
-        Input { depth: self.dice.below(3), _token: Token::new(&self.alive) }
+        Input { depth: self.dice.below(3), key: self.dice.below(KEYS), _token: Token::new(&self.alive) }
+    }
+
+    fn running(&self) -> usize {
+        self.running.iter().map(Cell::get).sum()
     }
 
     /// A result was told to somebody: it is the one that was booked, and told once.
@@ -278,10 +285,28 @@ fn simulate(seed: u64) {
     if dice.one_in(3) {
         builder = builder.job_timeout(Duration::from_secs(1 + dice.below(9) as u64));
     }
+    let mut most_of_key = usize::MAX;
+    if dice.one_in(3) {
+        builder = builder.ageing(Duration::from_millis(1 + dice.below(2000) as u64));
+    }
+    if dice.one_in(3) {
+        builder = builder.rate_limit(limit(&dice));
+    }
+    if dice.one_in(2) {
+        builder = builder.key_by(|input: &Input| input.key);
+        if dice.one_in(2) {
+            most_of_key = 1 + dice.below(2);
+            builder = builder.max_running_per_key(most_of_key);
+        }
+        if dice.one_in(3) {
+            builder = builder.rate_limit_per_key(limit(&dice));
+        }
+    }
     // How often something is dropped, or the pool is stopped; one time in four never.
     let rarity = [usize::MAX, 200, 60, 20][dice.below(4)];
     let alive = Arc::new(AtomicIsize::new(0));
-    let world = World { dice, clock, pool: Rc::default(), log, alive, running: Rc::default(), has_time_limit };
+    let running = Rc::default();
+    let world = World { dice, clock, pool: Rc::default(), log, alive, running, has_time_limit };
     let (pool, futures) = build(builder, &world);
     *world.pool.borrow_mut() = Some(pool.clone());
     let (seen, broken) = (Arc::clone(&world.log), Arc::clone(&violation));
@@ -306,9 +331,11 @@ fn simulate(seed: u64) {
         let stats = pool.stats();
         let outcomes =
             stats.succeeded + stats.failed + stats.timed_out + stats.panicked + stats.cancelled + stats.abandoned;
-        assert_eq!(stats.accepted, outcomes + (stats.queued + stats.running) as u64, "{stats:?}");
-        assert!(stats.running <= stats.workers && stats.queued <= capacity + child_capacity, "{stats:?}");
-        assert!(world.running.get() <= stats.workers, "{} futures, {stats:?}", world.running.get());
+        let waiting = stats.queued + stats.delayed;
+        assert_eq!(stats.accepted, outcomes + (waiting + stats.running) as u64, "{stats:?}");
+        assert!(stats.running <= stats.workers && waiting <= capacity + child_capacity, "{stats:?}");
+        assert!(world.running() <= stats.workers, "{} futures, {stats:?}", world.running());
+        assert!(world.running.iter().all(|running| running.get() <= most_of_key), "{:?}", world.running);
         assert_eq!(*violation.lock().unwrap(), None);
     };
     settle(&mut steps, &world, workers, rarity, check);
@@ -326,7 +353,8 @@ fn simulate(seed: u64) {
     assert!(steps.is_done(last), "the pool is never drained, {:?}", pool.stats());
     assert_eq!(steps.waiting().next(), None, "workers outlive their pool");
     let stats = pool.stats();
-    assert_eq!((stats.queued, stats.running, stats.workers), (0, 0, 0));
+    assert_eq!((stats.queued, stats.delayed, stats.running, stats.workers), (0, 0, 0, 0));
+    assert_eq!(world.clock.sleeping(), 0, "a timer is left");
     let log = std::mem::take(&mut *world.log.lock().unwrap());
     assert_eq!((log.left.len(), log.closed, log.jobs.len() as u64), (workers, 1, stats.accepted));
     for (id, seen) in &log.jobs {
@@ -336,6 +364,13 @@ fn simulate(seed: u64) {
     *world.pool.borrow_mut() = None;
     drop((pool, steps));
     assert_eq!(world.alive.load(Ordering::SeqCst), 0, "inputs, futures, values, errors or states are left");
+}
+
+/// A limit that lets every job through after a while.
+fn limit(dice: &Dice) -> RateLimit {
+    let period = Duration::from_millis(1 + dice.below(2000) as u64);
+    let permits = 1 + dice.below(3) as u32;
+    if dice.one_in(2) { RateLimit::sliding_window(permits, period) } else { RateLimit::every(period).burst(permits) }
 }
 
 /// Polls who is woken, in any order, until nobody is and nobody sleeps.
@@ -360,7 +395,7 @@ fn settle(steps: &mut Steps, world: &World, workers: usize, rarity: usize, check
 /// Something from outside: somebody is dropped, or the pool is stopped, or the clock moves.
 fn intervene(steps: &mut Steps, world: &World, workers: usize) {
     let pool = world.pool();
-    match world.dice.below(12) {
+    match world.dice.below(15) {
         0 => steps.drop_task(world.dice.below(workers)),
         1..=3 => {
             let actors: Vec<usize> = steps.waiting().map(|(at, _)| at).filter(|at| *at >= workers).collect();
@@ -373,6 +408,8 @@ fn intervene(steps: &mut Steps, world: &World, workers: usize) {
         6 => drop(steps.add("abort", stopper(world.clone()))),
         7 => drop(steps.add("drain", async move { pool.drain().await })),
         8 | 9 => drop(steps.add("actor", actor(world.clone()))),
+        10 => pool.set_workers(1 + world.dice.below(workers)),
+        11 => pool.set_rate_limit(world.dice.one_in(2).then(|| limit(&world.dice))),
         _ => world.clock.advance(Duration::from_millis(500 * world.dice.below(9) as u64)),
     }
 }
@@ -411,18 +448,19 @@ fn build(builder: brigade::Builder<Input, Token>, world: &World) -> (Jobs, Vec<L
 // ---- jobs ----
 
 /// Counts a handler's future while it runs.
-struct Running(Rc<Cell<usize>>);
+struct Running(Rc<[Cell<usize>; KEYS]>, usize);
 
 impl Running {
-    fn new(running: &Rc<Cell<usize>>) -> Self {
-        running.set(running.get() + 1);
-        Self(Rc::clone(running))
+    fn new(world: &World, key: usize) -> Self {
+        world.running[key].set(world.running[key].get() + 1);
+        Self(Rc::clone(&world.running), key)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        let running = &self.0[self.1];
+        running.set(running.get() - 1);
     }
 }
 
@@ -450,8 +488,8 @@ fn job(world: World, input: Input, jobs: Option<Adder>) -> impl Future<Output = 
 
 async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Output, Token> {
     let dice = &world.dice;
-    let _running = Running::new(&world.running);
-    let child = || Input { depth: input.depth - 1, _token: Token::new(&world.alive) };
+    let _running = Running::new(&world, input.key);
+    let child = || Input { depth: input.depth - 1, ..world.input() };
     for _ in 0..dice.below(4) {
         match dice.below(if input.depth > 0 { 12 } else { 4 }) {
             0..=2 => future::yield_now().await,
@@ -509,14 +547,38 @@ async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Outp
 /// Somebody outside the pool, who uses all of it.
 async fn actor(world: World) {
     for _ in 0..1 + world.dice.below(6) {
-        match world.dice.below(8) {
+        match world.dice.below(9) {
             0 | 1 => submits(&world).await,
             2 => submits_many(&world).await,
             3 => reserves(&world).await,
             4 | 5 => maps(&world).await,
             6 => groups(&world).await,
+            7 => pauses(&world).await,
             _ => world.pool().idle().await,
         }
+    }
+}
+
+/// Resumes the pool even if it is dropped.
+struct Pause(Jobs);
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.0.resume();
+    }
+}
+
+async fn pauses(world: &World) {
+    let pool = world.pool();
+    pool.pause();
+    let pause = Pause(pool);
+    assert!(pause.0.is_paused());
+    let patience = world.clock.sleep(Duration::from_secs(world.dice.below(4) as u64));
+    if world.dice.one_in(2) {
+        // Not for ever: a job that runs may wait for one that does not start meanwhile.
+        future::or(pause.0.running_below(1 + world.dice.below(2)), patience).await;
+    } else {
+        patience.await;
     }
 }
 
@@ -532,6 +594,9 @@ async fn stopper(world: World) {
 /// One of the things that can be done with a handle.
 async fn finish(world: &World, mut handle: JobHandle<Input, Output, Token>) {
     let (dice, id) = (&world.dice, handle.id());
+    if dice.one_in(8) {
+        let _ = handle.set_priority(dice.below(3) as i32);
+    }
     match dice.below(8) {
         0 => handle.detach(),
         1 => drop(handle),
@@ -567,6 +632,12 @@ async fn submits(world: &World) {
     let mut job = pool.job(world.input());
     if dice.one_in(4) {
         job = job.timeout(Duration::from_secs(1 + dice.below(4) as u64));
+    }
+    if dice.one_in(4) {
+        job = job.priority(dice.below(5) as i32 - 2);
+    }
+    if dice.one_in(6) {
+        job = job.delay(Duration::from_secs(dice.below(4) as u64));
     }
     let submitted = if dice.one_in(3) {
         job.try_submit().ok()
@@ -635,6 +706,9 @@ async fn maps(world: &World) {
     }
     let policy = [OnError::Continue, OnError::Continue, OnError::Stop, OnError::StopAfter(2)][dice.below(4)];
     map = map.on_error(policy);
+    if dice.one_in(4) {
+        map = map.priority(dice.below(3) as i32);
+    }
     let patience = if dice.one_in(3) { dice.below(20) } else { usize::MAX };
     let cancels = dice.one_in(2);
     let mut read = 0;

@@ -240,10 +240,12 @@ impl<In, T, E> Engine<In, T, E> {
     pub(super) fn look(&self, state: &mut State<In, T, E>, now: Tick) -> Effects<In, T, E> {
         let mut effects = Effects { released: Released::new(), keeper: None, hand_on: false, blocked: Vec::new() };
         let load = load(state);
-        if let Some(schedule) = &mut state.schedule
-            && state.ledger.life() < Life::Aborted
-        {
-            schedule.release(now, load, &mut effects.released);
+        if let Some(schedule) = &mut state.schedule {
+            if state.ledger.life() < Life::Aborted {
+                schedule.release(now, load, &mut effects.released);
+            } else {
+                schedule.rest();
+            }
             if schedule.take_step_back() {
                 state.keeper.mistrust_alarm();
             }

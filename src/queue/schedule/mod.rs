@@ -303,6 +303,11 @@ impl<J> Schedule<J> {
         self.next = soonest.min(deadline);
     }
 
+    /// Nothing starts any more, so there is nothing to ask for.
+    pub(crate) const fn rest(&mut self) {
+        self.next = Tick::NEVER;
+    }
+
     /// Lets those take part whose time has come.
     pub(crate) fn ripen(&mut self, now: Tick) {
         while let Some(due) = self.delayed.first().copied()
