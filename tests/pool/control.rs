@@ -470,6 +470,44 @@ fn a_job_whose_pool_is_paused_waits_for_another_until_it_is_resumed() {
 }
 
 #[test]
+fn another_rate_counts_at_once_for_what_waits_and_grants_no_new_burst() {
+    everywhere(|env| async move {
+        let every = |millis| RateLimit::every(Duration::from_millis(millis));
+        let (starts, began) = (Log::new(), env.clock.elapsed());
+        let (log, clock) = (starts.clone(), env.clock.clone());
+        let pool = env.builder().workers(8).rate_limit(every(1000).burst(2)).spawn_on(&env, move |n: u32| {
+            log.push((clock.elapsed() - began).as_millis());
+            future::ready(Ok::<_, ()>(n))
+        });
+        let submit = |count| (0..count).for_each(|n| pool.try_submit(n).unwrap().detach());
+        let advance = |millis| env.clock.advance(Duration::from_millis(millis));
+        submit(8);
+        let mut times = starts.many(2).await;
+        // The same again is nothing new.
+        pool.set_rate_limit(every(1000).burst(2));
+        pool.set_rate_limit(every(1000).burst(2));
+        env.clock.sleepers(1).await;
+        advance(1000);
+        times.extend(starts.many(1).await);
+        pool.set_rate_limit(every(250));
+        for _ in 0..2 {
+            advance(250);
+            times.extend(starts.many(1).await);
+        }
+        pool.set_rate_limit(None);
+        times.extend(starts.many(3).await);
+        // Where there was no limit, nothing counts.
+        pool.set_rate_limit(every(1000));
+        submit(2);
+        times.extend(starts.many(1).await);
+        advance(1000);
+        times.extend(starts.many(1).await);
+        assert_eq!(times, [0, 0, 1000, 1250, 1500, 1500, 1500, 1500, 1500, 2500], "{}", env.name);
+        assert_drained(&env, &pool).await;
+    });
+}
+
+#[test]
 fn controls_that_make_no_sense_are_refused_where_they_are_set() {
     fn message(misuse: impl FnOnce()) -> String {
         let payload = catch_unwind(AssertUnwindSafe(misuse)).expect_err("it makes no sense");
