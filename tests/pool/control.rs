@@ -13,8 +13,8 @@ use brigade::{
 use futures_lite::future;
 
 use crate::harness::{
-    Env, Gate, Live, Log, assert_adds_up, assert_over, assert_settled, block_on, everywhere, gated, poll_once,
-    yield_now,
+    Env, Gate, Live, Log, Watchdog, assert_adds_up, assert_over, assert_settled, block_on, everywhere, gated,
+    poll_once, yield_now,
 };
 
 type Numbers = Pool<u32, u32, ()>;
@@ -227,6 +227,28 @@ fn draining_a_paused_pool_ends_and_stopping_it_hands_back_what_has_not_started()
             assert_eq!((stats.cancelled, started.take()), (4, vec![0]));
         }
     });
+}
+
+#[test]
+fn an_alarm_that_goes_off_in_an_aborted_pool_is_the_last() {
+    // Polled by hand, so that the worker with the alarm is there while another one has yet to drop its job.
+    let _watchdog = Watchdog::new("its worker");
+    let clock = ManualTimer::new();
+    let (pool, workers) =
+        Pool::builder().workers(2).timer(clock.clone()).build(|_: u32| future::pending::<Result<(), ()>>());
+    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+    let running = pool.try_submit(0).unwrap();
+    assert_eq!(poll_once(workers[0].as_mut()), None);
+    let delayed = pool.job(1).delay(secs(60)).try_submit().unwrap();
+    assert_eq!((poll_once(workers[1].as_mut()), clock.sleeping()), (None, 1));
+    let mut abort = pin!(pool.abort());
+    assert_eq!(poll_once(abort.as_mut()), None);
+    clock.advance(secs(60));
+    assert_eq!((poll_once(workers[1].as_mut()), clock.sleeping()), (None, 0));
+    assert_eq!([0, 1].map(|at| poll_once(workers[at].as_mut())), [Some(()); 2]);
+    let report = poll_once(abort.as_mut()).expect("nothing runs any more");
+    assert_eq!((report.unstarted[0].id, report.interrupted[0].id), (delayed.id(), running.id()));
+    assert_settled(&pool);
 }
 
 #[test]
@@ -443,6 +465,44 @@ fn a_job_whose_pool_is_paused_waits_for_another_until_it_is_resumed() {
         assert_eq!(figures(&pool), (1, 0, 1));
         pool.resume();
         assert_eq!(handle.await, Ok(0), "{}", env.name);
+        assert_over(&env, &pool).await;
+    });
+}
+
+#[test]
+fn another_rate_counts_at_once_for_what_waits_and_grants_no_new_burst() {
+    everywhere(|env| async move {
+        let every = |millis| RateLimit::every(Duration::from_millis(millis));
+        let (starts, began) = (Log::new(), env.clock.elapsed());
+        let (log, clock) = (starts.clone(), env.clock.clone());
+        let pool = env.builder().workers(8).rate_limit(every(1000).burst(2)).spawn_on(&env, move |n: u32| {
+            log.push((clock.elapsed() - began).as_millis());
+            future::ready(Ok::<_, ()>(n))
+        });
+        let submit = |count| (0..count).for_each(|n| pool.try_submit(n).unwrap().detach());
+        let advance = |millis| env.clock.advance(Duration::from_millis(millis));
+        submit(8);
+        let mut times = starts.many(2).await;
+        // The same again is nothing new.
+        pool.set_rate_limit(every(1000).burst(2));
+        pool.set_rate_limit(every(1000).burst(2));
+        env.clock.sleepers(1).await;
+        advance(1000);
+        times.extend(starts.many(1).await);
+        pool.set_rate_limit(every(250));
+        for _ in 0..2 {
+            advance(250);
+            times.extend(starts.many(1).await);
+        }
+        pool.set_rate_limit(None);
+        times.extend(starts.many(3).await);
+        // Where there was no limit, nothing counts.
+        pool.set_rate_limit(every(1000));
+        submit(2);
+        times.extend(starts.many(1).await);
+        advance(1000);
+        times.extend(starts.many(1).await);
+        assert_eq!(times, [0, 0, 1000, 1250, 1500, 1500, 1500, 1500, 1500, 2500], "{}", env.name);
         assert_over(&env, &pool).await;
     });
 }

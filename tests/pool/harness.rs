@@ -51,8 +51,15 @@ impl Spawn for Env {
 /// Runs the scenario on every executor, one after another.
 ///
 /// A scenario that hangs ends the process after a minute, with the name of the executor.
-pub(crate) fn everywhere<F: Future<Output = ()>>(scenario: impl Fn(Env) -> F) {
-    let executors: [(&'static str, fn(&'static str, &dyn Fn(Env) -> F)); 10] = [
+pub(crate) fn everywhere<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env) -> F) {
+    run_everywhere(&|env| Box::pin(scenario(env)));
+}
+
+/// A scenario in a box: so the executors are compiled once, and not for each test.
+type Scenario<'a> = &'a dyn Fn(Env) -> Pin<Box<dyn Future<Output = ()>>>;
+
+fn run_everywhere(scenario: Scenario<'_>) {
+    let executors: [(&'static str, fn(&'static str, Scenario<'_>)); 10] = [
         ("async-executor, one thread", on_executor),
         ("async-executor, two threads", on_executor_threads),
         ("LocalExecutor", on_local_executor),
@@ -66,18 +73,18 @@ pub(crate) fn everywhere<F: Future<Output = ()>>(scenario: impl Fn(Env) -> F) {
     ];
     for (name, run) in executors {
         let _watchdog = Watchdog::new(name);
-        run(name, &scenario);
+        run(name, scenario);
     }
 }
 
-fn on_executor<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+fn on_executor(name: &'static str, scenario: Scenario<'_>) {
     let executor = Arc::new(Executor::new());
     let spawner = Arc::clone(&executor);
     let env = Env::new(name, move |future| Spawn::spawn(&spawner, future));
     future::block_on(executor.run(scenario(env)));
 }
 
-fn on_executor_threads<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+fn on_executor_threads(name: &'static str, scenario: Scenario<'_>) {
     let executor = Arc::new(Executor::new());
     let (stop, stopped) = async_channel::bounded::<()>(1);
     std::thread::scope(|scope| {
@@ -93,50 +100,50 @@ fn on_executor_threads<F: Future<Output = ()>>(name: &'static str, scenario: &dy
     });
 }
 
-fn on_local_executor<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+fn on_local_executor(name: &'static str, scenario: Scenario<'_>) {
     let executor = Rc::new(LocalExecutor::new());
     let spawner = Rc::clone(&executor);
     let env = Env::new(name, move |future| spawner.spawn(future).detach());
     future::block_on(executor.run(scenario(env)));
 }
 
-fn on_smol<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+fn on_smol(name: &'static str, scenario: Scenario<'_>) {
     let env = Env::new(name, |future| smol::spawn(future).detach());
     smol::block_on(scenario(env));
 }
 
-fn on_async_std<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+fn on_async_std(name: &'static str, scenario: Scenario<'_>) {
     let env = Env::new(name, |future| drop(async_std::task::spawn(future)));
     async_std::task::block_on(scenario(env));
 }
 
-fn on_thread_pool<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+fn on_thread_pool(name: &'static str, scenario: Scenario<'_>) {
     let pool = ThreadPool::builder().pool_size(2).create().expect("two threads can be started");
     let env = Env::new(name, move |future| pool.spawn(future).expect("the pool is alive"));
     futures::executor::block_on(scenario(env));
 }
 
-fn on_local_pool<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+fn on_local_pool(name: &'static str, scenario: Scenario<'_>) {
     let mut pool = LocalPool::new();
     let spawner = pool.spawner();
     let env = Env::new(name, move |future| spawner.spawn_local(future).expect("the pool is alive"));
     pool.run_until(scenario(env));
 }
 
-fn on_tokio_current<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+fn on_tokio_current(name: &'static str, scenario: Scenario<'_>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be built");
     let env = Env::new(name, |future| drop(tokio::spawn(future)));
     runtime.block_on(scenario(env));
 }
 
-fn on_tokio_multi<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+fn on_tokio_multi(name: &'static str, scenario: Scenario<'_>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime can be built");
     let env = Env::new(name, |future| drop(tokio::spawn(future)));
     runtime.block_on(scenario(env));
 }
 
-fn on_hand_written<F: Future<Output = ()>>(name: &'static str, scenario: &dyn Fn(Env) -> F) {
+fn on_hand_written(name: &'static str, scenario: Scenario<'_>) {
     let queue = Rc::new(RefCell::new(VecDeque::new()));
     let spawner = Rc::clone(&queue);
     let env = Env::new(name, move |future| spawner.borrow_mut().push_back(future));

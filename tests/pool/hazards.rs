@@ -114,11 +114,10 @@ fn a_submission_that_is_given_up_has_submitted_nothing_and_blocks_nobody() {
 #[test]
 fn submitters_that_race_with_a_close_have_each_input_accepted_or_back() {
     for round in 0..30 {
-        let (pool, workers) = Pool::builder()
-            .workers(2)
-            .queue_capacity(8)
-            .timer(ManualTimer::new())
-            .build(|n: u64| async move { Ok::<_, ()>(n) });
+        let builder = Pool::builder().workers(2).queue_capacity(8).timer(ManualTimer::new());
+        // With a schedule every other time.
+        let builder = if round % 2 == 0 { builder } else { builder.ageing(Duration::from_secs(1)) };
+        let (pool, workers) = builder.build(|n: u64| async move { Ok::<_, ()>(n) });
         let (accepted, returned, done) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for worker in workers {

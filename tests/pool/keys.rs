@@ -419,6 +419,33 @@ fn a_job_whose_key_has_permits_again_starts_before_a_costlier_one_of_another_tha
 }
 
 #[test]
+fn an_urgent_job_overtakes_one_on_its_way_to_a_worker_and_has_its_permits_be_it_of_the_same_key_or_not() {
+    everywhere(|env| async move {
+        let starts = Log::new();
+        let (log, clock, start) = (starts.clone(), env.clock.clone(), env.clock.elapsed());
+        let (pool, workers) = env
+            .builder()
+            .workers(1)
+            .key_by(key)
+            .max_running_per_key(1)
+            .rate_limit_per_key(RateLimit::every(millis(1000)))
+            .build(move |input: Input| {
+                log.push(((clock.elapsed() - start).as_millis(), input));
+                future::ready(Ok::<_, ()>(()))
+            });
+        // The first one is on its way, since nobody else was there: it has the worker, and the place and the permit of its key.
+        for (input, priority) in [(("a", 0), 0), (("b", 0), 1), (("a", 1), 2)] {
+            pool.job(input).priority(priority).try_submit().unwrap().detach();
+        }
+        workers.spawn_on(&env);
+        let mut log = starts.many(2).await;
+        log.extend(tick(&env, &starts, &[1]).await);
+        assert_eq!(log, [(0, ("a", 1)), (0, ("b", 0)), (1000, ("a", 0))], "{}", env.name);
+        assert_over(&env, &pool).await;
+    });
+}
+
+#[test]
 fn a_job_that_costs_nothing_takes_its_turn_and_no_permit() {
     everywhere(|env| async move {
         type Costly = (u32, u32);

@@ -238,7 +238,7 @@ fn ageing_changes_no_order_among_equals() {
 fn a_waiting_job_that_is_given_another_priority_takes_its_place_by_that() {
     everywhere(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1));
-        let running = pool.try_submit(0).unwrap();
+        let running = submit(&pool, 0, 9);
         gate.arrived(1).await;
         let handles: Vec<_> = (1..8).map(|n| pool.try_submit(n).unwrap()).collect();
         let delayed = pool.job(8).delay(secs(60)).try_submit().unwrap();
