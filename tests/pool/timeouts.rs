@@ -3,13 +3,14 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use brigade::rt::BoxFuture;
 use brigade::{
     Builder, CancelReason, CollectError, Completion, End, JobError, JobHandle, ManualTimer, Pool, RateLimit, Retry,
-    TimeLimit,
+    TimeLimit, Timer,
 };
 use futures_lite::{StreamExt, future};
 
@@ -284,6 +285,46 @@ fn a_cancellation_wins_over_a_limit_that_passes_later() {
         let stats = assert_over(&env, &pool).await;
         assert_eq!((stats.cancelled, stats.timed_out), (4, 0));
     });
+}
+
+/// A clock that does something else first, once, when somebody is about to sleep on it.
+struct Meddling {
+    clock: ManualTimer,
+    first: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Timer for Meddling {
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
+        let first = self.first.lock().unwrap().take();
+        first.into_iter().for_each(|meddle| meddle());
+        self.clock.sleep_until(at)
+    }
+}
+
+#[test]
+fn a_cancellation_that_comes_right_before_the_worker_finds_the_limit_passed_wins() {
+    // One thread, and a clock that stands in for another one: the worker is in the middle of a poll.
+    let clock = ManualTimer::new();
+    let place: Arc<Mutex<Option<Handle>>> = Arc::default();
+    let (handle, moved) = (Arc::clone(&place), clock.clone());
+    let first: Box<dyn FnOnce() + Send> = Box::new(move || {
+        drop(handle.lock().unwrap().take());
+        moved.advance(HOUR);
+    });
+    let timer = Meddling { clock, first: Mutex::new(Some(first)) };
+    let (pool, workers) = Pool::builder()
+        .workers(1)
+        .attempt_timeout(SECOND)
+        .timer(timer)
+        .build(|_: u32| future::pending::<Result<u32, u32>>());
+    *place.lock().unwrap() = Some(pool.try_submit(7).unwrap());
+    future::block_on(workers.drive(pool.idle()));
+    let stats = assert_settled(&pool);
+    assert_eq!((stats.cancelled, stats.timed_out), (1, 0));
 }
 
 // ---- the time of an attempt ----
