@@ -88,6 +88,8 @@ pub(crate) struct Engine<In, T, E> {
     pub(crate) slow_poll: Option<Duration>,
     /// Whether there is a schedule. It never goes away again.
     is_scheduled: AtomicBool,
+    /// Held by the one who switches it on.
+    switching: Mutex<()>,
     /// The slot of the worker that keeps the time, or a number that none has.
     keeper_slot: AtomicUsize,
     /// How many readings of the clock the schedule has taken over.
@@ -152,6 +154,7 @@ impl<In, T, E> Engine<In, T, E> {
             timings: settings.timings,
             slow_poll: settings.slow_poll,
             is_scheduled: AtomicBool::new(settings.is_scheduled),
+            switching: Mutex::new(()),
             keeper_slot: AtomicUsize::new(usize::MAX),
             readings: AtomicU64::new(0),
             retry: settings.retry,

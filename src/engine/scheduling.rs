@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -82,6 +83,11 @@ impl<In, T, E> Engine<In, T, E> {
             return;
         }
         let start = self.timer.now();
+        let switching = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_scheduled() {
+            // Somebody was faster; what is in the ready channel now is released.
+            return;
+        }
         let mut cells = Vec::new();
         // In one go, so that nothing which comes meanwhile starts before what was there. The locks of the ready channel come
         // before that of the state, here as elsewhere.
@@ -99,6 +105,7 @@ impl<In, T, E> Engine<In, T, E> {
             }
             self.look(&mut state, now)
         });
+        drop(switching);
         self.carry_out_effects(effects);
         for cell in cells {
             if cell.is_dead() {
