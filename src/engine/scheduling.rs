@@ -113,7 +113,7 @@ impl<In, T, E> Engine<In, T, E> {
                 self.remove_husk(cell.spot(), cell.id);
             }
         }
-        self.look_for_abort();
+        self.look_for_end();
     }
 
     // ---- in ----
@@ -221,7 +221,7 @@ impl<In, T, E> Engine<In, T, E> {
         if let Some(stream) = stream {
             stream.look_again();
         }
-        self.look_for_abort();
+        self.look_for_end();
     }
 
     // ---- through ----
@@ -285,7 +285,7 @@ impl<In, T, E> Engine<In, T, E> {
             if let Err(stranded) = pushed {
                 self.abandon(stranded);
             }
-            self.look_for_abort();
+            self.look_for_end();
         }
         if let Some(waker) = keeper {
             waker.wake();
