@@ -327,7 +327,7 @@ impl<In, T, E> Engine<In, T, E> {
             return Begun::NotYet;
         };
         let now = self.tell_time(schedule, reading);
-        if !schedule.may_go_on(load) || schedule.is_overtaken(spot, now) {
+        if !schedule.may_go_on(spot, load, now) || schedule.is_overtaken(spot, now) {
             return Begun::NotYet;
         }
         self.signals[slot].clear();

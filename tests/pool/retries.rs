@@ -841,6 +841,32 @@ fn jobs_that_come_while_the_time_of_an_error_holds_for_all_wait_too() {
     });
 }
 
+#[test]
+fn the_time_of_an_error_holds_for_what_is_on_its_way_to_a_worker() {
+    // On one thread, so that both jobs are on their way when the first one starts.
+    for hold in [Hold::Key, Hold::Pool] {
+        let clock = ManualTimer::new();
+        let starts = Starts::new(&clock);
+        let retry = Retry::fixed(SECOND).retry_after(|()| Some(secs(10))).retry_after_holds(hold);
+        let noted = starts.clone();
+        let failed = AtomicBool::new(false);
+        let (pool, workers) =
+            Pool::builder().workers(2).key_by(|_| "key").retry(retry).timer(clock.clone()).build(move |n: u32| {
+                noted.note(n);
+                future::ready(if failed.swap(true, Ordering::SeqCst) { Ok(()) } else { Err(()) })
+            });
+        let handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
+        let mut steps = Steps::default();
+        for worker in workers {
+            steps.add("worker", worker.run());
+        }
+        steps.run_out(&clock);
+        assert_eq!(starts.take(), [(0, secs(0)), (0, secs(10)), (1, secs(10))], "{hold:?}");
+        assert_eq!(handles.map(|handle| poll_once(pin!(handle))), [Some(Ok(())), Some(Ok(()))]);
+        assert_settled(&pool);
+    }
+}
+
 // ---- how many ----
 
 #[test]
