@@ -53,6 +53,8 @@ pub(crate) struct State<In, T, E> {
     keeper: Keeper,
     /// Of the retry budget.
     account: Option<Account>,
+    /// Retries that are allowed, and not yet on their way; at most one a slot.
+    retries_ahead: usize,
     retries: u64,
     retries_refused: u64,
 }
@@ -140,6 +142,7 @@ impl<In, T, E> Engine<In, T, E> {
                 schedule,
                 keeper: Keeper::default(),
                 account: settings.retry.as_ref().and_then(|retry| retry.policy.account()),
+                retries_ahead: 0,
                 retries: 0,
                 retries_refused: 0,
             }),

@@ -1,7 +1,6 @@
 //! The schedule within the engine: jobs go in, and what it releases is carried out, by whoever has changed something. The
 //! schedule itself decides; here is what has to be done under the lock for that, and what after it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
@@ -410,7 +409,8 @@ impl<In, T, E> Engine<In, T, E> {
     // ---- and back ----
 
     /// Whether another attempt may be made of the job in this slot, as far as the bounds of the pool go; the budget pays.
-    /// `None`: the question is idle, since the job is interrupted.
+    /// `None`: the question is idle, since the job is interrupted. After a yes, it is to be [put on its way](Self::requeue) or
+    /// [forgone](Self::forgo_retry).
     pub(crate) fn allow_retry(&self, slot: usize, capacity: usize, is_paid: bool) -> Option<bool> {
         let mut state = self.state();
         let state = &mut *state;
@@ -419,10 +419,20 @@ impl<In, T, E> Engine<In, T, E> {
         }
         let itself = state.running.is_retry(slot);
         let others = state.ledger.retrying() + state.running.retries() - usize::from(itself);
-        let is_allowed = state.ledger.retrying() < capacity
+        let is_allowed = state.ledger.retrying() + state.retries_ahead < capacity
             && (!is_paid || state.account.as_mut().is_none_or(|account| account.spend(others)));
-        state.retries_refused += u64::from(!is_allowed);
+        if is_allowed {
+            state.retries_ahead += 1;
+            state.running.mark_retry(slot);
+        } else {
+            state.retries_refused += 1;
+        }
         Some(is_allowed)
+    }
+
+    /// A retry that was allowed is not made after all.
+    pub(crate) fn forgo_retry(&self) {
+        self.state().retries_ahead -= 1;
     }
 
     /// Sends the job of a slot back to wait for another attempt, unless it is interrupted; then it is given back. The caller
@@ -434,15 +444,16 @@ impl<In, T, E> Engine<In, T, E> {
         history: Box<History>,
         delay: Duration,
         hold: Hold,
-    ) -> Result<(Effects<In, T, E>, Wakes), Held<In, T, E>> {
+    ) -> Result<(Effects<In, T, E>, Wakes), (Held<In, T, E>, Box<History>)> {
         let reading = self.reading();
         let mut wakes = Wakes::default();
         let mut guard = self.state();
         let state = &mut *guard;
+        state.retries_ahead -= 1;
         let spot = state.running.spot(slot);
-        let (Some(schedule), Some(spot)) = (&mut state.schedule, spot) else { return Err(job) };
+        let (Some(schedule), Some(spot)) = (&mut state.schedule, spot) else { return Err((job, history)) };
         if state.ledger.life() >= Life::Aborted || self.signals[slot].interrupted().is_some() {
-            return Err(job);
+            return Err((job, history));
         }
         let now = self.tell_time(schedule, reading);
         let at = now.after(delay);
