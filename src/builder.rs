@@ -306,7 +306,7 @@ impl<In, E> Builder<In, E> {
 
     // ---- retry ----
 
-    /// Tries failed jobs again; see [`Retry`]. Before each attempt but the last, the input is cloned.
+    /// Tries failed jobs again; see [`Retry`]. Before each attempt that may be followed by another, the input is cloned.
     pub fn retry(mut self, retry: Retry<E>) -> Self
     where
         In: Clone,

@@ -61,8 +61,9 @@ impl<In, T, E> Pool<In, T, E> {
 
     /// Changes the [rate limit](crate::Builder::rate_limit) of the pool, for what is queued too, at once. `None`: no limit.
     ///
-    /// What has started under the old limit counts under the new one, as far as that knows so many: a change grants no new
-    /// burst. From no limit to one, nothing counts yet.
+    /// Permits that the old limit counts as taken are taken under the new one, as far as that knows so many; so the same limit set
+    /// again gives none back. By how much a burst or a number is greater, so many may start at once. What the old limit has
+    /// forgotten, such as the starts before its period, does not count. From no limit to one, nothing counts yet.
     pub fn set_rate_limit(&self, limit: impl Into<Option<RateLimit>>) {
         self.engine().set_rate(limit.into());
     }

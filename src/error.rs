@@ -140,7 +140,7 @@ pub enum JobError<E> {
     /// Not an outcome of the job but of the wait for it: the handle was awaited inside a job of the same pool while
     /// every worker was occupied by a job that waits for the pool itself, so nothing could ever have run.
     WouldDeadlock,
-    /// The job costs more permits than a rate limit ever allows at once, so it could never start.
+    /// The job costs more permits than a rate limit ever allows at once, so it is not started, or not tried again.
     TooCostly {
         /// What the job [costs](crate::Builder::cost_by).
         cost: u32,

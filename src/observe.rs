@@ -43,7 +43,7 @@ pub enum Outcome {
     Cancelled,
     /// Its worker, or the last worker of the pool, was dropped.
     Abandoned,
-    /// It never started, since it costs more than a rate limit ever allows.
+    /// It was not started, or not tried again, since it costs more than a rate limit ever allows.
     Rejected,
 }
 
@@ -127,8 +127,9 @@ pub struct RunningJob {
     pub attempt: u32,
     /// Its key, in a pool that has [`key_by`](crate::Builder::key_by).
     pub key: Option<Key>,
-    /// When the attempt started, by the pool's timer. Known where the pool looks at the clock for each job: with a scheduling
-    /// policy, which every builder knob but the time limits and capacities is, or once a control of the pool was used.
+    /// When the attempt started, by the pool's timer. Known where the pool looks at the clock for each job: with a knob of the
+    /// builder that says when jobs start, with retries or a job time-out, or once a job had a priority, a delay or a time limit
+    /// of its own, or a control such as [`Pool::pause`](crate::Pool::pause) was used.
     pub since: Option<Instant>,
 }
 

@@ -725,7 +725,10 @@ impl<In, T, E> Ticket<In, T, E> {
             }
             None => return Ok(false),
         }
-        unwind::catch(|| retry.policy.tell(id, attempt, error, delay, history)).map_err(JobError::Panicked)?;
+        if let Err(message) = unwind::catch(|| retry.policy.tell(id, attempt, error, delay, history)) {
+            engine.forgo_retry();
+            return Err(JobError::Panicked(message));
+        }
         engine.observe(|| Event::Retrying { job: id, attempt, delay });
         let (Some(input), Some(history)) = (self.kept.take(), self.past.history.take()) else { return Ok(false) };
         match self.reply.take() {
@@ -740,12 +743,15 @@ impl<In, T, E> Ticket<In, T, E> {
                         again.look_again();
                         Ok(true)
                     }
-                    Err(Held::Streamed(job)) => {
-                        self.kept = Some(job.input);
-                        self.reply = Some(Reply::Stream(job.stream));
+                    Err((held, history)) => {
+                        // What it holds is dropped with the rest of the job, behind a guard.
+                        self.past.history = Some(history);
+                        if let Held::Streamed(job) = held {
+                            self.kept = Some(job.input);
+                            self.reply = Some(Reply::Stream(job.stream));
+                        }
                         Ok(false)
                     }
-                    Err(Held::Handled(_)) => Ok(false),
                 }
             }
             Some(Reply::Cell(cell)) => {
@@ -754,11 +760,14 @@ impl<In, T, E> Ticket<In, T, E> {
                 state.phase = Phase::Queued(input);
                 let origin = std::mem::replace(&mut state.origin, Origin::Retry);
                 let held = Held::Handled(Arc::clone(&cell));
-                if let Ok((effects, wakes)) = engine.requeue(self.slot, held, history, delay, hold) {
-                    drop(state);
-                    engine.carry_out_effects(effects);
-                    engine.carry_out(wakes);
-                    return Ok(true);
+                match engine.requeue(self.slot, held, history, delay, hold) {
+                    Ok((effects, wakes)) => {
+                        drop(state);
+                        engine.carry_out_effects(effects);
+                        engine.carry_out(wakes);
+                        return Ok(true);
+                    }
+                    Err((_, history)) => self.past.history = Some(history),
                 }
                 state.origin = origin;
                 if let Phase::Queued(input) = std::mem::replace(&mut state.phase, Phase::Running(self.slot)) {

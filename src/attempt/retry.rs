@@ -171,7 +171,8 @@ impl RetryBudget {
     const REMEMBERED: u64 = 1_000;
 
     /// Allows as many retries as this share of the first attempts: `0.2` means one for five. Of the first attempts that have
-    /// not paid for a retry, no more than the last thousand count.
+    /// not paid for a retry, no more than the last thousand count; so a share of less than a thousandth allows none but those of
+    /// the [`floor`](Self::floor).
     ///
     /// # Panics
     ///
@@ -351,7 +352,8 @@ impl<E> Retry<E> {
         self
     }
 
-    /// Makes no attempt that would start later than this after the start of the first one.
+    /// Makes no attempt whose delay would end later than this after the start of the first one. What it waits for then, its turn,
+    /// a permit or a worker, is not known before.
     pub fn max_elapsed(mut self, time: Duration) -> Self {
         self.max_elapsed = Some(time);
         self
@@ -390,7 +392,8 @@ impl<E> Retry<E> {
         self
     }
 
-    /// Says who else has to wait for as long as a [`retry_after`](Self::retry_after) says.
+    /// Says who else has to wait for as long as a [`retry_after`](Self::retry_after) says. After a failure that is final, nobody
+    /// has to.
     pub fn retry_after_holds(mut self, hold: Hold) -> Self {
         self.hint_holds = hold;
         self
@@ -404,7 +407,8 @@ impl<E> Retry<E> {
         self
     }
 
-    /// Calls the closure for each attempt that is followed by another, before that is put on its way.
+    /// Calls the closure for each attempt that is to be followed by another, before that is put on its way. A job that is
+    /// cancelled in between, or whose pool is aborted, ends with this attempt all the same.
     pub fn on_retry(mut self, hook: impl Fn(&Retrying<'_, E>) + Send + Sync + 'static) -> Self {
         self.on_retry = Some(Arc::new(hook));
         self

@@ -53,6 +53,8 @@ pub(crate) struct State<In, T, E> {
     keeper: Keeper,
     /// Of the retry budget.
     account: Option<Account>,
+    /// Retries that are allowed, and not yet on their way; at most one a slot.
+    retries_ahead: usize,
     retries: u64,
     retries_refused: u64,
 }
@@ -84,10 +86,14 @@ pub(crate) struct Engine<In, T, E> {
     husks: AtomicUsize,
     /// Whether an abort has emptied the ready channel, or is about to.
     is_aborted: AtomicBool,
+    /// Whether the last worker has left, and has taken with it what was queued, or is about to.
+    is_deserted: AtomicBool,
     pub(crate) timings: bool,
     pub(crate) slow_poll: Option<Duration>,
     /// Whether there is a schedule. It never goes away again.
     is_scheduled: AtomicBool,
+    /// Held by the one who switches it on.
+    switching: Mutex<()>,
     /// The slot of the worker that keeps the time, or a number that none has.
     keeper_slot: AtomicUsize,
     /// How many readings of the clock the schedule has taken over.
@@ -136,6 +142,7 @@ impl<In, T, E> Engine<In, T, E> {
                 schedule,
                 keeper: Keeper::default(),
                 account: settings.retry.as_ref().and_then(|retry| retry.policy.account()),
+                retries_ahead: 0,
                 retries: 0,
                 retries_refused: 0,
             }),
@@ -149,9 +156,11 @@ impl<In, T, E> Engine<In, T, E> {
             handles: AtomicUsize::new(1),
             husks: AtomicUsize::new(0),
             is_aborted: AtomicBool::new(false),
+            is_deserted: AtomicBool::new(false),
             timings: settings.timings,
             slow_poll: settings.slow_poll,
             is_scheduled: AtomicBool::new(settings.is_scheduled),
+            switching: Mutex::new(()),
             keeper_slot: AtomicUsize::new(usize::MAX),
             readings: AtomicU64::new(0),
             retry: settings.retry,
@@ -267,14 +276,14 @@ impl<In, T, E> Engine<In, T, E> {
         } else if let Err(stranded) = self.ready.push(entry) {
             self.abandon(stranded);
         }
-        self.look_for_abort();
+        self.look_for_end();
     }
 
     /// Puts an accepted job on its way by terms of its own.
     pub(crate) fn launch_by(&self, terms: Terms, entry: Entry<In, T, E>) {
         self.observe(|| Event::Accepted { job: entry.id() });
         self.schedule_by(terms, entry);
-        self.look_for_abort();
+        self.look_for_end();
     }
 
     /// Gives an accepted job its outcome at once.
@@ -283,11 +292,23 @@ impl<In, T, E> Engine<In, T, E> {
         entry.settle_unstarted(self, error, 0);
     }
 
-    /// Returns what came into the queue after an abort had looked there, since no worker may be polled any more: whoever puts
-    /// a job in looks here afterwards, and an abort sets the flag before it looks.
-    fn look_for_abort(&self) {
+    /// Returns what came into the queue after an abort had looked there, since no worker may be polled any more, and abandons
+    /// what came after the last worker had left: whoever puts a job in looks here afterwards, and they set a flag before they
+    /// look.
+    fn look_for_end(&self) {
         if self.is_aborted.load(Ordering::SeqCst) {
             self.return_queued();
+        } else if self.is_deserted.load(Ordering::SeqCst) {
+            self.abandon_queued();
+        }
+    }
+
+    fn abandon_queued(&self) {
+        self.abandon(self.ready.take_all());
+        for leaver in self.unschedule(|_| true) {
+            let attempts = leaver.attempts();
+            leaver.job.into_entry().settle_unstarted(self, JobError::Abandoned, attempts);
+            unwind::discard(leaver.history);
         }
     }
 
@@ -313,7 +334,7 @@ impl<In, T, E> Engine<In, T, E> {
         } else if let Err(stranded) = self.ready.push_many(entries) {
             self.abandon(stranded);
         }
-        self.look_for_abort();
+        self.look_for_end();
     }
 
     fn abandon(&self, entries: impl IntoIterator<Item = Entry<In, T, E>>) {
@@ -441,7 +462,7 @@ impl<In, T, E> Engine<In, T, E> {
             leaver.job.into_entry().settle_unstarted(self, JobError::Abandoned, attempts);
             unwind::discard(leaver.history);
         }
-        self.look_for_abort();
+        self.look_for_end();
     }
 
     /// Interrupts the running jobs of one map or group.
@@ -527,12 +548,8 @@ impl<In, T, E> Engine<In, T, E> {
         // They look again and find that they would wait for ever.
         blocked.into_iter().for_each(Waker::wake);
         if was_last {
-            self.abandon(self.ready.take_all());
-            for leaver in self.unschedule(|_| true) {
-                let attempts = leaver.attempts();
-                leaver.job.into_entry().settle_unstarted(self, JobError::Abandoned, attempts);
-                unwind::discard(leaver.history);
-            }
+            self.is_deserted.store(true, Ordering::SeqCst);
+            self.abandon_queued();
         }
     }
 }

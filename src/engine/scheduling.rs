@@ -1,8 +1,8 @@
 //! The schedule within the engine: jobs go in, and what it releases is carried out, by whoever has changed something. The
 //! schedule itself decides; here is what has to be done under the lock for that, and what after it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,11 @@ impl<In, T, E> Engine<In, T, E> {
             return;
         }
         let start = self.timer.now();
+        let switching = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_scheduled() {
+            // Somebody was faster; what is in the ready channel now is released.
+            return;
+        }
         let mut cells = Vec::new();
         // In one go, so that nothing which comes meanwhile starts before what was there. The locks of the ready channel come
         // before that of the state, here as elsewhere.
@@ -99,6 +104,7 @@ impl<In, T, E> Engine<In, T, E> {
             }
             self.look(&mut state, now)
         });
+        drop(switching);
         self.carry_out_effects(effects);
         for cell in cells {
             if cell.is_dead() {
@@ -106,7 +112,7 @@ impl<In, T, E> Engine<In, T, E> {
                 self.remove_husk(cell.spot(), cell.id);
             }
         }
-        self.look_for_abort();
+        self.look_for_end();
     }
 
     // ---- in ----
@@ -214,7 +220,7 @@ impl<In, T, E> Engine<In, T, E> {
         if let Some(stream) = stream {
             stream.look_again();
         }
-        self.look_for_abort();
+        self.look_for_end();
     }
 
     // ---- through ----
@@ -278,7 +284,7 @@ impl<In, T, E> Engine<In, T, E> {
             if let Err(stranded) = pushed {
                 self.abandon(stranded);
             }
-            self.look_for_abort();
+            self.look_for_end();
         }
         if let Some(waker) = keeper {
             waker.wake();
@@ -320,7 +326,7 @@ impl<In, T, E> Engine<In, T, E> {
             return Begun::NotYet;
         };
         let now = self.tell_time(schedule, reading);
-        if !schedule.may_go_on(load) || schedule.is_overtaken(spot, now) {
+        if !schedule.may_go_on(spot, load, now) || schedule.is_overtaken(spot, now) {
             return Begun::NotYet;
         }
         self.signals[slot].clear();
@@ -403,7 +409,8 @@ impl<In, T, E> Engine<In, T, E> {
     // ---- and back ----
 
     /// Whether another attempt may be made of the job in this slot, as far as the bounds of the pool go; the budget pays.
-    /// `None`: the question is idle, since the job is interrupted.
+    /// `None`: the question is idle, since the job is interrupted. After a yes, it is to be [put on its way](Self::requeue) or
+    /// [forgone](Self::forgo_retry).
     pub(crate) fn allow_retry(&self, slot: usize, capacity: usize, is_paid: bool) -> Option<bool> {
         let mut state = self.state();
         let state = &mut *state;
@@ -412,10 +419,20 @@ impl<In, T, E> Engine<In, T, E> {
         }
         let itself = state.running.is_retry(slot);
         let others = state.ledger.retrying() + state.running.retries() - usize::from(itself);
-        let is_allowed = state.ledger.retrying() < capacity
+        let is_allowed = state.ledger.retrying() + state.retries_ahead < capacity
             && (!is_paid || state.account.as_mut().is_none_or(|account| account.spend(others)));
-        state.retries_refused += u64::from(!is_allowed);
+        if is_allowed {
+            state.retries_ahead += 1;
+            state.running.mark_retry(slot);
+        } else {
+            state.retries_refused += 1;
+        }
         Some(is_allowed)
+    }
+
+    /// A retry that was allowed is not made after all.
+    pub(crate) fn forgo_retry(&self) {
+        self.state().retries_ahead -= 1;
     }
 
     /// Sends the job of a slot back to wait for another attempt, unless it is interrupted; then it is given back. The caller
@@ -427,15 +444,16 @@ impl<In, T, E> Engine<In, T, E> {
         history: Box<History>,
         delay: Duration,
         hold: Hold,
-    ) -> Result<(Effects<In, T, E>, Wakes), Held<In, T, E>> {
+    ) -> Result<(Effects<In, T, E>, Wakes), (Held<In, T, E>, Box<History>)> {
         let reading = self.reading();
         let mut wakes = Wakes::default();
         let mut guard = self.state();
         let state = &mut *guard;
+        state.retries_ahead -= 1;
         let spot = state.running.spot(slot);
-        let (Some(schedule), Some(spot)) = (&mut state.schedule, spot) else { return Err(job) };
+        let (Some(schedule), Some(spot)) = (&mut state.schedule, spot) else { return Err((job, history)) };
         if state.ledger.life() >= Life::Aborted || self.signals[slot].interrupted().is_some() {
-            return Err(job);
+            return Err((job, history));
         }
         let now = self.tell_time(schedule, reading);
         let at = now.after(delay);

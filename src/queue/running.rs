@@ -19,7 +19,7 @@ pub(crate) struct Occupant {
     pub(crate) attempts: u32,
     /// Its record in the schedule, if there is one.
     pub(crate) spot: Option<Spot>,
-    /// Whether an attempt was made before.
+    /// Whether an attempt was made before, or another one is allowed.
     pub(crate) is_retry: bool,
     /// The identity of the map or group that the job belongs to.
     pub(crate) stream: Option<usize>,
@@ -39,7 +39,7 @@ pub(crate) struct Running<W> {
     slots: Box<[Option<Occupant>]>,
     /// When what runs in the slots has started, where somebody has looked at the clock.
     since: Box<[Option<Instant>]>,
-    /// How many occupants run another attempt.
+    /// How many occupants run another attempt, or have it before them.
     retries: usize,
     /// How many occupants have `waits > 0`.
     blocked: usize,
@@ -94,9 +94,17 @@ impl<W> Running<W> {
         }
     }
 
-    /// How many jobs run another attempt.
+    /// How many jobs run another attempt, or have it before them.
     pub(crate) const fn retries(&self) -> usize {
         self.retries
+    }
+
+    /// Another attempt of the slot's job is allowed, and counts from now on.
+    pub(crate) fn mark_retry(&mut self, slot: usize) {
+        if let Some(occupant) = self.slots[slot].as_mut().filter(|occupant| !occupant.is_retry) {
+            occupant.is_retry = true;
+            self.retries += 1;
+        }
     }
 
     /// Whether the slot runs another attempt.

@@ -3,9 +3,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
+use brigade::rt::BoxFuture;
 use brigade::{
     Builder, CancelReason, End, Event, JobError, JobHandle, JobId, ManualTimer, Pool, RateLimit, Retry, RunningJob,
     Spawn, SubmitError, Submitter, TimeLimit, Timer,
@@ -16,6 +17,7 @@ use crate::harness::{
     Env, Gate, Live, Log, Watchdog, assert_adds_up, assert_over, assert_settled, block_on, everywhere, gated,
     poll_once, yield_now,
 };
+use crate::steps::Steps;
 
 type Numbers = Pool<u32, u32, ()>;
 
@@ -92,6 +94,44 @@ fn a_pause_holds_back_what_is_on_its_way_to_a_worker() {
         assert_eq!(poll_once(pin!(&mut handle)), Some(Ok(n)));
     }
     assert_eq!((log.take(), clock.sleeping()), (vec![0, 1, 2, 3, 4], 0));
+    assert_settled(&pool);
+}
+
+/// A clock that lets something happen when it is looked at first.
+struct Slow {
+    clock: ManualTimer,
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Timer for Slow {
+    fn now(&self) -> Instant {
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        meanwhile.into_iter().for_each(|meanwhile| meanwhile());
+        self.clock.now()
+    }
+
+    fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
+        self.clock.sleep_until(at)
+    }
+}
+
+#[test]
+fn two_threads_that_use_the_first_control_at_once_leave_all_workers_free() {
+    let timer = Arc::new(Slow { clock: ManualTimer::new(), meanwhile: Mutex::default() });
+    let (pool, workers) =
+        Pool::builder().workers(1).timer(Arc::clone(&timer)).build(|n: u32| async move { Ok::<_, ()>(n) });
+    let mut handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
+    // While one thread looks at the clock for the first time, another one is through with it.
+    let other = pool.clone();
+    let faster = move || std::thread::spawn(move || other.set_workers(1)).join().unwrap();
+    *timer.meanwhile.lock().unwrap() = Some(Box::new(faster));
+    pool.set_workers(1);
+    let mut steps = Steps::default();
+    for worker in workers {
+        steps.add("worker", worker.run());
+    }
+    steps.settle();
+    assert_eq!(handles.each_mut().map(|handle| poll_once(pin!(handle))), [Some(Ok(0)), Some(Ok(1))]);
     assert_settled(&pool);
 }
 

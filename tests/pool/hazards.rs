@@ -10,6 +10,7 @@
 //! * *A platform without a clock* brings its own, since time is behind a trait.
 //! * *Known faults of channels* are a matter of the versions in the manifest.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -30,6 +31,38 @@ use crate::harness::{Gate, assert_adds_up, assert_settled, everywhere, poll_once
 type Own<In, T, E> = Arc<OnceLock<Pool<In, T, E>>>;
 
 // ---- losing ----
+
+#[test]
+fn a_job_that_is_handed_in_while_the_last_worker_leaves_is_abandoned() {
+    // On one thread: the worker leaves between the acceptance of a job and its way into the schedule, when its key is asked for.
+    let last: Arc<Mutex<Option<Box<dyn Any + Send>>>> = Arc::default();
+    let leaving = Arc::clone(&last);
+    let key_by = move |n: &u32| {
+        drop(leaving.lock().unwrap().take());
+        *n
+    };
+    let pool = || {
+        let builder = Pool::builder().workers(1).key_by(key_by.clone()).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+        *last.lock().unwrap() = Some(Box::new(workers));
+        pool
+    };
+    let alone = pool();
+    let handle = alone.try_submit(0).unwrap();
+    assert_eq!(poll_once(pin!(handle)), Some(Err(JobError::Abandoned)));
+    assert_settled(&alone);
+    let mapped = pool();
+    let mut map = mapped.map(0..2);
+    for n in 0..2 {
+        let completion = poll_once(pin!(map.next())).flatten().unwrap();
+        assert_eq!(
+            (completion.index, completion.input, completion.result),
+            (n, Some(n as u32), Err(JobError::Abandoned))
+        );
+    }
+    assert_eq!(poll_once(pin!(map.next())).map(|end| end.is_none()), Some(true));
+    assert_settled(&mapped);
+}
 
 #[test]
 fn a_cancelled_receive_loses_no_message() {

@@ -573,6 +573,23 @@ fn a_rate_that_is_set_first_while_jobs_wait_counts_from_then_on() {
 }
 
 #[test]
+fn a_rate_counts_for_what_is_on_its_way_to_a_worker() {
+    // On one thread, so that no worker has come to the jobs when the rate is set.
+    for before in [None, Some(RateLimit::per_second(1).burst(9))] {
+        let clock = ManualTimer::new();
+        let starts = Starts::new(&clock);
+        let builder = Pool::builder().workers(3);
+        let builder = if let Some(limit) = before { builder.rate_limit(limit) } else { builder };
+        let (pool, mut steps) = brief_steps(&clock, builder, &starts);
+        submit_all(&pool, 0..4);
+        pool.set_rate_limit(RateLimit::every(SECOND));
+        steps.run_out(&clock);
+        assert_eq!(starts.take(), (0..4).map(|n| (n, secs(n.into()))).collect::<Vec<_>>());
+        assert_settled(&pool);
+    }
+}
+
+#[test]
 fn another_rate_grants_no_new_burst() {
     everywhere(|env| async move {
         let bucket = |burst| RateLimit::per_second(1).burst(burst);

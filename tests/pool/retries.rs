@@ -1,11 +1,12 @@
 //! Attempts that are made again: after which failures, when, how often, and what becomes of a job that waits for its next one.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::iter;
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -841,7 +842,105 @@ fn jobs_that_come_while_the_time_of_an_error_holds_for_all_wait_too() {
     });
 }
 
+#[test]
+fn the_time_of_an_error_holds_for_what_is_on_its_way_to_a_worker() {
+    // On one thread, so that both jobs are on their way when the first one starts.
+    for hold in [Hold::Key, Hold::Pool] {
+        let clock = ManualTimer::new();
+        let starts = Starts::new(&clock);
+        let retry = Retry::fixed(SECOND).retry_after(|()| Some(secs(10))).retry_after_holds(hold);
+        let noted = starts.clone();
+        let failed = AtomicBool::new(false);
+        let (pool, workers) =
+            Pool::builder().workers(2).key_by(|_| "key").retry(retry).timer(clock.clone()).build(move |n: u32| {
+                noted.note(n);
+                future::ready(if failed.swap(true, Ordering::SeqCst) { Ok(()) } else { Err(()) })
+            });
+        let handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
+        let mut steps = Steps::default();
+        for worker in workers {
+            steps.add("worker", worker.run());
+        }
+        steps.run_out(&clock);
+        assert_eq!(starts.take(), [(0, secs(0)), (0, secs(10)), (1, secs(10))], "{hold:?}");
+        assert_eq!(handles.map(|handle| poll_once(pin!(handle))), [Some(Ok(())), Some(Ok(()))]);
+        assert_settled(&pool);
+    }
+}
+
 // ---- how many ----
+
+#[test]
+fn two_failures_at_the_same_time_stay_within_the_bounds() {
+    // The second job fails while the first one tells of its retry: on one thread, by a worker that is polled there.
+    for floor in [1, 2] {
+        let second: Arc<Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>> = Arc::default();
+        let inside = Arc::clone(&second);
+        let told = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&told);
+        let retry = Retry::fixed(SECOND).budget(RetryBudget::share(0.0).floor(floor)).on_retry(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            let worker = inside.lock().unwrap().take();
+            if let Some(mut worker) = worker {
+                assert_eq!(poll_once(worker.as_mut()), None);
+                *inside.lock().unwrap() = Some(worker);
+            }
+        });
+        // Either the capacity is the smaller one or the floor.
+        let builder = Pool::builder().workers(2).retry(retry).retry_capacity(3 - floor).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|n: u32| async move { Err::<(), _>(n) });
+        let [mut first, mut other] = [0, 1].map(|n| pool.try_submit(n).unwrap());
+        let mut workers = workers.into_iter();
+        let mut worker = pin!(workers.next().unwrap().run());
+        *second.lock().unwrap() = Some(Box::pin(workers.next().unwrap().run()));
+        assert_eq!(poll_once(worker.as_mut()), None);
+        let stats = pool.stats();
+        assert_eq!((stats.delayed, stats.retries, stats.retries_refused), (1, 1, 1));
+        assert_eq!(told.load(Ordering::SeqCst), 1);
+        assert_eq!(poll_once(Pin::new(&mut first)), None);
+        assert_eq!(poll_once(Pin::new(&mut other)), Some(Err(JobError::Failed(1))));
+        drop(first);
+        assert_settled(&pool);
+    }
+}
+
+/// Delays whose drop panics.
+struct Brittle;
+
+impl Iterator for Brittle {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(SECOND)
+    }
+}
+
+impl Drop for Brittle {
+    fn drop(&mut self) {
+        panic!("the delays break");
+    }
+}
+
+#[test]
+fn a_panic_in_the_drop_of_the_delays_hurts_nobody_when_the_retry_comes_to_nothing() {
+    let own: Arc<OnceLock<Pool<u32, (), u32>>> = Arc::default();
+    let inside = Arc::clone(&own);
+    // The pool is aborted between the decision and its execution.
+    let retry = Retry::delays(|| Brittle).on_retry(move |_| {
+        assert!(poll_once(pin!(inside.get().unwrap().abort())).is_none());
+    });
+    let builder = Pool::builder().workers(1).retry(retry).timer(ManualTimer::new());
+    let (pool, workers) = builder.build(|n: u32| async move { Err(n) });
+    assert!(own.set(pool.clone()).is_ok());
+    let handle = pool.try_submit(7).unwrap();
+    let mut steps = Steps::default();
+    for worker in workers {
+        steps.add("worker", worker.run());
+    }
+    steps.settle();
+    assert_eq!(poll_once(pin!(handle)), Some(Err(JobError::Failed(7))));
+    assert_settled(&pool);
+}
 
 #[test]
 fn with_a_budget_no_more_than_a_share_is_tried_again_though_all_fail() {

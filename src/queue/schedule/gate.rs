@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::clock::Tick;
+use super::clock::{Tick, nanos};
 
 /// How often jobs may start.
 ///
@@ -162,7 +162,8 @@ impl Gate {
     pub(crate) fn new(limit: RateLimit) -> Self {
         let count = match limit.form {
             Form::Bucket { .. } => {
-                let interval = (limit.period.as_nanos() << FRACTION).div_ceil(u128::from(limit.permits));
+                // Bounded, so that as many of them as the greatest burst are a number still.
+                let interval = (u128::from(nanos(limit.period)) << FRACTION).div_ceil(u128::from(limit.permits));
                 Count::Bucket { interval, full: 0 }
             }
             Form::Window => Count::Window { starts: VecDeque::new(), taken: 0 },

@@ -318,6 +318,11 @@ impl Lanes {
         self.stand_anew(spot);
     }
 
+    /// Nothing of the lane starts before.
+    pub(crate) fn held_until(&self, spot: Spot) -> Tick {
+        self.lanes.get(spot).map_or(Tick(0), |lane| lane.held_until)
+    }
+
     // ---- time ----
 
     /// Lets those go on whose time has come, and forgets what has rested.

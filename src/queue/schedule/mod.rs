@@ -150,6 +150,8 @@ struct Record<J> {
     cost: u32,
     priority: i32,
     state: State,
+    /// Released under another rate than that of now: holds no permit of the pool's, and comes back for one.
+    is_recalled: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,6 +261,7 @@ impl<J> Schedule<J> {
             cost: terms.cost,
             priority: terms.priority,
             state: State::Ready,
+            is_recalled: false,
         };
         let spot = self.records.insert(record);
         self.line_up(spot, now);
@@ -402,8 +405,9 @@ impl<J> Schedule<J> {
     }
 
     /// Whether a released job may still start, now that a worker has come to it.
-    pub(crate) fn may_go_on(&self, load: Load) -> bool {
-        self.may_start(load, 0)
+    pub(crate) fn may_go_on(&self, spot: Spot, load: Load, now: Tick) -> bool {
+        let is_free = |record: &Record<J>| !record.is_recalled && self.lanes.held_until(record.lane) <= now;
+        self.may_start(load, 0) && self.held_until <= now && self.records.get(spot).is_some_and(is_free)
     }
 
     /// Whether a released job, to which a worker has come, has to let another one go first: one that has come since, or was
@@ -437,6 +441,7 @@ impl<J> Schedule<J> {
         if let Some(record) = self.records.get_mut(spot) {
             record.job = Some(job);
             record.at = now;
+            record.is_recalled = false;
         }
         self.line_up(spot, now);
     }
@@ -445,7 +450,9 @@ impl<J> Schedule<J> {
     fn take_back(&mut self, spot: Spot, now: Tick) {
         let Some(record) = self.records.get(spot) else { return };
         self.released -= 1;
-        if let Some(gate) = &mut self.gate {
+        if let Some(gate) = &mut self.gate
+            && !record.is_recalled
+        {
             gate.give_back(record.at, now, record.cost);
         }
         self.lanes.give_back(record.lane, record.at, now, record.cost);
@@ -541,12 +548,21 @@ impl<J> Schedule<J> {
     }
 
     pub(crate) fn set_rate(&mut self, limit: Option<RateLimit>, now: Tick) {
+        // Any of them may cost too much now; the next look finds out which.
+        self.too_costly = self.records.iter().map(|(spot, _)| spot).collect();
+        // What has not started counts under the new rate, and under no other.
+        for spot in &self.too_costly {
+            let is_released = |record: &&mut Record<J>| record.state == State::Released && !record.is_recalled;
+            let Some(record) = self.records.get_mut(*spot).filter(is_released) else { continue };
+            record.is_recalled = true;
+            if let Some(gate) = &mut self.gate {
+                gate.give_back(record.at, now, record.cost);
+            }
+        }
         match (&mut self.gate, limit) {
             (Some(gate), Some(limit)) => gate.change(limit, now),
             (gate, limit) => *gate = limit.map(Gate::new),
         }
-        // Any of them may cost too much now; the next look finds out which.
-        self.too_costly = self.records.iter().map(|(spot, _)| spot).collect();
     }
 
     /// Lets nothing start before `until`.

@@ -96,6 +96,8 @@ struct Job {
     deadline: Option<u64>,
     attempts: u32,
     state: State,
+    /// Released before the rate was changed.
+    is_recalled: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -242,7 +244,8 @@ impl Naive {
     fn take_back(&mut self, number: u64, now: u64) {
         let job = self.job(number);
         let (at, key, cost) = (Tick(job.at), job.key, job.cost);
-        if let Some(gate) = &mut self.gate {
+        let is_recalled = std::mem::replace(&mut job.is_recalled, false);
+        if let Some(gate) = self.gate.as_mut().filter(|_| !is_recalled) {
             gate.give_back(at, Tick(now), cost);
         }
         if let Some(gate) = &mut self.lane(key).gate {
@@ -332,19 +335,23 @@ impl Pair {
                     deadline,
                     attempts: 0,
                     state,
+                    is_recalled: false,
                 });
                 self.naive.line_up(number, now);
             }
             Op::Start(place) => {
                 let Some(job) = self.naive.pick(&[State::Released], place) else { return };
-                let (number, spot) = (job.number, job.spot);
+                let (number, spot, is_recalled) = (job.number, job.spot, job.is_recalled);
+                let held_until = self.naive.lanes[&job.key].held_until.max(self.naive.held_until);
                 assert!(self.real.is_released(spot, number) && !self.real.is_released(spot, number + 1));
                 let may = self.naive.of(State::Running).count() < self.naive.allowed.min(WORKERS)
-                    && (self.naive.pauses == 0 || self.naive.is_closing);
-                assert_eq!(self.real.may_go_on(self.load()), may);
+                    && (self.naive.pauses == 0 || self.naive.is_closing)
+                    && held_until <= now
+                    && !is_recalled;
+                assert_eq!(self.real.may_go_on(spot, self.load(), tick), may);
                 let is_overtaken = self.real.is_overtaken(spot, tick);
                 assert_eq!(is_overtaken, self.naive.is_overtaken(number, now));
-                if is_overtaken {
+                if is_overtaken || !may {
                     self.put_back(spot, number, tick);
                 } else {
                     self.real.start(spot);
@@ -424,6 +431,16 @@ impl Pair {
             }
             Op::SetRate(limit) => {
                 self.real.set_rate(limit, tick);
+                let released: Vec<u64> =
+                    self.naive.of(State::Released).filter(|job| !job.is_recalled).map(|job| job.number).collect();
+                for number in released {
+                    let job = self.naive.job(number);
+                    job.is_recalled = true;
+                    let (at, cost) = (Tick(job.at), job.cost);
+                    if let Some(gate) = &mut self.naive.gate {
+                        gate.give_back(at, tick, cost);
+                    }
+                }
                 match (&mut self.naive.gate, limit) {
                     (Some(gate), Some(limit)) => gate.change(limit, tick),
                     (gate, limit) => *gate = limit.map(Gate::new),
@@ -592,6 +609,28 @@ fn started(schedule: &mut Schedule<u64>) -> Vec<u64> {
     schedule.release(Tick(0), Load { workers: 9, running: 0, is_closing: false }, &mut released);
     assert!(released.too_costly.is_empty() && released.expired.is_empty());
     released.first.into_iter().chain(released.more).map(|(job, _)| job).collect()
+}
+
+#[test]
+fn a_job_gives_no_permit_back_to_a_rate_that_gave_it_none() {
+    let policy = |permits| Policy { rate: permits, ..Policy::default() };
+    let each_second = RateLimit::per_second(1);
+    for (before, between) in [(None, None), (Some(each_second.burst(9)), None), (None, Some(each_second))] {
+        let mut schedule = Schedule::new(policy(before), 9, Instant::now());
+        let insert = |schedule: &mut Schedule<u64>, number| {
+            schedule.insert(number, number, Terms { cost: 1, ..Terms::default() }, Tick(0))
+        };
+        let early = insert(&mut schedule, 0);
+        assert_eq!(started(&mut schedule), [0]);
+        schedule.set_rate(between, Tick(0));
+        schedule.set_rate(Some(each_second), Tick(0));
+        insert(&mut schedule, 1);
+        assert_eq!(started(&mut schedule), [1]);
+        // The one that was on its way before there was this rate is cancelled.
+        schedule.forget(early, 0, Tick(0));
+        insert(&mut schedule, 2);
+        assert_eq!(started(&mut schedule), []);
+    }
 }
 
 #[test]

@@ -307,6 +307,16 @@ fn no_number_overflows() {
 }
 
 #[test]
+fn no_limit_is_so_slow_that_it_lets_all_pass() {
+    let mut gate = Gate::new(RateLimit::per(1, Duration::MAX).burst(9));
+    for _ in 0..9 {
+        assert_eq!(gate.when(Tick(0), 1), Tick(0));
+        gate.take(Tick(0), 1);
+    }
+    assert_eq!(gate.when(Tick(0), 1), Tick::NEVER);
+}
+
+#[test]
 fn a_third_of_a_second_three_times_is_a_second() {
     let mut gate = Gate::new(RateLimit::per_second(3).burst(3));
     gate.take(Tick(0), 3);
