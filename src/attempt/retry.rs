@@ -184,6 +184,8 @@ impl RetryBudget {
     }
 
     /// Allows a retry in any case while fewer than `jobs` wait for or run another attempt. Without this, 10.
+    ///
+    /// It bounds how many there are at once, not how many there are over time: only with a floor of 0 is the share never passed.
     pub const fn floor(mut self, jobs: usize) -> Self {
         self.floor = jobs;
         self
