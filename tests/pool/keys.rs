@@ -420,28 +420,42 @@ fn a_job_whose_key_has_permits_again_starts_before_a_costlier_one_of_another_tha
 
 #[test]
 fn an_urgent_job_overtakes_one_on_its_way_to_a_worker_and_has_its_permits_be_it_of_the_same_key_or_not() {
+    const FIRST: Input = ("a", 0);
+    const SAME: Input = ("a", 1);
+    const OTHER: Input = ("b", 0);
     everywhere(|env| async move {
-        let starts = Log::new();
-        let (log, clock, start) = (starts.clone(), env.clock.clone(), env.clock.elapsed());
-        let (pool, workers) = env
-            .builder()
-            .workers(1)
-            .key_by(key)
-            .max_running_per_key(1)
-            .rate_limit_per_key(RateLimit::every(millis(1000)))
-            .build(move |input: Input| {
-                log.push(((clock.elapsed() - start).as_millis(), input));
-                future::ready(Ok::<_, ()>(()))
-            });
-        // The first one is on its way, since nobody else was there: it has the worker, and the place and the permit of its key.
-        for (input, priority) in [(("a", 0), 0), (("b", 0), 1), (("a", 1), 2)] {
-            pool.job(input).priority(priority).try_submit().unwrap().detach();
+        let cases = [
+            // The first one has the worker, and the place and the permit of its key, since nobody else was there.
+            (vec![(FIRST, 0), (SAME, 1)], vec![(0, SAME), (1000, FIRST)]),
+            (vec![(FIRST, 0), (OTHER, 1)], vec![(0, OTHER), (0, FIRST)]),
+            (vec![(FIRST, 0), (OTHER, 1), (SAME, 2)], vec![(0, SAME), (0, OTHER), (1000, FIRST)]),
+            (vec![(FIRST, 0), (OTHER, 0), (SAME, 0)], vec![(0, FIRST), (0, OTHER), (1000, SAME)]),
+        ];
+        for (jobs, expected) in cases {
+            let starts = Log::new();
+            let (log, clock, start) = (starts.clone(), env.clock.clone(), env.clock.elapsed());
+            let (pool, workers) = env
+                .builder()
+                .workers(1)
+                .key_by(key)
+                .max_running_per_key(1)
+                .rate_limit_per_key(RateLimit::every(millis(1000)))
+                .build(move |input: Input| {
+                    log.push(((clock.elapsed() - start).as_millis(), input));
+                    future::ready(Ok::<_, ()>(()))
+                });
+            for (input, priority) in jobs {
+                pool.job(input).priority(priority).try_submit().unwrap().detach();
+            }
+            workers.spawn_on(&env);
+            let later = expected.iter().filter(|(at, _)| *at > 0).count();
+            let mut log = starts.many(expected.len() - later).await;
+            if later > 0 {
+                log.extend(tick(&env, &starts, &[later]).await);
+            }
+            assert_eq!(log, expected, "{}", env.name);
+            assert_over(&env, &pool).await;
         }
-        workers.spawn_on(&env);
-        let mut log = starts.many(2).await;
-        log.extend(tick(&env, &starts, &[1]).await);
-        assert_eq!(log, [(0, ("a", 1)), (0, ("b", 0)), (1000, ("a", 0))], "{}", env.name);
-        assert_over(&env, &pool).await;
     });
 }
 
