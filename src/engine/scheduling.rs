@@ -88,8 +88,8 @@ impl<In, T, E> Engine<In, T, E> {
             return;
         }
         let mut cells = Vec::new();
-        // In one go, so that nothing which comes meanwhile starts before what was there. The locks of the ready channel come
-        // before that of the state, here as elsewhere.
+        // In one go, so that nothing which comes meanwhile starts before what was there. The locks of the ready channel
+        // come before that of the state, here as elsewhere.
         let effects = self.ready.take_all_for(|entries| {
             let mut state = self.state();
             let schedule = Box::new(Schedule::new(self.policy, self.signals.len(), start));
@@ -175,8 +175,8 @@ impl<In, T, E> Engine<In, T, E> {
         }
     }
 
-    /// The terms of a job that was on its way when the schedule was switched on: there is neither a closure of the builder's
-    /// then nor a limit.
+    /// The terms of a job that was on its way when the schedule was switched on: there is neither a closure of the
+    /// builder's then nor a limit.
     fn own_terms(entry: &Entry<In, T, E>) -> Terms {
         match entry {
             Entry::Streamed(job) => Terms { cost: 1, priority: job.stream.priority(), ..Terms::default() },

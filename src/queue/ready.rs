@@ -281,8 +281,8 @@ impl<J> Ready<J> {
         self.take_all_for(|jobs| jobs)
     }
 
-    /// Takes all jobs, oldest first, and hands them over before a worker can take another one. No job is dropped meanwhile, and
-    /// nobody is woken.
+    /// Takes all jobs, oldest first, and hands them over before a worker can take another one. No job is dropped
+    /// meanwhile, and nobody is woken.
     pub(crate) fn take_all_for<R>(&self, take: impl FnOnce(VecDeque<J>) -> R) -> R {
         let mut front = self.front();
         let mut spill = self.spill();

@@ -1,5 +1,5 @@
-//! Clocks that do what no clock should: step back, stand still, jump ahead. No permit too many comes of that, and nobody waits
-//! for longer than the clock makes good for.
+//! Clocks that do what no clock should: step back, stand still, jump ahead. No permit too many comes of that, and nobody
+//! waits for longer than a period once the clock goes on.
 //!
 //! On one thread and step by step, since what matters is what has happened between two looks at the clock.
 

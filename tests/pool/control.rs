@@ -1,5 +1,5 @@
-//! A pool that is changed while it runs: paused, made smaller and larger; what can be seen of it meanwhile, and the waits for a
-//! quieter moment.
+//! A pool that is changed while it runs: paused, made smaller and larger; what can be seen of it meanwhile, and the waits
+//! for a quieter moment.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
@@ -697,7 +697,7 @@ fn the_figures_add_up_at_every_event() {
             .rate_limit(RateLimit::per_second(1_000_000).burst(8))
             .retry(Retry::fixed(secs(1)).max_attempts(2))
             .observe(move |_: &Event| {
-                // A panic in an observer is ignored, so somebody else looks whether all came back, and at what they say.
+                // A panic in an observer is ignored, so others look whether all came back, and at what they say.
                 log.push(None);
                 log.push(inside.get().map(Pool::stats));
             })

@@ -1,5 +1,5 @@
-//! Which of the waiting jobs comes next: priorities, ageing, delays; and that it changes nothing else when a pool that ran
-//! without an order is given one.
+//! Which of the waiting jobs comes next: priorities, ageing, delays; and that it changes nothing else when a pool that
+//! ran without an order is given one.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -410,8 +410,8 @@ impl<J> Schedule<J> {
         self.may_start(load, 0) && self.held_until <= now && self.records.get(spot).is_some_and(is_free)
     }
 
-    /// Whether a released job, to which a worker has come, has to let another one go first: one that has come since, or was
-    /// moved up.
+    /// Whether a released job, to which a worker has come, has to let another one go first: one that has come since, or
+    /// was moved up.
     ///
     /// Where it does and is put back, the other one is released before it, or waits for permits before it; so no worker
     /// turns in a circle.
