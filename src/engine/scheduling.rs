@@ -330,7 +330,7 @@ impl<In, T, E> Engine<In, T, E> {
             return Begun::NotYet;
         }
         self.signals[slot].clear();
-        past.history = schedule.start(spot);
+        past.history = schedule.start(spot, now);
         let since = reading.map(|reading| reading.at).or_else(|| schedule.instant(now));
         if let Some(history) = &past.history {
             occupant.attempts = history.attempts.saturating_add(1);

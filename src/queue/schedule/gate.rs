@@ -1,5 +1,5 @@
-//! Rate limits: [`RateLimit`] says how often, a [`Gate`] keeps count. A gate is asked when a job of some cost may start, and
-//! told when one does. Pure: it is told the time, and that never goes back.
+//! Rate limits: [`RateLimit`] says how often, a [`Gate`] keeps count. A gate is asked when a job of some cost may start, keeps
+//! permits for one that is on its way to a worker, and is told when it starts: it counts from then. Pure: it is told the time, and that never goes back.
 //!
 //! Two forms. The default is the generic cell rate algorithm (ITU-T I.371, 1996), which is a bucket of tokens that
 //! keeps one number: the time at which the bucket will be full again. The other, a sliding window, keeps the time of each
@@ -143,10 +143,17 @@ fn coarse(fine: u128) -> Tick {
     u64::try_from(whole.saturating_add(up)).map_or(Tick::NEVER, Tick)
 }
 
+/// When a bucket will be full again, which would be so at `full`, if so many permits are taken now.
+fn after_taking(full: u128, interval: u128, now: Tick, permits: u32) -> u128 {
+    full.max(fine(now)).saturating_add(interval.saturating_mul(u128::from(permits)))
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Gate {
     limit: RateLimit,
     count: Count,
+    /// Permits that are kept for jobs which have not started yet; never more than may be taken at this moment.
+    reserved: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -168,7 +175,7 @@ impl Gate {
             }
             Form::Window => Count::Window { starts: VecDeque::new(), taken: 0 },
         };
-        Self { limit, count }
+        Self { limit, count, reserved: 0 }
     }
 
     /// The most that one job may cost.
@@ -176,21 +183,24 @@ impl Gate {
         self.limit.most()
     }
 
-    /// When a job of this cost may start, if nothing else does before; not later than `now` if it may at once.
+    /// When a job of this cost may start, if nothing else does before but those for which permits are kept, and these do now; not
+    /// later than `now` if it may at once.
     ///
     /// The cost is at most [`most`](Self::most); one that is greater is taken as that.
     pub(crate) fn when(&mut self, now: Tick, cost: u32) -> Tick {
         self.forget(now);
-        let cost = cost.min(self.most());
+        let (cost, reserved) = (cost.min(self.most()), self.reserved);
         match &self.count {
             Count::Bucket { interval, full } => {
+                let full = if reserved > 0 { after_taking(*full, *interval, now, reserved) } else { *full };
                 let saved = u128::from(self.limit.most() - cost).saturating_mul(*interval);
                 coarse(full.saturating_sub(saved))
             }
             Count::Window { starts, taken } => {
-                let mut over = (u64::from(*taken) + u64::from(cost)).saturating_sub(u64::from(self.limit.permits));
+                let wanted = u64::from(*taken) + u64::from(reserved) + u64::from(cost);
+                let mut over = wanted.saturating_sub(u64::from(self.limit.permits));
                 let mut at = Tick(0);
-                for (start, cost) in starts {
+                for (start, cost) in starts.iter().chain([&(now, reserved)]) {
                     if over == 0 {
                         break;
                     }
@@ -202,36 +212,31 @@ impl Gate {
         }
     }
 
-    /// A job of this cost starts, [when](Self::when) it may.
-    pub(crate) fn take(&mut self, now: Tick, cost: u32) {
+    /// Keeps permits for a job of this cost, which [may](Self::when) start now and is on its way to a worker.
+    pub(crate) const fn reserve(&mut self, cost: u32) {
+        self.reserved += cost;
+    }
+
+    /// A job for which permits are kept does not start.
+    pub(crate) const fn release(&mut self, cost: u32) {
+        self.reserved -= cost;
+    }
+
+    /// A job for which permits are kept starts. It may, however late it is: what may be taken at a moment may be taken later too.
+    pub(crate) fn start(&mut self, now: Tick, cost: u32) {
+        self.release(cost);
+        self.take(now, cost);
+    }
+
+    fn take(&mut self, now: Tick, cost: u32) {
+        self.forget(now);
         match &mut self.count {
-            Count::Bucket { interval, full } => {
-                *full = (*full).max(fine(now)).saturating_add(interval.saturating_mul(u128::from(cost)));
-            }
+            Count::Bucket { interval, full } => *full = after_taking(*full, *interval, now, cost),
             Count::Window { starts, taken } if cost > 0 => {
                 starts.push_back((now, cost));
                 *taken += cost;
             }
             Count::Window { .. } => {}
-        }
-    }
-
-    /// A job that had taken its permits at `taken_at` did not start after all.
-    ///
-    /// A bucket may have filled up meanwhile, had they not been taken; what would have run over is not given back.
-    pub(crate) fn give_back(&mut self, taken_at: Tick, now: Tick, cost: u32) {
-        match &mut self.count {
-            Count::Bucket { interval, full } => {
-                let passed = fine(now).saturating_sub(fine(taken_at));
-                let back = interval.saturating_mul(u128::from(cost)).saturating_sub(passed);
-                *full = full.saturating_sub(back);
-            }
-            Count::Window { starts, taken } => {
-                if let Some(at) = starts.iter().rposition(|start| *start == (taken_at, cost)) {
-                    starts.remove(at);
-                    *taken -= cost;
-                }
-            }
         }
     }
 
@@ -243,7 +248,7 @@ impl Gate {
         }
     }
 
-    /// Goes over to another limit. Permits that are out stay out, as far as the new limit knows so many.
+    /// Goes over to another limit. Permits that are out stay out, as far as the new limit knows so many; none are kept.
     pub(crate) fn change(&mut self, limit: RateLimit, now: Tick) {
         self.forget(now);
         let mut next = Self::new(limit);

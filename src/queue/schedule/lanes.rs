@@ -275,12 +275,12 @@ impl Lanes {
         self.lanes.get(spot).is_some_and(|lane| lane.ready.is_before(rank, number))
     }
 
-    /// A job of the lane starts; it is [removed](Self::remove) apart from that.
-    pub(crate) fn start(&mut self, spot: Spot, now: Tick, cost: u32) {
+    /// A job of the lane is released; it is [removed](Self::remove) apart from that. It has its room, and permits are kept for it.
+    pub(crate) fn release(&mut self, spot: Spot, cost: u32) {
         let Some(lane) = self.lanes.get_mut(spot) else { return };
         lane.running += 1;
         if let Some(gate) = &mut lane.gate {
-            gate.take(now, cost);
+            gate.reserve(cost);
         }
         self.turn += 1;
         let turn = self.turn;
@@ -292,7 +292,7 @@ impl Lanes {
         self.stand_anew(spot);
     }
 
-    /// A started job of the lane does not run any more.
+    /// A job of the lane that had started does not run any more.
     pub(crate) fn end(&mut self, spot: Spot) {
         let Some(lane) = self.lanes.get_mut(spot) else { return };
         lane.running -= 1;
@@ -301,12 +301,19 @@ impl Lanes {
         }
     }
 
-    /// A started job of the lane, with permits taken at `taken_at`, did not run at all.
-    pub(crate) fn give_back(&mut self, spot: Spot, taken_at: Tick, now: Tick, cost: u32) {
+    /// A released job of the lane starts.
+    pub(crate) fn start(&mut self, spot: Spot, now: Tick, cost: u32) {
+        if let Some(gate) = self.lanes.get_mut(spot).and_then(|lane| lane.gate.as_mut()) {
+            gate.start(now, cost);
+        }
+    }
+
+    /// A released job of the lane does not start.
+    pub(crate) fn take_back(&mut self, spot: Spot, cost: u32) {
         let Some(lane) = self.lanes.get_mut(spot) else { return };
         lane.running -= 1;
         if let Some(gate) = &mut lane.gate {
-            gate.give_back(taken_at, now, cost);
+            gate.release(cost);
         }
         self.stand_anew(spot);
     }
@@ -466,6 +473,7 @@ mod tests {
         let mut started = Vec::new();
         while let Some((lane, job)) = lanes.first(now, |_| 1) {
             lanes.remove(lane, rank(priority), u64::from(job.get() - 1), job);
+            lanes.release(lane, 1);
             lanes.start(lane, now, 1);
             started.push(job.get() - 1);
         }
@@ -493,7 +501,7 @@ mod tests {
         assert!(!lanes.is_waiting());
         lanes.end(lane);
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [2]);
-        lanes.give_back(lane, Tick(0), Tick(0), 1);
+        lanes.take_back(lane, 1);
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [3]);
     }
 

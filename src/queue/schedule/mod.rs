@@ -125,6 +125,8 @@ pub(crate) struct Schedule<J> {
     ageing: Ageing,
     /// How many are released and not started.
     released: usize,
+    /// How many of these are recalled. Nothing is released before they are back, since they may come first.
+    recalled: usize,
     /// How many of the workers may run jobs.
     allowed: usize,
     pauses: usize,
@@ -142,7 +144,7 @@ struct Record<J> {
     /// In the order of acceptance.
     number: u64,
     rank: Rank,
-    /// Delayed: the time before which it may not start. Released: when it was.
+    /// The time before which it may not start.
     at: Tick,
     deadline: Tick,
     history: Option<Box<History>>,
@@ -150,7 +152,7 @@ struct Record<J> {
     cost: u32,
     priority: i32,
     state: State,
-    /// Released under another rate than that of now: holds no permit of the pool's, and comes back for one.
+    /// Released under another rate than that of now: no permits of the pool's are kept for it, and it comes back for some.
     is_recalled: bool,
 }
 
@@ -176,6 +178,7 @@ impl<J> Schedule<J> {
             held_until: Tick(0),
             ageing: Ageing::new(policy.ageing),
             released: 0,
+            recalled: 0,
             allowed: workers,
             pauses: 0,
             next: Tick::NEVER,
@@ -339,7 +342,7 @@ impl<J> Schedule<J> {
     /// Releases jobs while a worker is free; returns when the next one may start, should one be free still.
     fn start_what_may(&mut self, now: Tick, load: Load, out: &mut Released<J>) -> Tick {
         loop {
-            if !self.may_start(load, self.released) {
+            if !self.may_start(load, self.released) || self.recalled > 0 {
                 return Tick::NEVER;
             }
             let delayed = self.delayed.first().map_or(Tick::NEVER, |due| due.tick());
@@ -357,12 +360,10 @@ impl<J> Schedule<J> {
                     // One that is delayed, or whose key is, may be of a greater priority and of a smaller cost.
                     return at.min(delayed).min(self.lanes.next());
                 }
-                if !(planted::is(Bug::PassRate) && spot.get().is_multiple_of(2)) {
-                    gate.take(now, cost);
-                }
+                gate.reserve(cost);
             }
             self.step_out(spot);
-            self.lanes.start(lane, now, cost);
+            self.lanes.release(lane, cost);
             self.released += 1;
             if let Some(record) = self.records.get_mut(spot) {
                 record.state = State::Released;
@@ -428,16 +429,24 @@ impl<J> Schedule<J> {
     }
 
     /// A released job starts; returns what is known of its former attempts.
-    pub(crate) fn start(&mut self, spot: Spot) -> Option<Box<History>> {
+    pub(crate) fn start(&mut self, spot: Spot, now: Tick) -> Option<Box<History>> {
         let record = self.records.get_mut(spot)?;
         record.state = State::Running;
         self.released -= 1;
+        if let Some(gate) = &mut self.gate {
+            if planted::is(Bug::PassRate) && spot.get().is_multiple_of(2) {
+                gate.release(record.cost);
+            } else {
+                gate.start(now, record.cost);
+            }
+        }
+        self.lanes.start(record.lane, now, record.cost);
         record.history.take()
     }
 
-    /// A released job does not start yet: takes it back, and its permits.
+    /// A released job does not start yet: takes it back, and the permits that are kept for it.
     pub(crate) fn put_back(&mut self, spot: Spot, job: J, now: Tick) {
-        self.take_back(spot, now);
+        self.take_back(spot);
         if let Some(record) = self.records.get_mut(spot) {
             record.job = Some(job);
             record.at = now;
@@ -446,16 +455,16 @@ impl<J> Schedule<J> {
         self.line_up(spot, now);
     }
 
-    /// Gives back what a released job has taken.
-    fn take_back(&mut self, spot: Spot, now: Tick) {
+    /// Takes back what is kept for a released job.
+    fn take_back(&mut self, spot: Spot) {
         let Some(record) = self.records.get(spot) else { return };
         self.released -= 1;
-        if let Some(gate) = &mut self.gate
-            && !record.is_recalled
-        {
-            gate.give_back(record.at, now, record.cost);
+        if record.is_recalled {
+            self.recalled -= 1;
+        } else if let Some(gate) = &mut self.gate {
+            gate.release(record.cost);
         }
-        self.lanes.give_back(record.lane, record.at, now, record.cost);
+        self.lanes.take_back(record.lane, record.cost);
     }
 
     /// A running job waits for another attempt, which may not start before `at`.
@@ -480,7 +489,7 @@ impl<J> Schedule<J> {
     pub(crate) fn forget(&mut self, spot: Spot, number: u64, now: Tick) -> (Option<J>, Option<Box<History>>) {
         match self.state(spot, number) {
             None | Some(State::Running) => return (None, None),
-            Some(State::Released) => self.take_back(spot, now),
+            Some(State::Released) => self.take_back(spot),
             Some(State::Delayed | State::Ready) => self.step_out(spot),
         }
         let Some(Record { job, history, lane, .. }) = self.records.remove(spot) else { return (None, None) };
@@ -555,8 +564,9 @@ impl<J> Schedule<J> {
             let is_released = |record: &&mut Record<J>| record.state == State::Released && !record.is_recalled;
             let Some(record) = self.records.get_mut(*spot).filter(is_released) else { continue };
             record.is_recalled = true;
+            self.recalled += 1;
             if let Some(gate) = &mut self.gate {
-                gate.give_back(record.at, now, record.cost);
+                gate.release(record.cost);
             }
         }
         match (&mut self.gate, limit) {
@@ -589,7 +599,7 @@ impl<J> Schedule<J> {
     /// Whether a job may start at the time that was told last, though none was released.
     pub(crate) fn could_start(&mut self, load: Load) -> bool {
         let now = self.clock.now();
-        if !self.may_start(load, self.released) || self.held_until > now {
+        if !self.may_start(load, self.released) || self.recalled > 0 || self.held_until > now {
             return false;
         }
         let cost_of = |spot| self.records.get(spot).map_or(0, |record| record.cost);

@@ -19,8 +19,8 @@ enum Step {
     Wait(u64),
     /// A job of this cost comes, and starts if it may.
     Try(u32),
-    /// The start that many starts ago did not happen after all.
-    GiveBack(usize),
+    /// One for which permits are kept, counted from the oldest, starts now, or will not start at all.
+    Settle(usize, bool),
     /// Another limit of the same form: permits, period.
     Change(u32, u64),
 }
@@ -31,7 +31,7 @@ fn steps(costs: RangeInclusive<u32>, with_changes: bool) -> impl Strategy<Value 
     let step = prop_oneof![
         3 => wait.prop_map(Step::Wait),
         5 => costs.prop_map(Step::Try),
-        1 => (0..4_usize).prop_map(Step::GiveBack),
+        3 => (0..4_usize, any::<bool>()).prop_map(|(which, starts)| Step::Settle(which, starts)),
         u32::from(with_changes) => change.prop_map(|(permits, period)| Step::Change(permits, period)),
     ];
     vec(step, 0..120)
@@ -92,7 +92,7 @@ proptest! {
                         bucket.tokens -= u128::from(cost) * bucket.period;
                     }
                 }
-                Step::GiveBack(_) | Step::Change(..) => {}
+                Step::Settle(..) | Step::Change(..) => {}
             }
         }
     }
@@ -120,48 +120,65 @@ proptest! {
                     }
                     prop_assert_eq!(may, oracle.check_n(cost).unwrap().is_ok());
                 }
-                Step::GiveBack(_) | Step::Change(..) => {}
+                Step::Settle(..) | Step::Change(..) => {}
             }
         }
     }
 
-    /// Whatever comes, is given back, or is changed: never more than the burst, and what comes back at the rate, in any stretch.
+    /// Whatever comes, however late it starts after permits were kept for it: never more than the burst, and what comes back at
+    /// the rate, in any stretch; of a window, never more than its number in any period.
     #[test]
-    fn no_stretch_of_time_sees_more_than_burst_and_rate(
-        permits in 1..9_u32, period in 1..3 * SECOND, burst in 1..9_u32, steps in steps(0..=8, false),
+    fn no_stretch_of_time_sees_more_starts_than_it_may(
+        permits in 1..9_u32, period in 1..3 * SECOND, burst in 1..9_u32, is_window: bool, steps in steps(0..=8, false),
     ) {
-        let mut gate = Gate::new(bucket_limit(permits, period, burst));
-        let mut starts: Vec<(u64, u32)> = Vec::new();
+        let limit = if is_window {
+            RateLimit::sliding_window(permits, Duration::from_nanos(period))
+        } else {
+            bucket_limit(permits, period, burst)
+        };
+        let mut gate = Gate::new(limit);
+        let (mut kept, mut starts): (Vec<u32>, Vec<(u64, u32)>) = (Vec::new(), Vec::new());
         let mut now = 0;
         for step in steps {
             match step {
                 Step::Wait(wait) => now += wait,
                 Step::Try(cost) => {
-                    let cost = cost.min(burst);
+                    let cost = cost.min(gate.most());
                     if gate.when(Tick(now), cost).0 <= now {
-                        gate.take(Tick(now), cost);
-                        starts.push((now, cost));
+                        gate.reserve(cost);
+                        kept.push(cost);
                     }
                 }
-                Step::GiveBack(back) if back < starts.len() => {
-                    let (at, cost) = starts.remove(starts.len() - 1 - back);
-                    gate.give_back(Tick(at), Tick(now), cost);
+                Step::Settle(which, true) if which < kept.len() => {
+                    let cost = kept.remove(which);
+                    gate.start(Tick(now), cost);
+                    starts.push((now, cost));
                 }
-                Step::GiveBack(_) | Step::Change(..) => {}
+                Step::Settle(which, false) if which < kept.len() => gate.release(kept.remove(which)),
+                Step::Settle(..) | Step::Change(..) => {}
             }
         }
+        for cost in kept {
+            gate.start(Tick(now), cost);
+            starts.push((now, cost));
+        }
         for (first, (from, _)) in starts.iter().enumerate() {
-            let mut taken = 0;
+            let mut count = 0;
             for (to, cost) in &starts[first..] {
-                taken += u128::from(*cost);
-                let back = u128::from(to - from) * u128::from(permits) / u128::from(period);
-                prop_assert!(taken <= u128::from(burst) + back, "{taken} from {from} to {to}");
+                count += u128::from(*cost);
+                let width = u128::from(to - from);
+                let most = match is_window {
+                    true if width < u128::from(period) => u128::from(permits),
+                    true => u128::MAX,
+                    false => u128::from(burst) + width * u128::from(permits) / u128::from(period),
+                };
+                prop_assert!(count <= most, "{count} from {from} to {to}");
             }
         }
     }
 
     #[test]
-    fn a_start_that_is_given_back_at_once_leaves_no_trace(
+    fn a_job_that_does_not_start_leaves_no_trace(
         permits in 1..9_u32, period in 1..3 * SECOND, burst in 1..9_u32, now in 0..9 * SECOND, taken in 0..9_u32, cost in 0..9_u32,
         is_window: bool,
     ) {
@@ -175,8 +192,8 @@ proptest! {
         let before: Vec<Tick> = (0..=gate.most()).map(|cost| gate.when(now, cost)).collect();
         let cost = cost.min(gate.most());
         if gate.when(now, cost) <= now {
-            gate.take(now, cost);
-            gate.give_back(now, now, cost);
+            gate.reserve(cost);
+            gate.release(cost);
         }
         let after: Vec<Tick> = (0..=gate.most()).map(|cost| gate.when(now, cost)).collect();
         prop_assert_eq!(before, after);
@@ -207,11 +224,7 @@ proptest! {
                         starts.push((now, cost));
                     }
                 }
-                Step::GiveBack(back) if back < starts.len() => {
-                    let (at, cost) = starts.remove(starts.len() - 1 - back);
-                    gate.give_back(Tick(at), Tick(now), cost);
-                }
-                Step::GiveBack(_) => {}
+                Step::Settle(..) => {}
                 Step::Change(new_permits, new_period) => {
                     // What the old limit has forgotten stays forgotten; of the rest, the newest are the last to count.
                     starts.retain(|(start, _)| start + period > now);
@@ -294,9 +307,9 @@ fn no_number_overflows() {
             for cost in [0, 1, u32::MAX] {
                 let cost = cost.min(gate.most());
                 if gate.when(now, cost) <= now {
-                    gate.take(now, cost);
-                    gate.give_back(now, now, cost);
-                    gate.take(now, cost);
+                    gate.reserve(cost);
+                    let _ = gate.when(now, cost);
+                    gate.start(now, cost);
                 }
                 let _ = (gate.when(now, u32::MAX), gate.rested());
                 gate.change(RateLimit::every(Duration::MAX), now);
@@ -325,14 +338,18 @@ fn a_third_of_a_second_three_times_is_a_second() {
 }
 
 #[test]
-fn what_ran_over_is_not_given_back() {
-    let mut gate = Gate::new(RateLimit::per_second(1).burst(2));
-    gate.take(Tick(0), 2);
-    // By now both would be there, had they not been taken.
-    gate.give_back(Tick(0), Tick(2 * SECOND), 2);
-    assert_eq!(gate.when(Tick(2 * SECOND), 2), Tick(0).after(Duration::from_secs(2)));
-    gate.take(Tick(2 * SECOND), 2);
-    // Half of one is back already.
-    gate.give_back(Tick(2 * SECOND), Tick(2 * SECOND + SECOND / 2), 1);
-    assert_eq!(gate.when(Tick(0), 2).0, 3 * SECOND + SECOND / 2);
+fn while_permits_are_kept_the_next_one_comes_as_if_they_were_taken_now() {
+    for limit in [RateLimit::per_second(1).burst(2), RateLimit::sliding_window(2, Duration::from_secs(2))] {
+        let mut gate = Gate::new(limit);
+        gate.reserve(1);
+        gate.reserve(1);
+        let second = |n| Tick(n * SECOND);
+        let next = |gate: &mut Gate, at| gate.when(second(at), 1).0 / SECOND;
+        let wait = if limit.form == Form::Window { 2 } else { 1 };
+        assert_eq!((next(&mut gate, 0), next(&mut gate, 5)), (wait, 5 + wait));
+        gate.start(second(5), 1);
+        assert_eq!(next(&mut gate, 5), 5 + wait);
+        gate.release(1);
+        assert_eq!(gate.when(second(5), 1).0.min(5 * SECOND), gate.when(second(5), 1).0);
+    }
 }
