@@ -134,6 +134,54 @@ fn what_a_cancelled_map_has_held_up_starts_at_once() {
     assert_eq!(*started.borrow(), [4, 1]);
 }
 
+/// A pool that notes when its jobs start, with its workers as the first tasks; the clock stands still when it is made.
+fn noting_pool(clock: &ManualTimer, workers: usize, limit: RateLimit) -> (Pool<u32, (), ()>, Steps, Starts) {
+    let starts = Starts::default();
+    let (log, inside) = (Rc::clone(&starts), clock.clone());
+    let (pool, workers) = Pool::builder().workers(workers).rate_limit(limit).timer(clock.clone()).build(move |n| {
+        log.borrow_mut().push((inside.elapsed().as_millis(), n));
+        future::ready(Ok::<_, ()>(()))
+    });
+    let mut steps = Steps::default();
+    for worker in workers {
+        steps.add("worker", worker.run());
+    }
+    (pool, steps, starts)
+}
+
+type Starts = Rc<RefCell<Vec<(u128, u32)>>>;
+
+#[test]
+fn a_job_that_starts_late_counts_against_the_rate_when_it_starts() {
+    let clock = ManualTimer::new();
+    let (pool, mut steps, starts) = noting_pool(&clock, 1, RateLimit::per_second(1).burst(2));
+    // Both are on their way at once; the worker is polled three seconds later.
+    for n in 0..4 {
+        pool.try_submit(n).unwrap().detach();
+    }
+    clock.advance(SECOND * 3);
+    settle(&mut steps);
+    clock.advance(SECOND);
+    settle(&mut steps);
+    clock.advance(SECOND);
+    settle(&mut steps);
+    assert_eq!(*starts.borrow(), [(3000, 0), (3000, 1), (4000, 2), (5000, 3)]);
+}
+
+#[test]
+fn another_rate_keeps_the_order_of_what_is_on_its_way_and_what_is_not() {
+    let clock = ManualTimer::new();
+    let (pool, mut steps, starts) = noting_pool(&clock, 2, RateLimit::per_second(1));
+    settle(&mut steps);
+    for n in 0..3 {
+        pool.try_submit(n).unwrap().detach();
+    }
+    // The first one is on its way, and the others wait for permits.
+    pool.set_rate_limit(None);
+    settle(&mut steps);
+    assert_eq!(*starts.borrow(), [(0, 0), (0, 1), (0, 2)]);
+}
+
 #[test]
 fn a_moment_that_passes_after_an_abort_does_not_keep_a_worker_from_yielding() {
     let _watchdog = Watchdog::new("one thread");

@@ -19,7 +19,8 @@ use super::clock::{Tick, nanos};
 ///
 /// # What a window sees
 ///
-/// In any stretch of time of length *W* at most `burst + permits × W / period` permits are taken. Do not read
+/// A job takes its permits when it starts. In any stretch of time of length *W* at most `burst + permits × W / period` are
+/// taken. Do not read
 /// `per_minute(60).burst(60)` as "never more than 60 in a minute": a minute may see 60 that were saved up and 60 that
 /// came meanwhile. Where a server counts in that way, use [`sliding_window`](Self::sliding_window): never more than its
 /// number in any period, wherever that begins. It remembers each start of the last period, 16 bytes for each.
