@@ -136,6 +136,7 @@ mod tests {
         let mut slab = Slab::new();
         let spots: Vec<_> = (0..10 * CHUNK).map(|value| slab.insert(value)).collect();
         assert_eq!(slab.chunks.len(), 10);
+        assert!(slab.iter().map(|(spot, _)| spot).eq(spots.iter().copied()));
         for spot in spots {
             slab.remove(spot);
         }
