@@ -1,5 +1,6 @@
 //! Rate limits: [`RateLimit`] says how often, a [`Gate`] keeps count. A gate is asked when a job of some cost may start, keeps
-//! permits for one that is on its way to a worker, and is told when it starts: it counts from then. Pure: it is told the time, and that never goes back.
+//! permits for one that is on its way to a worker, and is told when it starts: it counts from then. Pure: it is told the
+//! time, and that never goes back.
 //!
 //! Two forms. The default is the generic cell rate algorithm (ITU-T I.371, 1996), which is a bucket of tokens that
 //! keeps one number: the time at which the bucket will be full again. The other, a sliding window, keeps the time of each

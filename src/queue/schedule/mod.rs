@@ -565,9 +565,6 @@ impl<J> Schedule<J> {
             let Some(record) = self.records.get_mut(*spot).filter(is_released) else { continue };
             record.is_recalled = true;
             self.recalled += 1;
-            if let Some(gate) = &mut self.gate {
-                gate.release(record.cost);
-            }
         }
         match (&mut self.gate, limit) {
             (Some(gate), Some(limit)) => gate.change(limit, now),
