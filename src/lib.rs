@@ -122,6 +122,7 @@ mod reply;
 mod results;
 pub mod rt;
 mod submit;
+mod sync;
 mod task_pool;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -4,7 +4,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -20,6 +19,7 @@ use crate::results::batches::Batches;
 use crate::results::group::Group;
 use crate::results::map::{Inputs, Map, TryInputs};
 use crate::submit::{Job, JobHandle, Permit, submit_now};
+use crate::sync::atomic::Ordering;
 
 /// A pool of workers that run one async function over many inputs.
 ///

@@ -8,8 +8,7 @@
 //! abandoned.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
@@ -26,6 +25,8 @@ use crate::queue::running::Occupant;
 use crate::queue::schedule::Spot;
 use crate::results::stream::{Delivery, Stream};
 use crate::results::{Completion, Timings};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A queued job.
 pub(crate) enum Entry<In, T, E> {

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 
 use crate::builder::Builder;
@@ -13,6 +13,7 @@ use crate::error::{JobError, SubmitError};
 use crate::pool::Pool;
 use crate::rt::{BoxFuture, Spawn};
 use crate::submit::JobHandle;
+use crate::sync::Mutex;
 
 /// The input of the pool beneath: a future that leaves its value where its handle finds it.
 type Task = BoxFuture<'static, ()>;

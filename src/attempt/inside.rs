@@ -39,7 +39,7 @@ impl Innermost {
     }
 }
 
-thread_local! {
+crate::sync::thread_local! {
     static INNERMOST: Innermost =
         const { Innermost { pool: Cell::new(0), slot: Cell::new(0), id: Cell::new(0) } };
     /// Those around it; bounded by how deep pools are driven inside handlers of pools.

@@ -13,8 +13,7 @@ pub(crate) mod timekeeper;
 mod waits;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -38,6 +37,8 @@ use crate::queue::schedule::lanes::Key;
 use crate::queue::schedule::{Policy, Schedule, Spot, Terms};
 use crate::reply::{Entry, Held};
 use crate::rt::Timer;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 pub(crate) type UnhandledFn<E> = dyn Fn(Unhandled<E>) + Send + Sync;
 

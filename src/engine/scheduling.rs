@@ -1,7 +1,6 @@
 //! The schedule within the engine: jobs go in, and what it releases is carried out, by whoever has changed something. The
 //! schedule itself decides; here is what has to be done under the lock for that, and what after it.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use crate::queue::schedule::clock::{Reading, Tick};
 use crate::queue::schedule::lanes::Key;
 use crate::queue::schedule::{Leaver, Load, Released, Schedule, Spot, Start, Terms};
 use crate::reply::{Entry, Held};
+use crate::sync::atomic::Ordering;
 
 /// The policy of retries, and how to copy what is tried again.
 pub(crate) struct Retries<In, E> {

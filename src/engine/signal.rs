@@ -1,10 +1,11 @@
 //! How others reach a slot: a flag with the reason why its job has to end, and the waker of the worker that waits there.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::Waker;
 
 use crate::error::CancelReason;
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Why a running attempt has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

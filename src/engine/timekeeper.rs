@@ -6,7 +6,6 @@
 //! is woken, and takes it as it goes back to waiting.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -14,6 +13,7 @@ use super::Engine;
 use crate::planted::{self, Bug};
 use crate::queue::schedule::clock::Tick;
 use crate::rt::BoxFuture;
+use crate::sync::atomic::Ordering;
 
 /// The role, kept under the engine's lock.
 #[derive(Debug)]

@@ -26,12 +26,12 @@
 //! the mover goes round once more. Sending wakes a worker, and a waker may run anything, so no lock is held over it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use async_channel::{Receiver, Sender, TryRecvError, TrySendError};
+use std::sync::PoisonError;
 
 use crate::planted::{self, Bug};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::channel::{self, Receiver, Sender, TryRecvError, TrySendError};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The most places that the ring has.
 pub(crate) const RING: usize = 1024;
@@ -82,7 +82,7 @@ struct Spill<J> {
 impl<J> Ready<J> {
     pub(crate) fn new(capacity: usize) -> Self {
         // One place more, for a nudge.
-        let (sender, receiver) = async_channel::bounded(capacity.min(RING).saturating_add(1));
+        let (sender, receiver) = channel::bounded(capacity.min(RING).saturating_add(1));
         Self {
             sender,
             receiver,

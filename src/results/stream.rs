@@ -8,8 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use async_channel::{Receiver, Sender};
@@ -26,6 +25,8 @@ use crate::observe::JobId;
 use crate::planted::{self, Bug};
 use crate::queue::ledger::{Origin, Refusal};
 use crate::reply::{Entry, Streamed};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
 
 /// What travels through the channel: completions that leave a worker together.
 #[derive(Debug)]

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::{BoxFuture, Timer};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A [`Timer`] that stands still until somebody moves it.
 ///

@@ -1,0 +1,28 @@
+//! The locks and atomics of the library, and the channel of the queue: those of the standard library and of async-channel,
+//! or, in a build that explores schedules (`--cfg brigade_model="…"`), those of the explorer.
+//!
+//! Shuttle picks among the threads at each lock and atomic, at random; the real channels are in its build, and each call of
+//! theirs is one step. Loom goes through all orders of the operations it sees, so in its build the queue's channel is a small
+//! one made of its locks. Counts of references are the standard library's everywhere.
+
+#[cfg(not(any(brigade_model = "loom", brigade_model = "shuttle")))]
+mod imp {
+    pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+    pub(crate) use std::thread_local;
+
+    pub(crate) use async_channel as channel;
+}
+
+#[cfg(brigade_model = "shuttle")]
+mod imp {
+    pub(crate) use async_channel as channel;
+    pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
+    pub(crate) use shuttle::thread_local;
+}
+
+#[cfg(brigade_model = "loom")]
+mod loom;
+#[cfg(brigade_model = "loom")]
+use self::loom as imp;
+
+pub(crate) use self::imp::*;

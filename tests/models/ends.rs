@@ -1,0 +1,229 @@
+//! The ends of a pool: close, drain, abort, and workers that leave.
+
+use brigade::{CancelReason, JobError, SubmitError};
+use shuttle::future::spawn;
+
+use super::*;
+
+/// What a submitter has to say: a job is answered, or its input is handed back.
+#[derive(Debug, Default)]
+struct Answers {
+    accepted: AtomicUsize,
+    returned: AtomicUsize,
+    abandoned: AtomicUsize,
+    aborted: AtomicUsize,
+}
+
+impl Answers {
+    fn add(counter: &AtomicUsize) {
+        counter.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Submits two jobs, and counts what became of them.
+fn submit_two(pool: &Jobs, first: u32, answers: &Arc<Answers>) -> JoinHandle<()> {
+    let (pool, answers) = (pool.clone(), Arc::clone(answers));
+    spawn(async move {
+        for n in [first, first + 2] {
+            match pool.submit(n).await {
+                Ok(handle) => {
+                    Answers::add(&answers.accepted);
+                    match handle.await {
+                        Ok(value) => assert_eq!(value, n),
+                        Err(JobError::Abandoned) => Answers::add(&answers.abandoned),
+                        Err(JobError::Cancelled(CancelReason::Aborted)) => Answers::add(&answers.aborted),
+                        Err(other) => panic!("{other:?}"),
+                    }
+                }
+                Err(SubmitError::Closed(input)) => {
+                    assert_eq!(input, n);
+                    Answers::add(&answers.returned);
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    })
+}
+
+fn load(counter: &AtomicUsize) -> usize {
+    counter.load(Ordering::SeqCst)
+}
+
+#[test]
+fn a_close_answers_or_hands_back_every_job() {
+    explore(|| async {
+        let (pool, workers, seen) = pool(2, 1);
+        let answers = Arc::new(Answers::default());
+        let submitters = [submit_two(&pool, 0, &answers), submit_two(&pool, 10, &answers)];
+        let closer = spawn({
+            let pool = pool.clone();
+            async move { pool.close() }
+        });
+        pool.drain().await;
+        assert_settled(&pool, &seen, 2);
+        join(submitters).await;
+        join([closer]).await;
+        join(workers).await;
+        assert_eq!(load(&answers.accepted) + load(&answers.returned), 4);
+        assert_eq!(load(&answers.accepted), load(&seen.started));
+        assert_eq!((load(&answers.abandoned), load(&answers.aborted)), (0, 0));
+    });
+}
+
+#[test]
+fn two_drains_and_a_wait_for_idle_all_end() {
+    explore(|| async {
+        let (pool, workers, seen) = pool(1, 2);
+        pool.try_submit(0).expect("there is room").detach();
+        let waiters = [false, true].map(|is_drain| {
+            let pool = pool.clone();
+            spawn(async move {
+                if is_drain {
+                    pool.drain().await;
+                } else {
+                    pool.idle().await;
+                }
+                assert_eq!(pool.stats().running, 0);
+            })
+        });
+        pool.drain().await;
+        join(waiters).await;
+        join(workers).await;
+        assert_eq!(load(&seen.started), 1);
+        assert_settled(&pool, &seen, 1);
+    });
+}
+
+#[test]
+fn an_abort_names_every_job_that_was_not_done() {
+    explore(|| async {
+        let (pool, workers, seen) = pool(2, 2);
+        let answers = Arc::new(Answers::default());
+        let submitters = [submit_two(&pool, 0, &answers), submit_two(&pool, 10, &answers)];
+        let report = pool.abort().await;
+        assert_eq!(load(&seen.running), 0);
+        join(submitters).await;
+        join(workers).await;
+        assert_settled(&pool, &seen, 2);
+        assert_eq!(load(&answers.accepted) + load(&answers.returned), 4);
+        let named = report.unstarted.len() + report.interrupted.len();
+        let late = pool.abort().await;
+        let named = named + late.unstarted.len() + late.interrupted.len();
+        assert_eq!(load(&answers.aborted), named, "{report:?} {late:?}");
+        assert_eq!(pool.stats().cancelled, named as u64);
+    });
+}
+
+#[test]
+fn an_abort_during_a_drain_ends_both() {
+    explore(|| async {
+        let (pool, workers, seen) = pool(1, 4);
+        let answers = Arc::new(Answers::default());
+        let submitter = submit_two(&pool, 0, &answers);
+        let drainer = spawn({
+            let pool = pool.clone();
+            async move { pool.drain().await }
+        });
+        let report = pool.abort().await;
+        join([submitter, drainer]).await;
+        join(workers).await;
+        assert_settled(&pool, &seen, 1);
+        assert!(report.interrupted.len() <= 1, "{report:?}");
+    });
+}
+
+/// Runs the worker until it is told to leave, in whatever it is doing.
+fn spawn_leaver(worker: impl Future<Output = ()> + Send + 'static) -> (async_channel::Sender<()>, JoinHandle<()>) {
+    let (tell, told) = async_channel::bounded(1);
+    let task = spawn(future::or(
+        async move {
+            let _ = told.recv().await;
+        },
+        worker,
+    ));
+    (tell, task)
+}
+
+#[test]
+fn the_last_worker_that_leaves_takes_no_job_with_it() {
+    explore(|| async {
+        let seen = Arc::new(Seen::default());
+        let builder = Pool::builder().workers(2).queue_capacity(1).timer(ManualTimer::new());
+        let (pool, workers) = builder.build({
+            let seen = Arc::clone(&seen);
+            move |n: u32| work(n, Arc::clone(&seen))
+        });
+        let (leave, tasks): (Vec<_>, Vec<_>) = workers.into_iter().map(|worker| spawn_leaver(worker.run())).unzip();
+        let answers = Arc::new(Answers::default());
+        let submitters = [submit_two(&pool, 0, &answers), submit_two(&pool, 10, &answers)];
+        let tellers: Vec<_> = leave
+            .into_iter()
+            .map(|tell| {
+                spawn(async move {
+                    let _ = tell.send(()).await;
+                })
+            })
+            .collect();
+        join(submitters).await;
+        join(tellers).await;
+        join(tasks).await;
+        pool.idle().await;
+        assert_settled(&pool, &seen, 2);
+        assert_eq!(load(&answers.accepted) + load(&answers.returned), 4);
+        assert_eq!(pool.stats().abandoned, load(&answers.abandoned) as u64);
+        assert_eq!(pool.stats().workers, 0);
+    });
+}
+
+#[test]
+fn a_worker_that_leaves_hands_what_it_was_woken_for_to_another() {
+    explore(|| async {
+        let seen = Arc::new(Seen::default());
+        let builder = Pool::builder().workers(2).queue_capacity(4).timer(ManualTimer::new());
+        let (pool, workers) = builder.build({
+            let seen = Arc::clone(&seen);
+            move |n: u32| work(n, Arc::clone(&seen))
+        });
+        let mut workers = workers.into_iter();
+        let (leave, leaver) = spawn_leaver(workers.next().expect("two").run());
+        let stayer = spawn(workers.next().expect("two").run());
+        let answers = Arc::new(Answers::default());
+        let submitter = submit_two(&pool, 0, &answers);
+        let teller = spawn(async move {
+            let _ = leave.send(()).await;
+        });
+        join([submitter, teller, leaver]).await;
+        assert!(load(&answers.abandoned) <= 1, "only what it was running");
+        pool.drain().await;
+        join([stayer]).await;
+        assert_settled(&pool, &seen, 2);
+    });
+}
+
+#[test]
+fn a_map_ends_when_the_workers_leave() {
+    explore(|| async {
+        let seen = Arc::new(Seen::default());
+        let builder = Pool::builder().workers(1).queue_capacity(2).timer(ManualTimer::new());
+        let (pool, workers) = builder.build({
+            let seen = Arc::clone(&seen);
+            move |n: u32| work(n, Arc::clone(&seen))
+        });
+        let (leave, tasks): (Vec<_>, Vec<_>) = workers.into_iter().map(|worker| spawn_leaver(worker.run())).unzip();
+        let teller = spawn(async move {
+            let _ = leave[0].send(()).await;
+        });
+        let mut map = pool.map([0, 2, 4, 6]).window(2);
+        let mut told = Vec::new();
+        while let Some(completion) = map.next().await {
+            match completion.result {
+                Ok(_) | Err(JobError::Abandoned) => told.push(u32::try_from(completion.index).expect("small")),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(unique(told).len() as u64, pool.stats().accepted);
+        join([teller]).await;
+        join(tasks).await;
+        assert_settled(&pool, &seen, 1);
+    });
+}

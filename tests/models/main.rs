@@ -1,0 +1,132 @@
+//! The pool on many threads, in an order that a scheduler picks at each lock and atomic: at random, and by priorities that
+//! change a few times (PCT). Only in a build of its own:
+//!
+//! ```text
+//! RUSTFLAGS='--cfg brigade_model="shuttle"' cargo test --no-default-features --test models
+//! ```
+//!
+//! `BRIGADE_SCHEDULES=n` goes through so many orders of each kind and model. A failure prints the order that led to it;
+//! `BRIGADE_SCHEDULE=…` with that text repeats it.
+
+#![cfg(brigade_model = "shuttle")]
+
+mod ends;
+mod jobs;
+mod policies;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use brigade::{ManualTimer, Outcome, Pool, Stats};
+use futures_lite::future;
+use shuttle::future::{JoinHandle, block_on, spawn};
+
+/// How many orders of each kind.
+const SCHEDULES: usize = 300;
+
+/// How often PCT changes the priorities.
+const CHANGES: usize = 3;
+
+/// Runs the model in many orders. A wait that never ends is a deadlock, which the explorer finds by itself.
+fn explore<F: Future<Output = ()> + 'static>(model: impl Fn() -> F + Send + Sync + 'static) {
+    let model = move || block_on(model());
+    if let Ok(schedule) = std::env::var("BRIGADE_SCHEDULE") {
+        return shuttle::replay(model, &schedule);
+    }
+    let schedules = std::env::var("BRIGADE_SCHEDULES")
+        .map_or(SCHEDULES, |text| text.parse().expect("BRIGADE_SCHEDULES is a number"));
+    let model = Arc::new(model);
+    let random = Arc::clone(&model);
+    shuttle::check_random(move || random(), schedules);
+    shuttle::check_pct(move || model(), schedules, CHANGES);
+}
+
+/// Each on a thread of its own.
+type Workers = Vec<JoinHandle<()>>;
+
+/// Jobs are numbers, results are numbers.
+type Jobs = Pool<u32, u32, u32>;
+
+/// What has happened in the handlers, besides what the outcomes say. Its own atomics are no steps of the model.
+#[derive(Debug, Default)]
+struct Seen {
+    started: AtomicUsize,
+    running: AtomicUsize,
+    most: AtomicUsize,
+}
+
+/// Counts a handler as running for as long as it lives.
+struct Running(Arc<Seen>);
+
+impl Running {
+    fn new(seen: &Arc<Seen>) -> Self {
+        seen.started.fetch_add(1, Ordering::SeqCst);
+        let running = seen.running.fetch_add(1, Ordering::SeqCst) + 1;
+        seen.most.fetch_max(running, Ordering::SeqCst);
+        Self(Arc::clone(seen))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The job of all models: it waits once, and odd numbers fail.
+async fn work(n: u32, seen: Arc<Seen>) -> Result<u32, u32> {
+    let _running = Running::new(&seen);
+    future::yield_now().await;
+    if n % 2 == 0 { Ok(n) } else { Err(n) }
+}
+
+/// A pool whose workers have a thread each.
+fn pool(workers: usize, capacity: usize) -> (Jobs, Workers, Arc<Seen>) {
+    let seen = Arc::new(Seen::default());
+    let builder = Pool::builder().workers(workers).queue_capacity(capacity).timer(ManualTimer::new());
+    let (pool, workers) = builder.build({
+        let seen = Arc::clone(&seen);
+        move |n: u32| work(n, Arc::clone(&seen))
+    });
+    (pool, workers.into_iter().map(|worker| spawn(worker.run())).collect(), seen)
+}
+
+async fn join(tasks: impl IntoIterator<Item = JoinHandle<()>>) {
+    for task in tasks {
+        task.await.expect("no task is aborted or panics");
+    }
+}
+
+fn ended(stats: &Stats) -> u64 {
+    stats.succeeded
+        + stats.failed
+        + stats.timed_out
+        + stats.panicked
+        + stats.cancelled
+        + stats.abandoned
+        + stats.rejected
+}
+
+/// Nothing runs, nothing is queued, and each accepted job has its one outcome.
+fn assert_settled<In, T, E>(pool: &Pool<In, T, E>, seen: &Seen, workers: usize) {
+    let stats = pool.stats();
+    assert_eq!((stats.queued, stats.running, stats.delayed, ended(&stats)), (0, 0, 0, stats.accepted), "{stats:?}");
+    assert_eq!(seen.running.load(Ordering::SeqCst), 0);
+    assert!(seen.most.load(Ordering::SeqCst) <= workers, "{seen:?}");
+}
+
+/// Puts each number in once, and says which came twice.
+fn unique(numbers: impl IntoIterator<Item = u32>) -> BTreeSet<u32> {
+    let mut seen = BTreeSet::new();
+    for number in numbers {
+        assert!(seen.insert(number), "{number} came twice");
+    }
+    seen
+}
+
+/// What a result says of its number.
+fn outcome_of(n: u32) -> Outcome {
+    if n % 2 == 0 { Outcome::Succeeded } else { Outcome::Failed }
+}
