@@ -114,6 +114,8 @@ pub mod csv;
 mod engine;
 mod error;
 pub mod handler;
+#[cfg(all(test, brigade_model = "loom"))]
+mod models;
 mod observe;
 mod planted;
 mod pool;

@@ -1,6 +1,93 @@
 //! What the library runs on in loom's build.
 
-pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};
+pub(crate) use loom::sync::{Mutex, MutexGuard};
+
+/// Loom takes operations that are sequentially consistent for an acquire and a release only. Here a fence, which it knows,
+/// stands before and after each.
+pub(crate) mod atomic {
+    pub(crate) use loom::sync::atomic::Ordering;
+    use loom::sync::atomic::fence;
+
+    fn consistent<R>(ordering: Ordering, operation: impl FnOnce() -> R) -> R {
+        if ordering != Ordering::SeqCst {
+            return operation();
+        }
+        fence(Ordering::SeqCst);
+        let result = operation();
+        fence(Ordering::SeqCst);
+        result
+    }
+
+    macro_rules! atomics {
+        ($($name:ident of $value:ty { $($method:ident),* })*) => {
+            $(
+                #[derive(Debug, Default)]
+                pub(crate) struct $name(loom::sync::atomic::$name);
+
+                impl $name {
+                    pub(crate) fn new(value: $value) -> Self {
+                        Self(loom::sync::atomic::$name::new(value))
+                    }
+
+                    pub(crate) fn load(&self, ordering: Ordering) -> $value {
+                        consistent(ordering, || self.0.load(ordering))
+                    }
+
+                    pub(crate) fn store(&self, value: $value, ordering: Ordering) {
+                        consistent(ordering, || self.0.store(value, ordering));
+                    }
+
+                    $(atomics!($method $value);)*
+                }
+            )*
+        };
+        (swap $value:ty) => {
+            pub(crate) fn swap(&self, value: $value, ordering: Ordering) -> $value {
+                consistent(ordering, || self.0.swap(value, ordering))
+            }
+        };
+        (fetch_add $value:ty) => {
+            pub(crate) fn fetch_add(&self, value: $value, ordering: Ordering) -> $value {
+                consistent(ordering, || self.0.fetch_add(value, ordering))
+            }
+        };
+        (fetch_sub $value:ty) => {
+            pub(crate) fn fetch_sub(&self, value: $value, ordering: Ordering) -> $value {
+                consistent(ordering, || self.0.fetch_sub(value, ordering))
+            }
+        };
+        (fetch_update $value:ty) => {
+            pub(crate) fn fetch_update(
+                &self,
+                set: Ordering,
+                fetch: Ordering,
+                update: impl FnMut($value) -> Option<$value>,
+            ) -> Result<$value, $value> {
+                consistent(set, || self.0.fetch_update(set, fetch, update))
+            }
+        };
+        (compare_exchange $value:ty) => {
+            pub(crate) fn compare_exchange(
+                &self,
+                current: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                consistent(success, || self.0.compare_exchange(current, new, success, failure))
+            }
+        };
+    }
+
+    atomics! {
+        AtomicBool of bool { swap }
+        AtomicI32 of i32 {}
+        AtomicU8 of u8 { compare_exchange }
+        AtomicU32 of u32 {}
+        AtomicU64 of u64 {}
+        AtomicUsize of usize { fetch_add, fetch_sub, fetch_update }
+    }
+}
 
 /// Loom's takes no `const` blocks.
 macro_rules! local {

@@ -20,12 +20,13 @@ impl Answers {
     }
 }
 
-/// Submits two jobs, and counts what became of them.
-fn submit_two(pool: &Jobs, first: u32, answers: &Arc<Answers>) -> JoinHandle<()> {
+/// Submits two jobs, and counts what became of them. With the second one, the schedule may be switched on.
+fn submit_two(pool: &Jobs, first: u32, answers: &Arc<Answers>, is_scheduled: bool) -> JoinHandle<()> {
     let (pool, answers) = (pool.clone(), Arc::clone(answers));
     spawn(async move {
         for n in [first, first + 2] {
-            match pool.submit(n).await {
+            let job = pool.job(n).priority(i32::from(is_scheduled && n != first));
+            match job.submit().await {
                 Ok(handle) => {
                     Answers::add(&answers.accepted);
                     match handle.await {
@@ -51,23 +52,26 @@ fn load(counter: &AtomicUsize) -> usize {
 
 #[test]
 fn a_close_answers_or_hands_back_every_job() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(2, 1);
-        let answers = Arc::new(Answers::default());
-        let submitters = [submit_two(&pool, 0, &answers), submit_two(&pool, 10, &answers)];
-        let closer = spawn({
-            let pool = pool.clone();
-            async move { pool.close() }
+    for is_scheduled in [false, true] {
+        explore(move || async move {
+            let (pool, workers, seen) = pool(2, 1);
+            let answers = Arc::new(Answers::default());
+            let submitters =
+                [submit_two(&pool, 0, &answers, is_scheduled), submit_two(&pool, 10, &answers, is_scheduled)];
+            let closer = spawn({
+                let pool = pool.clone();
+                async move { pool.close() }
+            });
+            pool.drain().await;
+            assert_settled(&pool, &seen, 2);
+            join(submitters).await;
+            join([closer]).await;
+            join(workers).await;
+            assert_eq!(load(&answers.accepted) + load(&answers.returned), 4);
+            assert_eq!(load(&answers.accepted), load(&seen.started));
+            assert_eq!((load(&answers.abandoned), load(&answers.aborted)), (0, 0));
         });
-        pool.drain().await;
-        assert_settled(&pool, &seen, 2);
-        join(submitters).await;
-        join([closer]).await;
-        join(workers).await;
-        assert_eq!(load(&answers.accepted) + load(&answers.returned), 4);
-        assert_eq!(load(&answers.accepted), load(&seen.started));
-        assert_eq!((load(&answers.abandoned), load(&answers.aborted)), (0, 0));
-    });
+    }
 }
 
 #[test]
@@ -96,40 +100,65 @@ fn two_drains_and_a_wait_for_idle_all_end() {
 
 #[test]
 fn an_abort_names_every_job_that_was_not_done() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(2, 2);
-        let answers = Arc::new(Answers::default());
-        let submitters = [submit_two(&pool, 0, &answers), submit_two(&pool, 10, &answers)];
-        let report = pool.abort().await;
-        assert_eq!(load(&seen.running), 0);
-        join(submitters).await;
-        join(workers).await;
-        assert_settled(&pool, &seen, 2);
-        assert_eq!(load(&answers.accepted) + load(&answers.returned), 4);
-        let named = report.unstarted.len() + report.interrupted.len();
-        let late = pool.abort().await;
-        let named = named + late.unstarted.len() + late.interrupted.len();
-        assert_eq!(load(&answers.aborted), named, "{report:?} {late:?}");
-        assert_eq!(pool.stats().cancelled, named as u64);
-    });
+    for is_scheduled in [false, true] {
+        explore(move || async move {
+            let (pool, workers, seen) = pool(2, 2);
+            let answers = Arc::new(Answers::default());
+            let submitters =
+                [submit_two(&pool, 0, &answers, is_scheduled), submit_two(&pool, 10, &answers, is_scheduled)];
+            let report = pool.abort().await;
+            assert_eq!(load(&seen.running), 0);
+            join(submitters).await;
+            join(workers).await;
+            assert_settled(&pool, &seen, 2);
+            assert_eq!(load(&answers.accepted) + load(&answers.returned), 4);
+            let named = report.unstarted.len() + report.interrupted.len();
+            let late = pool.abort().await;
+            let named = named + late.unstarted.len() + late.interrupted.len();
+            assert_eq!(load(&answers.aborted), named, "{report:?} {late:?}");
+            assert_eq!(pool.stats().cancelled, named as u64);
+        });
+    }
+}
+
+#[test]
+fn an_abort_hands_back_all_jobs_though_no_worker_is_polled_any_more() {
+    for is_scheduled in [false, true] {
+        explore(move || async move {
+            let builder = Pool::builder().workers(1).queue_capacity(4).timer(ManualTimer::new());
+            let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, u32>(n) });
+            let answers = Arc::new(Answers::default());
+            let submitters = [0, 10].map(|first| submit_two(&pool, first, &answers, is_scheduled));
+            let report = pool.abort().await;
+            join(submitters).await;
+            let late = pool.abort().await;
+            let named = report.unstarted.len() + late.unstarted.len();
+            assert_eq!((load(&answers.accepted), load(&answers.aborted)), (named, named));
+            assert_eq!(named + load(&answers.returned), 4);
+            assert_settled(&pool, &Seen::default(), 1);
+            drop(workers);
+        });
+    }
 }
 
 #[test]
 fn an_abort_during_a_drain_ends_both() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(1, 4);
-        let answers = Arc::new(Answers::default());
-        let submitter = submit_two(&pool, 0, &answers);
-        let drainer = spawn({
-            let pool = pool.clone();
-            async move { pool.drain().await }
+    for is_scheduled in [false, true] {
+        explore(move || async move {
+            let (pool, workers, seen) = pool(1, 4);
+            let answers = Arc::new(Answers::default());
+            let submitter = submit_two(&pool, 0, &answers, is_scheduled);
+            let drainer = spawn({
+                let pool = pool.clone();
+                async move { pool.drain().await }
+            });
+            let report = pool.abort().await;
+            join([submitter, drainer]).await;
+            join(workers).await;
+            assert_settled(&pool, &seen, 1);
+            assert!(report.interrupted.len() <= 1, "{report:?}");
         });
-        let report = pool.abort().await;
-        join([submitter, drainer]).await;
-        join(workers).await;
-        assert_settled(&pool, &seen, 1);
-        assert!(report.interrupted.len() <= 1, "{report:?}");
-    });
+    }
 }
 
 /// Runs the worker until it is told to leave, in whatever it is doing.
@@ -146,58 +175,63 @@ fn spawn_leaver(worker: impl Future<Output = ()> + Send + 'static) -> (async_cha
 
 #[test]
 fn the_last_worker_that_leaves_takes_no_job_with_it() {
-    explore(|| async {
-        let seen = Arc::new(Seen::default());
-        let builder = Pool::builder().workers(2).queue_capacity(1).timer(ManualTimer::new());
-        let (pool, workers) = builder.build({
-            let seen = Arc::clone(&seen);
-            move |n: u32| work(n, Arc::clone(&seen))
-        });
-        let (leave, tasks): (Vec<_>, Vec<_>) = workers.into_iter().map(|worker| spawn_leaver(worker.run())).unzip();
-        let answers = Arc::new(Answers::default());
-        let submitters = [submit_two(&pool, 0, &answers), submit_two(&pool, 10, &answers)];
-        let tellers: Vec<_> = leave
-            .into_iter()
-            .map(|tell| {
-                spawn(async move {
-                    let _ = tell.send(()).await;
+    for is_scheduled in [false, true] {
+        explore(move || async move {
+            let seen = Arc::new(Seen::default());
+            let builder = Pool::builder().workers(2).queue_capacity(1).timer(ManualTimer::new());
+            let (pool, workers) = builder.build({
+                let seen = Arc::clone(&seen);
+                move |n: u32| work(n, Arc::clone(&seen))
+            });
+            let (leave, tasks): (Vec<_>, Vec<_>) = workers.into_iter().map(|worker| spawn_leaver(worker.run())).unzip();
+            let answers = Arc::new(Answers::default());
+            let submitters =
+                [submit_two(&pool, 0, &answers, is_scheduled), submit_two(&pool, 10, &answers, is_scheduled)];
+            let tellers: Vec<_> = leave
+                .into_iter()
+                .map(|tell| {
+                    spawn(async move {
+                        let _ = tell.send(()).await;
+                    })
                 })
-            })
-            .collect();
-        join(submitters).await;
-        join(tellers).await;
-        join(tasks).await;
-        pool.idle().await;
-        assert_settled(&pool, &seen, 2);
-        assert_eq!(load(&answers.accepted) + load(&answers.returned), 4);
-        assert_eq!(pool.stats().abandoned, load(&answers.abandoned) as u64);
-        assert_eq!(pool.stats().workers, 0);
-    });
+                .collect();
+            join(submitters).await;
+            join(tellers).await;
+            join(tasks).await;
+            pool.idle().await;
+            assert_settled(&pool, &seen, 2);
+            assert_eq!(load(&answers.accepted) + load(&answers.returned), 4);
+            assert_eq!(pool.stats().abandoned, load(&answers.abandoned) as u64);
+            assert_eq!(pool.stats().workers, 0);
+        });
+    }
 }
 
 #[test]
 fn a_worker_that_leaves_hands_what_it_was_woken_for_to_another() {
-    explore(|| async {
-        let seen = Arc::new(Seen::default());
-        let builder = Pool::builder().workers(2).queue_capacity(4).timer(ManualTimer::new());
-        let (pool, workers) = builder.build({
-            let seen = Arc::clone(&seen);
-            move |n: u32| work(n, Arc::clone(&seen))
+    for is_scheduled in [false, true] {
+        explore(move || async move {
+            let seen = Arc::new(Seen::default());
+            let builder = Pool::builder().workers(2).queue_capacity(4).timer(ManualTimer::new());
+            let (pool, workers) = builder.build({
+                let seen = Arc::clone(&seen);
+                move |n: u32| work(n, Arc::clone(&seen))
+            });
+            let mut workers = workers.into_iter();
+            let (leave, leaver) = spawn_leaver(workers.next().expect("two").run());
+            let stayer = spawn(workers.next().expect("two").run());
+            let answers = Arc::new(Answers::default());
+            let submitter = submit_two(&pool, 0, &answers, is_scheduled);
+            let teller = spawn(async move {
+                let _ = leave.send(()).await;
+            });
+            join([submitter, teller, leaver]).await;
+            assert!(load(&answers.abandoned) <= 1, "only what it was running");
+            pool.drain().await;
+            join([stayer]).await;
+            assert_settled(&pool, &seen, 2);
         });
-        let mut workers = workers.into_iter();
-        let (leave, leaver) = spawn_leaver(workers.next().expect("two").run());
-        let stayer = spawn(workers.next().expect("two").run());
-        let answers = Arc::new(Answers::default());
-        let submitter = submit_two(&pool, 0, &answers);
-        let teller = spawn(async move {
-            let _ = leave.send(()).await;
-        });
-        join([submitter, teller, leaver]).await;
-        assert!(load(&answers.abandoned) <= 1, "only what it was running");
-        pool.drain().await;
-        join([stayer]).await;
-        assert_settled(&pool, &seen, 2);
-    });
+    }
 }
 
 #[test]

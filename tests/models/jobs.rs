@@ -74,6 +74,57 @@ fn a_cancelled_job_runs_no_more_once_that_is_told() {
     });
 }
 
+/// Who cancels a job that never ends by itself.
+#[derive(Debug, Clone, Copy)]
+enum Canceller {
+    Handle,
+    Map,
+    Abort,
+}
+
+#[test]
+fn a_job_that_never_ends_is_ended_by_whoever_cancels_it() {
+    for canceller in [Canceller::Handle, Canceller::Map, Canceller::Abort] {
+        explore(move || async move {
+            let seen = Arc::new(Seen::default());
+            let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build({
+                let seen = Arc::clone(&seen);
+                move |_: u32| {
+                    let running = Running::new(&seen);
+                    async move {
+                        let _running = running;
+                        future::pending::<Result<u32, u32>>().await
+                    }
+                }
+            });
+            let workers: Workers = workers.into_iter().map(|worker| spawn(worker.run())).collect();
+            match canceller {
+                Canceller::Handle => {
+                    let handle = pool.try_submit(0).expect("there is room");
+                    assert_eq!(handle.cancel().await.map(|result| result.is_ok()), None);
+                }
+                Canceller::Map => {
+                    let mut map = pool.map([0, 1, 2]);
+                    // Pulls the inputs.
+                    assert!(future::poll_once(map.next()).await.is_none());
+                    map.cancel();
+                    while let Some(completion) = map.next().await {
+                        assert_eq!(completion.result, Err(JobError::Cancelled(CancelReason::Stream)));
+                    }
+                }
+                Canceller::Abort => {
+                    pool.try_submit(0).expect("there is room").detach();
+                    let report = pool.abort().await;
+                    assert_eq!(report.unstarted.len() + report.interrupted.len(), 1);
+                }
+            }
+            pool.drain().await;
+            join(workers).await;
+            assert_settled(&pool, &seen, 2);
+        });
+    }
+}
+
 #[test]
 fn a_handle_that_is_dropped_loses_no_job_and_no_failure() {
     explore(|| async {
@@ -179,6 +230,42 @@ fn a_map_that_stops_at_a_failure_tells_all_it_took() {
         pool.drain().await;
         join(workers).await;
         assert_settled(&pool, &seen, 2);
+    });
+}
+
+#[test]
+fn jobs_that_wait_for_one_another_all_run_where_there_are_workers_for_them() {
+    explore(|| async {
+        let seen = Arc::new(Seen::default());
+        let (arrive, arrivals) = async_channel::unbounded::<()>();
+        let builder = Pool::builder().workers(3).queue_capacity(4).timer(ManualTimer::new());
+        let (pool, workers) = builder.build({
+            let seen = Arc::clone(&seen);
+            move |n: u32| {
+                let (seen, arrive, arrivals) = (Arc::clone(&seen), arrive.clone(), arrivals.clone());
+                async move {
+                    let _running = Running::new(&seen);
+                    // The last of three lets all go on.
+                    if seen.started.load(Ordering::SeqCst) == 3 {
+                        drop(arrive);
+                        arrivals.close();
+                    } else {
+                        let _ = arrivals.recv().await;
+                    }
+                    Ok::<_, u32>(n)
+                }
+            }
+        });
+        let workers: Workers = workers.into_iter().map(|worker| spawn(worker.run())).collect();
+        let mut map = pool.map([0, 2, 4]);
+        let mut values = Vec::new();
+        while let Some(completion) = map.next().await {
+            values.push(completion.result.expect("it never fails"));
+        }
+        assert_eq!(unique(values), BTreeSet::from([0, 2, 4]));
+        pool.drain().await;
+        join(workers).await;
+        assert_settled(&pool, &seen, 3);
     });
 }
 

@@ -1,0 +1,284 @@
+//! Three small pieces on which the rest stands, in all orders that two or three threads can have, up to a number of
+//! preemptions: the reply of a job, the hand-over of a job among workers that leave, and the wake of the one who keeps the
+//! time. Only in a build of its own:
+//!
+//! ```text
+//! RUSTFLAGS='--cfg brigade_model="loom"' cargo test --release --no-default-features --lib models
+//! ```
+//!
+//! `LOOM_MAX_PREEMPTIONS=n` looks at more orders. A wait that never ends is a deadlock, which loom finds by itself.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_lite::future::poll_once;
+use loom::future::block_on;
+use loom::thread;
+
+use crate::engine::Engine;
+use crate::engine::timekeeper::Timekeeping;
+use crate::handler::Plain;
+use crate::queue::ready::Ready;
+use crate::reply::{Entry, Outbox, Ticket};
+use crate::worker::Workers;
+use crate::{CancelReason, JobError, ManualTimer, Pool};
+
+type Jobs = Pool<u32, u32, u32>;
+type Books = Arc<Engine<u32, u32, u32>>;
+
+fn explore(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.max_branches = 100_000;
+    if builder.preemption_bound.is_none() {
+        builder.preemption_bound = Some(2);
+    }
+    let model = Arc::new(model);
+    let runs = std::sync::atomic::AtomicUsize::new(0);
+    let runs = Arc::new(runs);
+    builder.check({
+        let runs = Arc::clone(&runs);
+        move || {
+            runs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let model = Arc::clone(&model);
+            // Loom's first thread has little room.
+            spawn(move || model()).join().expect("the model does not panic");
+        }
+    });
+    let runs = runs.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(runs > 1, "these threads have one order only");
+    println!("{runs} orders");
+}
+
+fn spawn<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+    thread::Builder::new().stack_size(STACK).spawn(f).expect("there are few threads")
+}
+
+/// In words; more than what a worker needs without optimisation.
+const STACK: usize = 1 << 17;
+
+/// A pool whose workers are not run: the threads of the model do what they would.
+fn pool(workers: usize, clock: &ManualTimer) -> (Jobs, Workers<u32, u32, u32, Plain<impl Fn(u32) -> Handled + use<>>>) {
+    Pool::builder().workers(workers).queue_capacity(2).timer(clock.clone()).build(|n| std::future::ready(Ok(n)))
+}
+
+type Handled = std::future::Ready<Result<u32, u32>>;
+
+/// What a worker does with a job whose handler answers at once.
+fn run(engine: &Books, slot: usize, entry: Entry<u32, u32, u32>, answer: impl FnOnce(u32) -> Result<u32, u32>) {
+    let (mut ticket, mut outbox) = (Ticket::new(slot), Outbox::new());
+    let Some(input) = entry.start(engine, &mut ticket, &mut outbox) else { return };
+    let result = ticket.prepare(input).and_then(|input| answer(input).map_err(JobError::Failed));
+    ticket.settle(result, &mut outbox);
+}
+
+// ---- the reply ----
+
+/// A worker runs the one job, or leaves with it, while `ask` does something with the handle.
+fn one_job(
+    answer: impl Fn(u32) -> Result<u32, u32> + Copy + Send + Sync + 'static,
+    is_lost: bool,
+    ask: impl Fn(crate::JobHandle<u32, u32, u32>, &Jobs) + Send + Sync + 'static,
+) {
+    explore(move || {
+        let (pool, workers) = pool(1, &ManualTimer::new());
+        let handle = pool.try_submit(7).expect("there is room");
+        let engine = Arc::clone(pool.engine());
+        let worker = spawn(move || {
+            let Ok(Some(entry)) = engine.ready.try_pop() else { return };
+            if is_lost {
+                let (mut ticket, mut outbox) = (Ticket::new(0), Outbox::new());
+                entry.start(&engine, &mut ticket, &mut outbox);
+            } else {
+                run(&engine, 0, entry, answer);
+            }
+        });
+        ask(handle, &pool);
+        worker.join().expect("it does not panic");
+        let stats = pool.stats();
+        let ended = stats.succeeded + stats.failed + stats.cancelled + stats.abandoned;
+        assert_eq!((stats.accepted, ended, stats.queued, stats.running), (1, 1, 0, 0), "{stats:?}");
+        drop(workers);
+    });
+}
+
+#[test]
+fn whoever_awaits_a_job_is_told() {
+    one_job(Ok, false, |handle, _| assert_eq!(block_on(handle), Ok(7)));
+}
+
+#[test]
+fn whoever_awaits_a_job_is_told_that_its_worker_has_left() {
+    one_job(Ok, true, |handle, _| assert_eq!(block_on(handle), Err(JobError::Abandoned)));
+}
+
+#[test]
+fn a_cancelled_job_ends_once() {
+    one_job(Ok, false, |handle, _| {
+        let _ = block_on(handle.cancel());
+    });
+}
+
+#[test]
+fn a_cancelled_job_ends_once_though_its_worker_leaves() {
+    one_job(Ok, true, |handle, _| {
+        let result = block_on(handle.cancel());
+        assert!(!matches!(result, Some(Ok(_))), "{result:?}");
+    });
+}
+
+#[test]
+fn a_failure_that_nobody_awaits_goes_to_the_place_for_them_once() {
+    explore(|| {
+        let (pool, workers) = pool(1, &ManualTimer::new());
+        let told = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+        pool.on_unhandled({
+            let told = Arc::clone(&told);
+            move |failure| {
+                assert_eq!(failure.error, JobError::Failed(7));
+                told.fetch_add(1, loom::sync::atomic::Ordering::SeqCst);
+            }
+        });
+        let handle = pool.try_submit(7).expect("there is room");
+        let engine = Arc::clone(pool.engine());
+        let worker = spawn(move || {
+            let Ok(Some(entry)) = engine.ready.try_pop() else { return };
+            run(&engine, 0, entry, Err);
+        });
+        handle.detach();
+        worker.join().expect("it does not panic");
+        assert_eq!(told.load(loom::sync::atomic::Ordering::SeqCst), 1);
+        drop(workers);
+    });
+}
+
+#[test]
+fn an_abort_and_a_worker_settle_a_job_once() {
+    one_job(Ok, false, |handle, pool| {
+        pool.engine().begin_abort();
+        let result = block_on(handle);
+        assert!(matches!(result, Ok(7) | Err(JobError::Cancelled(CancelReason::Aborted))), "{result:?}");
+    });
+}
+
+// ---- the hand-over ----
+
+/// Takes jobs until there are none and the channel is closed.
+fn take_all(ready: &Ready<u32>) -> Vec<u32> {
+    let mut taken = Vec::new();
+    while let Ok(job) = block_on(ready.pop()) {
+        taken.push(job);
+    }
+    taken
+}
+
+fn hand_over(push: impl Fn(&Ready<u32>) + Send + Sync + 'static) {
+    explore(move || {
+        let ready = Arc::new(Ready::new(2));
+        let leaver = spawn({
+            let ready = Arc::clone(&ready);
+            move || block_on(poll_once(ready.pop())).and_then(Result::ok)
+        });
+        let stayer = spawn({
+            let ready = Arc::clone(&ready);
+            move || {
+                // Two of three jobs at least are its own.
+                let first = block_on(ready.pop()).expect("it is open");
+                let second = block_on(ready.pop()).expect("it is open");
+                [first, second]
+            }
+        });
+        push(&ready);
+        let mut taken: Vec<u32> = stayer.join().expect("it does not panic").into();
+        taken.extend(leaver.join().expect("it does not panic"));
+        ready.close();
+        taken.extend(take_all(&ready));
+        taken.sort_unstable();
+        assert_eq!(taken, [1, 2, 3]);
+    });
+}
+
+#[test]
+fn no_job_of_a_batch_is_left_beside_a_worker_that_sleeps() {
+    hand_over(|ready| ready.push_many(vec![1, 2, 3]).expect("it is open"));
+}
+
+#[test]
+fn no_job_is_left_in_the_spill_beside_a_worker_that_sleeps() {
+    hand_over(|ready| {
+        for job in 1..=3 {
+            ready.push(job).expect("it is open");
+        }
+    });
+}
+
+// ---- the timekeeper ----
+
+/// What a worker does beside running handlers: waits for a job and keeps the time, until it has run one.
+fn serve(engine: &Books, slot: usize) {
+    let mut time = Timekeeping::new(Arc::clone(engine), slot);
+    let entry = block_on(async {
+        loop {
+            let next = {
+                let mut next = pin!(engine.ready.pop());
+                poll_fn(|cx| match next.as_mut().poll(cx) {
+                    Poll::Ready(next) => Poll::Ready(Some(next)),
+                    Poll::Pending => time.poll(cx).map(|()| None),
+                })
+                .await
+            };
+            match next {
+                Some(Ok(entry)) => break Some(entry),
+                Some(Err(_)) => break None,
+                None => time.pass(),
+            }
+        }
+    });
+    if let Some(entry) = entry {
+        run(engine, slot, entry, Ok);
+    }
+}
+
+const DELAY: Duration = Duration::from_secs(1);
+
+#[test]
+fn the_one_who_keeps_the_time_is_woken_for_an_earlier_moment() {
+    explore(|| {
+        let clock = ManualTimer::new();
+        let (pool, workers) = pool(1, &clock);
+        let engine = Arc::clone(pool.engine());
+        let worker = spawn(move || serve(&engine, 0));
+        let handle = pool.job(7).delay(DELAY).try_submit().expect("there is room");
+        clock.advance(DELAY);
+        assert_eq!(block_on(handle), Ok(7));
+        worker.join().expect("it does not panic");
+        drop(workers);
+    });
+}
+
+#[test]
+fn the_time_is_kept_after_its_keeper_has_left() {
+    explore(|| {
+        let clock = ManualTimer::new();
+        let (pool, workers) = pool(2, &clock);
+        let handle = pool.job(7).delay(DELAY).try_submit().expect("there is room");
+        let leaver = spawn({
+            let engine = Arc::clone(pool.engine());
+            move || {
+                let mut time = Timekeeping::new(engine, 1);
+                block_on(poll_once(poll_fn(|cx| time.poll(cx))));
+            }
+        });
+        let stayer = spawn({
+            let engine = Arc::clone(pool.engine());
+            move || serve(&engine, 0)
+        });
+        leaver.join().expect("it does not panic");
+        clock.advance(DELAY);
+        assert_eq!(block_on(handle), Ok(7));
+        stayer.join().expect("it does not panic");
+        drop(workers);
+    });
+}
