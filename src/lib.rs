@@ -147,6 +147,15 @@ pub use crate::submit::{Cancelling, Job, JobHandle, Permit, Submitter};
 pub use crate::task_pool::{TaskHandle, TaskPool};
 pub use crate::worker::{Worker, Workers};
 
+/// The way in for fuzzers, to what is not public.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub fn schedule(data: &[u8]) {
+        crate::queue::schedule::model::drive(data);
+    }
+}
+
 /// The code of these pages is compiled and run as tests.
 #[cfg(all(doctest, feature = "smol"))]
 mod pages {

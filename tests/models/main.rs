@@ -79,7 +79,7 @@ impl Drop for Running {
 async fn work(n: u32, seen: Arc<Seen>) -> Result<u32, u32> {
     let _running = Running::new(&seen);
     future::yield_now().await;
-    if n % 2 == 0 { Ok(n) } else { Err(n) }
+    if n.is_multiple_of(2) { Ok(n) } else { Err(n) }
 }
 
 /// A pool whose workers have a thread each.
@@ -128,5 +128,5 @@ fn unique(numbers: impl IntoIterator<Item = u32>) -> BTreeSet<u32> {
 
 /// What a result says of its number.
 fn outcome_of(n: u32) -> Outcome {
-    if n % 2 == 0 { Outcome::Succeeded } else { Outcome::Failed }
+    if n.is_multiple_of(2) { Outcome::Succeeded } else { Outcome::Failed }
 }

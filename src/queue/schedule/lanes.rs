@@ -162,7 +162,7 @@ impl Lanes {
     }
 
     /// How many lanes are remembered.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) const fn len(&self) -> usize {
         self.lanes.len()
     }

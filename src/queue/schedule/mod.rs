@@ -11,6 +11,8 @@
 pub(crate) mod clock;
 pub(crate) mod gate;
 pub(crate) mod lanes;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod model;
 mod order;
 mod slab;
 #[cfg(test)]

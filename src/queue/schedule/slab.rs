@@ -29,7 +29,7 @@ impl<V> Slab<V> {
         Self { chunks: Vec::new(), open: BTreeSet::new(), len: 0 }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) const fn len(&self) -> usize {
         self.len
     }
