@@ -15,6 +15,7 @@ mod local;
 mod order;
 mod panics;
 mod rates;
+mod redaction;
 mod retries;
 mod shutdown;
 mod smoke;
