@@ -174,9 +174,9 @@ fn take_all(ready: &Ready<u32>) -> Vec<u32> {
     taken
 }
 
-fn hand_over(push: impl Fn(&Ready<u32>) + Send + Sync + 'static) {
+fn hand_over(capacity: usize, push: impl Fn(&Ready<u32>) + Send + Sync + 'static) {
     explore(move || {
-        let ready = Arc::new(Ready::new(2));
+        let ready = Arc::new(Ready::new(capacity));
         let leaver = spawn({
             let ready = Arc::clone(&ready);
             move || block_on(poll_once(ready.pop())).and_then(Result::ok)
@@ -202,12 +202,12 @@ fn hand_over(push: impl Fn(&Ready<u32>) + Send + Sync + 'static) {
 
 #[test]
 fn no_job_of_a_batch_is_left_beside_a_worker_that_sleeps() {
-    hand_over(|ready| ready.push_many(vec![1, 2, 3]).expect("it is open"));
+    hand_over(2, |ready| ready.push_many(vec![1, 2, 3]).expect("it is open"));
 }
 
 #[test]
 fn no_job_is_left_in_the_spill_beside_a_worker_that_sleeps() {
-    hand_over(|ready| {
+    hand_over(1, |ready| {
         for job in 1..=3 {
             ready.push(job).expect("it is open");
         }
