@@ -470,3 +470,79 @@ proptest! {
         prop_assert!(real.waiting.is_empty() && real.granted.is_empty());
     }
 }
+
+/// A ledger in whose line stands one for whom there is no room.
+#[cfg(feature = "testing")]
+fn with_a_waiter() -> Ledger {
+    let mut ledger = Ledger::new(2, 1, 1);
+    ledger.queued = 2;
+    ledger.accepted = 2;
+    let waits = ledger.poll_reserve(&mut None, false, &Context::from_waker(Waker::noop())).0;
+    assert_eq!(waits, Poll::Pending);
+    ledger
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn an_audit_finds_each_figure_that_cannot_be() {
+    type Change = fn(&mut Ledger);
+    let cases: [(Change, Option<&str>); 14] = [
+        (|_| {}, None),
+        (|ledger| ledger.accepted += 1, Some("3 accepted, 0 outcomes, 2 unfinished")),
+        (|ledger| ledger.accepted = 0, Some("0 accepted, 0 outcomes, 2 unfinished")),
+        (|ledger| (ledger.accepted, ledger.outcomes) = (9, [1; 7]), None),
+        (|ledger| ledger.outcomes[3] = 1, Some("2 accepted, 1 outcomes, 2 unfinished")),
+        (|ledger| (ledger.queued, ledger.accepted) = (3, 3), Some("3 places are taken of 2")),
+        (|ledger| ledger.reserved = 1, Some("3 places are taken of 2")),
+        (|ledger| ledger.committing = 1, Some("2 places are taken of 2")),
+        // A reserved place may be one that nobody has taken anything for yet.
+        (|ledger| (ledger.queued, ledger.accepted, ledger.reserved) = (0, 0, 3), None),
+        (|ledger| (ledger.queued_children, ledger.accepted) = (1, 3), None),
+        (|ledger| (ledger.queued_children, ledger.accepted) = (2, 4), Some("2 children are queued of 1")),
+        (|ledger| (ledger.running, ledger.accepted) = (1, 3), None),
+        (|ledger| (ledger.running, ledger.accepted) = (2, 4), Some("2 jobs run on 1 workers")),
+        (|ledger| drop(ledger.granted.insert(9)), Some("1 places are granted, and 0 reserved")),
+    ];
+    for (change, expected) in cases {
+        let mut ledger = with_a_waiter();
+        change(&mut ledger);
+        assert_eq!(ledger.audit().err().as_deref(), expected);
+    }
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn who_waits_although_there_is_room_is_found() {
+    let mut ledger = with_a_waiter();
+    assert!(!ledger.is_anybody_held_up());
+    ledger.queued = 1;
+    assert!(ledger.is_anybody_held_up());
+    ledger.life = Life::Closed;
+    assert!(!ledger.is_anybody_held_up());
+    assert!(!Ledger::new(1, 1, 1).is_anybody_held_up());
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn an_audit_at_the_end_finds_what_is_left() {
+    type Change = fn(&mut Ledger);
+    let left = "queued, running, reserved, committing, workers: ";
+    let cases: [(Change, Option<String>); 8] = [
+        (|_| {}, None),
+        (|ledger| ledger.queued = 1, Some(format!("{left}(1, 0, 0, 0, 0) are left"))),
+        (|ledger| ledger.running = 1, Some(format!("{left}(0, 1, 0, 0, 0) are left"))),
+        (|ledger| ledger.reserved = 1, Some(format!("{left}(0, 0, 1, 0, 0) are left"))),
+        (|ledger| ledger.committing = 1, Some(format!("{left}(0, 0, 0, 1, 0) are left"))),
+        (|ledger| ledger.workers = 1, Some(format!("{left}(0, 0, 0, 0, 1) are left"))),
+        (|ledger| drop(ledger.granted.insert(9)), Some("0 wait for room, 1 have it and do not know".into())),
+        (
+            |ledger| ledger.waiting = std::mem::take(&mut with_a_waiter().waiting),
+            Some("1 wait for room, 0 have it and do not know".into()),
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut ledger = Ledger::new(2, 1, 0);
+        change(&mut ledger);
+        assert_eq!(ledger.audit_at_end().err(), expected);
+    }
+}

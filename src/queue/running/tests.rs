@@ -55,6 +55,17 @@ fn the_wait_of_an_earlier_attempt_is_none_of_the_next_one() {
     assert_eq!(running.waiting().collect::<Vec<_>>(), [(0, &"late")]);
 }
 
+#[cfg(feature = "testing")]
+#[test]
+fn a_wait_a_blocked_slot_or_a_retry_that_is_left_is_found() {
+    assert!(!running(2).has_waits());
+    let mut waiting = running(0);
+    waiting.begin_wait(0, JobId(0), "of nobody");
+    let (mut blocked, mut retrying) = (running(0), running(0));
+    (blocked.blocked, retrying.retries) = (1, 1);
+    assert!(waiting.has_waits() && blocked.has_waits() && retrying.has_waits());
+}
+
 const SLOTS: usize = 3;
 
 /// Something that happens to the slots; a wait is told by its place among those that are not over, counted round and round.
