@@ -7,7 +7,6 @@
 //! tried again turns from a ticket to what is held. A ticket that is dropped, because its worker was, reports the job as
 //! abandoned.
 
-use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
@@ -91,12 +90,6 @@ impl<In, T, E> From<Entry<In, T, E>> for Held<In, T, E> {
             Entry::Streamed(job) => Self::Streamed(Box::new(job)),
             Entry::Handled(cell) => Self::Handled(cell),
         }
-    }
-}
-
-impl<In, T, E> fmt::Debug for Held<In, T, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Held")
     }
 }
 
@@ -185,12 +178,6 @@ impl<In, T, E> Entry<In, T, E> {
                 cell.start(ticket)
             }
         }
-    }
-}
-
-impl<In, T, E> fmt::Debug for Entry<In, T, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Entry({})", self.id())
     }
 }
 
@@ -343,12 +330,6 @@ impl<In, T, E> Cell<In, T, E> {
 
     pub(crate) fn set_spot(&self, spot: Spot) {
         self.spot.store(spot.get(), Ordering::SeqCst);
-    }
-
-    /// When the job's time is over.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        let times = self.times.as_ref()?;
-        times.limits.job_deadline(times.accepted_at?)
     }
 
     /// Whether its outcome is decided.
@@ -566,12 +547,6 @@ impl<In, T, E> Cell<In, T, E> {
                 unwind::discard(value);
             }
         }
-    }
-}
-
-impl<In, T, E> fmt::Debug for Cell<In, T, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Cell({})", self.id)
     }
 }
 
@@ -797,6 +772,7 @@ impl<In, T, E> Ticket<In, T, E> {
     /// A success without an observer is booked together with the slot's next start, or before the worker does anything else.
     #[inline(always)]
     pub(crate) fn settle(&mut self, result: Result<T, JobError<E>>, outbox: &mut Outbox<In, T, E>) {
+        // No promise depends on it: what is not quiet is booked and sent at once.
         let is_quiet = match &self.reply {
             Some(Reply::Stream(stream)) => {
                 result.is_ok() && !stream.engine.is_observed() && !stream.engine.is_scheduled()
@@ -939,9 +915,11 @@ impl<In, T, E> Outbox<In, T, E> {
     /// Makes room for a completion of this stream.
     #[inline(always)]
     fn prepare_for(&mut self, stream: Arc<Stream<In, T, E>>) {
-        if self.stream.as_ref().is_some_and(|held| !Arc::ptr_eq(held, &stream)) {
-            self.flush();
-        }
+        let is_its_own = |held| Arc::ptr_eq(held, &stream);
+        debug_assert!(
+            self.stream.as_ref().is_none_or(is_its_own),
+            "what is for others has left before the job started"
+        );
         if self.held.capacity() == 0 {
             self.held = stream.take_spare();
             self.held.reserve_exact(Self::MOST);
@@ -954,12 +932,14 @@ impl<In, T, E> Outbox<In, T, E> {
     #[inline(always)]
     fn send_if_due(&mut self) {
         let Some(stream) = &self.stream else { return };
+        // How many travel together is a matter of speed; the vector would hold more.
         if self.held.len() >= Self::MOST || stream.is_starved() {
             Self::send(stream, &mut self.held, &mut self.announced);
         }
     }
 
     fn send(stream: &Stream<In, T, E>, held: &mut Vec<Completion<In, T, E>>, announced: &mut usize) {
+        // Lists of none and of one would do, but cost more.
         match held.len() {
             0 => {}
             1 => held.pop().into_iter().for_each(|completion| stream.deliver(Delivery::One(completion))),
@@ -980,5 +960,22 @@ impl<In, T, E> Outbox<In, T, E> {
 impl<In, T, E> Drop for Outbox<In, T, E> {
     fn drop(&mut self) {
         self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{ManualTimer, Pool};
+
+    #[test]
+    fn what_cancelled_handles_leave_in_the_queue_is_bounded() {
+        let builder = Pool::builder().workers(1).queue_capacity(1).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+        for n in 0..1000 {
+            drop(pool.try_submit(n).unwrap());
+        }
+        let left = pool.engine().ready.take_all().len();
+        assert!(left <= 32, "{left} are left");
+        drop(workers);
     }
 }

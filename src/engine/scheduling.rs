@@ -180,7 +180,7 @@ impl<In, T, E> Engine<In, T, E> {
     fn own_terms(entry: &Entry<In, T, E>) -> Terms {
         match entry {
             Entry::Streamed(job) => Terms { cost: 1, priority: job.stream.priority(), ..Terms::default() },
-            Entry::Handled(cell) => Terms { cost: 1, deadline: cell.deadline(), ..Terms::default() },
+            Entry::Handled(_) => Terms { cost: 1, ..Terms::default() },
         }
     }
 

@@ -25,21 +25,18 @@ impl<In, T, E> Engine<In, T, E> {
             return true;
         };
         // The waker of what waits, which may be another than that of the job.
-        let waker = cx.waker().clone();
-        let replaced = match mark.as_ref().filter(|mark| mark.place == place) {
-            Some(mark) => {
-                let mut state = self.state();
-                state.running.wait_mut(mark.number).map(|waiting| std::mem::replace(&mut waiting.waker, waker))
-            }
-            None => {
-                *mark = None;
-                let waiting = Waiting { what: what(), waker };
-                let number = self.state().running.begin_wait(place.slot, place.id, waiting);
-                *mark = Some(WaitMark { engine: Arc::clone(self), place, number });
-                None
-            }
-        };
-        drop(replaced);
+        let mut waker = cx.waker().clone();
+        let is_known = mark.as_ref().filter(|mark| mark.place == place).is_some_and(|mark| {
+            let mut state = self.state();
+            let waiting = state.running.wait_mut(mark.number);
+            waiting.map(|waiting| std::mem::swap(&mut waiting.waker, &mut waker)).is_some()
+        });
+        if !is_known {
+            *mark = None;
+            let waiting = Waiting { what: what(), waker };
+            let number = self.state().running.begin_wait(place.slot, place.id, waiting);
+            *mark = Some(WaitMark { engine: Arc::clone(self), place, number });
+        }
         let is_stuck = self.is_stuck();
         if is_stuck {
             *mark = None;

@@ -377,6 +377,7 @@ impl Ledger {
             self.queued_mark = 0;
             wakes.quiet = true;
         }
+        // Once too often would only cost time.
         self.is_watched = !self.waiting.is_empty() || self.queued_mark > 0;
     }
 
@@ -537,3 +538,6 @@ impl Ledger {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

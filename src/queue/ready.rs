@@ -112,6 +112,7 @@ impl<J> Ready<J> {
 
     /// Hands several jobs to the workers at once; otherwise as [`push`](Self::push).
     pub(crate) fn push_many(&self, mut jobs: Vec<J>) -> Result<(), VecDeque<J>> {
+        // Lists of none and of one would do, but cost more.
         match jobs.len() {
             0 => Ok(()),
             1 => jobs.pop().map_or(Ok(()), |job| self.push(job)),
@@ -119,7 +120,7 @@ impl<J> Ready<J> {
         }
     }
 
-    /// An empty list for the next batch, with room where there is some to spare.
+    /// An empty list for the next batch, with room where there is some to spare, which saves an allocation.
     pub(crate) fn take_spare(&self) -> Vec<J> {
         self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
@@ -226,6 +227,7 @@ impl<J> Ready<J> {
             Batch::Many(mut jobs) => {
                 front.extend(jobs.drain(..));
                 let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+                // How many are kept is a matter of memory and speed.
                 if spares.len() < SPARES {
                     spares.push(jobs);
                 }
@@ -242,6 +244,7 @@ impl<J> Ready<J> {
         if !is_empty {
             self.nudge();
         }
+        // Looked at to save a lock: where nothing is spilled, nothing is moved.
         if self.spilled.load(Ordering::SeqCst) > 0 {
             self.refill(self.spill());
             // While a worker is there, what is left in a closed channel are husks of cancelled jobs.
@@ -408,6 +411,30 @@ mod tests {
         ready.push_many(vec![1, 2]).unwrap();
         assert_eq!(ready.sweep(|job| *job == 1), [1]);
         assert_eq!(block_on(poll_once(&mut sleeper)), Some(Ok(2)));
+    }
+
+    /// A worker has taken from the ring, and another thread hands in a job before it has looked at the spill.
+    #[test]
+    fn a_job_does_not_overtake_those_in_the_spill_though_there_is_room_in_the_ring() {
+        let ready = Ready::new(1);
+        for job in 0..3 {
+            ready.push(job).unwrap();
+        }
+        assert!(matches!(ready.receiver.try_recv(), Ok(Batch::One(0))));
+        ready.push(3).unwrap();
+        assert_eq!(drain(&ready), [1, 2, 3]);
+    }
+
+    /// A worker looks at the spill while another thread moves its last job, which is in neither list then.
+    #[test]
+    fn a_job_does_not_overtake_the_one_that_is_being_moved() {
+        let ready = Ready::new(1);
+        ready.spill().is_moving = true;
+        ready.refill(ready.spill());
+        ready.push(1).unwrap();
+        assert!(ready.receiver.is_empty());
+        let spill = ready.spill();
+        assert_eq!((&spill.jobs, spill.again), (&VecDeque::from([1]), true));
     }
 
     #[test]

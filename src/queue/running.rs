@@ -50,8 +50,8 @@ pub(crate) struct Running<W> {
 
 #[derive(Debug)]
 struct Wait<W> {
-    slot: usize,
-    id: JobId,
+    /// Where the job that waits runs; `None` if it does not, or not any more: another attempt of it has waits of its own.
+    slot: Option<usize>,
     what: W,
 }
 
@@ -91,6 +91,7 @@ impl<W> Running<W> {
     pub(crate) fn finish(&mut self, slot: usize) {
         if self.slots[slot].take().is_some_and(|occupant| occupant.waits > 0) {
             self.blocked -= 1;
+            self.waits.values_mut().filter(|wait| wait.slot == Some(slot)).for_each(|wait| wait.slot = None);
         }
     }
 
@@ -144,35 +145,33 @@ impl<W> Running<W> {
 
     /// The slots whose jobs wait for the pool, and what for.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (usize, &W)> {
-        self.waits.values().filter(|wait| self.is_running(wait.slot, wait.id)).map(|wait| (wait.slot, &wait.what))
+        self.waits.values().filter_map(|wait| Some((wait.slot?, &wait.what)))
     }
 
     /// A job begins to wait for its own pool; returns the number of the wait.
     pub(crate) fn begin_wait(&mut self, slot: usize, id: JobId, what: W) -> u64 {
-        if let Some(occupant) = self.slots[slot].as_mut().filter(|occupant| occupant.id == id) {
+        let occupant = self.slots[slot].as_mut().filter(|occupant| occupant.id == id);
+        let slot = occupant.map(|occupant| {
             occupant.waits += 1;
-            if occupant.waits == 1 {
-                self.blocked += 1;
-            }
-        }
+            self.blocked += usize::from(occupant.waits == 1);
+            slot
+        });
         self.next_wait += 1;
-        self.waits.insert(self.next_wait, Wait { slot, id, what });
+        self.waits.insert(self.next_wait, Wait { slot, what });
         self.next_wait
     }
 
-    /// What a wait of this number says, to be changed in place.
+    /// What a wait of this number says, to be changed in place; `None` if the job does not run any more.
     pub(crate) fn wait_mut(&mut self, number: u64) -> Option<&mut W> {
-        self.waits.get_mut(&number).map(|wait| &mut wait.what)
+        self.waits.get_mut(&number).filter(|wait| wait.slot.is_some()).map(|wait| &mut wait.what)
     }
 
     /// A wait is over, or given up. Returns what it was for, which is not to be dropped under the lock.
     pub(crate) fn end_wait(&mut self, number: u64) -> Option<W> {
-        let Wait { slot, id, what } = self.waits.remove(&number)?;
-        if let Some(occupant) = self.slots[slot].as_mut().filter(|occupant| occupant.id == id && occupant.waits > 0) {
+        let Wait { slot, what } = self.waits.remove(&number)?;
+        if let Some(occupant) = slot.and_then(|slot| self.slots[slot].as_mut()) {
             occupant.waits -= 1;
-            if occupant.waits == 0 {
-                self.blocked -= 1;
-            }
+            self.blocked -= usize::from(occupant.waits == 0);
         }
         Some(what)
     }
@@ -187,43 +186,4 @@ impl<W> Running<W> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn running(jobs: u64) -> Running<&'static str> {
-        let mut running = Running::new(2);
-        for (slot, id) in (0..jobs).enumerate() {
-            running.start(slot, Occupant::new(JobId(id), 0, None));
-        }
-        running
-    }
-
-    #[test]
-    fn slots_are_blocked_while_each_has_a_wait() {
-        let mut running = running(2);
-        let first = running.begin_wait(0, JobId(0), "first");
-        assert!(!running.is_blocked(2));
-        let second = running.begin_wait(1, JobId(1), "second");
-        let third = running.begin_wait(1, JobId(1), "third");
-        assert!(running.is_blocked(2));
-        assert_eq!(running.waiting().collect::<Vec<_>>(), [(0, &"first"), (1, &"second"), (1, &"third")]);
-        assert_eq!(running.end_wait(second), Some("second"));
-        assert!(running.is_blocked(2));
-        assert_eq!(running.end_wait(third), Some("third"));
-        assert!(!running.is_blocked(2));
-        assert_eq!((running.end_wait(first), running.end_wait(first)), (Some("first"), None));
-    }
-
-    #[test]
-    fn the_end_of_a_job_ends_its_waits() {
-        let mut running = running(1);
-        let wait = running.begin_wait(0, JobId(0), "wait");
-        assert!(running.is_blocked(1));
-        running.finish(0);
-        running.start(0, Occupant::new(JobId(7), 0, None));
-        assert!(!running.is_blocked(1));
-        assert_eq!(running.waiting().count(), 0);
-        assert_eq!(running.end_wait(wait), Some("wait"));
-        assert!(!running.is_blocked(1));
-    }
-}
+mod tests;

@@ -622,6 +622,7 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
         room: &mut Room<In, T, E>,
         cx: &Context<'_>,
     ) -> Result<Self, NoRoom> {
+        // Standing in line would do, but costs more.
         if !room.is_waiting() {
             let begun = engine.state().ledger.begin(want, false).map_err(|wakes| {
                 engine.carry_out(wakes);
@@ -677,6 +678,7 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
 
 impl<In, T, E> Drop for Places<'_, In, T, E> {
     fn drop(&mut self) {
+        // None of them would change nothing, but cost time.
         if self.begun > 0 {
             let (_, wakes) = self.engine.state().ledger.commit(self.begun, 0);
             self.engine.carry_out(wakes);

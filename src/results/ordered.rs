@@ -65,4 +65,52 @@ mod tests {
             prop_assert_eq!(out.len(), 40);
         }
     }
+
+    /// What a map does: it lets in what is less than a window ahead, in any order, and takes out what is due.
+    #[derive(Debug, Clone)]
+    enum Op {
+        Insert(usize),
+        Pop,
+    }
+
+    proptest! {
+        #[test]
+        fn values_come_out_as_a_map_of_all_of_them_says(
+            window in 1..9usize, ops in proptest::collection::vec(
+                prop_oneof![any::<usize>().prop_map(Op::Insert), Just(Op::Pop)], 0..100,
+            ),
+        ) {
+            let mut reorder = Reorder::new();
+            let (mut next, mut here) = (0, std::collections::BTreeMap::new());
+            for (value, op) in ops.into_iter().enumerate() {
+                match op {
+                    Op::Insert(place) => {
+                        let missing: Vec<_> = (next..next + window).filter(|index| !here.contains_key(index)).collect();
+                        if !missing.is_empty() {
+                            let index = missing[place % missing.len()];
+                            here.insert(index, value);
+                            reorder.insert(index, value);
+                        }
+                    }
+                    Op::Pop => {
+                        let due = here.remove(&next);
+                        next += usize::from(due.is_some());
+                        prop_assert_eq!(reorder.pop(), due);
+                    }
+                }
+                prop_assert!(reorder.waiting.len() <= window);
+                prop_assert_eq!(reorder.next, next);
+            }
+            prop_assert_eq!(reorder.into_values().collect::<Vec<_>>(), here.into_values().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_comes_again_after_its_turn_is_dropped() {
+        let mut reorder = Reorder::new();
+        reorder.insert(0, "first");
+        assert_eq!(reorder.pop(), Some("first"));
+        reorder.insert(0, "again");
+        assert_eq!((reorder.pop(), reorder.into_values().count()), (None, 0));
+    }
 }

@@ -6,7 +6,6 @@
 //! jobs come on top, and are bounded by the pool's child capacity while they are queued.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll};
@@ -84,6 +83,7 @@ impl<In, T, E> Stream<In, T, E> {
     /// Cancels what is queued and running; the first reason counts.
     pub(crate) fn cancel(&self, reason: CancelReason) {
         let first = self.cancelled.compare_exchange(0, reason_to_code(reason), Ordering::SeqCst, Ordering::SeqCst);
+        // To look once more, or where nothing is left, would only cost time.
         if first.is_ok() && self.unread.load(Ordering::SeqCst) > 0 {
             self.engine.interrupt_stream(self.identity(), reason);
             self.engine.sweep();
@@ -163,12 +163,13 @@ impl<In, T, E> Stream<In, T, E> {
 
     /// So many that were announced have been delivered.
     pub(crate) fn arrived(&self, count: usize) {
+        // None of them would change nothing, but cost time.
         if count > 0 {
             self.arriving.fetch_sub(count, Ordering::SeqCst);
         }
     }
 
-    /// An empty list for the next delivery, with room where there is some to spare.
+    /// An empty list for the next delivery, with room where there is some to spare, which saves an allocation.
     pub(crate) fn take_spare(&self) -> Vec<Completion<In, T, E>> {
         self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
@@ -176,6 +177,7 @@ impl<In, T, E> Stream<In, T, E> {
     /// Keeps the room of an empty list for another delivery.
     fn keep_spare(&self, list: Vec<Completion<In, T, E>>) {
         let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        // How many are kept is a matter of memory and speed.
         if spares.len() < SPARES {
             spares.push(list);
         }
@@ -266,12 +268,6 @@ impl<In, T, E> Stream<In, T, E> {
     }
 }
 
-impl<In, T, E> fmt::Debug for Stream<In, T, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream").field("unread", &self.unread()).finish_non_exhaustive()
-    }
-}
-
 /// The consumer's side. Dropping it cancels what is left.
 pub(crate) struct Reader<In, T, E> {
     pub(crate) stream: Arc<Stream<In, T, E>>,
@@ -329,6 +325,7 @@ impl<In, T, E> Reader<In, T, E> {
                 }
                 Poll::Ready(Some(Delivery::Many(batch))) => {
                     let read = std::mem::replace(&mut self.batch, VecDeque::from(batch));
+                    // One without room is of no use to anybody.
                     if read.capacity() > 0 {
                         self.stream.keep_spare(Vec::from(read));
                     }
@@ -366,6 +363,7 @@ impl<In, T, E> Reader<In, T, E> {
 
     /// Takes what was read off the common count; others only look whether that is zero.
     fn settle_read(&mut self) {
+        // None of them would change nothing, but cost time.
         if self.read > 0 {
             self.stream.unread.fetch_sub(std::mem::take(&mut self.read), Ordering::SeqCst);
         }
@@ -398,11 +396,5 @@ impl<In, T, E> Drop for Reader<In, T, E> {
         while let Ok(delivery) = self.results.try_recv() {
             delivery.discard();
         }
-    }
-}
-
-impl<In, T, E> fmt::Debug for Reader<In, T, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("stream", &self.stream).finish_non_exhaustive()
     }
 }

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use brigade::rt::BoxFuture;
-use brigade::{End, Event, Group, JobHandle, ManualTimer, Observer, Pool, Submitter};
+use brigade::{End, Event, Group, JobError, JobHandle, ManualTimer, Observer, Pool, Retry, Submitter};
 use futures::stream::FuturesUnordered;
 use futures_lite::StreamExt;
 
-use crate::harness::{assert_settled, poll_once};
+use crate::harness::{Gate, assert_settled, poll_once};
 
 /// A parent awaits its child; the other worker does that child, and then takes the second parent before the first one was
 /// polled again.
@@ -67,6 +67,51 @@ fn a_job_whose_map_has_something_to_read_does_not_count_as_waiting() {
     }
     assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
     assert_eq!(poll_once(pin!(&mut second)), Some(Ok(2)));
+    *own.lock().unwrap() = None;
+}
+
+/// A parent keeps the handle that its first attempt has waited for, and waits on in the second one, in the same slot.
+#[test]
+fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
+    let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
+    let kept: Arc<Mutex<Option<JobHandle<u32, u32, &'static str>>>> = Arc::default();
+    let (inside, gate) = (Arc::clone(&own), Gate::new());
+    let pass = gate.clone();
+    let retry = Retry::fixed(Duration::ZERO).when(|error: &&str| *error == "again");
+    let (pool, workers) = Pool::builder().workers(2).retry(retry).timer(ManualTimer::new()).build(move |n: u32| {
+        let (own, kept, gate) = (inside.lock().unwrap().clone(), Arc::clone(&kept), pass.clone());
+        async move {
+            let Some(pool) = own.filter(|_| n >= 10) else { return Ok(n) };
+            let kept_before = kept.lock().unwrap().take();
+            let child = match kept_before {
+                _ if n == 12 => {
+                    gate.pass().await;
+                    pool.try_submit(2).unwrap()
+                }
+                Some(child) => child,
+                None => {
+                    let mut child = pool.try_submit(1).unwrap();
+                    assert_eq!(poll_once(pin!(&mut child)), None);
+                    *kept.lock().unwrap() = Some(child);
+                    return Err("again");
+                }
+            };
+            child.await.map_err(|_| "the wait was refused")
+        }
+    });
+    *own.lock().unwrap() = Some(pool.clone());
+    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+    let mut other = pool.try_submit(12).unwrap();
+    assert_eq!(poll_once(workers[0].as_mut()), None);
+    let mut parent = pool.job(11).priority(1).try_submit().unwrap();
+    assert_eq!(poll_once(workers[1].as_mut()), None);
+    gate.open(1);
+    for worker in &mut workers {
+        assert_eq!(poll_once(worker.as_mut()), None);
+    }
+    assert_eq!(poll_once(pin!(&mut other)), Some(Err(JobError::Failed("the wait was refused"))));
+    assert_eq!(poll_once(pin!(&mut parent)), Some(Ok(1)));
+    assert_eq!(pool.stats().retries, 1);
     *own.lock().unwrap() = None;
 }
 

@@ -194,6 +194,7 @@ impl Gate {
         let (cost, reserved) = (cost.min(self.most()), self.reserved);
         match &self.count {
             Count::Bucket { interval, full } => {
+                // `>` or `>=`: where nothing is kept, both give a time that is not later than now.
                 let full = if reserved > 0 { after_taking(*full, *interval, now, reserved) } else { *full };
                 let saved = u128::from(self.limit.most() - cost).saturating_mul(*interval);
                 coarse(full.saturating_sub(saved))
@@ -262,6 +263,7 @@ impl Gate {
                 for (start, cost) in starts.into_iter().rev() {
                     if let Count::Window { starts, taken } = &mut next.count {
                         let cost = cost.min(limit.permits - *taken);
+                        // `>` or `>=`: one of cost 0 holds nobody up, it only takes room.
                         if cost > 0 {
                             starts.push_front((start, cost));
                             *taken += cost;

@@ -212,6 +212,7 @@ impl Lanes {
             return;
         }
         match lane.rest() {
+            // `>` or `>=`: one that has rested at this very tick goes at the next look.
             Some(rest) if rest > now => drop(self.resting.insert((rest, spot))),
             _ => self.forget(spot),
         }
@@ -224,6 +225,7 @@ impl Lanes {
             return;
         };
         self.by_key.remove(&key);
+        // Room is given back now and then; the numbers only weigh memory against the work of moving.
         if self.by_key.capacity() > 64 && self.by_key.len() < self.by_key.capacity() / 8 {
             self.by_key.shrink_to(self.by_key.len() * 2);
         }
@@ -248,7 +250,8 @@ impl Lanes {
     pub(crate) fn remove(&mut self, spot: Spot, rank: Rank, number: u64, job: Spot) {
         let Some(lane) = self.lanes.get_mut(spot) else { return };
         let was_first = lane.ready.first() == Some((rank, job));
-        if lane.ready.remove(rank, number, job) && was_first {
+        lane.ready.remove(rank, number, job);
+        if was_first {
             self.stand_anew(spot);
         }
     }

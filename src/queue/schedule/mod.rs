@@ -278,6 +278,7 @@ impl<J> Schedule<J> {
         let most = self.most();
         let Some(record) = self.records.get_mut(spot) else { return };
         self.waiting += 1;
+        // `>` or `>=`: they are looked at again before they go, and one that costs just so much stays.
         if record.cost > most {
             self.too_costly.push(spot);
         }

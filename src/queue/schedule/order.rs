@@ -66,7 +66,7 @@ impl Order {
         self.jobs.first().map(|(rank, _, spot)| (*rank, *spot))
     }
 
-    /// Whether one of them comes before one of this rank and number.
+    /// Whether one of them comes before one of this rank and number. `<` or `<=`: no two jobs have one number.
     pub(crate) fn is_before(&self, rank: Rank, number: u64) -> bool {
         self.jobs.first().is_some_and(|(first, other, _)| (*first, *other) < (rank, number))
     }

@@ -1,0 +1,548 @@
+//! The ledger beside a naive one, which keeps a list of all jobs and counts them each time.
+
+use std::sync::{Arc, Mutex};
+use std::task::Wake;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+const WORKERS: usize = 3;
+
+/// Something that happens to a ledger; what it happens to is told by its place among its kind, counted round and round.
+#[derive(Debug, Clone)]
+enum Op {
+    Accept(Origin),
+    Reserve,
+    Wait { may_exceed: bool },
+    Poll(usize),
+    Leave(usize),
+    Release,
+    AcceptReserved,
+    Begin { want: usize, reserved: bool },
+    Commit { begun: usize, used: usize },
+    Start(usize),
+    Finish(usize, Outcome),
+    Retry(usize),
+    Settle(usize, Outcome),
+    MarkQueued(usize),
+    MarkRunning(usize),
+    Advance(Life),
+    WorkerLeft,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let any = any::<usize>;
+    let outcome = || (0..Outcome::ALL.len()).prop_map(|at| Outcome::ALL[at]);
+    let op = prop_oneof![
+        8 => Just(Op::Accept(Origin::Outside)),
+        4 => Just(Op::Accept(Origin::Child)),
+        1 => Just(Op::Accept(Origin::Retry)),
+        4 => Just(Op::Reserve),
+        6 => proptest::bool::ANY.prop_map(|may_exceed| Op::Wait { may_exceed }),
+        6 => any().prop_map(Op::Poll),
+        2 => any().prop_map(Op::Leave),
+        3 => Just(Op::Release),
+        3 => Just(Op::AcceptReserved),
+        4 => (1..4_usize, proptest::bool::ANY).prop_map(|(want, reserved)| Op::Begin { want, reserved }),
+        4 => (any(), 0..4_usize).prop_map(|(begun, used)| Op::Commit { begun, used }),
+        9 => any().prop_map(Op::Start),
+        6 => (any(), outcome()).prop_map(|(job, outcome)| Op::Finish(job, outcome)),
+        2 => any().prop_map(Op::Retry),
+        2 => (any(), outcome()).prop_map(|(job, outcome)| Op::Settle(job, outcome)),
+        2 => (0..5_usize).prop_map(Op::MarkQueued),
+        2 => (0..4_usize).prop_map(Op::MarkRunning),
+        1 => prop_oneof![3 => Just(Life::Closed), 1 => Just(Life::Sealed), 1 => Just(Life::Aborted)].prop_map(Op::Advance),
+        1 => Just(Op::WorkerLeft),
+    ];
+    vec(op, 0..120)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Queued(Origin),
+    Running,
+    Done(Outcome),
+}
+
+/// One who waits for room.
+#[derive(Debug)]
+struct InLine {
+    ticket: Option<u64>,
+    waker: usize,
+    may_exceed: bool,
+    has_place: bool,
+}
+
+/// What has to be done, with the wakers by their numbers.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    room: Vec<usize>,
+    unneeded: Option<usize>,
+    quiet: bool,
+    end: bool,
+}
+
+#[derive(Debug)]
+struct Naive {
+    life: Life,
+    capacity: usize,
+    child_capacity: usize,
+    max_waiting: usize,
+    workers: usize,
+    /// By their ids.
+    jobs: Vec<State>,
+    /// In the order in which they came.
+    line: Vec<InLine>,
+    permits: usize,
+    /// How many places each map has taken.
+    begun: Vec<usize>,
+    queued_marks: Vec<usize>,
+    running_marks: Vec<usize>,
+}
+
+impl Naive {
+    fn count(&self, state: State) -> usize {
+        self.jobs.iter().filter(|job| **job == state).count()
+    }
+
+    fn queued(&self) -> usize {
+        self.jobs.iter().filter(|job| matches!(job, State::Queued(_))).count()
+    }
+
+    /// The ids of the jobs in such a state; of these, the one at the place.
+    fn pick(&self, is_so: impl Fn(State) -> bool, place: usize) -> Option<usize> {
+        let ids: Vec<usize> = (0..self.jobs.len()).filter(|id| is_so(self.jobs[*id])).collect();
+        (!ids.is_empty()).then(|| ids[place % ids.len()])
+    }
+
+    /// It cannot be negative, or more places were given away than there are.
+    fn free(&self) -> usize {
+        let granted = self.line.iter().filter(|waiter| waiter.has_place).count();
+        self.capacity
+            - self.count(State::Queued(Origin::Outside))
+            - self.permits
+            - granted
+            - self.begun.iter().sum::<usize>()
+    }
+
+    /// What a newcomer may have.
+    fn open(&self) -> usize {
+        if self.line.iter().any(|waiter| !waiter.has_place) && self.life == Life::Open { 0 } else { self.free() }
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        if self.life != Life::Open { Some(Refusal::Closed) } else { (self.open() == 0).then_some(Refusal::Full) }
+    }
+
+    fn accept(&mut self, origin: Origin) -> Result<JobId, Refusal> {
+        let refusal = match origin {
+            Origin::Outside => self.refusal(),
+            Origin::Child if self.life > Life::Closed => Some(Refusal::Closed),
+            Origin::Child => (self.count(State::Queued(Origin::Child)) == self.child_capacity).then_some(Refusal::Full),
+            Origin::Retry => Some(Refusal::Closed),
+        };
+        refusal.map_or_else(|| Ok(self.add(origin)), Err)
+    }
+
+    fn add(&mut self, origin: Origin) -> JobId {
+        self.jobs.push(State::Queued(origin));
+        JobId(self.jobs.len() as u64 - 1)
+    }
+
+    fn reserve(&mut self) -> Result<(), Refusal> {
+        self.refusal().map_or(Ok(()), Err)?;
+        self.permits += 1;
+        Ok(())
+    }
+
+    fn is_queue_empty(&self) -> bool {
+        self.queued() == 0 && self.begun.iter().all(|places| *places == 0)
+    }
+
+    /// What follows from the state that was left: places go to those who came first, and marks that are passed are told.
+    fn follow(&mut self, told: &mut Told) {
+        while self.life == Life::Open && self.free() > 0 {
+            let Some(waiter) = self.line.iter_mut().find(|waiter| !waiter.has_place) else { break };
+            waiter.has_place = true;
+            told.room.push(waiter.waker);
+        }
+        let (queued, running) = (self.queued(), self.count(State::Running));
+        for (marks, count) in [(&mut self.queued_marks, queued), (&mut self.running_marks, running)] {
+            if marks.iter().any(|mark| count < *mark) {
+                marks.clear();
+                told.quiet = true;
+            }
+        }
+    }
+
+    /// What follows from the end of jobs, and from the end of their coming.
+    fn look(&mut self, told: &mut Told) {
+        let is_empty = self.is_queue_empty();
+        let is_idle = is_empty && self.count(State::Running) == 0;
+        told.quiet |= is_idle || self.life == Life::Aborted && is_empty;
+        if is_idle && self.life != Life::Open {
+            (self.life, told.end) = (Life::Ended, true);
+        }
+    }
+
+    fn dissolve_line(&mut self, told: &mut Told) {
+        told.room.extend(self.line.iter().filter(|waiter| !waiter.has_place).map(|waiter| waiter.waker));
+    }
+
+    fn stats(&self) -> Stats {
+        let outcome = |outcome| self.count(State::Done(outcome)) as u64;
+        Stats {
+            workers: self.workers,
+            queued: self.queued(),
+            running: self.count(State::Running),
+            accepted: self.jobs.len() as u64,
+            succeeded: outcome(Outcome::Succeeded),
+            failed: outcome(Outcome::Failed),
+            timed_out: outcome(Outcome::TimedOut),
+            panicked: outcome(Outcome::Panicked),
+            cancelled: outcome(Outcome::Cancelled),
+            abandoned: outcome(Outcome::Abandoned),
+            rejected: outcome(Outcome::Rejected),
+            ..Stats::default()
+        }
+    }
+}
+
+/// Both of them, and who was woken.
+struct Pair {
+    real: Ledger,
+    naive: Naive,
+    woken: Arc<Mutex<Vec<usize>>>,
+    wakers: usize,
+}
+
+/// Tells its number when it is woken.
+struct Numbered(usize, Arc<Mutex<Vec<usize>>>);
+
+impl Wake for Numbered {
+    fn wake(self: Arc<Self>) {
+        self.1.lock().unwrap().push(self.0);
+    }
+}
+
+impl Pair {
+    fn new(capacity: usize, child_capacity: usize, max_waiting: usize) -> Self {
+        let mut real = Ledger::new(capacity, child_capacity, WORKERS);
+        real.set_max_waiting(max_waiting);
+        let naive = Naive {
+            life: Life::Open,
+            capacity,
+            child_capacity,
+            max_waiting,
+            workers: WORKERS,
+            jobs: Vec::new(),
+            line: Vec::new(),
+            permits: 0,
+            begun: Vec::new(),
+            queued_marks: Vec::new(),
+            running_marks: Vec::new(),
+        };
+        Self { real, naive, woken: Arc::default(), wakers: 0 }
+    }
+
+    fn told(&self, wakes: Wakes) -> Told {
+        let is_empty = wakes.is_empty();
+        let take = || std::mem::take(&mut *self.woken.lock().unwrap());
+        wakes.room.into_iter().for_each(Waker::wake);
+        let room = take();
+        wakes.unneeded.into_iter().for_each(Waker::wake);
+        let told = Told { room, unneeded: take().pop(), quiet: wakes.quiet, end: wakes.end };
+        assert_eq!(is_empty, told == Told::default());
+        told
+    }
+
+    /// A waiter looks again, with a waker of its own; one that is done with waiting is taken out of the line.
+    fn poll(&mut self, place: usize, told: &mut Told) -> Wakes {
+        let waiter = &mut self.naive.line[place];
+        let is_new = waiter.ticket.is_none();
+        let old = std::mem::replace(&mut waiter.waker, self.wakers);
+        let waker = Waker::from(Arc::new(Numbered(self.wakers, Arc::clone(&self.woken))));
+        self.wakers += 1;
+        let mut ticket = waiter.ticket;
+        let (polled, wakes) = self.real.poll_reserve(&mut ticket, waiter.may_exceed, &Context::from_waker(&waker));
+        let expected = if is_new {
+            let newcomer = self.naive.line.remove(place);
+            let common = |waiter: &&InLine| !waiter.may_exceed && !waiter.has_place;
+            let is_full = self.naive.line.iter().filter(common).count() >= self.naive.max_waiting;
+            let reserved = self.naive.reserve();
+            self.naive.line.insert(place, newcomer);
+            match reserved {
+                Err(Refusal::Full) if is_full && !self.naive.line[place].may_exceed => {
+                    Poll::Ready(Err(Refusal::Overloaded))
+                }
+                Err(Refusal::Full) => Poll::Pending,
+                decided => Poll::Ready(decided),
+            }
+        } else if self.naive.line[place].has_place {
+            self.naive.permits += 1;
+            Poll::Ready(Ok(()))
+        } else if self.naive.life == Life::Open {
+            told.unneeded = Some(old);
+            Poll::Pending
+        } else {
+            Poll::Ready(Err(Refusal::Closed))
+        };
+        assert_eq!(polled, expected);
+        assert_eq!(ticket.is_some(), expected.is_pending());
+        if expected.is_pending() {
+            self.naive.line[place].ticket = ticket;
+        } else {
+            self.naive.line.remove(place);
+        }
+        wakes
+    }
+
+    fn apply(&mut self, op: &Op) {
+        let mut wakes = Wakes::default();
+        let mut told = Told::default();
+        let naive = &mut self.naive;
+        match *op {
+            Op::Accept(origin) => assert_eq!(self.real.accept(origin), naive.accept(origin)),
+            Op::Reserve => assert_eq!(self.real.reserve(), naive.reserve()),
+            Op::Wait { may_exceed } => {
+                naive.line.push(InLine { ticket: None, waker: 0, may_exceed, has_place: false });
+                wakes = self.poll(self.naive.line.len() - 1, &mut told);
+            }
+            Op::Poll(place) if !naive.line.is_empty() => {
+                let place = place % naive.line.len();
+                wakes = self.poll(place, &mut told);
+            }
+            Op::Leave(place) if !naive.line.is_empty() => {
+                let waiter = naive.line.remove(place % naive.line.len());
+                told.unneeded = (!waiter.has_place && naive.life == Life::Open).then_some(waiter.waker);
+                wakes = self.real.leave_line(waiter.ticket.unwrap());
+            }
+            Op::Release if naive.permits > 0 => {
+                naive.permits -= 1;
+                wakes = self.real.release();
+            }
+            Op::AcceptReserved if naive.permits > 0 => {
+                naive.permits -= 1;
+                let is_open = naive.life == Life::Open;
+                let expected = if is_open { Ok(naive.add(Origin::Outside)) } else { Err(Refusal::Closed) };
+                let (accepted, after) = self.real.accept_reserved();
+                assert_eq!(accepted, expected);
+                wakes = after;
+            }
+            Op::Begin { want, reserved } if !reserved || naive.permits > 0 => {
+                let places = naive.open().min(want - usize::from(reserved)) + usize::from(reserved);
+                naive.permits -= usize::from(reserved);
+                let is_open = naive.life == Life::Open;
+                match self.real.begin(want, reserved) {
+                    Ok(begun) => {
+                        assert_eq!((begun, is_open), (places, true));
+                        naive.begun.push(places);
+                    }
+                    Err(after) => {
+                        assert!(!is_open);
+                        wakes = after;
+                    }
+                }
+            }
+            Op::Commit { begun, used } if !naive.begun.is_empty() => {
+                let begun = naive.begun.remove(begun % naive.begun.len());
+                let used = used.min(begun);
+                let first = JobId(naive.jobs.len() as u64);
+                naive.jobs.extend(vec![State::Queued(Origin::Outside); used]);
+                naive.look(&mut told);
+                let (id, after) = self.real.commit(begun, used);
+                assert_eq!(id, first);
+                wakes = after;
+            }
+            Op::Start(place) if naive.life < Life::Aborted && naive.count(State::Running) < naive.workers => {
+                let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), place) else { return };
+                let State::Queued(origin) = std::mem::replace(&mut naive.jobs[id], State::Running) else { return };
+                self.real.start(origin, &mut wakes);
+            }
+            Op::Finish(place, outcome) => {
+                let Some(id) = naive.pick(|state| state == State::Running, place) else { return };
+                naive.jobs[id] = State::Done(outcome);
+                naive.look(&mut told);
+                self.real.finish(outcome, &mut wakes);
+            }
+            Op::Retry(place) if naive.life < Life::Aborted => {
+                let Some(id) = naive.pick(|state| state == State::Running, place) else { return };
+                naive.jobs[id] = State::Queued(Origin::Retry);
+                self.real.retry(&mut wakes);
+            }
+            Op::Settle(place, outcome) => {
+                let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), place) else { return };
+                let State::Queued(origin) = std::mem::replace(&mut naive.jobs[id], State::Done(outcome)) else {
+                    return;
+                };
+                naive.look(&mut told);
+                wakes = self.real.settle_queued(origin, outcome);
+            }
+            // Who finds it to be so already does not wait.
+            Op::MarkQueued(mark) if naive.queued() >= mark => {
+                naive.queued_marks.push(mark);
+                self.real.mark_queued(mark);
+            }
+            Op::MarkRunning(mark) if naive.count(State::Running) >= mark => {
+                naive.running_marks.push(mark);
+                self.real.mark_running(mark);
+            }
+            Op::Advance(life) => {
+                let moves = naive.life < life;
+                if moves {
+                    if naive.life == Life::Open {
+                        naive.dissolve_line(&mut told);
+                    }
+                    naive.life = life;
+                    naive.look(&mut told);
+                }
+                let (has_moved, after) = self.real.advance(life);
+                assert_eq!(has_moved, moves);
+                wakes = after;
+            }
+            // What its jobs were is booked before.
+            Op::WorkerLeft if naive.workers > naive.count(State::Running) => {
+                naive.workers -= 1;
+                let was_last = naive.workers == 0 && naive.life != Life::Ended;
+                if was_last {
+                    if naive.life == Life::Open {
+                        naive.dissolve_line(&mut told);
+                    }
+                    (naive.life, told.quiet, told.end) = (Life::Ended, true, true);
+                }
+                let (is_last, after) = self.real.worker_left();
+                assert_eq!(is_last, was_last);
+                wakes = after;
+            }
+            _ => return,
+        }
+        self.naive.follow(&mut told);
+        assert_eq!(self.told(wakes), told, "after {op:?}");
+        self.compare();
+    }
+
+    fn compare(&self) {
+        let (real, naive) = (&self.real, &self.naive);
+        assert_eq!(real.stats(), naive.stats());
+        assert_eq!((real.life(), real.has_ended()), (naive.life, naive.life == Life::Ended));
+        let (is_empty, running) = (naive.is_queue_empty(), naive.count(State::Running));
+        assert_eq!((real.is_queue_empty(), real.is_idle()), (is_empty, is_empty && running == 0));
+        let retrying = naive.count(State::Queued(Origin::Retry));
+        let figures = (real.workers(), real.running(), real.retrying(), real.queued_total());
+        assert_eq!(figures, (naive.workers, running, retrying, naive.queued()));
+        assert_eq!((real.capacity(), real.child_capacity()), (naive.capacity, naive.child_capacity));
+        for waiter in &naive.line {
+            let is_in_line = !waiter.has_place && naive.life == Life::Open;
+            assert_eq!(real.is_in_line(waiter.ticket.unwrap()), is_in_line);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
+    #[test]
+    fn a_ledger_says_what_a_count_of_all_jobs_says(
+        capacity in 1..5_usize, child_capacity in 0..3_usize, max_waiting in prop_oneof![0..3_usize, Just(usize::MAX)], ops in ops(),
+    ) {
+        let mut pair = Pair::new(capacity, child_capacity, max_waiting);
+        for op in &ops {
+            pair.apply(op);
+        }
+        // Once all who hold something have given it back, nothing is left.
+        pair.apply(&Op::Advance(Life::Closed));
+        let hold: [(fn(&Naive) -> bool, Op); 5] = [
+            (|naive| !naive.begun.is_empty(), Op::Commit { begun: 0, used: 0 }),
+            (|naive| naive.permits > 0, Op::Release),
+            (|naive| !naive.line.is_empty(), Op::Leave(0)),
+            (|naive| naive.count(State::Running) > 0, Op::Finish(0, Outcome::Succeeded)),
+            (|naive| naive.queued() > 0, Op::Settle(0, Outcome::Abandoned)),
+        ];
+        for (holds, op) in hold {
+            while holds(&pair.naive) {
+                pair.apply(&op);
+            }
+        }
+        (0..WORKERS).for_each(|_| pair.apply(&Op::WorkerLeft));
+        let real = pair.real;
+        prop_assert_eq!((real.life, real.workers, real.reserved, real.committing), (Life::Ended, 0, 0, 0));
+        prop_assert!(real.waiting.is_empty() && real.granted.is_empty());
+    }
+}
+
+/// A ledger in whose line stands one for whom there is no room.
+#[cfg(feature = "testing")]
+fn with_a_waiter() -> Ledger {
+    let mut ledger = Ledger::new(2, 1, 1);
+    ledger.queued = 2;
+    ledger.accepted = 2;
+    let waits = ledger.poll_reserve(&mut None, false, &Context::from_waker(Waker::noop())).0;
+    assert_eq!(waits, Poll::Pending);
+    ledger
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn an_audit_finds_each_figure_that_cannot_be() {
+    type Change = fn(&mut Ledger);
+    let cases: [(Change, Option<&str>); 14] = [
+        (|_| {}, None),
+        (|ledger| ledger.accepted += 1, Some("3 accepted, 0 outcomes, 2 unfinished")),
+        (|ledger| ledger.accepted = 0, Some("0 accepted, 0 outcomes, 2 unfinished")),
+        (|ledger| (ledger.accepted, ledger.outcomes) = (9, [1; 7]), None),
+        (|ledger| ledger.outcomes[3] = 1, Some("2 accepted, 1 outcomes, 2 unfinished")),
+        (|ledger| (ledger.queued, ledger.accepted) = (3, 3), Some("3 places are taken of 2")),
+        (|ledger| ledger.reserved = 1, Some("3 places are taken of 2")),
+        (|ledger| ledger.committing = 1, Some("2 places are taken of 2")),
+        // A reserved place may be one that nobody has taken anything for yet.
+        (|ledger| (ledger.queued, ledger.accepted, ledger.reserved) = (0, 0, 3), None),
+        (|ledger| (ledger.queued_children, ledger.accepted) = (1, 3), None),
+        (|ledger| (ledger.queued_children, ledger.accepted) = (2, 4), Some("2 children are queued of 1")),
+        (|ledger| (ledger.running, ledger.accepted) = (1, 3), None),
+        (|ledger| (ledger.running, ledger.accepted) = (2, 4), Some("2 jobs run on 1 workers")),
+        (|ledger| drop(ledger.granted.insert(9)), Some("1 places are granted, and 0 reserved")),
+    ];
+    for (change, expected) in cases {
+        let mut ledger = with_a_waiter();
+        change(&mut ledger);
+        assert_eq!(ledger.audit().err().as_deref(), expected);
+    }
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn who_waits_although_there_is_room_is_found() {
+    let mut ledger = with_a_waiter();
+    assert!(!ledger.is_anybody_held_up());
+    ledger.queued = 1;
+    assert!(ledger.is_anybody_held_up());
+    ledger.life = Life::Closed;
+    assert!(!ledger.is_anybody_held_up());
+    assert!(!Ledger::new(1, 1, 1).is_anybody_held_up());
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn an_audit_at_the_end_finds_what_is_left() {
+    type Change = fn(&mut Ledger);
+    let left = "queued, running, reserved, committing, workers: ";
+    let cases: [(Change, Option<String>); 8] = [
+        (|_| {}, None),
+        (|ledger| ledger.queued = 1, Some(format!("{left}(1, 0, 0, 0, 0) are left"))),
+        (|ledger| ledger.running = 1, Some(format!("{left}(0, 1, 0, 0, 0) are left"))),
+        (|ledger| ledger.reserved = 1, Some(format!("{left}(0, 0, 1, 0, 0) are left"))),
+        (|ledger| ledger.committing = 1, Some(format!("{left}(0, 0, 0, 1, 0) are left"))),
+        (|ledger| ledger.workers = 1, Some(format!("{left}(0, 0, 0, 0, 1) are left"))),
+        (|ledger| drop(ledger.granted.insert(9)), Some("0 wait for room, 1 have it and do not know".into())),
+        (
+            |ledger| ledger.waiting = std::mem::take(&mut with_a_waiter().waiting),
+            Some("1 wait for room, 0 have it and do not know".into()),
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut ledger = Ledger::new(2, 1, 0);
+        change(&mut ledger);
+        assert_eq!(ledger.audit_at_end().err(), expected);
+    }
+}

@@ -1,0 +1,197 @@
+//! Named cases, and the book beside a naive one, which keeps a list of waits and looks through all of it each time.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+fn running(jobs: u64) -> Running<&'static str> {
+    let mut running = Running::new(2);
+    for (slot, id) in (0..jobs).enumerate() {
+        running.start(slot, Occupant::new(JobId(id), 0, None));
+    }
+    running
+}
+
+#[test]
+fn slots_are_blocked_while_each_has_a_wait() {
+    let mut running = running(2);
+    let first = running.begin_wait(0, JobId(0), "first");
+    assert!(!running.is_blocked(2));
+    let second = running.begin_wait(1, JobId(1), "second");
+    let third = running.begin_wait(1, JobId(1), "third");
+    assert!(running.is_blocked(2));
+    assert_eq!(running.waiting().collect::<Vec<_>>(), [(0, &"first"), (1, &"second"), (1, &"third")]);
+    assert_eq!(running.end_wait(second), Some("second"));
+    assert!(running.is_blocked(2));
+    assert_eq!(running.end_wait(third), Some("third"));
+    assert!(!running.is_blocked(2));
+    assert_eq!((running.end_wait(first), running.end_wait(first)), (Some("first"), None));
+}
+
+#[test]
+fn the_end_of_a_job_ends_its_waits() {
+    let mut running = running(1);
+    let wait = running.begin_wait(0, JobId(0), "wait");
+    assert!(running.is_blocked(1));
+    running.finish(0);
+    running.start(0, Occupant::new(JobId(7), 0, None));
+    assert!(!running.is_blocked(1));
+    assert_eq!(running.waiting().count(), 0);
+    assert_eq!(running.end_wait(wait), Some("wait"));
+    assert!(!running.is_blocked(1));
+}
+
+#[test]
+fn the_wait_of_an_earlier_attempt_is_none_of_the_next_one() {
+    let mut running = running(1);
+    let early = running.begin_wait(0, JobId(0), "early");
+    running.finish(0);
+    running.start(0, Occupant::new(JobId(0), 0, None));
+    assert_eq!((running.waiting().count(), running.wait_mut(early)), (0, None));
+    running.begin_wait(0, JobId(0), "late");
+    assert_eq!(running.end_wait(early), Some("early"));
+    assert!(running.is_blocked(1));
+    assert_eq!(running.waiting().collect::<Vec<_>>(), [(0, &"late")]);
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn a_wait_a_blocked_slot_or_a_retry_that_is_left_is_found() {
+    assert!(!running(2).has_waits());
+    let mut waiting = running(0);
+    waiting.begin_wait(0, JobId(0), "of nobody");
+    let (mut blocked, mut retrying) = (running(0), running(0));
+    (blocked.blocked, retrying.retries) = (1, 1);
+    assert!(waiting.has_waits() && blocked.has_waits() && retrying.has_waits());
+}
+
+const SLOTS: usize = 3;
+
+/// Something that happens to the slots; a wait is told by its place among those that are not over, counted round and round.
+#[derive(Debug, Clone)]
+enum Op {
+    Start { slot: usize, id: u64, spot: u32, is_retry: bool, since: Option<u64> },
+    Finish(usize),
+    MarkRetry(usize),
+    BeginWait { slot: usize, id: u64 },
+    ChangeWait(usize),
+    EndWait(usize),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    // So few jobs that some come again, as those do that are tried again.
+    let (slot, id) = (|| 0..SLOTS, || 0..4_u64);
+    let job = (slot(), id(), 0..4_u32, any::<bool>(), proptest::option::of(0..9_u64));
+    let op = prop_oneof![
+        4 => job.prop_map(|(slot, id, spot, is_retry, since)| Op::Start { slot, id, spot, is_retry, since }),
+        3 => slot().prop_map(Op::Finish),
+        1 => slot().prop_map(Op::MarkRetry),
+        6 => (slot(), id()).prop_map(|(slot, id)| Op::BeginWait { slot, id }),
+        1 => any::<usize>().prop_map(Op::ChangeWait),
+        4 => any::<usize>().prop_map(Op::EndWait),
+    ];
+    vec(op, 0..120)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Job {
+    id: u64,
+    /// Which of all starts it was.
+    start: usize,
+    spot: Option<Spot>,
+    is_retry: bool,
+    since: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Naive {
+    slots: [Option<Job>; SLOTS],
+    /// The number of each wait, the start of the job that waits, and what for.
+    waits: Vec<(u64, Option<usize>, usize)>,
+}
+
+impl Naive {
+    /// The slots whose jobs wait, once for each wait.
+    fn waiting(&self) -> Vec<(usize, usize)> {
+        let slot = |start| self.slots.iter().position(|job| job.is_some_and(|job| Some(job.start) == start));
+        self.waits.iter().filter_map(|(_, start, what)| Some((slot(*start)?, *what))).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
+    #[test]
+    fn the_slots_are_as_a_look_through_all_waits_says(is_scheduled: bool, ops in ops()) {
+        let mut real = Running::new(SLOTS);
+        let mut naive = Naive { slots: [None; SLOTS], waits: Vec::new() };
+        let begin = Instant::now();
+        for (step, op) in ops.iter().enumerate() {
+            match *op {
+                Op::Start { slot, id, spot, is_retry, since } if naive.slots[slot].is_none() => {
+                    let mut occupant = Occupant::new(JobId(id), step, None);
+                    let mut job = Job { id, start: step, spot: None, is_retry: false, since: None };
+                    if is_scheduled {
+                        (job.spot, job.is_retry) = (Spot::new(spot), is_retry);
+                        job.since = since.map(|after| begin + std::time::Duration::from_secs(after));
+                        (occupant.spot, occupant.is_retry) = (job.spot, is_retry);
+                        real.start_scheduled(slot, occupant, job.since);
+                    } else {
+                        real.start(slot, occupant);
+                    }
+                    naive.slots[slot] = Some(job);
+                }
+                Op::Finish(slot) => {
+                    let left = naive.slots[slot].take();
+                    if is_scheduled {
+                        prop_assert_eq!(real.finish_scheduled(slot), left.and_then(|job| job.spot));
+                    } else {
+                        real.finish(slot);
+                    }
+                }
+                Op::MarkRetry(slot) if is_scheduled => {
+                    naive.slots[slot].iter_mut().for_each(|job| job.is_retry = true);
+                    real.mark_retry(slot);
+                }
+                Op::BeginWait { slot, id } => {
+                    let start = naive.slots[slot].filter(|job| job.id == id).map(|job| job.start);
+                    let number = real.begin_wait(slot, JobId(id), step);
+                    prop_assert!(naive.waits.iter().all(|(taken, ..)| *taken < number));
+                    naive.waits.push((number, start, step));
+                }
+                Op::ChangeWait(place) if !naive.waits.is_empty() => {
+                    let place = place % naive.waits.len();
+                    let (number, start, what) = &mut naive.waits[place];
+                    let runs = naive.slots.iter().flatten().any(|job| Some(job.start) == *start);
+                    let there = real.wait_mut(*number).map(|there| std::mem::replace(there, step));
+                    prop_assert_eq!(there, runs.then(|| std::mem::replace(what, step)));
+                }
+                Op::EndWait(place) if !naive.waits.is_empty() => {
+                    let (number, _, what) = naive.waits.remove(place % naive.waits.len());
+                    prop_assert_eq!((real.end_wait(number), real.end_wait(number)), (Some(what), None));
+                    prop_assert_eq!(real.wait_mut(number), None);
+                }
+                _ => {}
+            }
+            let waiting = naive.waiting();
+            prop_assert_eq!(real.waiting().map(|(slot, what)| (slot, *what)).collect::<Vec<_>>(), waiting.clone());
+            let blocked = (0..SLOTS).filter(|slot| waiting.iter().any(|(waits, _)| waits == slot)).count();
+            prop_assert_eq!(real.blocked(), blocked);
+            for live in 0..=SLOTS {
+                prop_assert_eq!(real.is_blocked(live), blocked > 0 && blocked >= live);
+            }
+            prop_assert_eq!(real.retries(), naive.slots.iter().flatten().filter(|job| job.is_retry).count());
+            let occupied: Vec<_> = real.occupied().map(|(slot, occupant)| (slot, occupant.id, occupant.index)).collect();
+            let jobs = naive.slots.iter().enumerate().filter_map(|(slot, job)| Some((slot, (*job)?)));
+            prop_assert_eq!(occupied, jobs.map(|(slot, job)| (slot, JobId(job.id), job.start)).collect::<Vec<_>>());
+            for (slot, job) in naive.slots.iter().enumerate() {
+                prop_assert_eq!(real.is_retry(slot), job.is_some_and(|job| job.is_retry));
+                prop_assert_eq!(real.spot(slot), job.and_then(|job| job.spot));
+                prop_assert_eq!(real.since(slot), job.and_then(|job| job.since));
+                for id in 0..4 {
+                    prop_assert_eq!(real.is_running(slot, JobId(id)), job.is_some_and(|job| job.id == id));
+                }
+            }
+        }
+    }
+}
