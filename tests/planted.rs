@@ -14,8 +14,8 @@ use self::scenario::{Allowed, scenario};
 #[track_caller]
 fn is_found(bug: Bug, seeds: u64, messages: &[&str]) {
     plant(Some(bug));
-    let kinds = FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::Rate);
-    let run = |sim| scenario(sim, Allowed { fixed_rate: true });
+    let kinds = FaultKind::ALL.into_iter().filter(|kind| !matches!(kind, FaultKind::Rate | FaultKind::Priority));
+    let run = |sim| scenario(sim, Allowed { fixed_rate: true, fixed_order: true });
     let found = Simulation::new(0..seeds).faults(kinds).run(run);
     let failure = found.expect_err("it is not found");
     let fits = messages.iter().any(|message| failure.message().contains(message));

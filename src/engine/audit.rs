@@ -1,4 +1,5 @@
-//! Whether the books agree: what the simulator asks after every step, for the feature `testing`. It changes nothing.
+//! For the feature `testing`: whether the books agree, which the simulator asks after every step and which changes nothing; and
+//! what it does to a job that only the schedule knows.
 
 use super::Engine;
 use crate::queue::ledger::Life;
@@ -7,6 +8,16 @@ use crate::queue::schedule::clock::Tick;
 use super::scheduling::load;
 
 impl<In, T, E> Engine<In, T, E> {
+    /// Gives another priority to a job that has not started: the one of this number, counted round and round. Says whether there
+    /// is one.
+    pub(crate) fn prioritise(&self, number: u32) -> bool {
+        self.is_scheduled()
+            && self.change_schedule(|_, state, _| {
+                let Some(schedule) = &mut state.schedule else { return false };
+                schedule.prioritise(number)
+            })
+    }
+
     /// What is to hold at every instant.
     pub(crate) fn audit(&self) -> Result<(), String> {
         let state = self.state();

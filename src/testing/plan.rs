@@ -29,6 +29,9 @@ pub enum Fault {
     Resize(u32),
     /// The watched pools get this rate limit in permits a second; 0: none.
     Rate(u32),
+    /// A job of each watched pool gets another priority: the one of this number among those that have not started, counted round
+    /// and round.
+    Priority(u32),
     /// The watched pools are closed.
     Close,
     /// The watched pools are sealed.
@@ -41,7 +44,7 @@ pub enum Fault {
     Handler(HandlerFault),
 }
 
-/// What becomes of a handler that [`Sim::faulty`](super::Sim::faulty) has made.
+/// What becomes of a handler that [`Sim::faulty`](super::Sim::faulty) has made, or that asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HandlerFault {
@@ -53,8 +56,10 @@ pub enum HandlerFault {
     PanicInDrop,
     /// It panics when it is polled, and what it panics with panics when it is dropped.
     PanicWithBomb,
-    /// It waits for an hour first.
+    /// It waits for an hour first, and so runs out of any time limit.
     Slow,
+    /// It is to return its error; the one that asks [`Sim::is_to_fail`](super::Sim::is_to_fail) first.
+    Fail,
 }
 
 /// Kinds of [`Fault`]s; see [`Simulation::faults`](super::Simulation::faults).
@@ -75,6 +80,8 @@ pub enum FaultKind {
     Resize,
     /// [`Fault::Rate`].
     Rate,
+    /// [`Fault::Priority`].
+    Priority,
     /// [`Fault::Close`], [`Fault::Seal`] and [`Fault::Drain`].
     Close,
     /// [`Fault::Abort`].
@@ -85,7 +92,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::DropWorker,
         Self::DropExecutor,
         Self::DropTask,
@@ -93,6 +100,7 @@ impl FaultKind {
         Self::Pause,
         Self::Resize,
         Self::Rate,
+        Self::Priority,
         Self::Close,
         Self::Abort,
         Self::Handler,
@@ -114,16 +122,17 @@ impl FaultKind {
             Self::Pause => Fault::Resume,
             Self::Resize => Fault::Resize(number(8)),
             Self::Rate => Fault::Rate(number(5)),
+            Self::Priority => Fault::Priority(number(16)),
             Self::Close => [Fault::Close, Fault::Seal, Fault::Drain][number(3) as usize],
             Self::Abort => Fault::Abort,
-            Self::Handler => Fault::Handler(HandlerFault::ALL[number(5) as usize]),
+            Self::Handler => Fault::Handler(HandlerFault::ALL[number(6) as usize]),
         }
     }
 }
 
 impl HandlerFault {
-    const ALL: [Self; 5] =
-        [Self::PanicInFactory, Self::PanicInPoll, Self::PanicInDrop, Self::PanicWithBomb, Self::Slow];
+    const ALL: [Self; 6] =
+        [Self::PanicInFactory, Self::PanicInPoll, Self::PanicInDrop, Self::PanicWithBomb, Self::Slow, Self::Fail];
 
     const fn name(self) -> &'static str {
         match self {
@@ -132,6 +141,7 @@ impl HandlerFault {
             Self::PanicInDrop => "panic-in-drop",
             Self::PanicWithBomb => "panic-with-bomb",
             Self::Slow => "slow",
+            Self::Fail => "fail",
         }
     }
 }
@@ -148,6 +158,7 @@ impl fmt::Display for Fault {
             Self::Resume => f.write_str("resume"),
             Self::Resize(workers) => write!(f, "resize={workers}"),
             Self::Rate(permits) => write!(f, "rate={permits}"),
+            Self::Priority(number) => write!(f, "priority={number}"),
             Self::Close => f.write_str("close"),
             Self::Seal => f.write_str("seal"),
             Self::Drain => f.write_str("drain"),
@@ -268,6 +279,7 @@ impl FromStr for Plan {
                 "resume" => Fault::Resume,
                 "resize" => Fault::Resize(number()?),
                 "rate" => Fault::Rate(number()?),
+                "priority" => Fault::Priority(number()?),
                 "close" => Fault::Close,
                 "seal" => Fault::Seal,
                 "drain" => Fault::Drain,
@@ -319,7 +331,7 @@ mod tests {
         };
         assert_eq!(faults(&[FaultKind::Pause]), ["pause", "resume"]);
         assert_eq!(faults(&[]), [""; 0]);
-        assert_eq!(faults(&FaultKind::ALL).len(), 13 + HandlerFault::ALL.len());
+        assert_eq!(faults(&FaultKind::ALL).len(), 14 + HandlerFault::ALL.len());
     }
 
     #[test]

@@ -239,6 +239,11 @@ impl Sim {
         }
     }
 
+    /// Whether a [`HandlerFault::Fail`] has struck; whoever asks first is the one to return its error.
+    pub fn is_to_fail(&self) -> bool {
+        take(&self.world.handler_faults, |fault| fault == HandlerFault::Fail).is_some()
+    }
+
     /// Puts a line into the trace.
     pub fn trace(&self, line: impl fmt::Display) {
         self.world.trace.borrow_mut().add(format_args!("  {line}"));

@@ -55,6 +55,7 @@ impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Engine<In, T, E>> {
             Fault::Resize(number) => self.set_workers(1 + number as usize % built),
             Fault::Rate(0) => self.set_rate(None),
             Fault::Rate(permits) => self.set_rate(Some(RateLimit::per_second(permits))),
+            Fault::Priority(number) => return (self.prioritise(number), None),
             Fault::Close => self.close(Life::Closed),
             Fault::Seal => self.close(Life::Sealed),
             Fault::Drain => return (true, Some(self.drain())),

@@ -11,27 +11,38 @@ use self::scenario::{Allowed, scenario};
 /// How many runs of each kind.
 const SEEDS: u64 = 1000;
 
+const ALL: Allowed = Allowed { fixed_rate: false, fixed_order: false };
+const NOTHING: Allowed = Allowed { fixed_rate: true, fixed_order: true };
+
 fn seeds() -> std::ops::Range<u64> {
     0..std::env::var("BRIGADE_SEEDS").map_or(SEEDS, |text| text.parse().expect("BRIGADE_SEEDS is a number"))
 }
 
 #[test]
 fn whatever_strikes_every_job_has_one_outcome_and_every_wait_ends() {
-    let runs =
-        Simulation::new(seeds()).faults(FaultKind::ALL).check(|sim| scenario(sim, Allowed { fixed_rate: false }));
+    let runs = Simulation::new(seeds()).faults(FaultKind::ALL).check(|sim| scenario(sim, ALL));
+    assert_struck(runs);
+}
+
+#[test]
+fn no_order_is_changed_whatever_strikes() {
+    let kinds = FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::Priority);
+    let allowed = Allowed { fixed_rate: false, ..NOTHING };
+    let runs = Simulation::new(seeds()).faults(kinds).check(move |sim| scenario(sim, allowed));
     assert_struck(runs);
 }
 
 #[test]
 fn no_rate_is_passed_whatever_strikes() {
     let kinds = FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::Rate);
-    let runs = Simulation::new(seeds()).faults(kinds).check(|sim| scenario(sim, Allowed { fixed_rate: true }));
+    let allowed = Allowed { fixed_order: false, ..NOTHING };
+    let runs = Simulation::new(seeds()).faults(kinds).check(move |sim| scenario(sim, allowed));
     assert_struck(runs);
 }
 
 #[test]
 fn every_run_is_complete_when_nothing_strikes() {
-    let runs = Simulation::new(seeds()).check(|sim| scenario(sim, Allowed { fixed_rate: true }));
+    let runs = Simulation::new(seeds()).check(|sim| scenario(sim, NOTHING));
     assert_eq!(runs.strikes, 0);
 }
 
@@ -40,7 +51,7 @@ fn the_same_seed_gives_the_same_trace() {
     let mut lines = 0;
     for seed in 0..50 {
         let plan = Plan::random(seed, &FaultKind::ALL);
-        let run = || replay(seed, &plan, |sim| scenario(sim, Allowed { fixed_rate: false }));
+        let run = || replay(seed, &plan, |sim| scenario(sim, ALL));
         let first = run();
         assert_eq!(run(), first);
         lines += first.trace.lines().count();

@@ -257,6 +257,8 @@ impl World {
 pub(crate) struct Allowed {
     /// Whether the rate stays as it was built, so that it can be checked.
     pub(crate) fixed_rate: bool,
+    /// Whether only the scenario gives priorities, so that the order can be checked.
+    pub(crate) fixed_order: bool,
 }
 
 /// The scenario.
@@ -273,7 +275,7 @@ pub(crate) async fn scenario(sim: Sim, allowed: Allowed) {
         builder = builder.job_timeout(Duration::from_secs(1 + sim.below(9)));
     }
     let mut max_per_key = usize::MAX;
-    let is_in_order = sim.one_in(3);
+    let is_in_order = allowed.fixed_order && sim.one_in(3);
     if !is_in_order && sim.one_in(2) {
         builder = builder.key_by(|input: &Input| input.key);
         if sim.one_in(2) {
@@ -462,6 +464,9 @@ fn job(world: World, input: Input, jobs: Option<Adder>) -> impl Future<Output = 
 
 async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Output, Token> {
     let _running = Running::new(&world, &input);
+    if world.sim.is_to_fail() {
+        return Err(Token::new(&world.alive));
+    }
     let child = || world.input_of(input.depth - 1);
     for _ in 0..world.below(4) {
         match world.below(if input.depth > 0 { 12 } else { 4 }) {

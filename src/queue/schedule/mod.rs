@@ -628,6 +628,16 @@ impl<J> Schedule<J> {
         self.lanes.audit(self.records.iter().map(jobs))
     }
 
+    /// Gives a priority to one of the jobs that wait.
+    pub(crate) fn prioritise(&mut self, number: u32) -> bool {
+        let waiting: Vec<(Spot, u64)> = (self.records.iter())
+            .filter(|(_, record)| record.state != State::Running)
+            .map(|(spot, record)| (spot, record.number))
+            .collect();
+        let Some(&(spot, job)) = waiting.get(number as usize % waiting.len().max(1)) else { return false };
+        self.set_priority(spot, job, 2 - (number % 5) as i32)
+    }
+
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {
         self.audit()?;
         if self.records.iter().next().is_some() || self.released > 0 || self.waiting > 0 {
