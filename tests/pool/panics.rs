@@ -580,7 +580,7 @@ fn a_source_that_panics_keeps_neither_room_nor_the_inputs_of_a_cancelled_map() {
         .workers(1)
         .queue_capacity(3)
         .timer(ManualTimer::new())
-        .build(|input: Option<DropToken>| async move { Ok::<_, ()>(drop(input)) });
+        .build(|input: Option<DropToken>| async move { Ok::<_, ()>(input) });
     let mut map = pool.map((0..9).map(move |n| if n == 2 { panic_quietly() } else { Some(source.token()) }));
     let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll_once(std::pin::pin!(map.next()))));
     assert!(polled.is_err());

@@ -501,7 +501,7 @@ fn an_audit_finds_each_figure_that_cannot_be() {
         (|ledger| (ledger.queued_children, ledger.accepted) = (2, 4), Some("2 children are queued of 1")),
         (|ledger| (ledger.running, ledger.accepted) = (1, 3), None),
         (|ledger| (ledger.running, ledger.accepted) = (2, 4), Some("2 jobs run on 1 workers")),
-        (|ledger| drop(ledger.granted.insert(9)), Some("1 places are granted, and 0 reserved")),
+        (|ledger| ledger.granted.extend([9]), Some("1 places are granted, and 0 reserved")),
     ];
     for (change, expected) in cases {
         let mut ledger = with_a_waiter();
@@ -534,7 +534,7 @@ fn an_audit_at_the_end_finds_what_is_left() {
         (|ledger| ledger.reserved = 1, Some(format!("{left}(0, 0, 1, 0, 0) are left"))),
         (|ledger| ledger.committing = 1, Some(format!("{left}(0, 0, 0, 1, 0) are left"))),
         (|ledger| ledger.workers = 1, Some(format!("{left}(0, 0, 0, 0, 1) are left"))),
-        (|ledger| drop(ledger.granted.insert(9)), Some("0 wait for room, 1 have it and do not know".into())),
+        (|ledger| ledger.granted.extend([9]), Some("0 wait for room, 1 have it and do not know".into())),
         (
             |ledger| ledger.waiting = std::mem::take(&mut with_a_waiter().waiting),
             Some("1 wait for room, 0 have it and do not know".into()),
