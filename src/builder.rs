@@ -405,7 +405,7 @@ impl<In, E> Builder<In, E> {
         F: Fn(In) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let engine = self.engine();
+        let engine = self.engine(false);
         let call = Plain::new(handler);
         let workers = Workers::new(&engine, |_| call.share());
         (Pool::new(engine), workers)
@@ -425,7 +425,7 @@ impl<In, E> Builder<In, E> {
         F: Fn(In, Submitter<In, T, E>) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let engine = self.engine();
+        let engine = self.engine(true);
         let call = WithSubmitter::new(handler);
         let workers = Workers::new(&engine, |_| call.share());
         (Pool::new(engine), workers)
@@ -467,7 +467,7 @@ impl<In, E> Builder<In, E> {
         Init: Fn(usize) -> S,
         F: AsyncFn(&mut S, In) -> Result<T, E>,
     {
-        let engine = self.engine();
+        let engine = self.engine(false);
         let shared = Arc::new((init, handler));
         let workers = Workers::new(&engine, |worker| WithState::new(Arc::clone(&shared), worker));
         (Pool::new(engine), workers)
@@ -516,7 +516,7 @@ impl<In, E> Builder<In, E> {
     }
 
     #[track_caller]
-    fn engine<T>(self) -> Arc<Engine<In, T, E>> {
+    fn engine<T>(self, adds_jobs: bool) -> Arc<Engine<In, T, E>> {
         let Some(timer) = self.timer else {
             panic!("timer must be set without the feature `async-io`, got none");
         };
@@ -546,6 +546,7 @@ impl<In, E> Builder<In, E> {
             key_by: self.key_by,
             cost_by: self.cost_by,
             policy: self.policy,
+            adds_jobs,
             is_scheduled,
         })
     }

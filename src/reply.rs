@@ -965,7 +965,28 @@ impl<In, T, E> Drop for Outbox<In, T, E> {
 
 #[cfg(test)]
 mod tests {
-    use crate::{ManualTimer, Pool};
+    use std::pin::pin;
+
+    use futures_lite::future::{block_on, poll_once};
+
+    use crate::{CancelReason, JobError, ManualTimer, Pool};
+
+    /// A worker has taken the job and finds that it may not start; meanwhile its map is cancelled.
+    #[test]
+    fn a_job_that_comes_back_to_the_queue_finds_that_its_map_was_cancelled() {
+        let builder = Pool::builder().workers(1).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+        let mut map = pool.map(0..1);
+        assert_eq!(block_on(poll_once(map.next())), None);
+        let Ok(Some(entry)) = pool.engine().ready.try_pop() else { panic!("the job is ready") };
+        pool.pause();
+        map.cancel();
+        pool.engine().readmit(entry);
+        let polled = block_on(poll_once(pin!(map.next())));
+        let result = polled.flatten().map(|completion| completion.result);
+        assert_eq!(result, Some(Err(JobError::Cancelled(CancelReason::Stream))));
+        drop(workers);
+    }
 
     #[test]
     fn what_cancelled_handles_leave_in_the_queue_is_bounded() {

@@ -119,6 +119,7 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Workers<In, T, E, C> {
 
     /// Whether there are none; never so for what a builder makes.
     pub fn is_empty(&self) -> bool {
+        // `false` would do: a builder makes at least one.
         self.workers.is_empty()
     }
 }

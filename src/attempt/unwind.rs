@@ -19,6 +19,7 @@ use crate::error::PanicMessage;
 /// assert_eq!(brigade::panic_isolation(), cfg!(panic = "unwind"));
 /// ```
 pub const fn panic_isolation() -> bool {
+    // True in every build that can be tested: the test harness needs to unwind itself.
     cfg!(panic = "unwind")
 }
 

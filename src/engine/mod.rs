@@ -90,6 +90,8 @@ pub(crate) struct Engine<In, T, E> {
     /// Whether the last worker has left, and has taken with it what was queued, or is about to.
     is_deserted: AtomicBool,
     pub(crate) timings: bool,
+    /// Whether its jobs may add jobs.
+    pub(crate) adds_jobs: bool,
     pub(crate) slow_poll: Option<Duration>,
     /// Whether there is a schedule. It never goes away again.
     is_scheduled: AtomicBool,
@@ -123,6 +125,7 @@ pub(crate) struct Settings<In, E> {
     pub(crate) key_by: Option<Arc<KeyFn<In>>>,
     pub(crate) cost_by: Option<Arc<CostFn<In>>>,
     pub(crate) policy: Policy,
+    pub(crate) adds_jobs: bool,
     /// Whether there is a schedule from the start.
     pub(crate) is_scheduled: bool,
 }
@@ -159,6 +162,7 @@ impl<In, T, E> Engine<In, T, E> {
             is_aborted: AtomicBool::new(false),
             is_deserted: AtomicBool::new(false),
             timings: settings.timings,
+            adds_jobs: settings.adds_jobs,
             slow_poll: settings.slow_poll,
             is_scheduled: AtomicBool::new(settings.is_scheduled),
             switching: Mutex::new(()),

@@ -60,9 +60,11 @@ pub enum Pulled<In> {
 }
 
 /// A source that cannot fail; made by [`Pool::map`] and [`Pool::map_stream`].
+#[derive(Debug)]
 pub struct Inputs<S>(Pin<Box<S>>);
 
 /// A source whose items are results; made by [`Pool::try_map`] and [`Pool::try_map_stream`].
+#[derive(Debug)]
 pub struct TryInputs<S, F> {
     stream: Pin<Box<S>>,
     failure: Option<F>,
@@ -122,18 +124,6 @@ impl<In, T, E, F, S: Stream<Item = Result<In, F>>> Source<In, T, E> for TryInput
 
     fn take_failure(&mut self) -> Option<Self::Item> {
         self.failure.take().map(Err)
-    }
-}
-
-impl<S> fmt::Debug for Inputs<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inputs").finish_non_exhaustive()
-    }
-}
-
-impl<S, F> fmt::Debug for TryInputs<S, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TryInputs").finish_non_exhaustive()
     }
 }
 

@@ -348,6 +348,10 @@ impl<In, T, E> Reader<In, T, E> {
     /// A completion goes to the user: counts it.
     pub(crate) fn count(&mut self, completion: &Completion<In, T, E>) {
         self.read += 1;
+        if self.stream.engine.adds_jobs {
+            // A job that adds another looks how many are unread.
+            self.settle_read();
+        }
         self.counts.count(&completion.result);
     }
 
@@ -361,7 +365,7 @@ impl<In, T, E> Reader<In, T, E> {
         window.saturating_add(self.read)
     }
 
-    /// Takes what was read off the common count; others only look whether that is zero.
+    /// Takes what was read off the common count; unless jobs add jobs, others only look whether that is zero.
     fn settle_read(&mut self) {
         // None of them would change nothing, but cost time.
         if self.read > 0 {

@@ -454,6 +454,18 @@ pub(crate) async fn yield_now() {
     future::yield_now().await;
 }
 
+/// A waker that calls the closure, the first time.
+pub(crate) fn on_wake(call: impl FnOnce() + Send + 'static) -> Waker {
+    struct OnWake(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+    impl Wake for OnWake {
+        fn wake(self: Arc<Self>) {
+            let call = self.0.lock().unwrap().take();
+            call.into_iter().for_each(|call| call());
+        }
+    }
+    Waker::from(Arc::new(OnWake(Mutex::new(Some(Box::new(call))))))
+}
+
 /// Polls once and says whether it is ready.
 pub(crate) fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Option<F::Output> {
     match future.poll(&mut Context::from_waker(Waker::noop())) {

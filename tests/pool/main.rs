@@ -12,6 +12,7 @@ mod failures;
 mod hazards;
 mod keys;
 mod local;
+mod measures;
 mod order;
 mod panics;
 mod rates;

@@ -573,6 +573,50 @@ fn a_panic_in_the_source_of_a_map_reaches_its_reader_and_loses_nothing() {
 }
 
 #[test]
+fn a_source_that_panics_keeps_neither_room_nor_the_inputs_of_a_cancelled_map() {
+    let drops = Drops::default();
+    let source = drops.clone();
+    let (pool, _workers) = Pool::builder()
+        .workers(1)
+        .queue_capacity(3)
+        .timer(ManualTimer::new())
+        .build(|input: Option<DropToken>| async move { Ok::<_, ()>(input) });
+    let mut map = pool.map((0..9).map(move |n| if n == 2 { panic_quietly() } else { Some(source.token()) }));
+    let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll_once(std::pin::pin!(map.next()))));
+    assert!(polled.is_err());
+    let others: Vec<_> = (0..3).map(|_| pool.try_submit(None)).collect();
+    assert!(others.iter().all(Result::is_ok));
+    map.cancel();
+    assert!(matches!(poll_once(std::pin::pin!(map.next())), Some(None)));
+    assert_eq!(drops.counts(), (2, 2));
+}
+
+/// The first job holds back the others; two values that are dropped together would end the process.
+#[test]
+fn values_that_an_ordered_map_holds_back_may_panic_in_their_drops() {
+    let drops = Drops::default();
+    let made = drops.clone();
+    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build(move |n: u32| {
+        let bomb = (n > 0).then(|| Bomb(made.token()));
+        async move {
+            match bomb {
+                Some(bomb) => Ok::<_, ()>(bomb),
+                None => future::pending().await,
+            }
+        }
+    });
+    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+    let mut map = pool.map(0..4).ordered();
+    for _ in 0..2 {
+        assert!(poll_once(std::pin::pin!(map.next())).is_none());
+        workers.iter_mut().for_each(|worker| assert_eq!(poll_once(worker.as_mut()), None));
+    }
+    assert!(poll_once(std::pin::pin!(map.next())).is_none());
+    drop(map);
+    assert_eq!(drops.counts(), (3, 3));
+}
+
+#[test]
 fn a_panic_counts_as_a_failure_for_those_who_stop_at_one() {
     everywhere(|env| async move {
         let pool = env.builder().workers(1).spawn_on(&env, |n: u32| async move {

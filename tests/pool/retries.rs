@@ -237,6 +237,22 @@ fn an_error_that_is_not_transient_is_final() {
 }
 
 #[test]
+fn nobody_is_asked_about_the_last_attempt() {
+    everywhere(|env| async move {
+        for way in WAYS {
+            let asked = Arc::new(Mutex::new(Vec::new()));
+            let asks = Arc::clone(&asked);
+            let retry = Retry::fixed(SECOND).max_attempts(2).when(move |attempt| {
+                asks.lock().unwrap().push(*attempt);
+                true
+            });
+            run_alone(&env, retry, failing(7), way, [0, 1].map(secs)).await.1.unwrap_err();
+            assert_eq!(*asked.lock().unwrap(), [1], "{}", env.name);
+        }
+    });
+}
+
+#[test]
 fn after_the_last_attempt_its_error_is_the_outcome() {
     everywhere(|env| async move {
         for way in WAYS {

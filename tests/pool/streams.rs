@@ -4,12 +4,14 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use brigade::{End, ManualTimer, Pool};
-use futures_lite::{StreamExt, future, stream};
+use brigade::rt::BoxFuture;
+use brigade::{End, ManualTimer, Pool, Submitter};
+use futures_lite::{Stream, StreamExt, future, stream};
 
-use crate::harness::{Drops, Env, Gate, Live, assert_settled, everywhere, poll_once, yield_now};
+use crate::harness::{Drops, Env, Gate, Live, assert_settled, everywhere, gated, poll_once, yield_now};
 
 /// Moves the clock to the next deadline whenever somebody sleeps, until the future ends.
 async fn run_out<F: Future>(clock: &ManualTimer, future: F) -> F::Output {
@@ -388,4 +390,97 @@ fn maps_and_groups_share_one_pool_without_mixing_their_results() {
         assert_eq!(total.load(Ordering::SeqCst), 500);
         assert_settled(&pool);
     });
+}
+
+#[test]
+fn a_summary_says_unfinished_until_all_is_read() {
+    everywhere(|env| async move {
+        let pool = env.builder().workers(2).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let mut map = pool.map(0..3);
+        let mut ends = vec![map.summary().end];
+        while map.next().await.is_some() {
+            ends.push(map.summary().end);
+        }
+        ends.push(map.summary().end);
+        let unfinished = End::Unfinished;
+        assert_eq!(ends, [unfinished, unfinished, unfinished, End::Complete, End::Complete], "{}", env.name);
+    });
+}
+
+#[test]
+fn one_free_place_of_a_large_window_is_filled_while_there_is_nothing_to_read() {
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.builder().workers(16));
+        let mut map = pool.map(0..17).window(16);
+        assert!(poll_once(pin!(map.next())).is_none());
+        gate.arrived(16).await;
+        gate.open(1);
+        map.next().await.unwrap();
+        // The last job starts though none of the others ends.
+        assert!(poll_once(pin!(map.next())).is_none());
+        gate.arrived(1).await;
+        let mut starts = started.take();
+        starts.sort_unstable();
+        assert_eq!(starts, (0..17).collect::<Vec<u32>>(), "{}", env.name);
+        gate.open(16);
+        assert_eq!(map.count().await, 16);
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn jobs_of_a_map_add_jobs_for_as_long_as_somebody_reads() {
+    everywhere(|env| async move {
+        let (pool, workers) = env.builder().workers(1).child_capacity(1).build_with_submitter(
+            |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
+                if n < 50 {
+                    jobs.add(n + 50).map_err(|_| "refused")?;
+                }
+                Ok(n)
+            },
+        );
+        workers.spawn_on(&env);
+        let mut values = pool.map(0..50).window(1).try_collect::<Vec<_>>().await.unwrap();
+        values.sort_unstable();
+        assert_eq!(values, (0..100).collect::<Vec<_>>(), "{}", env.name);
+        assert_settled(&pool);
+    });
+}
+
+/// On one thread, since the parent adds its child after the map was granted a place and before it is polled again.
+#[test]
+fn a_map_passes_on_a_place_that_a_child_leaves_it_no_use_for() {
+    let gate = Gate::new();
+    let pass = gate.clone();
+    let (pool, workers) = Pool::builder().workers(1).queue_capacity(1).timer(ManualTimer::new()).build_with_submitter(
+        move |n: u32, jobs: Submitter<u32, u32, ()>| {
+            let gate = pass.clone();
+            async move {
+                if n == 1 {
+                    gate.pass().await;
+                    jobs.add(2).map_err(drop)?;
+                    gate.pass().await;
+                }
+                Ok(n)
+            }
+        },
+    );
+    let mut worker: BoxFuture<'_, ()> = Box::pin(workers.into_iter().next().unwrap().run());
+    let mut map = Box::pin(pool.map([1, 3]).window(2));
+    assert!(poll_once(pin!(map.next())).is_none());
+    let mut look = |worker: &mut BoxFuture<'_, ()>| {
+        let next = map.as_mut().poll_next(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(poll_once(worker.as_mut()), None);
+        next.map(|completion| completion.map(|completion| completion.result))
+    };
+    assert_eq!(look(&mut worker), Poll::Pending);
+    gate.open(1);
+    assert_eq!(poll_once(worker.as_mut()), None);
+    assert_eq!(look(&mut worker), Poll::Pending);
+    let other = pool.try_submit(4).unwrap();
+    gate.open(1);
+    let results: Vec<_> = std::iter::repeat_with(|| look(&mut worker)).filter(Poll::is_ready).take(4).collect();
+    let ready = |n| Poll::Ready(Some(Ok(n)));
+    assert_eq!(results, [ready(1), ready(2), ready(3), Poll::Ready(None)]);
+    assert_eq!(poll_once(pin!(other)), Some(Ok(4)));
 }
