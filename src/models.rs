@@ -214,6 +214,51 @@ fn no_job_is_left_in_the_spill_beside_a_worker_that_sleeps() {
     });
 }
 
+#[test]
+fn no_job_overtakes_another_while_somebody_looks_for_dead_ones() {
+    explore(|| {
+        let ready = Arc::new(Ready::new(2));
+        let worker = spawn({
+            let ready = Arc::clone(&ready);
+            move || [(); 2].map(|()| block_on(ready.pop()).expect("it is open"))
+        });
+        let sweeper = spawn({
+            let ready = Arc::clone(&ready);
+            move || ready.sweep(|_| false)
+        });
+        for job in [1, 2] {
+            ready.push(job).expect("it is open");
+        }
+        assert_eq!(sweeper.join().expect("it does not panic"), []);
+        assert_eq!(worker.join().expect("it does not panic"), [1, 2]);
+    });
+}
+
+#[test]
+fn two_workers_take_the_jobs_in_their_order() {
+    explore(|| {
+        let ready = Arc::new(Ready::new(2));
+        let taken = Arc::new(loom::sync::Mutex::new(Vec::new()));
+        let workers = [(); 2].map(|()| {
+            let (ready, taken) = (Arc::clone(&ready), Arc::clone(&taken));
+            spawn(move || {
+                let job = block_on(ready.pop()).expect("it is open");
+                taken.lock().expect("nobody panics").push(job);
+            })
+        });
+        ready.push_many(vec![1, 2]).expect("it is open");
+        ready.push_many(vec![3, 4]).expect("it is open");
+        for worker in workers {
+            worker.join().expect("it does not panic");
+        }
+        let mut taken = taken.lock().expect("nobody panics").clone();
+        taken.sort_unstable();
+        assert_eq!(taken, [1, 2]);
+        ready.close();
+        assert_eq!(take_all(&ready), [3, 4]);
+    });
+}
+
 // ---- the timekeeper ----
 
 /// What a worker does beside running handlers: waits for a job and keeps the time, until it has run one.

@@ -26,7 +26,10 @@
 //! the mover goes round once more. Sending wakes a worker, and a waker may run anything, so no lock is held over it.
 
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::PoisonError;
+use std::task::Poll;
 
 use crate::planted::{self, Bug};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -198,24 +201,26 @@ impl<J> Ready<J> {
     }
 
     /// Waits for the next job. Dropping the future loses nothing.
+    ///
+    /// What is received is laid down under the same lock, so that nobody lays a younger batch first.
     pub(crate) async fn pop(&self) -> Result<J, Closed> {
         loop {
-            let batch = {
-                let _asleep = Asleep::new(&self.sleeping);
-                let is_empty = self.front().is_empty();
-                if is_empty {
-                    // No await between what is received and where it is laid down.
-                    self.receiver.recv().await.map_err(|_| Closed)?
-                } else {
-                    Batch::Nudge
+            let asleep = Asleep::new(&self.sleeping);
+            let mut received = pin!(self.receiver.recv());
+            let front = poll_fn(|cx| {
+                let mut front = self.front();
+                if front.is_empty() {
+                    match received.as_mut().poll(cx) {
+                        Poll::Ready(Ok(batch)) => self.lay(&mut front, batch),
+                        Poll::Ready(Err(_)) => return Poll::Ready(Err(Closed)),
+                        Poll::Pending => return Poll::Pending,
+                    }
                 }
-            };
-            let mut front = self.front();
-            self.lay(&mut front, batch);
+                Poll::Ready(Ok(front))
+            })
+            .await?;
+            drop(asleep);
             if let Some(job) = self.pop_front(front) {
-                return Ok(job);
-            }
-            if let Some(job) = self.try_pop()? {
                 return Ok(job);
             }
         }
