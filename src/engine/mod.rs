@@ -418,10 +418,13 @@ impl<In, T, E> Engine<In, T, E> {
         attempts: u32,
     ) {
         let reading = self.reading();
-        let (wakes, forgotten) = {
+        let (wakes, forgotten, blocked) = {
             let mut state = self.state();
             let wakes = state.ledger.settle_queued(origin, outcome);
-            (wakes, spot.map(|spot| self.forget_scheduled(&mut state, spot, id, reading)))
+            let forgotten = spot.map(|spot| self.forget_scheduled(&mut state, spot, id, reading));
+            // It may have been the last one that could start without a job that waits for the pool.
+            let blocked = if forgotten.is_none() { state.blocked() } else { Vec::new() };
+            (wakes, forgotten, blocked)
         };
         self.observe(|| Event::Finished { job: id, outcome, attempts });
         if let Some((job, history, effects)) = forgotten {
@@ -430,6 +433,8 @@ impl<In, T, E> Engine<In, T, E> {
             self.carry_out_effects(effects);
         }
         self.carry_out(wakes);
+        // They look again and find that they would wait for ever.
+        blocked.into_iter().for_each(Waker::wake);
     }
 
     // ---- cancellation ----

@@ -262,9 +262,7 @@ impl<In, T, E> Engine<In, T, E> {
             }
             (effects.keeper, effects.hand_on) = state.keeper.look(schedule.next());
         }
-        if state.running.blocked() > 0 {
-            effects.blocked = state.blocked();
-        }
+        effects.blocked = state.blocked();
         effects
     }
 

@@ -77,7 +77,7 @@ impl<In, T, E> State<In, T, E> {
 
     /// Those to wake so that they find that they would wait for ever, if it is so.
     pub(super) fn blocked(&self) -> Vec<Waker> {
-        if self.is_blocked() {
+        if self.running.blocked() > 0 && self.is_blocked() {
             self.running.waiting().map(|(_, waiting)| waiting.waker.clone()).collect()
         } else {
             Vec::new()

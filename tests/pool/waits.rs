@@ -4,8 +4,9 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_executor::LocalExecutor;
 use brigade::rt::BoxFuture;
-use brigade::{End, Event, Group, JobError, JobHandle, ManualTimer, Observer, Pool, Retry, Submitter};
+use brigade::{End, Event, Group, JobError, JobHandle, ManualTimer, Observer, Pool, RateLimit, Retry, Submitter};
 use futures::stream::FuturesUnordered;
 use futures_lite::StreamExt;
 
@@ -67,6 +68,48 @@ fn a_job_whose_map_has_something_to_read_does_not_count_as_waiting() {
     }
     assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
     assert_eq!(poll_once(pin!(&mut second)), Some(Ok(2)));
+    *own.lock().unwrap() = None;
+}
+
+/// A parent awaits a child that its own key keeps back; the last job that could start without it goes away with its map.
+#[test]
+fn a_job_is_told_that_it_would_wait_for_ever_when_the_last_job_that_could_start_is_cancelled() {
+    let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
+    let inside = Arc::clone(&own);
+    let (pool, workers) = Pool::builder()
+        .workers(2)
+        .timer(ManualTimer::new())
+        .key_by(|n: &u32| n % 2)
+        .max_running_per_key(1)
+        .rate_limit_per_key(RateLimit::per(1, Duration::from_secs(3600)).burst(1))
+        .build(move |n: u32| {
+            let own = inside.lock().unwrap().clone();
+            async move {
+                match n {
+                    0 => own.unwrap().try_submit(2).unwrap().await.map_err(|_| "the wait was refused"),
+                    n => Ok(n),
+                }
+            }
+        });
+    *own.lock().unwrap() = Some(pool.clone());
+    // It polls those that were woken, and no others.
+    let executor = LocalExecutor::new();
+    for worker in workers {
+        executor.spawn(worker.run()).detach();
+    }
+    let turns = || while executor.try_tick() {};
+    let mut first = pool.try_submit(1).unwrap();
+    turns();
+    assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
+    let mut map = pool.map([3]);
+    assert_eq!(poll_once(pin!(map.next())), None);
+    let mut parent = pool.try_submit(0).unwrap();
+    turns();
+    // In an hour the job of the map will start.
+    assert_eq!(poll_once(pin!(&mut parent)), None);
+    drop(map);
+    turns();
+    assert_eq!(poll_once(pin!(&mut parent)), Some(Err(JobError::Failed("the wait was refused"))));
     *own.lock().unwrap() = None;
 }
 
