@@ -120,7 +120,6 @@ impl Naive {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
     #[test]
     fn the_slots_are_as_a_look_through_all_waits_says(is_scheduled: bool, ops in ops()) {
         let mut real = Running::new(SLOTS);

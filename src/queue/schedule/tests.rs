@@ -43,7 +43,6 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
     #[test]
     fn a_schedule_does_what_a_look_through_all_jobs_says(
         rate in prop_oneof![Just(None), limit().prop_map(Some)], lane_limit in prop_oneof![Just(None), limit().prop_map(Some)],
