@@ -53,7 +53,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// If `count` is 0, or greater than the number of workers that were built.
     #[track_caller]
     pub fn set_workers(&self, count: usize) {
-        let built = self.engine().signals.len();
+        let built = self.engine().built();
         assert!(count > 0, "workers must be at least 1, got 0; to start none, pause the pool");
         assert!(count <= built, "workers must be at most {built}, as many as were built, got {count}");
         self.engine().set_workers(count);
