@@ -44,9 +44,10 @@ impl<In, T, E> Pool<In, T, E> {
         self.engine().is_paused()
     }
 
-    /// Sets how many jobs run at once, up to the number of workers that were built.
+    /// Sets how many jobs run at once, in workers, up to the number of workers that were built: `count` times
+    /// [`jobs_per_worker`](crate::Builder::jobs_per_worker) jobs, in whichever slots.
     ///
-    /// More start at once; of fewer, those that run go on, and no new one starts before there are less than `count`.
+    /// More start at once; of fewer, those that run go on, and no new one starts before there are less than that.
     ///
     /// # Panics
     ///

@@ -7,7 +7,7 @@
 
 mod one;
 mod slots;
-mod woken;
+pub(crate) mod woken;
 
 use std::fmt;
 use std::future::Future;

@@ -18,6 +18,9 @@ use crate::observe::Event;
 use crate::queue::ready::Closed;
 use crate::reply::{Entry, Outbox, Ticket};
 
+/// After so many jobs that went on, a worker with a free slot looks whether another one has come.
+const JOBS_PER_LOOK: usize = 16;
+
 /// Runs jobs until the pool is drained or aborted.
 pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C) {
     // Parameters are dropped last, the seat after the handler: that goes while its worker still counts as there.
@@ -31,47 +34,44 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
             Attempt::new(id, attempts, slot, deadline, move || call.start(input, submitter))
         });
     let mut time = Timekeeping::new(Arc::clone(&engine), own.start);
-    let mut line = pin!(None);
+    // Its place in the line for a job, while it stands there.
+    let mut line = pin!(false.then(|| engine.ready.pop()));
+    let mut gone_on = 0;
     poll_fn(|cx| {
         for _ in 0..JOBS_PER_TURN {
-            if let Some(at) = slots.woken.next() {
+            // Jobs that never rest keep no other from its turn.
+            gone_on += 1;
+            if gone_on < JOBS_PER_LOOK
+                && let Some(at) = slots.woken.next()
+            {
                 // A job that comes is not to wait for one that is busy.
                 line.set(None);
                 slots.go_on(at, &mut outbox);
                 continue;
             }
-            let next = if slots.is_full() { None } else { Some(engine.ready.try_pop()) };
+            gone_on = 0;
+            let next = match line.as_mut().as_pin_mut() {
+                _ if slots.is_full() => None,
+                None => Some(engine.ready.try_pop()),
+                Some(pop) => match pop.poll(cx) {
+                    Poll::Ready(popped) => Some(popped.map(Some)),
+                    Poll::Pending => Some(Ok(None)),
+                },
+            };
             match next {
                 Some(Ok(Some(entry))) => {
                     line.set(None);
                     slots.take(entry, &mut outbox, C::WANTS_SUBMITTER);
                     continue;
                 }
-                Some(Err(Closed)) if slots.is_empty() => return Poll::Ready(()),
                 Some(Ok(None)) => {
                     outbox.flush();
                     if line.is_none() {
                         line.set(Some(engine.ready.pop()));
-                    }
-                    let popped = match line.as_mut().as_pin_mut() {
-                        Some(pop) => pop.poll(cx),
-                        None => Poll::Pending,
-                    };
-                    match popped {
-                        Poll::Ready(Ok(entry)) => {
-                            line.set(None);
-                            slots.take(entry, &mut outbox, C::WANTS_SUBMITTER);
-                            continue;
-                        }
-                        Poll::Ready(Err(Closed)) => {
-                            line.set(None);
-                            if slots.is_empty() {
-                                return Poll::Ready(());
-                            }
-                        }
-                        Poll::Pending => {}
+                        continue;
                     }
                 }
+                Some(Err(Closed)) if slots.is_empty() => return Poll::Ready(()),
                 // All are occupied, or the last of them are about to end.
                 Some(Err(Closed)) | None => {
                     line.set(None);

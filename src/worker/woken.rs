@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::task::{Wake, Waker};
 
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
+use crate::sync::in_wakers::{Mutex, MutexGuard};
 
 /// The list of a worker.
 #[derive(Debug, Default)]
-pub(super) struct Woken {
+pub(crate) struct Woken {
     state: Mutex<State>,
 }
 
@@ -27,12 +27,12 @@ impl Woken {
     }
 
     /// The slot that was woken first and not looked at since.
-    pub(super) fn next(&self) -> Option<usize> {
+    pub(crate) fn next(&self) -> Option<usize> {
         self.state().slots.pop_front()
     }
 
     /// Leaves the worker's waker, unless a slot was woken already; says whether it may wait.
-    pub(super) fn wait(&self, waker: &Waker) -> bool {
+    pub(crate) fn wait(&self, waker: &Waker) -> bool {
         let mut state = self.state();
         if !state.slots.is_empty() {
             return false;
@@ -45,7 +45,7 @@ impl Woken {
     }
 
     /// The worker leaves, and is woken no more.
-    pub(super) fn leave(&self) {
+    pub(crate) fn leave(&self) {
         let waker = self.state().worker.take();
         drop(waker);
     }
@@ -53,7 +53,7 @@ impl Woken {
 
 /// Wakes one slot.
 #[derive(Debug)]
-pub(super) struct SlotWaker {
+pub(crate) struct SlotWaker {
     woken: Arc<Woken>,
     slot: usize,
     /// Whether it is in the list.
@@ -61,12 +61,12 @@ pub(super) struct SlotWaker {
 }
 
 impl SlotWaker {
-    pub(super) fn new(woken: &Arc<Woken>, slot: usize) -> Arc<Self> {
+    pub(crate) fn new(woken: &Arc<Woken>, slot: usize) -> Arc<Self> {
         Arc::new(Self { woken: Arc::clone(woken), slot, is_listed: AtomicBool::new(false) })
     }
 
     /// The slot is about to be polled: whoever wakes it from now on puts it into the list again.
-    pub(super) fn is_looked_at(&self) {
+    pub(crate) fn is_looked_at(&self) {
         self.is_listed.store(false, Ordering::SeqCst);
     }
 }
@@ -90,7 +90,7 @@ impl Wake for SlotWaker {
     }
 }
 
-#[cfg(all(test, not(any(brigade_model = "loom", brigade_model = "shuttle"))))]
+#[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
