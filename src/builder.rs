@@ -66,7 +66,7 @@ pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 ///
 /// # What is bounded by what
 ///
-/// With `W` workers, `Q` the queue capacity, `C` the child capacity and `R` the retry capacity, a pool holds at most
+/// With `W` slots (`workers × jobs_per_worker`), `Q` the queue capacity, `C` the child capacity and `R` the retry capacity, a pool holds at most
 /// `Q + C + R + W` jobs without an outcome, and:
 ///
 /// | jobs that are | at most |
@@ -92,6 +92,7 @@ pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 #[must_use = "a builder does nothing until a handler is given"]
 pub struct Builder<In, E> {
     workers: usize,
+    jobs_per_worker: usize,
     capacity: usize,
     child_capacity: usize,
     max_waiting: usize,
@@ -124,6 +125,7 @@ impl<In, E> Builder<In, E> {
     pub(crate) fn new() -> Self {
         Self {
             workers: DEFAULT_WORKERS,
+            jobs_per_worker: 1,
             capacity: DEFAULT_QUEUE_CAPACITY,
             child_capacity: DEFAULT_CHILD_CAPACITY,
             max_waiting: usize::MAX,
@@ -140,7 +142,7 @@ impl<In, E> Builder<In, E> {
         }
     }
 
-    /// Sets how many workers there are: how many jobs run at once, at most.
+    /// Sets how many workers there are: how many jobs run at once, at most, times [`jobs_per_worker`](Self::jobs_per_worker).
     ///
     /// A worker is a future, not a thread; a thousand are as good as ten.
     ///
@@ -151,6 +153,53 @@ impl<In, E> Builder<In, E> {
     pub const fn workers(mut self, count: usize) -> Self {
         assert!(count > 0, "workers must be at least 1, got 0");
         self.workers = count;
+        self
+    }
+
+    /// Sets how many jobs a worker runs at once, in slots of its own; 1 by default.
+    ///
+    /// With one slot, each running job is a task of the executor: one that keeps the thread holds up no other that could run
+    /// elsewhere. With many, the worker polls its jobs itself, which suits great numbers of jobs that mostly wait; jobs that
+    /// share a worker share a thread.
+    ///
+    /// The bound is `workers × jobs_per_worker`, kept exactly. A slot costs memory for its job's future from its first use on.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is 0. Handlers with a state have one slot for it: [`build_with_state`](Self::build_with_state) panics with more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::future;
+    ///
+    /// let clock = ManualTimer::new();
+    /// let sleepy = clock.clone();
+    /// let (pool, workers) = Pool::builder().workers(1).jobs_per_worker(100).timer(clock.clone()).build(move |n: u32| {
+    ///     let sleep = sleepy.sleep(std::time::Duration::from_secs(1));
+    ///     async move {
+    ///         sleep.await;
+    ///         Ok::<_, ()>(n)
+    ///     }
+    /// });
+    /// // One worker, one second for a hundred jobs that sleep for one.
+    /// future::block_on(workers.drive(async {
+    ///     let all = pool.map(0..100).try_collect::<Vec<_>>();
+    ///     let ticks = async {
+    ///         clock.sleepers(100).await;
+    ///         assert_eq!(pool.stats().running, 100);
+    ///         clock.advance_to_next();
+    ///         std::future::pending().await
+    ///     };
+    ///     assert_eq!(future::or(all, ticks).await, Ok((0..100).collect()));
+    /// }));
+    /// assert_eq!(clock.elapsed().as_secs(), 1);
+    /// ```
+    #[track_caller]
+    pub const fn jobs_per_worker(mut self, count: usize) -> Self {
+        assert!(count > 0, "jobs_per_worker must be at least 1, got 0");
+        self.jobs_per_worker = count;
         self
     }
 
@@ -439,7 +488,7 @@ impl<In, E> Builder<In, E> {
     ///
     /// # Panics
     ///
-    /// As [`build`](Self::build).
+    /// As [`build`](Self::build); and if [`jobs_per_worker`](Self::jobs_per_worker) is not 1.
     ///
     /// # Examples
     ///
@@ -467,6 +516,11 @@ impl<In, E> Builder<In, E> {
         Init: Fn(usize) -> S,
         F: AsyncFn(&mut S, In) -> Result<T, E>,
     {
+        assert!(
+            self.jobs_per_worker == 1,
+            "jobs_per_worker must be 1 for a handler with state, got {}",
+            self.jobs_per_worker
+        );
         let engine = self.engine(false);
         let shared = Arc::new((init, handler));
         let workers = Workers::new(&engine, |worker| WithState::new(Arc::clone(&shared), worker));
@@ -534,6 +588,7 @@ impl<In, E> Builder<In, E> {
         let capacity = self.retry_capacity;
         Engine::new(Settings {
             workers: self.workers,
+            jobs_per_worker: self.jobs_per_worker,
             capacity: self.capacity,
             child_capacity: self.child_capacity,
             max_waiting: self.max_waiting,
@@ -566,6 +621,7 @@ impl<In, E> fmt::Debug for Builder<In, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("workers", &self.workers)
+            .field("jobs_per_worker", &self.jobs_per_worker)
             .field("queue_capacity", &self.capacity)
             .field("child_capacity", &self.child_capacity)
             .field("policy", &self.policy)

@@ -44,16 +44,17 @@ impl<In, T, E> Pool<In, T, E> {
         self.engine().is_paused()
     }
 
-    /// Sets how many jobs run at once, up to the number of workers that were built.
+    /// Sets how many jobs run at once, in workers, up to the number of workers that were built: `count` times
+    /// [`jobs_per_worker`](crate::Builder::jobs_per_worker) jobs, in whichever slots.
     ///
-    /// More start at once; of fewer, those that run go on, and no new one starts before there are less than `count`.
+    /// More start at once; of fewer, those that run go on, and no new one starts before there are less than that.
     ///
     /// # Panics
     ///
     /// If `count` is 0, or greater than the number of workers that were built.
     #[track_caller]
     pub fn set_workers(&self, count: usize) {
-        let built = self.engine().signals.len();
+        let built = self.engine().built();
         assert!(count > 0, "workers must be at least 1, got 0; to start none, pause the pool");
         assert!(count <= built, "workers must be at most {built}, as many as were built, got {count}");
         self.engine().set_workers(count);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::attempt::unwind;
 use crate::submit::Submitter;
+use crate::worker::{self, Seat};
 
 /// What a worker calls; implemented by the types of this module only.
 pub trait Call<In>: sealed::Sealed {
@@ -31,6 +32,18 @@ pub trait Call<In>: sealed::Sealed {
     /// Throws away what a panic may have broken.
     #[doc(hidden)]
     fn renew(&mut self);
+
+    /// Runs a worker, by the loop that suits this kind and the number of slots.
+    #[doc(hidden)]
+    fn run(self, seat: Seat<In, Self::Value, Self::Error>) -> impl Future<Output = ()>;
+}
+
+/// A handler of which several jobs may run at once in one worker.
+pub(crate) trait Shared<In>: Call<In> {
+    type Future: Future<Output = Result<Self::Value, Self::Error>>;
+
+    /// Makes the future of one attempt.
+    fn start(&self, input: In, submitter: Option<Submitter<In, Self::Value, Self::Error>>) -> Self::Future;
 }
 
 mod sealed {
@@ -98,11 +111,27 @@ where
 
     const WANTS_SUBMITTER: bool = false;
 
-    fn call(&mut self, input: In, _: Option<Submitter<In, T, E>>) -> impl Future<Output = Result<T, E>> {
-        (self.handler)(input)
+    fn call(&mut self, input: In, submitter: Option<Submitter<In, T, E>>) -> impl Future<Output = Result<T, E>> {
+        self.start(input, submitter)
     }
 
     fn renew(&mut self) {}
+
+    fn run(self, seat: Seat<In, T, E>) -> impl Future<Output = ()> {
+        worker::run_shared(seat, self)
+    }
+}
+
+impl<In, T, E, F, Fut> Shared<In> for Plain<F>
+where
+    F: Fn(In) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    type Future = Fut;
+
+    fn start(&self, input: In, _: Option<Submitter<In, T, E>>) -> Fut {
+        (self.handler)(input)
+    }
 }
 
 impl<In, T, E, F, Fut> Call<In> for WithSubmitter<F, T, E>
@@ -116,11 +145,27 @@ where
     const WANTS_SUBMITTER: bool = true;
 
     fn call(&mut self, input: In, submitter: Option<Submitter<In, T, E>>) -> impl Future<Output = Result<T, E>> {
-        let submitter = submitter.expect("the worker makes one where `WANTS_SUBMITTER` is true");
-        (self.handler)(input, submitter)
+        self.start(input, submitter)
     }
 
     fn renew(&mut self) {}
+
+    fn run(self, seat: Seat<In, T, E>) -> impl Future<Output = ()> {
+        worker::run_shared(seat, self)
+    }
+}
+
+impl<In, T, E, F, Fut> Shared<In> for WithSubmitter<F, T, E>
+where
+    F: Fn(In, Submitter<In, T, E>) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    type Future = Fut;
+
+    fn start(&self, input: In, submitter: Option<Submitter<In, T, E>>) -> Fut {
+        let submitter = submitter.expect("the worker makes one where `WANTS_SUBMITTER` is true");
+        (self.handler)(input, submitter)
+    }
 }
 
 impl<In, T, E, S, Init, F> Call<In> for WithState<Init, F, S>
@@ -141,6 +186,10 @@ where
 
     fn renew(&mut self) {
         unwind::discard(self.state.take());
+    }
+
+    fn run(self, seat: Seat<In, T, E>) -> impl Future<Output = ()> {
+        worker::run_one_by_one(seat, self)
     }
 }
 

@@ -47,6 +47,8 @@
 //! * **Kinds of handlers:** the input alone; with a state for each worker
 //!   ([`build_with_state`](Builder::build_with_state)); with the means to add jobs
 //!   ([`build_with_submitter`](Builder::build_with_submitter)).
+//! * **How many run at once:** [`workers`](Builder::workers), each a task of the executor, times
+//!   [`jobs_per_worker`](Builder::jobs_per_worker), which one worker polls itself.
 //! * **When jobs start:** [`Job::priority`] and [`delay`](Job::delay); [`Builder::rate_limit`], [`key_by`](Builder::key_by),
 //!   [`retry`](Builder::retry). A pool that has none of these pays for none.
 //! * **While it runs:** [`pause`](Pool::pause), [`set_workers`](Pool::set_workers), [`set_rate_limit`](Pool::set_rate_limit),
@@ -65,7 +67,7 @@
 //! | future of [`submit`](Pool::submit) | nothing was accepted; the input is dropped with it |
 //! | [`Permit`] | its place goes to the next in line |
 //! | last [`Pool`], [`Map`]s and [`Group`]s included | the pool is closed: what was accepted is done, then the workers end |
-//! | a [`Worker`], or its future | the job that it runs is [abandoned](JobError::Abandoned); queued jobs are left to the other workers |
+//! | a [`Worker`], or its future | the jobs that it runs are [abandoned](JobError::Abandoned); queued jobs are left to the other workers |
 //! | the last worker | what is queued is abandoned too, and the pool takes no more |
 //! | the executor | its workers, as above. One that is neither polled nor dropped leaves its jobs waiting |
 //! | future of [`drive`](Workers::drive) | all workers, as above |

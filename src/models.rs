@@ -1,6 +1,6 @@
-//! Three small pieces on which the rest stands, in all orders that two or three threads can have, up to a number of
-//! preemptions: the reply of a job, the hand-over of a job among workers that leave, and the wake of the one who keeps the
-//! time. Only in a build of its own:
+//! Small pieces on which the rest stands, in all orders that two or three threads can have, up to a number of
+//! preemptions: the reply of a job, the hand-over of a job among workers that leave, and the wakes of a slot and of
+//! the one who keeps the time. Only in a build of its own:
 //!
 //! ```text
 //! RUSTFLAGS='--cfg brigade_model="loom"' cargo test --release --no-default-features --lib models
@@ -11,7 +11,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures_lite::future::poll_once;
@@ -23,7 +23,9 @@ use crate::engine::timekeeper::Timekeeping;
 use crate::handler::Plain;
 use crate::queue::ready::Ready;
 use crate::reply::{Entry, Outbox, Ticket};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::worker::Workers;
+use crate::worker::woken::{SlotWaker, Woken};
 use crate::{CancelReason, JobError, ManualTimer, Pool};
 
 type Jobs = Pool<u32, u32, u32>;
@@ -256,6 +258,37 @@ fn two_workers_take_the_jobs_in_their_order() {
         assert_eq!(taken, [1, 2]);
         ready.close();
         assert_eq!(take_all(&ready), [3, 4]);
+    });
+}
+
+#[test]
+fn a_slot_that_is_woken_is_looked_at() {
+    explore(|| {
+        let woken = Arc::new(Woken::default());
+        let slot = SlotWaker::new(&woken, 0);
+        let is_done = Arc::new(AtomicBool::new(false));
+        let waking = [(); 2].map(|()| {
+            let (waker, is_done) = (Waker::from(Arc::clone(&slot)), Arc::clone(&is_done));
+            spawn(move || {
+                is_done.store(true, Ordering::SeqCst);
+                waker.wake();
+            })
+        });
+        block_on(poll_fn(|cx| {
+            loop {
+                while woken.next().is_some() {
+                    slot.is_looked_at();
+                }
+                if is_done.load(Ordering::SeqCst) {
+                    return Poll::Ready(());
+                }
+                if woken.wait(cx.waker()) {
+                    return Poll::Pending;
+                }
+            }
+        }));
+        waking.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
+        woken.leave();
     });
 }
 

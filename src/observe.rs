@@ -89,7 +89,7 @@ pub struct Stats {
     pub queued: usize,
     /// Jobs that have a time before which they may not start: because of a delay, or between two attempts.
     pub delayed: usize,
-    /// Jobs of which an attempt is running; at most the number of workers.
+    /// Jobs of which an attempt is running; at most as many as the workers have slots.
     pub running: usize,
     /// Jobs ever accepted.
     pub accepted: u64,

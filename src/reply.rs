@@ -904,6 +904,14 @@ impl<In, T, E> Outbox<In, T, E> {
         }
     }
 
+    /// Books the last job, unless it was one of this slot, whose next start books it.
+    #[inline]
+    pub(crate) fn book_unless_of(&mut self, slot: usize) {
+        if self.unbooked.is_some_and(|(unbooked, _)| unbooked != slot) {
+            self.book();
+        }
+    }
+
     /// The last job of the slot is in the books.
     #[inline(always)]
     fn is_booked(&mut self) {

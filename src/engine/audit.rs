@@ -44,13 +44,13 @@ impl<In, T, E> Engine<In, T, E> {
         if state.ledger.is_anybody_held_up() {
             return Err("somebody waits for room, and there is room".into());
         }
-        if state.ledger.life() >= Life::Aborted || load.workers == 0 {
+        if state.ledger.life() >= Life::Aborted || load.slots == 0 {
             return Ok(());
         }
         let Some(schedule) = &mut state.schedule else {
             let queued = state.ledger.queued_total();
-            return if queued > 0 && load.running < load.workers {
-                Err(format!("{queued} jobs are queued and {} workers idle", load.workers - load.running))
+            return if queued > 0 && load.running < load.slots {
+                Err(format!("{queued} jobs are queued and {} slots idle", load.slots - load.running))
             } else {
                 Ok(())
             };

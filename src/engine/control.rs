@@ -29,7 +29,7 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     pub(crate) fn set_workers(&self, count: usize) {
-        self.control(|schedule| schedule.set_workers(count));
+        self.control(|schedule| schedule.allow(count.saturating_mul(self.slots_each)));
     }
 
     pub(crate) fn set_rate(&self, limit: Option<RateLimit>) {
@@ -51,7 +51,7 @@ impl<In, T, E> Engine<In, T, E> {
         let job = |(slot, occupant): (usize, crate::queue::running::Occupant)| RunningJob {
             id: occupant.id,
             index: occupant.index,
-            worker: slot,
+            worker: self.worker_of(slot),
             attempt: occupant.attempts,
             key: occupant.spot.and_then(|spot| schedule.as_ref()?.key(spot).cloned()),
             since: running.since(slot),

@@ -72,6 +72,8 @@ impl<In, T, E> State<In, T, E> {
 pub(crate) struct Engine<In, T, E> {
     state: Mutex<State<In, T, E>>,
     pub(crate) ready: Ready<Entry<In, T, E>>,
+    /// How many slots a worker has: those from `worker × slots_each` on.
+    slots_each: usize,
     /// One for each slot.
     pub(crate) signals: Box<[Signal]>,
     /// Notified when the pool may have become idle.
@@ -113,6 +115,7 @@ pub(crate) type CostFn<In> = dyn Fn(&In) -> u32 + Send + Sync;
 /// What the builder decides.
 pub(crate) struct Settings<In, E> {
     pub(crate) workers: usize,
+    pub(crate) jobs_per_worker: usize,
     pub(crate) capacity: usize,
     pub(crate) child_capacity: usize,
     pub(crate) limits: Limits,
@@ -132,15 +135,16 @@ pub(crate) struct Settings<In, E> {
 
 impl<In, T, E> Engine<In, T, E> {
     pub(crate) fn new(settings: Settings<In, E>) -> Arc<Self> {
-        let workers = settings.workers;
+        let (workers, slots_each) = (settings.workers, settings.jobs_per_worker);
+        let slots = workers * slots_each;
         let schedule =
-            settings.is_scheduled.then(|| Box::new(Schedule::new(settings.policy, workers, settings.timer.now())));
-        let mut ledger = Ledger::new(settings.capacity, settings.child_capacity, workers);
+            settings.is_scheduled.then(|| Box::new(Schedule::new(settings.policy, slots, settings.timer.now())));
+        let mut ledger = Ledger::new(settings.capacity, settings.child_capacity, workers, slots_each);
         ledger.set_max_waiting(settings.max_waiting);
         Arc::new(Self {
             state: Mutex::new(State {
                 ledger,
-                running: Running::new(workers),
+                running: Running::new(slots),
                 limits: settings.limits,
                 interrupted: Vec::new(),
                 schedule,
@@ -151,7 +155,8 @@ impl<In, T, E> Engine<In, T, E> {
                 retries_refused: 0,
             }),
             ready: Ready::new(settings.capacity),
-            signals: (0..workers).map(|_| Signal::default()).collect(),
+            slots_each,
+            signals: (0..slots).map(|_| Signal::default()).collect(),
             quiet: event_listener::Event::new(),
             timer: settings.timer,
             observer: settings.observer,
@@ -177,6 +182,21 @@ impl<In, T, E> Engine<In, T, E> {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State<In, T, E>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many workers there were at first.
+    pub(crate) fn built(&self) -> usize {
+        self.signals.len() / self.slots_each
+    }
+
+    /// The worker that a slot belongs to.
+    pub(crate) const fn worker_of(&self, slot: usize) -> usize {
+        slot / self.slots_each
+    }
+
+    /// The slots of a worker.
+    pub(crate) const fn slots_of(&self, worker: usize) -> std::ops::Range<usize> {
+        worker * self.slots_each..(worker + 1) * self.slots_each
     }
 
     /// Tells the pools of a process apart, for as long as they live.
@@ -547,8 +567,9 @@ impl<In, T, E> Engine<In, T, E> {
             (was_last, was_open && was_last, wakes, blocked)
         };
         if !planted::is(Bug::LeakWaker) {
-            let own = self.signals[worker].waker().take();
-            drop(own);
+            let own = &self.signals[self.slots_of(worker)];
+            let wakers: Vec<Waker> = own.iter().filter_map(|signal| signal.waker().take()).collect();
+            drop(wakers);
         }
         self.observe(|| Event::WorkerLeft { worker });
         if was_open {

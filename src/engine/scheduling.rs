@@ -469,9 +469,5 @@ impl<In, T, E> Engine<In, T, E> {
 }
 
 pub(super) fn load<In, T, E>(state: &State<In, T, E>) -> Load {
-    Load {
-        workers: state.ledger.workers(),
-        running: state.ledger.running(),
-        is_closing: state.ledger.life() > Life::Open,
-    }
+    Load { slots: state.ledger.slots(), running: state.ledger.running(), is_closing: state.ledger.life() > Life::Open }
 }

@@ -61,16 +61,16 @@ impl<In, T, E> Engine<In, T, E> {
 }
 
 impl<In, T, E> State<In, T, E> {
-    /// Whether all jobs that run wait for the pool, and no other can start: since every worker is held, or since their keys
+    /// Whether all jobs that run wait for the pool, and no other can start: since every slot is held, or since their keys
     /// let none start.
     pub(super) fn is_blocked(&self) -> bool {
-        let (workers, blocked) = (self.ledger.workers(), self.running.blocked());
+        let (slots, blocked) = (self.ledger.slots(), self.running.blocked());
         match &self.schedule {
-            None => self.running.is_blocked(workers),
+            None => self.running.is_blocked(slots),
             Some(schedule) => {
                 blocked > 0
                     && blocked >= self.ledger.running()
-                    && (blocked >= workers.min(schedule.allowed()) || schedule.is_stuck(self.ledger.queued_total()))
+                    && (blocked >= slots.min(schedule.allowed()) || schedule.is_stuck(self.ledger.queued_total()))
             }
         }
     }

@@ -84,6 +84,8 @@ pub(crate) struct Ledger {
     capacity: usize,
     child_capacity: usize,
     workers: usize,
+    /// How many slots each of them has.
+    slots_each: usize,
     accepted: u64,
     outcomes: [u64; Outcome::ALL.len()],
     /// From outside; at most `capacity`, reserved and committing ones included.
@@ -113,12 +115,13 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) const fn new(capacity: usize, child_capacity: usize, workers: usize) -> Self {
+    pub(crate) const fn new(capacity: usize, child_capacity: usize, workers: usize, slots_each: usize) -> Self {
         Self {
             life: Life::Open,
             capacity,
             child_capacity,
             workers,
+            slots_each,
             accepted: 0,
             outcomes: [0; Outcome::ALL.len()],
             queued: 0,
@@ -151,6 +154,11 @@ impl Ledger {
 
     pub(crate) const fn workers(&self) -> usize {
         self.workers
+    }
+
+    /// The slots of all workers that are there.
+    pub(crate) const fn slots(&self) -> usize {
+        self.workers * self.slots_each
     }
 
     /// Whether no job is queued, running, or about to be accepted.
@@ -509,8 +517,8 @@ impl Ledger {
         if self.queued_children > self.child_capacity {
             return Err(format!("{} children are queued of {}", self.queued_children, self.child_capacity));
         }
-        if self.running > self.workers {
-            return Err(format!("{} jobs run on {} workers", self.running, self.workers));
+        if self.running > self.slots() {
+            return Err(format!("{} jobs run in {} slots", self.running, self.slots()));
         }
         if self.granted.len() > self.reserved {
             return Err(format!("{} places are granted, and {} reserved", self.granted.len(), self.reserved));

@@ -97,6 +97,11 @@ macro_rules! local {
 }
 pub(crate) use local as thread_local;
 
+/// For what a waker does.
+pub(crate) mod in_wakers {
+    pub(crate) use super::{Mutex, MutexGuard, atomic};
+}
+
 /// A channel as async-channel's, of what the queue uses of it: each send wakes one more of those that wait, in the order in
 /// which they came, and one that is woken and dropped passes that on.
 pub(crate) mod channel {

@@ -8,7 +8,7 @@
 #[cfg(not(any(brigade_model = "loom", brigade_model = "shuttle")))]
 mod imp {
     pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
-    pub(crate) use std::thread_local;
+    pub(crate) use std::{sync as in_wakers, thread_local};
 
     pub(crate) use async_channel as channel;
 }
@@ -18,6 +18,9 @@ mod imp {
     pub(crate) use async_channel as channel;
     pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
     pub(crate) use shuttle::thread_local;
+
+    /// The channels wake under locks of their own, which shuttle does not know: nothing may happen there.
+    pub(crate) use std::sync as in_wakers;
 }
 
 #[cfg(brigade_model = "loom")]

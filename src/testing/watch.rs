@@ -48,7 +48,7 @@ impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Engine<In, T, E>> {
     }
 
     fn strike(&self, fault: Fault) -> (bool, Option<Local>) {
-        let built = self.signals.len();
+        let built = self.built();
         match fault {
             Fault::Pause => self.pause(),
             Fault::Resume => self.resume(),

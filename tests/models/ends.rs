@@ -53,8 +53,8 @@ fn load(counter: &AtomicUsize) -> usize {
 #[test]
 fn a_close_answers_or_hands_back_every_job() {
     for is_scheduled in [false, true] {
-        explore(move || async move {
-            let (pool, workers, seen) = pool(2, 1);
+        explore(move |slots| async move {
+            let (pool, workers, seen) = pool(2, slots, 1);
             let answers = Arc::new(Answers::default());
             let submitters =
                 [submit_two(&pool, 0, &answers, is_scheduled), submit_two(&pool, 10, &answers, is_scheduled)];
@@ -63,7 +63,7 @@ fn a_close_answers_or_hands_back_every_job() {
                 async move { pool.close() }
             });
             pool.drain().await;
-            assert_settled(&pool, &seen, 2);
+            assert_settled(&pool, &seen, 2 * slots);
             join(submitters).await;
             join([closer]).await;
             join(workers).await;
@@ -76,8 +76,8 @@ fn a_close_answers_or_hands_back_every_job() {
 
 #[test]
 fn two_drains_and_a_wait_for_idle_all_end() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(1, 2);
+    explore(|slots| async move {
+        let (pool, workers, seen) = pool(1, slots, 2);
         pool.try_submit(0).expect("there is room").detach();
         let waiters = [false, true].map(|is_drain| {
             let pool = pool.clone();
@@ -94,15 +94,15 @@ fn two_drains_and_a_wait_for_idle_all_end() {
         join(waiters).await;
         join(workers).await;
         assert_eq!(load(&seen.started), 1);
-        assert_settled(&pool, &seen, 1);
+        assert_settled(&pool, &seen, slots);
     });
 }
 
 #[test]
 fn an_abort_names_every_job_that_was_not_done() {
     for is_scheduled in [false, true] {
-        explore(move || async move {
-            let (pool, workers, seen) = pool(2, 2);
+        explore(move |slots| async move {
+            let (pool, workers, seen) = pool(2, slots, 2);
             let answers = Arc::new(Answers::default());
             let submitters =
                 [submit_two(&pool, 0, &answers, is_scheduled), submit_two(&pool, 10, &answers, is_scheduled)];
@@ -110,7 +110,7 @@ fn an_abort_names_every_job_that_was_not_done() {
             assert_eq!(load(&seen.running), 0);
             join(submitters).await;
             join(workers).await;
-            assert_settled(&pool, &seen, 2);
+            assert_settled(&pool, &seen, 2 * slots);
             assert_eq!(load(&answers.accepted) + load(&answers.returned), 4);
             let named = report.unstarted.len() + report.interrupted.len();
             let late = pool.abort().await;
@@ -124,8 +124,8 @@ fn an_abort_names_every_job_that_was_not_done() {
 #[test]
 fn an_abort_hands_back_all_jobs_though_no_worker_is_polled_any_more() {
     for is_scheduled in [false, true] {
-        explore(move || async move {
-            let builder = Pool::builder().workers(1).queue_capacity(4).timer(ManualTimer::new());
+        explore(move |slots| async move {
+            let builder = Pool::builder().workers(1).jobs_per_worker(slots).queue_capacity(4).timer(ManualTimer::new());
             let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, u32>(n) });
             let answers = Arc::new(Answers::default());
             let submitters = [0, 10].map(|first| submit_two(&pool, first, &answers, is_scheduled));
@@ -135,7 +135,7 @@ fn an_abort_hands_back_all_jobs_though_no_worker_is_polled_any_more() {
             let named = report.unstarted.len() + late.unstarted.len();
             assert_eq!((load(&answers.accepted), load(&answers.aborted)), (named, named));
             assert_eq!(named + load(&answers.returned), 4);
-            assert_settled(&pool, &Seen::default(), 1);
+            assert_settled(&pool, &Seen::default(), slots);
             drop(workers);
         });
     }
@@ -144,8 +144,8 @@ fn an_abort_hands_back_all_jobs_though_no_worker_is_polled_any_more() {
 #[test]
 fn an_abort_during_a_drain_ends_both() {
     for is_scheduled in [false, true] {
-        explore(move || async move {
-            let (pool, workers, seen) = pool(1, 4);
+        explore(move |slots| async move {
+            let (pool, workers, seen) = pool(1, slots, 4);
             let answers = Arc::new(Answers::default());
             let submitter = submit_two(&pool, 0, &answers, is_scheduled);
             let drainer = spawn({
@@ -155,8 +155,8 @@ fn an_abort_during_a_drain_ends_both() {
             let report = pool.abort().await;
             join([submitter, drainer]).await;
             join(workers).await;
-            assert_settled(&pool, &seen, 1);
-            assert!(report.interrupted.len() <= 1, "{report:?}");
+            assert_settled(&pool, &seen, slots);
+            assert!(report.interrupted.len() <= slots, "{report:?}");
         });
     }
 }
@@ -176,9 +176,9 @@ fn spawn_leaver(worker: impl Future<Output = ()> + Send + 'static) -> (async_cha
 #[test]
 fn the_last_worker_that_leaves_takes_no_job_with_it() {
     for is_scheduled in [false, true] {
-        explore(move || async move {
+        explore(move |slots| async move {
             let seen = Arc::new(Seen::default());
-            let builder = Pool::builder().workers(2).queue_capacity(1).timer(ManualTimer::new());
+            let builder = Pool::builder().workers(2).jobs_per_worker(slots).queue_capacity(1).timer(ManualTimer::new());
             let (pool, workers) = builder.build({
                 let seen = Arc::clone(&seen);
                 move |n: u32| work(n, Arc::clone(&seen))
@@ -199,7 +199,7 @@ fn the_last_worker_that_leaves_takes_no_job_with_it() {
             join(tellers).await;
             join(tasks).await;
             pool.idle().await;
-            assert_settled(&pool, &seen, 2);
+            assert_settled(&pool, &seen, 2 * slots);
             assert_eq!(load(&answers.accepted) + load(&answers.returned), 4);
             assert_eq!(pool.stats().abandoned, load(&answers.abandoned) as u64);
             assert_eq!(pool.stats().workers, 0);
@@ -210,9 +210,9 @@ fn the_last_worker_that_leaves_takes_no_job_with_it() {
 #[test]
 fn a_worker_that_leaves_hands_what_it_was_woken_for_to_another() {
     for is_scheduled in [false, true] {
-        explore(move || async move {
+        explore(move |slots| async move {
             let seen = Arc::new(Seen::default());
-            let builder = Pool::builder().workers(2).queue_capacity(4).timer(ManualTimer::new());
+            let builder = Pool::builder().workers(2).jobs_per_worker(slots).queue_capacity(4).timer(ManualTimer::new());
             let (pool, workers) = builder.build({
                 let seen = Arc::clone(&seen);
                 move |n: u32| work(n, Arc::clone(&seen))
@@ -226,19 +226,19 @@ fn a_worker_that_leaves_hands_what_it_was_woken_for_to_another() {
                 let _ = leave.send(()).await;
             });
             join([submitter, teller, leaver]).await;
-            assert!(load(&answers.abandoned) <= 1, "only what it was running");
+            assert!(load(&answers.abandoned) <= slots, "only what it was running");
             pool.drain().await;
             join([stayer]).await;
-            assert_settled(&pool, &seen, 2);
+            assert_settled(&pool, &seen, 2 * slots);
         });
     }
 }
 
 #[test]
 fn a_map_ends_when_the_workers_leave() {
-    explore(|| async {
+    explore(|slots| async move {
         let seen = Arc::new(Seen::default());
-        let builder = Pool::builder().workers(1).queue_capacity(2).timer(ManualTimer::new());
+        let builder = Pool::builder().workers(1).jobs_per_worker(slots).queue_capacity(2).timer(ManualTimer::new());
         let (pool, workers) = builder.build({
             let seen = Arc::clone(&seen);
             move |n: u32| work(n, Arc::clone(&seen))
@@ -258,6 +258,6 @@ fn a_map_ends_when_the_workers_leave() {
         assert_eq!(unique(told).len() as u64, pool.stats().accepted);
         join([teller]).await;
         join(tasks).await;
-        assert_settled(&pool, &seen, 1);
+        assert_settled(&pool, &seen, slots);
     });
 }

@@ -7,8 +7,8 @@ use super::*;
 
 #[test]
 fn every_submitted_job_is_answered_once() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(2, 2);
+    explore(|slots| async move {
+        let (pool, workers, seen) = pool(2, slots, 2);
         let submitters: Vec<_> = [0, 10]
             .map(|first| {
                 let pool = pool.clone();
@@ -26,14 +26,14 @@ fn every_submitted_job_is_answered_once() {
         assert_eq!(seen.started.load(Ordering::SeqCst), 4);
         pool.drain().await;
         join(workers).await;
-        assert_settled(&pool, &seen, 2);
+        assert_settled(&pool, &seen, 2 * slots);
     });
 }
 
 #[test]
 fn jobs_that_wait_for_room_all_get_it() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(1, 1);
+    explore(|slots| async move {
+        let (pool, workers, seen) = pool(1, slots, 1);
         let submitters: Vec<_> = (0..3)
             .map(|n| {
                 let pool = pool.clone();
@@ -44,14 +44,14 @@ fn jobs_that_wait_for_room_all_get_it() {
         pool.drain().await;
         join(workers).await;
         assert_eq!(seen.started.load(Ordering::SeqCst), 3);
-        assert_settled(&pool, &seen, 1);
+        assert_settled(&pool, &seen, slots);
     });
 }
 
 #[test]
 fn a_cancelled_job_runs_no_more_once_that_is_told() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(1, 4);
+    explore(|slots| async move {
+        let (pool, workers, seen) = pool(1, slots, 4);
         let handles: Vec<_> = (0..2).map(|n| pool.try_submit(n).expect("there is room")).collect();
         let cancelling: Vec<_> = handles
             .into_iter()
@@ -70,7 +70,7 @@ fn a_cancelled_job_runs_no_more_once_that_is_told() {
         join(workers).await;
         let stats = pool.stats();
         assert_eq!((stats.accepted, stats.succeeded + stats.failed + stats.cancelled), (3, 3));
-        assert_settled(&pool, &seen, 1);
+        assert_settled(&pool, &seen, slots);
     });
 }
 
@@ -85,9 +85,9 @@ enum Canceller {
 #[test]
 fn a_job_that_never_ends_is_ended_by_whoever_cancels_it() {
     for canceller in [Canceller::Handle, Canceller::Map, Canceller::Abort] {
-        explore(move || async move {
+        explore(move |slots| async move {
             let seen = Arc::new(Seen::default());
-            let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build({
+            let (pool, workers) = Pool::builder().workers(2).jobs_per_worker(slots).timer(ManualTimer::new()).build({
                 let seen = Arc::clone(&seen);
                 move |_: u32| {
                     let running = Running::new(&seen);
@@ -120,15 +120,15 @@ fn a_job_that_never_ends_is_ended_by_whoever_cancels_it() {
             }
             pool.drain().await;
             join(workers).await;
-            assert_settled(&pool, &seen, 2);
+            assert_settled(&pool, &seen, 2 * slots);
         });
     }
 }
 
 #[test]
 fn a_handle_that_is_dropped_loses_no_job_and_no_failure() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(2, 4);
+    explore(|slots| async move {
+        let (pool, workers, seen) = pool(2, slots, 4);
         let failures = Arc::new(AtomicUsize::new(0));
         pool.on_unhandled({
             let failures = Arc::clone(&failures);
@@ -144,14 +144,14 @@ fn a_handle_that_is_dropped_loses_no_job_and_no_failure() {
         pool.drain().await;
         join(workers).await;
         assert_eq!(failures.load(Ordering::SeqCst), 1);
-        assert_settled(&pool, &seen, 2);
+        assert_settled(&pool, &seen, 2 * slots);
     });
 }
 
 #[test]
 fn a_map_yields_each_completion_once_and_keeps_its_window() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(2, 4);
+    explore(|slots| async move {
+        let (pool, workers, seen) = pool(2, slots, 4);
         let mut map = pool.map(0..5).window(2);
         let mut numbers = Vec::new();
         while let Some(completion) = map.next().await {
@@ -165,14 +165,14 @@ fn a_map_yields_each_completion_once_and_keeps_its_window() {
         assert_eq!(unique(numbers), (0..5).collect());
         pool.drain().await;
         join(workers).await;
-        assert_settled(&pool, &seen, 2);
+        assert_settled(&pool, &seen, 2 * slots);
     });
 }
 
 #[test]
 fn a_map_in_order_is_in_order() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(2, 4);
+    explore(|slots| async move {
+        let (pool, workers, seen) = pool(2, slots, 4);
         let mut map = pool.map([0, 2, 4, 6]).ordered().window(3);
         let mut values = Vec::new();
         while let Some(completion) = map.next().await {
@@ -181,14 +181,14 @@ fn a_map_in_order_is_in_order() {
         assert_eq!(values, [0, 2, 4, 6]);
         pool.drain().await;
         join(workers).await;
-        assert_settled(&pool, &seen, 2);
+        assert_settled(&pool, &seen, 2 * slots);
     });
 }
 
 #[test]
 fn a_map_that_is_dropped_leaves_nothing_behind() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(2, 4);
+    explore(|slots| async move {
+        let (pool, workers, seen) = pool(2, slots, 4);
         let reader = spawn({
             let pool = pool.clone();
             async move {
@@ -200,7 +200,7 @@ fn a_map_that_is_dropped_leaves_nothing_behind() {
         assert_eq!(other.await, Ok(8));
         join([reader]).await;
         pool.idle().await;
-        assert_settled(&pool, &seen, 2);
+        assert_settled(&pool, &seen, 2 * slots);
         pool.drain().await;
         join(workers).await;
     });
@@ -208,8 +208,8 @@ fn a_map_that_is_dropped_leaves_nothing_behind() {
 
 #[test]
 fn a_map_that_stops_at_a_failure_tells_all_it_took() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(2, 4);
+    explore(|slots| async move {
+        let (pool, workers, seen) = pool(2, slots, 4);
         let mut map = pool.map([0, 1, 2, 4]).window(3).on_error(OnError::Stop);
         let mut told = Vec::new();
         let mut failed = 0;
@@ -229,16 +229,16 @@ fn a_map_that_stops_at_a_failure_tells_all_it_took() {
         assert_eq!(unique(told.iter().copied()).len() as u64, pool.stats().accepted);
         pool.drain().await;
         join(workers).await;
-        assert_settled(&pool, &seen, 2);
+        assert_settled(&pool, &seen, 2 * slots);
     });
 }
 
 #[test]
 fn jobs_that_wait_for_one_another_all_run_where_there_are_workers_for_them() {
-    explore(|| async {
+    explore(|slots| async move {
         let seen = Arc::new(Seen::default());
         let (arrive, arrivals) = async_channel::unbounded::<()>();
-        let builder = Pool::builder().workers(3).queue_capacity(4).timer(ManualTimer::new());
+        let builder = Pool::builder().workers(3).jobs_per_worker(slots).queue_capacity(4).timer(ManualTimer::new());
         let (pool, workers) = builder.build({
             let seen = Arc::clone(&seen);
             move |n: u32| {
@@ -265,15 +265,15 @@ fn jobs_that_wait_for_one_another_all_run_where_there_are_workers_for_them() {
         assert_eq!(unique(values), BTreeSet::from([0, 2, 4]));
         pool.drain().await;
         join(workers).await;
-        assert_settled(&pool, &seen, 3);
+        assert_settled(&pool, &seen, 3 * slots);
     });
 }
 
 #[test]
 fn jobs_that_add_jobs_are_all_read_from_their_group() {
-    explore(|| async {
+    explore(|slots| async move {
         let seen = Arc::new(Seen::default());
-        let builder = Pool::builder().workers(2).queue_capacity(1).timer(ManualTimer::new());
+        let builder = Pool::builder().workers(2).jobs_per_worker(slots).queue_capacity(1).timer(ManualTimer::new());
         let (pool, workers) = builder.build_with_submitter({
             let seen = Arc::clone(&seen);
             move |n: u32, submitter| {
@@ -293,6 +293,6 @@ fn jobs_that_add_jobs_are_all_read_from_their_group() {
         assert_eq!(unique(values), BTreeSet::from([0, 2, 6]));
         pool.drain().await;
         join(workers).await;
-        assert_settled(&pool, &seen, 2);
+        assert_settled(&pool, &seen, 2 * slots);
     });
 }

@@ -29,9 +29,16 @@ const SCHEDULES: usize = 300;
 /// How often PCT changes the priorities.
 const CHANGES: usize = 3;
 
-/// Runs the model in many orders. A wait that never ends is a deadlock, which the explorer finds by itself.
-fn explore<F: Future<Output = ()> + 'static>(model: impl Fn() -> F + Send + Sync + 'static) {
-    let model = move || block_on(model());
+/// Runs the model in many orders, for workers of one slot and of two. A wait that never ends is a deadlock, which the explorer finds by itself.
+fn explore<F: Future<Output = ()> + 'static>(model: impl Fn(usize) -> F + Send + Sync + 'static) {
+    let model = Arc::new(model);
+    for slots in [1, 2] {
+        let model = Arc::clone(&model);
+        explore_orders(move || block_on(model(slots)));
+    }
+}
+
+fn explore_orders(model: impl Fn() + Send + Sync + 'static) {
     if let Ok(schedule) = std::env::var("BRIGADE_SCHEDULE") {
         return shuttle::replay(model, &schedule);
     }
@@ -83,9 +90,10 @@ async fn work(n: u32, seen: Arc<Seen>) -> Result<u32, u32> {
 }
 
 /// A pool whose workers have a thread each.
-fn pool(workers: usize, capacity: usize) -> (Jobs, Workers, Arc<Seen>) {
+fn pool(workers: usize, slots: usize, capacity: usize) -> (Jobs, Workers, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
-    let builder = Pool::builder().workers(workers).queue_capacity(capacity).timer(ManualTimer::new());
+    let builder =
+        Pool::builder().workers(workers).jobs_per_worker(slots).queue_capacity(capacity).timer(ManualTimer::new());
     let (pool, workers) = builder.build({
         let seen = Arc::clone(&seen);
         move |n: u32| work(n, Arc::clone(&seen))
@@ -110,11 +118,11 @@ fn ended(stats: &Stats) -> u64 {
 }
 
 /// Nothing runs, nothing is queued, and each accepted job has its one outcome.
-fn assert_settled<In, T, E>(pool: &Pool<In, T, E>, seen: &Seen, workers: usize) {
+fn assert_settled<In, T, E>(pool: &Pool<In, T, E>, seen: &Seen, slots: usize) {
     let stats = pool.stats();
     assert_eq!((stats.queued, stats.running, stats.delayed, ended(&stats)), (0, 0, 0, stats.accepted), "{stats:?}");
     assert_eq!(seen.running.load(Ordering::SeqCst), 0);
-    assert!(seen.most.load(Ordering::SeqCst) <= workers, "{seen:?}");
+    assert!(seen.most.load(Ordering::SeqCst) <= slots, "{seen:?}");
 }
 
 /// Puts each number in once, and says which came twice.

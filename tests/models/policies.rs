@@ -29,8 +29,8 @@ fn spawn_clock(clock: &ManualTimer) -> (async_channel::Sender<()>, JoinHandle<()
 
 #[test]
 fn the_schedule_may_be_switched_on_while_jobs_come_and_go() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(2, 8);
+    explore(|slots| async move {
+        let (pool, workers, seen) = pool(2, slots, 8);
         let submitters: Vec<_> = [0, 10]
             .map(|first| {
                 let pool = pool.clone();
@@ -45,16 +45,16 @@ fn the_schedule_may_be_switched_on_while_jobs_come_and_go() {
         pool.drain().await;
         join(workers).await;
         assert_eq!(seen.started.load(Ordering::SeqCst), 4);
-        assert_settled(&pool, &seen, 2);
+        assert_settled(&pool, &seen, 2 * slots);
     });
 }
 
 #[test]
 fn a_delayed_job_starts_whoever_keeps_the_time() {
-    explore(|| async {
+    explore(|slots| async move {
         let clock = ManualTimer::new();
         let seen = Arc::new(Seen::default());
-        let (pool, workers) = Pool::builder().workers(2).timer(clock.clone()).build({
+        let (pool, workers) = Pool::builder().workers(2).jobs_per_worker(slots).timer(clock.clone()).build({
             let seen = Arc::clone(&seen);
             move |n: u32| work(n, Arc::clone(&seen))
         });
@@ -85,18 +85,21 @@ fn a_delayed_job_starts_whoever_keeps_the_time() {
         pool.drain().await;
         drop(over);
         join([leaver, stayer, ticker]).await;
-        assert_settled(&pool, &seen, 2);
+        assert_settled(&pool, &seen, 2 * slots);
         assert!(clock.elapsed() <= Duration::from_secs(4), "{:?}", clock.elapsed());
     });
 }
 
 #[test]
 fn what_fails_is_tried_again_beside_other_work() {
-    explore(|| async {
+    explore(|slots| async move {
         let clock = ManualTimer::new();
         let seen = Arc::new(Seen::default());
-        let builder =
-            Pool::builder().workers(2).timer(clock.clone()).retry(Retry::fixed(Duration::from_secs(1)).max_attempts(2));
+        let builder = Pool::builder()
+            .workers(2)
+            .jobs_per_worker(slots)
+            .timer(clock.clone())
+            .retry(Retry::fixed(Duration::from_secs(1)).max_attempts(2));
         let (pool, workers) = builder.build({
             let seen = Arc::clone(&seen);
             move |n: u32| work(n, Arc::clone(&seen))
@@ -115,16 +118,20 @@ fn what_fails_is_tried_again_beside_other_work() {
         join(workers).await;
         join([ticker]).await;
         assert_eq!(seen.started.load(Ordering::SeqCst), 3);
-        assert_settled(&pool, &seen, 2);
+        assert_settled(&pool, &seen, 2 * slots);
     });
 }
 
 #[test]
 fn a_rate_is_kept_by_many_threads() {
-    explore(|| async {
+    explore(|slots| async move {
         let clock = ManualTimer::new();
         let starts = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let builder = Pool::builder().workers(2).timer(clock.clone()).rate_limit(RateLimit::per_second(1).burst(1));
+        let builder = Pool::builder()
+            .workers(2)
+            .jobs_per_worker(slots)
+            .timer(clock.clone())
+            .rate_limit(RateLimit::per_second(1).burst(1));
         let (pool, workers) = builder.build({
             let (starts, clock) = (Arc::clone(&starts), clock.clone());
             move |n: u32| {
@@ -155,8 +162,8 @@ fn a_rate_is_kept_by_many_threads() {
 
 #[test]
 fn a_pause_and_a_change_of_size_strand_no_job() {
-    explore(|| async {
-        let (pool, workers, seen) = pool(2, 8);
+    explore(|slots| async move {
+        let (pool, workers, seen) = pool(2, slots, 8);
         let controls = [
             spawn({
                 let pool = pool.clone();
@@ -183,6 +190,6 @@ fn a_pause_and_a_change_of_size_strand_no_job() {
         join(controls).await;
         pool.drain().await;
         join(workers).await;
-        assert_settled(&pool, &seen, 2);
+        assert_settled(&pool, &seen, 2 * slots);
     });
 }

@@ -813,6 +813,8 @@ fn no_wait_blocks_a_thread_and_no_runtime_is_named_in_the_sources() {
     let mut files = Vec::new();
     sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
     assert!(files.len() > 20);
+    // It has tests only, which explore the orders of threads.
+    files.retain(|file| !file.ends_with("src/models.rs"));
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
         // Unit tests come last in a file.

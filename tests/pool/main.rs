@@ -19,6 +19,7 @@ mod rates;
 mod redaction;
 mod retries;
 mod shutdown;
+mod slots;
 mod smoke;
 mod streams;
 mod submission;

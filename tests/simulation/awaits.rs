@@ -12,13 +12,15 @@ use futures_lite::future;
 type Jobs = Pool<u32, u32, u32>;
 type Local = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Drops what `make` makes after each number of polls, in a pool with a schedule and in one without; `least` polls are needed to
+/// Drops what `make` makes after each number of polls, in a pool with a schedule and in one without, with two workers and with one
+/// of two slots; `least` polls are needed to
 /// see its end at all, so the test has dropped it at as many awaits.
 #[track_caller]
 fn at_each_await(least: usize, make: impl Fn(Sim, Jobs) -> Local + Copy + 'static) {
-    for is_scheduled in [false, true] {
+    for (is_scheduled, workers) in [(false, 2), (true, 2), (false, 1), (true, 1)] {
         let polls = drop_at_every_poll(0..12, |sim, polls| async move {
-            let mut builder = sim.builder().workers(2).queue_capacity(2).child_capacity(2);
+            let mut builder =
+                sim.builder().workers(workers).jobs_per_worker(2 / workers).queue_capacity(2).child_capacity(2);
             if is_scheduled {
                 builder = builder
                     .rate_limit(RateLimit::per_second(50).burst(2))
@@ -37,7 +39,7 @@ fn at_each_await(least: usize, make: impl Fn(Sim, Jobs) -> Local + Copy + 'stati
             });
             sim.spawn_workers(workers);
             sim.watch(&pool);
-            // Both workers are busy, and the queue is full.
+            // Both slots are busy, and the queue is full.
             let busy: Vec<_> = (0..4).map_while(|n| pool.try_submit(n).ok()).collect();
             let has_ended = poll_times(make(sim.clone(), pool.clone()), polls).await.is_some();
             for handle in busy {
@@ -52,7 +54,7 @@ fn at_each_await(least: usize, make: impl Fn(Sim, Jobs) -> Local + Copy + 'stati
             assert_eq!((stats.queued, stats.delayed, stats.running), (0, 0, 0));
             has_ended
         });
-        assert!(polls >= least, "it ends after {polls} polls, scheduled: {is_scheduled}");
+        assert!(polls >= least, "it ends after {polls} polls, scheduled: {is_scheduled}, workers: {workers}");
     }
 }
 

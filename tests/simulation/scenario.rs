@@ -132,6 +132,7 @@ struct World {
     is_in_order: bool,
     /// Of those built.
     workers: usize,
+    jobs_per_worker: usize,
 }
 
 /// What was told to whom.
@@ -267,6 +268,8 @@ pub(crate) async fn scenario(sim: Sim, allowed: Allowed) {
     let (workers, capacity, child_capacity) = (1 + below(4), 1 + below(5), below(5));
     let mut builder =
         sim.builder().workers(workers).queue_capacity(capacity).child_capacity(child_capacity).timings(sim.one_in(2));
+    let jobs_per_worker = if sim.one_in(2) { 1 + below(4) } else { 1 };
+    builder = builder.jobs_per_worker(jobs_per_worker);
     let has_time_limit = sim.one_in(2);
     if has_time_limit {
         builder = builder.attempt_timeout(Duration::from_secs(1 + sim.below(9)));
@@ -332,6 +335,7 @@ pub(crate) async fn scenario(sim: Sim, allowed: Allowed) {
         has_time_limit,
         is_in_order,
         workers,
+        jobs_per_worker,
     };
     run(&world, builder).await;
     let World { alive, seen, .. } = world;
@@ -399,11 +403,13 @@ fn build(builder: Builder<Input, Token>, world: &World) -> Jobs {
                 }
                 (Token::new(&theirs.alive), 0)
             };
-            let (pool, workers) =
-                builder.build_with_state(init, async move |state: &mut (Token, u32), input: Input| {
+            let (pool, workers) = builder.jobs_per_worker(1).build_with_state(
+                init,
+                async move |state: &mut (Token, u32), input: Input| {
                     state.1 += 1;
                     run_job(ours.clone(), input, None).await
-                });
+                },
+            );
             sim.spawn_workers(workers);
             pool
         }
@@ -572,7 +578,7 @@ async fn controls(world: &World) {
         4 => pool.running_below(1 + world.below(3)).await,
         _ => {
             let running = pool.running();
-            assert!(running.len() <= world.workers && running.len() == pool.stats().running);
+            assert!(running.len() <= world.workers * world.jobs_per_worker && running.len() == pool.stats().running);
         }
     }
 }

@@ -229,7 +229,7 @@ impl Wake for Numbered {
 
 impl Pair {
     fn new(capacity: usize, child_capacity: usize, max_waiting: usize) -> Self {
-        let mut real = Ledger::new(capacity, child_capacity, WORKERS);
+        let mut real = Ledger::new(capacity, child_capacity, WORKERS, 1);
         real.set_max_waiting(max_waiting);
         let naive = Naive {
             life: Life::Open,
@@ -473,7 +473,7 @@ proptest! {
 /// A ledger in whose line stands one for whom there is no room.
 #[cfg(feature = "testing")]
 fn with_a_waiter() -> Ledger {
-    let mut ledger = Ledger::new(2, 1, 1);
+    let mut ledger = Ledger::new(2, 1, 1, 1);
     ledger.queued = 2;
     ledger.accepted = 2;
     let waits = ledger.poll_reserve(&mut None, false, &Context::from_waker(Waker::noop())).0;
@@ -499,7 +499,7 @@ fn an_audit_finds_each_figure_that_cannot_be() {
         (|ledger| (ledger.queued_children, ledger.accepted) = (1, 3), None),
         (|ledger| (ledger.queued_children, ledger.accepted) = (2, 4), Some("2 children are queued of 1")),
         (|ledger| (ledger.running, ledger.accepted) = (1, 3), None),
-        (|ledger| (ledger.running, ledger.accepted) = (2, 4), Some("2 jobs run on 1 workers")),
+        (|ledger| (ledger.running, ledger.accepted) = (2, 4), Some("2 jobs run in 1 slots")),
         (|ledger| ledger.granted.extend([9]), Some("1 places are granted, and 0 reserved")),
     ];
     for (change, expected) in cases {
@@ -518,7 +518,7 @@ fn who_waits_although_there_is_room_is_found() {
     assert!(ledger.is_anybody_held_up());
     ledger.life = Life::Closed;
     assert!(!ledger.is_anybody_held_up());
-    assert!(!Ledger::new(1, 1, 1).is_anybody_held_up());
+    assert!(!Ledger::new(1, 1, 1, 1).is_anybody_held_up());
 }
 
 #[cfg(feature = "testing")]
@@ -540,7 +540,7 @@ fn an_audit_at_the_end_finds_what_is_left() {
         ),
     ];
     for (change, expected) in cases {
-        let mut ledger = Ledger::new(2, 1, 0);
+        let mut ledger = Ledger::new(2, 1, 0, 1);
         change(&mut ledger);
         assert_eq!(ledger.audit_at_end().err(), expected);
     }

@@ -62,7 +62,7 @@ pub(crate) enum Start {
 /// How many jobs may run, and how many do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
-    pub(crate) workers: usize,
+    pub(crate) slots: usize,
     pub(crate) running: usize,
     /// Whether the pool is on its way to its end; a pause does not hold that up.
     pub(crate) is_closing: bool,
@@ -129,7 +129,7 @@ pub(crate) struct Schedule<J> {
     released: usize,
     /// How many of these are recalled. Nothing is released before they are back, since they may come first.
     recalled: usize,
-    /// How many of the workers may run jobs.
+    /// How many of the slots may run jobs.
     allowed: usize,
     pauses: usize,
     next: Tick,
@@ -167,8 +167,8 @@ enum State {
 }
 
 impl<J> Schedule<J> {
-    /// An empty schedule for a pool with so many workers.
-    pub(crate) fn new(policy: Policy, workers: usize, start: Instant) -> Self {
+    /// An empty schedule for a pool with so many slots.
+    pub(crate) fn new(policy: Policy, slots: usize, start: Instant) -> Self {
         Self {
             clock: Clock::new(start),
             records: Slab::new(),
@@ -181,7 +181,7 @@ impl<J> Schedule<J> {
             ageing: Ageing::new(policy.ageing),
             released: 0,
             recalled: 0,
-            allowed: workers,
+            allowed: slots,
             pauses: 0,
             next: Tick::NEVER,
             waiting: 0,
@@ -236,7 +236,7 @@ impl<J> Schedule<J> {
         self.is_stalled && self.released == 0 && self.waiting == queued
     }
 
-    /// How many of the workers may run jobs.
+    /// How many of the slots may run jobs.
     pub(crate) const fn allowed(&self) -> usize {
         self.allowed
     }
@@ -390,7 +390,7 @@ impl<J> Schedule<J> {
     }
 
     fn may_start(&self, load: Load, released: usize) -> bool {
-        (self.pauses == 0 || load.is_closing) && load.running + released < self.allowed.min(load.workers)
+        (self.pauses == 0 || load.is_closing) && load.running + released < self.allowed.min(load.slots)
     }
 
     /// The most that one job may cost.
@@ -555,7 +555,7 @@ impl<J> Schedule<J> {
         self.pauses > 0
     }
 
-    pub(crate) const fn set_workers(&mut self, count: usize) {
+    pub(crate) const fn allow(&mut self, count: usize) {
         self.allowed = count;
     }
 

@@ -376,7 +376,7 @@ impl Pair {
 
     fn load(&self) -> Load {
         let running = self.naive.of(State::Running).count();
-        Load { workers: WORKERS, running, is_closing: self.naive.is_closing }
+        Load { slots: WORKERS, running, is_closing: self.naive.is_closing }
     }
 
     /// Tells the real one the time, by a clock.
@@ -515,7 +515,7 @@ impl Pair {
                 assert_eq!(self.real.is_paused(), self.naive.pauses > 0);
             }
             Op::SetWorkers(count) => {
-                self.real.set_workers(count);
+                self.real.allow(count);
                 self.naive.allowed = count;
                 assert_eq!(self.real.allowed(), count);
             }

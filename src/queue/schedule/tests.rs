@@ -93,7 +93,7 @@ fn a_schedule_that_is_stopped_wants_to_be_asked_no_more() {
     let terms = Terms { start: Start::After(Duration::from_secs(1)), ..Terms::default() };
     schedule.insert(0, 0, terms, Tick(0));
     let mut released = Released::new();
-    schedule.release(Tick(0), Load { workers: 1, running: 0, is_closing: false }, &mut released);
+    schedule.release(Tick(0), Load { slots: 1, running: 0, is_closing: false }, &mut released);
     assert!(released.first.is_none() && schedule.next() == Tick(1_000_000_000));
     schedule.stop();
     assert_eq!(schedule.next(), Tick::NEVER);
@@ -102,7 +102,7 @@ fn a_schedule_that_is_stopped_wants_to_be_asked_no_more() {
 /// The jobs that start at once.
 fn started(schedule: &mut Schedule<u64>) -> Vec<u64> {
     let mut released = Released::new();
-    schedule.release(Tick(0), Load { workers: 9, running: 0, is_closing: false }, &mut released);
+    schedule.release(Tick(0), Load { slots: 9, running: 0, is_closing: false }, &mut released);
     assert!(released.too_costly.is_empty() && released.expired.is_empty());
     released.first.into_iter().chain(released.more).map(|(job, _)| job).collect()
 }

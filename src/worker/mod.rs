@@ -2,26 +2,27 @@
 //!
 //! In come entries from the ready channel; out go completions through the outbox, and jobs that are to be tried again back
 //! to the queue. It decides neither who may run nor what becomes of an outcome. Beside what it waits for, one of the workers
-//! keeps the time for the schedule. A worker has one slot, its own number; the loop takes a job only when the slot is free.
+//! keeps the time for the schedule. A worker takes a job only when one of its slots is free; with [one](one) it runs its jobs one
+//! by one, with many it polls those that [go on](slots).
+
+mod one;
+mod slots;
+pub(crate) mod woken;
 
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::Future;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::time::Instant;
 
 use async_executor::LocalExecutor;
-use futures_lite::future;
 
-use crate::attempt::Attempt;
+pub(crate) use self::one::run_one_by_one;
 use crate::attempt::inside::Place;
 use crate::engine::Engine;
-use crate::engine::timekeeper::Timekeeping;
-use crate::error::JobError;
-use crate::handler::{Call, Plain, WithSubmitter};
-use crate::observe::Event;
-use crate::queue::ready::Closed;
-use crate::reply::{Outbox, Ticket};
+use crate::error::{JobError, TimeLimit};
+use crate::handler::{Call, Plain, Shared, WithSubmitter};
+use crate::observe::{Event, JobId};
+use crate::reply::{Entry, Outbox, Ticket};
 use crate::rt::Spawn;
 use crate::submit::Submitter;
 
@@ -76,7 +77,7 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Workers<In, T, E, C> {
     pub(crate) fn new(engine: &Arc<Engine<In, T, E>>, mut call: impl FnMut(usize) -> C) -> Self {
         let count = engine.state().ledger.workers();
         let workers = (0..count)
-            .map(|slot| Worker { call: call(slot), seat: Seat { engine: Arc::clone(engine), slot } })
+            .map(|worker| Worker { call: call(worker), seat: Seat { engine: Arc::clone(engine), worker } })
             .collect();
         Self { workers }
     }
@@ -183,21 +184,23 @@ pub struct Worker<In, T, E, C> {
 }
 
 /// The membership of a worker; dropping it is leaving.
-struct Seat<In, T, E> {
+#[derive(Debug)]
+#[expect(unnameable_types, reason = "only workers have one")]
+pub struct Seat<In, T, E> {
     engine: Arc<Engine<In, T, E>>,
-    slot: usize,
+    worker: usize,
 }
 
 impl<In, T, E> Drop for Seat<In, T, E> {
     fn drop(&mut self) {
-        self.engine.worker_left(self.slot);
+        self.engine.worker_left(self.worker);
     }
 }
 
 impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
     /// The number of this worker, counted from 0.
     pub const fn id(&self) -> usize {
-        self.seat.slot
+        self.seat.worker
     }
 
     /// Runs jobs until the pool is drained or aborted.
@@ -206,94 +209,78 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the job that it runs is reported as [abandoned](JobError::Abandoned). Jobs that have not
+    /// If the future is dropped, the jobs that it runs are reported as [abandoned](JobError::Abandoned). Jobs that have not
     /// started are left to the other workers; after the last one, they are abandoned too.
     pub async fn run(self) {
-        // The last one is dropped first: the state goes while its worker still counts as there.
-        let Self { seat, mut call } = self;
-        let engine = Arc::clone(&seat.engine);
-        let mut outbox = Outbox::new();
-        // Declared before the attempts, so dropped after them: an outcome is out when the handler's future is gone.
-        let mut ticket = Ticket::new(seat.slot);
-        let mut time = Timekeeping::new(Arc::clone(&engine), seat.slot);
-        let mut jobs = 0;
-        loop {
-            if jobs == JOBS_PER_TURN {
-                jobs = 0;
-                outbox.flush();
-                future::yield_now().await;
-            }
-            let entry = match engine.ready.try_pop() {
-                Ok(Some(entry)) => entry,
-                Ok(None) => {
-                    jobs = 0;
-                    outbox.flush();
-                    let next = {
-                        let mut next = pin!(engine.ready.pop());
-                        poll_fn(|cx| match next.as_mut().poll(cx) {
-                            Poll::Ready(next) => Poll::Ready(Some(next)),
-                            Poll::Pending => time.poll(cx).map(|()| None),
-                        })
-                        .await
-                    };
-                    match next {
-                        Some(Ok(entry)) => entry,
-                        Some(Err(Closed)) => break,
-                        None => {
-                            // Not in line for a job any more, so what it releases does not wake this worker itself.
-                            time.pass();
-                            continue;
-                        }
-                    }
-                }
-                Err(Closed) => break,
-            };
-            jobs += 1;
-            // No await between taking the job and here: it is in a guard before this future can be dropped.
-            let Some(input) = entry.start(&engine, &mut ticket, &mut outbox) else { continue };
-            outbox.clear_for(ticket.stream());
-            let input = match ticket.prepare(input) {
-                Ok(input) => input,
-                Err(error) => {
-                    ticket.settle(Err(error), &mut outbox);
-                    continue;
-                }
-            };
-            let (id, attempts, deadline, slot) = (ticket.id, ticket.attempts, ticket.deadline, seat.slot);
-            engine.observe(|| Event::Started { job: id, attempt: attempts, worker: slot });
-            let submitter = C::WANTS_SUBMITTER.then(|| {
-                let place = Place { pool: engine.identity(), slot, id };
-                Submitter::new(Arc::clone(&engine), place, ticket.stream().map(Arc::clone))
-            });
-            let drop_panicked;
-            let mut result = {
-                let mut attempt = pin!(Attempt::new(id, attempts, slot, deadline, || call.call(input, submitter)));
-                let mut before_wait = |cx: &mut Context<'_>| {
-                    outbox.flush();
-                    while time.poll(cx).is_ready() {
-                        time.pass();
-                    }
-                };
-                let result = poll_fn(|cx| attempt.as_mut().poll(&engine, &mut before_wait, cx)).await;
-                drop_panicked = attempt.as_mut().discard();
-                result
-            };
-            if drop_panicked {
-                engine.observe(|| Event::DropPanicked { job: id });
-            }
-            if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
-                call.renew();
-            }
-            let is_again = engine.retry.is_some() && ticket.goes_again(&mut result);
-            if !is_again {
-                ticket.settle(result, &mut outbox);
-            }
+        self.call.run(self.seat).await;
+    }
+}
+
+/// Runs the jobs of a worker by the loop for one slot, or by that for many.
+pub(crate) async fn run_shared<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C) {
+    if seat.engine.slots_of(seat.worker).len() == 1 {
+        run_one_by_one(seat, call).await;
+    } else {
+        slots::run(seat, call).await;
+    }
+}
+
+/// What it takes for a job whose start is booked to become an attempt.
+struct Start<In, T, E> {
+    id: JobId,
+    attempts: u32,
+    slot: usize,
+    deadline: Option<(Instant, TimeLimit)>,
+    input: In,
+    submitter: Option<Submitter<In, T, E>>,
+}
+
+/// Books the start of a job. `None`: it is settled, or somewhere else.
+///
+/// No await between taking the job and here: it is in a guard before the worker's future can be dropped.
+#[inline(always)]
+fn start<In, T, E>(
+    engine: &Arc<Engine<In, T, E>>,
+    slot: usize,
+    entry: Entry<In, T, E>,
+    ticket: &mut Ticket<In, T, E>,
+    outbox: &mut Outbox<In, T, E>,
+    wants_submitter: bool,
+) -> Option<Start<In, T, E>> {
+    let input = entry.start(engine, ticket, outbox)?;
+    outbox.clear_for(ticket.stream());
+    let input = match ticket.prepare(input) {
+        Ok(input) => input,
+        Err(error) => {
+            ticket.settle(Err(error), outbox);
+            return None;
         }
+    };
+    let (id, attempts, deadline) = (ticket.id, ticket.attempts, ticket.deadline);
+    engine.observe(|| Event::Started { job: id, attempt: attempts, worker: engine.worker_of(slot) });
+    let submitter = wants_submitter.then(|| {
+        let place = Place { pool: engine.identity(), slot, id };
+        Submitter::new(Arc::clone(engine), place, ticket.stream().map(Arc::clone))
+    });
+    Some(Start { id, attempts, slot, deadline, input, submitter })
+}
+
+/// Gives a job its outcome, or sends it back to be tried again.
+#[inline(always)]
+fn end<In, T, E>(
+    engine: &Engine<In, T, E>,
+    mut result: Result<T, JobError<E>>,
+    ticket: &mut Ticket<In, T, E>,
+    outbox: &mut Outbox<In, T, E>,
+) {
+    let is_again = engine.retry.is_some() && ticket.goes_again(&mut result);
+    if !is_again {
+        ticket.settle(result, outbox);
     }
 }
 
 impl<In, T, E, C> fmt::Debug for Worker<In, T, E, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker").field("id", &self.seat.slot).finish_non_exhaustive()
+        f.debug_struct("Worker").field("id", &self.seat.worker).finish_non_exhaustive()
     }
 }

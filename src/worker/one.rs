@@ -1,0 +1,86 @@
+//! A worker with one slot: one job after another, each in the worker's own future.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_lite::future;
+
+use super::{JOBS_PER_TURN, Seat, Start, end, start};
+use crate::attempt::Attempt;
+use crate::engine::timekeeper::Timekeeping;
+use crate::error::JobError;
+use crate::handler::Call;
+use crate::observe::Event;
+use crate::queue::ready::Closed;
+use crate::reply::{Outbox, Ticket};
+
+/// Runs jobs until the pool is drained or aborted.
+pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::Error>, mut call: C) {
+    // Parameters are dropped last, the seat after the state: that goes while its worker still counts as there.
+    let engine = Arc::clone(&seat.engine);
+    let slot = engine.slots_of(seat.worker).start;
+    let mut outbox = Outbox::new();
+    // Declared before the attempts, so dropped after them: an outcome is out when the handler's future is gone.
+    let mut ticket = Ticket::new(slot);
+    let mut time = Timekeeping::new(Arc::clone(&engine), slot);
+    let mut jobs = 0;
+    loop {
+        if jobs == JOBS_PER_TURN {
+            jobs = 0;
+            outbox.flush();
+            future::yield_now().await;
+        }
+        let entry = match engine.ready.try_pop() {
+            Ok(Some(entry)) => entry,
+            Ok(None) => {
+                jobs = 0;
+                outbox.flush();
+                let next = {
+                    let mut next = pin!(engine.ready.pop());
+                    poll_fn(|cx| match next.as_mut().poll(cx) {
+                        Poll::Ready(next) => Poll::Ready(Some(next)),
+                        Poll::Pending => time.poll(cx).map(|()| None),
+                    })
+                    .await
+                };
+                match next {
+                    Some(Ok(entry)) => entry,
+                    Some(Err(Closed)) => break,
+                    None => {
+                        // Not in line for a job any more, so what it releases does not wake this worker itself.
+                        time.pass();
+                        continue;
+                    }
+                }
+            }
+            Err(Closed) => break,
+        };
+        jobs += 1;
+        let Some(started) = start(&engine, slot, entry, &mut ticket, &mut outbox, C::WANTS_SUBMITTER) else {
+            continue;
+        };
+        let Start { id, attempts, deadline, input, submitter, .. } = started;
+        let drop_panicked;
+        let result = {
+            let mut attempt = pin!(Attempt::new(id, attempts, slot, deadline, || call.call(input, submitter)));
+            let mut before_wait = |cx: &mut Context<'_>| {
+                outbox.flush();
+                while time.poll(cx).is_ready() {
+                    time.pass();
+                }
+            };
+            let result = poll_fn(|cx| attempt.as_mut().poll(&engine, &mut before_wait, cx)).await;
+            drop_panicked = attempt.as_mut().discard();
+            result
+        };
+        if drop_panicked {
+            engine.observe(|| Event::DropPanicked { job: id });
+        }
+        if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
+            call.renew();
+        }
+        end(&engine, result, &mut ticket, &mut outbox);
+    }
+}

@@ -1,0 +1,135 @@
+//! Which slots of a worker were woken, and how the worker learns of it: a waker for each slot, and one list of them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
+use std::task::{Wake, Waker};
+
+use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
+use crate::sync::in_wakers::{Mutex, MutexGuard};
+
+/// The list of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Woken {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Each at most once.
+    slots: VecDeque<usize>,
+    /// Of the worker, while it waits.
+    worker: Option<Waker>,
+}
+
+impl Woken {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The slot that was woken first and not looked at since.
+    pub(crate) fn next(&self) -> Option<usize> {
+        self.state().slots.pop_front()
+    }
+
+    /// Leaves the worker's waker, unless a slot was woken already; says whether it may wait.
+    pub(crate) fn wait(&self, waker: &Waker) -> bool {
+        let mut state = self.state();
+        if !state.slots.is_empty() {
+            return false;
+        }
+        let is_known = state.worker.as_ref().is_some_and(|known| known.will_wake(waker));
+        let replaced = if is_known { None } else { state.worker.replace(waker.clone()) };
+        drop(state);
+        drop(replaced);
+        true
+    }
+
+    /// The worker leaves, and is woken no more.
+    pub(crate) fn leave(&self) {
+        let waker = self.state().worker.take();
+        drop(waker);
+    }
+}
+
+/// Wakes one slot.
+#[derive(Debug)]
+pub(crate) struct SlotWaker {
+    woken: Arc<Woken>,
+    slot: usize,
+    /// Whether it is in the list.
+    is_listed: AtomicBool,
+}
+
+impl SlotWaker {
+    pub(crate) fn new(woken: &Arc<Woken>, slot: usize) -> Arc<Self> {
+        Arc::new(Self { woken: Arc::clone(woken), slot, is_listed: AtomicBool::new(false) })
+    }
+
+    /// The slot is about to be polled: whoever wakes it from now on puts it into the list again.
+    pub(crate) fn is_looked_at(&self) {
+        self.is_listed.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Wake for SlotWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.is_listed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let mut state = self.woken.state();
+        state.slots.push_back(self.slot);
+        let worker = state.worker.take();
+        drop(state);
+        if let Some(worker) = worker {
+            worker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counter(AtomicUsize);
+
+    impl Wake for Counter {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_slot_is_listed_once_and_wakes_its_worker_once() {
+        let (woken, counter) = (Arc::new(Woken::default()), Arc::new(Counter::default()));
+        let worker = Waker::from(Arc::clone(&counter));
+        let count = || counter.0.load(std::sync::atomic::Ordering::SeqCst);
+        let slots = [7, 8].map(|slot| SlotWaker::new(&woken, slot));
+        let wakers = slots.clone().map(Waker::from);
+        assert!(woken.wait(&worker));
+        wakers[1].wake_by_ref();
+        wakers[0].wake_by_ref();
+        wakers[1].wake_by_ref();
+        assert_eq!(count(), 1);
+        assert!(!woken.wait(&worker), "it may not wait over a slot that was woken");
+        assert_eq!([woken.next(), woken.next(), woken.next()], [Some(8), Some(7), None]);
+        // Until it is looked at, it is as good as listed.
+        wakers[0].wake_by_ref();
+        assert_eq!(woken.next(), None);
+        slots[0].is_looked_at();
+        assert!(woken.wait(&worker));
+        wakers[0].wake_by_ref();
+        assert_eq!((woken.next(), count()), (Some(7), 2));
+        assert!(woken.wait(&worker));
+        woken.leave();
+        slots[1].is_looked_at();
+        wakers[1].wake_by_ref();
+        assert_eq!(count(), 2);
+    }
+}

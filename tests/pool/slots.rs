@@ -1,0 +1,303 @@
+//! Workers with many slots: the same promises, with several jobs in one future.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use brigade::{CancelReason, JobError, ManualTimer, Pool, Retry, Submitter, TimeLimit};
+use futures_lite::future;
+
+use crate::harness::{Gate, Live, Log, Watchdog, assert_over, assert_settled, block_on, everywhere, gated, poll_once};
+
+#[test]
+fn as_many_jobs_run_at_once_as_all_workers_have_slots_and_no_more() {
+    everywhere(|env| async move {
+        let (live, clock) = (Live::default(), env.clock.clone());
+        let alive = live.clone();
+        let pool = env.builder().workers(2).jobs_per_worker(3).spawn_on(&env, move |n: u32| {
+            let (guard, sleep) = (alive.enter(), clock.sleep(Duration::from_secs(1)));
+            async move {
+                let _guard = guard;
+                sleep.await;
+                Ok::<_, ()>(n)
+            }
+        });
+        let map = pool.map(0..20).ordered().try_collect::<Vec<_>>();
+        let ticks = async {
+            for _ in 0..3 {
+                env.clock.sleepers(6).await;
+                assert_eq!(pool.stats().running, 6);
+                env.clock.advance_to_next();
+            }
+            env.clock.sleepers(2).await;
+            env.clock.advance_to_next();
+            future::pending().await
+        };
+        assert_eq!(future::or(map, ticks).await, Ok((0..20).collect()));
+        assert_eq!((live.most(), live.now(), env.clock.elapsed()), (6, 0, Duration::from_secs(4)));
+        assert_eq!(assert_over(&env, &pool).await.workers, 0);
+    });
+}
+
+#[test]
+fn a_job_that_waits_holds_up_no_other_of_its_worker() {
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.builder().workers(1).jobs_per_worker(2));
+        let handles = [1, 2, 3].map(|n| pool.try_submit(n).unwrap());
+        assert_eq!(started.many(2).await, [1, 2]);
+        gate.arrived(2).await;
+        gate.open(3);
+        for (handle, n) in handles.into_iter().zip([1, 2, 3]) {
+            assert_eq!(handle.await, Ok(n));
+        }
+        assert_settled(&pool);
+    });
+}
+
+/// A worker that waits for a job beside one that it has stands in the line for the next one. When its job goes on and keeps the
+/// thread, the next one is not to wait for that.
+#[test]
+fn a_job_that_comes_does_not_wait_for_a_worker_whose_other_job_keeps_its_thread() {
+    let _watchdog = Watchdog::new("two threads");
+    let (gate, kept) = (Gate::new(), Log::new());
+    let (unblock, blocked) = mpsc::channel::<()>();
+    let blocked = Arc::new(Mutex::new(blocked));
+    let (pass, keeps) = (gate.clone(), kept.clone());
+    let (pool, workers) =
+        Pool::builder().workers(2).jobs_per_worker(4).timer(ManualTimer::new()).build(move |n: u32| {
+            let (gate, keeps, unblock, blocked) = (pass.clone(), keeps.clone(), unblock.clone(), Arc::clone(&blocked));
+            async move {
+                if n == 1 {
+                    gate.pass().await;
+                    keeps.push(n);
+                    blocked.lock().unwrap().recv().unwrap();
+                } else {
+                    unblock.send(()).unwrap();
+                }
+                Ok::<_, ()>(n)
+            }
+        });
+    let mut workers = workers.into_iter();
+    let (mut keeper, other) = (Box::pin(workers.next().unwrap().run()), workers.next().unwrap());
+    let mut first = pool.try_submit(1).unwrap();
+    assert_eq!(poll_once(keeper.as_mut()), None);
+    std::thread::scope(|scope| {
+        scope.spawn(|| block_on(other.run()));
+        scope.spawn(|| {
+            block_on(kept.next());
+            pool.try_submit(2).unwrap().detach();
+        });
+        gate.open(1);
+        assert_eq!(poll_once(keeper.as_mut()), None);
+        pool.close();
+    });
+    assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
+    assert_eq!(assert_settled(&pool).succeeded, 2);
+}
+
+#[test]
+fn a_panic_in_one_slot_hurts_no_other() {
+    everywhere(|env| async move {
+        let gate = Gate::new();
+        let pass = gate.clone();
+        let pool = env.builder().workers(1).jobs_per_worker(3).spawn_on(&env, move |n: u32| {
+            let gate = pass.clone();
+            async move {
+                gate.pass().await;
+                assert_ne!(n, 2, "on purpose");
+                Ok::<_, ()>(n)
+            }
+        });
+        let handles = [1, 2, 3].map(|n| pool.try_submit(n).unwrap());
+        gate.arrived(3).await;
+        gate.open(3);
+        let mut results = Vec::new();
+        for handle in handles {
+            results.push(handle.await.map_err(|error| matches!(error, JobError::Panicked(_))));
+        }
+        assert_eq!(results, [Ok(1), Err(true), Ok(3)]);
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn one_slot_is_cancelled_and_another_runs_out_of_time() {
+    everywhere(|env| async move {
+        let builder = env.builder().workers(1).jobs_per_worker(3).attempt_timeout(Duration::from_secs(2));
+        let (pool, gate, started) = gated(&env, builder);
+        let [first, second, third] = [1, 2, 3].map(|n| pool.try_submit(n).unwrap());
+        started.many(3).await;
+        gate.arrived(3).await;
+        assert_eq!(second.cancel().await, None);
+        assert_eq!(pool.stats().running, 2);
+        gate.open(1);
+        let (mut first, mut third) = (pin!(first), pin!(third));
+        // Whichever of the two came to the gate first.
+        let done = future::or(first.as_mut(), third.as_mut()).await;
+        assert!(matches!(done, Ok(1 | 3)), "{done:?}");
+        env.clock.sleepers(1).await;
+        env.clock.advance(Duration::from_secs(2));
+        let late = if done == Ok(1) { third.await } else { first.await };
+        assert_eq!(late, Err(JobError::TimedOut(TimeLimit::Attempt)));
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn a_worker_that_is_dropped_abandons_the_jobs_of_all_its_slots_and_no_others() {
+    let (pool, workers) = Pool::builder()
+        .workers(2)
+        .jobs_per_worker(2)
+        .timer(ManualTimer::new())
+        .build(|_: u32| future::pending::<Result<u32, ()>>());
+    let handles = [1, 2, 3, 4, 5].map(|n| pool.try_submit(n).unwrap());
+    let [mut first, mut second] =
+        workers.into_iter().map(|worker| Box::pin(worker.run())).collect::<Vec<_>>().try_into().ok().unwrap();
+    assert_eq!((poll_once(first.as_mut()), poll_once(second.as_mut())), (None, None));
+    assert_eq!(pool.running().iter().map(|job| job.worker).collect::<Vec<_>>(), [0, 0, 1, 1]);
+    drop(first);
+    let stats = pool.stats();
+    assert_eq!((stats.workers, stats.running, stats.queued, stats.abandoned), (1, 2, 1, 2));
+    let mut results: Vec<_> = handles.into_iter().map(Box::pin).map(|mut handle| poll_once(handle.as_mut())).collect();
+    results.sort_by_key(Option::is_none);
+    assert_eq!(results, [Some(Err(JobError::Abandoned)), Some(Err(JobError::Abandoned)), None, None, None]);
+    drop(second);
+    assert_settled(&pool);
+}
+
+#[test]
+fn jobs_that_wait_for_their_own_pool_run_in_the_slots_of_one_worker_or_are_told() {
+    everywhere(|env| async move {
+        let (pool, workers) = env.builder().workers(1).jobs_per_worker(3).build_with_submitter(
+            |depth: u32, jobs: Submitter<u32, u32, &'static str>| async move {
+                if depth == 0 {
+                    return Ok(0);
+                }
+                let child = jobs.submit(depth - 1).map_err(|_| "refused")?;
+                Ok(1 + child.await.map_err(|_| "nothing is left to run it")?)
+            },
+        );
+        workers.spawn_on(&env);
+        // Three jobs in three slots.
+        assert_eq!(pool.submit(2).await.unwrap().await, Ok(2));
+        // A fourth one has no place; the one that waits for it is told.
+        assert_eq!(pool.submit(3).await.unwrap().await, Err(JobError::Failed("nothing is left to run it")));
+        assert_over(&env, &pool).await;
+    });
+}
+
+#[test]
+fn fewer_workers_use_as_many_slots_less() {
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.builder().workers(3).jobs_per_worker(2));
+        pool.set_workers(2);
+        let map = pool.map(0..6).window(6);
+        let mut map = pin!(map);
+        assert!(future::poll_once(map.next()).await.is_none());
+        started.many(4).await;
+        gate.arrived(4).await;
+        assert_eq!((pool.stats().running, pool.stats().queued), (4, 2));
+        pool.set_workers(3);
+        gate.arrived(2).await;
+        assert_eq!(pool.stats().running, 6);
+        gate.open(6);
+        while map.next().await.is_some() {}
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn what_fails_in_a_slot_is_tried_again_beside_the_others() {
+    everywhere(|env| async move {
+        let tries = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&tries);
+        let pool = (env.builder().workers(1).jobs_per_worker(4))
+            .retry(Retry::fixed(Duration::from_secs(1)).max_attempts(2))
+            .spawn_on(&env, move |n: u32| {
+                let is_first = {
+                    let mut tries = log.lock().unwrap();
+                    tries.push(n);
+                    tries.iter().filter(|tried| **tried == n).count() == 1
+                };
+                async move { if n % 2 == 1 && is_first { Err(n) } else { Ok(n) } }
+            });
+        let values = pool.map(0..4).ordered().try_collect::<Vec<_>>();
+        let ticks = async {
+            env.clock.sleepers(1).await;
+            env.clock.advance_to_next();
+            future::pending().await
+        };
+        assert_eq!(future::or(values, ticks).await, Ok(vec![0, 1, 2, 3]));
+        assert_eq!(*tries.lock().unwrap(), [0, 1, 2, 3, 1, 3]);
+        assert_eq!(assert_settled(&pool).retries, 2);
+    });
+}
+
+/// All on one thread, where each poll of the worker can be counted.
+#[test]
+fn a_worker_with_slots_lets_others_have_the_thread_after_256_steps() {
+    let started = Log::new();
+    let starts = started.clone();
+    let (pool, workers) =
+        Pool::builder().workers(1).jobs_per_worker(8).queue_capacity(600).timer(ManualTimer::new()).build(
+            move |n: u32| {
+                starts.push(n);
+                async move { Ok::<_, ()>(n) }
+            },
+        );
+    (0..600).for_each(|n| pool.try_submit(n).unwrap().detach());
+    let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
+    let turns = [0; 4].map(|_| {
+        assert_eq!(poll_once(worker.as_mut()), None);
+        started.take().len()
+    });
+    assert_eq!(turns, [256, 256, 88, 0]);
+}
+
+/// A job that always has itself woken keeps neither the other jobs of its worker nor those in the queue from their turn.
+#[test]
+fn a_job_that_never_rests_keeps_no_other_from_its_turn() {
+    everywhere(|env| async move {
+        let pool = env.builder().workers(1).jobs_per_worker(2).spawn_on(&env, |n: u32| async move {
+            if n == 0 {
+                loop {
+                    future::yield_now().await;
+                }
+            }
+            Ok::<_, ()>(n)
+        });
+        let restless = pool.try_submit(0).unwrap();
+        assert_eq!(pool.map(1..50).ordered().try_collect::<Vec<_>>().await, Ok((1..50).collect()));
+        assert_eq!(restless.cancel().await, None);
+        assert_eq!(assert_over(&env, &pool).await.cancelled, 1);
+    });
+}
+
+#[test]
+fn an_abort_stops_the_jobs_of_all_slots() {
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.builder().workers(2).jobs_per_worker(2));
+        let handles = [1, 2, 3, 4, 5].map(|n| pool.try_submit(n).unwrap());
+        started.many(4).await;
+        gate.arrived(4).await;
+        let report = pool.abort().await;
+        assert_eq!((report.interrupted.len(), report.unstarted.len()), (4, 1));
+        for handle in handles {
+            assert_eq!(handle.await, Err(JobError::Cancelled(CancelReason::Aborted)));
+        }
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+#[should_panic(expected = "jobs_per_worker must be 1 for a handler with state, got 2")]
+fn a_handler_with_state_has_one_slot() {
+    let builder = Pool::builder().jobs_per_worker(2).timer(ManualTimer::new());
+    let _ = builder.build_with_state(|_| (), async |(): &mut (), n: u32| Ok::<_, ()>(n));
+}
+
+#[test]
+#[should_panic(expected = "jobs_per_worker must be at least 1, got 0")]
+fn a_worker_without_a_slot_is_refused() {
+    let _ = Pool::builder::<u32, ()>().jobs_per_worker(0);
+}
