@@ -160,13 +160,15 @@ impl<In, E> Builder<In, E> {
     ///
     /// With one slot, each running job is a task of the executor: one that keeps the thread holds up no other that could run
     /// elsewhere. With many, the worker polls its jobs itself, which suits great numbers of jobs that mostly wait; jobs that
-    /// share a worker share a thread.
+    /// share a worker share a thread. A worker polls each of its slots about once, and takes at most 256 steps, before it lets
+    /// the executor have the thread.
     ///
-    /// The bound is `workers × jobs_per_worker`, kept exactly. A slot costs memory for its job's future from its first use on.
+    /// The bound is `workers × jobs_per_worker`, kept exactly. The books take about a hundred bytes for each slot, used or not; its
+    /// job's future takes memory from its first use on, as long as the worker lives.
     ///
     /// # Panics
     ///
-    /// If `count` is 0. Handlers with a state have one slot for it: [`build_with_state`](Self::build_with_state) panics with more.
+    /// If `count` is 0; the methods that build panic if `workers × jobs_per_worker` is more than memory can hold. Handlers with a state have one slot for it: [`build_with_state`](Self::build_with_state) panics with more.
     ///
     /// # Examples
     ///
@@ -585,6 +587,12 @@ impl<In, E> Builder<In, E> {
             || self.cost_by.is_some()
             || self.retry.is_some()
             || self.limits.job.is_some();
+        assert!(
+            self.workers.checked_mul(self.jobs_per_worker).is_some(),
+            "workers × jobs_per_worker must be a number, got {} × {}",
+            self.workers,
+            self.jobs_per_worker
+        );
         let capacity = self.retry_capacity;
         Engine::new(Settings {
             workers: self.workers,

@@ -39,7 +39,7 @@ pub enum SubmitError<In> {
     Full(In),
     /// The pool, or the part of it that was asked, takes no more jobs.
     Closed(In),
-    /// Waiting for room could never end: it was asked for inside a job of this pool while every worker is occupied
+    /// Waiting for room could never end: it was asked for inside a job of this pool while every slot is occupied
     /// by a job that waits for the pool itself.
     WouldDeadlock(In),
     /// As many wait for room already as [`max_waiting`](crate::Builder::max_waiting) allows.
@@ -111,7 +111,7 @@ impl<In> fmt::Display for SubmitError<In> {
         f.write_str(match self {
             Self::Full(_) => "the queue of the pool is full",
             Self::Closed(_) => "the pool takes no more jobs",
-            Self::WouldDeadlock(_) => "every worker is occupied by a job that waits for its own pool",
+            Self::WouldDeadlock(_) => "every slot is occupied by a job that waits for its own pool",
             Self::Overloaded(_) => "too many wait for room in the pool's queue",
         })
     }
@@ -138,7 +138,7 @@ pub enum JobError<E> {
     /// The worker that ran the job, or the last worker of the pool, was dropped, as an executor does when it is dropped.
     Abandoned,
     /// Not an outcome of the job but of the wait for it: the handle was awaited inside a job of the same pool while
-    /// every worker was occupied by a job that waits for the pool itself, so nothing could ever have run.
+    /// every slot was occupied by a job that waits for the pool itself, so nothing could ever have run.
     WouldDeadlock,
     /// The job costs more permits than a rate limit ever allows at once, so it is not started, or not tried again.
     TooCostly {
@@ -214,7 +214,7 @@ impl<E: fmt::Display> fmt::Display for JobError<E> {
             Self::Panicked(message) => write!(f, "the job panicked: {message}"),
             Self::Cancelled(reason) => write!(f, "the job was cancelled: {reason}"),
             Self::Abandoned => f.write_str("the job's worker was dropped"),
-            Self::WouldDeadlock => f.write_str("every worker is occupied by a job that waits for its own pool"),
+            Self::WouldDeadlock => f.write_str("every slot is occupied by a job that waits for its own pool"),
             Self::TooCostly { cost, most } => {
                 write!(f, "the job costs {cost} permits, and its rate limits allow {most} at most")
             }
@@ -263,7 +263,7 @@ pub enum CancelReason {
     /// The pool was aborted, by [`abort`](crate::Pool::abort) or at the end of
     /// [`drain_within`](crate::Pool::drain_within).
     Aborted,
-    /// Its map or group was awaited inside a job of the same pool while every worker was occupied by a job that waits
+    /// Its map or group was awaited inside a job of the same pool while every slot was occupied by a job that waits
     /// for the pool itself.
     WouldDeadlock,
     /// The [deadline](crate::Map::deadline) of its map passed.
@@ -277,7 +277,7 @@ impl fmt::Display for CancelReason {
             Self::Stream => "its map or group was dropped or cancelled",
             Self::Stopped => "another job failed",
             Self::Aborted => "the pool was aborted",
-            Self::WouldDeadlock => "every worker is occupied by a job that waits for its own pool",
+            Self::WouldDeadlock => "every slot is occupied by a job that waits for its own pool",
             Self::Deadline => "the deadline of its map passed",
         })
     }

@@ -277,7 +277,7 @@ fn a_slot_that_is_woken_is_looked_at() {
         block_on(poll_fn(|cx| {
             loop {
                 while woken.next().is_some() {
-                    slot.is_looked_at();
+                    slot.unlist();
                 }
                 if is_done.load(Ordering::SeqCst) {
                     return Poll::Ready(());

@@ -84,7 +84,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// # Errors
     ///
     /// [`SubmitError::Closed`] once the pool takes no more jobs; [`SubmitError::WouldDeadlock`] inside a job of this pool,
-    /// if every worker would wait for the pool; [`SubmitError::Overloaded`] if as many wait for room already as
+    /// if every slot would wait for the pool; [`SubmitError::Overloaded`] if as many wait for room already as
     /// [`max_waiting`](Builder::max_waiting) allows. All give the input back.
     ///
     /// # Cancel safety

@@ -241,13 +241,13 @@ impl<In, T, E> Streamed<In, T, E> {
             }
             Begun::NotYet => {
                 engine.carry_out(wakes);
-                outbox.is_booked();
+                outbox.note_booked();
                 engine.readmit(Entry::Streamed(self));
                 return None;
             }
         }
         engine.carry_out(wakes);
-        outbox.is_booked();
+        outbox.note_booked();
         let Self { input, stream, id, index, accepted_at, .. } = self;
         if let Some(reason) = stream.cancelled() {
             // The canceller may have looked for running jobs before this one was among them.
@@ -784,6 +784,7 @@ impl<In, T, E> Ticket<In, T, E> {
                 let timings = self.timings(&stream.engine);
                 let (id, index, attempts, input) = (self.id, self.index, self.attempts, self.kept.take());
                 outbox.prepare_for(stream);
+                outbox.announce_first();
                 outbox.unbooked = Some((self.slot, id));
                 outbox.held.push(Completion { id, index, attempts, input, result, timings });
             }
@@ -900,7 +901,7 @@ impl<In, T, E> Outbox<In, T, E> {
     pub(crate) fn book(&mut self) {
         if let (Some((slot, id)), Some(stream)) = (self.unbooked, &self.stream) {
             stream.engine.book_finish(slot, id, Outcome::Succeeded, 1);
-            self.is_booked();
+            self.note_booked();
         }
     }
 
@@ -914,7 +915,7 @@ impl<In, T, E> Outbox<In, T, E> {
 
     /// The last job of the slot is in the books.
     #[inline(always)]
-    fn is_booked(&mut self) {
+    fn note_booked(&mut self) {
         if self.unbooked.take().is_some() {
             self.send_if_due();
         }
@@ -937,8 +938,21 @@ impl<In, T, E> Outbox<In, T, E> {
         }
     }
 
+    /// Says that something arrives when the first is held, so that nobody takes the wait for it for one without end. What else
+    /// it holds arrives with that.
     #[inline(always)]
-    fn send_if_due(&mut self) {
+    fn announce_first(&mut self) {
+        if self.held.is_empty()
+            && let Some(stream) = &self.stream
+        {
+            stream.announce();
+            self.announced += 1;
+        }
+    }
+
+    /// Sends what it holds if there is much of it, or if the consumer has nothing to read.
+    #[inline(always)]
+    pub(crate) fn send_if_due(&mut self) {
         let Some(stream) = &self.stream else { return };
         // How many travel together is a matter of speed; the vector would hold more.
         if self.held.len() >= Self::MOST || stream.is_starved() {

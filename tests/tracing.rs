@@ -85,3 +85,21 @@ fn each_job_has_a_span_that_is_entered_for_each_poll() {
         ]
     );
 }
+
+#[test]
+fn a_span_names_the_worker_and_not_its_slot() {
+    let log = Log::default();
+    tracing::subscriber::with_default(log.clone(), || {
+        let builder = Pool::builder().workers(2).jobs_per_worker(2).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|n: u32| async move {
+            future::yield_now().await;
+            Ok::<_, ()>(n)
+        });
+        future::block_on(workers.drive(pool.map(0..4).for_each(drop)));
+    });
+    let lines = log.lines.lock().unwrap();
+    let mut workers: Vec<_> =
+        lines.iter().filter_map(|line| line.split_once("worker=")).map(|(_, worker)| worker).collect();
+    workers.sort_unstable();
+    assert_eq!(workers, ["0", "0", "1", "1"]);
+}

@@ -74,8 +74,15 @@ impl<M, F> Attempt<M, F> {
 impl<M: FnOnce() -> F, F> Attempt<M, F> {
     /// Prepares the attempt; `make` is called when it is polled first.
     #[inline]
-    pub(crate) fn new(id: JobId, attempts: u32, slot: usize, deadline: Option<(Instant, TimeLimit)>, make: M) -> Self {
-        let span = JobSpan::new(id, attempts, slot);
+    pub(crate) fn new(
+        id: JobId,
+        attempts: u32,
+        slot: usize,
+        worker: usize,
+        deadline: Option<(Instant, TimeLimit)>,
+        make: M,
+    ) -> Self {
+        let span = JobSpan::new(id, attempts, worker);
         Self { id, slot, deadline, span, make: Some(make), future: None, drop_panicked: false, sleep: None }
     }
 

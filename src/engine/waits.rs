@@ -1,5 +1,5 @@
 //! Waits that a pool has to know of: for room in its queue, and those of its own jobs, which may never end. A running job
-//! that waits for its own pool is entered in the running book; if every worker then waits, the last one is told.
+//! that waits for its own pool is entered in the running book; if every slot then waits, the last one is told.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -13,7 +13,7 @@ use crate::results::stream::Stream;
 impl<In, T, E> Engine<In, T, E> {
     /// Says whether the caller may wait for this pool, and keeps the mark of the wait up to date.
     ///
-    /// Outside the pool's jobs it always may. Inside, it may not if every worker would then wait.
+    /// Outside the pool's jobs it always may. Inside, it may not if every slot would then wait.
     pub(crate) fn may_wait(
         self: &Arc<Self>,
         mark: &mut Option<WaitMark<In, T, E>>,

@@ -11,6 +11,12 @@
 //! * The **spill**, another list under a lock, holds what does not fit into the ring, and moves there as the workers take
 //!   from it. So a large capacity costs memory only when it is used.
 //!
+//! # Why no job overtakes another
+//!
+//! What is received is laid into the front under the front's lock, under which it is received too. So the channel's own lock is
+//! taken under that of the front, and a waker that is woken under the channel's lock must not come here: it may not cancel or
+//! submit before it returns, which no executor's does.
+//!
 //! # Why no job is left behind in the front
 //!
 //! A worker that leaves jobs in the front while another one sleeps sends a *nudge*, an empty batch, through the channel; the
@@ -29,7 +35,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::PoisonError;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use crate::planted::{self, Bug};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -206,6 +212,9 @@ impl<J> Ready<J> {
     pub(crate) async fn pop(&self) -> Result<J, Closed> {
         loop {
             let asleep = Asleep::new(&self.sleeping);
+            // The waker that waits in the channel. The channel drops its own when another one comes, which is under the lock: that
+            // is not to be the last of it, since what then happens may be anything.
+            let mut waiting = None;
             let mut received = pin!(self.receiver.recv());
             let front = poll_fn(|cx| {
                 let mut front = self.front();
@@ -213,7 +222,14 @@ impl<J> Ready<J> {
                     match received.as_mut().poll(cx) {
                         Poll::Ready(Ok(batch)) => self.lay(&mut front, batch),
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(Closed)),
-                        Poll::Pending => return Poll::Pending,
+                        Poll::Pending => {
+                            drop(front);
+                            let is_known = waiting.as_ref().is_some_and(|known: &Waker| known.will_wake(cx.waker()));
+                            if !is_known {
+                                drop(waiting.replace(cx.waker().clone()));
+                            }
+                            return Poll::Pending;
+                        }
                     }
                 }
                 Poll::Ready(Ok(front))
@@ -346,6 +362,9 @@ impl Drop for Asleep<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::task::{Context, Wake};
+
     use futures_lite::future::{block_on, poll_once};
 
     use super::*;
@@ -393,6 +412,28 @@ mod tests {
             drop(sleeper);
             assert_eq!(drain(&ready), [1, 2]);
         }
+    }
+
+    /// It would wait for itself if that happened under the lock.
+    #[test]
+    fn a_waker_that_is_replaced_may_come_back_to_the_queue_in_its_drop() {
+        struct Looks(Arc<Ready<i32>>);
+        impl Wake for Looks {
+            fn wake(self: Arc<Self>) {}
+        }
+        impl Drop for Looks {
+            fn drop(&mut self) {
+                assert_eq!(self.0.try_pop(), Ok(None));
+            }
+        }
+        let ready = Arc::new(Ready::new(8));
+        let mut sleeper = Box::pin(ready.pop());
+        let waker = Waker::from(Arc::new(Looks(Arc::clone(&ready))));
+        assert!(sleeper.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        assert_eq!(Arc::strong_count(&ready), 2);
+        assert!(sleeper.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(Arc::strong_count(&ready), 1);
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl<In, T, E> Group<In, T, E> {
     /// # Errors
     ///
     /// [`SubmitError::Full`] if the window is full; [`SubmitError::Closed`] if the pool is closed or the group cancelled;
-    /// [`SubmitError::WouldDeadlock`] inside a job of this pool, if every worker would wait for the pool;
+    /// [`SubmitError::WouldDeadlock`] inside a job of this pool, if every slot would wait for the pool;
     /// [`SubmitError::Overloaded`] if as many wait for room already as [`max_waiting`](crate::Builder::max_waiting)
     /// allows.
     ///

@@ -54,7 +54,7 @@ pub enum End {
     Aborted,
     /// Workers were dropped and left jobs without a result.
     Abandoned,
-    /// It was awaited inside a job of the same pool while every worker waited for the pool.
+    /// It was awaited inside a job of the same pool while every slot waited for the pool.
     WouldDeadlock,
     /// The source failed; what it yielded before was done.
     SourceFailed,
@@ -72,7 +72,7 @@ impl fmt::Display for End {
             Self::Closed => "the pool was closed before the source was exhausted",
             Self::Aborted => "the pool was aborted",
             Self::Abandoned => "workers were dropped",
-            Self::WouldDeadlock => "every worker is occupied by a job that waits for its own pool",
+            Self::WouldDeadlock => "every slot is occupied by a job that waits for its own pool",
             Self::SourceFailed => "the source failed",
             Self::TimedOut => "its deadline passed",
         })

@@ -16,7 +16,7 @@ use crate::reply::Cell;
 /// **Dropping the handle cancels the job**: a queued one never starts, a running one is dropped at its next await.
 /// [`detach`](Self::detach) lets it go on without the handle.
 ///
-/// A handle may be awaited inside another job of the same pool. If every worker is then occupied by a job that waits for
+/// A handle may be awaited inside another job of the same pool. If every slot is then occupied by a job that waits for
 /// the pool itself, and none of these waits is over, nothing could ever run; the last one to wait gets
 /// [`JobError::WouldDeadlock`] instead. What counts as waiting: a handle, map, group or submission that was polled inside
 /// the job and has neither ended nor been dropped. The same holds where workers are free, but whatever is queued can never

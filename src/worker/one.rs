@@ -64,7 +64,8 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
         let Start { id, attempts, deadline, input, submitter, .. } = started;
         let drop_panicked;
         let result = {
-            let mut attempt = pin!(Attempt::new(id, attempts, slot, deadline, || call.call(input, submitter)));
+            let mut attempt =
+                pin!(Attempt::new(id, attempts, slot, seat.worker, deadline, || call.call(input, submitter)));
             let mut before_wait = |cx: &mut Context<'_>| {
                 outbox.flush();
                 while time.poll(cx).is_ready() {

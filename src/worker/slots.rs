@@ -31,19 +31,25 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
     let mut slots =
         Slots::new(&engine, own.len(), own.start, |Start { id, attempts, slot, deadline, input, submitter }| {
             let call = &call;
-            Attempt::new(id, attempts, slot, deadline, move || call.start(input, submitter))
+            Attempt::new(id, attempts, slot, seat.worker, deadline, move || call.start(input, submitter))
         });
     let mut time = Timekeeping::new(Arc::clone(&engine), own.start);
     // Its place in the line for a job, while it stands there.
     let mut line = pin!(false.then(|| engine.ready.pop()));
     let mut gone_on = 0;
     poll_fn(|cx| {
+        // A job that always wakes itself gets the others their turn: those of this worker, those in the queue, and the executor.
+        let mut polls = slots.count();
         for _ in 0..JOBS_PER_TURN {
-            // Jobs that never rest keep no other from its turn.
             gone_on += 1;
             if gone_on < JOBS_PER_LOOK
                 && let Some(at) = slots.woken.next()
             {
+                if polls == 0 {
+                    slots.woken.put_back(at);
+                    break;
+                }
+                polls -= 1;
                 // A job that comes is not to wait for one that is busy.
                 line.set(None);
                 slots.go_on(at, &mut outbox);
@@ -90,6 +96,9 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
         }
         line.set(None);
         outbox.flush();
+        while time.poll(cx).is_ready() {
+            time.pass();
+        }
         cx.waker().wake_by_ref();
         Poll::Pending
     })
@@ -116,6 +125,7 @@ struct Slot<In, T, E, X, F> {
     attempt: Pin<Box<Option<Attempt<X, F>>>>,
     ticket: Ticket<In, T, E>,
     listing: Arc<SlotWaker>,
+    /// The same, as polls want it.
     waker: Waker,
 }
 
@@ -127,6 +137,11 @@ where
 {
     fn new(engine: &'a Arc<Engine<In, T, E>>, most: usize, first: usize, make: M) -> Self {
         Self { engine, make, woken: Arc::new(Woken::default()), most, first, slots: Vec::new(), free: Vec::new() }
+    }
+
+    /// How many there are so far.
+    fn count(&self) -> usize {
+        self.slots.len()
     }
 
     fn is_full(&self) -> bool {
@@ -165,7 +180,7 @@ where
     /// Goes on with the job of a slot that was woken.
     fn go_on(&mut self, at: usize, outbox: &mut Outbox<In, T, E>) {
         let slot = &self.slots[at];
-        slot.listing.is_looked_at();
+        slot.listing.unlist();
         // It may have been woken by a job that is gone.
         if slot.attempt.is_some() {
             outbox.book();
@@ -178,7 +193,11 @@ where
         let slot = &mut self.slots[at];
         let Some(mut attempt) = slot.attempt.as_mut().as_pin_mut() else { return };
         let polled = attempt.as_mut().poll(self.engine, |_| {}, &mut Context::from_waker(&slot.waker));
-        let Poll::Ready(result) = polled else { return };
+        let Poll::Ready(result) = polled else {
+            // What others are waiting for does not wait for more of these.
+            outbox.send_if_due();
+            return;
+        };
         let drop_panicked = attempt.discard();
         slot.attempt.set(None);
         self.free.push(at);

@@ -31,6 +31,11 @@ impl Woken {
         self.state().slots.pop_front()
     }
 
+    /// The slot is not looked at after all; it comes first again.
+    pub(crate) fn put_back(&self, slot: usize) {
+        self.state().slots.push_front(slot);
+    }
+
     /// Leaves the worker's waker, unless a slot was woken already; says whether it may wait.
     pub(crate) fn wait(&self, waker: &Waker) -> bool {
         let mut state = self.state();
@@ -66,7 +71,7 @@ impl SlotWaker {
     }
 
     /// The slot is about to be polled: whoever wakes it from now on puts it into the list again.
-    pub(crate) fn is_looked_at(&self) {
+    pub(crate) fn unlist(&self) {
         self.is_listed.store(false, Ordering::SeqCst);
     }
 }
@@ -122,13 +127,13 @@ mod tests {
         // Until it is looked at, it is as good as listed.
         wakers[0].wake_by_ref();
         assert_eq!(woken.next(), None);
-        slots[0].is_looked_at();
+        slots[0].unlist();
         assert!(woken.wait(&worker));
         wakers[0].wake_by_ref();
         assert_eq!((woken.next(), count()), (Some(7), 2));
         assert!(woken.wait(&worker));
         woken.leave();
-        slots[1].is_looked_at();
+        slots[1].unlist();
         wakers[1].wake_by_ref();
         assert_eq!(count(), 2);
     }

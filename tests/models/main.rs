@@ -6,7 +6,7 @@
 //! ```
 //!
 //! `BRIGADE_SCHEDULES=n` goes through so many orders of each kind and model. A failure prints the order that led to it;
-//! `BRIGADE_SCHEDULE=…` with that text repeats it.
+//! `BRIGADE_SCHEDULE=…` with that text, `BRIGADE_SLOTS=…` as it says, and the name of the model repeat it.
 
 #![cfg(brigade_model = "shuttle")]
 
@@ -32,9 +32,22 @@ const CHANGES: usize = 3;
 /// Runs the model in many orders, for workers of one slot and of two. A wait that never ends is a deadlock, which the explorer finds by itself.
 fn explore<F: Future<Output = ()> + 'static>(model: impl Fn(usize) -> F + Send + Sync + 'static) {
     let model = Arc::new(model);
-    for slots in [1, 2] {
+    let only = std::env::var("BRIGADE_SLOTS").map(|text| text.parse().expect("BRIGADE_SLOTS is a number"));
+    for slots in only.map_or(vec![1, 2], |slots| vec![slots]) {
+        let _tell = TellSlots(slots);
         let model = Arc::clone(&model);
         explore_orders(move || block_on(model(slots)));
+    }
+}
+
+/// Tells with a failure how many slots the workers had.
+struct TellSlots(usize);
+
+impl Drop for TellSlots {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("to repeat it: BRIGADE_SLOTS={}", self.0);
+        }
     }
 }
 

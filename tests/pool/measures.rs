@@ -79,7 +79,7 @@ fn each_end_has_a_text() {
         (End::Closed, "the pool was closed before the source was exhausted"),
         (End::Aborted, "the pool was aborted"),
         (End::Abandoned, "workers were dropped"),
-        (End::WouldDeadlock, "every worker is occupied by a job that waits for its own pool"),
+        (End::WouldDeadlock, "every slot is occupied by a job that waits for its own pool"),
         (End::SourceFailed, "the source failed"),
         (End::TimedOut, "its deadline passed"),
     ];

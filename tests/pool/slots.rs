@@ -1,11 +1,12 @@
 //! Workers with many slots: the same promises, with several jobs in one future.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use brigade::{CancelReason, JobError, ManualTimer, Pool, Retry, Submitter, TimeLimit};
-use futures_lite::future;
+use brigade::{CancelReason, Inputs, JobError, ManualTimer, Map, Pool, Retry, Submitter, TimeLimit};
+use futures_lite::{future, stream};
 
 use crate::harness::{Gate, Live, Log, Watchdog, assert_over, assert_settled, block_on, everywhere, gated, poll_once};
 
@@ -273,6 +274,70 @@ fn a_job_that_never_rests_keeps_no_other_from_its_turn() {
     });
 }
 
+/// The worker that keeps the time is the one that never rests; the other one sleeps, or there is none.
+#[test]
+fn a_job_that_never_rests_does_not_stop_the_time() {
+    for (workers, slots) in [(1, 4), (2, 2), (2, 1)] {
+        let clock = ManualTimer::new();
+        let (builder, is_over) =
+            (Pool::builder().workers(workers).jobs_per_worker(slots), Arc::new(AtomicBool::new(false)));
+        let over = Arc::clone(&is_over);
+        let (pool, workers) = builder.timer(clock.clone()).build(move |n: u32| {
+            let over = Arc::clone(&over);
+            async move {
+                if n == 1 {
+                    over.store(true, Ordering::SeqCst);
+                }
+                while !over.load(Ordering::SeqCst) {
+                    future::yield_now().await;
+                }
+                Ok::<_, ()>(n)
+            }
+        });
+        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut delayed = pool.job(1).delay(Duration::from_secs(1)).try_submit().unwrap();
+        // The first one takes the role, and then the job.
+        assert_eq!(poll_once(workers[0].as_mut()), None);
+        let _restless = pool.try_submit(0).unwrap();
+        assert_eq!(poll_once(workers[0].as_mut()), None);
+        clock.advance(Duration::from_secs(1));
+        for _ in 0..100 {
+            for worker in &mut workers {
+                assert_eq!(poll_once(worker.as_mut()), None);
+            }
+        }
+        assert_eq!(poll_once(pin!(&mut delayed)), Some(Ok(1)), "{slots} slots");
+    }
+}
+
+/// Where the job's outcome waits to leave with others, a consumer that has nothing to read does not wait for other jobs' polls.
+#[test]
+fn an_outcome_does_not_wait_for_the_jobs_that_start_after_it() {
+    let (seen, kept) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(None::<Jobs>)));
+    let (log, map) = (Arc::clone(&seen), Arc::clone(&kept));
+    let (pool, workers) =
+        Pool::builder().workers(1).jobs_per_worker(100).timer(ManualTimer::new()).build(move |n: u32| {
+            // Each job after the first two looks what can be read when it is polled first.
+            if n >= 2
+                && let Some(map) = &mut *map.lock().unwrap()
+            {
+                while let Some(Some(completion)) = poll_once(pin!(map.next())) {
+                    log.lock().unwrap().push((n, completion.index));
+                }
+            }
+            async move { if n < 2 { Ok::<_, ()>(n) } else { future::pending().await } }
+        });
+    let mut map: Jobs = pool.map(0..10);
+    assert!(poll_once(pin!(map.next())).is_none());
+    *kept.lock().unwrap() = Some(map);
+    let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
+    assert_eq!(poll_once(worker.as_mut()), None);
+    assert_eq!(*seen.lock().unwrap(), [(2, 0), (3, 1)]);
+    *kept.lock().unwrap() = None;
+}
+
+type Jobs = Map<u32, u32, (), Inputs<stream::Iter<std::ops::Range<u32>>>>;
+
 #[test]
 fn an_abort_stops_the_jobs_of_all_slots() {
     everywhere(|env| async move {
@@ -294,6 +359,13 @@ fn an_abort_stops_the_jobs_of_all_slots() {
 fn a_handler_with_state_has_one_slot() {
     let builder = Pool::builder().jobs_per_worker(2).timer(ManualTimer::new());
     let _ = builder.build_with_state(|_| (), async |(): &mut (), n: u32| Ok::<_, ()>(n));
+}
+
+#[test]
+#[should_panic(expected = "workers × jobs_per_worker must be a number, got 2 × 9223372036854775808")]
+fn more_slots_than_there_are_numbers_are_refused() {
+    let builder = Pool::builder().workers(2).jobs_per_worker(1 << 63).timer(ManualTimer::new());
+    let _ = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
 }
 
 #[test]

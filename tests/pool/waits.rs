@@ -113,6 +113,49 @@ fn a_job_is_told_that_it_would_wait_for_ever_when_the_last_job_that_could_start_
     *own.lock().unwrap() = None;
 }
 
+/// While the last free worker begins to wait, an outcome that the consumer waits for is on its way out of it.
+#[test]
+fn an_outcome_that_has_not_left_its_worker_ends_a_wait_all_the_same() {
+    type Worker = Arc<Mutex<Option<BoxFuture<'static, ()>>>>;
+    let (own, other): (Arc<Mutex<Option<Pool<u32, u32, String>>>>, Worker) = Default::default();
+    let (inside, reader) = (Arc::clone(&own), Arc::clone(&other));
+    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build(move |n: u32| {
+        let (pool, reader) = (inside.lock().unwrap().clone().unwrap(), Arc::clone(&reader));
+        async move {
+            match n {
+                // Reads two of three.
+                100 => {
+                    let mut map = pool.map(1..4);
+                    for expected in [Ok(1), Ok(2)] {
+                        assert_eq!(map.next().await.unwrap().result, expected);
+                    }
+                }
+                3 => {
+                    let mut child = pool.try_submit(7).map_err(|refused| refused.to_string())?;
+                    let waits = poll_once(pin!(&mut child)).is_none();
+                    assert!(waits);
+                    // The reader has one to read, and waits for the next.
+                    let mut reader = reader.lock().unwrap().take().unwrap();
+                    assert_eq!(poll_once(reader.as_mut()), None);
+                    return child.await.map_err(|error| error.to_string());
+                }
+                _ => {}
+            }
+            Ok(n)
+        }
+    });
+    *own.lock().unwrap() = Some(pool.clone());
+    let mut workers = workers.into_iter();
+    let (mut first, second) = (Box::pin(workers.next().unwrap().run()), workers.next().unwrap().run());
+    let mut reads = pool.try_submit(100).unwrap();
+    let mut second: BoxFuture<'static, ()> = Box::pin(async move { second.await });
+    assert_eq!(poll_once(second.as_mut()), None);
+    *other.lock().unwrap() = Some(second);
+    assert_eq!(poll_once(first.as_mut()), None);
+    assert_eq!(poll_once(pin!(&mut reads)), None, "it is told that it waits for ever");
+    *own.lock().unwrap() = None;
+}
+
 /// A parent keeps the handle that its first attempt has waited for, and waits on in the second one, in the same slot.
 #[test]
 fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
