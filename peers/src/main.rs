@@ -40,6 +40,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use self::contender::Contender;
 use self::report::Report;
+use self::rounds::Effort;
 use self::workload::Workload;
 
 /// Measures brigade beside its peers.
@@ -58,9 +59,28 @@ struct Parts {
     /// Sections or workloads.
     #[arg(value_parser = matrix::name)]
     names: Vec<String>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How the matrix is measured.
+#[derive(Debug, Args)]
+struct How {
+    /// How often each contender has its turn; three times as often where a bound is close.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// So many times fewer jobs, to try something out: the figures are worth as much less.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    fewer: u64,
     /// Where the figures go.
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+impl How {
+    fn run(&self, names: &[String]) -> Result<bool, String> {
+        matrix::run(names, Effort::matrix(self.rounds.max(1), self.fewer), self.json.as_deref())
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,9 +90,8 @@ enum What {
         /// Sections or workloads; all if none is given.
         #[arg(long, value_parser = matrix::name)]
         only: Vec<String>,
-        /// Where the figures go.
-        #[arg(long)]
-        json: Option<PathBuf>,
+        #[command(flatten)]
+        how: How,
     },
     /// The bounds of the first rows, as ratios.
     Quick {
@@ -163,10 +182,10 @@ fn run(options: Options) -> Result<bool, String> {
             Options::command().print_long_help().map_err(|error| error.to_string())?;
             return Ok(true);
         }
-        return matrix::run(&options.parts.names, options.parts.json.as_deref());
+        return options.parts.how.run(&options.parts.names);
     };
     match what {
-        What::Matrix { only, json } => return matrix::run(&only, json.as_deref()),
+        What::Matrix { only, how } => return how.run(&only),
         What::Quick { json } => return matrix::quick(json.as_deref()),
         What::Plot { from, to } => {
             let svg = plot::svg(&Report::read(&from)?)?;

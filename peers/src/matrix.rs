@@ -23,9 +23,9 @@ fn sections() -> Vec<&'static str> {
 }
 
 /// Measures the sections or workloads of these names, all if there are none, and says whether every bound holds.
-pub(crate) fn run(only: &[String], json: Option<&Path>) -> Result<bool, String> {
+pub(crate) fn run(only: &[String], effort: Effort, json: Option<&Path>) -> Result<bool, String> {
     let is_meant = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
-    let (start, effort) = (Instant::now(), Effort::matrix());
+    let start = Instant::now();
     let (mut results, mut report) = (Results::default(), Report::new());
     println!("{}", report.machine);
     for section in sections() {

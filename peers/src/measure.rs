@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
+use cpu_time::ProcessTime;
 use serde::{Deserialize, Serialize};
 
 use crate::tally::Tally;
@@ -49,19 +49,19 @@ impl Sample {
 #[derive(Debug)]
 pub(crate) struct Running {
     wall: Instant,
-    cpu: Duration,
+    cpu: ProcessTime,
 }
 
 impl Running {
     pub(crate) fn start() -> Self {
-        Self { cpu: cpu_time(), wall: Instant::now() }
+        Self { cpu: ProcessTime::now(), wall: Instant::now() }
     }
 
     /// Stops, and panics unless all of `0..jobs` have results.
     #[track_caller]
     pub(crate) fn stop(self, jobs: u64, tally: Tally) -> Sample {
         let wall = self.wall.elapsed();
-        let cpu = cpu_time().saturating_sub(self.cpu);
+        let cpu = self.cpu.elapsed();
         tally.check(jobs);
         Sample { jobs, wall_ns: nanos(wall), cpu_ns: nanos(cpu), peak_kib: peak_kib(), ..Sample::default() }
     }
@@ -79,12 +79,6 @@ pub(crate) fn latencies(mut each: Vec<Duration>, cpu: Duration) -> Sample {
         median_ns: at(50),
         p99_ns: at(99),
     }
-}
-
-/// How long the processors have worked for this process.
-pub(crate) fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 /// By the kernel's account; 0 where it keeps none.

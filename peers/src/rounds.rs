@@ -31,13 +31,14 @@ pub(crate) struct Effort {
 
 impl Effort {
     /// For all tables.
-    pub(crate) fn matrix() -> Self {
-        Self { rounds: 5, most_rounds: 15, divisor: 1, until: Instant::now() + Duration::from_secs(14 * 60) }
+    pub(crate) fn matrix(rounds: usize, divisor: u64) -> Self {
+        let until = Instant::now() + Duration::from_secs(12 * 60);
+        Self { rounds, most_rounds: rounds * 3, divisor, until }
     }
 
     /// For the first rows, in a minute.
     pub(crate) fn quick() -> Self {
-        Self { rounds: 5, most_rounds: 15, divisor: 4, until: Instant::now() + Duration::from_secs(35) }
+        Self { rounds: 7, most_rounds: 21, divisor: 2, until: Instant::now() + Duration::from_secs(30) }
     }
 }
 
@@ -89,7 +90,7 @@ fn in_its_own_process(entry: Entry, divisor: u64) -> Result<Sample, String> {
     let load = workload::named(entry.workload)?.load(entry.contender, entry.threads);
     let output = Command::new(program)
         .args(["run", &entry.contender.name(), entry.workload])
-        .args(["--jobs", &(load.jobs / divisor).to_string(), "--threads", &load.threads.to_string()])
+        .args(["--jobs", &(load.jobs.div_ceil(divisor)).to_string(), "--threads", &load.threads.to_string()])
         .output()
         .map_err(|error| format!("{entry:?}: {error}"))?;
     serde_json::from_slice(&output.stdout)

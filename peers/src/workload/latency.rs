@@ -6,12 +6,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use async_lock::Semaphore;
+use cpu_time::ProcessTime;
 use futures_lite::future;
 
 use super::no_part;
 use crate::contender::brigade::{builder, handle};
 use crate::contender::{Contender, naive};
-use crate::measure::{Sample, cpu_time, latencies};
+use crate::measure::{Sample, latencies};
 use crate::runtime::{self, Load, Threads};
 use crate::work::{Ready, Work};
 
@@ -90,7 +91,7 @@ fn on_tokio(load: Load, is_across: bool) -> Sample {
 }
 
 async fn each(load: Load, submit: impl AsyncFn(u64) -> u64) -> Sample {
-    let start = cpu_time();
+    let start = ProcessTime::now();
     let mut times = Vec::with_capacity(usize::try_from(load.jobs).expect("so many fit into memory"));
     for n in 0..load.jobs {
         for _ in 0..TURNS {
@@ -102,5 +103,5 @@ async fn each(load: Load, submit: impl AsyncFn(u64) -> u64) -> Sample {
         times.push(submitted.elapsed());
         assert_eq!(result, n, "the outcome is that of another job");
     }
-    latencies(times, cpu_time().saturating_sub(start))
+    latencies(times, start.elapsed())
 }
