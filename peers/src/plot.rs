@@ -37,7 +37,11 @@ pub(crate) fn svg(report: &Report) -> Result<String, String> {
          font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
     );
     text(&mut svg, (20, 26), "font-size=\"18\" fill=\"#111111\"", "Time a job on one thread: shorter is better");
-    let method = format!("least of all rounds, a process each; {}", report.machine);
+    let method = format!(
+        "Red: the pool. Grey: a plain loop, and tasks between two bare channels. Blue: its peers. » is cut. \
+         Least of all rounds, a process each, on {}.",
+        report.machine
+    );
     text(&mut svg, (20, 46), "fill=\"#555555\"", &method);
     let mut y = TOP;
     for (line, height) in tables.chunks(COLUMNS).zip(heights) {
@@ -85,7 +89,8 @@ fn length(row: &Row) -> f64 {
 
 fn figure(row: &Row) -> String {
     match row.beside_ideal {
-        Some(ideal) => format!("{ideal:.2} × ideal"),
+        Some(ideal) if ideal < 10.0 => format!("{ideal:.2} × ideal"),
+        Some(ideal) => format!("{ideal:.0} × ideal"),
         None if row.wall_ns.min < 100.0 => format!("{:.1} ns", row.wall_ns.min),
         None => format!("{:.0} ns", row.wall_ns.min),
     }

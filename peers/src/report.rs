@@ -43,6 +43,8 @@ pub(crate) struct Row {
     pub(crate) wall_ns: Spread,
     pub(crate) cpu_ns: Spread,
     pub(crate) peak_mb: f64,
+    /// Instructions and allocations, where they are counted.
+    pub(crate) counts: Option<(f64, f64)>,
     /// Beside what the sleep alone would take.
     pub(crate) beside_ideal: Option<f64>,
     /// Of jobs that are measured one by one: the median and the 99th percentile.
@@ -109,19 +111,37 @@ impl Table {
         let is_single = self.rows.iter().any(|row| row.median_ns.is_some());
         let wall = if is_single { ["median", "99th %"] } else { ["wall min", "median"] };
         println!(
-            "  {:<20} {:>12} {:>12} {:>12} {:>12} {:>10} {:>8} {:>9} {:>6}",
-            "ns a job", wall[0], wall[1], "CPU min", "median", "beside us", "÷ ideal", "peak MB", "rounds"
+            "  {:<20} {:>12} {:>12} {:>12} {:>12} {:>10} {:>8} {:>8} {:>7} {:>8} {:>6}",
+            "ns a job",
+            wall[0],
+            wall[1],
+            "CPU min",
+            "median",
+            "beside us",
+            "÷ ideal",
+            "instr",
+            "allocs",
+            "peak MB",
+            "rounds"
         );
         for row in &self.rows {
             let [first, second] = match (row.median_ns, row.p99_ns) {
                 (Some(median), Some(p99)) => [median.min, p99.min],
                 _ => [row.wall_ns.min, row.wall_ns.median],
             };
-            let beside = brigade.map_or("-".into(), |ours| format!("{:.2}", row.order() / ours));
-            let ideal = row.beside_ideal.map_or("-".into(), |ideal| format!("{ideal:.2}"));
+            // That of lone jobs would be that of the pauses between them.
+            let cpu = (!is_single).then_some(row.cpu_ns);
             println!(
-                "  {:<20} {first:>12.1} {second:>12.1} {:>12.1} {:>12.1} {beside:>10} {ideal:>8} {:>9.1} {:>6}",
-                row.contender, row.cpu_ns.min, row.cpu_ns.median, row.peak_mb, row.rounds
+                "  {:<20} {first:>12.1} {second:>12.1} {:>12} {:>12} {:>10} {:>8} {:>8} {:>7} {:>8.1} {:>6}",
+                row.contender,
+                cell(cpu.map(|cpu| cpu.min), 1),
+                cell(cpu.map(|cpu| cpu.median), 1),
+                cell(brigade.map(|ours| row.order() / ours), 2),
+                cell(row.beside_ideal, 2),
+                cell(row.counts.map(|counts| counts.0), 0),
+                cell(row.counts.map(|counts| counts.1), 3),
+                row.peak_mb,
+                row.rounds
             );
         }
         self.absent.iter().for_each(|word| println!("  without {word}"));
@@ -144,6 +164,7 @@ impl Row {
             wall_ns,
             cpu_ns: spread(Sample::cpu_a_job)?,
             peak_mb: results.least(entry, Sample::peak_mb)?,
+            counts: results.counts(entry),
             beside_ideal: (workload.kind == Kind::Sleep).then(|| wall_ns.min / ideal),
             median_ns: first.median_ns.and_then(|_| spread(Sample::median)),
             p99_ns: first.p99_ns.and_then(|_| spread(|sample| sample.p99_ns.unwrap_or(0) as f64)),
@@ -175,6 +196,10 @@ impl Judged {
         let digits = if *bound < 1.0 { 3 } else { 2 };
         println!("{section:<13} {what:<78} {figure:>9.digits$} {unit:<5} {limit:>8} {bound:>7.digits$}  {word}");
     }
+}
+
+fn cell(figure: Option<f64>, digits: usize) -> String {
+    figure.map_or("-".into(), |figure| format!("{figure:.digits$}"))
 }
 
 /// Says whether a figure is within its bound, and prints both.

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::contender::{Contender, script};
+use crate::count;
 use crate::measure::Sample;
 use crate::workload;
 
@@ -47,6 +48,8 @@ impl Effort {
 pub(crate) struct Results {
     samples: BTreeMap<Entry, Vec<Sample>>,
     absent: BTreeMap<Contender, Option<String>>,
+    /// Instructions and allocations a job.
+    counts: BTreeMap<Entry, (f64, f64)>,
 }
 
 impl Results {
@@ -65,6 +68,23 @@ impl Results {
             }
         }
         Ok(())
+    }
+
+    /// Counts instructions and allocations a job; the scripts have interpreters that do much else.
+    pub(crate) fn count(&mut self, entry: Entry) -> Result<(), String> {
+        if !script::is_script(entry.contender) {
+            let Entry { workload, contender, .. } = entry;
+            let at_once = workload::named(workload)?.at_once;
+            let instructions = count::instructions_a_job(contender, workload, at_once)?;
+            let allocations = count::allocations_a_job(contender, workload, at_once)?;
+            self.counts.insert(entry, (instructions, allocations));
+        }
+        Ok(())
+    }
+
+    /// Instructions and allocations a job, if they were counted.
+    pub(crate) fn counts(&self, entry: Entry) -> Option<(f64, f64)> {
+        self.counts.get(&entry).copied()
     }
 
     /// All samples of an entry; empty if it was not measured.

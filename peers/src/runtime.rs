@@ -46,6 +46,9 @@ pub(crate) fn on_async_executor<W: Work>(load: Load, body: impl AsyncFnOnce(&Thr
 /// Runs `body` while so many threads of its own run an executor.
 pub(crate) fn beside_threads<W: Work, T>(threads: usize, body: impl FnOnce(&Threads) -> T) -> T {
     let executor = Threads::default();
+    if threads == 0 {
+        return body(&executor);
+    }
     let (stop, stopped) = async_channel::bounded::<()>(1);
     thread::scope(|scope| {
         for _ in 0..threads {

@@ -36,6 +36,11 @@ fn command(contender: Contender) -> Option<Command> {
     Some(command)
 }
 
+/// Whether it is one.
+pub(crate) fn is_script(contender: Contender) -> bool {
+    command(contender).is_some()
+}
+
 /// Why it cannot take part on this machine, if it cannot.
 pub(crate) fn why_absent(contender: Contender) -> Option<String> {
     let mut command = command(contender)?;

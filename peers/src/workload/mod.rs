@@ -226,6 +226,11 @@ impl Workload {
         }
     }
 
+    /// Whether instructions and allocations are counted, which one thread and ready jobs allow.
+    pub(crate) fn is_counted(&self) -> bool {
+        ["ready-10", "ready-1000", "yield-1000"].contains(&self.name)
+    }
+
     /// So many rounds, or fewer where one takes seconds.
     pub(crate) fn rounds(&self, rounds: usize) -> usize {
         let is_long = self.jobs > 1_000_000 || matches!(self.kind, Kind::Queued | Kind::Delayed);
