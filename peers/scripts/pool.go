@@ -26,7 +26,7 @@ func main() {
 	start := time.Now()
 	inputs, results := make(chan uint64, 1024), make(chan uint64, 1024)
 	var workers sync.WaitGroup
-	for range make([]struct{}, atOnce) {
+	for i := 0; i < atOnce; i++ {
 		workers.Add(1)
 		go func() {
 			defer workers.Done()

@@ -25,7 +25,8 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
     // Each worker has its first turn.
     future::block_on(async { while executor.try_tick() {} });
     mem::forget(executor);
-    running.stop(0, Tally::default())
+    // A worker each in place of a job.
+    Sample { jobs: load.at_once as u64, ..running.stop(0, Tally::default()) }
 }
 
 /// What the future of the handler takes, of which a worker has one.

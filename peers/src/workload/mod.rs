@@ -186,6 +186,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     workload("producers-100", "100 producers of 10,000 jobs", Kind::Producers(100), (1_000_000, 10), BOTH, SHARED),
     workload("producers-1000", "1,000 producers of 1,000 jobs", Kind::Producers(1_000), (1_000_000, 10), BOTH, SHARED),
     workload("lazy", "a million jobs mapped lazily, 100 at once", Kind::Yield, (1_000_000, 100), ONE, LAZY),
+    workload("idle", "10,000 workers that wait, each a job of its own", Kind::Idle, (0, 10_000), ONE, POOLS),
     workload("queued", "a million jobs queued, then run, 100 at once", Kind::Queued, (1_000_000, 100), ONE, QUEUES),
     workload("delayed", "a million jobs delayed by a second", Kind::Delayed, (1_000_000, 100), ONE, DELAYING),
     workload("workers-10", "10 workers", Kind::Ready, (500_000, 10), ONE, POOLS),
@@ -201,7 +202,6 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     workload("drain", "finish 100,000 queued jobs", Kind::Drain, (100_000, 10), ONE, SHARED),
     // What bounds are about, and no table shows.
     workload("held", "jobs that wait for an hour", Kind::Held, (100_000, 10), ONE, &[]),
-    workload("idle", "workers that wait", Kind::Idle, (0, 10_000), ONE, &[]),
     workload("empty", "a process that does nothing", Kind::Empty, (0, 1), ONE, &[]),
 ];
 /// The workload of this name.
