@@ -56,8 +56,6 @@ pub(crate) struct Bound {
     pub(crate) figure: Figure,
     pub(crate) limit: Limit,
     pub(crate) unit: &'static str,
-    /// Whether it is one of those that are looked at quickly.
-    pub(crate) is_quick: bool,
 }
 
 impl Limit {
@@ -137,7 +135,7 @@ impl Bound {
 pub(crate) fn all() -> Vec<Bound> {
     let mut bounds = Vec::new();
     let mut add = |section, what: String, figure, limit, unit| {
-        bounds.push(Bound { section, what, figure, limit, unit, is_quick: false });
+        bounds.push(Bound { section, what, figure, limit, unit });
     };
     ready(&mut add);
     one_by_one(&mut add);
@@ -174,9 +172,6 @@ pub(crate) fn all() -> Vec<Bound> {
     }
     memory(&mut add);
     growth(&mut add);
-    for bound in &mut bounds {
-        bound.is_quick = QUICK.contains(&bound.section);
-    }
     bounds
 }
 
@@ -241,9 +236,9 @@ fn ready(add: Add<'_>) {
 }
 
 fn one_by_one(add: Add<'_>) {
-    let detached = Figure::Counted(instructions, counting(BrigadeDetached, "ready-10", 10));
+    let detached = Figure::Counted(instructions, counting(BrigadeDetached, "submit", 10));
     add("submit", "submitted one by one, nobody waits: instructions a job".into(), detached, Limit::AtMost(350.0), "");
-    let handles = Figure::Counted(instructions, counting(BrigadeHandles, "ready-10", 10));
+    let handles = Figure::Counted(instructions, counting(BrigadeHandles, "submit", 10));
     add("submit", "submitted one by one, each awaited: instructions a job".into(), handles, Limit::AtMost(1_000.0), "");
 }
 

@@ -39,7 +39,7 @@ impl Effort {
 
     /// For the first rows, in a minute.
     pub(crate) fn quick() -> Self {
-        Self { rounds: 7, most_rounds: 21, divisor: 2, until: Instant::now() + Duration::from_secs(30) }
+        Self { rounds: 5, most_rounds: 15, divisor: 2, until: Instant::now() + Duration::from_secs(20) }
     }
 }
 

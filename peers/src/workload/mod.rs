@@ -1,4 +1,5 @@
-//! What is run: the list of workloads, who takes part in each, and the way from a name to a run.
+//! What is run, and the way from a name to a run. Who takes part in what is in `list`; work that is no stream of jobs has a file
+//! of its own.
 
 mod cancel;
 mod delayed;
@@ -6,9 +7,11 @@ mod drain;
 pub(crate) mod echo;
 pub(crate) mod idle;
 mod latency;
+mod list;
 mod producers;
 mod queued;
 
+pub(crate) use self::list::WORKLOADS;
 use crate::contender::Contender::{self, *};
 use crate::contender::{nothing, script};
 use crate::measure::Sample;
@@ -62,148 +65,6 @@ pub(crate) struct Workload {
     pub(crate) contenders: &'static [Contender],
 }
 
-const ALL: &[Contender] = &[
-    PlainLoop,
-    Naive,
-    Brigade,
-    BrigadeSlots,
-    BufferUnordered,
-    ForEachConcurrent,
-    FuturesBuffered,
-    FuturesConcurrency,
-    ParStream,
-    SpawnSemaphore,
-    JoinSet,
-    SpawnBuffered,
-    TowerBuffer,
-    Apalis,
-    Cronoq,
-    Python,
-    Node,
-    PQueue,
-    Go,
-];
-const WAITING: &[Contender] = &[
-    Naive,
-    Brigade,
-    BrigadeSlots,
-    BufferUnordered,
-    ForEachConcurrent,
-    FuturesBuffered,
-    FuturesConcurrency,
-    ParStream,
-    SpawnSemaphore,
-    JoinSet,
-    SpawnBuffered,
-    TowerBuffer,
-    Apalis,
-    Cronoq,
-    Python,
-    Node,
-    PQueue,
-    Go,
-];
-const COMPUTING: &[Contender] = &[
-    PlainLoop,
-    Naive,
-    Brigade,
-    BrigadeSlots,
-    ParStream,
-    SpawnSemaphore,
-    JoinSet,
-    SpawnBuffered,
-    RayonIter,
-    RayonSpawn,
-    Threadpool,
-];
-const ON_SOCKETS: &[Contender] = &[
-    Naive,
-    Brigade,
-    BrigadeSlots,
-    BufferUnordered,
-    ForEachConcurrent,
-    FuturesBuffered,
-    ParStream,
-    SpawnSemaphore,
-    JoinSet,
-    SpawnBuffered,
-    TowerBuffer,
-];
-const ASKED_ONE_BY_ONE: &[Contender] = &[PlainLoop, Naive, Brigade, BrigadeSlots, SpawnSemaphore, JoinSet];
-const SHARED: &[Contender] = &[Naive, Brigade, BrigadeSlots, SpawnSemaphore, JoinSet];
-const LAZY: &[Contender] =
-    &[PlainLoop, Naive, Brigade, BrigadeSlots, BufferUnordered, FuturesBuffered, ParStream, SpawnSemaphore, JoinSet];
-const QUEUES: &[Contender] = &[Naive, Brigade, BrigadeSlots, SpawnSemaphore, JoinSet];
-const CANCELLING: &[Contender] =
-    &[Naive, Brigade, BrigadeSlots, BufferUnordered, FuturesBuffered, SpawnSemaphore, JoinSet];
-/// Those that have a delay, or a task that sleeps.
-const DELAYING: &[Contender] = &[Brigade, BrigadeSlots, SpawnSemaphore, JoinSet];
-const POOLS: &[Contender] = &[Naive, Brigade, BrigadeSlots];
-const BOTH: &[usize] = &[1, 2];
-const ONE: &[usize] = &[1];
-const TWO: &[usize] = &[2];
-
-const fn workload(
-    name: &'static str,
-    about: &'static str,
-    kind: Kind,
-    (jobs, at_once): (u64, usize),
-    threads: &'static [usize],
-    contenders: &'static [Contender],
-) -> Workload {
-    Workload { name, about, kind, at_once, jobs, threads, contenders }
-}
-
-/// All of them, in the order of the tables.
-pub(crate) const WORKLOADS: &[Workload] = &[
-    workload("ready-10", "ready at once, 10 at once", Kind::Ready, (1_000_000, 10), BOTH, ALL),
-    workload("ready-1000", "ready at once, 1,000 at once", Kind::Ready, (1_000_000, 1_000), BOTH, ALL),
-    workload("yield-1000", "yield once, 1,000 at once", Kind::Yield, (500_000, 1_000), BOTH, ALL),
-    workload("sleep-10", "sleep 1 ms, 10 at once", Kind::Sleep, (3_000, 10), ONE, WAITING),
-    workload("sleep-1000", "sleep 1 ms, 1,000 at once", Kind::Sleep, (100_000, 1_000), BOTH, WAITING),
-    workload("sleep-10000", "sleep 1 ms, 10,000 at once", Kind::Sleep, (100_000, 10_000), BOTH, WAITING),
-    workload("head-of-line", "20,000 sleeps of 1 ms, 1,000 at once", Kind::Sleep, (20_000, 1_000), BOTH, POOLS),
-    workload("compute", "compute 10 µs, 2 threads", Kind::Compute, (50_000, 10), TWO, COMPUTING),
-    workload("echo", "loopback echo, 100 at once", Kind::Echo, (30_000, 100), ONE, ON_SOCKETS),
-    workload(
-        "latency",
-        "submission to outcome of a lone job, same thread",
-        Kind::Latency { is_across: false },
-        (2_000, 10),
-        ONE,
-        ASKED_ONE_BY_ONE,
-    ),
-    workload(
-        "latency-across",
-        "submission to outcome of a lone job, another thread",
-        Kind::Latency { is_across: true },
-        (2_000, 10),
-        ONE,
-        ASKED_ONE_BY_ONE,
-    ),
-    workload("producers-1", "1 producer of 1,000,000 jobs", Kind::Producers(1), (1_000_000, 10), BOTH, SHARED),
-    workload("producers-10", "10 producers of 100,000 jobs", Kind::Producers(10), (1_000_000, 10), BOTH, SHARED),
-    workload("producers-100", "100 producers of 10,000 jobs", Kind::Producers(100), (1_000_000, 10), BOTH, SHARED),
-    workload("producers-1000", "1,000 producers of 1,000 jobs", Kind::Producers(1_000), (1_000_000, 10), BOTH, SHARED),
-    workload("lazy", "a million jobs mapped lazily, 100 at once", Kind::Yield, (1_000_000, 100), ONE, LAZY),
-    workload("idle", "10,000 workers that wait, each a job of its own", Kind::Idle, (0, 10_000), ONE, POOLS),
-    workload("queued", "a million jobs queued, then run, 100 at once", Kind::Queued, (1_000_000, 100), ONE, QUEUES),
-    workload("delayed", "a million jobs delayed by a second", Kind::Delayed, (1_000_000, 100), ONE, DELAYING),
-    workload("workers-10", "10 workers", Kind::Ready, (500_000, 10), ONE, POOLS),
-    workload("workers-100", "100 workers", Kind::Ready, (500_000, 100), ONE, POOLS),
-    workload("workers-1000", "1,000 workers", Kind::Ready, (500_000, 1_000), ONE, POOLS),
-    workload("workers-10000", "10,000 workers", Kind::Ready, (500_000, 10_000), ONE, POOLS),
-    workload("workers-100000", "100,000 workers", Kind::Ready, (500_000, 100_000), ONE, POOLS),
-    workload("jobs-10000", "10,000 jobs", Kind::Ready, (10_000, 10), ONE, POOLS),
-    workload("jobs-100000", "100,000 jobs", Kind::Ready, (100_000, 10), ONE, POOLS),
-    workload("jobs-1000000", "1,000,000 jobs", Kind::Ready, (1_000_000, 10), ONE, POOLS),
-    workload("jobs-10000000", "10,000,000 jobs", Kind::Ready, (10_000_000, 10), ONE, POOLS),
-    workload("cancel", "cancel 100,000 queued jobs", Kind::Cancel, (100_000, 10), ONE, CANCELLING),
-    workload("drain", "finish 100,000 queued jobs", Kind::Drain, (100_000, 10), ONE, SHARED),
-    // What bounds are about, and no table shows.
-    workload("held", "jobs that wait for an hour", Kind::Held, (100_000, 10), ONE, &[]),
-    workload("empty", "a process that does nothing", Kind::Empty, (0, 1), ONE, &[]),
-];
 /// The workload of this name.
 pub(crate) fn named(name: &str) -> Result<Workload, String> {
     let found = WORKLOADS.iter().find(|workload| workload.name == name);
@@ -228,7 +89,7 @@ impl Workload {
 
     /// Whether instructions and allocations are counted, which one thread and ready jobs allow.
     pub(crate) fn is_counted(&self) -> bool {
-        ["ready-10", "ready-1000", "yield-1000"].contains(&self.name)
+        ["ready-10", "ready-1000", "submit", "yield-1000"].contains(&self.name)
     }
 
     /// So many rounds, or fewer where one takes seconds.
@@ -246,7 +107,20 @@ impl Workload {
 
     /// Runs it in this process.
     pub(crate) fn run(&self, contender: Contender, load: Load) -> Result<Sample, String> {
-        if let Some(result) = script::run(contender, self.word(), load) {
+        let word = match self.kind {
+            Kind::Ready => Some("ready"),
+            Kind::Yield => Some("yield"),
+            Kind::Sleep => Some("sleep"),
+            _ => None,
+        };
+        let takes_part = match contender {
+            RayonIter | RayonSpawn | Threadpool => self.kind == Kind::Compute,
+            _ => word.is_some() || !script::is_script(contender),
+        };
+        if !takes_part {
+            return Err(format!("{} takes no part in {}", contender.name(), self.name));
+        }
+        if let Some(result) = script::run(contender, word.unwrap_or_default(), load) {
             return result;
         }
         Ok(match self.kind {
@@ -273,15 +147,6 @@ impl Workload {
             Kind::Drain => drain::run(contender, load),
             Kind::Empty => nothing(),
         })
-    }
-
-    /// What a script calls the work.
-    fn word(&self) -> &'static str {
-        match self.kind {
-            Kind::Yield => "yield",
-            Kind::Sleep => "sleep",
-            _ => "ready",
-        }
     }
 }
 
