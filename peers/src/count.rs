@@ -1,46 +1,102 @@
-//! Instructions a job, by callgrind. A short and a long run of this very program are compared, so that what is done once
-//! cancels out; the figure repeats to well under a hundredth, whatever else the machine does.
+//! What can be counted, and does not jitter: instructions a job by callgrind, allocations and bytes by the allocator that dhat
+//! puts in place. A short and a long run of this very program are compared, so that what is done once cancels out. An allocator
+//! that counts inside this program would slow down who allocates, in the very runs whose time is taken.
 
 use std::process::Command;
 
-use clap::ValueEnum;
+use crate::contender::Contender::{self, *};
+use crate::report::hold;
 
-use crate::hold;
-use crate::workload::Workload;
+/// What is run, and on how many jobs or workers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    pub(crate) contender: Contender,
+    pub(crate) workload: &'static str,
+    pub(crate) jobs: u64,
+    pub(crate) at_once: usize,
+}
 
 const SHORT: u64 = 8_000;
 const LONG: u64 = 24_000;
 
-/// Counts, compares with the bounds, and says whether they hold.
-pub(crate) fn measure() -> Result<bool, String> {
-    let straight = a_job(Workload::Straight)?;
-    let scheduled = a_job(Workload::Scheduled)?;
-    for workload in [Workload::Handles, Workload::Detached, Workload::Cronoq] {
-        println!("{:<66} {:>9.2}", format!("{workload:?}, instructions a job"), a_job(workload)?);
+/// Counts what the repository's own check looks at, compares with the bounds, and says whether they hold.
+pub(crate) fn check() -> Result<bool, String> {
+    let [straight, scheduled, handles, detached, cronoq] =
+        [Brigade, BrigadePolicies, BrigadeHandles, BrigadeDetached, Cronoq]
+            .map(|contender| instructions_a_job(contender, "ready-10", 10));
+    for (what, count) in [("Handles", handles?), ("Detached", detached?), ("Cronoq", cronoq?)] {
+        println!("{:<66} {count:>9.2}", format!("{what}, instructions a job"));
     }
+    let (straight, scheduled) = (straight?, scheduled?);
     println!("{:<66} {straight:>9.2}", "Straight, instructions a job");
     println!("{:<66} {scheduled:>9.2}", "Scheduled, instructions a job");
     Ok(hold("Scheduled beside Straight, instructions", scheduled / straight, 10.0, "x"))
 }
 
-fn a_job(workload: Workload) -> Result<f64, String> {
-    let (short, long) = (instructions(workload, SHORT)?, instructions(workload, LONG)?);
-    Ok((long.saturating_sub(short)) as f64 / (LONG - SHORT) as f64)
+/// Counts these contenders at this workload, and prints.
+pub(crate) fn print(contenders: &[Contender], workload: &'static str, at_once: usize) -> Result<(), String> {
+    println!("{workload}, one thread: {:<12} {:>14} {:>14}", "", "instructions", "allocations");
+    for &contender in contenders {
+        let instructions = instructions_a_job(contender, workload, at_once)?;
+        let allocations = allocations_a_job(contender, workload, at_once)?;
+        println!("{:<34} {instructions:>14.1} {allocations:>14.3}", contender.name());
+    }
+    Ok(())
 }
 
-fn instructions(workload: Workload, jobs: u64) -> Result<u64, String> {
+/// Of the long run beside the short one.
+pub(crate) fn instructions_a_job(contender: Contender, workload: &'static str, at_once: usize) -> Result<f64, String> {
+    per_job(contender, workload, at_once, instructions)
+}
+
+/// Of the long run beside the short one.
+pub(crate) fn allocations_a_job(contender: Contender, workload: &'static str, at_once: usize) -> Result<f64, String> {
+    per_job(contender, workload, at_once, |run| Ok(dhat(run, "Total:")?.1))
+}
+
+fn per_job(
+    contender: Contender,
+    workload: &'static str,
+    at_once: usize,
+    count: impl Fn(Run) -> Result<u64, String>,
+) -> Result<f64, String> {
+    let run = |jobs| count(Run { contender, workload, jobs, at_once });
+    Ok((run(LONG)? as f64 - run(SHORT)? as f64) / (LONG - SHORT) as f64)
+}
+
+/// Of a whole run, by callgrind.
+pub(crate) fn instructions(run: Run) -> Result<u64, String> {
+    let told = valgrind("callgrind", "--callgrind-out-file=/dev/null", run)?;
+    let collected = told.lines().find_map(|line| line.split_once("Collected :"));
+    let count = collected.and_then(|(_, count)| count.trim().parse().ok());
+    count.ok_or_else(|| format!("callgrind tells no number of instructions:\n{told}"))
+}
+
+/// The bytes of the heap that are in use when the process ends.
+pub(crate) fn live_bytes(run: Run) -> Result<u64, String> {
+    Ok(dhat(run, "At t-end:")?.0)
+}
+
+/// Bytes and blocks of a line of dhat's.
+fn dhat(run: Run, line: &str) -> Result<(u64, u64), String> {
+    let told = valgrind("dhat", "--dhat-out-file=/dev/null", run)?;
+    let found = told.lines().find_map(|told| told.split_once(line)).and_then(|(_, figures)| {
+        let (bytes, blocks) = figures.split_once("bytes in")?;
+        let number = |text: &str| text.replace(',', "").split_whitespace().next()?.parse().ok();
+        Some((number(bytes)?, number(blocks)?))
+    });
+    found.ok_or_else(|| format!("dhat tells nothing of `{line}`:\n{told}"))
+}
+
+fn valgrind(tool: &str, option: &str, run: Run) -> Result<String, String> {
     let program = std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;
-    let name = workload.to_possible_value().expect("no workload is hidden").get_name().to_owned();
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .args([&format!("--tool={tool}"), option])
         .arg(program)
-        .args(["run", &name, &jobs.to_string()])
+        .args(["run", &run.contender.name(), run.workload, "--jobs", &run.jobs.to_string()])
+        .args(["--at-once", &run.at_once.to_string()])
         .output()
         .map_err(|error| format!("valgrind: {error}; it is a package of the same name"))?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    let collected = told.lines().find_map(|line| line.split_once("Collected :"));
-    collected
-        .and_then(|(_, count)| count.trim().parse().ok())
-        .filter(|_| output.status.success())
-        .ok_or_else(|| format!("valgrind run {name} {jobs}: {}\n{told}", output.status))
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(told) } else { Err(format!("{tool}, {run:?}: {}\n{told}", output.status)) }
 }

@@ -1,35 +1,111 @@
-//! The pool beside its peers, on the same work in one run. Wall times are noisy, so contenders take turns and what counts are
-//! ratios within a run; instructions are counted by callgrind, and do not jitter.
+//! The pool beside its peers, on the same work in one run. Wall times are noisy, so contenders take turns, each round in a process
+//! of its own, and what counts are ratios within a run; instructions, allocations and bytes are counted by valgrind, and do not
+//! jitter.
 //!
-//! `cargo run --release -p brigade-peers -- schedule` measures what scheduling costs; `-- count` counts instructions, and needs
-//! valgrind. Both end with 1 if a bound does not hold.
+//! | `cargo run --release -p brigade-peers -- …` | what it does |
+//! |---|---|
+//! | `matrix` | all tables, and every bound with `held` or `missed`, in 20 minutes |
+//! | `quick` | the bounds of the first rows, in a minute |
+//! | `ready-10`, or any other workload or section | its tables and bounds |
+//! | `plot FILE.json FILE.svg` | a picture of what `--json FILE.json` has kept |
+//! | `schedule` | what scheduling costs |
+//! | `count` | instructions a job |
+//! | `soak`, `stress` | long runs and rough ones |
+//! | `run CONTENDER WORKLOAD` | one run in this process, as a line of JSON |
+//!
+//! Who measures bounds ends with 1 if one does not hold. All need valgrind but `run`, `plot`, `soak` and `stress`.
 
+#![forbid(unsafe_code)]
+
+mod bounds;
+mod contender;
 mod count;
+mod matrix;
+mod measure;
+mod plot;
+mod report;
+mod rounds;
+mod runtime;
 mod schedule;
 mod soak;
+mod tally;
+mod work;
 mod workload;
 
-use std::alloc::System;
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use self::contender::Contender;
+use self::report::Report;
+use self::rounds::Effort;
 use self::workload::Workload;
-
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Measures brigade beside its peers.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Options {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    #[command(flatten)]
+    parts: Parts,
+}
+
+/// Parts of the matrix, by name.
+#[derive(Debug, Args)]
+struct Parts {
+    /// Sections or workloads.
+    #[arg(value_parser = matrix::name)]
+    names: Vec<String>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How the matrix is measured.
+#[derive(Debug, Args)]
+struct How {
+    /// How often each contender has its turn; three times as often where a bound is close.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// So many times fewer jobs, to try something out: the figures are worth as much less.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    fewer: u64,
+    /// Where the figures go.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+impl How {
+    fn run(&self, names: &[String]) -> Result<bool, String> {
+        matrix::run(names, Effort::matrix(self.rounds.max(1), self.fewer), self.json.as_deref())
+    }
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// All tables, and every bound with `held` or `missed`.
+    Matrix {
+        /// Sections or workloads; all if none is given.
+        #[arg(long, value_parser = matrix::name)]
+        only: Vec<String>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// The bounds of the first rows, as ratios.
+    Quick {
+        /// Where the figures go.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Draws the figures of a matrix.
+    Plot {
+        /// What `--json` has written.
+        from: PathBuf,
+        /// The picture.
+        to: PathBuf,
+    },
     /// What a job costs with every scheduling policy on, beside none, and beside a queue with comparable ones.
     Schedule {
         /// How often each contender has its turn.
@@ -37,7 +113,13 @@ enum What {
         rounds: u32,
     },
     /// Instructions a job, by callgrind: the difference of a long and a short run.
-    Count,
+    Count {
+        /// Whose instructions and allocations; those of the pool, and their bound, if none is given.
+        contenders: Vec<Contender>,
+        /// At what.
+        #[arg(long, default_value = "ready-10", value_parser = workload::named)]
+        workload: Workload,
+    },
     /// Runs very many jobs, and fails if memory, threads or open files grow.
     Soak {
         /// How many jobs, without and with policies.
@@ -53,43 +135,75 @@ enum What {
         #[arg(default_value_t = 20_000)]
         rounds: u64,
     },
-    /// Runs one workload once, and prints nothing.
+    /// Runs one contender once in this process, and prints what it took as a line of JSON.
     Run {
-        /// Which.
-        workload: Workload,
-        /// How many jobs.
-        #[arg(value_parser = clap::value_parser!(u64).range(1..))]
-        jobs: u64,
+        /// Who.
+        contender: Contender,
+        /// A workload, or a number of jobs that are ready at once.
+        #[arg(value_parser = of_run)]
+        work: (Workload, Option<u64>),
+        /// How many jobs, if not as many as the workload says.
+        #[arg(long)]
+        jobs: Option<u64>,
+        /// How many at once, if not as many as the workload says.
+        #[arg(long)]
+        at_once: Option<usize>,
+        /// On how many threads.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
     },
+    /// The echo server of a workload: tells its address, and serves until it is killed.
+    #[command(hide = true)]
+    Serve,
+}
+
+fn of_run(text: &str) -> Result<(Workload, Option<u64>), String> {
+    match text.parse() {
+        Ok(jobs) => Ok((workload::named("ready-10")?, Some(jobs))),
+        Err(_) => Ok((workload::named(text)?, None)),
+    }
 }
 
 fn main() -> ExitCode {
-    let is_held = match Options::parse().what {
-        What::Schedule { rounds } => schedule::measure(rounds),
-        What::Count => match count::measure() {
-            Ok(is_held) => is_held,
-            Err(error) => {
-                eprintln!("{error}");
-                return ExitCode::from(2);
-            }
-        },
-        What::Soak { jobs } => soak::soak(jobs),
-        What::Stress { threads, rounds } => {
-            soak::stress(threads, rounds);
-            true
+    match run(Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
         }
-        What::Run { workload, jobs } => {
-            workload.run(jobs);
-            true
-        }
-    };
-    if is_held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
 }
 
-/// Says whether a figure is within its bound, and prints both.
-fn hold(what: &str, figure: f64, bound: f64, unit: &str) -> bool {
-    let is_held = figure <= bound;
-    let word = if is_held { "held" } else { "MISSED" };
-    println!("{what:<66} {figure:>9.2} {unit:<5} bound {bound:>7.2}  {word}");
-    is_held
+/// Says whether every bound holds that has been looked at.
+fn run(options: Options) -> Result<bool, String> {
+    let Some(what) = options.what else {
+        if options.parts.names.is_empty() {
+            Options::command().print_long_help().map_err(|error| error.to_string())?;
+            return Ok(true);
+        }
+        return options.parts.how.run(&options.parts.names);
+    };
+    match what {
+        What::Matrix { only, how } => return how.run(&only),
+        What::Quick { json } => return matrix::quick(json.as_deref()),
+        What::Plot { from, to } => {
+            let svg = plot::svg(&Report::read(&from)?)?;
+            fs::write(&to, svg).map_err(|error| format!("{}: {error}", to.display()))?;
+        }
+        What::Schedule { rounds } => return schedule::measure(rounds),
+        What::Count { contenders, .. } if contenders.is_empty() => return count::check(),
+        What::Count { contenders, workload } => count::print(&contenders, workload.name, workload.at_once)?,
+        What::Soak { jobs } => return Ok(soak::soak(jobs)),
+        What::Stress { threads, rounds } => soak::stress(threads, rounds),
+        What::Run { contender, work: (workload, number), jobs, at_once, threads } => {
+            let mut load = workload.load(contender, threads);
+            load.jobs = jobs.or(number).unwrap_or(load.jobs);
+            load.at_once = at_once.unwrap_or(load.at_once);
+            let sample = workload.run(contender, load)?;
+            println!("{}", serde_json::to_string(&sample).map_err(|error| error.to_string())?);
+        }
+        What::Serve => workload::echo::serve().map_err(|error| error.to_string())?,
+    }
+    Ok(true)
 }
