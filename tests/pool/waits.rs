@@ -148,7 +148,7 @@ fn an_outcome_that_has_not_left_its_worker_ends_a_wait_all_the_same() {
     let mut workers = workers.into_iter();
     let (mut first, second) = (Box::pin(workers.next().unwrap().run()), workers.next().unwrap().run());
     let mut reads = pool.try_submit(100).unwrap();
-    let mut second: BoxFuture<'static, ()> = Box::pin(async move { second.await });
+    let mut second: BoxFuture<'static, ()> = Box::pin(second);
     assert_eq!(poll_once(second.as_mut()), None);
     *other.lock().unwrap() = Some(second);
     assert_eq!(poll_once(first.as_mut()), None);

@@ -29,11 +29,10 @@ fn one_slot_builder<In, E>(load: Load) -> Builder<In, E> {
     Pool::builder().workers(load.at_once)
 }
 
-/// The best that the pool has for great numbers of small or waiting jobs.
-///
-/// A worker has one slot today, so this is the same as the above; it is here that the number of jobs a worker belongs.
+/// As many workers as threads, and the jobs in their slots: for great numbers of small or waiting jobs.
 fn slots_builder<In, E>(load: Load) -> Builder<In, E> {
-    one_slot_builder(load)
+    let workers = load.threads.min(load.at_once).max(1);
+    Pool::builder().workers(workers).jobs_per_worker(load.at_once.div_ceil(workers))
 }
 
 /// Every policy there is, none of which ever holds a job up.
