@@ -628,7 +628,7 @@ impl<J> Schedule<J> {
         self.lanes.audit(self.records.iter().map(jobs))
     }
 
-    /// Gives a priority to one of the jobs that wait.
+    /// Gives a priority to one of the jobs that wait, for the simulator; any will do.
     pub(crate) fn prioritise(&mut self, number: u32) -> bool {
         let waiting: Vec<(Spot, u64)> = (self.records.iter())
             .filter(|(_, record)| record.state != State::Running)
