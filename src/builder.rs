@@ -66,8 +66,8 @@ pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 ///
 /// # What is bounded by what
 ///
-/// With `W` slots (`workers × jobs_per_worker`), `Q` the queue capacity, `C` the child capacity and `R` the retry capacity, a pool holds at most
-/// `Q + C + R + W` jobs without an outcome, and:
+/// With `W` slots (`workers × jobs_per_worker`), `Q` the queue capacity, `C` the child capacity and `R` the retry capacity, a
+/// pool holds at most `Q + C + R + W` jobs without an outcome, and:
 ///
 /// | jobs that are | at most |
 /// |---|---|
@@ -168,7 +168,8 @@ impl<In, E> Builder<In, E> {
     ///
     /// # Panics
     ///
-    /// If `count` is 0; the methods that build panic if `workers × jobs_per_worker` is more than memory can hold. Handlers with a state have one slot for it: [`build_with_state`](Self::build_with_state) panics with more.
+    /// If `count` is 0; the methods that build panic if `workers × jobs_per_worker` is more than memory can hold. Handlers with a
+    /// state have one slot for it: [`build_with_state`](Self::build_with_state) panics with more.
     ///
     /// # Examples
     ///

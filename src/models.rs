@@ -8,8 +8,7 @@
 //!
 //! `LOOM_MAX_PREEMPTIONS=n` looks at more orders. A wait that never ends is a deadlock, which loom finds by itself.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -25,6 +24,7 @@ use crate::queue::ready::Ready;
 use crate::reply::{Entry, Outbox, Ticket};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::worker::Workers;
+use crate::worker::one::job_or_moment;
 use crate::worker::woken::{SlotWaker, Woken};
 use crate::{CancelReason, JobError, ManualTimer, Pool};
 
@@ -299,15 +299,7 @@ fn serve(engine: &Books, slot: usize) {
     let mut time = Timekeeping::new(Arc::clone(engine), slot);
     let entry = block_on(async {
         loop {
-            let next = {
-                let mut next = pin!(engine.ready.pop());
-                poll_fn(|cx| match next.as_mut().poll(cx) {
-                    Poll::Ready(next) => Poll::Ready(Some(next)),
-                    Poll::Pending => time.poll(cx).map(|()| None),
-                })
-                .await
-            };
-            match next {
+            match job_or_moment(engine, &mut time).await {
                 Some(Ok(entry)) => break Some(entry),
                 Some(Err(_)) => break None,
                 None => time.pass(),

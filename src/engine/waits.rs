@@ -65,11 +65,13 @@ impl<In, T, E> State<In, T, E> {
     /// let none start.
     pub(super) fn is_blocked(&self) -> bool {
         let (slots, blocked) = (self.ledger.slots(), self.running.blocked());
+        if blocked == 0 {
+            return false;
+        }
         match &self.schedule {
             None => self.running.is_blocked(slots),
             Some(schedule) => {
-                blocked > 0
-                    && blocked >= self.ledger.running()
+                blocked >= self.ledger.running()
                     && (blocked >= slots.min(schedule.allowed()) || schedule.is_stuck(self.ledger.queued_total()))
             }
         }
@@ -77,7 +79,7 @@ impl<In, T, E> State<In, T, E> {
 
     /// Those to wake so that they find that they would wait for ever, if it is so.
     pub(super) fn blocked(&self) -> Vec<Waker> {
-        if self.running.blocked() > 0 && self.is_blocked() {
+        if self.is_blocked() {
             self.running.waiting().map(|(_, waiting)| waiting.waker.clone()).collect()
         } else {
             Vec::new()

@@ -5,7 +5,7 @@
 //! keeps the time for the schedule. A worker takes a job only when one of its slots is free; with [one](one) it runs its jobs one
 //! by one, with many it polls those that [go on](slots).
 
-mod one;
+pub(crate) mod one;
 mod slots;
 pub(crate) mod woken;
 

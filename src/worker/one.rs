@@ -9,12 +9,13 @@ use futures_lite::future;
 
 use super::{JOBS_PER_TURN, Seat, Start, end, start};
 use crate::attempt::Attempt;
+use crate::engine::Engine;
 use crate::engine::timekeeper::Timekeeping;
 use crate::error::JobError;
 use crate::handler::Call;
 use crate::observe::Event;
 use crate::queue::ready::Closed;
-use crate::reply::{Outbox, Ticket};
+use crate::reply::{Entry, Outbox, Ticket};
 
 /// Runs jobs until the pool is drained or aborted.
 pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::Error>, mut call: C) {
@@ -37,15 +38,7 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
             Ok(None) => {
                 jobs = 0;
                 outbox.flush();
-                let next = {
-                    let mut next = pin!(engine.ready.pop());
-                    poll_fn(|cx| match next.as_mut().poll(cx) {
-                        Poll::Ready(next) => Poll::Ready(Some(next)),
-                        Poll::Pending => time.poll(cx).map(|()| None),
-                    })
-                    .await
-                };
-                match next {
+                match job_or_moment(&engine, &mut time).await {
                     Some(Ok(entry)) => entry,
                     Some(Err(Closed)) => break,
                     None => {
@@ -84,4 +77,17 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
         }
         end(&engine, result, &mut ticket, &mut outbox);
     }
+}
+
+/// Waits for a job, and keeps the time meanwhile. `None`: the next moment has come; the place in the line for a job is given up.
+pub(crate) async fn job_or_moment<In, T, E>(
+    engine: &Engine<In, T, E>,
+    time: &mut Timekeeping<In, T, E>,
+) -> Option<Result<Entry<In, T, E>, Closed>> {
+    let mut job = pin!(engine.ready.pop());
+    poll_fn(|cx| match job.as_mut().poll(cx) {
+        Poll::Ready(job) => Poll::Ready(Some(job)),
+        Poll::Pending => time.poll(cx).map(|()| None),
+    })
+    .await
 }

@@ -88,22 +88,25 @@ fn each_end_has_a_text() {
     }
 }
 
+/// All on one thread, where each poll of the worker can be counted.
 #[test]
 fn a_worker_lets_others_have_the_thread_after_256_jobs() {
-    let started = Log::new();
-    let starts = started.clone();
-    let (pool, workers) =
-        Pool::builder().workers(1).queue_capacity(600).timer(ManualTimer::new()).build(move |n: u32| {
+    for slots in [1, 8] {
+        let started = Log::new();
+        let starts = started.clone();
+        let builder = Pool::builder().workers(1).jobs_per_worker(slots).queue_capacity(600);
+        let (pool, workers) = builder.timer(ManualTimer::new()).build(move |n: u32| {
             starts.push(n);
             async move { Ok::<_, ()>(n) }
         });
-    (0..600).for_each(|n| pool.try_submit(n).unwrap().detach());
-    let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
-    let turns = [0; 4].map(|_| {
-        assert_eq!(poll_once(worker.as_mut()), None);
-        started.take().len()
-    });
-    assert_eq!(turns, [256, 256, 88, 0]);
+        (0..600).for_each(|n| pool.try_submit(n).unwrap().detach());
+        let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
+        let turns = [0; 4].map(|_| {
+            assert_eq!(poll_once(worker.as_mut()), None);
+            started.take().len()
+        });
+        assert_eq!(turns, [256, 256, 88, 0], "{slots} slots");
+    }
 }
 
 /// All on one thread: within one poll of the worker, which nothing makes wait.

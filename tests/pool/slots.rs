@@ -234,27 +234,6 @@ fn what_fails_in_a_slot_is_tried_again_beside_the_others() {
     });
 }
 
-/// All on one thread, where each poll of the worker can be counted.
-#[test]
-fn a_worker_with_slots_lets_others_have_the_thread_after_256_steps() {
-    let started = Log::new();
-    let starts = started.clone();
-    let (pool, workers) =
-        Pool::builder().workers(1).jobs_per_worker(8).queue_capacity(600).timer(ManualTimer::new()).build(
-            move |n: u32| {
-                starts.push(n);
-                async move { Ok::<_, ()>(n) }
-            },
-        );
-    (0..600).for_each(|n| pool.try_submit(n).unwrap().detach());
-    let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
-    let turns = [0; 4].map(|_| {
-        assert_eq!(poll_once(worker.as_mut()), None);
-        started.take().len()
-    });
-    assert_eq!(turns, [256, 256, 88, 0]);
-}
-
 /// A job that always has itself woken keeps neither the other jobs of its worker nor those in the queue from their turn.
 #[test]
 fn a_job_that_never_rests_keeps_no_other_from_its_turn() {

@@ -25,26 +25,8 @@ const ALL: &[Contender] = &[
     PQueue,
     Go,
 ];
-const WAITING: &[Contender] = &[
-    Naive,
-    Brigade,
-    BrigadeSlots,
-    BufferUnordered,
-    ForEachConcurrent,
-    FuturesBuffered,
-    FuturesConcurrency,
-    ParStream,
-    SpawnSemaphore,
-    JoinSet,
-    SpawnBuffered,
-    TowerBuffer,
-    Apalis,
-    Cronoq,
-    Python,
-    Node,
-    PQueue,
-    Go,
-];
+/// A plain loop does not wait for many at once.
+const WAITING: &[Contender] = ALL.split_at(1).1;
 const COMPUTING: &[Contender] = &[
     PlainLoop,
     Naive,
