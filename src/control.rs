@@ -115,6 +115,7 @@ impl<In, T, E> Pool<In, T, E> {
                     return;
                 }
                 mark(&mut state.ledger);
+                state.call_desks();
             }
             if let Some(place) = inside::find(self.engine().identity()) {
                 panic!("{what} must not be awaited inside a job of the same pool, got job {}", place.id);

@@ -125,6 +125,7 @@ mod queue;
 mod reply;
 mod results;
 pub mod rt;
+mod spares;
 mod submit;
 mod sync;
 mod task_pool;

@@ -262,7 +262,7 @@ impl<In, T, E> Pool<In, T, E> {
     #[track_caller]
     pub fn set_attempt_timeout(&self, limit: Option<Duration>) {
         assert!(limit.is_none_or(|limit| !limit.is_zero()), "attempt_timeout must be longer than 0, got 0ns");
-        self.engine.state().limits.attempt = limit;
+        self.engine.state_alone().limits.attempt = limit;
     }
 
     /// Sets the one place where failures go that nobody awaits: those of detached jobs, of jobs added by such, and of jobs

@@ -7,6 +7,7 @@
 //! tried again turns from a ticket to what is held. A ticket that is dropped, because its worker was, reports the job as
 //! abandoned.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
@@ -20,9 +21,10 @@ use crate::observe::{Event, JobId, Outcome};
 use crate::planted::{self, Bug};
 use crate::pool::{Unhandled, Unstarted};
 use crate::queue::ledger::{Origin, Wakes};
+use crate::queue::ready;
 use crate::queue::running::Occupant;
 use crate::queue::schedule::Spot;
-use crate::results::stream::{Delivery, Stream};
+use crate::results::stream::{Delivery, Stream, Success};
 use crate::results::{Completion, Timings};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -44,6 +46,74 @@ pub(crate) struct Streamed<In, T, E> {
     /// Its record in the schedule, once that has released it.
     pub(crate) spot: Option<Spot>,
     pub(crate) accepted_at: Option<Instant>,
+}
+
+/// Jobs of one map that were handed in together, numbered one after another.
+pub(crate) struct Lot<In, T, E> {
+    pub(crate) stream: Arc<Stream<In, T, E>>,
+    /// Of the first.
+    id: JobId,
+    index: usize,
+    inputs: VecDeque<In>,
+}
+
+impl<In, T, E> Lot<In, T, E> {
+    pub(crate) fn new(stream: Arc<Stream<In, T, E>>, id: JobId, index: usize, inputs: Vec<In>) -> Self {
+        Self { stream, id, index, inputs: VecDeque::from(inputs) }
+    }
+
+    /// Takes out the oldest: its number, its number within the map, and its input.
+    #[inline(always)]
+    pub(crate) fn take_input(&mut self) -> Option<(JobId, usize, In)> {
+        let input = self.inputs.pop_front()?;
+        let (id, index) = (self.id, self.index);
+        (self.id, self.index) = (id.offset(1), index + 1);
+        Some((id, index, input))
+    }
+}
+
+impl<In, T, E> ready::Lot for Lot<In, T, E> {
+    type Job = Entry<In, T, E>;
+
+    fn len(&self) -> usize {
+        self.inputs.len()
+    }
+
+    fn take_first(&mut self) -> Option<Entry<In, T, E>> {
+        let (id, index, input) = self.take_input()?;
+        let (stream, origin) = (Arc::clone(&self.stream), Origin::Outside);
+        Some(Entry::Streamed(Streamed { input, stream, id, index, origin, spot: None, accepted_at: None }))
+    }
+
+    fn split_half(&mut self) -> Self {
+        let half = self.inputs.len().div_ceil(2);
+        let rest = self.inputs.split_off(half);
+        let inputs = std::mem::replace(&mut self.inputs, rest);
+        let (id, index) = (self.id, self.index);
+        (self.id, self.index) = (id.offset(half), index + half);
+        Self { stream: Arc::clone(&self.stream), id, index, inputs }
+    }
+
+    fn number(&self) -> u64 {
+        self.id.as_u64()
+    }
+
+    fn number_of(job: &Entry<In, T, E>) -> u64 {
+        job.id().as_u64()
+    }
+
+    fn is_dead(&self) -> bool {
+        self.stream.cancelled().is_some()
+    }
+}
+
+impl<In, T, E> Drop for Lot<In, T, E> {
+    fn drop(&mut self) {
+        // Whoever takes the last one out has the room of the list to spare.
+        if self.inputs.is_empty() {
+            self.stream.input_spares.keep(Vec::from(std::mem::take(&mut self.inputs)));
+        }
+    }
 }
 
 /// A job that the schedule keeps: small, however large the input is.
@@ -225,7 +295,7 @@ impl<In, T, E> Streamed<In, T, E> {
             entry.settle_unstarted(engine, JobError::Abandoned, attempts);
             return None;
         }
-        let stream = Arc::as_ptr(&self.stream).addr();
+        let stream = self.stream.identity().get();
         let mut occupant = Occupant::new(self.id, self.index, Some(stream));
         occupant.spot = self.spot;
         let (mut limits, mut wakes) = (Limits::default(), Wakes::default());
@@ -627,6 +697,25 @@ impl<In, T, E> Ticket<In, T, E> {
         self.accepted_at = accepted_at;
     }
 
+    /// Takes over a job that was in a hand, in its first attempt.
+    pub(crate) fn adopt(&mut self, stream: &Arc<Stream<In, T, E>>, id: JobId, index: usize) {
+        self.past = Past::NONE;
+        self.begin(Reply::Stream(Arc::clone(stream)), id, index, None, Limits::default());
+        self.attempts = 1;
+    }
+
+    /// Gives up the job, whose success is noted: what it is called.
+    pub(crate) fn release(&mut self) -> Option<(JobId, usize)> {
+        self.reply.take().map(|_| (self.id, self.index))
+    }
+
+    /// Whether there is nothing to tell of its success beside the value.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.attempts == 1
+            && self.kept.is_none()
+            && matches!(&self.reply, Some(Reply::Stream(stream)) if stream.engine.is_plain)
+    }
+
     /// The map or group that the job belongs to.
     pub(crate) fn stream(&self) -> Option<&Arc<Stream<In, T, E>>> {
         match &self.reply {
@@ -866,11 +955,13 @@ const fn outcome_of<T, E>(result: &Result<T, JobError<E>>) -> Outcome {
 /// together. They leave as soon as the consumer has nothing to read when a job ends, and before the worker waits for
 /// anything. Dropping the outbox sends what it holds.
 pub(crate) struct Outbox<In, T, E> {
-    /// `None` only while `held` is empty.
+    /// `None` only while nothing is held.
     stream: Option<Arc<Stream<In, T, E>>>,
     /// At most [`Outbox::MOST`].
     held: Vec<Completion<In, T, E>>,
-    /// How many of them are announced.
+    /// The same, of successes of which there is nothing more to tell; only one of the two lists has something in it.
+    successes: Vec<Success<T>>,
+    /// How many are announced.
     announced: usize,
     /// The slot and the job of a success, the last one held, that is not in the books yet. Nothing is sent before it is.
     unbooked: Option<(usize, JobId)>,
@@ -880,7 +971,7 @@ impl<In, T, E> Outbox<In, T, E> {
     const MOST: usize = 64;
 
     pub(crate) const fn new() -> Self {
-        Self { stream: None, held: Vec::new(), announced: 0, unbooked: None }
+        Self { stream: None, held: Vec::new(), successes: Vec::new(), announced: 0, unbooked: None }
     }
 
     /// Whether the last job of the slot is still to be booked.
@@ -930,19 +1021,44 @@ impl<In, T, E> Outbox<In, T, E> {
             "what is for others has left before the job started"
         );
         if self.held.capacity() == 0 {
-            self.held = stream.take_spare();
-            self.held.reserve_exact(Self::MOST);
+            self.held = stream.spares.take();
         }
         if self.stream.is_none() {
             self.stream = Some(stream);
+        } else if !self.successes.is_empty() {
+            self.send();
         }
+    }
+
+    /// A job of this stream has succeeded, and is about to be booked.
+    #[inline(always)]
+    pub(crate) fn expect_success(&mut self, stream: &Arc<Stream<In, T, E>>) {
+        if self.stream.is_none() {
+            self.stream = Some(Arc::clone(stream));
+        }
+        self.announce_first();
+    }
+
+    /// The success that was expected, which is in the books now.
+    #[inline(always)]
+    pub(crate) fn succeed(&mut self, success: Success<T>) {
+        if !self.held.is_empty() {
+            self.send();
+        }
+        if self.successes.capacity() == 0
+            && let Some(stream) = &self.stream
+        {
+            self.successes = stream.success_spares.take();
+        }
+        self.successes.push(success);
+        self.send_if_due();
     }
 
     /// Says that something arrives when the first is held, so that nobody takes the wait for it for one without end. What else
     /// it holds arrives with that.
     #[inline(always)]
     fn announce_first(&mut self) {
-        if self.held.is_empty()
+        if self.announced == 0
             && let Some(stream) = &self.stream
         {
             stream.announce();
@@ -955,26 +1071,37 @@ impl<In, T, E> Outbox<In, T, E> {
     pub(crate) fn send_if_due(&mut self) {
         let Some(stream) = &self.stream else { return };
         // How many travel together is a matter of speed; the vector would hold more.
-        if self.held.len() >= Self::MOST || stream.is_starved() {
-            Self::send(stream, &mut self.held, &mut self.announced);
+        if self.held.len() + self.successes.len() >= Self::MOST || stream.is_starved() {
+            self.send();
         }
     }
 
-    fn send(stream: &Stream<In, T, E>, held: &mut Vec<Completion<In, T, E>>, announced: &mut usize) {
+    fn send(&mut self) {
+        let Some(stream) = &self.stream else { return };
         // Lists of none and of one would do, but cost more.
-        match held.len() {
+        match self.held.len() {
             0 => {}
-            1 => held.pop().into_iter().for_each(|completion| stream.deliver(Delivery::One(completion))),
-            _ => stream.deliver(Delivery::Many(std::mem::take(held))),
+            1 => self.held.pop().into_iter().for_each(|completion| stream.deliver(Delivery::One(completion))),
+            _ => stream.deliver(Delivery::Many(std::mem::take(&mut self.held))),
         }
-        stream.arrived(std::mem::take(announced));
+        match self.successes.len() {
+            0 => {}
+            1 => self
+                .successes
+                .pop()
+                .into_iter()
+                .for_each(|success| stream.deliver(Delivery::One(success.into_completion()))),
+            _ => stream.deliver(Delivery::Successes(std::mem::take(&mut self.successes))),
+        }
+        stream.arrived(std::mem::take(&mut self.announced));
     }
 
     /// Sends what it holds.
     pub(crate) fn flush(&mut self) {
         self.book();
-        if let Some(stream) = self.stream.take() {
-            Self::send(&stream, &mut self.held, &mut self.announced);
+        if self.stream.is_some() {
+            self.send();
+            self.stream = None;
         }
     }
 }

@@ -26,14 +26,13 @@ use crate::observe::{Event, JobId};
 use crate::rt::BoxFuture;
 
 pin_project! {
-    /// One attempt, pinned in the worker that runs it. Dropping it drops the handler's future, and cannot hurt anybody.
-    pub(crate) struct Attempt<M, F> {
+    /// The attempts of one slot, one after another: each pinned where its future stays. Dropping it drops the handler's future,
+    /// and cannot hurt anybody.
+    pub(crate) struct Attempt<F> {
         id: JobId,
         slot: usize,
         deadline: Option<(Instant, TimeLimit)>,
         span: JobSpan,
-        // What makes the future; called at the first poll.
-        make: Option<M>,
         #[pin]
         future: Option<F>,
         // Whether the handler's future has panicked in its drop.
@@ -42,48 +41,147 @@ pin_project! {
         sleep: Option<BoxFuture<'static, ()>>,
     }
 
-    impl<M, F> PinnedDrop for Attempt<M, F> {
+    impl<F> PinnedDrop for Attempt<F> {
         fn drop(this: Pin<&mut Self>) {
             this.discard();
         }
     }
 }
 
-impl<M, F> Attempt<M, F> {
+impl<F> Attempt<F> {
+    /// Prepares a slot.
+    pub(crate) const fn new(slot: usize) -> Self {
+        Self {
+            id: JobId(0),
+            slot,
+            deadline: None,
+            span: JobSpan::NONE,
+            future: None,
+            drop_panicked: false,
+            sleep: None,
+        }
+    }
+
+    /// Whether there is none.
+    pub(crate) const fn is_over(&self) -> bool {
+        self.future.is_none()
+    }
+
     /// Drops the handler's future in place, if it is still there; says whether that has panicked, now or before.
     #[inline(always)]
     pub(crate) fn discard(self: Pin<&mut Self>) -> bool {
-        if self.make.is_some() || self.future.is_some() {
+        if self.future.is_some() {
             return self.discard_now();
         }
-        self.drop_panicked
+        self.close_span()
+    }
+
+    #[inline(always)]
+    fn close_span(self: Pin<&mut Self>) -> bool {
+        let this = self.project();
+        this.span.close();
+        *this.drop_panicked
     }
 
     #[cold]
     fn discard_now(self: Pin<&mut Self>) -> bool {
         let mut this = self.project();
-        let dropped = unwind::catch(|| {
-            *this.make = None;
-            this.future.set(None);
-        });
+        let dropped = unwind::catch(|| this.future.set(None));
         *this.drop_panicked = dropped.is_err();
+        this.span.close();
         *this.drop_panicked
     }
-}
 
-impl<M: FnOnce() -> F, F> Attempt<M, F> {
-    /// Prepares the attempt; `make` is called when it is polled first.
-    #[inline]
-    pub(crate) fn new(
-        id: JobId,
-        attempts: u32,
-        slot: usize,
-        worker: usize,
-        deadline: Option<(Instant, TimeLimit)>,
-        make: M,
-    ) -> Self {
-        let span = JobSpan::new(id, attempts, worker);
-        Self { id, slot, deadline, span, make: Some(make), future: None, drop_panicked: false, sleep: None }
+    /// Begins an attempt in a slot where there is none, and polls it for the first time; `make` makes its future. Otherwise as
+    /// [`poll`](Self::poll).
+    #[inline(always)]
+    pub(crate) fn begin<In, T, E>(
+        mut self: Pin<&mut Self>,
+        engine: &Engine<In, T, E>,
+        job: &Begin,
+        make: impl FnOnce() -> F,
+        before_wait: impl FnOnce(&mut Context<'_>),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<T, JobError<E>>>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let this = self.as_mut().project();
+        (*this.id, *this.deadline, *this.drop_panicked) = (job.id, job.deadline, false);
+        this.span.renew(job.id, job.attempts, engine.worker_of(*this.slot));
+        if this.sleep.is_some() {
+            *this.sleep = None;
+        }
+        if let Some(interrupt) = engine.signals[self.slot].interrupted() {
+            *self.project().drop_panicked = unwind::discard(make);
+            return Poll::Ready(Err(interrupted(interrupt)));
+        }
+        match self.as_mut().poll_handler(engine, Some(make), cx) {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => self.wait(engine, before_wait, cx),
+        }
+    }
+
+    /// Makes first attempts without a limit, one after another, behind one guard, until there is no more, or one waits or does not
+    /// succeed. `next` takes the value of the one before and says which is the next.
+    #[inline(always)]
+    pub(crate) fn run<In, T, E, I>(
+        mut self: Pin<&mut Self>,
+        engine: &Engine<In, T, E>,
+        mut next: impl FnMut(Option<T>) -> Option<(JobId, I)>,
+        make: impl Fn(I) -> F,
+        cx: &mut Context<'_>,
+    ) -> Ran<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let (slot, signal) = (self.slot, &engine.signals[self.slot]);
+        let mut this = self.as_mut().project();
+        (*this.deadline, *this.drop_panicked, *this.sleep) = (None, false, None);
+        let mut at = Standing::Over(None);
+        let guarded = unwind::catch(|| {
+            while let Standing::Over(value) = &mut at {
+                let Some((id, input)) = next(value.take()) else { return };
+                at = Standing::Panicked;
+                *this.id = id;
+                if let Some(interrupt) = signal.interrupted() {
+                    at = Standing::Failed(interrupted(interrupt));
+                    drop(input);
+                    return;
+                }
+                this.span.renew(id, 1, engine.worker_of(slot));
+                this.span.in_scope(|| {
+                    inside::enter(Place { pool: engine.identity(), slot, id }, || {
+                        this.future.set(Some(make(input)));
+                        let Some(future) = this.future.as_mut().as_pin_mut() else { return };
+                        at = match future.poll(cx) {
+                            Poll::Pending => Standing::Waits,
+                            Poll::Ready(Ok(value)) => Standing::Over(Some(value)),
+                            Poll::Ready(Err(error)) => Standing::Failed(JobError::Failed(error)),
+                        };
+                        if !matches!(at, Standing::Waits) {
+                            this.future.set(None);
+                        }
+                    });
+                });
+                if !matches!(at, Standing::Waits) {
+                    this.span.close();
+                }
+            }
+        });
+        if guarded.is_err() {
+            *this.drop_panicked = !matches!(at, Standing::Panicked);
+        }
+        match (at, guarded) {
+            (Standing::Waits, _) => match self.wait(engine, |_| {}, cx) {
+                Poll::Ready(result) => Ran::Ended(result),
+                Poll::Pending => Ran::Waits,
+            },
+            (Standing::Over(Some(value)), _) => Ran::Ended(Ok(value)),
+            (Standing::Failed(error), _) => Ran::Ended(Err(error)),
+            (Standing::Panicked, Err(message)) => Ran::Ended(Err(JobError::Panicked(message))),
+            (Standing::Over(None) | Standing::Panicked, _) => Ran::Out,
+        }
     }
 
     /// Goes on with the attempt. `before_wait` is called each time before it waits for something.
@@ -96,13 +194,23 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
     where
         F: Future<Output = Result<T, E>>,
     {
-        let signal = &engine.signals[self.slot];
-        if let Some(interrupt) = signal.interrupted() {
+        if let Some(interrupt) = engine.signals[self.slot].interrupted() {
             return Poll::Ready(Err(interrupted(interrupt)));
         }
-        if let Poll::Ready(result) = self.as_mut().poll_handler(engine, cx) {
-            return Poll::Ready(result);
+        match self.as_mut().poll_handler(engine, None::<fn() -> F>, cx) {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => self.wait(engine, before_wait, cx),
         }
+    }
+
+    /// The handler's future is pending: waits for an interruption or the limit, too.
+    fn wait<In, T, E>(
+        self: Pin<&mut Self>,
+        engine: &Engine<In, T, E>,
+        before_wait: impl FnOnce(&mut Context<'_>),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<T, JobError<E>>> {
+        let signal = &engine.signals[self.slot];
         if let Some(interrupt) = signal.listen(cx.waker()) {
             return Poll::Ready(Err(interrupted(interrupt)));
         }
@@ -118,6 +226,7 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
     fn poll_handler<In, T, E>(
         self: Pin<&mut Self>,
         engine: &Engine<In, T, E>,
+        make: Option<impl FnOnce() -> F>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, JobError<E>>>
     where
@@ -126,7 +235,7 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
         let job = self.id;
         let place = Place { pool: engine.identity(), slot: self.slot, id: job };
         let start = engine.slow_poll.map(|_| engine.timer.now());
-        let polled = self.poll_guarded(place, cx);
+        let polled = self.poll_guarded(place, make, cx);
         if let (Some(bound), Some(start)) = (engine.slow_poll, start) {
             let took = engine.timer.now().saturating_duration_since(start);
             if took > bound {
@@ -138,7 +247,12 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
 
     /// Makes the future if there is none yet, polls it, and drops it when it is done, behind one guard.
     #[inline(always)]
-    fn poll_guarded<T, E>(self: Pin<&mut Self>, place: Place, cx: &mut Context<'_>) -> Poll<Result<T, JobError<E>>>
+    fn poll_guarded<T, E>(
+        self: Pin<&mut Self>,
+        place: Place,
+        make: Option<impl FnOnce() -> F>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<T, JobError<E>>>
     where
         F: Future<Output = Result<T, E>>,
     {
@@ -147,7 +261,7 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
         let guarded = unwind::catch(|| {
             this.span.in_scope(|| {
                 inside::enter(place, || {
-                    if let Some(make) = this.make.take() {
+                    if let Some(make) = make {
                         this.future.set(Some(make()));
                     }
                     let Some(future) = this.future.as_mut().as_pin_mut() else { return };
@@ -169,6 +283,35 @@ impl<M: FnOnce() -> F, F> Attempt<M, F> {
             },
         }
     }
+}
+
+/// How it went on with several jobs.
+pub(crate) enum Ran<T, E> {
+    /// There is no more.
+    Out,
+    /// The last one waits.
+    Waits,
+    /// That was the last one, and it did not go on from there.
+    Ended(Result<T, JobError<E>>),
+}
+
+/// How it stands with the last of several jobs.
+enum Standing<T, E> {
+    /// With its value, if there was one.
+    Over(Option<T>),
+    Waits,
+    Failed(JobError<E>),
+    /// So it is, unless something else is known.
+    Panicked,
+}
+
+/// What an attempt is told at its beginning.
+#[derive(Debug)]
+pub(crate) struct Begin {
+    pub(crate) id: JobId,
+    /// Which one it is of the job.
+    pub(crate) attempts: u32,
+    pub(crate) deadline: Option<(Instant, TimeLimit)>,
 }
 
 const fn interrupted<E>(interrupt: Interrupt) -> JobError<E> {

@@ -13,8 +13,17 @@ mod with {
     pub(crate) struct JobSpan(tracing::Span);
 
     impl JobSpan {
-        pub(crate) fn new(job: JobId, attempt: u32, worker: usize) -> Self {
-            Self(tracing::info_span!("job", id = job.as_u64(), attempt, worker))
+        /// Of no job.
+        pub(crate) const NONE: Self = Self(tracing::Span::none());
+
+        /// Becomes that of an attempt.
+        pub(crate) fn renew(&mut self, job: JobId, attempt: u32, worker: usize) {
+            self.0 = tracing::info_span!("job", id = job.as_u64(), attempt, worker);
+        }
+
+        /// The attempt is over.
+        pub(crate) fn close(&mut self) {
+            self.0 = tracing::Span::none();
         }
 
         pub(crate) fn in_scope<R>(&self, call: impl FnOnce() -> R) -> R {
@@ -30,12 +39,14 @@ mod without {
     #[derive(Debug)]
     pub(crate) struct JobSpan;
 
+    #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "the same calls as with the feature")]
     impl JobSpan {
-        pub(crate) const fn new(_job: JobId, _attempt: u32, _worker: usize) -> Self {
-            Self
-        }
+        pub(crate) const NONE: Self = Self;
 
-        #[expect(clippy::unused_self, reason = "the same call as with the feature")]
+        pub(crate) const fn renew(&mut self, _job: JobId, _attempt: u32, _worker: usize) {}
+
+        pub(crate) const fn close(&mut self) {}
+
         pub(crate) fn in_scope<R>(&self, call: impl FnOnce() -> R) -> R {
             call()
         }

@@ -7,6 +7,7 @@
 #[cfg(feature = "testing")]
 mod audit;
 mod control;
+mod desks;
 pub(crate) mod scheduling;
 mod signal;
 pub(crate) mod timekeeper;
@@ -30,12 +31,13 @@ use crate::error::{CancelReason, JobError};
 use crate::observe::{Event, JobId, Observer, Outcome, Stats};
 use crate::planted::{self, Bug};
 use crate::pool::{Interrupted, Unhandled, Unstarted};
+use crate::queue::desk::Desk;
 use crate::queue::ledger::{Ledger, Life, Origin, Refusal, Wakes};
-use crate::queue::ready::Ready;
+use crate::queue::ready::{Lot as _, Ready};
 use crate::queue::running::{Occupant, Running};
 use crate::queue::schedule::lanes::Key;
 use crate::queue::schedule::{Policy, Schedule, Spot, Terms};
-use crate::reply::{Entry, Held};
+use crate::reply::{Entry, Held, Lot};
 use crate::rt::Timer;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -49,6 +51,10 @@ pub(crate) struct State<In, T, E> {
     pub(crate) limits: Limits,
     /// What an abort has interrupted and no report has named yet; at most one a slot.
     interrupted: Vec<Interrupted>,
+    /// Those whose journals are part of the books; as many as workers are being polled.
+    open_desks: Vec<Arc<Desk<Lot<In, T, E>>>>,
+    /// Others, for workers to come.
+    spare_desks: Vec<Arc<Desk<Lot<In, T, E>>>>,
     /// Decides which job starts when, once anything asks for it; without it, jobs start as they come.
     pub(crate) schedule: Option<Box<Schedule<Held<In, T, E>>>>,
     keeper: Keeper,
@@ -71,7 +77,11 @@ impl<In, T, E> State<In, T, E> {
 
 pub(crate) struct Engine<In, T, E> {
     state: Mutex<State<In, T, E>>,
-    pub(crate) ready: Ready<Entry<In, T, E>>,
+    pub(crate) ready: Ready<Lot<In, T, E>>,
+    /// Whether there is nothing to do about a job but to run it: nobody watches or measures, and it adds none.
+    pub(crate) is_plain: bool,
+    /// How many jobs from outside may be queued.
+    pub(crate) capacity: usize,
     /// How many slots a worker has: those from `worker × slots_each` on.
     slots_each: usize,
     /// One for each slot.
@@ -147,6 +157,8 @@ impl<In, T, E> Engine<In, T, E> {
                 running: Running::new(slots),
                 limits: settings.limits,
                 interrupted: Vec::new(),
+                open_desks: Vec::new(),
+                spare_desks: Vec::new(),
                 schedule,
                 keeper: Keeper::default(),
                 account: settings.retry.as_ref().and_then(|retry| retry.policy.account()),
@@ -155,6 +167,12 @@ impl<In, T, E> Engine<In, T, E> {
                 retries_refused: 0,
             }),
             ready: Ready::new(settings.capacity),
+            capacity: settings.capacity,
+            is_plain: settings.observer.is_none()
+                && settings.retry.is_none()
+                && settings.slow_poll.is_none()
+                && !settings.timings
+                && !settings.adds_jobs,
             slots_each,
             signals: (0..slots).map(|_| Signal::default()).collect(),
             quiet: event_listener::Event::new(),
@@ -180,8 +198,21 @@ impl<In, T, E> Engine<In, T, E> {
         })
     }
 
+    /// The books, with all journals entered.
+    #[inline]
     pub(crate) fn state(&self) -> MutexGuard<'_, State<In, T, E>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.open_desks.is_empty() {
+            state.enter_journals();
+        }
+        state
+    }
+
+    /// The same, for what must not cross the start or the end of a job: no worker goes on without this lock.
+    pub(crate) fn state_alone(&self) -> MutexGuard<'_, State<In, T, E>> {
+        let mut state = self.state();
+        state.call_desks();
+        state
     }
 
     /// How many workers there were at first.
@@ -362,6 +393,17 @@ impl<In, T, E> Engine<In, T, E> {
         self.look_for_end();
     }
 
+    /// Puts accepted jobs of one map on their way together.
+    pub(crate) fn launch_lot(&self, lot: Lot<In, T, E>) {
+        if self.is_scheduled() {
+            let mut lot = lot;
+            self.schedule_many(std::iter::from_fn(|| lot.take_first()).collect());
+        } else if let Err(stranded) = self.ready.push_lot(lot) {
+            self.abandon(stranded);
+        }
+        self.look_for_end();
+    }
+
     fn abandon(&self, entries: impl IntoIterator<Item = Entry<In, T, E>>) {
         for entry in entries {
             let attempts = self.attempts(&entry);
@@ -497,7 +539,7 @@ impl<In, T, E> Engine<In, T, E> {
 
     /// Interrupts the running jobs of one map or group.
     pub(crate) fn interrupt_stream(&self, stream: usize, reason: CancelReason) {
-        let state = self.state();
+        let state = self.state_alone();
         let wakers: Vec<Waker> = state
             .running
             .occupied()
@@ -513,7 +555,7 @@ impl<In, T, E> Engine<In, T, E> {
     /// Moves the life of the pool on; see [`Life`].
     pub(crate) fn close(&self, life: Life) {
         let (was_open, wakes) = {
-            let mut state = self.state();
+            let mut state = self.state_alone();
             let was_open = state.ledger.life() == Life::Open;
             (was_open, state.ledger.advance(life).1)
         };
@@ -531,7 +573,7 @@ impl<In, T, E> Engine<In, T, E> {
         if self.is_aborted.swap(true, Ordering::SeqCst) {
             return;
         }
-        let mut state = self.state();
+        let mut state = self.state_alone();
         let mut wakers = Vec::new();
         let mut interrupted = Vec::new();
         for (slot, occupant) in state.running.occupied() {

@@ -91,7 +91,7 @@ impl<In, T, E> Engine<In, T, E> {
         // In one go, so that nothing which comes meanwhile starts before what was there. The locks of the ready channel
         // come before that of the state, here as elsewhere.
         let effects = self.ready.take_all_for(|entries| {
-            let mut state = self.state();
+            let mut state = self.state_alone();
             let schedule = Box::new(Schedule::new(self.policy, self.signals.len(), start));
             let now = state.schedule.get_or_insert(schedule).now();
             self.is_scheduled.store(true, Ordering::SeqCst);

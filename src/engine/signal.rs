@@ -60,7 +60,7 @@ impl Signal {
         self.interrupted()
     }
 
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         // Whoever set it did so before this job was found in the slot, so the look is not too early.
         if self.interrupt.load(Ordering::SeqCst) != 0 {
             self.interrupt.store(0, Ordering::SeqCst);

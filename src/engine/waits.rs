@@ -145,6 +145,8 @@ pub(crate) struct Room<In, T, E> {
     /// Whether it may join a line that is full: a map, which is one waiter for all its inputs.
     may_exceed: bool,
     ticket: Option<u64>,
+    /// Where its waker is, while it is patient.
+    patience: Option<u64>,
     mark: Option<WaitMark<In, T, E>>,
 }
 
@@ -158,12 +160,19 @@ pub(crate) enum NoRoom {
 
 impl<In, T, E> Room<In, T, E> {
     pub(crate) const fn new(engine: Arc<Engine<In, T, E>>, may_exceed: bool) -> Self {
-        Self { engine, may_exceed, ticket: None, mark: None }
+        Self { engine, may_exceed, ticket: None, patience: None, mark: None }
     }
 
     /// Ends with one reserved place, which the caller has to use or release.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), NoRoom>> {
-        let (polled, wakes) = self.engine.state().ledger.poll_reserve(&mut self.ticket, self.may_exceed, cx);
+        let (polled, wakes) = {
+            let mut state = self.engine.state();
+            let reserved = state.ledger.poll_reserve(&mut self.ticket, self.may_exceed, cx);
+            if state.ledger.is_awaited() {
+                state.call_desks();
+            }
+            reserved
+        };
         self.engine.carry_out(wakes);
         match polled {
             Poll::Ready(decided) => {
@@ -182,6 +191,21 @@ impl<In, T, E> Room<In, T, E> {
                 self.leave();
                 Poll::Ready(Err(NoRoom::WouldDeadlock))
             }
+        }
+    }
+
+    /// Has the task woken when there is room for so many; without standing in line.
+    pub(crate) fn be_patient(&mut self, wants: usize, cx: &Context<'_>) {
+        let wakes = self.engine.state().ledger.be_patient(&mut self.patience, wants, cx);
+        self.engine.carry_out(wakes);
+    }
+
+    /// The task needs no more room.
+    pub(crate) fn leave_for_good(&mut self) {
+        self.leave();
+        if let Some(ticket) = self.patience.take() {
+            let wakes = self.engine.state().ledger.be_patient_no_more(ticket);
+            self.engine.carry_out(wakes);
         }
     }
 
@@ -210,6 +234,6 @@ impl<In, T, E> Room<In, T, E> {
 
 impl<In, T, E> Drop for Room<In, T, E> {
     fn drop(&mut self) {
-        self.leave();
+        self.leave_for_good();
     }
 }

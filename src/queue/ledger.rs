@@ -111,7 +111,18 @@ pub(crate) struct Ledger {
     waiting: BTreeMap<u64, Waiter>,
     /// Waiters that have a place and do not know it yet. Bounded by `reserved`.
     granted: BTreeSet<u64>,
+    /// Who has jobs in the pool and could hand in more: told when there is room for several. They stand in no line. Bounded by
+    /// the number of maps.
+    patient: BTreeMap<u64, Patient>,
+    /// The least that one of them wants; with none, more than there can be.
+    least_wanted: usize,
     next_waiter: u64,
+}
+
+#[derive(Debug)]
+struct Patient {
+    waker: Waker,
+    wants: usize,
 }
 
 impl Ledger {
@@ -136,6 +147,8 @@ impl Ledger {
             max_waiting: usize::MAX,
             waiting: BTreeMap::new(),
             granted: BTreeSet::new(),
+            patient: BTreeMap::new(),
+            least_wanted: usize::MAX,
             next_waiter: 0,
         }
     }
@@ -292,6 +305,53 @@ impl Ledger {
         (Poll::Pending, wakes)
     }
 
+    /// Leaves a waker for the time when there is room for so many; `ticket` is where it is.
+    pub(crate) fn be_patient(&mut self, ticket: &mut Option<u64>, wants: usize, cx: &Context<'_>) -> Wakes {
+        let mut wakes = Wakes::default();
+        let number = *ticket.get_or_insert_with(|| {
+            self.next_waiter += 1;
+            self.next_waiter
+        });
+        // More than there can ever be is never told.
+        let wants = wants.min(self.capacity);
+        let is_known = |known: &Patient| known.wants == wants && known.waker.will_wake(cx.waker());
+        if !self.patient.get(&number).is_some_and(is_known) {
+            let patient = Patient { waker: cx.waker().clone(), wants };
+            wakes.unneeded = self.patient.insert(number, patient).map(|old| old.waker);
+            self.least_wanted = self.least_wanted.min(wants);
+        }
+        self.tell_patient(&mut wakes);
+        wakes
+    }
+
+    /// Takes the waker back.
+    pub(crate) fn be_patient_no_more(&mut self, ticket: u64) -> Wakes {
+        let unneeded = self.patient.remove(&ticket).map(|patient| patient.waker);
+        self.least_wanted = self.patient.values().map(|patient| patient.wants).min().unwrap_or(usize::MAX);
+        Wakes { unneeded, ..Wakes::default() }
+    }
+
+    #[inline]
+    fn tell_patient(&mut self, wakes: &mut Wakes) {
+        let room = self.open_places();
+        if room >= self.least_wanted {
+            self.tell_patient_now(room, wakes);
+        }
+    }
+
+    #[cold]
+    fn tell_patient_now(&mut self, room: usize, wakes: &mut Wakes) {
+        self.least_wanted = usize::MAX;
+        for (number, patient) in std::mem::take(&mut self.patient) {
+            if patient.wants <= room {
+                wakes.room.push(patient.waker);
+            } else {
+                self.least_wanted = self.least_wanted.min(patient.wants);
+                self.patient.insert(number, patient);
+            }
+        }
+    }
+
     /// Whether as many wait as may; those that may exceed that do not count.
     fn is_line_full(&self) -> bool {
         self.waiting.len() >= self.max_waiting
@@ -371,6 +431,7 @@ impl Ledger {
         if self.is_watched {
             self.tell_watchers(wakes);
         }
+        self.tell_patient(wakes);
     }
 
     #[cold]
@@ -416,6 +477,26 @@ impl Ledger {
         self.outcomes[outcome as usize] += 1;
         self.look_for_rest(wakes);
         self.look_for_quiet(wakes);
+    }
+
+    /// So many queued jobs from outside have started, and so many of all that ran have succeeded. Whoever that concerns is told
+    /// by [`settle`](Self::settle).
+    pub(crate) const fn enter(&mut self, started: usize, succeeded: usize) {
+        self.queued -= started;
+        self.running = self.running + started - succeeded;
+        self.outcomes[Outcome::Succeeded as usize] += succeeded as u64;
+    }
+
+    /// Tells all whom it concerns how things stand.
+    pub(crate) fn settle(&mut self, wakes: &mut Wakes) {
+        self.grant(wakes);
+        self.look_for_rest(wakes);
+        self.look_for_quiet(wakes);
+    }
+
+    /// Whether somebody waits for a job to start, or for one to end, though others run.
+    pub(crate) const fn is_awaited(&self) -> bool {
+        self.is_watched || self.running_mark > 0
     }
 
     /// A running job waits for another attempt.
@@ -482,7 +563,10 @@ impl Ledger {
             return (false, wakes);
         }
         self.life = life;
-        wakes.room = std::mem::take(&mut self.waiting).into_values().map(|waiter| waiter.waker).collect();
+        let waiting = std::mem::take(&mut self.waiting).into_values().map(|waiter| waiter.waker);
+        let patient = std::mem::take(&mut self.patient).into_values().map(|patient| patient.waker);
+        wakes.room = waiting.chain(patient).collect();
+        self.least_wanted = usize::MAX;
         if life != Life::Ended {
             self.look_for_quiet(&mut wakes);
         }
@@ -528,7 +612,8 @@ impl Ledger {
 
     /// Whether somebody waits for room though there is some.
     pub(crate) fn is_anybody_held_up(&self) -> bool {
-        self.life == Life::Open && !self.waiting.is_empty() && self.free() > 0
+        self.life == Life::Open
+            && ((!self.waiting.is_empty() && self.free() > 0) || self.open_places() >= self.least_wanted)
     }
 
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {
@@ -536,10 +621,11 @@ impl Ledger {
         if left != (0, 0, 0, 0, 0) {
             return Err(format!("queued, running, reserved, committing, workers: {left:?} are left"));
         }
-        if !self.waiting.is_empty() || !self.granted.is_empty() {
+        if !self.waiting.is_empty() || !self.granted.is_empty() || !self.patient.is_empty() {
             return Err(format!(
-                "{} wait for room, {} have it and do not know",
+                "{} wait for room, {} patiently, {} have it and do not know",
                 self.waiting.len(),
+                self.patient.len(),
                 self.granted.len()
             ));
         }

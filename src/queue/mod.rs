@@ -5,6 +5,7 @@
 //! two: it holds admitted jobs back and releases them into the ready channel, each when a worker is free for it. Without one,
 //! an admitted job goes straight there.
 
+pub(crate) mod desk;
 pub(crate) mod ledger;
 pub(crate) mod ready;
 pub(crate) mod running;

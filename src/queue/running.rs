@@ -95,6 +95,15 @@ impl<W> Running<W> {
         }
     }
 
+    /// The slot is occupied like this now, by a job that is not scheduled.
+    pub(crate) fn replace(&mut self, slot: usize, occupant: Option<Occupant>) {
+        let (was, is) = (self.slots[slot].map(|occupant| occupant.id), occupant.map(|occupant| occupant.id));
+        if was != is {
+            self.finish(slot);
+            self.slots[slot] = occupant;
+        }
+    }
+
     /// How many jobs run another attempt, or have it before them.
     pub(crate) const fn retries(&self) -> usize {
         self.retries

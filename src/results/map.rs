@@ -19,7 +19,7 @@ use crate::error::{CancelReason, CollectError};
 use crate::planted::{self, Bug};
 use crate::pool::Pool;
 use crate::queue::ledger::Origin;
-use crate::reply::{Entry, Streamed};
+use crate::reply::{Entry, Lot, Streamed};
 use crate::rt::BoxFuture;
 
 /// How many inputs are pulled between two looks at the results.
@@ -184,11 +184,23 @@ pub struct Map<In, T, E, S> {
     pulled: Vec<In>,
     room: Room<In, T, E>,
     window: usize,
+    /// How much room there is to be in the window before it is worth while to pull.
+    hunger: usize,
+    /// Whether there was no room in the queue; it does not ask again before it has read what is at hand.
+    is_put_off: bool,
     /// Holds back what is not next; at most `window` and what running jobs add.
     order: Option<Reorder<Completion<In, T, E>>>,
     reader: Reader<In, T, E>,
     /// Ends when the map has to.
     deadline: Option<BoxFuture<'static, ()>>,
+}
+
+const fn hunger(window: usize) -> usize {
+    match window / 8 {
+        0 => 1,
+        CHUNK.. => CHUNK,
+        some => some,
+    }
 }
 
 /// How things stand with the source.
@@ -216,6 +228,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
             pulled: Vec::new(),
             room,
             window,
+            hunger: hunger(window),
+            is_put_off: false,
             order: None,
             reader,
             deadline: None,
@@ -242,7 +256,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     #[track_caller]
     pub fn window(mut self, jobs: usize) -> Self {
         assert!(jobs > 0, "window must be at least 1, got 0");
-        self.window = jobs;
+        (self.window, self.hunger) = (jobs, hunger(jobs));
         self.reader.stream.set_window(jobs);
         self
     }
@@ -326,7 +340,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     fn stop(&mut self, reason: CancelReason) {
         self.intake = Intake::Shut;
         self.deadline = None;
-        self.room.leave();
+        self.room.leave_for_good();
         self.reader.stream.cancel(reason);
     }
 
@@ -374,7 +388,10 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             if want == 0 {
                 break;
             }
-            let places = match Places::take(&engine, want, &mut self.room, cx) {
+            // What it has in the pool brings it back sooner or later, so it need not stand in line: it is woken for the sake of
+            // several inputs, or when the queue is half empty.
+            let patience = (self.reader.unread() > 0).then(|| self.hunger.min(engine.capacity / 2).max(1));
+            let places = match Places::take(&engine, want, &mut self.room, patience, cx) {
                 Ok(places) => places,
                 Err(no_room) => {
                     if no_room == NoRoom::WouldDeadlock {
@@ -385,16 +402,21 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                     break;
                 }
             };
+            if places.begun == 0 {
+                self.is_put_off = true;
+                break;
+            }
             let is_pending = self.pull(places.begun, cx);
             let used = self.pulled.len().min(places.begun);
-            let is_full = used == places.begun;
-            places.launch(&stream, self.pulled.drain(..used));
-            if is_pending || (is_full && self.room.is_waiting()) {
+            places.launch(&stream, &mut self.pulled, used);
+            if is_pending {
                 break;
             }
         }
         // A place that this map cannot use now is for others.
-        if self.intake != Intake::Open || self.reader.unread() >= self.window {
+        if self.intake != Intake::Open {
+            self.room.leave_for_good();
+        } else if self.reader.unread() >= self.window {
             self.room.leave();
         }
     }
@@ -413,16 +435,22 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         false
     }
 
+    /// Whether inputs are to be pulled before the completions at hand are read, so that the workers have something to do
+    /// meanwhile; but not for the sake of a few.
+    #[inline(always)]
+    fn is_hungry(&self) -> bool {
+        self.intake == Intake::Open
+            && !self.is_put_off
+            && self.window.saturating_sub(self.reader.unread()) >= self.hunger
+    }
+
     fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Completion<In, T, E>>> {
         let mut has_fed = false;
+        if !self.reader.has_at_hand() {
+            self.is_put_off = false;
+        }
         loop {
-            let window = self.window;
-            let (is_open, reader) = (self.intake == Intake::Open, &self.reader);
-            // Before the completions at hand are read, so that the workers have something to do meanwhile; but not for
-            // the sake of a few.
-            let is_hungry =
-                is_open && !has_fed && window.saturating_sub(reader.unread()) >= (window / 8).clamp(1, CHUNK);
-            if is_hungry {
+            if !has_fed && self.is_hungry() {
                 self.feed(cx);
                 has_fed = true;
                 continue;
@@ -460,6 +488,14 @@ impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
         let this = &mut *self;
         if this.deadline.is_some() {
             this.look_at_deadline(cx);
+        }
+        // The same as what follows, for most completions of most maps.
+        if this.order.is_none()
+            && !this.room.is_waiting()
+            && !this.is_hungry()
+            && let Some(success) = this.reader.next_success()
+        {
+            return Poll::Ready(Some(S::completion(success.into_completion())));
         }
         match this.poll_completion(cx) {
             Poll::Pending => Poll::Pending,
@@ -605,11 +641,13 @@ struct Places<'a, In, T, E> {
 }
 
 impl<'a, In, T, E> Places<'a, In, T, E> {
-    /// Takes up to `want` places; where there is none, `room` stands in line and wakes the task.
+    /// Takes up to `want` places; where there is none, `room` stands in line and wakes the task, or, with `patience`, wakes it
+    /// when there are so many.
     fn take(
         engine: &'a Arc<Engine<In, T, E>>,
         want: usize,
         room: &mut Room<In, T, E>,
+        patience: Option<usize>,
         cx: &Context<'_>,
     ) -> Result<Self, NoRoom> {
         // Standing in line would do, but costs more.
@@ -619,6 +657,10 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
                 NoRoom::Closed
             })?;
             if begun > 0 {
+                return Ok(Self { engine, begun });
+            }
+            if let Some(wants) = patience {
+                room.be_patient(wants, cx);
                 return Ok(Self { engine, begun });
             }
         }
@@ -636,9 +678,8 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
         }
     }
 
-    /// Accepts the inputs, at most as many as there are places, and gives the other places back.
-    fn launch(mut self, stream: &Arc<super::stream::Stream<In, T, E>>, inputs: std::vec::Drain<'_, In>) {
-        let used = inputs.len();
+    /// Accepts so many of the inputs, at most as many as there are places, and gives the other places back.
+    fn launch(mut self, stream: &Arc<super::stream::Stream<In, T, E>>, inputs: &mut Vec<In>, used: usize) {
         let begun = std::mem::take(&mut self.begun);
         if begun == 0 {
             return;
@@ -654,9 +695,15 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
         if used == 0 {
             return;
         }
+        if used > 1 && used == inputs.len() && self.engine.is_plain && stream.keeper().is_none() {
+            let inputs = std::mem::replace(inputs, stream.input_spares.take());
+            self.engine.launch_lot(Lot::new(Arc::clone(stream), first, index, inputs));
+            stream.look_again();
+            return;
+        }
         let accepted_at = self.engine.clock_in(limits);
         let mut entries = self.engine.ready.take_spare();
-        entries.extend(inputs.enumerate().map(|(offset, input)| {
+        entries.extend(inputs.drain(..used).enumerate().map(|(offset, input)| {
             let (stream, origin) = (Arc::clone(stream), Origin::Outside);
             let (id, index) = (first.offset(offset), index + offset);
             Entry::Streamed(Streamed { input, stream, id, index, origin, spot: None, accepted_at })

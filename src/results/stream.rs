@@ -6,8 +6,9 @@
 //! jobs come on top, and are bounded by the pool's child capacity while they are queued.
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use async_channel::{Receiver, Sender};
@@ -24,7 +25,7 @@ use crate::observe::JobId;
 use crate::planted::{self, Bug};
 use crate::queue::ledger::{Origin, Refusal};
 use crate::reply::{Entry, Streamed};
-use crate::sync::Mutex;
+use crate::spares::Spares;
 use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
 
 /// What travels through the channel: completions that leave a worker together.
@@ -32,6 +33,22 @@ use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
 pub(crate) enum Delivery<In, T, E> {
     One(Completion<In, T, E>),
     Many(Vec<Completion<In, T, E>>),
+    Successes(Vec<Success<T>>),
+}
+
+/// All that there is to tell of most jobs: the first attempt has succeeded.
+#[derive(Debug)]
+pub(crate) struct Success<T> {
+    pub(crate) id: JobId,
+    pub(crate) index: usize,
+    pub(crate) value: T,
+}
+
+impl<T> Success<T> {
+    pub(crate) fn into_completion<In, E>(self) -> Completion<In, T, E> {
+        let Self { id, index, value } = self;
+        Completion { id, index, attempts: 1, input: None, result: Ok(value), timings: None }
+    }
 }
 
 impl<In, T, E> Delivery<In, T, E> {
@@ -40,6 +57,11 @@ impl<In, T, E> Delivery<In, T, E> {
         match self {
             Self::One(completion) => completion.discard(),
             Self::Many(batch) => batch.into_iter().for_each(Completion::discard),
+            Self::Successes(batch) => {
+                for success in batch {
+                    unwind::discard(success.value);
+                }
+            }
         }
     }
 }
@@ -61,8 +83,11 @@ pub(crate) struct Stream<In, T, E> {
     failures: AtomicUsize,
     /// How many may be unread for a running job to add another.
     child_limit: AtomicUsize,
-    /// The room of deliveries that were read, for others; at most [`SPARES`].
-    spares: Mutex<Vec<Vec<Completion<In, T, E>>>>,
+    /// The room of deliveries that were read, for others.
+    pub(crate) spares: Spares<Completion<In, T, E>>,
+    pub(crate) success_spares: Spares<Success<T>>,
+    /// The room of lots that were taken, for others.
+    pub(crate) input_spares: Spares<In>,
     /// At how many failures the rest is cancelled.
     stop_after: AtomicUsize,
     /// Copies an input for its completion.
@@ -72,8 +97,8 @@ pub(crate) struct Stream<In, T, E> {
 
 impl<In, T, E> Stream<In, T, E> {
     /// The identity by which running jobs are found.
-    fn identity(&self) -> usize {
-        std::ptr::from_ref(self).addr()
+    pub(crate) fn identity(&self) -> NonZeroUsize {
+        std::ptr::NonNull::from(self).addr()
     }
 
     pub(crate) fn cancelled(&self) -> Option<CancelReason> {
@@ -85,7 +110,7 @@ impl<In, T, E> Stream<In, T, E> {
         let first = self.cancelled.compare_exchange(0, reason_to_code(reason), Ordering::SeqCst, Ordering::SeqCst);
         // To look once more, or where nothing is left, would only cost time.
         if first.is_ok() && self.unread.load(Ordering::SeqCst) > 0 {
-            self.engine.interrupt_stream(self.identity(), reason);
+            self.engine.interrupt_stream(self.identity().get(), reason);
             self.engine.sweep();
         }
     }
@@ -166,20 +191,6 @@ impl<In, T, E> Stream<In, T, E> {
         // None of them would change nothing, but cost time.
         if count > 0 {
             self.arriving.fetch_sub(count, Ordering::SeqCst);
-        }
-    }
-
-    /// An empty list for the next delivery, with room where there is some to spare, which saves an allocation.
-    pub(crate) fn take_spare(&self) -> Vec<Completion<In, T, E>> {
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
-    }
-
-    /// Keeps the room of an empty list for another delivery.
-    fn keep_spare(&self, list: Vec<Completion<In, T, E>>) {
-        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        // How many are kept is a matter of memory and speed.
-        if spares.len() < SPARES {
-            spares.push(list);
         }
     }
 
@@ -272,8 +283,9 @@ impl<In, T, E> Stream<In, T, E> {
 pub(crate) struct Reader<In, T, E> {
     pub(crate) stream: Arc<Stream<In, T, E>>,
     results: Pin<Box<Receiver<Delivery<In, T, E>>>>,
-    /// What came together and is handed out one by one; at most what one delivery holds.
+    /// What came together and is handed out one by one: what one delivery holds, in one of two forms.
     batch: VecDeque<Completion<In, T, E>>,
+    successes: VecDeque<Success<T>>,
     mark: Option<WaitMark<In, T, E>>,
     /// Read, and not yet taken off the count of the unread.
     read: usize,
@@ -293,7 +305,9 @@ impl<In, T, E> Reader<In, T, E> {
             cancelled: AtomicU8::new(0),
             failures: AtomicUsize::new(0),
             child_limit: AtomicUsize::new(usize::MAX),
-            spares: Mutex::new(Vec::new()),
+            spares: Spares::new(SPARES),
+            success_spares: Spares::new(SPARES),
+            input_spares: Spares::new(SPARES),
             stop_after: AtomicUsize::new(usize::MAX),
             keep: OnceLock::new(),
             priority: AtomicI32::new(0),
@@ -302,6 +316,7 @@ impl<In, T, E> Reader<In, T, E> {
             stream: Arc::new(stream),
             results: Box::pin(receiver),
             batch: VecDeque::new(),
+            successes: VecDeque::new(),
             mark: None,
             read: 0,
             counts: Summary::default(),
@@ -314,6 +329,9 @@ impl<In, T, E> Reader<In, T, E> {
     /// Inside a job of this pool whose wait could never end, it cancels what is left; that is then delivered.
     pub(crate) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Completion<In, T, E>> {
         loop {
+            if let Some(success) = self.successes.pop_front() {
+                return Poll::Ready(success.into_completion());
+            }
             if let Some(completion) = self.batch.pop_front() {
                 return Poll::Ready(completion);
             }
@@ -325,10 +343,11 @@ impl<In, T, E> Reader<In, T, E> {
                 }
                 Poll::Ready(Some(Delivery::Many(batch))) => {
                     let read = std::mem::replace(&mut self.batch, VecDeque::from(batch));
-                    // One without room is of no use to anybody.
-                    if read.capacity() > 0 {
-                        self.stream.keep_spare(Vec::from(read));
-                    }
+                    self.stream.spares.keep(Vec::from(read));
+                }
+                Poll::Ready(Some(Delivery::Successes(batch))) => {
+                    let read = std::mem::replace(&mut self.successes, VecDeque::from(batch));
+                    self.stream.success_spares.keep(Vec::from(read));
                 }
                 // The sender is in `self.stream`, so the channel is never closed.
                 Poll::Ready(None) => return Poll::Pending,
@@ -345,14 +364,33 @@ impl<In, T, E> Reader<In, T, E> {
         }
     }
 
+    /// Whether there are completions that came together with one that was handed out.
+    pub(crate) fn has_at_hand(&self) -> bool {
+        !self.successes.is_empty() || !self.batch.is_empty()
+    }
+
+    /// A success at hand, which is counted.
+    #[inline(always)]
+    pub(crate) fn next_success(&mut self) -> Option<Success<T>> {
+        let success = self.successes.pop_front()?;
+        self.note_read();
+        self.counts.count_success();
+        Some(success)
+    }
+
     /// A completion goes to the user: counts it.
     pub(crate) fn count(&mut self, completion: &Completion<In, T, E>) {
+        self.note_read();
+        self.counts.count(&completion.result);
+    }
+
+    #[inline(always)]
+    fn note_read(&mut self) {
         self.read += 1;
         if self.stream.engine.adds_jobs {
             // A job that adds another looks how many are unread.
             self.settle_read();
         }
-        self.counts.count(&completion.result);
     }
 
     /// How many jobs are queued, running, or finished and unread.
@@ -397,6 +435,7 @@ impl<In, T, E> Drop for Reader<In, T, E> {
         // From here on the workers keep what they have, and discard it.
         self.results.close();
         self.batch.drain(..).for_each(Completion::discard);
+        Delivery::<In, T, E>::Successes(std::mem::take(&mut self.successes).into()).discard();
         while let Ok(delivery) = self.results.try_recv() {
             delivery.discard();
         }

@@ -85,6 +85,11 @@ impl Summary {
         self.end == End::Complete
     }
 
+    pub(crate) const fn count_success(&mut self) {
+        self.accepted += 1;
+        self.succeeded += 1;
+    }
+
     pub(crate) fn count<T, E>(&mut self, result: &Result<T, JobError<E>>) {
         self.accepted += 1;
         let counter = match result {

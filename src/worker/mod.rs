@@ -6,6 +6,7 @@
 //! by one, with many it polls those that [go on](slots).
 
 pub(crate) mod one;
+mod post;
 mod slots;
 pub(crate) mod woken;
 
@@ -229,7 +230,6 @@ pub(crate) async fn run_shared<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Er
 struct Start<In, T, E> {
     id: JobId,
     attempts: u32,
-    slot: usize,
     deadline: Option<(Instant, TimeLimit)>,
     input: In,
     submitter: Option<Submitter<In, T, E>>,
@@ -262,7 +262,7 @@ fn start<In, T, E>(
         let place = Place { pool: engine.identity(), slot, id };
         Submitter::new(Arc::clone(engine), place, ticket.stream().map(Arc::clone))
     });
-    Some(Start { id, attempts, slot, deadline, input, submitter })
+    Some(Start { id, attempts, deadline, input, submitter })
 }
 
 /// Gives a job its outcome, or sends it back to be tried again.

@@ -7,15 +7,17 @@ use std::task::{Context, Poll};
 
 use futures_lite::future;
 
+use super::post::{Fresh, Post, Step};
 use super::{JOBS_PER_TURN, Seat, Start, end, start};
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, Begin};
 use crate::engine::Engine;
 use crate::engine::timekeeper::Timekeeping;
 use crate::error::JobError;
 use crate::handler::Call;
 use crate::observe::Event;
-use crate::queue::ready::Closed;
+use crate::queue::ready::{Closed, Taken};
 use crate::reply::{Entry, Outbox, Ticket};
+use crate::results::stream::Success;
 
 /// Runs jobs until the pool is drained or aborted.
 pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::Error>, mut call: C) {
@@ -26,46 +28,89 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
     // Declared before the attempts, so dropped after them: an outcome is out when the handler's future is gone.
     let mut ticket = Ticket::new(slot);
     let mut time = Timekeeping::new(Arc::clone(&engine), slot);
+    let mut post = Post::new(Arc::clone(&engine));
     let mut jobs = 0;
+    // Whether the last job had to wait: the next one will, too, and others in the hand would only have to be given back.
+    let mut has_waited = false;
+    let mut next: Option<Fresh<In>> = None;
     loop {
-        if jobs == JOBS_PER_TURN {
-            jobs = 0;
-            outbox.flush();
-            future::yield_now().await;
-        }
-        let entry = match engine.ready.try_pop() {
-            Ok(Some(entry)) => entry,
-            Ok(None) => {
+        let (started, mut fresh) = if let Some(job) = next.take() {
+            let (id, index) = (job.id, job.index);
+            (Start { id, attempts: 1, deadline: None, input: job.input, submitter: None }, Some((id, index)))
+        } else {
+            if jobs >= JOBS_PER_TURN {
                 jobs = 0;
+                post.close();
                 outbox.flush();
-                match job_or_moment(&engine, &mut time).await {
-                    Some(Ok(entry)) => entry,
-                    Some(Err(Closed)) => break,
-                    None => {
-                        // Not in line for a job any more, so what it releases does not wake this worker itself.
-                        time.pass();
-                        continue;
+                future::yield_now().await;
+            }
+            let taken = match post.hand() {
+                Some(_) => Ok(Taken::Hand),
+                None if has_waited => post.take_one(),
+                None => post.take(),
+            };
+            let entry = match taken {
+                Ok(Taken::One(entry)) => entry,
+                Ok(Taken::Hand) => {
+                    outbox.book();
+                    outbox.clear_for(post.hand());
+                    match post.step(slot, false) {
+                        Step::Job(job) => next = Some(job),
+                        Step::Empty => {}
+                        Step::Called => post.close(),
+                    }
+                    continue;
+                }
+                Ok(Taken::Nothing | Taken::WantsDesk) => {
+                    jobs = 0;
+                    post.close();
+                    outbox.flush();
+                    match job_or_moment(&engine, &mut time).await {
+                        Some(Ok(entry)) => entry,
+                        Some(Err(Closed)) => break,
+                        None => {
+                            // Not in line for a job any more, so what it releases does not wake this worker itself.
+                            time.pass();
+                            continue;
+                        }
                     }
                 }
+                Err(Closed) => break,
+            };
+            match start(&engine, slot, entry, &mut ticket, &mut outbox, C::WANTS_SUBMITTER) {
+                Some(started) => (started, None),
+                None => {
+                    jobs += 1;
+                    continue;
+                }
             }
-            Err(Closed) => break,
         };
         jobs += 1;
-        let Some(started) = start(&engine, slot, entry, &mut ticket, &mut outbox, C::WANTS_SUBMITTER) else {
-            continue;
-        };
-        let Start { id, attempts, deadline, input, submitter, .. } = started;
+        has_waited = false;
+        let Start { id, attempts, deadline, input, submitter } = started;
+        let begin = Begin { id, attempts, deadline };
         let drop_panicked;
         let result = {
-            let mut attempt =
-                pin!(Attempt::new(id, attempts, slot, seat.worker, deadline, || call.call(input, submitter)));
+            let mut attempt = pin!(Attempt::new(slot));
+            let mut make = Some(|| call.call(input, submitter));
             let mut before_wait = |cx: &mut Context<'_>| {
+                if !has_waited {
+                    has_waited = true;
+                    if let Some((id, index)) = fresh.take() {
+                        post.adopt(id, index, &mut ticket);
+                    }
+                    post.close();
+                }
                 outbox.flush();
                 while time.poll(cx).is_ready() {
                     time.pass();
                 }
             };
-            let result = poll_fn(|cx| attempt.as_mut().poll(&engine, &mut before_wait, cx)).await;
+            let result = poll_fn(|cx| match make.take() {
+                Some(make) => attempt.as_mut().begin(&engine, &begin, make, &mut before_wait, cx),
+                None => attempt.as_mut().poll(&engine, &mut before_wait, cx),
+            })
+            .await;
             drop_panicked = attempt.as_mut().discard();
             result
         };
@@ -75,7 +120,20 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
         if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
             call.renew();
         }
-        end(&engine, result, &mut ticket, &mut outbox);
+        let Some((id, index)) = fresh else {
+            end(&engine, result, &mut ticket, &mut outbox);
+            continue;
+        };
+        match result {
+            Ok(value) => {
+                let success = Success { id, index, value };
+                next = post.succeed(slot, success, &mut ticket, &mut outbox, jobs < JOBS_PER_TURN);
+            }
+            failure => {
+                post.adopt(id, index, &mut ticket);
+                end(&engine, failure, &mut ticket, &mut outbox);
+            }
+        }
     }
 }
 

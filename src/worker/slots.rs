@@ -3,20 +3,25 @@
 //! A slot is made when it is needed first and used again after: one allocation for the future of its jobs and one for its waker.
 //! A slot that was free last is used first, so a worker whose jobs do not wait has one slot.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use super::post::{Fresh, Post, Step};
 use super::woken::{SlotWaker, Woken};
 use super::{JOBS_PER_TURN, Seat, Start, end, start};
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, Begin, Ran};
 use crate::engine::Engine;
 use crate::engine::timekeeper::Timekeeping;
+use crate::error::JobError;
 use crate::handler::Shared;
-use crate::observe::Event;
-use crate::queue::ready::Closed;
+use crate::observe::{Event, JobId};
+use crate::queue::ready::{Closed, Taken};
 use crate::reply::{Entry, Outbox, Ticket};
+use crate::results::stream::Success;
+use crate::submit::Submitter;
 
 /// After so many jobs that went on, a worker with a free slot looks whether another one has come.
 const JOBS_PER_LOOK: usize = 16;
@@ -28,49 +33,54 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
     let own = engine.slots_of(seat.worker);
     // An outcome is out when its future is gone, so this is dropped after the slots.
     let mut outbox = Outbox::new();
-    let mut slots =
-        Slots::new(&engine, own.len(), own.start, |Start { id, attempts, slot, deadline, input, submitter }| {
-            let call = &call;
-            Attempt::new(id, attempts, slot, seat.worker, deadline, move || call.start(input, submitter))
-        });
+    let mut slots = Slots::new(&engine, own.len(), own.start, |input, submitter| call.start(input, submitter));
     let mut time = Timekeeping::new(Arc::clone(&engine), own.start);
+    let mut post = Post::new(Arc::clone(&engine));
     // Its place in the line for a job, while it stands there.
     let mut line = pin!(false.then(|| engine.ready.pop()));
-    let mut gone_on = 0;
     poll_fn(|cx| {
-        // A job that always wakes itself gets the others their turn: those of this worker, those in the queue, and the executor.
-        let mut polls = slots.count();
-        for _ in 0..JOBS_PER_TURN {
-            gone_on += 1;
-            if gone_on < JOBS_PER_LOOK
-                && let Some(at) = slots.woken.next()
+        // Each of those that were woken before has one turn. So a job that always wakes itself lets the others have theirs: those
+        // of this worker, those in the queue, and those of the executor.
+        slots.woken.take(&mut slots.listed);
+        if slots.listed.len() > 1 {
+            post.open();
+        }
+        let mut jobs = 0;
+        while jobs < JOBS_PER_TURN {
+            let mut gone_on = 0;
+            while gone_on < JOBS_PER_LOOK
+                && let Some(at) = slots.listed.pop_front()
             {
-                if polls == 0 {
-                    slots.woken.put_back(at);
-                    break;
-                }
-                polls -= 1;
                 // A job that comes is not to wait for one that is busy.
                 line.set(None);
-                slots.go_on(at, &mut outbox);
-                continue;
+                slots.go_on(at, &mut post, &mut outbox);
+                gone_on += 1;
             }
-            gone_on = 0;
+            jobs += gone_on;
             let next = match line.as_mut().as_pin_mut() {
+                _ if jobs >= JOBS_PER_TURN => break,
                 _ if slots.is_full() => None,
-                None => Some(engine.ready.try_pop()),
+                None if post.hand().is_some() => Some(Ok(Taken::Hand)),
+                None => Some(post.take()),
                 Some(pop) => match pop.poll(cx) {
-                    Poll::Ready(popped) => Some(popped.map(Some)),
-                    Poll::Pending => Some(Ok(None)),
+                    Poll::Ready(popped) => Some(popped.map(Taken::One)),
+                    Poll::Pending => Some(Ok(Taken::Nothing)),
                 },
             };
             match next {
-                Some(Ok(Some(entry))) => {
-                    line.set(None);
-                    slots.take(entry, &mut outbox, C::WANTS_SUBMITTER);
+                Some(Ok(Taken::Hand)) => {
+                    jobs += slots.run_hand(&mut post, &mut outbox, (JOBS_PER_TURN - jobs).min(JOBS_PER_LOOK));
                     continue;
                 }
-                Some(Ok(None)) => {
+                Some(Ok(Taken::One(entry))) => {
+                    line.set(None);
+                    slots.take(entry, &mut outbox, C::WANTS_SUBMITTER);
+                    jobs += 1;
+                    continue;
+                }
+                _ if gone_on > 0 => continue,
+                Some(Ok(Taken::Nothing | Taken::WantsDesk)) => {
+                    post.close();
                     outbox.flush();
                     if line.is_none() {
                         line.set(Some(engine.ready.pop()));
@@ -81,9 +91,11 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
                 // All are occupied, or the last of them are about to end.
                 Some(Err(Closed)) | None => {
                     line.set(None);
+                    post.close();
                     outbox.flush();
                 }
             }
+            jobs += 1;
             if time.poll(cx).is_ready() {
                 // Not in line for a job any more, so what it releases does not wake this worker itself.
                 line.set(None);
@@ -93,8 +105,10 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
             if slots.woken.wait(cx.waker()) {
                 return Poll::Pending;
             }
+            break;
         }
         line.set(None);
+        post.close();
         outbox.flush();
         while time.poll(cx).is_ready() {
             time.pass();
@@ -105,43 +119,48 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
     .await;
 }
 
-/// The slots that were needed so far. `make` makes an attempt of a handler's future `F`, which `X` makes.
-struct Slots<'a, In, T, E, X, F, M> {
+/// The slots that were needed so far. `make` makes a handler's future `F`.
+struct Slots<'a, In, T, E, F, M> {
     engine: &'a Arc<Engine<In, T, E>>,
     make: M,
     woken: Arc<Woken>,
+    /// Those that were woken and have their turn now.
+    listed: VecDeque<usize>,
     /// How many there may be.
     most: usize,
     /// The number of the first within the pool.
     first: usize,
     /// Bounded by `most`.
-    slots: Vec<Slot<In, T, E, X, F>>,
+    slots: Vec<Slot<In, T, E, F>>,
     /// Those of them that have no job; the one that was freed last comes last.
     free: Vec<usize>,
 }
 
-struct Slot<In, T, E, X, F> {
+struct Slot<In, T, E, F> {
     // Before the ticket: an outcome is told when the future is gone.
-    attempt: Pin<Box<Option<Attempt<X, F>>>>,
+    attempt: Pin<Box<Attempt<F>>>,
     ticket: Ticket<In, T, E>,
     listing: Arc<SlotWaker>,
     /// The same, as polls want it.
     waker: Waker,
 }
 
-impl<'a, In, T, E, X, F, M> Slots<'a, In, T, E, X, F, M>
+impl<'a, In, T, E, F, M> Slots<'a, In, T, E, F, M>
 where
-    M: Fn(Start<In, T, E>) -> Attempt<X, F>,
-    X: FnOnce() -> F,
+    M: Fn(In, Option<Submitter<In, T, E>>) -> F,
     F: Future<Output = Result<T, E>>,
 {
     fn new(engine: &'a Arc<Engine<In, T, E>>, most: usize, first: usize, make: M) -> Self {
-        Self { engine, make, woken: Arc::new(Woken::default()), most, first, slots: Vec::new(), free: Vec::new() }
-    }
-
-    /// How many there are so far.
-    fn count(&self) -> usize {
-        self.slots.len()
+        Self {
+            engine,
+            make,
+            woken: Arc::new(Woken::default()),
+            listed: VecDeque::new(),
+            most,
+            first,
+            slots: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -163,8 +182,74 @@ where
         let ticket = &mut self.slots[at].ticket;
         let Some(started) = start(self.engine, number, entry, ticket, outbox, wants_submitter) else { return };
         self.free.pop();
-        self.slots[at].attempt.set(Some((self.make)(started)));
-        self.poll(at, outbox);
+        let Start { id, attempts, deadline, input, submitter } = started;
+        let (slot, make) = (&mut self.slots[at], &self.make);
+        let polled = slot.attempt.as_mut().begin(
+            self.engine,
+            &Begin { id, attempts, deadline },
+            || make(input, submitter),
+            |_| {},
+            &mut Context::from_waker(&slot.waker),
+        );
+        self.proceed(at, polled, None, outbox);
+    }
+
+    /// Runs jobs of the hand, at most so many, each in a slot until it waits; says how many.
+    fn run_hand(&mut self, post: &mut Post<In, T, E>, outbox: &mut Outbox<In, T, E>, most: usize) -> usize {
+        outbox.book();
+        outbox.clear_for(post.hand());
+        let mut jobs = 0;
+        while jobs < most && !self.is_full() {
+            let at = match self.free.last() {
+                Some(at) => *at,
+                None => self.add(),
+            };
+            let number = self.first + at;
+            let mut first = match post.step(number, false) {
+                Step::Job(job) => Some(job),
+                Step::Empty => break,
+                Step::Called => {
+                    post.close();
+                    break;
+                }
+            };
+            let Slot { attempt, ticket, waker, .. } = &mut self.slots[at];
+            let mut now = (JobId(0), 0);
+            // One after another, until one waits.
+            let ran = attempt.as_mut().run(
+                self.engine,
+                |value| {
+                    let next = match value {
+                        None => first.take(),
+                        Some(value) => {
+                            let success = Success { id: now.0, index: now.1, value };
+                            post.succeed(number, success, ticket, outbox, jobs < most)
+                        }
+                    };
+                    next.map(|Fresh { id, index, input }| {
+                        now = (id, index);
+                        jobs += 1;
+                        (id, input)
+                    })
+                },
+                |input| (self.make)(input, None),
+                &mut Context::from_waker(waker),
+            );
+            match ran {
+                Ran::Out => {}
+                Ran::Waits => {
+                    post.adopt(now.0, now.1, ticket);
+                    self.free.pop();
+                    outbox.send_if_due();
+                }
+                Ran::Ended(result) => {
+                    attempt.as_mut().discard();
+                    post.adopt(now.0, now.1, ticket);
+                    end(self.engine, result, ticket, outbox);
+                }
+            }
+        }
+        jobs
     }
 
     /// Makes one more slot, without a job.
@@ -172,44 +257,70 @@ where
         let at = self.slots.len();
         let listing = SlotWaker::new(&self.woken, at);
         let waker = Waker::from(Arc::clone(&listing));
-        self.slots.push(Slot { attempt: Box::pin(None), ticket: Ticket::new(self.first + at), listing, waker });
+        self.slots.push(Slot {
+            attempt: Box::pin(Attempt::new(self.first + at)),
+            ticket: Ticket::new(self.first + at),
+            listing,
+            waker,
+        });
         self.free.push(at);
         at
     }
 
     /// Goes on with the job of a slot that was woken.
-    fn go_on(&mut self, at: usize, outbox: &mut Outbox<In, T, E>) {
+    fn go_on(&mut self, at: usize, post: &mut Post<In, T, E>, outbox: &mut Outbox<In, T, E>) {
         let slot = &self.slots[at];
         slot.listing.unlist();
         // It may have been woken by a job that is gone.
-        if slot.attempt.is_some() {
+        if !slot.attempt.is_over() {
             outbox.book();
             outbox.clear_for(slot.ticket.stream());
-            self.poll(at, outbox);
+            let slot = &mut self.slots[at];
+            let polled = slot.attempt.as_mut().poll(self.engine, |_| {}, &mut Context::from_waker(&slot.waker));
+            self.proceed(at, polled, Some(post), outbox);
         }
     }
 
-    fn poll(&mut self, at: usize, outbox: &mut Outbox<In, T, E>) {
-        let slot = &mut self.slots[at];
-        let Some(mut attempt) = slot.attempt.as_mut().as_pin_mut() else { return };
-        let polled = attempt.as_mut().poll(self.engine, |_| {}, &mut Context::from_waker(&slot.waker));
+    /// The job of a slot was polled. At the post its success may be noted.
+    fn proceed(
+        &mut self,
+        at: usize,
+        polled: Poll<Result<T, JobError<E>>>,
+        post: Option<&Post<In, T, E>>,
+        outbox: &mut Outbox<In, T, E>,
+    ) {
         let Poll::Ready(result) = polled else {
             // What others are waiting for does not wait for more of these.
             outbox.send_if_due();
             return;
         };
-        let drop_panicked = attempt.discard();
-        slot.attempt.set(None);
+        let slot = &mut self.slots[at];
+        let drop_panicked = slot.attempt.as_mut().discard();
         self.free.push(at);
         let job = slot.ticket.id;
         if drop_panicked {
             self.engine.observe(|| Event::DropPanicked { job });
         }
+        let result = match (result, post) {
+            (Ok(value), Some(post)) if slot.ticket.is_plain() => {
+                if let Some(stream) = slot.ticket.stream() {
+                    outbox.expect_success(stream);
+                }
+                if post.note_success(self.first + at) {
+                    if let Some((id, index)) = slot.ticket.release() {
+                        outbox.succeed(Success { id, index, value });
+                    }
+                    return;
+                }
+                Ok(value)
+            }
+            (result, _) => result,
+        };
         end(self.engine, result, &mut slot.ticket, outbox);
     }
 }
 
-impl<In, T, E, X, F, M> Drop for Slots<'_, In, T, E, X, F, M> {
+impl<In, T, E, F, M> Drop for Slots<'_, In, T, E, F, M> {
     fn drop(&mut self) {
         self.woken.leave();
     }

@@ -26,14 +26,14 @@ impl Woken {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The slot that was woken first and not looked at since.
-    pub(crate) fn next(&self) -> Option<usize> {
-        self.state().slots.pop_front()
-    }
-
-    /// The slot is not looked at after all; it comes first again.
-    pub(crate) fn put_back(&self, slot: usize) {
-        self.state().slots.push_front(slot);
+    /// Moves all slots that were woken to the end of a list, in the order in which they were.
+    pub(crate) fn take(&self, list: &mut VecDeque<usize>) {
+        let mut state = self.state();
+        if list.is_empty() {
+            std::mem::swap(list, &mut state.slots);
+        } else {
+            list.append(&mut state.slots);
+        }
     }
 
     /// Leaves the worker's waker, unless a slot was woken already; says whether it may wait.
@@ -123,14 +123,19 @@ mod tests {
         wakers[1].wake_by_ref();
         assert_eq!(count(), 1);
         assert!(!woken.wait(&worker), "it may not wait over a slot that was woken");
-        assert_eq!([woken.next(), woken.next(), woken.next()], [Some(8), Some(7), None]);
+        let mut list = VecDeque::from([9]);
+        woken.take(&mut list);
+        assert_eq!(list, [9, 8, 7]);
         // Until it is looked at, it is as good as listed.
         wakers[0].wake_by_ref();
-        assert_eq!(woken.next(), None);
+        list.clear();
+        woken.take(&mut list);
+        assert_eq!(list, []);
         slots[0].unlist();
         assert!(woken.wait(&worker));
         wakers[0].wake_by_ref();
-        assert_eq!((woken.next(), count()), (Some(7), 2));
+        woken.take(&mut list);
+        assert_eq!((list, count()), (VecDeque::from([7]), 2));
         assert!(woken.wait(&worker));
         woken.leave();
         slots[1].unlist();

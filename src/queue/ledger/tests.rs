@@ -533,10 +533,10 @@ fn an_audit_at_the_end_finds_what_is_left() {
         (|ledger| ledger.reserved = 1, Some(format!("{left}(0, 0, 1, 0, 0) are left"))),
         (|ledger| ledger.committing = 1, Some(format!("{left}(0, 0, 0, 1, 0) are left"))),
         (|ledger| ledger.workers = 1, Some(format!("{left}(0, 0, 0, 0, 1) are left"))),
-        (|ledger| ledger.granted.extend([9]), Some("0 wait for room, 1 have it and do not know".into())),
+        (|ledger| ledger.granted.extend([9]), Some("0 wait for room, 0 patiently, 1 have it and do not know".into())),
         (
             |ledger| ledger.waiting = std::mem::take(&mut with_a_waiter().waiting),
-            Some("1 wait for room, 0 have it and do not know".into()),
+            Some("1 wait for room, 0 patiently, 0 have it and do not know".into()),
         ),
     ];
     for (change, expected) in cases {
