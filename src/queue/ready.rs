@@ -630,6 +630,11 @@ mod tests {
         Ready::new(capacity)
     }
 
+    /// Through the channel, as jobs go before which others are on their way.
+    fn send(ready: &Ready<VecDeque<u32>>, job: u32) {
+        ready.send(Batch::Piece(Piece::One(job))).unwrap();
+    }
+
     fn drain(ready: &Ready<VecDeque<u32>>) -> Vec<u32> {
         std::iter::from_fn(|| ready.try_pop().ok().flatten()).collect()
     }
@@ -637,9 +642,11 @@ mod tests {
     #[test]
     fn jobs_come_out_in_order_through_front_ring_and_spill() {
         let ready = new(3);
-        for job in 0..5 {
-            ready.push(job).unwrap();
+        ready.push(0).unwrap();
+        for job in 1..4 {
+            send(&ready, job);
         }
+        ready.push(4).unwrap();
         ready.push_many((5..9).collect()).unwrap();
         ready.push(9).unwrap();
         let first: Vec<_> = (0..5).map(|_| ready.try_pop().unwrap().unwrap()).collect();
@@ -725,7 +732,7 @@ mod tests {
     fn a_job_does_not_overtake_those_in_the_spill_though_there_is_room_in_the_ring() {
         let ready = new(1);
         for job in 0..3 {
-            ready.push(job).unwrap();
+            send(&ready, job);
         }
         assert!(matches!(ready.receiver.try_recv(), Ok(Batch::Piece(Piece::One(0)))));
         ready.push(3).unwrap();
