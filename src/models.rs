@@ -71,7 +71,7 @@ type Handled = std::future::Ready<Result<u32, u32>>;
 /// What a worker does with a job whose handler answers at once.
 fn run(engine: &Books, slot: usize, entry: Entry<u32, u32, u32>, answer: impl FnOnce(u32) -> Result<u32, u32>) {
     let (mut ticket, mut outbox) = (Ticket::new(slot), Outbox::new());
-    let Some(input) = entry.start(engine, &mut ticket, &mut outbox) else { return };
+    let Some(input) = entry.start(engine, &mut ticket, &mut outbox, |_| false) else { return };
     let result = ticket.prepare(input).and_then(|input| answer(input).map_err(JobError::Failed));
     ticket.settle(result, &mut outbox);
 }
@@ -92,7 +92,7 @@ fn one_job(
             let Ok(Some(entry)) = engine.ready.try_pop() else { return };
             if is_lost {
                 let (mut ticket, mut outbox) = (Ticket::new(0), Outbox::new());
-                entry.start(&engine, &mut ticket, &mut outbox);
+                entry.start(&engine, &mut ticket, &mut outbox, |_| false);
             } else {
                 run(&engine, 0, entry, answer);
             }
@@ -168,7 +168,7 @@ fn an_abort_and_a_worker_settle_a_job_once() {
 // ---- the hand-over ----
 
 /// Takes jobs until there are none and the channel is closed.
-fn take_all(ready: &Ready<u32>) -> Vec<u32> {
+fn take_all(ready: &Ready<std::collections::VecDeque<u32>>) -> Vec<u32> {
     let mut taken = Vec::new();
     while let Ok(job) = block_on(ready.pop()) {
         taken.push(job);
@@ -176,7 +176,7 @@ fn take_all(ready: &Ready<u32>) -> Vec<u32> {
     taken
 }
 
-fn hand_over(capacity: usize, push: impl Fn(&Ready<u32>) + Send + Sync + 'static) {
+fn hand_over(capacity: usize, push: impl Fn(&Ready<std::collections::VecDeque<u32>>) + Send + Sync + 'static) {
     explore(move || {
         let ready = Arc::new(Ready::new(capacity));
         let leaver = spawn({

@@ -92,6 +92,10 @@ impl<In, T, E> Pool<In, T, E> {
     /// If the future is dropped early, nothing was accepted, and the input is dropped with it; [`reserve`](Self::reserve)
     /// keeps it out of the future.
     pub async fn submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
+        let input = match self.try_submit(input) {
+            Err(SubmitError::Full(input)) => input,
+            decided => return decided,
+        };
         match self.reserve().await {
             Ok(permit) => permit.submit(input),
             Err(refused) => Err(refused.map(|()| input)),

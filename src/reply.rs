@@ -20,6 +20,7 @@ use crate::error::{CancelReason, JobError, TimeLimit};
 use crate::observe::{Event, JobId, Outcome};
 use crate::planted::{self, Bug};
 use crate::pool::{Unhandled, Unstarted};
+use crate::queue::desk::Runner;
 use crate::queue::ledger::{Origin, Wakes};
 use crate::queue::ready;
 use crate::queue::running::Occupant;
@@ -234,18 +235,19 @@ impl<In, T, E> Entry<In, T, E> {
     }
 
     /// Starts the job, unless it has its outcome already or gets it now: makes it the ticket's, and returns the input. What the
-    /// slot did before is booked first, if it is not yet.
+    /// slot did before is booked first, if it is not yet. The start is booked unless `note` says that it is noted.
     pub(crate) fn start(
         self,
         engine: &Arc<Engine<In, T, E>>,
         ticket: &mut Ticket<In, T, E>,
         outbox: &mut Outbox<In, T, E>,
+        note: impl FnOnce(Runner) -> bool,
     ) -> Option<In> {
         match self {
-            Self::Streamed(job) => job.start(engine, ticket, outbox),
+            Self::Streamed(job) => job.start(engine, ticket, outbox, note),
             Self::Handled(cell) => {
                 outbox.book();
-                cell.start(ticket)
+                cell.start(ticket, note)
             }
         }
     }
@@ -286,6 +288,7 @@ impl<In, T, E> Streamed<In, T, E> {
         engine: &Arc<Engine<In, T, E>>,
         ticket: &mut Ticket<In, T, E>,
         outbox: &mut Outbox<In, T, E>,
+        note: impl FnOnce(Runner) -> bool,
     ) -> Option<In> {
         let slot = ticket.slot;
         if self.stream.cancelled().is_some() {
@@ -295,29 +298,38 @@ impl<In, T, E> Streamed<In, T, E> {
             entry.settle_unstarted(engine, JobError::Abandoned, attempts);
             return None;
         }
-        let stream = self.stream.identity().get();
-        let mut occupant = Occupant::new(self.id, self.index, Some(stream));
-        occupant.spot = self.spot;
-        let (mut limits, mut wakes) = (Limits::default(), Wakes::default());
-        let finishes = outbox.is_unbooked();
-        match engine.book_start(slot, self.origin, occupant, finishes, &mut limits, &mut wakes, &mut ticket.past) {
-            Begun::Yes => {}
-            Begun::Aborted => {
-                outbox.book();
-                let entry = Entry::Streamed(self);
-                let attempts = engine.attempts(&entry);
-                entry.return_unstarted(engine, attempts);
-                return None;
+        let stream = self.stream.identity();
+        let mut limits = Limits::default();
+        let is_noted = engine.is_plain && self.origin == Origin::Outside && {
+            outbox.book();
+            note(Runner { id: self.id, index: self.index, stream: Some(stream) })
+        };
+        if is_noted {
+            ticket.past = Past::NONE;
+        } else {
+            let mut wakes = Wakes::default();
+            let mut occupant = Occupant::new(self.id, self.index, Some(stream.get()));
+            occupant.spot = self.spot;
+            let finishes = outbox.is_unbooked();
+            match engine.book_start(slot, self.origin, occupant, finishes, &mut limits, &mut wakes, &mut ticket.past) {
+                Begun::Yes => {}
+                Begun::Aborted => {
+                    outbox.book();
+                    let entry = Entry::Streamed(self);
+                    let attempts = engine.attempts(&entry);
+                    entry.return_unstarted(engine, attempts);
+                    return None;
+                }
+                Begun::NotYet => {
+                    engine.carry_out(wakes);
+                    outbox.note_booked();
+                    engine.readmit(Entry::Streamed(self));
+                    return None;
+                }
             }
-            Begun::NotYet => {
-                engine.carry_out(wakes);
-                outbox.note_booked();
-                engine.readmit(Entry::Streamed(self));
-                return None;
-            }
+            engine.carry_out(wakes);
+            outbox.note_booked();
         }
-        engine.carry_out(wakes);
-        outbox.note_booked();
         let Self { input, stream, id, index, accepted_at, .. } = self;
         if let Some(reason) = stream.cancelled() {
             // The canceller may have looked for running jobs before this one was among them.
@@ -411,7 +423,7 @@ impl<In, T, E> Cell<In, T, E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(self: Arc<Self>, ticket: &mut Ticket<In, T, E>) -> Option<In> {
+    fn start(self: Arc<Self>, ticket: &mut Ticket<In, T, E>, note: impl FnOnce(Runner) -> bool) -> Option<In> {
         let slot = ticket.slot;
         let mut state = self.lock();
         let input = match std::mem::replace(&mut state.phase, Phase::Running(slot)) {
@@ -423,27 +435,37 @@ impl<In, T, E> Cell<In, T, E> {
                 return None;
             }
         };
-        let (mut limits, mut wakes) = (Limits::default(), Wakes::default());
-        let mut occupant = Occupant::new(self.id, 0, None);
-        occupant.spot = self.spot();
-        let origin = state.origin;
-        let begun = self.engine.book_start(slot, origin, occupant, false, &mut limits, &mut wakes, &mut ticket.past);
-        if begun != Begun::Yes {
-            state.phase = Phase::Queued(input);
+        let mut limits = Limits::default();
+        let is_noted = self.engine.is_plain
+            && state.origin == Origin::Outside
+            && note(Runner { id: self.id, index: 0, stream: None });
+        if is_noted {
             drop(state);
-            let engine = Arc::clone(&self.engine);
-            engine.carry_out(wakes);
-            let entry = Entry::Handled(self);
-            if begun == Begun::Aborted {
-                let attempts = engine.attempts(&entry);
-                entry.return_unstarted(&engine, attempts);
-            } else {
-                engine.readmit(entry);
+            ticket.past = Past::NONE;
+        } else {
+            let mut wakes = Wakes::default();
+            let mut occupant = Occupant::new(self.id, 0, None);
+            occupant.spot = self.spot();
+            let origin = state.origin;
+            let past = &mut ticket.past;
+            let begun = self.engine.book_start(slot, origin, occupant, false, &mut limits, &mut wakes, past);
+            if begun != Begun::Yes {
+                state.phase = Phase::Queued(input);
+                drop(state);
+                let engine = Arc::clone(&self.engine);
+                engine.carry_out(wakes);
+                let entry = Entry::Handled(self);
+                if begun == Begun::Aborted {
+                    let attempts = engine.attempts(&entry);
+                    entry.return_unstarted(&engine, attempts);
+                } else {
+                    engine.readmit(entry);
+                }
+                return None;
             }
-            return None;
+            drop(state);
+            self.engine.carry_out(wakes);
         }
-        drop(state);
-        self.engine.carry_out(wakes);
         let (own, accepted_at) =
             self.times.as_ref().map_or((Limits::default(), None), |times| (times.limits, times.accepted_at));
         let limits = Limits { attempt: own.attempt.or(limits.attempt), job: own.job };
@@ -585,6 +607,39 @@ impl<In, T, E> Cell<In, T, E> {
         Some(result)
     }
 
+    /// Books the success of a job that runs.
+    #[cold]
+    fn book_success(&self) {
+        let Phase::Running(slot) = self.lock().phase else { return };
+        self.engine.book_finish(slot, self.id, Outcome::Succeeded, 1);
+    }
+
+    /// Gives the job of a slot its value, if `note` says that the success is noted; else the value is given back. An unwanted value
+    /// is gone before that.
+    fn succeed(&self, value: T, note: impl FnOnce() -> bool) -> Option<T> {
+        let mut state = self.lock();
+        if state.is_detached {
+            drop(state);
+            unwind::discard(value);
+            if !note() {
+                self.book_success();
+            }
+            self.complete(None, 1);
+            return None;
+        }
+        if !note() {
+            return Some(value);
+        }
+        self.attempts.store(1, Ordering::Relaxed);
+        state.phase = Phase::Done(Ok(value));
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        None
+    }
+
     /// Leaves the result for the handle, or says that there is none to wait for.
     fn complete(&self, result: Option<Result<T, JobError<E>>>, attempts: u32) {
         let mut state = self.lock();
@@ -704,16 +759,37 @@ impl<In, T, E> Ticket<In, T, E> {
         self.attempts = 1;
     }
 
-    /// Gives up the job, whose success is noted: what it is called.
-    pub(crate) fn release(&mut self) -> Option<(JobId, usize)> {
-        self.reply.take().map(|_| (self.id, self.index))
+    /// Gives the job its value, if there is nothing to tell beside that and `note` says that the success is noted; else the value
+    /// is given back.
+    pub(crate) fn succeed(
+        &mut self,
+        value: T,
+        outbox: &mut Outbox<In, T, E>,
+        note: impl FnOnce() -> bool,
+    ) -> Option<T> {
+        match &self.reply {
+            Some(Reply::Stream(stream)) if self.is_plain(&stream.engine) => {
+                outbox.expect_success(stream);
+                if !note() {
+                    return Some(value);
+                }
+                self.reply = None;
+                outbox.succeed(Success { id: self.id, index: self.index, value });
+                None
+            }
+            Some(Reply::Cell(cell)) if self.is_plain(&cell.engine) => {
+                let left = cell.succeed(value, note);
+                if left.is_none() {
+                    self.reply = None;
+                }
+                left
+            }
+            _ => Some(value),
+        }
     }
 
-    /// Whether there is nothing to tell of its success beside the value.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.attempts == 1
-            && self.kept.is_none()
-            && matches!(&self.reply, Some(Reply::Stream(stream)) if stream.engine.is_plain)
+    fn is_plain(&self, engine: &Engine<In, T, E>) -> bool {
+        engine.is_plain && self.attempts == 1 && self.kept.is_none()
     }
 
     /// The map or group that the job belongs to.

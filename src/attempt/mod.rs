@@ -67,10 +67,10 @@ impl<F> Attempt<F> {
         self.future.is_none()
     }
 
-    /// Drops the handler's future in place, if it is still there; says whether that has panicked, now or before.
+    /// The attempt is over: drops the handler's future in place, if it is still there; says whether that has panicked, now or before.
     #[inline(always)]
     pub(crate) fn discard(self: Pin<&mut Self>) -> bool {
-        if self.future.is_some() {
+        if self.future.is_some() || self.sleep.is_some() {
             return self.discard_now();
         }
         self.close_span()
@@ -86,8 +86,11 @@ impl<F> Attempt<F> {
     #[cold]
     fn discard_now(self: Pin<&mut Self>) -> bool {
         let mut this = self.project();
-        let dropped = unwind::catch(|| this.future.set(None));
-        *this.drop_panicked = dropped.is_err();
+        *this.sleep = None;
+        if this.future.is_some() {
+            let dropped = unwind::catch(|| this.future.set(None));
+            *this.drop_panicked = dropped.is_err();
+        }
         this.span.close();
         *this.drop_panicked
     }
@@ -109,9 +112,6 @@ impl<F> Attempt<F> {
         let this = self.as_mut().project();
         (*this.id, *this.deadline, *this.drop_panicked) = (job.id, job.deadline, false);
         this.span.renew(job.id, job.attempts, engine.worker_of(*this.slot));
-        if this.sleep.is_some() {
-            *this.sleep = None;
-        }
         if let Some(interrupt) = engine.signals[self.slot].interrupted() {
             *self.project().drop_panicked = unwind::discard(make);
             return Poll::Ready(Err(interrupted(interrupt)));
@@ -137,7 +137,7 @@ impl<F> Attempt<F> {
     {
         let (slot, signal) = (self.slot, &engine.signals[self.slot]);
         let mut this = self.as_mut().project();
-        (*this.deadline, *this.drop_panicked, *this.sleep) = (None, false, None);
+        (*this.deadline, *this.drop_panicked) = (None, false);
         let mut at = Standing::Over(None);
         let guarded = unwind::catch(|| {
             while let Standing::Over(value) = &mut at {

@@ -73,12 +73,13 @@ pub(crate) struct Journal {
     changes: Vec<(usize, Option<Runner>)>,
 }
 
-/// A job in its first attempt, of the map or group with this identity.
+/// A job in its first attempt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Runner {
     pub(crate) id: JobId,
     pub(crate) index: usize,
-    pub(crate) stream: NonZeroUsize,
+    /// The identity of the map or group that it belongs to.
+    pub(crate) stream: Option<NonZeroUsize>,
 }
 
 impl Journal {
@@ -120,7 +121,7 @@ impl Journal {
     pub(crate) fn enter<W>(&mut self, ledger: &mut Ledger, running: &mut Running<W>) {
         ledger.enter(std::mem::take(&mut self.started), std::mem::take(&mut self.succeeded));
         for (slot, runner) in self.changes.drain(..) {
-            let occupant = |Runner { id, index, stream }| Occupant::new(id, index, Some(stream.get()));
+            let occupant = |Runner { id, index, stream }| Occupant::new(id, index, stream.map(NonZeroUsize::get));
             running.replace(slot, runner.map(occupant));
         }
     }
@@ -132,7 +133,7 @@ mod tests {
     use crate::queue::ledger::Origin;
 
     fn job(id: u64) -> Runner {
-        Runner { id: JobId(id), index: 0, stream: NonZeroUsize::MIN }
+        Runner { id: JobId(id), index: 0, stream: None }
     }
 
     /// What runs in the slots, and queued, running, succeeded.

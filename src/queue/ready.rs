@@ -382,10 +382,21 @@ impl<L: Lot> Ready<L> {
             let mut received = pin!(self.receiver.recv());
             let front = poll_fn(|cx| {
                 let mut front = self.front();
-                if front.pieces.is_empty() {
+                // Who was woken takes out what has woken it, and looks once more so that the channel sees that; otherwise it
+                // would wake the next one for the same.
+                if front.pieces.is_empty() || waiting.is_some() {
                     match received.as_mut().poll(cx) {
-                        Poll::Ready(Ok(batch)) => self.lay(&mut front, batch),
-                        _ if front.share() => {}
+                        Poll::Ready(Ok(batch)) => {
+                            self.lay(&mut front, batch);
+                            // Where nobody else sleeps, it would only cost time.
+                            if waiting.is_some()
+                                && self.sleeping.load(Ordering::SeqCst) > 1
+                                && let Poll::Ready(Ok(batch)) = received.as_mut().poll(cx)
+                            {
+                                self.lay(&mut front, batch);
+                            }
+                        }
+                        _ if !front.pieces.is_empty() || front.share() => {}
                         Poll::Ready(Err(_)) => return Poll::Ready(Err(Closed)),
                         Poll::Pending => {
                             drop(front);

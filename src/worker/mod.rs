@@ -23,6 +23,7 @@ use crate::engine::Engine;
 use crate::error::{JobError, TimeLimit};
 use crate::handler::{Call, Plain, Shared, WithSubmitter};
 use crate::observe::{Event, JobId};
+use crate::queue::desk::Runner;
 use crate::reply::{Entry, Outbox, Ticket};
 use crate::rt::Spawn;
 use crate::submit::Submitter;
@@ -219,11 +220,7 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
 
 /// Runs the jobs of a worker by the loop for one slot, or by that for many.
 pub(crate) async fn run_shared<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C) {
-    if seat.engine.slots_of(seat.worker).len() == 1 {
-        run_one_by_one(seat, call).await;
-    } else {
-        slots::run(seat, call).await;
-    }
+    slots::run(seat, call).await;
 }
 
 /// What it takes for a job whose start is booked to become an attempt.
@@ -235,7 +232,7 @@ struct Start<In, T, E> {
     submitter: Option<Submitter<In, T, E>>,
 }
 
-/// Books the start of a job. `None`: it is settled, or somewhere else.
+/// Books the start of a job, unless it is enough to note it. `None`: it is settled, or somewhere else.
 ///
 /// No await between taking the job and here: it is in a guard before the worker's future can be dropped.
 #[inline(always)]
@@ -246,8 +243,9 @@ fn start<In, T, E>(
     ticket: &mut Ticket<In, T, E>,
     outbox: &mut Outbox<In, T, E>,
     wants_submitter: bool,
+    note: impl FnOnce(Runner) -> bool,
 ) -> Option<Start<In, T, E>> {
-    let input = entry.start(engine, ticket, outbox)?;
+    let input = entry.start(engine, ticket, outbox, note)?;
     outbox.clear_for(ticket.stream());
     let input = match ticket.prepare(input) {
         Ok(input) => input,

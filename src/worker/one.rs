@@ -77,7 +77,7 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
                 }
                 Err(Closed) => break,
             };
-            match start(&engine, slot, entry, &mut ticket, &mut outbox, C::WANTS_SUBMITTER) {
+            match start(&engine, slot, entry, &mut ticket, &mut outbox, C::WANTS_SUBMITTER, |_| false) {
                 Some(started) => (started, None),
                 None => {
                     jobs += 1;

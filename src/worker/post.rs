@@ -56,6 +56,11 @@ impl<In, T, E> Post<In, T, E> {
         }
     }
 
+    /// Whether it has one.
+    pub(super) const fn is_open(&self) -> bool {
+        self.desk.is_some()
+    }
+
     /// Takes a job, or jobs into the hand, in which there are none.
     pub(super) fn take(&mut self) -> Result<Taken<Entry<In, T, E>>, Closed> {
         let taken = match self.engine.ready.take(self.desk.as_ref())? {
@@ -108,7 +113,7 @@ impl<In, T, E> Post<In, T, E> {
             }
             return Step::Empty;
         };
-        let runner = Runner { id, index, stream };
+        let runner = Runner { id, index, stream: Some(stream) };
         if has_succeeded {
             papers.journal.follow(slot, runner);
         } else {
@@ -167,6 +172,18 @@ impl<In, T, E> Post<In, T, E> {
         if let Some(stream) = &self.stream {
             ticket.adopt(stream, id, index);
         }
+    }
+
+    /// Notes that a job from outside has started in the slot; says whether it could be noted here.
+    pub(super) fn note_start(&self, slot: usize, runner: Runner) -> bool {
+        let Some(desk) = &self.desk else { return false };
+        let mut papers = desk.papers();
+        if papers.is_called() {
+            return false;
+        }
+        papers.journal.start(slot, runner);
+        self.engine.signals[slot].clear();
+        true
     }
 
     /// Notes that the job of the slot has succeeded; says whether it could be noted here.

@@ -1,6 +1,7 @@
 //! A worker with many slots: it polls its jobs itself, those that were woken, and takes another one as soon as a slot is free.
 //!
-//! A slot is made when it is needed first and used again after: one allocation for the future of its jobs and one for its waker.
+//! A slot is made when it is needed first and used again after: one allocation for the future of its jobs and, where there are
+//! several, one for its waker.
 //! A slot that was free last is used first, so a worker whose jobs do not wait has one slot.
 
 use std::collections::VecDeque;
@@ -41,7 +42,7 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
     poll_fn(|cx| {
         // Each of those that were woken before has one turn. So a job that always wakes itself lets the others have theirs: those
         // of this worker, those in the queue, and those of the executor.
-        slots.woken.take(&mut slots.listed);
+        slots.look_who_was_woken();
         if slots.listed.len() > 1 {
             post.open();
         }
@@ -53,7 +54,7 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
             {
                 // A job that comes is not to wait for one that is busy.
                 line.set(None);
-                slots.go_on(at, &mut post, &mut outbox);
+                slots.go_on(at, &mut post, &mut outbox, cx);
                 gone_on += 1;
             }
             jobs += gone_on;
@@ -61,6 +62,8 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
                 _ if jobs >= JOBS_PER_TURN => break,
                 _ if slots.is_full() => None,
                 None if post.hand().is_some() => Some(Ok(Taken::Hand)),
+                // Where the one after would have to wait for this one, it is not taken along.
+                None if slots.is_about_to_be_full() => Some(post.take_one()),
                 None => Some(post.take()),
                 Some(pop) => match pop.poll(cx) {
                     Poll::Ready(popped) => Some(popped.map(Taken::One)),
@@ -69,12 +72,12 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
             };
             match next {
                 Some(Ok(Taken::Hand)) => {
-                    jobs += slots.run_hand(&mut post, &mut outbox, (JOBS_PER_TURN - jobs).min(JOBS_PER_LOOK));
+                    jobs += slots.run_hand(&mut post, &mut outbox, (JOBS_PER_TURN - jobs).min(JOBS_PER_LOOK), cx);
                     continue;
                 }
                 Some(Ok(Taken::One(entry))) => {
                     line.set(None);
-                    slots.take(entry, &mut outbox, C::WANTS_SUBMITTER);
+                    slots.take(entry, &mut post, &mut outbox, C::WANTS_SUBMITTER, cx);
                     jobs += 1;
                     continue;
                 }
@@ -102,7 +105,7 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
                 time.pass();
                 continue;
             }
-            if slots.woken.wait(cx.waker()) {
+            if slots.may_wait(cx.waker()) {
                 return Poll::Pending;
             }
             break;
@@ -123,9 +126,12 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
 struct Slots<'a, In, T, E, F, M> {
     engine: &'a Arc<Engine<In, T, E>>,
     make: M,
-    woken: Arc<Woken>,
+    /// `None` where there may be only one: that is woken with its worker.
+    woken: Option<Arc<Woken>>,
     /// Those that were woken and have their turn now.
     listed: VecDeque<usize>,
+    /// Whether the job that was started last has waited.
+    has_waited: bool,
     /// How many there may be.
     most: usize,
     /// The number of the first within the pool.
@@ -140,9 +146,8 @@ struct Slot<In, T, E, F> {
     // Before the ticket: an outcome is told when the future is gone.
     attempt: Pin<Box<Attempt<F>>>,
     ticket: Ticket<In, T, E>,
-    listing: Arc<SlotWaker>,
-    /// The same, as polls want it.
-    waker: Waker,
+    /// Its own, twice: as a list wants it, and as polls want it.
+    waker: Option<(Arc<SlotWaker>, Waker)>,
 }
 
 impl<'a, In, T, E, F, M> Slots<'a, In, T, E, F, M>
@@ -154,8 +159,9 @@ where
         Self {
             engine,
             make,
-            woken: Arc::new(Woken::default()),
+            woken: (most > 1).then(Arc::default),
             listed: VecDeque::new(),
+            has_waited: false,
             most,
             first,
             slots: Vec::new(),
@@ -163,8 +169,27 @@ where
         }
     }
 
+    /// Moves those that were woken to the list of those that have their turn.
+    fn look_who_was_woken(&mut self) {
+        match &self.woken {
+            Some(woken) => woken.take(&mut self.listed),
+            None if self.is_empty() => {}
+            None => self.listed.push_back(0),
+        }
+    }
+
+    /// Leaves the worker's waker, unless a slot was woken already; says whether it may wait.
+    fn may_wait(&self, waker: &Waker) -> bool {
+        self.woken.as_ref().is_none_or(|woken| woken.wait(waker))
+    }
+
     fn is_full(&self) -> bool {
         self.free.is_empty() && self.slots.len() == self.most
+    }
+
+    /// Whether there is one place left, and the last job that was started has waited.
+    fn is_about_to_be_full(&self) -> bool {
+        self.has_waited && self.most - (self.slots.len() - self.free.len()) == 1
     }
 
     fn is_empty(&self) -> bool {
@@ -172,7 +197,14 @@ where
     }
 
     /// Starts a job in a free slot, and polls it.
-    fn take(&mut self, entry: Entry<In, T, E>, outbox: &mut Outbox<In, T, E>, wants_submitter: bool) {
+    fn take(
+        &mut self,
+        entry: Entry<In, T, E>,
+        post: &mut Post<In, T, E>,
+        outbox: &mut Outbox<In, T, E>,
+        wants_submitter: bool,
+        cx: &mut Context<'_>,
+    ) {
         let at = match self.free.last() {
             Some(at) => *at,
             None => self.add(),
@@ -180,7 +212,12 @@ where
         let number = self.first + at;
         outbox.book_unless_of(number);
         let ticket = &mut self.slots[at].ticket;
-        let Some(started) = start(self.engine, number, entry, ticket, outbox, wants_submitter) else { return };
+        // What waits is booked sooner or later anyway.
+        if !self.has_waited {
+            post.open();
+        }
+        let note = |runner| post.note_start(number, runner);
+        let Some(started) = start(self.engine, number, entry, ticket, outbox, wants_submitter, note) else { return };
         self.free.pop();
         let Start { id, attempts, deadline, input, submitter } = started;
         let (slot, make) = (&mut self.slots[at], &self.make);
@@ -189,13 +226,20 @@ where
             &Begin { id, attempts, deadline },
             || make(input, submitter),
             |_| {},
-            &mut Context::from_waker(&slot.waker),
+            &mut own_context(&slot.waker, cx),
         );
-        self.proceed(at, polled, None, outbox);
+        self.has_waited = polled.is_pending();
+        self.proceed(at, polled, post, outbox);
     }
 
     /// Runs jobs of the hand, at most so many, each in a slot until it waits; says how many.
-    fn run_hand(&mut self, post: &mut Post<In, T, E>, outbox: &mut Outbox<In, T, E>, most: usize) -> usize {
+    fn run_hand(
+        &mut self,
+        post: &mut Post<In, T, E>,
+        outbox: &mut Outbox<In, T, E>,
+        most: usize,
+        cx: &mut Context<'_>,
+    ) -> usize {
         outbox.book();
         outbox.clear_for(post.hand());
         let mut jobs = 0;
@@ -233,11 +277,12 @@ where
                     })
                 },
                 |input| (self.make)(input, None),
-                &mut Context::from_waker(waker),
+                &mut own_context(waker, cx),
             );
             match ran {
-                Ran::Out => {}
+                Ran::Out => self.has_waited = false,
                 Ran::Waits => {
+                    self.has_waited = true;
                     post.adopt(now.0, now.1, ticket);
                     self.free.pop();
                     outbox.send_if_due();
@@ -255,12 +300,13 @@ where
     /// Makes one more slot, without a job.
     fn add(&mut self) -> usize {
         let at = self.slots.len();
-        let listing = SlotWaker::new(&self.woken, at);
-        let waker = Waker::from(Arc::clone(&listing));
+        let waker = self.woken.as_ref().map(|woken| {
+            let listing = SlotWaker::new(woken, at);
+            (Arc::clone(&listing), Waker::from(listing))
+        });
         self.slots.push(Slot {
             attempt: Box::pin(Attempt::new(self.first + at)),
             ticket: Ticket::new(self.first + at),
-            listing,
             waker,
         });
         self.free.push(at);
@@ -268,25 +314,27 @@ where
     }
 
     /// Goes on with the job of a slot that was woken.
-    fn go_on(&mut self, at: usize, post: &mut Post<In, T, E>, outbox: &mut Outbox<In, T, E>) {
+    fn go_on(&mut self, at: usize, post: &mut Post<In, T, E>, outbox: &mut Outbox<In, T, E>, cx: &mut Context<'_>) {
         let slot = &self.slots[at];
-        slot.listing.unlist();
+        if let Some((listing, _)) = &slot.waker {
+            listing.unlist();
+        }
         // It may have been woken by a job that is gone.
         if !slot.attempt.is_over() {
             outbox.book();
             outbox.clear_for(slot.ticket.stream());
             let slot = &mut self.slots[at];
-            let polled = slot.attempt.as_mut().poll(self.engine, |_| {}, &mut Context::from_waker(&slot.waker));
-            self.proceed(at, polled, Some(post), outbox);
+            let polled = slot.attempt.as_mut().poll(self.engine, |_| {}, &mut own_context(&slot.waker, cx));
+            self.proceed(at, polled, post, outbox);
         }
     }
 
-    /// The job of a slot was polled. At the post its success may be noted.
+    /// The job of a slot was polled.
     fn proceed(
         &mut self,
         at: usize,
         polled: Poll<Result<T, JobError<E>>>,
-        post: Option<&Post<In, T, E>>,
+        post: &Post<In, T, E>,
         outbox: &mut Outbox<In, T, E>,
     ) {
         let Poll::Ready(result) = polled else {
@@ -301,27 +349,27 @@ where
         if drop_panicked {
             self.engine.observe(|| Event::DropPanicked { job });
         }
-        let result = match (result, post) {
-            (Ok(value), Some(post)) if slot.ticket.is_plain() => {
-                if let Some(stream) = slot.ticket.stream() {
-                    outbox.expect_success(stream);
-                }
-                if post.note_success(self.first + at) {
-                    if let Some((id, index)) = slot.ticket.release() {
-                        outbox.succeed(Success { id, index, value });
-                    }
-                    return;
-                }
-                Ok(value)
-            }
-            (result, _) => result,
+        let number = self.first + at;
+        let result = match result {
+            Ok(value) if post.is_open() => match slot.ticket.succeed(value, outbox, || post.note_success(number)) {
+                None => return,
+                Some(value) => Ok(value),
+            },
+            result => result,
         };
         end(self.engine, result, &mut slot.ticket, outbox);
     }
 }
 
+/// What the job of a slot is polled with.
+fn own_context<'a>(own: &'a Option<(Arc<SlotWaker>, Waker)>, cx: &'a Context<'_>) -> Context<'a> {
+    Context::from_waker(own.as_ref().map_or_else(|| cx.waker(), |(_, waker)| waker))
+}
+
 impl<In, T, E, F, M> Drop for Slots<'_, In, T, E, F, M> {
     fn drop(&mut self) {
-        self.woken.leave();
+        if let Some(woken) = &self.woken {
+            woken.leave();
+        }
     }
 }
