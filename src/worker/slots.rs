@@ -240,10 +240,10 @@ where
         most: usize,
         cx: &mut Context<'_>,
     ) -> usize {
-        outbox.book();
         outbox.clear_for(post.hand());
         let mut jobs = 0;
         while jobs < most && !self.is_full() {
+            outbox.book();
             let at = match self.free.last() {
                 Some(at) => *at,
                 None => self.add(),

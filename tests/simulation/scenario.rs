@@ -130,6 +130,8 @@ struct World {
     has_time_limit: bool,
     /// Whether jobs are to start in the order in which they come.
     is_in_order: bool,
+    /// Whether the pool has no policies; then hardly anybody asks for one either.
+    is_plain: bool,
     /// Of those built.
     workers: usize,
     jobs_per_worker: usize,
@@ -265,11 +267,52 @@ pub(crate) struct Allowed {
 /// The scenario.
 pub(crate) async fn scenario(sim: Sim, allowed: Allowed) {
     let below = |bound: usize| sim.below(bound as u64) as usize;
-    let (workers, capacity, child_capacity) = (1 + below(4), 1 + below(5), below(5));
-    let mut builder =
-        sim.builder().workers(workers).queue_capacity(capacity).child_capacity(child_capacity).timings(sim.one_in(2));
+    // Where nothing is asked for but to run jobs, they come in lots and are booked by the journal.
+    let is_plain = sim.one_in(2);
+    let (workers, child_capacity) = (1 + below(4), below(5));
+    let capacity = 1 + below(if is_plain { 40 } else { 5 });
+    let mut builder = sim.builder().workers(workers).queue_capacity(capacity).child_capacity(child_capacity);
     let jobs_per_worker = if sim.one_in(2) { 1 + below(4) } else { 1 };
     builder = builder.jobs_per_worker(jobs_per_worker);
+    let mut settings = Settings { recorder: None, max_per_key: usize::MAX, has_time_limit: false, is_in_order: false };
+    if !is_plain {
+        (builder, settings) = with_policies(&sim, builder, allowed);
+    }
+    let Settings { recorder, max_per_key, has_time_limit, is_in_order } = settings;
+    let world = World {
+        sim,
+        recorder,
+        pool: Rc::default(),
+        seen: Arc::default(),
+        alive: Arc::default(),
+        inputs: Rc::default(),
+        running: Rc::default(),
+        keys: Rc::default(),
+        max_per_key,
+        has_time_limit,
+        is_in_order,
+        is_plain,
+        workers,
+        jobs_per_worker,
+    };
+    run(&world, builder).await;
+    let World { alive, seen, .. } = world;
+    assert_eq!(seen.lock().unwrap().violation, None);
+    assert_eq!(alive.load(Ordering::SeqCst), 0, "inputs, futures, values, errors or states are left");
+}
+
+/// What the policies of a pool let be checked.
+struct Settings {
+    recorder: Option<Recorder>,
+    max_per_key: usize,
+    has_time_limit: bool,
+    is_in_order: bool,
+}
+
+/// Any policies.
+fn with_policies(sim: &Sim, mut builder: Builder<Input, Token>, allowed: Allowed) -> (Builder<Input, Token>, Settings) {
+    let below = |bound: usize| sim.below(bound as u64) as usize;
+    builder = builder.timings(sim.one_in(2));
     let has_time_limit = sim.one_in(2);
     if has_time_limit {
         builder = builder.attempt_timeout(Duration::from_secs(1 + sim.below(9)));
@@ -322,25 +365,7 @@ pub(crate) async fn scenario(sim: Sim, allowed: Allowed) {
     if let Some(recorder) = &recorder {
         builder = builder.observe(recorder.clone());
     }
-    let world = World {
-        sim,
-        recorder,
-        pool: Rc::default(),
-        seen: Arc::default(),
-        alive: Arc::default(),
-        inputs: Rc::default(),
-        running: Rc::default(),
-        keys: Rc::default(),
-        max_per_key,
-        has_time_limit,
-        is_in_order,
-        workers,
-        jobs_per_worker,
-    };
-    run(&world, builder).await;
-    let World { alive, seen, .. } = world;
-    assert_eq!(seen.lock().unwrap().violation, None);
-    assert_eq!(alive.load(Ordering::SeqCst), 0, "inputs, futures, values, errors or states are left");
+    (builder, Settings { recorder, max_per_key, has_time_limit, is_in_order })
 }
 
 async fn run(world: &World, builder: Builder<Input, Token>) {
@@ -381,7 +406,14 @@ async fn run(world: &World, builder: Builder<Input, Token>) {
 
 fn build(builder: Builder<Input, Token>, world: &World) -> Jobs {
     let (sim, ours) = (&world.sim, world.clone());
-    match world.below(3) {
+    let kind = world.below(3);
+    match kind {
+        // Jobs that add jobs are booked at once.
+        1 if world.is_plain && world.one_in(2) => {
+            let (pool, workers) = builder.build(move |input: Input| job(ours.clone(), input, None));
+            sim.spawn_workers(workers);
+            pool
+        }
         0 => {
             let handler = sim.faulty(move |input: Input| job(ours.clone(), input, None));
             let (pool, workers) = builder.build(handler);
@@ -567,7 +599,8 @@ impl Drop for Paused {
 /// Somebody who turns the knobs.
 async fn controls(world: &World) {
     let pool = world.pool();
-    match world.below(6) {
+    let first = if world.is_plain && !world.one_in(4) { 3 } else { 0 };
+    match first + world.below(6 - first) {
         0 | 1 => {
             pool.pause();
             let _paused = Paused(pool);
@@ -631,13 +664,14 @@ async fn submits(world: &World) {
     let hands_in = world.hands_in();
     let (input, runs) = world.input().and_its_runs();
     let mut job = pool.job(input);
-    if world.one_in(4) {
+    let asks = !world.is_plain || world.one_in(8);
+    if asks && world.one_in(4) {
         job = job.timeout(Duration::from_secs(1 + world.below(4) as u64));
     }
-    if !world.is_in_order && world.one_in(3) {
+    if asks && !world.is_in_order && world.one_in(3) {
         job = job.priority(world.below(5) as i32 - 2);
     }
-    if !world.is_in_order && world.one_in(3) {
+    if asks && !world.is_in_order && world.one_in(3) {
         job = job.delay(Duration::from_millis(500 * world.below(6) as u64));
     }
     let submitted = if world.one_in(3) {
@@ -718,7 +752,7 @@ async fn maps(world: &World) {
     if world.one_in(3) {
         map = map.keep_inputs();
     }
-    if !world.is_in_order && world.one_in(3) {
+    if !world.is_in_order && world.one_in(if world.is_plain { 20 } else { 3 }) {
         map = map.priority(world.below(3) as i32 - 1);
     }
     if world.one_in(6) {
