@@ -8,6 +8,7 @@
 //!
 //! `LOOM_MAX_PREEMPTIONS=n` looks at more orders. A wait that never ends is a deadlock, which loom finds by itself.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -20,7 +21,8 @@ use loom::thread;
 use crate::engine::Engine;
 use crate::engine::timekeeper::Timekeeping;
 use crate::handler::Plain;
-use crate::queue::ready::Ready;
+use crate::queue::desk::Desk;
+use crate::queue::ready::{Ready, Taken};
 use crate::reply::{Entry, Outbox, Ticket};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::worker::Workers;
@@ -29,6 +31,8 @@ use crate::worker::woken::{SlotWaker, Woken};
 use crate::{CancelReason, JobError, ManualTimer, Pool};
 
 type Jobs = Pool<u32, u32, u32>;
+/// Jobs that travel as one.
+type Row = VecDeque<u32>;
 type Books = Arc<Engine<u32, u32, u32>>;
 
 fn explore(model: impl Fn() + Send + Sync + 'static) {
@@ -168,7 +172,7 @@ fn an_abort_and_a_worker_settle_a_job_once() {
 // ---- the hand-over ----
 
 /// Takes jobs until there are none and the channel is closed.
-fn take_all(ready: &Ready<std::collections::VecDeque<u32>>) -> Vec<u32> {
+fn take_all(ready: &Ready<Row>) -> Vec<u32> {
     let mut taken = Vec::new();
     while let Ok(job) = block_on(ready.pop()) {
         taken.push(job);
@@ -176,9 +180,9 @@ fn take_all(ready: &Ready<std::collections::VecDeque<u32>>) -> Vec<u32> {
     taken
 }
 
-fn hand_over(capacity: usize, push: impl Fn(&Ready<std::collections::VecDeque<u32>>) + Send + Sync + 'static) {
+fn hand_over(capacity: usize, push: impl Fn(&Ready<Row>) + Send + Sync + 'static) {
     explore(move || {
-        let ready = Arc::new(Ready::new(capacity));
+        let ready = Arc::new(Ready::<Row>::new(capacity));
         let leaver = spawn({
             let ready = Arc::clone(&ready);
             move || block_on(poll_once(ready.pop())).and_then(Result::ok)
@@ -211,15 +215,62 @@ fn no_job_of_a_batch_is_left_beside_a_worker_that_sleeps() {
 fn no_job_is_left_in_the_spill_beside_a_worker_that_sleeps() {
     hand_over(1, |ready| {
         for job in 1..=3 {
-            ready.push(job).expect("it is open");
+            ready.push_lot([job].into()).expect("it is open");
         }
     });
 }
 
 #[test]
+fn no_job_that_comes_alone_is_left_beside_a_worker_that_sleeps() {
+    hand_over(2, |ready| {
+        for job in 1..=3 {
+            ready.push(job).expect("it is open");
+        }
+    });
+}
+
+/// One worker has taken three jobs together and started the first, when `leave` happens to its desk; the other waits for two.
+fn share(leave: impl Fn(&Ready<Row>, Arc<Desk<Row>>) + Copy + Send + Sync + 'static) {
+    explore(move || {
+        let ready = Arc::new(Ready::<Row>::new(2));
+        let other = spawn({
+            let ready = Arc::clone(&ready);
+            move || [(); 2].map(|()| block_on(ready.pop()).expect("it is open"))
+        });
+        ready.push_lot([1, 2, 3].into()).expect("it is open");
+        let desk = Arc::new(Desk::default());
+        // The other one may be faster and take one or two.
+        if ready.take(Some(&desk)) == Ok(Taken::Hand) {
+            let first = desk.papers().hand.as_mut().and_then(Row::pop_front);
+            leave(&ready, desk);
+            match first {
+                Some(1) => assert_eq!(other.join().expect("it does not panic"), [2, 3]),
+                Some(2) => assert_eq!(other.join().expect("it does not panic"), [1, 3]),
+                _ => {
+                    other.join().expect("it does not panic");
+                }
+            }
+        } else {
+            other.join().expect("it does not panic");
+        }
+    });
+}
+
+#[test]
+fn what_lies_in_a_hand_is_found_by_a_worker_that_sleeps() {
+    // It is never put back.
+    share(|_, _| ());
+}
+
+#[test]
+fn what_is_put_back_is_found_by_a_worker_that_sleeps() {
+    share(|ready, desk| ready.put_back(&desk));
+}
+
+#[test]
 fn no_job_overtakes_another_while_somebody_looks_for_dead_ones() {
     explore(|| {
-        let ready = Arc::new(Ready::new(2));
+        let ready = Arc::new(Ready::<Row>::new(2));
         let worker = spawn({
             let ready = Arc::clone(&ready);
             move || [(); 2].map(|()| block_on(ready.pop()).expect("it is open"))
@@ -239,7 +290,7 @@ fn no_job_overtakes_another_while_somebody_looks_for_dead_ones() {
 #[test]
 fn two_workers_take_the_jobs_in_their_order() {
     explore(|| {
-        let ready = Arc::new(Ready::new(2));
+        let ready = Arc::new(Ready::<Row>::new(2));
         let taken = Arc::new(loom::sync::Mutex::new(Vec::new()));
         let workers = [(); 2].map(|()| {
             let (ready, taken) = (Arc::clone(&ready), Arc::clone(&taken));
@@ -276,7 +327,9 @@ fn a_slot_that_is_woken_is_looked_at() {
         });
         block_on(poll_fn(|cx| {
             loop {
-                while woken.next().is_some() {
+                let mut list = VecDeque::new();
+                woken.take(&mut list);
+                while list.pop_front().is_some() {
                     slot.unlist();
                 }
                 if is_done.load(Ordering::SeqCst) {
