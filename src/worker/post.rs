@@ -73,22 +73,31 @@ impl<In, T, E> Post<In, T, E> {
             }
             taken => taken,
         };
-        if let (Taken::Hand, Some(desk)) = (&taken, &self.desk) {
-            (self.has_hand, self.is_holder) = (true, true);
-            // Somebody may have been faster and taken them away.
-            let papers = desk.papers();
-            let is_known = match (&papers.hand, &self.stream) {
-                (Some(hand), Some(known)) => Arc::ptr_eq(&hand.stream, known),
-                _ => false,
-            };
-            if !is_known {
-                let stream = papers.hand.as_ref().map(|hand| Arc::clone(&hand.stream));
-                drop(papers);
-                self.has_hand = stream.is_some();
-                self.stream = stream;
-            }
+        if matches!(taken, Taken::Hand) {
+            self.is_holder = true;
+            self.look_whose_they_are();
         }
         Ok(taken)
+    }
+
+    /// The hand has been filled; somebody may have been faster and taken that away.
+    fn look_whose_they_are(&mut self) {
+        let Some(desk) = &self.desk else { return };
+        let (stream, is_known) = {
+            let papers = desk.papers();
+            let stream = papers.hand.as_ref().map(|hand| &hand.stream);
+            let is_known = stream.zip(self.stream.as_ref()).is_some_and(|(stream, known)| Arc::ptr_eq(stream, known));
+            (if is_known { None } else { stream.map(Arc::clone) }, is_known)
+        };
+        if !is_known {
+            self.stream = stream;
+        }
+        self.has_hand = self.stream.is_some();
+        if self.stream.as_ref().is_some_and(|stream| stream.cancelled().is_some()) {
+            // The canceller has called the desk, unless it looked for running jobs before that was open.
+            self.has_hand = false;
+            self.engine.sweep();
+        }
     }
 
     /// Takes one job.

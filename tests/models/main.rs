@@ -12,6 +12,7 @@
 
 mod ends;
 mod jobs;
+mod lots;
 mod policies;
 
 use std::collections::BTreeSet;
