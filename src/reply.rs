@@ -7,7 +7,6 @@
 //! tried again turns from a ticket to what is held. A ticket that is dropped, because its worker was, reports the job as
 //! abandoned.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
@@ -55,18 +54,20 @@ pub(crate) struct Lot<In, T, E> {
     /// Of the first.
     id: JobId,
     index: usize,
-    inputs: VecDeque<In>,
+    /// The oldest comes last, where it is taken out most easily.
+    inputs: Vec<In>,
 }
 
 impl<In, T, E> Lot<In, T, E> {
-    pub(crate) fn new(stream: Arc<Stream<In, T, E>>, id: JobId, index: usize, inputs: Vec<In>) -> Self {
-        Self { stream, id, index, inputs: VecDeque::from(inputs) }
+    pub(crate) fn new(stream: Arc<Stream<In, T, E>>, id: JobId, index: usize, mut inputs: Vec<In>) -> Self {
+        inputs.reverse();
+        Self { stream, id, index, inputs }
     }
 
     /// Takes out the oldest: its number, its number within the map, and its input.
     #[inline(always)]
     pub(crate) fn take_input(&mut self) -> Option<(JobId, usize, In)> {
-        let input = self.inputs.pop_front()?;
+        let input = self.inputs.pop()?;
         let (id, index) = (self.id, self.index);
         (self.id, self.index) = (id.offset(1), index + 1);
         Some((id, index, input))
@@ -88,8 +89,7 @@ impl<In, T, E> ready::Lot for Lot<In, T, E> {
 
     fn split_half(&mut self) -> Self {
         let half = self.inputs.len().div_ceil(2);
-        let rest = self.inputs.split_off(half);
-        let inputs = std::mem::replace(&mut self.inputs, rest);
+        let inputs = self.inputs.split_off(self.inputs.len() - half);
         let (id, index) = (self.id, self.index);
         (self.id, self.index) = (id.offset(half), index + half);
         Self { stream: Arc::clone(&self.stream), id, index, inputs }
@@ -112,7 +112,7 @@ impl<In, T, E> Drop for Lot<In, T, E> {
     fn drop(&mut self) {
         // Whoever takes the last one out has the room of the list to spare.
         if self.inputs.is_empty() {
-            self.stream.input_spares.keep(Vec::from(std::mem::take(&mut self.inputs)));
+            self.stream.input_spares.keep(std::mem::take(&mut self.inputs));
         }
     }
 }

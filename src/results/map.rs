@@ -484,18 +484,28 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
 impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
     type Item = S::Item;
 
+    #[inline]
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         let this = &mut *self;
-        if this.deadline.is_some() {
-            this.look_at_deadline(cx);
-        }
-        // The same as what follows, for most completions of most maps.
-        if this.order.is_none()
+        // The same as the rest, for most completions of most maps.
+        if this.deadline.is_none()
+            && this.order.is_none()
             && !this.room.is_waiting()
             && !this.is_hungry()
             && let Some(success) = this.reader.next_success()
         {
             return Poll::Ready(Some(S::completion(success.into_completion())));
+        }
+        this.poll_item(cx)
+    }
+}
+
+impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
+    #[inline(never)]
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = self;
+        if this.deadline.is_some() {
+            this.look_at_deadline(cx);
         }
         match this.poll_completion(cx) {
             Poll::Pending => Poll::Pending,
@@ -520,6 +530,7 @@ pub struct Next<'a, In, T, E, S> {
 impl<In, T, E, S: Source<In, T, E>> Future for Next<'_, In, T, E, S> {
     type Output = Option<S::Item>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut *self.map).poll_next(cx)
     }

@@ -285,7 +285,8 @@ pub(crate) struct Reader<In, T, E> {
     results: Pin<Box<Receiver<Delivery<In, T, E>>>>,
     /// What came together and is handed out one by one: what one delivery holds, in one of two forms.
     batch: VecDeque<Completion<In, T, E>>,
-    successes: VecDeque<Success<T>>,
+    /// The first comes last, where it is taken out most easily.
+    successes: Vec<Success<T>>,
     mark: Option<WaitMark<In, T, E>>,
     /// Read, and not yet taken off the count of the unread.
     read: usize,
@@ -316,7 +317,7 @@ impl<In, T, E> Reader<In, T, E> {
             stream: Arc::new(stream),
             results: Box::pin(receiver),
             batch: VecDeque::new(),
-            successes: VecDeque::new(),
+            successes: Vec::new(),
             mark: None,
             read: 0,
             counts: Summary::default(),
@@ -329,7 +330,7 @@ impl<In, T, E> Reader<In, T, E> {
     /// Inside a job of this pool whose wait could never end, it cancels what is left; that is then delivered.
     pub(crate) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Completion<In, T, E>> {
         loop {
-            if let Some(success) = self.successes.pop_front() {
+            if let Some(success) = self.successes.pop() {
                 return Poll::Ready(success.into_completion());
             }
             if let Some(completion) = self.batch.pop_front() {
@@ -345,9 +346,9 @@ impl<In, T, E> Reader<In, T, E> {
                     let read = std::mem::replace(&mut self.batch, VecDeque::from(batch));
                     self.stream.spares.keep(Vec::from(read));
                 }
-                Poll::Ready(Some(Delivery::Successes(batch))) => {
-                    let read = std::mem::replace(&mut self.successes, VecDeque::from(batch));
-                    self.stream.success_spares.keep(Vec::from(read));
+                Poll::Ready(Some(Delivery::Successes(mut batch))) => {
+                    batch.reverse();
+                    self.stream.success_spares.keep(std::mem::replace(&mut self.successes, batch));
                 }
                 // The sender is in `self.stream`, so the channel is never closed.
                 Poll::Ready(None) => return Poll::Pending,
@@ -372,7 +373,7 @@ impl<In, T, E> Reader<In, T, E> {
     /// A success at hand, which is counted.
     #[inline(always)]
     pub(crate) fn next_success(&mut self) -> Option<Success<T>> {
-        let success = self.successes.pop_front()?;
+        let success = self.successes.pop()?;
         self.note_read();
         self.counts.count_success();
         Some(success)
@@ -435,7 +436,7 @@ impl<In, T, E> Drop for Reader<In, T, E> {
         // From here on the workers keep what they have, and discard it.
         self.results.close();
         self.batch.drain(..).for_each(Completion::discard);
-        Delivery::<In, T, E>::Successes(std::mem::take(&mut self.successes).into()).discard();
+        Delivery::<In, T, E>::Successes(std::mem::take(&mut self.successes)).discard();
         while let Ok(delivery) = self.results.try_recv() {
             delivery.discard();
         }
