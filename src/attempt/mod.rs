@@ -13,7 +13,7 @@ pub(crate) mod unwind;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use pin_project_lite::pin_project;
@@ -39,6 +39,8 @@ pin_project! {
         drop_panicked: bool,
         // Set when the attempt has to wait for the first time.
         sleep: Option<BoxFuture<'static, ()>>,
+        // What was left in the slot's signal last, where it stays.
+        left: Option<Waker>,
     }
 
     impl<F> PinnedDrop for Attempt<F> {
@@ -59,6 +61,7 @@ impl<F> Attempt<F> {
             future: None,
             drop_panicked: false,
             sleep: None,
+            left: None,
         }
     }
 
@@ -211,11 +214,17 @@ impl<F> Attempt<F> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, JobError<E>>> {
         let signal = &engine.signals[self.slot];
-        if let Some(interrupt) = signal.listen(cx.waker()) {
+        let this = self.project();
+        let interrupt = if this.left.as_ref().is_some_and(|left| left.will_wake(cx.waker())) {
+            signal.interrupted()
+        } else {
+            *this.left = Some(cx.waker().clone());
+            signal.listen(cx.waker())
+        };
+        if let Some(interrupt) = interrupt {
             return Poll::Ready(Err(interrupted(interrupt)));
         }
         before_wait(cx);
-        let this = self.project();
         let Some((at, limit)) = *this.deadline else { return Poll::Pending };
         let sleep = this.sleep.get_or_insert_with(|| engine.timer.sleep_until(at));
         // An interruption that came during this poll may have come before the limit passed.

@@ -77,7 +77,7 @@ impl<In, T, E> Engine<In, T, E> {
         if state.keeper.is_held() {
             return Err("a worker that has left keeps the time".into());
         }
-        let wakers = self.signals.iter().filter(|signal| signal.waker().is_some()).count();
+        let wakers = self.signals.made(0..self.signals.len()).filter(|signal| signal.waker().is_some()).count();
         if wakers > 0 {
             return Err(format!("{wakers} wakers of workers are left"));
         }

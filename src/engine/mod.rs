@@ -19,7 +19,8 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use self::scheduling::Retries;
-pub(crate) use self::signal::{Interrupt, Signal, reason_from_code, reason_to_code};
+use self::signal::Signals;
+pub(crate) use self::signal::{Interrupt, reason_from_code, reason_to_code};
 use self::timekeeper::Keeper;
 use self::waits::Waiting;
 pub(crate) use self::waits::{NoRoom, Room, Wait, WaitMark};
@@ -85,7 +86,7 @@ pub(crate) struct Engine<In, T, E> {
     /// How many slots a worker has: those from `worker × slots_each` on.
     slots_each: usize,
     /// One for each slot.
-    pub(crate) signals: Box<[Signal]>,
+    pub(crate) signals: Signals,
     /// Notified when the pool may have become idle.
     pub(crate) quiet: event_listener::Event,
     pub(crate) timer: Arc<dyn Timer>,
@@ -154,7 +155,7 @@ impl<In, T, E> Engine<In, T, E> {
         Arc::new(Self {
             state: Mutex::new(State {
                 ledger,
-                running: Running::new(slots),
+                running: Running::new(),
                 limits: settings.limits,
                 interrupted: Vec::new(),
                 open_desks: Vec::new(),
@@ -174,7 +175,7 @@ impl<In, T, E> Engine<In, T, E> {
                 && !settings.timings
                 && !settings.adds_jobs,
             slots_each,
-            signals: (0..slots).map(|_| Signal::default()).collect(),
+            signals: Signals::new(slots),
             quiet: event_listener::Event::new(),
             timer: settings.timer,
             observer: settings.observer,
@@ -609,8 +610,8 @@ impl<In, T, E> Engine<In, T, E> {
             (was_last, was_open && was_last, wakes, blocked)
         };
         if !planted::is(Bug::LeakWaker) {
-            let own = &self.signals[self.slots_of(worker)];
-            let wakers: Vec<Waker> = own.iter().filter_map(|signal| signal.waker().take()).collect();
+            let own = self.signals.made(self.slots_of(worker));
+            let wakers: Vec<Waker> = own.filter_map(|signal| signal.waker().take()).collect();
             drop(wakers);
         }
         self.observe(|| Event::WorkerLeft { worker });

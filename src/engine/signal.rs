@@ -1,6 +1,7 @@
 //! How others reach a slot: a flag with the reason why its job has to end, and the waker of the worker that waits there.
 
-use std::sync::PoisonError;
+use std::ops::{Index, Range};
+use std::sync::{OnceLock, PoisonError};
 use std::task::Waker;
 
 use crate::error::CancelReason;
@@ -79,9 +80,63 @@ impl Signal {
     }
 }
 
+/// How many signals are made at once.
+const TOGETHER: usize = 64;
+
+/// The signals of all slots, made when the first of their neighbours is used: so a slot that never is costs next to nothing.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    chunks: Box<[OnceLock<Box<[Signal; TOGETHER]>>]>,
+    count: usize,
+}
+
+impl Signals {
+    pub(super) fn new(count: usize) -> Self {
+        Self { chunks: (0..count.div_ceil(TOGETHER)).map(|_| OnceLock::new()).collect(), count }
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Those of these slots that were made.
+    pub(super) fn made(&self, slots: Range<usize>) -> impl Iterator<Item = &Signal> {
+        let chunks = self.chunks.iter().enumerate().skip(slots.start / TOGETHER);
+        let chunks = chunks.take_while(move |(number, _)| number * TOGETHER < slots.end);
+        chunks.flat_map(move |(number, chunk)| {
+            let first = number * TOGETHER;
+            let own = slots.start.saturating_sub(first)..(slots.end - first).min(TOGETHER);
+            chunk.get().into_iter().flat_map(move |chunk| &chunk[own.clone()])
+        })
+    }
+}
+
+impl Index<usize> for Signals {
+    type Output = Signal;
+
+    #[inline]
+    fn index(&self, slot: usize) -> &Signal {
+        &self.chunks[slot / TOGETHER].get_or_init(|| Box::new(std::array::from_fn(|_| Signal::default())))
+            [slot % TOGETHER]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn signals_are_made_with_their_neighbours_and_found_by_their_slots() {
+        let signals = Signals::new(200);
+        let made = |slots| signals.made(slots).count();
+        assert_eq!((signals.len(), made(0..200)), (200, 0));
+        let _ = signals[70].interrupt(CancelReason::Handle);
+        assert_eq!((made(0..200), made(0..64), made(60..70), made(127..200), made(70..71)), (64, 0, 6, 1, 1));
+        let interrupted = |slots| signals.made(slots).filter(|signal| signal.interrupted().is_some()).count();
+        assert_eq!((interrupted(70..71), interrupted(0..70), interrupted(71..200)), (1, 0, 0));
+        let _ = &signals[199];
+        assert_eq!(made(0..200), 64 + 8);
+    }
 
     #[test]
     fn every_reason_survives_the_atomic() {

@@ -163,7 +163,7 @@ impl<In, T, E> Engine<In, T, E> {
     /// Lets a worker that waits look whether the time is to be kept. One that does not wait looks before it does.
     pub(super) fn hand_on_time(&self) {
         if !self.ready.nudge_sleeper() {
-            for signal in &self.signals {
+            for signal in self.signals.made(0..self.signals.len()) {
                 if let Some(waker) = signal.listener() {
                     waker.wake();
                 }

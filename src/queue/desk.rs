@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn what_is_entered_is_what_has_happened_however_often_it_is_entered_meanwhile() {
         for entered_after in 0..32 {
-            let (mut ledger, mut running) = (Ledger::new(8, 0, 1, 3), Running::new(3));
+            let (mut ledger, mut running) = (Ledger::new(8, 0, 1, 3), Running::new());
             for _ in 0..4 {
                 ledger.accept(Origin::Outside).unwrap();
             }
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_job_that_waits_for_its_pool_and_stays_keeps_its_wait() {
-        let (mut ledger, mut running) = (Ledger::new(8, 0, 1, 1), Running::new(1));
+        let (mut ledger, mut running) = (Ledger::new(8, 0, 1, 1), Running::new());
         for _ in 0..2 {
             ledger.accept(Origin::Outside).unwrap();
         }

@@ -36,9 +36,10 @@ impl Occupant {
 /// `W` says what a job waits for.
 #[derive(Debug)]
 pub(crate) struct Running<W> {
-    slots: Box<[Option<Occupant>]>,
+    /// Those that were occupied once, and all before them.
+    slots: Vec<Option<Occupant>>,
     /// When what runs in the slots has started, where somebody has looked at the clock.
-    since: Box<[Option<Instant>]>,
+    since: Vec<Option<Instant>>,
     /// How many occupants run another attempt, or have it before them.
     retries: usize,
     /// How many occupants have `waits > 0`.
@@ -56,40 +57,41 @@ struct Wait<W> {
 }
 
 impl<W> Running<W> {
-    pub(crate) fn new(slots: usize) -> Self {
-        Self {
-            slots: vec![None; slots].into_boxed_slice(),
-            since: vec![None; slots].into_boxed_slice(),
-            retries: 0,
-            blocked: 0,
-            waits: BTreeMap::new(),
-            next_wait: 0,
-        }
+    pub(crate) const fn new() -> Self {
+        Self { slots: Vec::new(), since: Vec::new(), retries: 0, blocked: 0, waits: BTreeMap::new(), next_wait: 0 }
     }
 
     #[inline(always)]
     pub(crate) fn start(&mut self, slot: usize, occupant: Occupant) {
-        self.slots[slot] = Some(occupant);
+        *place(&mut self.slots, slot) = Some(occupant);
+    }
+
+    fn occupant(&self, slot: usize) -> Option<Occupant> {
+        self.slots.get(slot).copied().flatten()
+    }
+
+    fn occupant_mut(&mut self, slot: usize) -> Option<&mut Occupant> {
+        self.slots.get_mut(slot)?.as_mut()
     }
 
     /// The same, for a job that was scheduled.
     pub(crate) fn start_scheduled(&mut self, slot: usize, occupant: Occupant, since: Option<Instant>) {
         self.start(slot, occupant);
-        self.since[slot] = since;
+        *place(&mut self.since, slot) = since;
         self.retries += usize::from(occupant.is_retry);
     }
 
     /// The job of the slot does not run any more; returns its record in the schedule, if it has one.
     pub(crate) fn finish_scheduled(&mut self, slot: usize) -> Option<Spot> {
-        let occupant = self.slots[slot]?;
+        let occupant = self.occupant(slot)?;
         self.finish(slot);
-        self.since[slot] = None;
+        *place(&mut self.since, slot) = None;
         self.retries -= usize::from(occupant.is_retry);
         occupant.spot
     }
 
     pub(crate) fn finish(&mut self, slot: usize) {
-        if self.slots[slot].take().is_some_and(|occupant| occupant.waits > 0) {
+        if self.slots.get_mut(slot).and_then(Option::take).is_some_and(|occupant| occupant.waits > 0) {
             self.blocked -= 1;
             self.waits.values_mut().filter(|wait| wait.slot == Some(slot)).for_each(|wait| wait.slot = None);
         }
@@ -97,10 +99,10 @@ impl<W> Running<W> {
 
     /// The slot is occupied like this now, by a job that is not scheduled.
     pub(crate) fn replace(&mut self, slot: usize, occupant: Option<Occupant>) {
-        let (was, is) = (self.slots[slot].map(|occupant| occupant.id), occupant.map(|occupant| occupant.id));
-        if was != is {
+        let id = |occupant: Option<Occupant>| occupant.map(|occupant| occupant.id);
+        if id(self.occupant(slot)) != id(occupant) {
             self.finish(slot);
-            self.slots[slot] = occupant;
+            *place(&mut self.slots, slot) = occupant;
         }
     }
 
@@ -111,7 +113,7 @@ impl<W> Running<W> {
 
     /// Another attempt of the slot's job is allowed, and counts from now on.
     pub(crate) fn mark_retry(&mut self, slot: usize) {
-        if let Some(occupant) = self.slots[slot].as_mut().filter(|occupant| !occupant.is_retry) {
+        if let Some(occupant) = self.occupant_mut(slot).filter(|occupant| !occupant.is_retry) {
             occupant.is_retry = true;
             self.retries += 1;
         }
@@ -119,22 +121,22 @@ impl<W> Running<W> {
 
     /// Whether the slot runs another attempt.
     pub(crate) fn is_retry(&self, slot: usize) -> bool {
-        self.slots[slot].is_some_and(|occupant| occupant.is_retry)
+        self.occupant(slot).is_some_and(|occupant| occupant.is_retry)
     }
 
     /// The record of the slot's job in the schedule.
     pub(crate) fn spot(&self, slot: usize) -> Option<Spot> {
-        self.slots[slot]?.spot
+        self.occupant(slot)?.spot
     }
 
     /// When the job of this slot has started, if somebody looked at the clock.
     pub(crate) fn since(&self, slot: usize) -> Option<Instant> {
-        self.since[slot]
+        self.since.get(slot).copied().flatten()
     }
 
     /// Whether this very job runs in this slot.
     pub(crate) fn is_running(&self, slot: usize, id: JobId) -> bool {
-        self.slots[slot].is_some_and(|occupant| occupant.id == id)
+        self.occupant(slot).is_some_and(|occupant| occupant.id == id)
     }
 
     /// The occupied slots, in the order of their numbers.
@@ -159,12 +161,13 @@ impl<W> Running<W> {
 
     /// A job begins to wait for its own pool; returns the number of the wait.
     pub(crate) fn begin_wait(&mut self, slot: usize, id: JobId, what: W) -> u64 {
-        let occupant = self.slots[slot].as_mut().filter(|occupant| occupant.id == id);
-        let slot = occupant.map(|occupant| {
+        let occupant = self.occupant_mut(slot).filter(|occupant| occupant.id == id);
+        let waits = occupant.map(|occupant| {
             occupant.waits += 1;
-            self.blocked += usize::from(occupant.waits == 1);
-            slot
+            occupant.waits
         });
+        self.blocked += usize::from(waits == Some(1));
+        let slot = waits.map(|_| slot);
         self.next_wait += 1;
         self.waits.insert(self.next_wait, Wait { slot, what });
         self.next_wait
@@ -178,12 +181,28 @@ impl<W> Running<W> {
     /// A wait is over, or given up. Returns what it was for, which is not to be dropped under the lock.
     pub(crate) fn end_wait(&mut self, number: u64) -> Option<W> {
         let Wait { slot, what } = self.waits.remove(&number)?;
-        if let Some(occupant) = slot.and_then(|slot| self.slots[slot].as_mut()) {
+        let occupant = slot.and_then(|slot| self.occupant_mut(slot));
+        let waits = occupant.map(|occupant| {
             occupant.waits -= 1;
-            self.blocked -= usize::from(occupant.waits == 0);
-        }
+            occupant.waits
+        });
+        self.blocked -= usize::from(waits == Some(0));
         Some(what)
     }
+}
+
+/// The place of a slot in a list, which grows to it.
+#[inline(always)]
+fn place<V: Clone>(list: &mut Vec<Option<V>>, slot: usize) -> &mut Option<V> {
+    if slot >= list.len() {
+        grow(list, slot);
+    }
+    &mut list[slot]
+}
+
+#[cold]
+fn grow<V: Clone>(list: &mut Vec<Option<V>>, slot: usize) {
+    list.resize(slot + 1, None);
 }
 
 /// For the simulator.

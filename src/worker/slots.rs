@@ -10,6 +10,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use super::one::job_or_moment;
 use super::post::{Fresh, Post, Step};
 use super::woken::{SlotWaker, Woken};
 use super::{JOBS_PER_TURN, Seat, Start, end, start};
@@ -29,9 +30,29 @@ const JOBS_PER_LOOK: usize = 16;
 
 /// Runs jobs until the pool is drained or aborted.
 pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C) {
+    // What a worker works with is made when there is work, so that one that waits for its first job takes little memory.
+    let Some(first) = first_job(&seat).await else { return };
+    Box::pin(work(seat, call, first)).await;
+}
+
+/// Waits for the first job, and keeps the time meanwhile; `None` if there is none.
+async fn first_job<In, T, E>(seat: &Seat<In, T, E>) -> Option<Entry<In, T, E>> {
+    let mut time = Timekeeping::new(Arc::clone(&seat.engine), seat.engine.slots_of(seat.worker).start);
+    loop {
+        match job_or_moment(&seat.engine, &mut time).await {
+            Some(first) => return first.ok(),
+            // Not in line for a job any more, so what it releases does not wake this worker itself.
+            None => time.pass(),
+        }
+    }
+}
+
+/// Runs this job and others.
+async fn work<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C, first: Entry<In, C::Value, C::Error>) {
     // Parameters are dropped last, the seat after the handler: that goes while its worker still counts as there.
     let engine = Arc::clone(&seat.engine);
     let own = engine.slots_of(seat.worker);
+    let mut first = Some(first);
     // An outcome is out when its future is gone, so this is dropped after the slots.
     let mut outbox = Outbox::new();
     let mut slots = Slots::new(&engine, own.len(), own.start, |input, submitter| call.start(input, submitter));
@@ -47,6 +68,10 @@ pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
             post.open();
         }
         let mut jobs = 0;
+        if let Some(first) = first.take() {
+            slots.take(first, &mut post, &mut outbox, C::WANTS_SUBMITTER, cx);
+            jobs += 1;
+        }
         while jobs < JOBS_PER_TURN {
             let mut gone_on = 0;
             while gone_on < JOBS_PER_LOOK

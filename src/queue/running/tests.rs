@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn running(jobs: u64) -> Running<&'static str> {
-    let mut running = Running::new(2);
+    let mut running = Running::new();
     for (slot, id) in (0..jobs).enumerate() {
         running.start(slot, Occupant::new(JobId(id), 0, None));
     }
@@ -122,7 +122,7 @@ impl Naive {
 proptest! {
     #[test]
     fn the_slots_are_as_a_look_through_all_waits_says(is_scheduled: bool, ops in ops()) {
-        let mut real = Running::new(SLOTS);
+        let mut real = Running::new();
         let mut naive = Naive { slots: [None; SLOTS], waits: Vec::new() };
         let begin = Instant::now();
         for (step, op) in ops.iter().enumerate() {
