@@ -12,7 +12,8 @@ use brigade::{
 use futures_lite::future;
 
 use crate::harness::{
-    Gate, Log, assert_adds_up, assert_over, assert_settled, block_on, everywhere, gated, poll_once, yield_now,
+    Gate, Log, assert_adds_up, assert_over, assert_settled, block_on, everywhere, everywhere_once, gated, poll_once,
+    yield_now,
 };
 
 type Numbers = Pool<u32, u32, ()>;
@@ -37,7 +38,7 @@ const fn secs(secs: u64) -> Duration {
 
 #[test]
 fn a_greater_priority_starts_sooner_and_equals_start_in_the_order_of_their_acceptance() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1));
         let mut handles = vec![pool.try_submit(0).unwrap()];
         gate.arrived(1).await;
@@ -52,7 +53,7 @@ fn a_greater_priority_starts_sooner_and_equals_start_in_the_order_of_their_accep
 
 #[test]
 fn a_late_urgent_job_takes_the_next_slot() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1));
         let first = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
@@ -79,7 +80,7 @@ fn a_late_urgent_job_takes_the_next_slot() {
 
 #[test]
 fn an_urgent_job_overtakes_one_that_is_on_its_way_to_a_worker() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         for workers in [1, 2] {
             let started = Log::new();
             let log = started.clone();
@@ -101,7 +102,7 @@ fn an_urgent_job_overtakes_one_that_is_on_its_way_to_a_worker() {
 
 #[test]
 fn a_job_on_its_way_to_a_worker_can_be_moved_behind_the_others() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let started = Log::new();
         let log = started.clone();
         let (pool, made) = env.builder().workers(1).build(move |n: u32| {
@@ -119,7 +120,7 @@ fn a_job_on_its_way_to_a_worker_can_be_moved_behind_the_others() {
 
 #[test]
 fn the_priority_of_a_map_is_that_of_its_jobs_and_the_one_of_a_group_counts_for_jobs_to_come() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1));
         let first = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
@@ -151,7 +152,7 @@ fn the_priority_of_a_map_is_that_of_its_jobs_and_the_one_of_a_group_counts_for_j
 
 #[test]
 fn without_ageing_a_steady_stream_of_urgent_jobs_keeps_others_waiting() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1));
         submit(&pool, 1, 1).detach();
         gate.arrived(1).await;
@@ -174,7 +175,7 @@ fn without_ageing_a_steady_stream_of_urgent_jobs_keeps_others_waiting() {
 
 #[test]
 fn with_ageing_a_job_overtakes_those_that_come_as_many_steps_later_as_they_are_more_urgent() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         for (low, urgent) in [(0, 5), (-7, -2), (i32::MAX - 5, i32::MAX), (i32::MIN, i32::MIN + 5)] {
             let (starts, began) = (Log::new(), env.clock.elapsed());
             let (log, clock) = (starts.clone(), env.clock.clone());
@@ -217,7 +218,7 @@ fn with_ageing_a_job_overtakes_those_that_come_as_many_steps_later_as_they_are_m
 
 #[test]
 fn ageing_changes_no_order_among_equals() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1).ageing(secs(1)));
         let mut handles = vec![pool.try_submit(0).unwrap()];
         gate.arrived(1).await;
@@ -236,7 +237,7 @@ fn ageing_changes_no_order_among_equals() {
 
 #[test]
 fn a_waiting_job_that_is_given_another_priority_takes_its_place_by_that() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1));
         let running = submit(&pool, 0, 9);
         gate.arrived(1).await;
@@ -267,7 +268,7 @@ fn a_waiting_job_that_is_given_another_priority_takes_its_place_by_that() {
 
 #[test]
 fn a_job_that_was_handed_back_has_no_place_to_change() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, _) = gated(&env, env.builder().workers(1));
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
@@ -281,7 +282,7 @@ fn a_job_that_was_handed_back_has_no_place_to_change() {
 
 #[test]
 fn a_job_that_is_cancelled_before_it_starts_is_over_at_once_and_makes_room() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1).queue_capacity(3));
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
@@ -314,7 +315,7 @@ fn a_job_that_is_cancelled_before_it_starts_is_over_at_once_and_makes_room() {
 
 #[test]
 fn jobs_of_a_map_that_is_cancelled_leave_the_order_of_the_others() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1));
         let first = submit(&pool, 0, 1);
         gate.arrived(1).await;
@@ -341,7 +342,7 @@ fn a_delayed_job_counts_as_delayed_takes_a_place_and_starts_when_its_time_has_co
     everywhere(|env| async move {
         let starts = Log::new();
         let (log, clock) = (starts.clone(), env.clock.clone());
-        let pool = env.builder().workers(2).queue_capacity(4).spawn_on(&env, move |n: u32| {
+        let pool = env.at_once(2).queue_capacity(4).spawn_on(&env, move |n: u32| {
             log.push((n, clock.elapsed().as_secs()));
             future::ready(Ok::<_, ()>(n))
         });
@@ -378,7 +379,7 @@ fn a_delayed_job_counts_as_delayed_takes_a_place_and_starts_when_its_time_has_co
 #[test]
 fn jobs_whose_delay_ends_together_start_by_priority_and_then_in_the_order_of_their_acceptance() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+        let (pool, gate, started) = gated(&env, env.in_order());
         let mut handles = vec![pool.job(0).delay(secs(10)).try_submit().unwrap()];
         for (n, seconds, priority) in [(1, 7, 0), (2, 10, 1), (3, 10, 0), (4, 3, -1), (5, 10, 1)] {
             handles.push(pool.job(n).delay(secs(seconds)).priority(priority).try_submit().unwrap());
@@ -396,7 +397,7 @@ fn jobs_whose_delay_ends_together_start_by_priority_and_then_in_the_order_of_the
 
 #[test]
 fn a_job_whose_delay_has_passed_waits_for_a_worker_and_counts_as_queued() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1));
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
@@ -435,7 +436,7 @@ fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
             ]
         };
         // Others run, whatever time passes, and a cancellation ends what else would end a drain.
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+        let (pool, gate, started) = gated(&env, env.in_order());
         let handles = never(&pool);
         gate.open(2);
         assert_eq!(submit(&pool, 3, -1).await, Ok(3));
@@ -453,7 +454,7 @@ fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
 
         // A drain with a limit and an abort hand them back.
         for is_aborted in [false, true] {
-            let (pool, _, _) = gated(&env, env.builder().workers(1));
+            let (pool, _, _) = gated(&env, env.in_order());
             let handles = never(&pool);
             let report = if is_aborted {
                 pool.abort().await
@@ -471,7 +472,7 @@ fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
         }
 
         // The time of the job itself ends it.
-        let (pool, _, _) = gated(&env, env.builder().workers(1));
+        let (pool, _, _) = gated(&env, env.in_order());
         let late = pool.job(1).delay(Duration::MAX).timeout(secs(60)).try_submit().unwrap();
         env.clock.sleepers(1).await;
         env.clock.advance(secs(60));
@@ -483,10 +484,10 @@ fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
 #[test]
 fn a_job_that_awaits_what_never_starts_is_told_so() {
     everywhere(|env| async move {
-        for workers in [1, 3] {
+        for slots in [1, 3] {
             let place: Arc<std::sync::Mutex<Option<JobHandle<u32, JobError<()>, ()>>>> = Arc::default();
             let inside = Arc::clone(&place);
-            let pool = env.builder().workers(workers).spawn_on(&env, move |_: u32| {
+            let pool = env.at_once(slots).spawn_on(&env, move |_: u32| {
                 let other = inside.lock().unwrap().take();
                 async move { other.ok_or(())?.await.map_or_else(Ok, |_| Err(())) }
             });
@@ -517,7 +518,7 @@ const SWITCHES: [(&str, fn(&Numbers)); 8] = [
 
 #[test]
 fn the_first_use_of_an_order_loses_repeats_and_reorders_nothing() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         for (name, switch) in SWITCHES {
             let (gate, started) = (Gate::new(), Log::new());
             let (pass, log) = (gate.clone(), started.clone());
@@ -606,7 +607,7 @@ fn an_order_that_is_given_amid_submissions_keeps_that_of_each_submitter() {
 
 #[test]
 fn jobs_that_running_jobs_add_have_the_priority_of_their_map_and_stand_behind_their_equals() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (gate, started) = (Gate::new(), Log::new());
         let (pass, log) = (gate.clone(), started.clone());
         let (pool, workers) =

@@ -17,7 +17,7 @@ use brigade::{
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Starts, assert_adds_up, assert_over, assert_settled, everywhere, poll_once, yield_now,
+    Env, Gate, Starts, assert_adds_up, assert_over, assert_settled, everywhere, everywhere_once, poll_once, yield_now,
 };
 use crate::steps::Steps;
 
@@ -138,7 +138,7 @@ async fn run_alone(
     times: impl IntoIterator<Item = Duration>,
 ) -> (u32, Result<u32, JobError<u32>>) {
     let work = Work::new(&env.clock);
-    let pool = work.pool(env, env.builder().workers(1).retry(retry));
+    let pool = work.pool(env, env.in_order().retry(retry));
     let expected = times.into_iter().map(|at| (input.0, at));
     let (ran, ()) = future::zip(run(&work, &pool, input, way), work.starts.expect(&pool, expected)).await;
     assert_over(env, &pool).await;
@@ -193,8 +193,7 @@ fn the_events_of_a_job_that_is_tried_again_come_in_their_order() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&seen);
         let pool = env
-            .builder()
-            .workers(1)
+            .in_order()
             .retry(Retry::fixed(SECOND))
             .observe(move |event: &Event| log.lock().unwrap().push(event.clone()))
             .spawn_on(&env, |n: u32| async move { Err::<(), _>(n) });
@@ -273,7 +272,7 @@ fn panics_are_never_retried() {
         let starts = Starts::new(&env.clock);
         let noted = starts.clone();
         let retry = Retry::fixed(SECOND).on_retry(|_| unreachable!("nothing is retried"));
-        let pool = env.builder().workers(1).retry(retry).spawn_on(&env, move |n: u32| {
+        let pool = env.in_order().retry(retry).spawn_on(&env, move |n: u32| {
             noted.note(n);
             async move { if n == 0 { resume_unwind(Box::new("zero")) } else { Ok::<_, ()>(n) } }
         });
@@ -308,7 +307,7 @@ async fn second_attempts_without_end(
     let gate = Gate::new();
     let (inside, tried) = (gate.clone(), Arc::new(Mutex::new(BTreeMap::<u32, u32>::new())));
     let retry = Retry::fixed(Duration::ZERO).max_attempts(9);
-    let pool = builder.workers(2).retry(retry).spawn_on(env, move |n: u32| {
+    let pool = builder.retry(retry).spawn_on(env, move |n: u32| {
         let gate = inside.clone();
         let is_first = tried.lock().unwrap().insert(n, 1).is_none();
         async move {
@@ -330,7 +329,7 @@ type Map = brigade::Map<u32, u32, u32, brigade::Inputs<futures_lite::stream::Ite
 #[test]
 fn an_attempt_that_is_cancelled_is_not_made_again() {
     everywhere(|env| async move {
-        let (pool, handle, mut map) = second_attempts_without_end(&env, env.builder()).await;
+        let (pool, handle, mut map) = second_attempts_without_end(&env, env.at_once(2)).await;
         assert_eq!(handle.cancel().await, None);
         map.cancel();
         let completion = map.next().await.unwrap();
@@ -343,7 +342,7 @@ fn an_attempt_that_is_cancelled_is_not_made_again() {
 #[test]
 fn a_job_that_runs_out_of_its_own_time_is_not_tried_again() {
     everywhere(|env| async move {
-        let (pool, handle, mut map) = second_attempts_without_end(&env, env.builder().job_timeout(SECOND)).await;
+        let (pool, handle, mut map) = second_attempts_without_end(&env, env.at_once(2).job_timeout(SECOND)).await;
         env.clock.sleepers(2).await;
         env.clock.advance(SECOND);
         assert_eq!(handle.await, Err(JobError::TimedOut(TimeLimit::Job)));
@@ -360,7 +359,7 @@ fn an_attempt_that_runs_out_of_its_time_is_made_again_unless_it_is_said_not_to_b
         for (retry, attempts) in [(Retry::fixed(SECOND), 3), (Retry::fixed(SECOND).timeouts(false), 1)] {
             let starts = Starts::new(&env.clock);
             let noted = starts.clone();
-            let builder = env.builder().workers(1).retry(retry).attempt_timeout(secs(5));
+            let builder = env.in_order().retry(retry).attempt_timeout(secs(5));
             let pool = builder.spawn_on(&env, move |n: u32| {
                 noted.note(n);
                 future::pending::<Result<(), ()>>()
@@ -397,7 +396,7 @@ fn no_attempt_is_made_that_would_start_later_than_the_longest_time_after_the_fir
         // What an attempt takes counts too.
         let gate = Gate::new();
         let retry = Retry::fixed(Duration::ZERO).max_attempts(9).max_elapsed(millis(100));
-        let pool = gated_pool(&env, env.builder().workers(1).retry(retry), &gate);
+        let pool = gated_pool(&env, env.in_order().retry(retry), &gate);
         let mut map = pool.map([7]);
         assert_eq!(poll_once(pin!(map.next())), None);
         gate.arrived(1).await;
@@ -418,7 +417,7 @@ fn no_attempt_is_made_that_would_start_when_the_time_of_its_job_is_over() {
             for way in WAYS {
                 let work = Work::new(&env.clock);
                 let retry = Retry::fixed(millis(delay)).max_attempts(9);
-                let pool = work.pool(&env, env.builder().workers(1).retry(retry).job_timeout(millis(100)));
+                let pool = work.pool(&env, env.in_order().retry(retry).job_timeout(millis(100)));
                 let last = *times.last().unwrap();
                 let attempts = times.len() as u32;
                 let expected = times.iter().map(|at| (7, millis(*at)));
@@ -515,7 +514,7 @@ fn a_snoozed_attempt_is_not_counted() {
 
 #[test]
 fn a_job_goes_back_to_its_place_in_the_order_when_its_wait_is_over() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (gate, starts) = (Gate::new(), Starts::new(&env.clock));
         let (pass, noted) = (gate.clone(), starts.clone());
         let pool =
@@ -640,7 +639,7 @@ fn a_delay_longer_than_time_keeps_its_job_waiting_and_hurts_nobody() {
         ];
         for (attempts, policy) in policies {
             let work = Work::new(&env.clock);
-            let pool = work.pool(&env, env.builder().workers(1).key_by(|input: &Input| input.0).retry(policy()));
+            let pool = work.pool(&env, env.in_order().key_by(|input: &Input| input.0).retry(policy()));
             let (waiting, other) = (submit(&pool, failing(0)), submit(&pool, (1, 0)));
             assert_eq!(other.await, Ok(1));
             until_delayed(&pool, 1).await;
@@ -668,7 +667,7 @@ fn a_delay_longer_than_time_keeps_its_job_waiting_and_hurts_nobody() {
 fn jobs_that_wait_for_another_attempt_hold_no_worker_and_no_place_in_the_queue() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let builder = env.builder().workers(2).queue_capacity(2).retry(Retry::fixed(HOUR).max_attempts(2));
+        let builder = env.at_once(2).queue_capacity(2).retry(Retry::fixed(HOUR).max_attempts(2));
         let pool = gated_pool(&env, builder, &gate);
         let waiting = [0, 1].map(|n| pool.try_submit(n).unwrap());
         gate.arrived(2).await;
@@ -700,7 +699,7 @@ fn jobs_that_wait_for_another_attempt_hold_no_worker_and_no_place_in_the_queue()
 fn a_job_that_waits_for_another_attempt_holds_no_permit_and_no_room_of_its_key() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let builder = env.builder().workers(1).rate_limit(RateLimit::every(SECOND)).retry(Retry::fixed(millis(2500)));
+        let builder = env.in_order().rate_limit(RateLimit::every(SECOND)).retry(Retry::fixed(millis(2500)));
         let pool = work.pool(&env, builder.key_by(|_| "one").max_running_per_key(1));
         pool.pause();
         let handles = [failing(0), (1, 0), (2, 0), (3, 0)].map(|input| submit(&pool, input));
@@ -724,7 +723,7 @@ fn an_added_job_that_waits_for_another_attempt_holds_no_room_of_added_jobs() {
         let gate = Gate::new();
         let pass = gate.clone();
         let (pool, workers) =
-            env.builder().workers(2).child_capacity(1).retry(Retry::fixed(HOUR).max_attempts(2)).build_with_submitter(
+            env.at_once(2).child_capacity(1).retry(Retry::fixed(HOUR).max_attempts(2)).build_with_submitter(
                 move |n: u32, jobs: Submitter<u32, (), u32>| {
                     let gate = pass.clone();
                     async move {
@@ -766,13 +765,12 @@ fn while_as_many_wait_as_may_wait_a_failure_is_final() {
             let work = Work::new(&env.clock);
             let refused = Arc::new(Mutex::new(Vec::new()));
             let log = Arc::clone(&refused);
-            let builder = env.builder().workers(1).retry(Retry::fixed(SECOND)).retry_capacity(capacity).observe(
-                move |event: &Event| {
+            let builder =
+                env.in_order().retry(Retry::fixed(SECOND)).retry_capacity(capacity).observe(move |event: &Event| {
                     if let Event::RetryRefused { job } = event {
                         log.lock().unwrap().push(job.as_u64() as usize);
                     }
-                },
-            );
+                });
             let inside = work.clone();
             let pool = builder.spawn_on(&env, move |input: Input| {
                 let result = inside.attempt(input);
@@ -796,7 +794,7 @@ fn while_as_many_wait_as_may_wait_a_failure_is_final() {
 fn jobs_of_a_map_that_wait_for_another_attempt_stay_within_its_window() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let pool = work.pool(&env, env.builder().workers(1).retry(Retry::fixed(HOUR)));
+        let pool = work.pool(&env, env.in_order().retry(Retry::fixed(HOUR)));
         let pulled = AtomicUsize::new(0);
         let inputs = (0..).inspect(|_| _ = pulled.fetch_add(1, Ordering::SeqCst)).map(failing);
         let mut map = pool.map(inputs).window(5);
@@ -823,7 +821,7 @@ fn the_time_of_an_error_holds_for_its_job_or_its_key_or_all() {
             for way in WAYS {
                 let work = Work::new(&env.clock);
                 let retry = Retry::fixed(SECOND).retry_after(|_| Some(secs(10))).retry_after_holds(hold);
-                let pool = work.pool(&env, env.builder().workers(1).key_by(|(name, _)| name / 10).retry(retry));
+                let pool = work.pool(&env, env.in_order().key_by(|(name, _)| name / 10).retry(retry));
                 pool.pause();
                 let inputs = [(10, 1), (11, 0), (20, 0), (21, 0)];
                 let mut map = pool.map(inputs.into_iter().filter(|_| way == Way::Map));
@@ -846,7 +844,7 @@ fn jobs_that_come_while_the_time_of_an_error_holds_for_all_wait_too() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
         let retry = Retry::fixed(SECOND).retry_after(|_| Some(secs(10))).retry_after_holds(Hold::Pool);
-        let pool = work.pool(&env, env.builder().workers(1).retry(retry));
+        let pool = work.pool(&env, env.in_order().retry(retry));
         let first = submit(&pool, (0, 1));
         work.starts.expect(&pool, [(0, secs(0))]).await;
         until_delayed(&pool, 1).await;
@@ -964,7 +962,7 @@ fn with_a_budget_no_more_than_a_share_is_tried_again_though_all_fail() {
         for way in WAYS {
             let work = Work::new(&env.clock);
             let retry = Retry::fixed(SECOND).max_attempts(50).budget(RetryBudget::share(0.2).floor(0));
-            let pool = work.pool(&env, env.builder().workers(1).retry(retry));
+            let pool = work.pool(&env, env.in_order().retry(retry));
             let results = async {
                 let inputs = (0..100).map(failing);
                 match way {
@@ -1018,7 +1016,7 @@ fn of_jobs_that_fail_together_no_more_are_tried_again_than_the_budget_and_its_fl
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
         let retry = Retry::fixed(SECOND).max_attempts(2).budget(0.1);
-        let pool = work.pool(&env, env.builder().workers(1).retry(retry));
+        let pool = work.pool(&env, env.in_order().retry(retry));
         let results = pool.map((0..1000).map(failing)).map(|completion| u64::from(completion.attempts));
         let ((attempts, retries), ()) = future::zip(
             async {
@@ -1043,7 +1041,7 @@ fn a_retry_is_allowed_while_fewer_than_the_floor_are_on_their_way() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
         let retry = Retry::fixed(SECOND).max_attempts(3).budget(RetryBudget::share(0.0).floor(3));
-        let pool = work.pool(&env, env.builder().workers(1).retry(retry));
+        let pool = work.pool(&env, env.in_order().retry(retry));
         let mut map = pool.map((0..10).map(failing)).ordered();
         assert_eq!(poll_once(pin!(map.next())), None);
         let first = (0..10).map(|name| (name, secs(0)));
@@ -1108,9 +1106,8 @@ fn each_attempt_sees_an_equal_input_which_is_copied_before_each_but_the_last() {
             for is_kept in [false, true] {
                 let seen = Arc::new(Mutex::new(Vec::new()));
                 let log = Arc::clone(&seen);
-                let pool = env.builder().workers(1).retry(Retry::fixed(Duration::ZERO)).spawn_on(
-                    &env,
-                    move |mut input: Copied| {
+                let pool =
+                    env.in_order().retry(Retry::fixed(Duration::ZERO)).spawn_on(&env, move |mut input: Copied| {
                         let result = {
                             let mut log = log.lock().unwrap();
                             log.push(input.text.clone());
@@ -1122,8 +1119,7 @@ fn each_attempt_sees_an_equal_input_which_is_copied_before_each_but_the_last() {
                             drop(input);
                             result
                         }
-                    },
-                );
+                    });
                 let input = Copied::new("text");
                 let counts = Arc::clone(&input.counts);
                 let map = pool.map([input]);
@@ -1150,7 +1146,7 @@ fn handlers_are_called_as_often_as_attempts_are_reported() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
         let retry = Retry::fixed(Duration::ZERO).max_attempts(4).when(|attempt| *attempt != 3);
-        let pool = work.pool(&env, env.builder().workers(3).retry(retry).retry_capacity(10));
+        let pool = work.pool(&env, env.at_once(3).retry(retry).retry_capacity(10));
         let mut attempts = BTreeMap::new();
         let summary = pool
             .map((0..200).map(|name| (name, name % 6)))
@@ -1170,7 +1166,7 @@ fn handlers_are_called_as_often_as_attempts_are_reported() {
 fn only_a_final_failure_stops_a_map() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let pool = work.pool(&env, env.builder().workers(1).retry(Retry::fixed(SECOND)));
+        let pool = work.pool(&env, env.in_order().retry(Retry::fixed(SECOND)));
         let mut map = pool.map([(0, 2), (1, 0), failing(2), (3, 1)]).on_error(OnError::Stop).ordered();
         assert_eq!(poll_once(pin!(map.next())), None);
         work.starts
@@ -1191,7 +1187,7 @@ const fn at_second((name, second): (u32, u64)) -> (u32, Duration) {
 fn the_failure_that_stops_a_map_cancels_what_waits_for_another_attempt() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let pool = work.pool(&env, env.builder().workers(1).retry(Retry::fixed(SECOND).when(|attempt| *attempt < 2)));
+        let pool = work.pool(&env, env.in_order().retry(Retry::fixed(SECOND).when(|attempt| *attempt < 2)));
         let mut map = pool.map([failing(0), (1, 1)]).on_error(OnError::Stop).ordered();
         assert_eq!(poll_once(pin!(map.next())), None);
         work.starts.expect(&pool, [(0, 0), (1, 0), (0, 1)].map(at_second)).await;
@@ -1288,7 +1284,7 @@ fn a_panic_of_a_closure_of_the_policy_is_the_outcome_of_its_job_and_of_no_other(
         ];
         for (name, policy) in policies {
             for way in WAYS {
-                let builder = env.builder().workers(2).retry(policy(Retry::fixed(Duration::ZERO)));
+                let builder = env.at_once(2).retry(policy(Retry::fixed(Duration::ZERO)));
                 let ran = one_bad_among_good(&env, builder, |name| name, |input| *input, way).await;
                 assert_eq!(ran, (1, 0, planned()), "{name}");
             }
@@ -1310,7 +1306,7 @@ fn a_panic_of_the_delays_is_the_outcome_of_its_job_and_of_no_other() {
                 }
                 iter::repeat_with(move || if is_bad { resume_unwind(Box::new("planned")) } else { Duration::ZERO })
             });
-            let pool = work.pool(&env, env.builder().workers(1).retry(retry));
+            let pool = work.pool(&env, env.in_order().retry(retry));
             let seen = pool.map((0..3).map(|name| (name, 1))).ordered();
             let seen =
                 seen.map(|c| (c.attempts, c.result.map_err(|error| error.to_string()))).collect::<Vec<_>>().await;
@@ -1342,7 +1338,7 @@ fn a_panic_of_the_clone_of_an_input_is_the_outcome_of_its_job_and_of_no_other() 
     everywhere(|env| async move {
         let planned = || Err("the job panicked: planned".to_owned());
         for way in WAYS {
-            let builder = || env.builder().workers(2).retry(Retry::fixed(Duration::ZERO));
+            let builder = || env.at_once(2).retry(Retry::fixed(Duration::ZERO));
             // Before the first attempt, and before the second one.
             let at_once: fn(u32) -> Uncopied = |name| Uncopied { name, copies: 0 };
             let later: fn(u32) -> Uncopied = |name| Uncopied { name, copies: 1 };
@@ -1360,7 +1356,7 @@ fn a_panic_of_the_clone_of_an_input_is_the_outcome_of_its_job_and_of_no_other() 
 fn a_drain_waits_for_jobs_that_wait_for_another_attempt() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let pool = work.pool(&env, env.builder().workers(2).retry(Retry::fixed(HOUR)));
+        let pool = work.pool(&env, env.at_once(2).retry(Retry::fixed(HOUR)));
         let handle = submit(&pool, (0, 2));
         until_delayed(&pool, 1).await;
         let (mut drain, mut idle) = (pin!(pool.drain()), pin!(pool.idle()));
@@ -1378,7 +1374,7 @@ fn a_shutdown_returns_the_inputs_of_jobs_that_wait_with_their_attempts() {
     everywhere(|env| async move {
         for is_abort in [false, true] {
             let work = Work::new(&env.clock);
-            let pool = work.pool(&env, env.builder().workers(1).retry(Retry::fixed(HOUR)));
+            let pool = work.pool(&env, env.in_order().retry(Retry::fixed(HOUR)));
             let handle = submit(&pool, failing(0));
             let mut map = pool.map([(1, 0), failing(2)]).ordered();
             assert_eq!(map.next().await.map(|c| c.result), Some(Ok(1)));
@@ -1419,7 +1415,7 @@ fn a_shutdown_returns_the_inputs_of_jobs_that_wait_with_their_attempts() {
 fn an_attempt_that_a_shutdown_interrupts_is_not_made_again() {
     everywhere(|env| async move {
         for is_abort in [false, true] {
-            let (pool, handle, mut map) = second_attempts_without_end(&env, env.builder()).await;
+            let (pool, handle, mut map) = second_attempts_without_end(&env, env.at_once(2)).await;
             let report = if is_abort { pool.abort().await } else { pool.drain_within(Duration::ZERO).await };
             pool.idle().await;
             let interrupted: Vec<_> =
@@ -1465,7 +1461,7 @@ fn dropped_workers_leave_a_job_that_waits_abandoned_with_its_input_and_its_attem
 fn a_cancellation_ends_a_job_that_waits_for_another_attempt_at_once() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let pool = work.pool(&env, env.builder().workers(1).retry(Retry::fixed(HOUR)));
+        let pool = work.pool(&env, env.in_order().retry(Retry::fixed(HOUR)));
         let (cancelled, dropped) = (submit(&pool, failing(0)), submit(&pool, failing(1)));
         let mut map = pool.map([failing(2)]);
         assert_eq!(poll_once(pin!(map.next())), None);
