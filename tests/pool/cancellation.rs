@@ -11,7 +11,7 @@ use std::time::Duration;
 use brigade::{Builder, CancelReason, End, JobError, OnError, Pool, SubmitError, Submitter, TimeLimit};
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{DropToken, Drops, Env, Gate, assert_settled, everywhere, everywhere_once, poll_once};
+use crate::harness::{DropToken, Drops, Env, Gate, assert_settled, everywhere, poll_once};
 
 const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -37,9 +37,9 @@ fn counted_pool(
 
 #[test]
 fn a_running_and_a_queued_job_are_cancelled_together_and_the_next_one_runs() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
-        let pool = counted_pool(&env, env.builder().workers(1), &gate, &drops);
+        let pool = counted_pool(&env, env.one_by_one(), &gate, &drops);
         let running = pool.try_submit(drops.token()).unwrap();
         gate.arrived(1).await;
         let queued = pool.try_submit(drops.token()).unwrap();
@@ -60,10 +60,10 @@ fn a_running_and_a_queued_job_are_cancelled_together_and_the_next_one_runs() {
 
 #[test]
 fn what_is_cancelled_before_it_starts_never_runs() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let (gate, ran) = (Gate::new(), Arc::new(AtomicUsize::new(0)));
         let (inside, count) = (gate.clone(), Arc::clone(&ran));
-        let pool = env.builder().workers(1).spawn_on(&env, move |n: u32| {
+        let pool = env.one_by_one().spawn_on(&env, move |n: u32| {
             count.fetch_add(1, Ordering::SeqCst);
             let gate = inside.clone();
             async move {
@@ -103,9 +103,9 @@ fn what_is_cancelled_before_it_starts_never_runs() {
 
 #[test]
 fn a_cancelled_job_is_not_revived_when_its_turn_comes() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
-        let pool = counted_pool(&env, env.builder().workers(1), &gate, &drops);
+        let pool = counted_pool(&env, env.one_by_one(), &gate, &drops);
         let first = pool.try_submit(drops.token()).unwrap();
         gate.arrived(1).await;
         let second = pool.try_submit(drops.token()).unwrap();
@@ -174,8 +174,8 @@ fn attempts_that_take_too_long_time_out_and_others_do_not() {
 
 #[test]
 fn an_attempt_timeout_counts_from_the_start_of_the_attempt_and_the_nearest_setting_counts() {
-    everywhere_once(|env| async move {
-        let pool = sleeping_pool(&env, env.builder().workers(1).attempt_timeout(millis(50)));
+    everywhere(|env| async move {
+        let pool = sleeping_pool(&env, env.one_by_one().attempt_timeout(millis(50)));
         let timed_out = Err(JobError::TimedOut(TimeLimit::Attempt));
         // Waits for 40 before it runs for 40, which is less than its limit.
         let handles = [pool.try_submit(40).unwrap(), pool.try_submit(40).unwrap()];
@@ -213,8 +213,8 @@ fn an_attempt_timeout_counts_from_the_start_of_the_attempt_and_the_nearest_setti
 
 #[test]
 fn a_job_timeout_counts_the_wait_and_a_late_job_never_starts() {
-    everywhere_once(|env| async move {
-        let pool = sleeping_pool(&env, env.builder().workers(1).job_timeout(millis(50)));
+    everywhere(|env| async move {
+        let pool = sleeping_pool(&env, env.one_by_one().job_timeout(millis(50)));
         let handles = [pool.try_submit(40).unwrap(), pool.try_submit(40).unwrap(), pool.try_submit(40).unwrap()];
         let own = pool.job(30).timeout(millis(1000)).try_submit().unwrap();
         let [first, second, third] = handles;
@@ -309,18 +309,17 @@ fn poll_with<F: Future>(task: &Arc<Task>, future: Pin<&mut F>) -> bool {
 
 #[test]
 fn no_waker_and_no_timer_is_left_behind() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let task = Arc::new(Task);
         let gate = Gate::new();
         let inside = gate.clone();
-        let pool =
-            env.builder().workers(1).queue_capacity(2).attempt_timeout(millis(50)).spawn_on(&env, move |n: u32| {
-                let gate = inside.clone();
-                async move {
-                    gate.pass().await;
-                    Ok::<_, ()>(n)
-                }
-            });
+        let pool = env.one_by_one().queue_capacity(2).attempt_timeout(millis(50)).spawn_on(&env, move |n: u32| {
+            let gate = inside.clone();
+            async move {
+                gate.pass().await;
+                Ok::<_, ()>(n)
+            }
+        });
         for n in 0..1000 {
             let mut running = pool.try_submit(n).unwrap();
             gate.arrived(1).await;
@@ -433,24 +432,23 @@ fn a_cancellation_goes_on_if_nobody_waits_for_it() {
 
 #[test]
 fn a_job_may_cancel_itself_and_its_neighbours() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
         let place: Arc<Mutex<Vec<brigade::JobHandle<u32, (), ()>>>> = Arc::default();
         let handles = Arc::clone(&place);
-        let (pool, workers) =
-            env.builder().workers(1).build_with_submitter(move |n: u32, _: Submitter<u32, (), ()>| {
-                let (gate, handles) = (inside.clone(), Arc::clone(&handles));
-                async move {
-                    gate.pass().await;
-                    if n == 0 {
-                        let taken = std::mem::take(&mut *handles.lock().unwrap());
-                        drop(taken);
-                        future::pending::<()>().await;
-                    }
-                    Ok(())
+        let (pool, workers) = env.one_by_one().build_with_submitter(move |n: u32, _: Submitter<u32, (), ()>| {
+            let (gate, handles) = (inside.clone(), Arc::clone(&handles));
+            async move {
+                gate.pass().await;
+                if n == 0 {
+                    let taken = std::mem::take(&mut *handles.lock().unwrap());
+                    drop(taken);
+                    future::pending::<()>().await;
                 }
-            });
+                Ok(())
+            }
+        });
         workers.spawn_on(&env);
         *place.lock().unwrap() = (0..3).map(|n| pool.try_submit(n).unwrap()).collect();
         let last = pool.try_submit(3).unwrap();

@@ -246,7 +246,7 @@ fn draining_a_paused_pool_ends_and_stopping_it_hands_back_what_has_not_started()
         assert_over(&env, &pool).await;
 
         for is_aborted in [true, false] {
-            let (pool, gate, started) = gated(&env, env.at_once(1));
+            let (pool, gate, started) = gated(&env, env.one_by_one());
             let running = pool.try_submit(0).unwrap();
             gate.arrived(1).await;
             pool.pause();
@@ -783,8 +783,8 @@ fn a_slow_poll_is_reported_with_its_job_and_its_length_and_one_at_the_bound_is_n
 
 #[test]
 fn a_wait_for_a_shorter_queue_ends_when_so_few_are_queued_or_delayed() {
-    everywhere_once(|env| async move {
-        let (pool, gate, _) = gated(&env, env.builder().workers(1));
+    everywhere(|env| async move {
+        let (pool, gate, _) = gated(&env, env.one_by_one());
         // At once, where it is so already.
         assert_eq!(poll_once(pin!(pool.queued_below(1))), Some(()));
         let running = pool.try_submit(0).unwrap();
@@ -932,8 +932,8 @@ fn a_job_that_waits_for_a_quieter_moment_of_its_own_pool_panics_if_it_would_wait
 
 #[test]
 fn one_more_than_may_wait_for_room_is_told_so_at_once() {
-    everywhere_once(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1).queue_capacity(1).max_waiting(1));
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.one_by_one().queue_capacity(1).max_waiting(1));
         let mut handles = vec![pool.submit(0).await.unwrap()];
         gate.arrived(1).await;
         handles.push(pool.submit(1).await.unwrap());
@@ -975,8 +975,8 @@ fn one_more_than_may_wait_for_room_is_told_so_at_once() {
 
 #[test]
 fn where_nobody_may_wait_a_full_queue_is_told_at_once_and_room_is_used() {
-    everywhere_once(|env| async move {
-        let (pool, gate, _) = gated(&env, env.builder().workers(1).queue_capacity(1).max_waiting(0));
+    everywhere(|env| async move {
+        let (pool, gate, _) = gated(&env, env.one_by_one().queue_capacity(1).max_waiting(0));
         let running = pool.submit(0).await.unwrap();
         gate.arrived(1).await;
         let permit = pool.reserve().await.unwrap();
@@ -993,8 +993,8 @@ fn where_nobody_may_wait_a_full_queue_is_told_at_once_and_room_is_used() {
 
 #[test]
 fn maps_wait_for_room_without_taking_up_the_number_of_those_who_may() {
-    everywhere_once(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1).queue_capacity(1).max_waiting(1));
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.one_by_one().queue_capacity(1).max_waiting(1));
         let running = pool.submit(0).await.unwrap();
         gate.arrived(1).await;
         let queued = pool.submit(1).await.unwrap();

@@ -159,13 +159,13 @@ fn one_error_does_not_touch_its_siblings() {
 
 #[test]
 fn a_map_that_has_stopped_starts_nothing_and_takes_nothing_from_its_jobs() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let (gate, refused) = (Gate::new(), Arc::new(Mutex::new(Vec::new())));
         let (inside, log) = (gate.clone(), Arc::clone(&refused));
         let ran = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&ran);
         let (pool, workers) =
-            env.builder().workers(1).build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
+            env.one_by_one().build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
                 count.fetch_add(1, Ordering::SeqCst);
                 let (gate, log) = (inside.clone(), Arc::clone(&log));
                 // Called when the cancelled future is dropped, while the job still counts as running.

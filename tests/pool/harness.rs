@@ -55,6 +55,12 @@ impl Slots {
     pub(crate) fn in_order<In, E>(self, builder: Builder<In, E>) -> Builder<In, E> {
         builder.workers(1).jobs_per_worker(if self == Self::One { 1 } else { 4 })
     }
+
+    /// A pool that runs one job at a time: in the only slot of a worker, or in any of several, since all jobs have one key.
+    pub(crate) fn one_by_one<In, E>(self, builder: Builder<In, E>) -> Builder<In, E> {
+        let builder = self.in_order(builder);
+        if self == Self::One { builder } else { builder.key_by(|_| "all").max_running_per_key(1) }
+    }
 }
 
 impl fmt::Display for Slots {
@@ -100,6 +106,12 @@ impl Env {
         self.has_many.set(true);
         self.slots.in_order(self.builder())
     }
+
+    /// The same, of a pool that runs one job at a time. It may have keys, so the scenario has none.
+    pub(crate) fn one_by_one<In, E>(&self) -> Builder<In, E> {
+        self.has_many.set(true);
+        self.slots.one_by_one(self.builder())
+    }
 }
 
 impl Spawn for Env {
@@ -115,8 +127,7 @@ pub(crate) fn everywhere<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env
     run_everywhere(&Slots::BOTH.map(Some), &|env| Box::pin(scenario(env)));
 }
 
-/// The same for a scenario that says itself how many workers and slots there are, since it is about them; or about one job at
-/// once, for which there is one way.
+/// The same for a scenario that says itself how many workers and slots there are, since it is about them.
 pub(crate) fn everywhere_once<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env) -> F) {
     run_everywhere(&[None], &|env| Box::pin(scenario(env)));
 }

@@ -25,7 +25,7 @@ use brigade::{
 };
 use futures_lite::{StreamExt, future, stream};
 
-use crate::harness::{Gate, assert_adds_up, assert_settled, everywhere, everywhere_once, poll_once, yield_now};
+use crate::harness::{Gate, assert_adds_up, assert_settled, everywhere, poll_once, yield_now};
 
 /// A pool that its own jobs can reach; filled once it is built.
 type Own<In, T, E> = Arc<OnceLock<Pool<In, T, E>>>;
@@ -111,10 +111,10 @@ fn a_job_whose_worker_is_dropped_after_it_was_woken_for_it_goes_to_another_worke
 
 #[test]
 fn a_submission_that_is_given_up_has_submitted_nothing_and_blocks_nobody() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
-        let pool = env.builder().workers(1).queue_capacity(1).spawn_on(&env, move |n: u32| {
+        let pool = env.one_by_one().queue_capacity(1).spawn_on(&env, move |n: u32| {
             let gate = pass.clone();
             async move {
                 gate.pass().await;
@@ -340,10 +340,10 @@ fn a_job_that_adds_one_more_than_the_budget_is_told_that_it_is_full() {
 
 #[test]
 fn a_wait_for_the_own_pool_that_could_never_end_is_a_typed_error() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let own: Own<u32, String, ()> = Own::default();
         let inside = Arc::clone(&own);
-        let pool = env.builder().workers(1).queue_capacity(2).spawn_on(&env, move |n: u32| {
+        let pool = env.one_by_one().queue_capacity(2).spawn_on(&env, move |n: u32| {
             let own = Arc::clone(&inside);
             async move {
                 let pool = own.get().unwrap();

@@ -424,7 +424,7 @@ fn an_urgent_job_overtakes_one_on_its_way_to_a_worker_and_has_its_permits_be_it_
     const OTHER: Input = ("b", 0);
     everywhere_once(|env| async move {
         let cases = [
-            // The first one has the worker, and the place and the permit of its key, since nobody else was there.
+            // The first one has the only slot, and the place and the permit of its key, since nobody else was there.
             (vec![(FIRST, 0), (SAME, 1)], vec![(0, SAME), (1000, FIRST)]),
             (vec![(FIRST, 0), (OTHER, 1)], vec![(0, OTHER), (0, FIRST)]),
             (vec![(FIRST, 0), (OTHER, 1), (SAME, 2)], vec![(0, SAME), (0, OTHER), (1000, FIRST)]),

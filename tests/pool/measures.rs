@@ -8,13 +8,13 @@ use std::time::Duration;
 use brigade::{End, ManualTimer, Pool};
 use futures_lite::StreamExt;
 
-use crate::harness::{Log, assert_settled, everywhere_once, gated, on_wake, poll_once};
+use crate::harness::{Log, assert_settled, everywhere, gated, on_wake, poll_once};
 
 #[test]
 fn timings_say_how_long_a_job_waited_and_how_long_it_ran() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         for is_measured in [false, true] {
-            let (pool, gate, _) = gated(&env, env.builder().workers(1).timings(is_measured));
+            let (pool, gate, _) = gated(&env, env.one_by_one().timings(is_measured));
             let mut map = pool.map([1, 2, 3]);
             assert!(poll_once(std::pin::pin!(map.next())).is_none());
             gate.arrived(1).await;

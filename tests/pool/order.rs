@@ -38,8 +38,8 @@ const fn secs(secs: u64) -> Duration {
 
 #[test]
 fn a_greater_priority_starts_sooner_and_equals_start_in_the_order_of_their_acceptance() {
-    everywhere_once(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let mut handles = vec![pool.try_submit(0).unwrap()];
         gate.arrived(1).await;
         let priorities = [0, 5, -3, 5, i32::MIN, 0, i32::MAX, -3, i32::MIN, i32::MAX];
@@ -53,8 +53,8 @@ fn a_greater_priority_starts_sooner_and_equals_start_in_the_order_of_their_accep
 
 #[test]
 fn a_late_urgent_job_takes_the_next_slot() {
-    everywhere_once(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let first = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         // Two hundred that wait, of a map and of handles.
@@ -89,7 +89,7 @@ fn an_urgent_job_overtakes_one_that_is_on_its_way_to_a_worker() {
                 future::ready(Ok::<_, ()>(n))
             });
             pool.set_workers(1);
-            // A worker is free for the first one, and nobody polls it.
+            // A slot is free for the first one and for no other, and nobody polls its worker.
             let handles = [submit(&pool, 0, 0), submit(&pool, 1, 0), submit(&pool, 2, -1), submit(&pool, 3, 2)];
             assert!(handles[2].set_priority(3));
             made.spawn_on(&env);
@@ -102,10 +102,10 @@ fn an_urgent_job_overtakes_one_that_is_on_its_way_to_a_worker() {
 
 #[test]
 fn a_job_on_its_way_to_a_worker_can_be_moved_behind_the_others() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let started = Log::new();
         let log = started.clone();
-        let (pool, made) = env.builder().workers(1).build(move |n: u32| {
+        let (pool, made) = env.one_by_one().build(move |n: u32| {
             log.push(n);
             future::ready(Ok::<_, ()>(n))
         });
@@ -120,8 +120,8 @@ fn a_job_on_its_way_to_a_worker_can_be_moved_behind_the_others() {
 
 #[test]
 fn the_priority_of_a_map_is_that_of_its_jobs_and_the_one_of_a_group_counts_for_jobs_to_come() {
-    everywhere_once(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let first = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let group = pool.group();
@@ -152,8 +152,8 @@ fn the_priority_of_a_map_is_that_of_its_jobs_and_the_one_of_a_group_counts_for_j
 
 #[test]
 fn without_ageing_a_steady_stream_of_urgent_jobs_keeps_others_waiting() {
-    everywhere_once(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         submit(&pool, 1, 1).detach();
         gate.arrived(1).await;
         let low = submit(&pool, 0, 0);
@@ -175,11 +175,11 @@ fn without_ageing_a_steady_stream_of_urgent_jobs_keeps_others_waiting() {
 
 #[test]
 fn with_ageing_a_job_overtakes_those_that_come_as_many_steps_later_as_they_are_more_urgent() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         for (low, urgent) in [(0, 5), (-7, -2), (i32::MAX - 5, i32::MAX), (i32::MIN, i32::MIN + 5)] {
             let (starts, began) = (Log::new(), env.clock.elapsed());
             let (log, clock) = (starts.clone(), env.clock.clone());
-            let pool = env.builder().workers(1).ageing(secs(10)).spawn_on(&env, move |name: &'static str| {
+            let pool = env.one_by_one().ageing(secs(10)).spawn_on(&env, move |name: &'static str| {
                 log.push((name, (clock.elapsed() - began).as_secs()));
                 let work = clock.sleep(secs(1));
                 async move {
@@ -218,8 +218,8 @@ fn with_ageing_a_job_overtakes_those_that_come_as_many_steps_later_as_they_are_m
 
 #[test]
 fn ageing_changes_no_order_among_equals() {
-    everywhere_once(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1).ageing(secs(1)));
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.one_by_one().ageing(secs(1)));
         let mut handles = vec![pool.try_submit(0).unwrap()];
         gate.arrived(1).await;
         for n in 1..50 {
@@ -237,8 +237,8 @@ fn ageing_changes_no_order_among_equals() {
 
 #[test]
 fn a_waiting_job_that_is_given_another_priority_takes_its_place_by_that() {
-    everywhere_once(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let running = submit(&pool, 0, 9);
         gate.arrived(1).await;
         let handles: Vec<_> = (1..8).map(|n| pool.try_submit(n).unwrap()).collect();
@@ -268,8 +268,8 @@ fn a_waiting_job_that_is_given_another_priority_takes_its_place_by_that() {
 
 #[test]
 fn a_job_that_was_handed_back_has_no_place_to_change() {
-    everywhere_once(|env| async move {
-        let (pool, gate, _) = gated(&env, env.builder().workers(1));
+    everywhere(|env| async move {
+        let (pool, gate, _) = gated(&env, env.one_by_one());
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let queued = pool.try_submit(1).unwrap();
@@ -282,8 +282,8 @@ fn a_job_that_was_handed_back_has_no_place_to_change() {
 
 #[test]
 fn a_job_that_is_cancelled_before_it_starts_is_over_at_once_and_makes_room() {
-    everywhere_once(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1).queue_capacity(3));
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.one_by_one().queue_capacity(3));
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let queued = submit(&pool, 1, 1);
@@ -315,8 +315,8 @@ fn a_job_that_is_cancelled_before_it_starts_is_over_at_once_and_makes_room() {
 
 #[test]
 fn jobs_of_a_map_that_is_cancelled_leave_the_order_of_the_others() {
-    everywhere_once(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let first = submit(&pool, 0, 1);
         gate.arrived(1).await;
         let mut map = pool.map(1..101).priority(1);
@@ -397,8 +397,8 @@ fn jobs_whose_delay_ends_together_start_by_priority_and_then_in_the_order_of_the
 
 #[test]
 fn a_job_whose_delay_has_passed_waits_for_a_worker_and_counts_as_queued() {
-    everywhere_once(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+    everywhere(|env| async move {
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let delayed = pool.job(1).delay(secs(60)).try_submit().unwrap();
@@ -607,21 +607,20 @@ fn an_order_that_is_given_amid_submissions_keeps_that_of_each_submitter() {
 
 #[test]
 fn jobs_that_running_jobs_add_have_the_priority_of_their_map_and_stand_behind_their_equals() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let (gate, started) = (Gate::new(), Log::new());
         let (pass, log) = (gate.clone(), started.clone());
-        let (pool, workers) =
-            env.builder().workers(1).build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, ()>| {
-                log.push(n);
-                let gate = pass.clone();
-                async move {
-                    gate.pass().await;
-                    if n < 10 {
-                        jobs.add(n + 10).unwrap();
-                    }
-                    Ok(n)
+        let (pool, workers) = env.one_by_one().build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, ()>| {
+            log.push(n);
+            let gate = pass.clone();
+            async move {
+                gate.pass().await;
+                if n < 10 {
+                    jobs.add(n + 10).unwrap();
                 }
-            });
+                Ok(n)
+            }
+        });
         workers.spawn_on(&env);
         submit(&pool, 50, 0).detach();
         gate.arrived(1).await;

@@ -428,10 +428,10 @@ fn a_job_that_costs_too_much_ends_at_once_whoever_submits_it() {
 
 #[test]
 fn a_job_that_costs_too_much_does_not_wait_for_its_turn() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
-        let builder = env.builder().workers(1).rate_limit(RateLimit::per_second(1).burst(3)).cost_by(|cost| *cost);
+        let builder = env.in_order().rate_limit(RateLimit::per_second(1).burst(3)).cost_by(|cost| *cost);
         let pool = builder.spawn_on(&env, move |n: u32| {
             let gate = pass.clone();
             async move {
@@ -439,7 +439,7 @@ fn a_job_that_costs_too_much_does_not_wait_for_its_turn() {
                 Ok::<_, ()>(n)
             }
         });
-        // While all workers are busy, others wait, and the pool is paused; and though it is delayed.
+        // While one runs, another one waits, and the pool is paused; and though it is delayed.
         submit(&pool, 3).detach();
         gate.arrived(1).await;
         submit(&pool, 3).detach();

@@ -17,7 +17,7 @@ use brigade::{
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Starts, assert_adds_up, assert_over, assert_settled, everywhere, everywhere_once, poll_once, yield_now,
+    Env, Gate, Starts, assert_adds_up, assert_over, assert_settled, everywhere, poll_once, yield_now,
 };
 use crate::steps::Steps;
 
@@ -514,18 +514,17 @@ fn a_snoozed_attempt_is_not_counted() {
 
 #[test]
 fn a_job_goes_back_to_its_place_in_the_order_when_its_wait_is_over() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let (gate, starts) = (Gate::new(), Starts::new(&env.clock));
         let (pass, noted) = (gate.clone(), starts.clone());
-        let pool =
-            env.builder().workers(1).retry(Retry::fixed(SECOND).max_attempts(2)).spawn_on(&env, move |n: u32| {
-                noted.note(n);
-                let gate = pass.clone();
-                async move {
-                    gate.pass().await;
-                    if n == 1 { Err(n) } else { Ok(n) }
-                }
-            });
+        let pool = env.one_by_one().retry(Retry::fixed(SECOND).max_attempts(2)).spawn_on(&env, move |n: u32| {
+            noted.note(n);
+            let gate = pass.clone();
+            async move {
+                gate.pass().await;
+                if n == 1 { Err(n) } else { Ok(n) }
+            }
+        });
         pool.pause();
         let handles: Vec<_> = (0..2).map(|n| pool.try_submit(n).unwrap()).collect();
         let urgent = pool.job(2).priority(1).try_submit().unwrap();

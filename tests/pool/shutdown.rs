@@ -12,7 +12,7 @@ use brigade::{
 };
 use futures_lite::{StreamExt, future, stream};
 
-use crate::harness::{Drops, Env, Gate, Live, assert_settled, everywhere, everywhere_once, on_wake, poll_once};
+use crate::harness::{Drops, Env, Gate, Live, assert_settled, everywhere, on_wake, poll_once};
 
 fn gated_pool(env: &Env, builder: Builder<u32, ()>, gate: &Gate) -> Pool<u32, u32, ()> {
     let gate = gate.clone();
@@ -130,10 +130,10 @@ fn a_closed_pool_refuses_with_an_error_that_holds_the_input() {
 
 #[test]
 fn those_who_wait_for_room_are_told_of_the_close() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
-        let pool = env.builder().workers(1).queue_capacity(1).spawn_on(&env, move |n: u32| {
+        let pool = env.one_by_one().queue_capacity(1).spawn_on(&env, move |n: u32| {
             let gate = inside.clone();
             async move {
                 gate.pass().await;
@@ -194,9 +194,9 @@ fn an_abort_interrupts_what_runs_and_hands_back_what_waits() {
 
 #[test]
 fn an_abort_that_is_given_up_goes_on_and_the_next_call_returns_what_it_would_have() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
-        let pool = gated_pool(&env, env.builder().workers(1), &gate);
+        let pool = gated_pool(&env, env.one_by_one(), &gate);
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let queued = pool.try_submit(1).unwrap();
@@ -255,7 +255,7 @@ fn a_drain_within_its_grace_reports_nothing_and_one_past_it_reports_the_rest() {
         assert!(report.is_complete());
         assert_eq!((handle.await, report.stats.succeeded, env.clock.sleeping()), (Ok(0), 1, 0));
 
-        let pool = gated_pool(&env, env.at_once(1), &gate);
+        let pool = gated_pool(&env, env.one_by_one(), &gate);
         gate.arrived(1).await;
         let (running, queued) = (pool.try_submit(1).unwrap(), pool.try_submit(2).unwrap());
         gate.arrived(1).await;

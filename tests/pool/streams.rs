@@ -342,10 +342,10 @@ fn inputs_are_pulled_from_a_pending_source_as_soon_as_it_has_some() {
 
 #[test]
 fn a_loop_over_a_map_may_submit_to_the_same_pool_whatever_its_capacity() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
-        let pool = env.builder().workers(1).queue_capacity(1).spawn_on(&env, move |n: u32| {
+        let pool = env.one_by_one().queue_capacity(1).spawn_on(&env, move |n: u32| {
             let gate = inside.clone();
             async move {
                 gate.pass().await;

@@ -9,7 +9,7 @@ use brigade::rt::BoxFuture;
 use brigade::{Builder, CancelReason, End, Event, JobError, JobHandle, Pool, Report, SubmitError, Submitter};
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{Env, Gate, assert_adds_up, assert_settled, block_on, everywhere, everywhere_once, poll_once};
+use crate::harness::{Env, Gate, assert_adds_up, assert_settled, block_on, everywhere, poll_once};
 
 /// A pool whose jobs wait at the gate and then return their input, and a record of the order in which they started.
 fn gated_pool(env: &Env, builder: Builder<u32, ()>, gate: &Gate) -> (Pool<u32, u32, ()>, Arc<Mutex<Vec<u32>>>) {
@@ -55,9 +55,9 @@ fn a_full_queue_refuses_and_gives_the_input_back() {
 
 #[test]
 fn a_submission_to_a_full_queue_waits_and_is_not_refused() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, started) = gated_pool(&env, env.builder().workers(1).queue_capacity(10), &gate);
+        let (pool, started) = gated_pool(&env, env.one_by_one().queue_capacity(10), &gate);
         let mut handles = vec![pool.submit(0).await.unwrap()];
         gate.arrived(1).await;
         for n in 1..11 {
@@ -206,10 +206,10 @@ fn a_chain_of_waits_longer_than_the_slots_ends_in_an_error_and_not_in_silence() 
 
 #[test]
 fn a_map_read_inside_the_only_worker_of_its_pool_is_cancelled_and_says_why() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let place: Arc<Mutex<Option<Pool<u32, Vec<JobError<()>>, ()>>>> = Arc::default();
         let inside = Arc::clone(&place);
-        let pool = env.builder().workers(1).spawn_on(&env, move |n: u32| {
+        let pool = env.one_by_one().spawn_on(&env, move |n: u32| {
             let pool = inside.lock().unwrap().clone();
             async move {
                 let Some(pool) = pool.filter(|_| n == 0) else { return Ok(Vec::new()) };
@@ -233,9 +233,9 @@ fn a_map_read_inside_the_only_worker_of_its_pool_is_cancelled_and_says_why() {
 
 #[test]
 fn a_place_is_free_as_soon_as_a_job_has_left_the_queue() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, _) = gated_pool(&env, env.builder().workers(1).queue_capacity(1), &gate);
+        let (pool, _) = gated_pool(&env, env.one_by_one().queue_capacity(1), &gate);
         let first = pool.try_submit(1).unwrap();
         gate.arrived(1).await;
         let second = pool.try_submit(2).unwrap();
@@ -256,10 +256,10 @@ fn a_place_is_free_as_soon_as_a_job_has_left_the_queue() {
 
 #[test]
 fn queued_jobs_that_are_cancelled_never_run_and_the_others_keep_their_order() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
         // More than 32 cancelled ones, so that they are swept out while others are queued.
-        let (pool, started) = gated_pool(&env, env.builder().workers(1).queue_capacity(200), &gate);
+        let (pool, started) = gated_pool(&env, env.one_by_one().queue_capacity(200), &gate);
         let first = pool.try_submit(1000).unwrap();
         gate.arrived(1).await;
         let (mut keep, mut removed) = (Vec::new(), Vec::new());
@@ -283,9 +283,9 @@ fn queued_jobs_that_are_cancelled_never_run_and_the_others_keep_their_order() {
 
 #[test]
 fn what_does_not_fit_is_refused_and_what_was_taken_runs_in_order() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, started) = gated_pool(&env, env.builder().workers(1).queue_capacity(2), &gate);
+        let (pool, started) = gated_pool(&env, env.one_by_one().queue_capacity(2), &gate);
         let mut handles = vec![pool.try_submit(1).unwrap()];
         gate.arrived(1).await;
         let mut refused = Vec::new();
@@ -305,9 +305,9 @@ fn what_does_not_fit_is_refused_and_what_was_taken_runs_in_order() {
 
 #[test]
 fn those_who_wait_for_room_are_served_in_their_order_and_nobody_overtakes() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, started) = gated_pool(&env, env.builder().workers(1).queue_capacity(1), &gate);
+        let (pool, started) = gated_pool(&env, env.one_by_one().queue_capacity(1), &gate);
         let mut handles = vec![pool.try_submit(0).unwrap()];
         gate.arrived(1).await;
         handles.push(pool.try_submit(1).unwrap());
@@ -351,9 +351,9 @@ fn a_permit_that_is_dropped_gives_its_place_to_the_next_in_line() {
 
 #[test]
 fn a_group_holds_no_more_unread_jobs_than_its_window() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, _) = gated_pool(&env, env.builder().workers(1).queue_capacity(1), &gate);
+        let (pool, _) = gated_pool(&env, env.one_by_one().queue_capacity(1), &gate);
         let busy = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let queued = pool.try_submit(1).unwrap();
@@ -380,9 +380,9 @@ fn a_group_holds_no_more_unread_jobs_than_its_window() {
 
 #[test]
 fn a_group_that_was_cancelled_takes_no_more_jobs_however_they_come() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, _) = gated_pool(&env, env.builder().workers(1).queue_capacity(1), &gate);
+        let (pool, _) = gated_pool(&env, env.one_by_one().queue_capacity(1), &gate);
         let busy = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let queued = pool.try_submit(1).unwrap();

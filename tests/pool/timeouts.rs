@@ -14,9 +14,7 @@ use brigade::{
 };
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{
-    Env, Gate, Starts, assert_over, assert_settled, everywhere, everywhere_once, poll_once, yield_now,
-};
+use crate::harness::{Env, Gate, Starts, assert_over, assert_settled, everywhere, poll_once, yield_now};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -371,10 +369,10 @@ fn attempts_that_take_too_long_are_made_again_and_others_are_not() {
 
 #[test]
 fn the_limit_of_attempts_counts_for_those_that_start_after_it_was_set_and_a_job_keeps_its_own() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
         let retry = Retry::fixed(SECOND).max_attempts(2);
-        let builder = env.builder().workers(1).attempt_timeout(secs(50)).retry(retry);
+        let builder = env.one_by_one().attempt_timeout(secs(50)).retry(retry);
         let pool = gated_pool(&env, builder, &gate);
         // The first attempt keeps its fifty seconds; the second one has five. A job's own limit counts for both.
         pool.pause();
@@ -432,9 +430,9 @@ async fn run_out<F: Future>(env: &Env, sleepers: usize, future: F) -> F::Output 
 
 #[test]
 fn the_deadline_of_a_map_bounds_it_whatever_the_number_of_its_jobs() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         for jobs in [4, 40, 400, usize::MAX] {
-            let pool = sleeping_pool(&env, env.builder().workers(1).queue_capacity(30).attempt_timeout(secs(60)));
+            let pool = sleeping_pool(&env, env.one_by_one().queue_capacity(30).attempt_timeout(secs(60)));
             let (began, pulled) = (env.clock.elapsed(), AtomicUsize::new(0));
             let inputs = (0..jobs).map(|_| {
                 pulled.fetch_add(1, Ordering::SeqCst);
@@ -489,9 +487,9 @@ fn the_deadline_of_a_map_ends_what_waits_for_a_permit_and_for_another_attempt() 
 
 #[test]
 fn jobs_that_are_finished_when_their_map_runs_out_of_time_keep_their_outcome() {
-    everywhere_once(|env| async move {
+    everywhere(|env| async move {
         let gate = Gate::new();
-        let pool = gated_pool(&env, env.builder().workers(1).job_timeout(HOUR), &gate);
+        let pool = gated_pool(&env, env.one_by_one().job_timeout(HOUR), &gate);
         let mut map = pool.map(0..4).deadline(SECOND).ordered();
         assert_eq!(poll_once(pin!(map.next())), None);
         gate.open(2);
