@@ -15,7 +15,7 @@ use futures_lite::future;
 
 use crate::harness::{
     Env, Gate, Live, Log, Watchdog, assert_adds_up, assert_over, assert_settled, block_on, everywhere, everywhere_once,
-    gated, poll_once, yield_now,
+    gated, in_both_ways, poll_once, yield_now,
 };
 use crate::steps::Steps;
 
@@ -72,29 +72,32 @@ fn a_paused_pool_lets_running_jobs_end_and_starts_the_others_when_it_is_resumed(
 #[test]
 fn a_pause_holds_back_what_is_on_its_way_to_a_worker() {
     // In one thread, so that the workers have certainly looked.
-    let (log, clock) = (Log::new(), ManualTimer::new());
-    let started = log.clone();
-    let (pool, workers) = Pool::builder().workers(3).timer(clock.clone()).build(move |n: u32| {
-        started.push(n);
-        future::ready(Ok::<_, ()>(n))
-    });
-    let mut handles: Vec<_> = (0..2).map(|n| pool.try_submit(n).unwrap()).collect();
-    pool.set_workers(2);
-    handles.extend((2..5).map(|n| pool.try_submit(n).unwrap()));
-    pool.pause();
-    future::block_on(workers.drive(async {
-        for _ in 0..100 {
-            yield_now().await;
+    for slots in [1, 2] {
+        let (log, clock) = (Log::new(), ManualTimer::new());
+        let started = log.clone();
+        let (pool, workers) =
+            Pool::builder().workers(3).jobs_per_worker(slots).timer(clock.clone()).build(move |n: u32| {
+                started.push(n);
+                future::ready(Ok::<_, ()>(n))
+            });
+        let mut handles: Vec<_> = (0..2).map(|n| pool.try_submit(n).unwrap()).collect();
+        pool.set_workers(2);
+        handles.extend((2..5).map(|n| pool.try_submit(n).unwrap()));
+        pool.pause();
+        future::block_on(workers.drive(async {
+            for _ in 0..100 {
+                yield_now().await;
+            }
+            assert_eq!((log.take(), figures(&pool)), (vec![], (5, 0, 0)));
+            pool.resume();
+            pool.drain().await;
+        }));
+        for (n, mut handle) in (0..).zip(handles) {
+            assert_eq!(poll_once(pin!(&mut handle)), Some(Ok(n)));
         }
-        assert_eq!((log.take(), figures(&pool)), (vec![], (5, 0, 0)));
-        pool.resume();
-        pool.drain().await;
-    }));
-    for (n, mut handle) in (0..).zip(handles) {
-        assert_eq!(poll_once(pin!(&mut handle)), Some(Ok(n)));
+        assert_eq!((log.take(), clock.sleeping()), (vec![0, 1, 2, 3, 4], 0));
+        assert_settled(&pool);
     }
-    assert_eq!((log.take(), clock.sleeping()), (vec![0, 1, 2, 3, 4], 0));
-    assert_settled(&pool);
 }
 
 /// A clock that lets something happen when it is looked at first.
@@ -117,22 +120,24 @@ impl Timer for Slow {
 
 #[test]
 fn two_threads_that_use_the_first_control_at_once_leave_all_workers_free() {
-    let timer = Arc::new(Slow { clock: ManualTimer::new(), meanwhile: Mutex::default() });
-    let (pool, workers) =
-        Pool::builder().workers(1).timer(Arc::clone(&timer)).build(|n: u32| async move { Ok::<_, ()>(n) });
-    let mut handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
-    // While one thread looks at the clock for the first time, another one is through with it.
-    let other = pool.clone();
-    let faster = move || std::thread::spawn(move || other.set_workers(1)).join().unwrap();
-    *timer.meanwhile.lock().unwrap() = Some(Box::new(faster));
-    pool.set_workers(1);
-    let mut steps = Steps::default();
-    for worker in workers {
-        steps.add("worker", worker.run());
-    }
-    steps.settle();
-    assert_eq!(handles.each_mut().map(|handle| poll_once(pin!(handle))), [Some(Ok(0)), Some(Ok(1))]);
-    assert_settled(&pool);
+    in_both_ways(|slots| {
+        let timer = Arc::new(Slow { clock: ManualTimer::new(), meanwhile: Mutex::default() });
+        let (pool, workers) =
+            slots.in_order(Pool::builder()).timer(Arc::clone(&timer)).build(|n: u32| async move { Ok::<_, ()>(n) });
+        let mut handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
+        // While one thread looks at the clock for the first time, another one is through with it.
+        let other = pool.clone();
+        let faster = move || std::thread::spawn(move || other.set_workers(1)).join().unwrap();
+        *timer.meanwhile.lock().unwrap() = Some(Box::new(faster));
+        pool.set_workers(1);
+        let mut steps = Steps::default();
+        for worker in workers {
+            steps.add("worker", worker.run());
+        }
+        steps.settle();
+        assert_eq!(handles.each_mut().map(|handle| poll_once(pin!(handle))), [Some(Ok(0)), Some(Ok(1))]);
+        assert_settled(&pool);
+    });
 }
 
 #[test]
@@ -273,22 +278,27 @@ fn draining_a_paused_pool_ends_and_stopping_it_hands_back_what_has_not_started()
 fn an_alarm_that_goes_off_in_an_aborted_pool_is_the_last() {
     // Polled by hand, so that the worker with the alarm is there while another one has yet to drop its job.
     let _watchdog = Watchdog::new("its worker");
-    let clock = ManualTimer::new();
-    let (pool, workers) =
-        Pool::builder().workers(2).timer(clock.clone()).build(|_: u32| future::pending::<Result<(), ()>>());
-    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-    let running = pool.try_submit(0).unwrap();
-    assert_eq!(poll_once(workers[0].as_mut()), None);
-    let delayed = pool.job(1).delay(secs(60)).try_submit().unwrap();
-    assert_eq!((poll_once(workers[1].as_mut()), clock.sleeping()), (None, 1));
-    let mut abort = pin!(pool.abort());
-    assert_eq!(poll_once(abort.as_mut()), None);
-    clock.advance(secs(60));
-    assert_eq!((poll_once(workers[1].as_mut()), clock.sleeping()), (None, 0));
-    assert_eq!([0, 1].map(|at| poll_once(workers[at].as_mut())), [Some(()); 2]);
-    let report = poll_once(abort.as_mut()).expect("nothing runs any more");
-    assert_eq!((report.unstarted[0].id, report.interrupted[0].id), (delayed.id(), running.id()));
-    assert_settled(&pool);
+    for slots in [1, 2] {
+        let clock = ManualTimer::new();
+        let (pool, workers) = Pool::builder()
+            .workers(2)
+            .jobs_per_worker(slots)
+            .timer(clock.clone())
+            .build(|_: u32| future::pending::<Result<(), ()>>());
+        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let running = pool.try_submit(0).unwrap();
+        assert_eq!(poll_once(workers[0].as_mut()), None);
+        let delayed = pool.job(1).delay(secs(60)).try_submit().unwrap();
+        assert_eq!((poll_once(workers[1].as_mut()), clock.sleeping()), (None, 1));
+        let mut abort = pin!(pool.abort());
+        assert_eq!(poll_once(abort.as_mut()), None);
+        clock.advance(secs(60));
+        assert_eq!((poll_once(workers[1].as_mut()), clock.sleeping()), (None, 0));
+        assert_eq!([0, 1].map(|at| poll_once(workers[at].as_mut())), [Some(()); 2]);
+        let report = poll_once(abort.as_mut()).expect("nothing runs any more");
+        assert_eq!((report.unstarted[0].id, report.interrupted[0].id), (delayed.id(), running.id()));
+        assert_settled(&pool);
+    }
 }
 
 #[test]

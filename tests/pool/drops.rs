@@ -332,7 +332,7 @@ fn for_every_fault(scenario: &Scenario) {
     }
 }
 
-/// On pools of one to three workers, of one to three slots, with little and with ample room, with a schedule and without.
+/// On pools of one to three workers with one to three slots, with little and ample room, with a schedule and without.
 fn on_every_small_pool(handler: Handler, consumers: &'static [Consumer], is_stuck: bool) {
     let of_one_slot =
         [(1, 1, 1, false), (1, 1, 20, false), (2, 1, 3, false), (3, 1, 1, false), (1, 1, 20, true), (3, 1, 2, true)];

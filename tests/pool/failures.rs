@@ -210,32 +210,35 @@ impl<F: FnOnce()> Drop for AtDrop<F> {
 fn no_job_of_a_map_starts_once_its_last_allowed_failure_has_an_outcome() {
     // A second worker is polled at the very moment at which the first one reports the failure.
     type Second = Arc<Mutex<Option<brigade::rt::BoxFuture<'static, ()>>>>;
-    let second = Second::default();
-    let (other, started) = (Arc::clone(&second), Arc::new(AtomicUsize::new(0)));
-    let count = Arc::clone(&started);
-    let (pool, workers) = Pool::builder()
-        .timer(ManualTimer::new())
-        .workers(2)
-        .observe(move |event: &Event| match event {
-            Event::Started { .. } => _ = count.fetch_add(1, Ordering::SeqCst),
-            Event::Finished { outcome: Outcome::Failed, .. } => {
-                let mut worker = other.lock().unwrap().take().expect("one job fails");
-                let _ = poll_once(Pin::new(&mut worker));
-                *other.lock().unwrap() = Some(worker);
-            }
-            _ => {}
-        })
-        .build(|n: u32| async move { Err::<(), _>(n) });
-    let mut workers = workers.into_iter();
-    let mut first = Box::pin(workers.next().unwrap().run());
-    *second.lock().unwrap() = Some(Box::pin(workers.next().unwrap().run()));
-    let mut map = pool.map(0..3).on_error(OnError::Stop);
-    assert_eq!(poll_once(pin!(map.next())), None);
-    let _ = poll_once(first.as_mut());
-    let results = block_on((&mut map).map(|c| c.result).collect::<Vec<_>>());
-    assert_eq!(results.iter().filter(|result| **result == Err(JobError::Failed(0))).count(), 1);
-    assert_eq!((started.load(Ordering::SeqCst), map.summary().cancelled), (1, 2));
-    assert_settled(&pool);
+    for slots in [1, 2] {
+        let second = Second::default();
+        let (other, started) = (Arc::clone(&second), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&started);
+        let (pool, workers) = Pool::builder()
+            .timer(ManualTimer::new())
+            .workers(2)
+            .jobs_per_worker(slots)
+            .observe(move |event: &Event| match event {
+                Event::Started { .. } => _ = count.fetch_add(1, Ordering::SeqCst),
+                Event::Finished { outcome: Outcome::Failed, .. } => {
+                    let mut worker = other.lock().unwrap().take().expect("one job fails");
+                    let _ = poll_once(Pin::new(&mut worker));
+                    *other.lock().unwrap() = Some(worker);
+                }
+                _ => {}
+            })
+            .build(|n: u32| async move { Err::<(), _>(n) });
+        let mut workers = workers.into_iter();
+        let mut first = Box::pin(workers.next().unwrap().run());
+        *second.lock().unwrap() = Some(Box::pin(workers.next().unwrap().run()));
+        let mut map = pool.map(0..3).on_error(OnError::Stop);
+        assert_eq!(poll_once(pin!(map.next())), None);
+        let _ = poll_once(first.as_mut());
+        let results = block_on((&mut map).map(|c| c.result).collect::<Vec<_>>());
+        assert_eq!(results.iter().filter(|result| **result == Err(JobError::Failed(0))).count(), 1);
+        assert_eq!((started.load(Ordering::SeqCst), map.summary().cancelled), (1, 2));
+        assert_settled(&pool);
+    }
 }
 
 #[test]

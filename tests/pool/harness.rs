@@ -56,7 +56,7 @@ impl Slots {
         builder.workers(1).jobs_per_worker(if self == Self::One { 1 } else { 4 })
     }
 
-    /// A pool that runs one job at a time: in the only slot of a worker, or in any of several, since all jobs have one key.
+    /// A pool that runs one job at a time: in the only slot of a worker, or in any of several, since all have one key.
     pub(crate) fn one_by_one<In, E>(self, builder: Builder<In, E>) -> Builder<In, E> {
         let builder = self.in_order(builder);
         if self == Self::One { builder } else { builder.key_by(|_| "all").max_running_per_key(1) }
@@ -122,7 +122,7 @@ impl Spawn for Env {
 
 /// Runs the scenario on every executor, one after another, with workers of one slot and with workers of many.
 ///
-/// A scenario that hangs ends the process after a minute; that one and one that fails are named with their executor and way.
+/// A scenario that hangs ends the process after a minute. Its executor and way are named, as of one that fails.
 pub(crate) fn everywhere<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env) -> F) {
     run_everywhere(&Slots::BOTH.map(Some), &|env| Box::pin(scenario(env)));
 }
@@ -130,6 +130,14 @@ pub(crate) fn everywhere<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env
 /// The same for a scenario that says itself how many workers and slots there are, since it is about them.
 pub(crate) fn everywhere_once<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env) -> F) {
     run_everywhere(&[None], &|env| Box::pin(scenario(env)));
+}
+
+/// Runs a test that polls the workers itself with workers of one slot and with workers of many.
+pub(crate) fn in_both_ways(test: impl Fn(Slots)) {
+    for slots in Slots::BOTH {
+        let _watchdog = Watchdog::new(&slots.to_string());
+        test(slots);
+    }
 }
 
 /// A scenario in a box: so the executors are compiled once, and not for each test.
@@ -298,7 +306,7 @@ impl Watchdog {
     pub(crate) fn new(name: &str) -> Self {
         let is_done = Arc::new((Mutex::new(false), Condvar::new()));
         let watched = Arc::clone(&is_done);
-        let what = format!("{} on {name}", std::thread::current().name().unwrap_or("?"));
+        let what = format!("{} ({name})", std::thread::current().name().unwrap_or("?"));
         let hangs = format!("{what} hangs");
         std::thread::spawn(move || {
             let (done, changed) = &*watched;

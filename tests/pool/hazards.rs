@@ -25,7 +25,7 @@ use brigade::{
 };
 use futures_lite::{StreamExt, future, stream};
 
-use crate::harness::{Gate, assert_adds_up, assert_settled, everywhere, poll_once, yield_now};
+use crate::harness::{Gate, Slots, assert_adds_up, assert_settled, everywhere, in_both_ways, poll_once, yield_now};
 
 /// A pool that its own jobs can reach; filled once it is built.
 type Own<In, T, E> = Arc<OnceLock<Pool<In, T, E>>>;
@@ -93,20 +93,25 @@ fn a_cancelled_receive_loses_no_message() {
 
 #[test]
 fn a_job_whose_worker_is_dropped_after_it_was_woken_for_it_goes_to_another_worker() {
-    let (pool, workers) =
-        Pool::builder().workers(2).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
-    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-    let woken = Arc::new(Count::default());
-    let waker = Waker::from(Arc::clone(&woken));
-    for worker in &mut workers {
-        assert!(worker.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    for slots in [1, 2] {
+        let (pool, workers) = Pool::builder()
+            .workers(2)
+            .jobs_per_worker(slots)
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { Ok::<_, ()>(n) });
+        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let woken = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        for worker in &mut workers {
+            assert!(worker.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        let mut handle = pool.try_submit(7).unwrap();
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        drop(workers.remove(0));
+        assert_eq!(woken.0.load(Ordering::SeqCst), 2, "the other one is woken instead");
+        assert!(poll_once(workers[0].as_mut()).is_none());
+        assert_eq!(poll_once(Pin::new(&mut handle)), Some(Ok(7)));
     }
-    let mut handle = pool.try_submit(7).unwrap();
-    assert_eq!(woken.0.load(Ordering::SeqCst), 1);
-    drop(workers.remove(0));
-    assert_eq!(woken.0.load(Ordering::SeqCst), 2, "the other one is woken instead");
-    assert!(poll_once(workers[0].as_mut()).is_none());
-    assert_eq!(poll_once(Pin::new(&mut handle)), Some(Ok(7)));
 }
 
 #[test]
@@ -147,7 +152,8 @@ fn a_submission_that_is_given_up_has_submitted_nothing_and_blocks_nobody() {
 #[test]
 fn submitters_that_race_with_a_close_have_each_input_accepted_or_back() {
     for round in 0..30 {
-        let builder = Pool::builder().workers(2).queue_capacity(8).timer(ManualTimer::new());
+        let slots = Slots::BOTH[round / 2 % 2];
+        let builder = slots.at_once(Pool::builder(), 2).queue_capacity(8).timer(ManualTimer::new());
         // With a schedule every other time.
         let builder = if round % 2 == 0 { builder } else { builder.ageing(Duration::from_secs(1)) };
         let (pool, workers) = builder.build(|n: u64| async move { Ok::<_, ()>(n) });
@@ -245,27 +251,29 @@ fn a_group_that_nobody_reads_refuses_what_is_beyond_its_window() {
 
 #[test]
 fn submissions_to_a_group_that_wait_together_stay_within_its_window() {
-    let (pool, workers) = Pool::builder()
-        .workers(1)
-        .queue_capacity(1)
-        .timer(ManualTimer::new())
-        .build(|n: u32| async move { Ok::<_, ()>(n) });
-    let first = pool.try_submit(0).unwrap();
-    let group = pool.group().window(2);
-    let submitted = future::block_on(workers.drive(async {
-        let mut waiting: Vec<_> = (1..5).map(|n| Box::pin(group.submit(n))).collect();
-        for submission in &mut waiting {
-            assert!(poll_once(submission.as_mut()).is_none());
-        }
-        first.await.unwrap();
-        let mut results = Vec::new();
-        for submission in waiting {
-            results.push(submission.await);
-        }
-        results
-    }));
-    assert_eq!(submitted, [Ok(()), Ok(()), Err(SubmitError::Full(3)), Err(SubmitError::Full(4))]);
-    assert_eq!(group.unread(), 2);
+    in_both_ways(|slots| {
+        let (pool, workers) = slots
+            .in_order(Pool::builder())
+            .queue_capacity(1)
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { Ok::<_, ()>(n) });
+        let first = pool.try_submit(0).unwrap();
+        let group = pool.group().window(2);
+        let submitted = future::block_on(workers.drive(async {
+            let mut waiting: Vec<_> = (1..5).map(|n| Box::pin(group.submit(n))).collect();
+            for submission in &mut waiting {
+                assert!(poll_once(submission.as_mut()).is_none());
+            }
+            first.await.unwrap();
+            let mut results = Vec::new();
+            for submission in waiting {
+                results.push(submission.await);
+            }
+            results
+        }));
+        assert_eq!(submitted, [Ok(()), Ok(()), Err(SubmitError::Full(3)), Err(SubmitError::Full(4))]);
+        assert_eq!(group.unread(), 2);
+    });
 }
 
 #[test]
@@ -441,19 +449,21 @@ fn a_wait_that_becomes_impossible_when_a_worker_leaves_is_told_so() {
 
 #[test]
 fn jobs_go_on_while_their_reader_is_busy_elsewhere() {
-    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build(|n: u32| async move {
-        for _ in 0..5 {
-            yield_now().await;
-        }
-        Ok::<_, ()>(n)
+    in_both_ways(|slots| {
+        let (pool, workers) = slots.at_once(Pool::builder(), 2).timer(ManualTimer::new()).build(|n: u32| async move {
+            for _ in 0..5 {
+                yield_now().await;
+            }
+            Ok::<_, ()>(n)
+        });
+        future::block_on(workers.drive(async {
+            let mut map = pool.map(0..20);
+            assert!(poll_once(pin!(map.next())).is_none());
+            // The reader awaits something else; all that it has handed in is done meanwhile.
+            pool.idle().await;
+            assert_eq!((pool.stats().succeeded, map.count().await), (20, 20));
+        }));
     });
-    future::block_on(workers.drive(async {
-        let mut map = pool.map(0..20);
-        assert!(poll_once(pin!(map.next())).is_none());
-        // The reader awaits something else; all that it has handed in is done meanwhile.
-        pool.idle().await;
-        assert_eq!((pool.stats().succeeded, map.count().await), (20, 20));
-    }));
 }
 
 #[test]
@@ -567,32 +577,36 @@ fn an_endless_source_is_pulled_no_further_than_the_window() {
 
 #[test]
 fn a_poll_that_takes_too_long_is_reported_with_its_job() {
-    let clock = ManualTimer::new();
-    let events = Arc::new(Mutex::new(Vec::new()));
-    let (log, hands) = (Arc::clone(&events), clock.clone());
-    let (pool, workers) = Pool::builder()
-        .workers(1)
-        .timer(clock)
-        .slow_poll(Duration::from_millis(10))
-        .observe(move |event: &Event| {
-            if let Event::SlowPoll { job, took } = event {
-                log.lock().unwrap().push((*job, *took));
-            }
-        })
-        .build(move |millis: u64| {
-            let hands = hands.clone();
-            async move {
-                yield_now().await;
-                hands.advance(Duration::from_millis(millis));
-                yield_now().await;
-                Ok::<_, ()>(())
-            }
-        });
-    let handles = [10, 11, 500].map(|millis| pool.try_submit(millis).unwrap());
-    let ids = handles.each_ref().map(JobHandle::id);
-    future::block_on(workers.drive(pool.drain()));
-    let expected = [(ids[1], Duration::from_millis(11)), (ids[2], Duration::from_millis(500))];
-    assert_eq!(*events.lock().unwrap(), expected);
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let (log, hands) = (Arc::clone(&events), clock.clone());
+        let (pool, workers) = slots
+            .in_order(Pool::builder())
+            .timer(clock)
+            .slow_poll(Duration::from_millis(10))
+            .observe(move |event: &Event| {
+                if let Event::SlowPoll { job, took } = event {
+                    log.lock().unwrap().push((*job, *took));
+                }
+            })
+            .build(move |millis: u64| {
+                let hands = hands.clone();
+                async move {
+                    yield_now().await;
+                    hands.advance(Duration::from_millis(millis));
+                    yield_now().await;
+                    Ok::<_, ()>(())
+                }
+            });
+        let handles = [10, 11, 500].map(|millis| pool.try_submit(millis).unwrap());
+        let ids = handles.each_ref().map(JobHandle::id);
+        future::block_on(workers.drive(pool.drain()));
+        let expected = [(ids[1], Duration::from_millis(11)), (ids[2], Duration::from_millis(500))];
+        // Jobs that share a worker go on in any order.
+        events.lock().unwrap().sort_unstable();
+        assert_eq!(*events.lock().unwrap(), expected);
+    });
 }
 
 #[test]
@@ -708,25 +722,27 @@ fn after_panics_everywhere_every_method_still_returns() {
     fn quiet() -> ! {
         std::panic::resume_unwind(Box::new("on purpose"));
     }
-    let (pool, workers) = Pool::builder()
-        .workers(1)
-        .queue_capacity(8)
-        .observe(|_: &Event| quiet())
-        .timer(ManualTimer::new())
-        .build(|n: u32| async move { if n == 0 { quiet() } else { Err::<u32, _>(n) } });
-    pool.on_unhandled(|_| quiet());
-    for n in 0..4 {
-        pool.try_submit(n).unwrap().detach();
-    }
-    future::block_on(workers.drive(async {
-        pool.idle().await;
-        let handles = Mutex::default();
-        for _ in 0..20 {
-            call_everything(&pool, &handles);
+    in_both_ways(|slots| {
+        let (pool, workers) = slots
+            .in_order(Pool::builder())
+            .queue_capacity(8)
+            .observe(|_: &Event| quiet())
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { if n == 0 { quiet() } else { Err::<u32, _>(n) } });
+        pool.on_unhandled(|_| quiet());
+        for n in 0..4 {
+            pool.try_submit(n).unwrap().detach();
         }
-        pool.drain().await;
-    }));
-    assert_settled(&pool);
+        future::block_on(workers.drive(async {
+            pool.idle().await;
+            let handles = Mutex::default();
+            for _ in 0..20 {
+                call_everything(&pool, &handles);
+            }
+            pool.drain().await;
+        }));
+        assert_settled(&pool);
+    });
 }
 
 #[derive(Default)]

@@ -569,7 +569,8 @@ fn the_first_use_of_an_order_loses_repeats_and_reorders_nothing() {
 
 #[test]
 fn an_order_that_is_given_amid_submissions_keeps_that_of_each_submitter() {
-    // On threads, since the moment matters: jobs are on their way into the queue, and out of it.
+    // On threads, since the moment matters: jobs are on their way into the queue, and out of it. In one slot, since those
+    // for which there are several free ones do not wait for each other.
     for round in 0..200_u32 {
         let (_, switch) = SWITCHES[round as usize % SWITCHES.len()];
         let started = Log::new();

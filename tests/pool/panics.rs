@@ -13,7 +13,7 @@ use brigade::{
 };
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{DropToken, Drops, Gate, assert_settled, everywhere, poll_once, yield_now};
+use crate::harness::{DropToken, Drops, Gate, assert_settled, everywhere, in_both_ways, poll_once, yield_now};
 
 /// Panics without a message on the terminal.
 fn panic_quietly() -> ! {
@@ -236,22 +236,24 @@ fn a_future_that_panics_when_it_is_stopped_has_the_outcome_of_the_stop() {
 
 #[test]
 fn a_future_that_panics_when_its_worker_is_dropped_leaves_an_abandoned_job() {
-    let drops = Drops::default();
-    let inside = drops.clone();
-    let (pool, workers) = Pool::builder()
-        .workers(2)
-        .timer(ManualTimer::new())
-        .build(move |_: u32| explosive(&inside, future::pending::<Result<(), ()>>()));
-    let handles: Vec<_> = (0..5).map(|n| pool.try_submit(n).unwrap()).collect();
-    for worker in workers {
-        let mut run = Box::pin(worker.run());
-        assert!(poll_once(run.as_mut()).is_none());
-    }
-    for mut handle in handles {
-        assert_eq!(poll_once(Pin::new(&mut handle)), Some(Err(JobError::Abandoned)));
-    }
-    assert_eq!(drops.counts(), (2, 2));
-    assert_eq!(assert_settled(&pool).abandoned, 5);
+    in_both_ways(|slots| {
+        let drops = Drops::default();
+        let inside = drops.clone();
+        let (pool, workers) = slots
+            .at_once(Pool::builder(), 2)
+            .timer(ManualTimer::new())
+            .build(move |_: u32| explosive(&inside, future::pending::<Result<(), ()>>()));
+        let handles: Vec<_> = (0..5).map(|n| pool.try_submit(n).unwrap()).collect();
+        for worker in workers {
+            let mut run = Box::pin(worker.run());
+            assert!(poll_once(run.as_mut()).is_none());
+        }
+        for mut handle in handles {
+            assert_eq!(poll_once(Pin::new(&mut handle)), Some(Err(JobError::Abandoned)));
+        }
+        assert_eq!(drops.counts(), (2, 2));
+        assert_eq!(assert_settled(&pool).abandoned, 5);
+    });
 }
 
 #[test]
@@ -364,22 +366,24 @@ fn values_and_errors_that_panic_when_they_are_dropped_cost_no_worker() {
 
 #[test]
 fn completions_that_a_worker_still_holds_when_their_map_is_dropped_cost_no_worker() {
-    let (drops, map) = (Drops::default(), Arc::new(Mutex::new(None)));
-    let (inside, dropped) = (drops.clone(), Arc::clone(&map));
-    let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(move |n: u32| {
-        if n == 5 {
-            drop::<Option<futures_lite::stream::Boxed<()>>>(dropped.lock().unwrap().take());
-        }
-        let value = Bomb(inside.token());
-        async move { Ok::<_, ()>(value) }
+    in_both_ways(|slots| {
+        let (drops, map) = (Drops::default(), Arc::new(Mutex::new(None)));
+        let (inside, dropped) = (drops.clone(), Arc::clone(&map));
+        let (pool, workers) = slots.in_order(Pool::builder()).timer(ManualTimer::new()).build(move |n: u32| {
+            if n == 5 {
+                drop::<Option<futures_lite::stream::Boxed<()>>>(dropped.lock().unwrap().take());
+            }
+            let value = Bomb(inside.token());
+            async move { Ok::<_, ()>(value) }
+        });
+        let mut completions = pool.map(0..10);
+        assert!(poll_once(std::pin::pin!(completions.next())).is_none());
+        *map.lock().unwrap() = Some(completions.map(std::mem::forget).boxed());
+        future::block_on(workers.drive(pool.drain()));
+        assert!(map.lock().unwrap().is_none());
+        assert_eq!(drops.counts().0, drops.counts().1);
+        assert_settled(&pool);
     });
-    let mut completions = pool.map(0..10);
-    assert!(poll_once(std::pin::pin!(completions.next())).is_none());
-    *map.lock().unwrap() = Some(completions.map(std::mem::forget).boxed());
-    future::block_on(workers.drive(pool.drain()));
-    assert!(map.lock().unwrap().is_none());
-    assert_eq!(drops.counts().0, drops.counts().1);
-    assert_settled(&pool);
 }
 
 #[test]
@@ -553,23 +557,26 @@ fn a_panic_in_the_place_for_unhandled_failures_changes_nothing() {
 
 #[test]
 fn a_panic_in_the_source_of_a_map_reaches_its_reader_and_loses_nothing() {
-    let has_panicked = AtomicBool::new(false);
-    let source = (0..6).inspect(|n| {
-        if *n == 3 && !has_panicked.swap(true, Ordering::SeqCst) {
-            panic_quietly();
-        }
+    in_both_ways(|slots| {
+        let has_panicked = AtomicBool::new(false);
+        let source = (0..6).inspect(|n| {
+            if *n == 3 && !has_panicked.swap(true, Ordering::SeqCst) {
+                panic_quietly();
+            }
+        });
+        let (pool, workers) =
+            slots.in_order(Pool::builder()).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+        let values = future::block_on(workers.drive(async {
+            let mut map = pool.map(source);
+            let polled =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll_once(std::pin::pin!(map.next()))));
+            assert!(polled.is_err());
+            // The item that the source lost to its panic is the source's; the others are all there.
+            map.map(|completion| completion.result.unwrap()).collect::<Vec<_>>().await
+        }));
+        assert_eq!(values, [0, 1, 2, 4, 5]);
+        assert_eq!(assert_settled(&pool).accepted, 5);
     });
-    let (pool, workers) =
-        Pool::builder().workers(1).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
-    let values = future::block_on(workers.drive(async {
-        let mut map = pool.map(source);
-        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll_once(std::pin::pin!(map.next()))));
-        assert!(polled.is_err());
-        // The item that the source lost to its panic is the source's; the others are all there.
-        map.map(|completion| completion.result.unwrap()).collect::<Vec<_>>().await
-    }));
-    assert_eq!(values, [0, 1, 2, 4, 5]);
-    assert_eq!(assert_settled(&pool).accepted, 5);
 }
 
 #[test]
@@ -594,26 +601,28 @@ fn a_source_that_panics_keeps_neither_room_nor_the_inputs_of_a_cancelled_map() {
 /// The first job holds back the others; two values that are dropped together would end the process.
 #[test]
 fn values_that_an_ordered_map_holds_back_may_panic_in_their_drops() {
-    let drops = Drops::default();
-    let made = drops.clone();
-    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build(move |n: u32| {
-        let bomb = (n > 0).then(|| Bomb(made.token()));
-        async move {
-            match bomb {
-                Some(bomb) => Ok::<_, ()>(bomb),
-                None => future::pending().await,
+    in_both_ways(|slots| {
+        let drops = Drops::default();
+        let made = drops.clone();
+        let (pool, workers) = slots.at_once(Pool::builder(), 2).timer(ManualTimer::new()).build(move |n: u32| {
+            let bomb = (n > 0).then(|| Bomb(made.token()));
+            async move {
+                match bomb {
+                    Some(bomb) => Ok::<_, ()>(bomb),
+                    None => future::pending().await,
+                }
             }
+        });
+        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut map = pool.map(0..4).ordered();
+        for _ in 0..2 {
+            assert!(poll_once(std::pin::pin!(map.next())).is_none());
+            workers.iter_mut().for_each(|worker| assert_eq!(poll_once(worker.as_mut()), None));
         }
-    });
-    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-    let mut map = pool.map(0..4).ordered();
-    for _ in 0..2 {
         assert!(poll_once(std::pin::pin!(map.next())).is_none());
-        workers.iter_mut().for_each(|worker| assert_eq!(poll_once(worker.as_mut()), None));
-    }
-    assert!(poll_once(std::pin::pin!(map.next())).is_none());
-    drop(map);
-    assert_eq!(drops.counts(), (3, 3));
+        drop(map);
+        assert_eq!(drops.counts(), (3, 3));
+    });
 }
 
 #[test]

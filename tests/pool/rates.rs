@@ -12,7 +12,8 @@ use brigade::{
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Starts, assert_over, assert_settled, everywhere, everywhere_once, poll_once, yield_now,
+    Env, Gate, Slots, Starts, assert_over, assert_settled, everywhere, everywhere_once, in_both_ways, poll_once,
+    yield_now,
 };
 use crate::steps::Steps;
 
@@ -146,7 +147,8 @@ fn of_five_thousand_ready_jobs_a_window_of_a_thousand_lets_a_thousand_start_in_e
 fn irregular_starts(limit: RateLimit, seed: u64) -> Vec<(u32, Duration)> {
     let clock = ManualTimer::new();
     let starts = Starts::new(&clock);
-    let builder = Pool::builder().workers(4).rate_limit(limit).cost_by(|cost| *cost);
+    let builder = Slots::BOTH[seed as usize % 2].at_once(Pool::builder(), 4);
+    let builder = builder.rate_limit(limit).cost_by(|cost| *cost);
     let (pool, mut steps) = brief_steps(&clock, builder, &starts);
     let (submitter, timer) = (pool.clone(), clock.clone());
     steps.add("submitter", async move {
@@ -222,41 +224,46 @@ fn a_job_that_is_cancelled_while_it_waits_takes_no_permit_and_no_slot() {
 #[test]
 fn a_permit_of_a_job_that_is_cancelled_on_its_way_to_a_worker_goes_to_the_next_one_and_to_no_other() {
     // One thread, since the job is cancelled when it has its permit and its worker has not been polled.
-    for limit in [RateLimit::every(SECOND), RateLimit::sliding_window(1, SECOND)] {
-        for is_streamed in [false, true] {
-            let clock = ManualTimer::new();
-            let starts = Starts::new(&clock);
-            let (pool, mut steps) = brief_steps(&clock, Pool::builder().workers(2).rate_limit(limit), &starts);
-            let handle = (!is_streamed).then(|| pool.try_submit(0).unwrap());
-            let mut map = pool.map(is_streamed.then_some(0));
-            assert_eq!(poll_once(pin!(map.next())).is_none(), is_streamed);
-            clock.advance(millis(500));
-            drop((handle, map));
-            submit_all(&pool, 1..4);
-            steps.run_out(&clock);
-            assert_eq!(starts.take(), [(1, millis(500)), (2, millis(1500)), (3, millis(2500))], "{limit:?}");
-            assert_eq!(assert_settled(&pool).cancelled, 1);
+    in_both_ways(|slots| {
+        for limit in [RateLimit::every(SECOND), RateLimit::sliding_window(1, SECOND)] {
+            for is_streamed in [false, true] {
+                let clock = ManualTimer::new();
+                let starts = Starts::new(&clock);
+                let (pool, mut steps) =
+                    brief_steps(&clock, slots.at_once(Pool::builder(), 2).rate_limit(limit), &starts);
+                let handle = (!is_streamed).then(|| pool.try_submit(0).unwrap());
+                let mut map = pool.map(is_streamed.then_some(0));
+                assert_eq!(poll_once(pin!(map.next())).is_none(), is_streamed);
+                clock.advance(millis(500));
+                drop((handle, map));
+                submit_all(&pool, 1..4);
+                steps.run_out(&clock);
+                assert_eq!(starts.take(), [(1, millis(500)), (2, millis(1500)), (3, millis(2500))], "{limit:?}");
+                assert_eq!(assert_settled(&pool).cancelled, 1);
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn a_job_that_a_pause_stops_on_its_way_to_a_worker_gives_its_permit_back() {
     // One thread, since the pause comes when the job has its permit and its worker has not been polled.
-    for limit in [RateLimit::every(SECOND), RateLimit::sliding_window(1, SECOND)] {
-        let clock = ManualTimer::new();
-        let starts = Starts::new(&clock);
-        let (pool, mut steps) = brief_steps(&clock, Pool::builder().workers(2).rate_limit(limit), &starts);
-        submit_all(&pool, 0..3);
-        pool.pause();
-        steps.run_out(&clock);
-        assert_eq!((starts.take(), pool.stats().queued), (vec![], 3));
-        clock.advance(millis(100));
-        pool.resume();
-        steps.run_out(&clock);
-        assert_eq!(starts.take(), [(0, millis(100)), (1, millis(1100)), (2, millis(2100))], "{limit:?}");
-        assert_settled(&pool);
-    }
+    in_both_ways(|slots| {
+        for limit in [RateLimit::every(SECOND), RateLimit::sliding_window(1, SECOND)] {
+            let clock = ManualTimer::new();
+            let starts = Starts::new(&clock);
+            let (pool, mut steps) = brief_steps(&clock, slots.at_once(Pool::builder(), 2).rate_limit(limit), &starts);
+            submit_all(&pool, 0..3);
+            pool.pause();
+            steps.run_out(&clock);
+            assert_eq!((starts.take(), pool.stats().queued), (vec![], 3));
+            clock.advance(millis(100));
+            pool.resume();
+            steps.run_out(&clock);
+            assert_eq!(starts.take(), [(0, millis(100)), (1, millis(1100)), (2, millis(2100))], "{limit:?}");
+            assert_settled(&pool);
+        }
+    });
 }
 
 // ---- attempts ----
@@ -574,18 +581,20 @@ fn a_rate_that_is_set_first_while_jobs_wait_counts_from_then_on() {
 #[test]
 fn a_rate_counts_for_what_is_on_its_way_to_a_worker() {
     // On one thread, so that no worker has come to the jobs when the rate is set.
-    for before in [None, Some(RateLimit::per_second(1).burst(9))] {
-        let clock = ManualTimer::new();
-        let starts = Starts::new(&clock);
-        let builder = Pool::builder().workers(3);
-        let builder = if let Some(limit) = before { builder.rate_limit(limit) } else { builder };
-        let (pool, mut steps) = brief_steps(&clock, builder, &starts);
-        submit_all(&pool, 0..4);
-        pool.set_rate_limit(RateLimit::every(SECOND));
-        steps.run_out(&clock);
-        assert_eq!(starts.take(), (0..4).map(|n| (n, secs(n.into()))).collect::<Vec<_>>());
-        assert_settled(&pool);
-    }
+    in_both_ways(|slots| {
+        for before in [None, Some(RateLimit::per_second(1).burst(9))] {
+            let clock = ManualTimer::new();
+            let starts = Starts::new(&clock);
+            let builder = slots.at_once(Pool::builder(), 3);
+            let builder = if let Some(limit) = before { builder.rate_limit(limit) } else { builder };
+            let (pool, mut steps) = brief_steps(&clock, builder, &starts);
+            submit_all(&pool, 0..4);
+            pool.set_rate_limit(RateLimit::every(SECOND));
+            steps.run_out(&clock);
+            assert_eq!(starts.take(), (0..4).map(|n| (n, secs(n.into()))).collect::<Vec<_>>());
+            assert_settled(&pool);
+        }
+    });
 }
 
 #[test]

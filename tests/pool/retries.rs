@@ -17,7 +17,8 @@ use brigade::{
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Starts, assert_adds_up, assert_over, assert_settled, everywhere, poll_once, yield_now,
+    Env, Gate, Slots, Starts, assert_adds_up, assert_over, assert_settled, everywhere, in_both_ways, poll_once,
+    yield_now,
 };
 use crate::steps::Steps;
 
@@ -548,11 +549,11 @@ fn a_job_goes_back_to_its_place_in_the_order_when_its_wait_is_over() {
 // ---- chance ----
 
 /// When the second attempts of a thousand jobs start that have failed together, by the names of the jobs.
-fn second_attempts(retry: Retry<u32>) -> Vec<(u32, Duration)> {
+fn second_attempts(slots: Slots, retry: Retry<u32>) -> Vec<(u32, Duration)> {
     // One thread, so that each start is seen at its very time.
     let clock = ManualTimer::new();
     let work = Work::new(&clock);
-    let (pool, mut steps) = work.steps(&clock, Pool::builder().workers(10).retry(retry.max_attempts(2)));
+    let (pool, mut steps) = work.steps(&clock, slots.at_once(Pool::builder(), 10).retry(retry.max_attempts(2)));
     for n in 0..1000 {
         submit(&pool, (n, 1)).detach();
     }
@@ -565,32 +566,39 @@ fn second_attempts(retry: Retry<u32>) -> Vec<(u32, Duration)> {
 
 #[test]
 fn jobs_that_fail_together_do_not_come_back_together() {
-    let delay = secs(2);
-    let starts = second_attempts(Retry::fixed(delay).jitter(Jitter::Full).seed(7));
-    let mut buckets = [0_usize; 20];
-    for (_, at) in &starts {
-        buckets[(at.as_millis() as usize / 100).min(19)] += 1;
-    }
-    let mean = starts.len() / buckets.len();
-    assert_eq!((starts.len(), mean), (1000, 50));
-    assert!(buckets.iter().all(|retries| (mean / 2..=2 * mean).contains(retries)), "{buckets:?}");
+    in_both_ways(|slots| {
+        let delay = secs(2);
+        let starts = second_attempts(slots, Retry::fixed(delay).jitter(Jitter::Full).seed(7));
+        let mut buckets = [0_usize; 20];
+        for (_, at) in &starts {
+            buckets[(at.as_millis() as usize / 100).min(19)] += 1;
+        }
+        let mean = starts.len() / buckets.len();
+        assert_eq!((starts.len(), mean), (1000, 50));
+        assert!(buckets.iter().all(|retries| (mean / 2..=2 * mean).contains(retries)), "{buckets:?}");
+    });
 }
 
 #[test]
 fn the_same_seed_gives_the_same_times_and_another_one_others() {
-    let times = |seed| second_attempts(Retry::exponential(secs(2)).jitter(Jitter::Full).seed(seed));
-    assert_eq!(times(7), times(7));
-    assert_ne!(times(7), times(8));
+    in_both_ways(|slots| {
+        let times = |seed| second_attempts(slots, Retry::exponential(secs(2)).jitter(Jitter::Full).seed(seed));
+        assert_eq!(times(7), times(7));
+        assert_ne!(times(7), times(8));
+    });
 }
 
 #[test]
 fn jitter_stays_within_its_part_of_the_delay() {
-    for (jitter, least, most) in [(Jitter::None, 2000, 2000), (Jitter::Full, 0, 2000), (Jitter::Equal, 1000, 2000)] {
-        let starts = second_attempts(Retry::fixed(secs(9)).max_delay(secs(2)).jitter(jitter).seed(7));
-        let (first, last) = (starts[0].1, starts[999].1);
-        assert!(millis(least) <= first && last <= millis(most), "{jitter:?}: {first:?} to {last:?}");
-        assert!(first < millis(least + 100) && last > millis(most - 100), "{jitter:?}: {first:?} to {last:?}");
-    }
+    in_both_ways(|slots| {
+        for (jitter, least, most) in [(Jitter::None, 2000, 2000), (Jitter::Full, 0, 2000), (Jitter::Equal, 1000, 2000)]
+        {
+            let starts = second_attempts(slots, Retry::fixed(secs(9)).max_delay(secs(2)).jitter(jitter).seed(7));
+            let (first, last) = (starts[0].1, starts[999].1);
+            assert!(millis(least) <= first && last <= millis(most), "{jitter:?}: {first:?} to {last:?}");
+            assert!(first < millis(least + 100) && last > millis(most - 100), "{jitter:?}: {first:?} to {last:?}");
+        }
+    });
 }
 
 // ---- figures without end ----
@@ -598,26 +606,28 @@ fn jitter_stays_within_its_part_of_the_delay() {
 #[test]
 fn ten_thousand_attempts_overflow_nothing() {
     // One thread, for the sake of speed.
-    let clock = ManualTimer::new();
-    let work = Work::new(&clock);
-    let retry = Retry::exponential(millis(1)).max_delay(SECOND).max_attempts(10_000);
-    let (pool, mut steps) = work.steps(&clock, Pool::builder().workers(1).retry(retry));
-    submit(&pool, failing(7)).detach();
-    steps.run_out(&clock);
-    let mut at = Duration::ZERO;
-    let mut expected = vec![(7, at)];
-    for retry in 0..9_999 {
-        at += millis(1 << retry.min(10)).min(SECOND);
-        expected.push((7, at));
-    }
-    assert_eq!(work.starts.take(), expected);
-    // The same without a longest delay, and nothing to multiply.
-    let retry = Retry::exponential(Duration::ZERO).factor(u32::MAX).max_attempts(10_000);
-    let (pool, mut steps) = work.steps(&clock, Pool::builder().workers(1).retry(retry));
-    submit(&pool, failing(8)).detach();
-    steps.settle();
-    assert_eq!(work.starts.take(), vec![(8, at); 10_000]);
-    assert_settled(&pool);
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let work = Work::new(&clock);
+        let retry = Retry::exponential(millis(1)).max_delay(SECOND).max_attempts(10_000);
+        let (pool, mut steps) = work.steps(&clock, slots.in_order(Pool::builder()).retry(retry));
+        submit(&pool, failing(7)).detach();
+        steps.run_out(&clock);
+        let mut at = Duration::ZERO;
+        let mut expected = vec![(7, at)];
+        for retry in 0..9_999 {
+            at += millis(1 << retry.min(10)).min(SECOND);
+            expected.push((7, at));
+        }
+        assert_eq!(work.starts.take(), expected);
+        // The same without a longest delay, and nothing to multiply.
+        let retry = Retry::exponential(Duration::ZERO).factor(u32::MAX).max_attempts(10_000);
+        let (pool, mut steps) = work.steps(&clock, slots.in_order(Pool::builder()).retry(retry));
+        submit(&pool, failing(8)).detach();
+        steps.settle();
+        assert_eq!(work.starts.take(), vec![(8, at); 10_000]);
+        assert_settled(&pool);
+    });
 }
 
 #[test]
@@ -858,27 +868,31 @@ fn jobs_that_come_while_the_time_of_an_error_holds_for_all_wait_too() {
 #[test]
 fn the_time_of_an_error_holds_for_what_is_on_its_way_to_a_worker() {
     // On one thread, so that both jobs are on their way when the first one starts.
-    for hold in [Hold::Key, Hold::Pool] {
-        let clock = ManualTimer::new();
-        let starts = Starts::new(&clock);
-        let retry = Retry::fixed(SECOND).retry_after(|()| Some(secs(10))).retry_after_holds(hold);
-        let noted = starts.clone();
-        let failed = AtomicBool::new(false);
-        let (pool, workers) =
-            Pool::builder().workers(2).key_by(|_| "key").retry(retry).timer(clock.clone()).build(move |n: u32| {
-                noted.note(n);
-                future::ready(if failed.swap(true, Ordering::SeqCst) { Ok(()) } else { Err(()) })
-            });
-        let handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
-        let mut steps = Steps::default();
-        for worker in workers {
-            steps.add("worker", worker.run());
+    in_both_ways(|slots| {
+        for hold in [Hold::Key, Hold::Pool] {
+            let clock = ManualTimer::new();
+            let starts = Starts::new(&clock);
+            let retry = Retry::fixed(SECOND).retry_after(|()| Some(secs(10))).retry_after_holds(hold);
+            let noted = starts.clone();
+            let failed = AtomicBool::new(false);
+            let (pool, workers) =
+                slots.at_once(Pool::builder(), 2).key_by(|_| "key").retry(retry).timer(clock.clone()).build(
+                    move |n: u32| {
+                        noted.note(n);
+                        future::ready(if failed.swap(true, Ordering::SeqCst) { Ok(()) } else { Err(()) })
+                    },
+                );
+            let handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
+            let mut steps = Steps::default();
+            for worker in workers {
+                steps.add("worker", worker.run());
+            }
+            steps.run_out(&clock);
+            assert_eq!(starts.take(), [(0, secs(0)), (0, secs(10)), (1, secs(10))], "{hold:?}");
+            assert_eq!(handles.map(|handle| poll_once(pin!(handle))), [Some(Ok(())), Some(Ok(()))]);
+            assert_settled(&pool);
         }
-        steps.run_out(&clock);
-        assert_eq!(starts.take(), [(0, secs(0)), (0, secs(10)), (1, secs(10))], "{hold:?}");
-        assert_eq!(handles.map(|handle| poll_once(pin!(handle))), [Some(Ok(())), Some(Ok(()))]);
-        assert_settled(&pool);
-    }
+    });
 }
 
 // ---- how many ----
@@ -936,23 +950,25 @@ impl Drop for Brittle {
 
 #[test]
 fn a_panic_in_the_drop_of_the_delays_hurts_nobody_when_the_retry_comes_to_nothing() {
-    let own: Arc<OnceLock<Pool<u32, (), u32>>> = Arc::default();
-    let inside = Arc::clone(&own);
-    // The pool is aborted between the decision and its execution.
-    let retry = Retry::delays(|| Brittle).on_retry(move |_| {
-        assert!(poll_once(pin!(inside.get().unwrap().abort())).is_none());
+    in_both_ways(|slots| {
+        let own: Arc<OnceLock<Pool<u32, (), u32>>> = Arc::default();
+        let inside = Arc::clone(&own);
+        // The pool is aborted between the decision and its execution.
+        let retry = Retry::delays(|| Brittle).on_retry(move |_| {
+            assert!(poll_once(pin!(inside.get().unwrap().abort())).is_none());
+        });
+        let builder = slots.in_order(Pool::builder()).retry(retry).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|n: u32| async move { Err(n) });
+        assert!(own.set(pool.clone()).is_ok());
+        let handle = pool.try_submit(7).unwrap();
+        let mut steps = Steps::default();
+        for worker in workers {
+            steps.add("worker", worker.run());
+        }
+        steps.settle();
+        assert_eq!(poll_once(pin!(handle)), Some(Err(JobError::Failed(7))));
+        assert_settled(&pool);
     });
-    let builder = Pool::builder().workers(1).retry(retry).timer(ManualTimer::new());
-    let (pool, workers) = builder.build(|n: u32| async move { Err(n) });
-    assert!(own.set(pool.clone()).is_ok());
-    let handle = pool.try_submit(7).unwrap();
-    let mut steps = Steps::default();
-    for worker in workers {
-        steps.add("worker", worker.run());
-    }
-    steps.settle();
-    assert_eq!(poll_once(pin!(handle)), Some(Err(JobError::Failed(7))));
-    assert_settled(&pool);
 }
 
 #[test]
@@ -991,23 +1007,25 @@ fn with_a_budget_no_more_than_a_share_is_tried_again_though_all_fail() {
 #[test]
 fn a_budget_without_a_floor_holds_over_a_minute_in_which_everything_fails() {
     // One thread, for the sake of speed.
-    let clock = ManualTimer::new();
-    let work = Work::new(&clock);
-    let retry = Retry::exponential(millis(100)).jitter(Jitter::Full).seed(7).max_attempts(5);
-    let retry = retry.budget(RetryBudget::share(0.1).floor(0));
-    let (pool, mut steps) = work.steps(&clock, Pool::builder().workers(10).retry(retry));
-    let (submitter, timer) = (pool.clone(), clock.clone());
-    steps.add("submitter", async move {
-        for second in 0..60 {
-            for n in 0..50 {
-                submit(&submitter, failing(50 * second + n)).detach();
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let work = Work::new(&clock);
+        let retry = Retry::exponential(millis(100)).jitter(Jitter::Full).seed(7).max_attempts(5);
+        let retry = retry.budget(RetryBudget::share(0.1).floor(0));
+        let (pool, mut steps) = work.steps(&clock, slots.at_once(Pool::builder(), 10).retry(retry));
+        let (submitter, timer) = (pool.clone(), clock.clone());
+        steps.add("submitter", async move {
+            for second in 0..60 {
+                for n in 0..50 {
+                    submit(&submitter, failing(50 * second + n)).detach();
+                }
+                timer.sleep(SECOND).await;
             }
-            timer.sleep(SECOND).await;
-        }
+        });
+        steps.run_out(&clock);
+        let stats = assert_settled(&pool);
+        assert_eq!((stats.failed, stats.retries, work.starts.take().len()), (3000, 300, 3300));
     });
-    steps.run_out(&clock);
-    let stats = assert_settled(&pool);
-    assert_eq!((stats.failed, stats.retries, work.starts.take().len()), (3000, 300, 3300));
 }
 
 #[test]
@@ -1056,18 +1074,20 @@ fn a_retry_is_allowed_while_fewer_than_the_floor_are_on_their_way() {
 #[test]
 fn a_thousand_first_attempts_are_saved_up_at_most() {
     // One thread, for the sake of speed.
-    let clock = ManualTimer::new();
-    let work = Work::new(&clock);
-    let retry = Retry::fixed(SECOND).max_attempts(2).budget(RetryBudget::share(0.2).floor(0));
-    let (pool, mut steps) = work.steps(&clock, Pool::builder().workers(1).queue_capacity(6000).retry(retry));
-    for name in 0..6000 {
-        submit(&pool, (name, if name < 5000 { 0 } else { 1 })).detach();
-    }
-    steps.run_out(&clock);
-    // Those of the last thousand that succeeded, and those that each fifth failure has earned; the first one finds the
-    // account full.
-    let stats = assert_settled(&pool);
-    assert_eq!((stats.retries, stats.retries_refused, stats.failed), (200 + 199, 601, 601));
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let work = Work::new(&clock);
+        let retry = Retry::fixed(SECOND).max_attempts(2).budget(RetryBudget::share(0.2).floor(0));
+        let (pool, mut steps) = work.steps(&clock, slots.in_order(Pool::builder()).queue_capacity(6000).retry(retry));
+        for name in 0..6000 {
+            submit(&pool, (name, if name < 5000 { 0 } else { 1 })).detach();
+        }
+        steps.run_out(&clock);
+        // Those of the last thousand that succeeded, and those that each fifth failure has earned; the first one finds the
+        // account full.
+        let stats = assert_settled(&pool);
+        assert_eq!((stats.retries, stats.retries_refused, stats.failed), (200 + 199, 601, 601));
+    });
 }
 
 // ---- inputs ----
@@ -1432,28 +1452,33 @@ fn an_attempt_that_a_shutdown_interrupts_is_not_made_again() {
 #[test]
 fn dropped_workers_leave_a_job_that_waits_abandoned_with_its_input_and_its_attempts() {
     // One thread, since the workers are dropped.
-    let clock = ManualTimer::new();
-    let work = Work::new(&clock);
-    let (pool, mut steps) = work.steps(&clock, Pool::builder().workers(2).retry(Retry::fixed(HOUR)));
-    let unhandled = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&unhandled);
-    pool.on_unhandled(move |failure| log.lock().unwrap().push((failure.id.as_u64(), failure.attempts, failure.error)));
-    let mut handle = submit(&pool, failing(0));
-    submit(&pool, failing(1)).detach();
-    let mut map = pool.map([failing(2)]);
-    assert_eq!(poll_once(pin!(map.next())), None);
-    steps.settle();
-    assert_eq!(pool.stats().delayed, 3);
-    steps.drop_task(0);
-    clock.advance(HOUR);
-    steps.settle();
-    assert_eq!((pool.stats().delayed, work.starts.take().len()), (3, 6), "the other worker has taken over");
-    steps.drop_task(1);
-    assert_eq!(poll_once(Pin::new(&mut handle)), Some(Err(JobError::Abandoned)));
-    let last = poll_once(pin!(map.next())).flatten().map(|c| (c.attempts, c.input, c.result));
-    assert_eq!(last, Some((2, Some(failing(2)), Err(JobError::Abandoned))));
-    assert_eq!(*unhandled.lock().unwrap(), [(1, 2, JobError::Abandoned)]);
-    assert_eq!((assert_settled(&pool).abandoned, clock.sleeping()), (3, 0));
+    for slots in [1, 2] {
+        let clock = ManualTimer::new();
+        let work = Work::new(&clock);
+        let (pool, mut steps) =
+            work.steps(&clock, Pool::builder().workers(2).jobs_per_worker(slots).retry(Retry::fixed(HOUR)));
+        let unhandled = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&unhandled);
+        pool.on_unhandled(move |failure| {
+            log.lock().unwrap().push((failure.id.as_u64(), failure.attempts, failure.error));
+        });
+        let mut handle = submit(&pool, failing(0));
+        submit(&pool, failing(1)).detach();
+        let mut map = pool.map([failing(2)]);
+        assert_eq!(poll_once(pin!(map.next())), None);
+        steps.settle();
+        assert_eq!(pool.stats().delayed, 3);
+        steps.drop_task(0);
+        clock.advance(HOUR);
+        steps.settle();
+        assert_eq!((pool.stats().delayed, work.starts.take().len()), (3, 6), "the other worker has taken over");
+        steps.drop_task(1);
+        assert_eq!(poll_once(Pin::new(&mut handle)), Some(Err(JobError::Abandoned)));
+        let last = poll_once(pin!(map.next())).flatten().map(|c| (c.attempts, c.input, c.result));
+        assert_eq!(last, Some((2, Some(failing(2)), Err(JobError::Abandoned))));
+        assert_eq!(*unhandled.lock().unwrap(), [(1, 2, JobError::Abandoned)]);
+        assert_eq!((assert_settled(&pool).abandoned, clock.sleeping()), (3, 0));
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use brigade::{
 };
 use futures_lite::{StreamExt, future, stream};
 
-use crate::harness::{Drops, Env, Gate, Live, assert_settled, everywhere, on_wake, poll_once};
+use crate::harness::{Drops, Env, Gate, Live, assert_settled, everywhere, in_both_ways, on_wake, poll_once};
 
 fn gated_pool(env: &Env, builder: Builder<u32, ()>, gate: &Gate) -> Pool<u32, u32, ()> {
     let gate = gate.clone();
@@ -536,19 +536,23 @@ fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
 /// The abort comes from the waker of the running job: the map is cancelled, and nobody has looked for its queued jobs yet.
 #[test]
 fn an_abort_does_not_hand_back_inputs_of_a_map_that_was_cancelled_before() {
-    let (pool, workers) =
-        Pool::builder().workers(1).timer(ManualTimer::new()).build(|_: u32| future::pending::<Result<(), ()>>());
-    let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
-    let mut map = pool.map(0..3);
-    assert!(poll_once(pin!(map.next())).is_none());
-    let own = pool.clone();
-    let aborts = on_wake(move || drop(poll_once(pin!(own.abort()))));
-    assert!(worker.as_mut().poll(&mut Context::from_waker(&aborts)).is_pending());
-    map.cancel();
-    assert!(pool.is_closed());
-    let report = future::block_on(future::zip(worker, pool.abort())).1;
-    assert_eq!(report.unstarted, []);
-    let mut results: Vec<_> = future::block_on(map.map(|completion| completion.result).collect());
-    results.dedup();
-    assert_eq!(results, [Err(JobError::Cancelled(CancelReason::Stream))]);
+    in_both_ways(|slots| {
+        let (pool, workers) = slots
+            .one_by_one(Pool::builder())
+            .timer(ManualTimer::new())
+            .build(|_: u32| future::pending::<Result<(), ()>>());
+        let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
+        let mut map = pool.map(0..3);
+        assert!(poll_once(pin!(map.next())).is_none());
+        let own = pool.clone();
+        let aborts = on_wake(move || drop(poll_once(pin!(own.abort()))));
+        assert!(worker.as_mut().poll(&mut Context::from_waker(&aborts)).is_pending());
+        map.cancel();
+        assert!(pool.is_closed());
+        let report = future::block_on(future::zip(worker, pool.abort())).1;
+        assert_eq!(report.unstarted, []);
+        let mut results: Vec<_> = future::block_on(map.map(|completion| completion.result).collect());
+        results.dedup();
+        assert_eq!(results, [Err(JobError::Cancelled(CancelReason::Stream))]);
+    });
 }

@@ -12,7 +12,7 @@ use brigade::{End, ManualTimer, Pool, Submitter};
 use futures_lite::{Stream, StreamExt, future, stream};
 
 use crate::harness::{
-    Drops, Env, Gate, Live, assert_settled, everywhere, everywhere_once, gated, poll_once, yield_now,
+    Drops, Env, Gate, Live, assert_settled, everywhere, everywhere_once, gated, in_both_ways, poll_once, yield_now,
 };
 
 /// Moves the clock to the next deadline whenever somebody sleeps, until the future ends.
@@ -449,37 +449,40 @@ fn jobs_of_a_map_add_jobs_for_as_long_as_somebody_reads() {
 /// On one thread, since the parent adds its child after the map was granted a place and before it is polled again.
 #[test]
 fn a_map_passes_on_a_place_that_a_child_leaves_it_no_use_for() {
-    let gate = Gate::new();
-    let pass = gate.clone();
-    let (pool, workers) = Pool::builder().workers(1).queue_capacity(1).timer(ManualTimer::new()).build_with_submitter(
-        move |n: u32, jobs: Submitter<u32, u32, ()>| {
-            let gate = pass.clone();
-            async move {
-                if n == 1 {
-                    gate.pass().await;
-                    jobs.add(2).map_err(drop)?;
-                    gate.pass().await;
-                }
-                Ok(n)
-            }
-        },
-    );
-    let mut worker: BoxFuture<'_, ()> = Box::pin(workers.into_iter().next().unwrap().run());
-    let mut map = Box::pin(pool.map([1, 3]).window(2));
-    assert!(poll_once(pin!(map.next())).is_none());
-    let mut look = |worker: &mut BoxFuture<'_, ()>| {
-        let next = map.as_mut().poll_next(&mut Context::from_waker(Waker::noop()));
+    in_both_ways(|slots| {
+        let gate = Gate::new();
+        let pass = gate.clone();
+        let (pool, workers) =
+            slots.one_by_one(Pool::builder()).queue_capacity(1).timer(ManualTimer::new()).build_with_submitter(
+                move |n: u32, jobs: Submitter<u32, u32, ()>| {
+                    let gate = pass.clone();
+                    async move {
+                        if n == 1 {
+                            gate.pass().await;
+                            jobs.add(2).map_err(drop)?;
+                            gate.pass().await;
+                        }
+                        Ok(n)
+                    }
+                },
+            );
+        let mut worker: BoxFuture<'_, ()> = Box::pin(workers.into_iter().next().unwrap().run());
+        let mut map = Box::pin(pool.map([1, 3]).window(2));
+        assert!(poll_once(pin!(map.next())).is_none());
+        let mut look = |worker: &mut BoxFuture<'_, ()>| {
+            let next = map.as_mut().poll_next(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(poll_once(worker.as_mut()), None);
+            next.map(|completion| completion.map(|completion| completion.result))
+        };
+        assert_eq!(look(&mut worker), Poll::Pending);
+        gate.open(1);
         assert_eq!(poll_once(worker.as_mut()), None);
-        next.map(|completion| completion.map(|completion| completion.result))
-    };
-    assert_eq!(look(&mut worker), Poll::Pending);
-    gate.open(1);
-    assert_eq!(poll_once(worker.as_mut()), None);
-    assert_eq!(look(&mut worker), Poll::Pending);
-    let other = pool.try_submit(4).unwrap();
-    gate.open(1);
-    let results: Vec<_> = std::iter::repeat_with(|| look(&mut worker)).filter(Poll::is_ready).take(4).collect();
-    let ready = |n| Poll::Ready(Some(Ok(n)));
-    assert_eq!(results, [ready(1), ready(2), ready(3), Poll::Ready(None)]);
-    assert_eq!(poll_once(pin!(other)), Some(Ok(4)));
+        assert_eq!(look(&mut worker), Poll::Pending);
+        let other = pool.try_submit(4).unwrap();
+        gate.open(1);
+        let results: Vec<_> = std::iter::repeat_with(|| look(&mut worker)).filter(Poll::is_ready).take(4).collect();
+        let ready = |n| Poll::Ready(Some(Ok(n)));
+        assert_eq!(results, [ready(1), ready(2), ready(3), Poll::Ready(None)]);
+        assert_eq!(poll_once(pin!(other)), Some(Ok(4)));
+    });
 }

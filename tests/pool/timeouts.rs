@@ -14,7 +14,7 @@ use brigade::{
 };
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{Env, Gate, Starts, assert_over, assert_settled, everywhere, poll_once, yield_now};
+use crate::harness::{Env, Gate, Starts, assert_over, assert_settled, everywhere, in_both_ways, poll_once, yield_now};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -308,23 +308,25 @@ impl Timer for Meddling {
 #[test]
 fn a_cancellation_that_comes_right_before_the_worker_finds_the_limit_passed_wins() {
     // One thread, and a clock that stands in for another one: the worker is in the middle of a poll.
-    let clock = ManualTimer::new();
-    let place: Arc<Mutex<Option<Handle>>> = Arc::default();
-    let (handle, moved) = (Arc::clone(&place), clock.clone());
-    let first: Box<dyn FnOnce() + Send> = Box::new(move || {
-        drop(handle.lock().unwrap().take());
-        moved.advance(HOUR);
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let place: Arc<Mutex<Option<Handle>>> = Arc::default();
+        let (handle, moved) = (Arc::clone(&place), clock.clone());
+        let first: Box<dyn FnOnce() + Send> = Box::new(move || {
+            drop(handle.lock().unwrap().take());
+            moved.advance(HOUR);
+        });
+        let timer = Meddling { clock, first: Mutex::new(Some(first)) };
+        let (pool, workers) = slots
+            .in_order(Pool::builder())
+            .attempt_timeout(SECOND)
+            .timer(timer)
+            .build(|_: u32| future::pending::<Result<u32, u32>>());
+        *place.lock().unwrap() = Some(pool.try_submit(7).unwrap());
+        future::block_on(workers.drive(pool.idle()));
+        let stats = assert_settled(&pool);
+        assert_eq!((stats.cancelled, stats.timed_out), (1, 0));
     });
-    let timer = Meddling { clock, first: Mutex::new(Some(first)) };
-    let (pool, workers) = Pool::builder()
-        .workers(1)
-        .attempt_timeout(SECOND)
-        .timer(timer)
-        .build(|_: u32| future::pending::<Result<u32, u32>>());
-    *place.lock().unwrap() = Some(pool.try_submit(7).unwrap());
-    future::block_on(workers.drive(pool.idle()));
-    let stats = assert_settled(&pool);
-    assert_eq!((stats.cancelled, stats.timed_out), (1, 0));
 }
 
 // ---- the time of an attempt ----
@@ -573,16 +575,18 @@ fn jobs_that_end_long_before_their_limits_leave_no_timer() {
 #[test]
 fn a_hundred_thousand_jobs_leave_no_timer_while_the_pool_is_there() {
     // One thread, for the sake of speed.
-    let (clock, most) = (ManualTimer::new(), Arc::default());
-    let builder = Pool::builder().workers(3).job_timeout(HOUR).attempt_timeout(HOUR).timer(clock.clone());
-    let (pool, workers) = builder.build(limited(&clock, &most));
-    future::block_on(workers.drive(async {
-        let summary = pool.map(0..100_000).for_each(drop).await;
-        assert_eq!((summary.succeeded, summary.is_complete()), (100_000, true));
-        // The workers look at the time before they rest.
-        yield_now().await;
-        assert_eq!(clock.sleeping(), 0);
-    }));
-    assert!(most.load(Ordering::SeqCst) <= 3 + 1);
-    assert_settled(&pool);
+    in_both_ways(|slots| {
+        let (clock, most) = (ManualTimer::new(), Arc::default());
+        let builder = slots.at_once(Pool::builder(), 3).job_timeout(HOUR).attempt_timeout(HOUR).timer(clock.clone());
+        let (pool, workers) = builder.build(limited(&clock, &most));
+        future::block_on(workers.drive(async {
+            let summary = pool.map(0..100_000).for_each(drop).await;
+            assert_eq!((summary.succeeded, summary.is_complete()), (100_000, true));
+            // The workers look at the time before they rest.
+            yield_now().await;
+            assert_eq!(clock.sleeping(), 0);
+        }));
+        assert!(most.load(Ordering::SeqCst) <= 3 + 1);
+        assert_settled(&pool);
+    });
 }
