@@ -379,7 +379,7 @@ fn a_delayed_job_counts_as_delayed_takes_a_place_and_starts_when_its_time_has_co
 #[test]
 fn jobs_whose_delay_ends_together_start_by_priority_and_then_in_the_order_of_their_acceptance() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.in_order());
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let mut handles = vec![pool.job(0).delay(secs(10)).try_submit().unwrap()];
         for (n, seconds, priority) in [(1, 7, 0), (2, 10, 1), (3, 10, 0), (4, 3, -1), (5, 10, 1)] {
             handles.push(pool.job(n).delay(secs(seconds)).priority(priority).try_submit().unwrap());
