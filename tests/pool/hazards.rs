@@ -509,7 +509,7 @@ fn producers_that_wait_for_room_are_served_in_turn() {
                     let _: Poll<()> = producer.as_mut().poll(cx);
                 }
                 let total: usize = shares.iter().map(|share| share.load(Ordering::SeqCst)).sum();
-                if total >= 10_000 { Poll::Ready(()) } else { Poll::Pending }
+                if total >= 5_000 { Poll::Ready(()) } else { Poll::Pending }
             })
             .await;
             let counts: Vec<_> = shares.iter().map(|share| share.load(Ordering::SeqCst)).collect();

@@ -575,18 +575,16 @@ fn jobs_that_end_long_before_their_limits_leave_no_timer() {
 #[test]
 fn a_hundred_thousand_jobs_leave_no_timer_while_the_pool_is_there() {
     // One thread, for the sake of speed.
-    in_both_ways(|slots| {
-        let (clock, most) = (ManualTimer::new(), Arc::default());
-        let builder = slots.at_once(Pool::builder(), 3).job_timeout(HOUR).attempt_timeout(HOUR).timer(clock.clone());
-        let (pool, workers) = builder.build(limited(&clock, &most));
-        future::block_on(workers.drive(async {
-            let summary = pool.map(0..100_000).for_each(drop).await;
-            assert_eq!((summary.succeeded, summary.is_complete()), (100_000, true));
-            // The workers look at the time before they rest.
-            yield_now().await;
-            assert_eq!(clock.sleeping(), 0);
-        }));
-        assert!(most.load(Ordering::SeqCst) <= 3 + 1);
-        assert_settled(&pool);
-    });
+    let (clock, most) = (ManualTimer::new(), Arc::default());
+    let builder = Pool::builder().workers(3).job_timeout(HOUR).attempt_timeout(HOUR).timer(clock.clone());
+    let (pool, workers) = builder.build(limited(&clock, &most));
+    future::block_on(workers.drive(async {
+        let summary = pool.map(0..100_000).for_each(drop).await;
+        assert_eq!((summary.succeeded, summary.is_complete()), (100_000, true));
+        // The workers look at the time before they rest.
+        yield_now().await;
+        assert_eq!(clock.sleeping(), 0);
+    }));
+    assert!(most.load(Ordering::SeqCst) <= 3 + 1);
+    assert_settled(&pool);
 }
