@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use brigade::{CancelReason, End, JobError, OnError, Pool, SubmitError, Submitter, TimeLimit};
+use brigade::{Builder, CancelReason, End, JobError, OnError, Pool, SubmitError, Submitter, TimeLimit};
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{DropToken, Drops, Env, Gate, assert_settled, everywhere, poll_once};
@@ -18,9 +18,14 @@ const fn millis(count: u64) -> Duration {
 }
 
 /// A pool whose jobs wait at the gate. Each future holds a token of its own besides that of its input, and yields one.
-fn counted_pool(env: &Env, gate: &Gate, drops: &Drops, workers: usize) -> Pool<DropToken, DropToken, ()> {
+fn counted_pool(
+    env: &Env,
+    builder: Builder<DropToken, ()>,
+    gate: &Gate,
+    drops: &Drops,
+) -> Pool<DropToken, DropToken, ()> {
     let (gate, drops) = (gate.clone(), drops.clone());
-    env.builder().workers(workers).spawn_on(env, move |input: DropToken| {
+    builder.spawn_on(env, move |input: DropToken| {
         let (gate, held, value) = (gate.clone(), drops.token(), drops.token());
         async move {
             let _held = (input, held);
@@ -34,7 +39,7 @@ fn counted_pool(env: &Env, gate: &Gate, drops: &Drops, workers: usize) -> Pool<D
 fn a_running_and_a_queued_job_are_cancelled_together_and_the_next_one_runs() {
     everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
-        let pool = counted_pool(&env, &gate, &drops, 1);
+        let pool = counted_pool(&env, env.one_by_one(), &gate, &drops);
         let running = pool.try_submit(drops.token()).unwrap();
         gate.arrived(1).await;
         let queued = pool.try_submit(drops.token()).unwrap();
@@ -58,7 +63,7 @@ fn what_is_cancelled_before_it_starts_never_runs() {
     everywhere(|env| async move {
         let (gate, ran) = (Gate::new(), Arc::new(AtomicUsize::new(0)));
         let (inside, count) = (gate.clone(), Arc::clone(&ran));
-        let pool = env.builder().workers(1).spawn_on(&env, move |n: u32| {
+        let pool = env.one_by_one().spawn_on(&env, move |n: u32| {
             count.fetch_add(1, Ordering::SeqCst);
             let gate = inside.clone();
             async move {
@@ -100,7 +105,7 @@ fn what_is_cancelled_before_it_starts_never_runs() {
 fn a_cancelled_job_is_not_revived_when_its_turn_comes() {
     everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
-        let pool = counted_pool(&env, &gate, &drops, 1);
+        let pool = counted_pool(&env, env.one_by_one(), &gate, &drops);
         let first = pool.try_submit(drops.token()).unwrap();
         gate.arrived(1).await;
         let second = pool.try_submit(drops.token()).unwrap();
@@ -116,7 +121,7 @@ fn a_cancelled_job_is_not_revived_when_its_turn_comes() {
 }
 
 /// Jobs sleep for as many milliseconds as they are told.
-fn sleeping_pool(env: &Env, builder: brigade::Builder<u64, ()>) -> Pool<u64, u64, ()> {
+fn sleeping_pool(env: &Env, builder: Builder<u64, ()>) -> Pool<u64, u64, ()> {
     let clock = env.clock.clone();
     builder.spawn_on(env, move |n: u64| {
         let clock = clock.clone();
@@ -132,7 +137,7 @@ fn attempts_that_take_too_long_time_out_and_others_do_not() {
     everywhere(|env| async move {
         let timed_out = || Err(JobError::TimedOut(TimeLimit::Attempt));
         for is_ordered in [true, false] {
-            let pool = sleeping_pool(&env, env.builder().workers(4).attempt_timeout(millis(50)));
+            let pool = sleeping_pool(&env, env.at_once(4).attempt_timeout(millis(50)));
             let mut map = pool.map([100, 1, 100, 1]);
             if is_ordered {
                 map = map.ordered();
@@ -170,7 +175,7 @@ fn attempts_that_take_too_long_time_out_and_others_do_not() {
 #[test]
 fn an_attempt_timeout_counts_from_the_start_of_the_attempt_and_the_nearest_setting_counts() {
     everywhere(|env| async move {
-        let pool = sleeping_pool(&env, env.builder().workers(1).attempt_timeout(millis(50)));
+        let pool = sleeping_pool(&env, env.one_by_one().attempt_timeout(millis(50)));
         let timed_out = Err(JobError::TimedOut(TimeLimit::Attempt));
         // Waits for 40 before it runs for 40, which is less than its limit.
         let handles = [pool.try_submit(40).unwrap(), pool.try_submit(40).unwrap()];
@@ -209,7 +214,7 @@ fn an_attempt_timeout_counts_from_the_start_of_the_attempt_and_the_nearest_setti
 #[test]
 fn a_job_timeout_counts_the_wait_and_a_late_job_never_starts() {
     everywhere(|env| async move {
-        let pool = sleeping_pool(&env, env.builder().workers(1).job_timeout(millis(50)));
+        let pool = sleeping_pool(&env, env.one_by_one().job_timeout(millis(50)));
         let handles = [pool.try_submit(40).unwrap(), pool.try_submit(40).unwrap(), pool.try_submit(40).unwrap()];
         let own = pool.job(30).timeout(millis(1000)).try_submit().unwrap();
         let [first, second, third] = handles;
@@ -231,7 +236,7 @@ fn a_job_timeout_counts_the_wait_and_a_late_job_never_starts() {
 #[test]
 fn a_result_that_is_there_at_the_very_moment_of_the_limit_wins() {
     everywhere(|env| async move {
-        let pool = sleeping_pool(&env, env.builder().workers(1).attempt_timeout(millis(50)));
+        let pool = sleeping_pool(&env, env.in_order().attempt_timeout(millis(50)));
         let handle = pool.try_submit(50).unwrap();
         env.clock.sleepers(2).await;
         env.clock.advance(millis(50));
@@ -245,7 +250,7 @@ fn the_first_failure_of_a_stopping_map_cancels_what_runs_and_what_waits() {
     everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
         let (inside, counted) = (gate.clone(), drops.clone());
-        let pool = env.builder().workers(2).spawn_on(&env, move |n: u32| {
+        let pool = env.at_once(2).spawn_on(&env, move |n: u32| {
             let (gate, token) = (inside.clone(), counted.token());
             async move {
                 let _token = token;
@@ -276,7 +281,7 @@ fn the_first_failure_of_a_stopping_map_cancels_what_runs_and_what_waits() {
 fn a_map_stops_after_as_many_failures_as_it_was_told() {
     everywhere(|env| async move {
         for (policy, failures) in [(OnError::StopAfter(0), 1), (OnError::StopAfter(1), 1), (OnError::StopAfter(3), 3)] {
-            let pool = env.builder().workers(1).spawn_on(&env, |n: u32| async move { Err::<(), _>(n) });
+            let pool = env.in_order().spawn_on(&env, |n: u32| async move { Err::<(), _>(n) });
             let mut map = pool.map(0..10).on_error(policy).ordered();
             let results = (&mut map).map(|c| c.result).collect::<Vec<_>>().await;
             let failed: Vec<_> =
@@ -308,14 +313,13 @@ fn no_waker_and_no_timer_is_left_behind() {
         let task = Arc::new(Task);
         let gate = Gate::new();
         let inside = gate.clone();
-        let pool =
-            env.builder().workers(1).queue_capacity(2).attempt_timeout(millis(50)).spawn_on(&env, move |n: u32| {
-                let gate = inside.clone();
-                async move {
-                    gate.pass().await;
-                    Ok::<_, ()>(n)
-                }
-            });
+        let pool = env.one_by_one().queue_capacity(2).attempt_timeout(millis(50)).spawn_on(&env, move |n: u32| {
+            let gate = inside.clone();
+            async move {
+                gate.pass().await;
+                Ok::<_, ()>(n)
+            }
+        });
         for n in 0..1000 {
             let mut running = pool.try_submit(n).unwrap();
             gate.arrived(1).await;
@@ -354,7 +358,7 @@ fn no_waker_and_no_timer_is_left_behind() {
 fn dropping_a_handle_cancels_its_job_and_detaching_lets_it_go_on() {
     everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
-        let pool = counted_pool(&env, &gate, &drops, 2);
+        let pool = counted_pool(&env, env.at_once(2), &gate, &drops);
         let dropped = pool.try_submit(drops.token()).unwrap();
         let detached = pool.try_submit(drops.token()).unwrap();
         gate.arrived(2).await;
@@ -375,7 +379,7 @@ fn dropping_a_handle_cancels_its_job_and_detaching_lets_it_go_on() {
 fn a_caller_who_is_dropped_with_his_handle_cancels_the_job() {
     everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
-        let pool = counted_pool(&env, &gate, &drops, 1);
+        let pool = counted_pool(&env, env.in_order(), &gate, &drops);
         {
             let mut caller = pin!(async { pool.submit(drops.token()).await.unwrap().await });
             assert!(poll_once(caller.as_mut()).is_none());
@@ -391,7 +395,7 @@ fn a_caller_who_is_dropped_with_his_handle_cancels_the_job() {
 fn a_cancellation_that_comes_after_the_end_yields_the_result() {
     everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
-        let pool = counted_pool(&env, &gate, &drops, 1);
+        let pool = counted_pool(&env, env.in_order(), &gate, &drops);
         gate.open(1);
         let mut handle = pool.try_submit(drops.token()).unwrap();
         while !handle.is_finished() {
@@ -416,7 +420,7 @@ fn a_cancellation_that_comes_after_the_end_yields_the_result() {
 fn a_cancellation_goes_on_if_nobody_waits_for_it() {
     everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
-        let pool = counted_pool(&env, &gate, &drops, 1);
+        let pool = counted_pool(&env, env.in_order(), &gate, &drops);
         let handle = pool.try_submit(drops.token()).unwrap();
         gate.arrived(1).await;
         drop(handle.cancel());
@@ -433,19 +437,18 @@ fn a_job_may_cancel_itself_and_its_neighbours() {
         let inside = gate.clone();
         let place: Arc<Mutex<Vec<brigade::JobHandle<u32, (), ()>>>> = Arc::default();
         let handles = Arc::clone(&place);
-        let (pool, workers) =
-            env.builder().workers(1).build_with_submitter(move |n: u32, _: Submitter<u32, (), ()>| {
-                let (gate, handles) = (inside.clone(), Arc::clone(&handles));
-                async move {
-                    gate.pass().await;
-                    if n == 0 {
-                        let taken = std::mem::take(&mut *handles.lock().unwrap());
-                        drop(taken);
-                        future::pending::<()>().await;
-                    }
-                    Ok(())
+        let (pool, workers) = env.one_by_one().build_with_submitter(move |n: u32, _: Submitter<u32, (), ()>| {
+            let (gate, handles) = (inside.clone(), Arc::clone(&handles));
+            async move {
+                gate.pass().await;
+                if n == 0 {
+                    let taken = std::mem::take(&mut *handles.lock().unwrap());
+                    drop(taken);
+                    future::pending::<()>().await;
                 }
-            });
+                Ok(())
+            }
+        });
         workers.spawn_on(&env);
         *place.lock().unwrap() = (0..3).map(|n| pool.try_submit(n).unwrap()).collect();
         let last = pool.try_submit(3).unwrap();

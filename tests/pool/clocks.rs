@@ -15,7 +15,7 @@ use brigade::rt::BoxFuture;
 use brigade::{Pool, RateLimit, Timer};
 use futures_lite::future;
 
-use crate::harness::assert_settled;
+use crate::harness::{Slots, assert_settled, in_both_ways};
 use crate::steps::Steps;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -139,7 +139,7 @@ impl Drop for Sleep {
     }
 }
 
-/// A pool of two workers whose jobs are done at once, step by step.
+/// A pool of two slots whose jobs are done at once, step by step.
 struct Stage {
     clock: Bent,
     pool: Pool<(), (), ()>,
@@ -148,10 +148,11 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(alarms: Alarms, limit: RateLimit) -> Self {
+    fn new(slots: Slots, alarms: Alarms, limit: RateLimit) -> Self {
         let (clock, started) = (Bent::new(alarms), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&started);
-        let (pool, workers) = Pool::builder().workers(2).rate_limit(limit).timer(clock.clone()).build(move |()| {
+        let builder = slots.at_once(Pool::builder(), 2).rate_limit(limit).timer(clock.clone());
+        let (pool, workers) = builder.build(move |()| {
             count.fetch_add(1, Ordering::SeqCst);
             future::ready(Ok(()))
         });
@@ -253,7 +254,7 @@ fn a_bent_clock_gives_no_permit_too_many_and_keeps_nobody_waiting_once_it_goes_o
             0 => Limit::Window { permits: 3, seconds: 5 },
             burst => Limit::Bucket { burst },
         };
-        let mut stage = Stage::new(alarms, limit.to_rate());
+        let mut stage = Stage::new(Slots::BOTH[seed as usize / 2 % 2], alarms, limit.to_rate());
         let mut model = Model { limit, now: 0, starts: Vec::new(), waiting: 10 };
         stage.submit(10);
         assert_eq!(stage.started(), model.look(0), "seed {seed}");
@@ -289,35 +290,39 @@ fn a_bent_clock_gives_no_permit_too_many_and_keeps_nobody_waiting_once_it_goes_o
 
 #[test]
 fn alarms_of_a_clock_that_stands_still_let_one_job_start_for_each_period_that_they_waited() {
-    let mut stage = Stage::new(Alarms::True, RateLimit::every(SECOND).burst(2));
-    stage.submit(10);
-    assert_eq!(stage.started(), 2);
-    for started in 3..8 {
-        stage.clock.stand_still(SECOND);
-        assert_eq!(stage.started(), started);
-    }
-    // It goes on, and gives none for what had been counted already.
-    stage.clock.pass(SECOND);
-    assert_eq!(stage.started(), 8);
-    stage.end();
+    in_both_ways(|slots| {
+        let mut stage = Stage::new(slots, Alarms::True, RateLimit::every(SECOND).burst(2));
+        stage.submit(10);
+        assert_eq!(stage.started(), 2);
+        for started in 3..8 {
+            stage.clock.stand_still(SECOND);
+            assert_eq!(stage.started(), started);
+        }
+        // It goes on, and gives none for what had been counted already.
+        stage.clock.pass(SECOND);
+        assert_eq!(stage.started(), 8);
+        stage.end();
+    });
 }
 
 #[test]
 fn a_clock_that_was_set_back_ends_a_delay_after_as_long_as_it_shows_going_on() {
-    for alarms in [Alarms::Shown, Alarms::True] {
-        let mut stage = Stage::new(alarms, RateLimit::every(SECOND).burst(1000));
-        stage.pool.job(()).delay(SECOND * 10).try_submit().unwrap().detach();
-        assert_eq!(stage.started(), 0);
-        stage.clock.pass(SECOND * 4);
-        stage.submit(1);
-        assert_eq!(stage.started(), 1);
-        stage.clock.step_back(HOUR);
-        stage.submit(1);
-        assert_eq!(stage.started(), 2);
-        stage.clock.pass(SECOND * 5);
-        assert_eq!(stage.started(), 2, "{alarms:?}");
-        stage.clock.pass(SECOND);
-        assert_eq!(stage.started(), 3, "{alarms:?}");
-        stage.end();
-    }
+    in_both_ways(|slots| {
+        for alarms in [Alarms::Shown, Alarms::True] {
+            let mut stage = Stage::new(slots, alarms, RateLimit::every(SECOND).burst(1000));
+            stage.pool.job(()).delay(SECOND * 10).try_submit().unwrap().detach();
+            assert_eq!(stage.started(), 0);
+            stage.clock.pass(SECOND * 4);
+            stage.submit(1);
+            assert_eq!(stage.started(), 1);
+            stage.clock.step_back(HOUR);
+            stage.submit(1);
+            assert_eq!(stage.started(), 2);
+            stage.clock.pass(SECOND * 5);
+            assert_eq!(stage.started(), 2, "{alarms:?}");
+            stage.clock.pass(SECOND);
+            assert_eq!(stage.started(), 3, "{alarms:?}");
+            stage.end();
+        }
+    });
 }

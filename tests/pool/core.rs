@@ -9,14 +9,14 @@ use std::time::Duration;
 use brigade::{CollectError, End, Group, JobHandle, ManualTimer, Map, Pool, Summary};
 use futures_lite::stream;
 
-use crate::harness::{Live, assert_settled, block_on, everywhere, poll_once};
+use crate::harness::{Live, assert_settled, block_on, everywhere, everywhere_once, poll_once};
 
 #[test]
 fn all_jobs_of_many_full_rounds_run() {
     everywhere(|env| async move {
         let (live, clock) = (Live::default(), env.clock.clone());
         let alive = live.clone();
-        let pool = env.builder().workers(100).spawn_on(&env, move |n: usize| {
+        let pool = env.at_once(100).spawn_on(&env, move |n: usize| {
             let (live, clock) = (alive.clone(), clock.clone());
             async move {
                 let _guard = live.enter();
@@ -43,7 +43,7 @@ fn all_jobs_of_many_full_rounds_run() {
 
 #[test]
 fn one_worker_runs_jobs_one_after_another_in_the_order_of_submission() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let spans = Arc::new(Mutex::new(Vec::new()));
         let (log, clock) = (Arc::clone(&spans), env.clock.clone());
         let pool = env.builder().workers(1).spawn_on(&env, move |millis: u64| {
@@ -110,7 +110,7 @@ fn numbers_that_make_no_sense_are_refused_where_they_are_set() {
 #[test]
 fn no_jobs_at_all_are_done_at_once() {
     everywhere(|env| async move {
-        let pool = env.builder().workers(2).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let pool = env.at_once(2).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
         let mut map = pool.map([]);
         {
             let mut next = std::pin::pin!(map.next());

@@ -118,6 +118,8 @@ type Consumer = fn(Env) -> Local;
 
 struct Scenario {
     workers: usize,
+    /// Of each worker.
+    slots: usize,
     capacity: usize,
     handler: Handler,
     consumers: &'static [Consumer],
@@ -128,6 +130,7 @@ struct Scenario {
 }
 
 struct Run {
+    slots: usize,
     steps: Steps,
     workers: Vec<usize>,
     consumers: Vec<usize>,
@@ -155,6 +158,7 @@ impl Run {
         let (log, pool_itself) = (Arc::clone(&events), tracker.handlers.token());
         let mut builder = Pool::builder()
             .workers(scenario.workers)
+            .jobs_per_worker(scenario.slots)
             .queue_capacity(scenario.capacity)
             .timings(true)
             .timer(clock.clone())
@@ -169,7 +173,8 @@ impl Run {
         let (pool, workers) = build(builder, scenario.handler, &clock, &tracker);
         workers.into_iter().enumerate().for_each(|(n, worker)| spawn(n, worker));
         let env = Env { pool, clock, tracker, are_workers_gone: Rc::default() };
-        Self { steps: Steps::default(), workers: Vec::new(), consumers: Vec::new(), env, events }
+        let slots = scenario.slots;
+        Self { slots, steps: Steps::default(), workers: Vec::new(), consumers: Vec::new(), env, events }
     }
 
     fn with_consumers(mut self, scenario: &Scenario) -> Self {
@@ -193,7 +198,7 @@ impl Run {
             assert!(count < 100_000, "it never comes to rest");
             let stats = self.env.pool.stats();
             assert_adds_up(&stats);
-            assert!(stats.running <= stats.workers, "{stats:?}");
+            assert!(stats.running <= stats.workers * self.slots, "{stats:?}");
         }
     }
 
@@ -327,11 +332,16 @@ fn for_every_fault(scenario: &Scenario) {
     }
 }
 
-/// On pools of one to three workers, with little and with ample room, with a schedule and without.
+/// On pools of one to three workers with one to three slots, with little and ample room, with a schedule and without.
 fn on_every_small_pool(handler: Handler, consumers: &'static [Consumer], is_stuck: bool) {
-    let pools = [(1, 1, false), (1, 20, false), (2, 3, false), (3, 1, false), (1, 20, true), (3, 2, true)];
-    for (workers, capacity, is_scheduled) in pools {
-        let scenario = Scenario { workers, capacity, handler, consumers, is_stuck, is_scheduled };
+    let of_one_slot =
+        [(1, 1, 1, false), (1, 1, 20, false), (2, 1, 3, false), (3, 1, 1, false), (1, 1, 20, true), (3, 1, 2, true)];
+    let of_many_slots = [(1, 2, 1, false), (1, 3, 20, false), (2, 2, 3, false), (1, 2, 20, true), (2, 2, 2, true)];
+    // A state has one slot.
+    let has_many = !matches!(handler, Handler::State);
+    let pools = of_one_slot.into_iter().chain(of_many_slots.into_iter().filter(|_| has_many));
+    for (workers, slots, capacity, is_scheduled) in pools {
+        let scenario = Scenario { workers, slots, capacity, handler, consumers, is_stuck, is_scheduled };
         for_every_fault(&scenario);
         for first in [First::Workers, First::Consumers] {
             (0..).take_while(|k| run_and_drop_all(&scenario, first, *k)).for_each(drop);
@@ -350,7 +360,7 @@ enum First {
 /// Runs for `k` steps, then drops everything without polling it again. Says whether there were so many steps.
 fn run_and_drop_all(scenario: &Scenario, first: First, k: usize) -> bool {
     let what = format!("everything dropped after {k} steps, first {first:?}");
-    let Run { mut steps, workers, consumers, env, events } = Run::new(scenario);
+    let Run { mut steps, workers, consumers, env, events, .. } = Run::new(scenario);
     let mut count = 0;
     while count < k && (steps.step().is_some() || env.clock.advance_to_next()) {
         count += 1;

@@ -11,13 +11,11 @@ use brigade::{
 use futures::FutureExt;
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{Drops, Env, Gate, assert_settled, block_on, everywhere, poll_once};
+use crate::harness::{Drops, Env, Gate, assert_settled, block_on, everywhere, everywhere_once, poll_once};
 
 /// Jobs return even numbers and fail with odd ones.
-fn odd_fails(env: &Env, workers: usize) -> Pool<u32, u32, u32> {
-    env.builder()
-        .workers(workers)
-        .spawn_on(env, |n: u32| async move { if n.is_multiple_of(2) { Ok(n) } else { Err(n) } })
+fn odd_fails(env: &Env, at_once: usize) -> Pool<u32, u32, u32> {
+    env.at_once(at_once).spawn_on(env, |n: u32| async move { if n.is_multiple_of(2) { Ok(n) } else { Err(n) } })
 }
 
 fn panic_text<T, E>(result: Result<T, JobError<E>>) -> String {
@@ -30,7 +28,7 @@ fn panic_text<T, E>(result: Result<T, JobError<E>>) -> String {
 #[test]
 fn a_panic_becomes_the_outcome_of_its_job_and_the_pool_goes_on() {
     everywhere(|env| async move {
-        let pool = env.builder().workers(1).spawn_on(&env, |n: u32| {
+        let pool = env.in_order().spawn_on(&env, |n: u32| {
             assert!(n != 1, "in the closure");
             async move {
                 future::yield_now().await;
@@ -54,7 +52,7 @@ fn panics_do_not_use_up_the_workers() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
-        let pool = env.builder().workers(2).spawn_on(&env, move |n: u32| {
+        let pool = env.at_once(2).spawn_on(&env, move |n: u32| {
             let gate = inside.clone();
             async move {
                 assert!(n >= 10, "{n}");
@@ -78,7 +76,7 @@ fn panics_do_not_use_up_the_workers() {
 
 #[test]
 fn a_worker_that_is_dropped_takes_only_its_own_job_along() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
         let (inside, counted) = (gate.clone(), drops.clone());
         let (pool, workers) = env.builder().workers(3).build(move |n: u32| {
@@ -139,7 +137,7 @@ fn one_error_does_not_touch_its_siblings() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
-        let pool = env.builder().workers(3).spawn_on(&env, move |n: u32| {
+        let pool = env.at_once(3).spawn_on(&env, move |n: u32| {
             let gate = inside.clone();
             async move {
                 if n == 1 {
@@ -167,7 +165,7 @@ fn a_map_that_has_stopped_starts_nothing_and_takes_nothing_from_its_jobs() {
         let ran = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&ran);
         let (pool, workers) =
-            env.builder().workers(1).build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
+            env.one_by_one().build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
                 count.fetch_add(1, Ordering::SeqCst);
                 let (gate, log) = (inside.clone(), Arc::clone(&log));
                 // Called when the cancelled future is dropped, while the job still counts as running.
@@ -212,32 +210,35 @@ impl<F: FnOnce()> Drop for AtDrop<F> {
 fn no_job_of_a_map_starts_once_its_last_allowed_failure_has_an_outcome() {
     // A second worker is polled at the very moment at which the first one reports the failure.
     type Second = Arc<Mutex<Option<brigade::rt::BoxFuture<'static, ()>>>>;
-    let second = Second::default();
-    let (other, started) = (Arc::clone(&second), Arc::new(AtomicUsize::new(0)));
-    let count = Arc::clone(&started);
-    let (pool, workers) = Pool::builder()
-        .timer(ManualTimer::new())
-        .workers(2)
-        .observe(move |event: &Event| match event {
-            Event::Started { .. } => _ = count.fetch_add(1, Ordering::SeqCst),
-            Event::Finished { outcome: Outcome::Failed, .. } => {
-                let mut worker = other.lock().unwrap().take().expect("one job fails");
-                let _ = poll_once(Pin::new(&mut worker));
-                *other.lock().unwrap() = Some(worker);
-            }
-            _ => {}
-        })
-        .build(|n: u32| async move { Err::<(), _>(n) });
-    let mut workers = workers.into_iter();
-    let mut first = Box::pin(workers.next().unwrap().run());
-    *second.lock().unwrap() = Some(Box::pin(workers.next().unwrap().run()));
-    let mut map = pool.map(0..3).on_error(OnError::Stop);
-    assert_eq!(poll_once(pin!(map.next())), None);
-    let _ = poll_once(first.as_mut());
-    let results = block_on((&mut map).map(|c| c.result).collect::<Vec<_>>());
-    assert_eq!(results.iter().filter(|result| **result == Err(JobError::Failed(0))).count(), 1);
-    assert_eq!((started.load(Ordering::SeqCst), map.summary().cancelled), (1, 2));
-    assert_settled(&pool);
+    for slots in [1, 2] {
+        let second = Second::default();
+        let (other, started) = (Arc::clone(&second), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&started);
+        let (pool, workers) = Pool::builder()
+            .timer(ManualTimer::new())
+            .workers(2)
+            .jobs_per_worker(slots)
+            .observe(move |event: &Event| match event {
+                Event::Started { .. } => _ = count.fetch_add(1, Ordering::SeqCst),
+                Event::Finished { outcome: Outcome::Failed, .. } => {
+                    let mut worker = other.lock().unwrap().take().expect("one job fails");
+                    let _ = poll_once(Pin::new(&mut worker));
+                    *other.lock().unwrap() = Some(worker);
+                }
+                _ => {}
+            })
+            .build(|n: u32| async move { Err::<(), _>(n) });
+        let mut workers = workers.into_iter();
+        let mut first = Box::pin(workers.next().unwrap().run());
+        *second.lock().unwrap() = Some(Box::pin(workers.next().unwrap().run()));
+        let mut map = pool.map(0..3).on_error(OnError::Stop);
+        assert_eq!(poll_once(pin!(map.next())), None);
+        let _ = poll_once(first.as_mut());
+        let results = block_on((&mut map).map(|c| c.result).collect::<Vec<_>>());
+        assert_eq!(results.iter().filter(|result| **result == Err(JobError::Failed(0))).count(), 1);
+        assert_eq!((started.load(Ordering::SeqCst), map.summary().cancelled), (1, 2));
+        assert_settled(&pool);
+    }
 }
 
 #[test]
@@ -293,7 +294,7 @@ fn a_drain_ends_after_the_last_unhandled_failure_was_reported() {
     everywhere(|env| async move {
         let (gate, (report, unhandled)) = (Gate::new(), async_channel::unbounded());
         let inside = gate.clone();
-        let pool = env.builder().workers(1).spawn_on(&env, move |n: u32| {
+        let pool = env.in_order().spawn_on(&env, move |n: u32| {
             let gate = inside.clone();
             async move {
                 gate.pass().await;
@@ -315,7 +316,7 @@ fn a_drain_ends_after_the_last_unhandled_failure_was_reported() {
 #[test]
 fn a_panic_of_the_consumer_cancels_its_own_map_and_blocks_nobody_else() {
     everywhere(|env| async move {
-        let pool = env.builder().workers(2).queue_capacity(4).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let pool = env.at_once(2).queue_capacity(4).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
         let sink = pool.map(0..).for_each(|completion| assert!(completion.index > 0, "the sink is broken"));
         let (sunk, produced) = future::zip(AssertUnwindSafe(sink).catch_unwind(), async {
             let mut values = Vec::new();
@@ -337,7 +338,7 @@ fn the_first_error_and_the_end_of_all_jobs_can_race() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
-        let pool = env.builder().workers(2).spawn_on(&env, move |n: u32| {
+        let pool = env.at_once(2).spawn_on(&env, move |n: u32| {
             let gate = inside.clone();
             async move {
                 gate.pass().await;
@@ -380,8 +381,7 @@ fn the_first_error_and_the_end_of_all_jobs_can_race() {
 fn a_panicking_observer_or_failure_handler_hurts_nobody() {
     everywhere(|env| async move {
         let pool = env
-            .builder()
-            .workers(1)
+            .in_order()
             .observe(|_: &Event| panic!("observer"))
             .spawn_on(&env, |n: u32| async move { Err::<(), _>(n) });
         pool.on_unhandled(|_| panic!("failure handler"));

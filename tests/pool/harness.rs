@@ -1,13 +1,14 @@
 //! One suite, every executor. A scenario is written once, as an async function of its [`Env`]; [`everywhere`] runs it on
-//! each executor in turn, with a clock that moves when told.
+//! each executor in turn, in both ways to run several jobs at once, with a clock that moves when told.
 //!
 //! The scenario itself runs on the test's thread; the workers run wherever the executor puts them. So a scenario orders
 //! events by channels, gates and the clock, never by sleeping.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::future::Future;
+use std::io::Write;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,23 +23,94 @@ use futures::executor::{LocalPool, ThreadPool};
 use futures::task::{LocalSpawnExt, SpawnExt};
 use futures_lite::future;
 
-/// Where a scenario runs: an executor for the workers, and a clock.
-#[derive(Clone)]
-pub(crate) struct Env {
-    /// The name of the executor, for messages.
-    pub(crate) name: &'static str,
-    pub(crate) clock: ManualTimer,
-    spawner: Rc<dyn Fn(BoxFuture<'static, ()>)>,
+/// The ways to run several jobs at once: by many workers, or by the slots of few. What is promised holds in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slots {
+    /// Each worker has one.
+    One,
+    /// One worker has all that are asked for, or each of two has half of them.
+    Many,
 }
 
-impl Env {
-    fn new(name: &'static str, spawner: impl Fn(BoxFuture<'static, ()>) + 'static) -> Self {
-        Self { name, clock: ManualTimer::new(), spawner: Rc::new(spawner) }
+impl Slots {
+    pub(crate) const BOTH: [Self; 2] = [Self::One, Self::Many];
+
+    /// A pool that runs so many jobs at once.
+    pub(crate) fn at_once<In, E>(self, builder: Builder<In, E>, jobs: usize) -> Builder<In, E> {
+        let workers = self.workers(jobs);
+        builder.workers(workers).jobs_per_worker(jobs / workers)
     }
 
+    /// How many workers such a pool has.
+    pub(crate) const fn workers(self, jobs: usize) -> usize {
+        match self {
+            Self::One => jobs,
+            // Two where that is possible and leaves each of them more than one slot.
+            Self::Many if jobs >= 4 && jobs.is_multiple_of(2) => 2,
+            Self::Many => 1,
+        }
+    }
+
+    /// A pool that starts its jobs in their order, whether the one before has ended or not: by one worker.
+    pub(crate) fn in_order<In, E>(self, builder: Builder<In, E>) -> Builder<In, E> {
+        builder.workers(1).jobs_per_worker(if self == Self::One { 1 } else { 4 })
+    }
+
+    /// A pool that runs one job at a time: in the only slot of a worker, or in any of several, since all have one key.
+    pub(crate) fn one_by_one<In, E>(self, builder: Builder<In, E>) -> Builder<In, E> {
+        let builder = self.in_order(builder);
+        if self == Self::One { builder } else { builder.key_by(|_| "all").max_running_per_key(1) }
+    }
+}
+
+impl fmt::Display for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::One { "one slot a worker" } else { "many slots a worker" })
+    }
+}
+
+/// Where and how a scenario runs: an executor for the workers, one of the ways to have many jobs at once, and a clock.
+#[derive(Clone)]
+pub(crate) struct Env {
+    pub(crate) executor: &'static str,
+    /// The executor and the way, for messages.
+    pub(crate) name: String,
+    pub(crate) clock: ManualTimer,
+    slots: Slots,
+    /// Whether the scenario has asked for more than one slot.
+    has_many: Rc<Cell<bool>>,
+    spawner: Spawner,
+}
+
+type Spawner = Rc<dyn Fn(BoxFuture<'static, ()>)>;
+
+impl Env {
     /// A builder with this clock.
     pub(crate) fn builder<In, E>(&self) -> Builder<In, E> {
         Pool::builder().timer(self.clock.clone())
+    }
+
+    /// The same, of a pool that runs so many jobs at once.
+    pub(crate) fn at_once<In, E>(&self, jobs: usize) -> Builder<In, E> {
+        self.has_many.set(self.has_many.get() || jobs > 1);
+        self.slots.at_once(self.builder(), jobs)
+    }
+
+    /// How many workers such a pool has.
+    pub(crate) const fn workers(&self, jobs: usize) -> usize {
+        self.slots.workers(jobs)
+    }
+
+    /// The same, of a pool that starts its jobs in their order, whether the one before has ended or not: by one worker.
+    pub(crate) fn in_order<In, E>(&self) -> Builder<In, E> {
+        self.has_many.set(true);
+        self.slots.in_order(self.builder())
+    }
+
+    /// The same, of a pool that runs one job at a time. It may have keys, so the scenario has none.
+    pub(crate) fn one_by_one<In, E>(&self) -> Builder<In, E> {
+        self.has_many.set(true);
+        self.slots.one_by_one(self.builder())
     }
 }
 
@@ -48,18 +120,35 @@ impl Spawn for Env {
     }
 }
 
-/// Runs the scenario on every executor, one after another.
+/// Runs the scenario on every executor, one after another, with workers of one slot and with workers of many.
 ///
-/// A scenario that hangs ends the process after a minute, with the name of the executor.
+/// A scenario that hangs ends the process after a minute. Its executor and way are named, as of one that fails.
 pub(crate) fn everywhere<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env) -> F) {
-    run_everywhere(&|env| Box::pin(scenario(env)));
+    run_everywhere(&Slots::BOTH.map(Some), &|env| Box::pin(scenario(env)));
+}
+
+/// The same for a scenario that says itself how many workers and slots there are, since it is about them.
+pub(crate) fn everywhere_once<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env) -> F) {
+    run_everywhere(&[None], &|env| Box::pin(scenario(env)));
+}
+
+/// Runs a test that polls the workers itself with workers of one slot and with workers of many.
+pub(crate) fn in_both_ways(test: impl Fn(Slots)) {
+    for slots in Slots::BOTH {
+        let _watchdog = Watchdog::new(&slots.to_string());
+        test(slots);
+    }
 }
 
 /// A scenario in a box: so the executors are compiled once, and not for each test.
-type Scenario<'a> = &'a dyn Fn(Env) -> Pin<Box<dyn Future<Output = ()>>>;
+type Scenario<'a> = &'a dyn Fn(Env) -> Body;
+type Body = Pin<Box<dyn Future<Output = ()>>>;
 
-fn run_everywhere(scenario: Scenario<'_>) {
-    let executors: [(&'static str, fn(&'static str, Scenario<'_>)); 10] = [
+/// An executor runs the body on the test's thread, and what that spawns.
+type Run = fn(&dyn Fn(Spawner) -> Body);
+
+fn run_everywhere(ways: &[Option<Slots>], scenario: Scenario<'_>) {
+    let executors: [(&'static str, Run); 10] = [
         ("async-executor, one thread", on_executor),
         ("async-executor, two threads", on_executor_threads),
         ("LocalExecutor", on_local_executor),
@@ -71,20 +160,27 @@ fn run_everywhere(scenario: Scenario<'_>) {
         ("tokio multi-thread", on_tokio_multi),
         ("hand-written", on_hand_written),
     ];
-    for (name, run) in executors {
-        let _watchdog = Watchdog::new(name);
-        run(name, scenario);
+    let has_many = Rc::new(Cell::new(false));
+    for (executor, run) in executors {
+        for way in ways {
+            let name = way.map_or_else(|| executor.to_owned(), |slots| format!("{executor}, {slots}"));
+            let _watchdog = Watchdog::new(&name);
+            run(&|spawner| {
+                let (name, slots, has_many) = (name.clone(), way.unwrap_or(Slots::One), Rc::clone(&has_many));
+                scenario(Env { executor, name, clock: ManualTimer::new(), slots, has_many, spawner })
+            });
+        }
     }
+    assert_eq!(has_many.get(), ways.len() > 1, "it runs in both ways if it asks for more than one slot, and only then");
 }
 
-fn on_executor(name: &'static str, scenario: Scenario<'_>) {
+fn on_executor(body: &dyn Fn(Spawner) -> Body) {
     let executor = Arc::new(Executor::new());
     let spawner = Arc::clone(&executor);
-    let env = Env::new(name, move |future| Spawn::spawn(&spawner, future));
-    future::block_on(executor.run(scenario(env)));
+    future::block_on(executor.run(body(Rc::new(move |future| Spawn::spawn(&spawner, future)))));
 }
 
-fn on_executor_threads(name: &'static str, scenario: Scenario<'_>) {
+fn on_executor_threads(body: &dyn Fn(Spawner) -> Body) {
     let executor = Arc::new(Executor::new());
     let (stop, stopped) = async_channel::bounded::<()>(1);
     std::thread::scope(|scope| {
@@ -95,59 +191,51 @@ fn on_executor_threads(name: &'static str, scenario: Scenario<'_>) {
         // Dropped also when the scenario panics, so that the threads end.
         let _stop = stop;
         let spawner = Arc::clone(&executor);
-        let env = Env::new(name, move |future| Spawn::spawn(&spawner, future));
-        future::block_on(scenario(env));
+        future::block_on(body(Rc::new(move |future| Spawn::spawn(&spawner, future))));
     });
 }
 
-fn on_local_executor(name: &'static str, scenario: Scenario<'_>) {
+fn on_local_executor(body: &dyn Fn(Spawner) -> Body) {
     let executor = Rc::new(LocalExecutor::new());
     let spawner = Rc::clone(&executor);
-    let env = Env::new(name, move |future| spawner.spawn(future).detach());
-    future::block_on(executor.run(scenario(env)));
+    future::block_on(executor.run(body(Rc::new(move |future| spawner.spawn(future).detach()))));
 }
 
-fn on_smol(name: &'static str, scenario: Scenario<'_>) {
-    let env = Env::new(name, |future| smol::spawn(future).detach());
-    smol::block_on(scenario(env));
+fn on_smol(body: &dyn Fn(Spawner) -> Body) {
+    smol::block_on(body(Rc::new(|future| smol::spawn(future).detach())));
 }
 
-fn on_async_std(name: &'static str, scenario: Scenario<'_>) {
-    let env = Env::new(name, |future| drop(async_std::task::spawn(future)));
-    async_std::task::block_on(scenario(env));
+fn on_async_std(body: &dyn Fn(Spawner) -> Body) {
+    async_std::task::block_on(body(Rc::new(|future| drop(async_std::task::spawn(future)))));
 }
 
-fn on_thread_pool(name: &'static str, scenario: Scenario<'_>) {
+fn on_thread_pool(body: &dyn Fn(Spawner) -> Body) {
     let pool = ThreadPool::builder().pool_size(2).create().expect("two threads can be started");
-    let env = Env::new(name, move |future| pool.spawn(future).expect("the pool is alive"));
-    futures::executor::block_on(scenario(env));
+    let body = body(Rc::new(move |future| pool.spawn(future).expect("the pool is alive")));
+    futures::executor::block_on(body);
 }
 
-fn on_local_pool(name: &'static str, scenario: Scenario<'_>) {
+fn on_local_pool(body: &dyn Fn(Spawner) -> Body) {
     let mut pool = LocalPool::new();
     let spawner = pool.spawner();
-    let env = Env::new(name, move |future| spawner.spawn_local(future).expect("the pool is alive"));
-    pool.run_until(scenario(env));
+    pool.run_until(body(Rc::new(move |future| spawner.spawn_local(future).expect("the pool is alive"))));
 }
 
-fn on_tokio_current(name: &'static str, scenario: Scenario<'_>) {
+fn on_tokio_current(body: &dyn Fn(Spawner) -> Body) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be built");
-    let env = Env::new(name, |future| drop(tokio::spawn(future)));
-    runtime.block_on(scenario(env));
+    runtime.block_on(body(Rc::new(|future| drop(tokio::spawn(future)))));
 }
 
-fn on_tokio_multi(name: &'static str, scenario: Scenario<'_>) {
+fn on_tokio_multi(body: &dyn Fn(Spawner) -> Body) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime can be built");
-    let env = Env::new(name, |future| drop(tokio::spawn(future)));
-    runtime.block_on(scenario(env));
+    runtime.block_on(body(Rc::new(|future| drop(tokio::spawn(future)))));
 }
 
-fn on_hand_written(name: &'static str, scenario: Scenario<'_>) {
+fn on_hand_written(body: &dyn Fn(Spawner) -> Body) {
     let queue = Rc::new(RefCell::new(VecDeque::new()));
     let spawner = Rc::clone(&queue);
-    let env = Env::new(name, move |future| spawner.borrow_mut().push_back(future));
-    poll_all(&queue, scenario(env));
+    poll_all(&queue, body(Rc::new(move |future| spawner.borrow_mut().push_back(future))));
 }
 
 /// The plainest executor there is: polls everything, again and again, and sleeps when nobody was woken.
@@ -208,31 +296,37 @@ impl Wake for Flag {
     }
 }
 
-/// Ends the process if a scenario hangs, since nothing else would.
+/// Ends the process if a scenario hangs, since nothing else would; and says of one that fails where it does.
 pub(crate) struct Watchdog {
+    what: String,
     is_done: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Watchdog {
-    pub(crate) fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let is_done = Arc::new((Mutex::new(false), Condvar::new()));
         let watched = Arc::clone(&is_done);
-        let test = std::thread::current().name().unwrap_or("?").to_owned();
+        let what = format!("{} ({name})", std::thread::current().name().unwrap_or("?"));
+        let hangs = format!("{what} hangs");
         std::thread::spawn(move || {
             let (done, changed) = &*watched;
             let minute = Duration::from_secs(60);
             let waited = changed.wait_timeout_while(done.lock().unwrap(), minute, |done| !*done).unwrap();
             if waited.1.timed_out() {
-                eprintln!("{test} hangs on {name}");
+                // Not by the macro, whose text the test's output keeps back and loses here.
+                let _ = writeln!(std::io::stderr(), "{hangs}");
                 std::process::abort();
             }
         });
-        Self { is_done }
+        Self { what, is_done }
     }
 }
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{} fails", self.what);
+        }
         *self.is_done.0.lock().unwrap() = true;
         self.is_done.1.notify_one();
     }

@@ -11,7 +11,9 @@ use brigade::{
 };
 use futures_lite::future;
 
-use crate::harness::{Env, Gate, Live, Log, assert_over, assert_settled, everywhere, gated, poll_once, yield_now};
+use crate::harness::{
+    Env, Gate, Live, Log, assert_over, assert_settled, everywhere, everywhere_once, gated, poll_once, yield_now,
+};
 
 /// A key, and a number within it.
 type Input = (&'static str, u32);
@@ -28,7 +30,7 @@ const fn millis(millis: u64) -> Duration {
 
 #[test]
 fn keys_of_equal_priority_take_turns_and_jobs_of_one_key_start_in_their_order() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1).key_by(key));
         let submit = |input| pool.try_submit(input).unwrap().detach();
         submit(("z", 0));
@@ -54,7 +56,7 @@ fn keys_of_equal_priority_take_turns_and_jobs_of_one_key_start_in_their_order() 
 
 #[test]
 fn a_key_whose_next_job_is_more_urgent_goes_first_and_turns_are_taken_among_equals() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1).key_by(key));
         let submit = |input, priority| pool.job(input).priority(priority).try_submit().unwrap();
         submit(("z", 0), 9).detach();
@@ -76,7 +78,7 @@ fn a_key_whose_next_job_is_more_urgent_goes_first_and_turns_are_taken_among_equa
 
 #[test]
 fn a_job_that_is_given_the_priority_it_has_keeps_its_turn() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1).key_by(key));
         let handles = [("z", 0), ("a", 1), ("b", 1)].map(|input| pool.try_submit(input).unwrap());
         gate.arrived(1).await;
@@ -93,27 +95,30 @@ fn a_job_that_is_given_the_priority_it_has_keeps_its_turn() {
 // ---- bounds ----
 
 /// A pool in which at most `most` jobs of one key run, each until the gate lets it go if its key is "busy".
-fn pool_with_busy_key(env: &Env, workers: usize, most: usize) -> (Pool<Input, Input, ()>, Gate, Log<Input>) {
+fn pool_with_busy_key(
+    env: &Env,
+    builder: Builder<Input, ()>,
+    most: usize,
+) -> (Pool<Input, Input, ()>, Gate, Log<Input>) {
     let (gate, started) = (Gate::new(), Log::new());
     let (pass, log) = (gate.clone(), started.clone());
-    let pool =
-        env.builder().workers(workers).key_by(key).max_running_per_key(most).spawn_on(env, move |input: Input| {
-            log.push(input);
-            let gate = pass.clone();
-            async move {
-                if input.0 == "busy" {
-                    gate.pass().await;
-                }
-                Ok(input)
+    let pool = builder.key_by(key).max_running_per_key(most).spawn_on(env, move |input: Input| {
+        log.push(input);
+        let gate = pass.clone();
+        async move {
+            if input.0 == "busy" {
+                gate.pass().await;
             }
-        });
+            Ok(input)
+        }
+    });
     (pool, gate, started)
 }
 
 #[test]
 fn a_key_that_has_reached_its_bound_does_not_hold_up_the_others() {
     everywhere(|env| async move {
-        let (pool, gate, started) = pool_with_busy_key(&env, 2, 1);
+        let (pool, gate, started) = pool_with_busy_key(&env, env.at_once(2), 1);
         let busy: Vec<_> = (0..50).map(|n| pool.job(("busy", n)).priority(1).try_submit().unwrap()).collect();
         gate.arrived(1).await;
         for n in 0..50 {
@@ -135,15 +140,14 @@ fn a_key_that_has_reached_its_bound_does_not_hold_up_the_others() {
 #[test]
 fn as_many_jobs_of_a_key_run_as_its_bound_allows_and_no_more() {
     everywhere(|env| async move {
-        for (most, workers, keys) in [(1, 10, 3), (3, 10, 3), (2, 6, 3), (4, 4, 1), (20, 7, 1)] {
+        for (most, slots, keys) in [(1, 10, 3), (3, 10, 3), (2, 6, 3), (4, 4, 1), (20, 7, 1)] {
             let keys = &["a", "b", "c"][..keys];
             let gate = Gate::new();
             let live: Arc<HashMap<_, _>> = Arc::new(keys.iter().map(|key| (*key, Live::default())).collect());
             let (all, pass, lives) = (Live::default(), gate.clone(), Arc::clone(&live));
             let total = all.clone();
-            let pool = env.builder().workers(workers).key_by(key).max_running_per_key(most).spawn_on(
-                &env,
-                move |(key, n): Input| {
+            let pool =
+                env.at_once(slots).key_by(key).max_running_per_key(most).spawn_on(&env, move |(key, n): Input| {
                     let guards = (lives[key].enter(), total.enter());
                     let gate = pass.clone();
                     async move {
@@ -151,19 +155,18 @@ fn as_many_jobs_of_a_key_run_as_its_bound_allows_and_no_more() {
                         gate.pass().await;
                         Ok::<_, ()>(n)
                     }
-                },
-            );
+                });
             // Key after key, so that turns alone would not be enough.
             let mut map = pool.map(keys.iter().flat_map(|key| (0..30).map(move |n| (*key, n))));
             assert!(poll_once(pin!(map.next())).is_none());
-            let (jobs, at_once) = (30 * keys.len(), workers.min(keys.len() * most));
+            let (jobs, at_once) = (30 * keys.len(), slots.min(keys.len() * most));
             gate.arrived(at_once).await;
             assert_eq!(pool.stats().running, at_once, "{}", env.name);
             gate.open(jobs);
             assert_eq!(map.for_each(drop).await.succeeded, jobs);
             assert_eq!(all.most(), at_once, "{}", env.name);
             for live in live.values() {
-                assert_eq!((live.most(), live.now()), (most.min(workers), 0), "{}", env.name);
+                assert_eq!((live.most(), live.now()), (most.min(slots), 0), "{}", env.name);
             }
             assert_over(&env, &pool).await;
         }
@@ -176,7 +179,7 @@ fn jobs_of_one_key_run_one_after_another_and_those_of_two_side_by_side() {
         type Timed = (&'static str, u64);
         let (spans, clock) = (Log::new(), env.clock.clone());
         let (log, start) = (spans.clone(), env.clock.elapsed());
-        let pool = env.builder().workers(2).key_by(|job: &Timed| job.0).max_running_per_key(1).spawn_on(
+        let pool = env.at_once(2).key_by(|job: &Timed| job.0).max_running_per_key(1).spawn_on(
             &env,
             move |(key, takes): Timed| {
                 let (log, clock) = (log.clone(), clock.clone());
@@ -218,24 +221,21 @@ fn a_key_is_free_again_however_its_job_ends() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
-        let (pool, workers) = env
-            .builder()
-            .workers(3)
-            .key_by(|_: &&'static str| "one")
-            .max_running_per_key(1)
-            .attempt_timeout(millis(50))
-            .build(move |what: &'static str| {
-                let gate = pass.clone();
-                async move {
-                    gate.pass().await;
-                    match what {
-                        "fails" => Err(()),
-                        "panics" => resume_unwind(Box::new("on purpose")),
-                        "succeeds" => Ok(()),
-                        _ => future::pending().await,
+        let (pool, workers) =
+            env.at_once(4).key_by(|_: &&'static str| "one").max_running_per_key(1).attempt_timeout(millis(50)).build(
+                move |what: &'static str| {
+                    let gate = pass.clone();
+                    async move {
+                        gate.pass().await;
+                        match what {
+                            "fails" => Err(()),
+                            "panics" => resume_unwind(Box::new("on purpose")),
+                            "succeeds" => Ok(()),
+                            _ => future::pending().await,
+                        }
                     }
-                }
-            });
+                },
+            );
         let mut kills = Vec::new();
         for worker in workers {
             let (kill, killed) = async_channel::bounded::<()>(1);
@@ -280,7 +280,7 @@ fn a_key_is_free_again_however_its_job_ends() {
 #[test]
 fn a_job_of_a_busy_key_that_is_cancelled_takes_nobodys_turn() {
     everywhere(|env| async move {
-        let (pool, gate, started) = pool_with_busy_key(&env, 1, 1);
+        let (pool, gate, started) = pool_with_busy_key(&env, env.in_order(), 1);
         let mut handles: Vec<_> = (0..6).map(|n| pool.try_submit(("busy", n)).unwrap()).collect();
         gate.arrived(1).await;
         for at in [3, 1] {
@@ -300,7 +300,7 @@ fn thousands_of_keys_each_keep_their_order_and_their_bound() {
     everywhere(|env| async move {
         let live: Arc<Vec<Live>> = Arc::new((0..2000).map(|_| Live::default()).collect());
         let (lives, last) = (Arc::clone(&live), Arc::new(Mutex::new(vec![0; 2000])));
-        let pool = env.builder().workers(4).key_by(|(key, _): &(usize, u32)| *key).max_running_per_key(1).spawn_on(
+        let pool = env.at_once(4).key_by(|(key, _): &(usize, u32)| *key).max_running_per_key(1).spawn_on(
             &env,
             move |(key, n): (usize, u32)| {
                 let guard = lives[key].enter();
@@ -332,7 +332,7 @@ fn a_number_and_its_text_are_two_keys_and_a_text_is_one_whatever_it_is_made_of()
             Key::from(&String::from("7")),
             Key::from(Arc::<str>::from("7")),
         ];
-        let (pool, gate, _) = gated(&env, env.builder().workers(7).key_by(Key::clone).max_running_per_key(1));
+        let (pool, gate, _) = gated(&env, env.at_once(7).key_by(Key::clone).max_running_per_key(1));
         let handles = keys.map(|key| pool.try_submit(key).unwrap());
         gate.arrived(2).await;
         let texts: Vec<_> = pool.running().into_iter().map(|job| job.key.map(|key| format!("{key} {key:?}"))).collect();
@@ -374,7 +374,7 @@ async fn tick<In>(env: &Env, starts: &Log<(u128, In)>, counts: &[usize]) -> Vec<
 fn each_key_has_a_rate_of_its_own() {
     everywhere(|env| async move {
         let limit = RateLimit::every(millis(1000));
-        let (pool, starts) = timed(&env, env.builder().workers(10).key_by(key).rate_limit_per_key(limit));
+        let (pool, starts) = timed(&env, env.at_once(10).key_by(key).rate_limit_per_key(limit));
         for n in 0..4 {
             pool.try_submit(("a", n)).unwrap().detach();
         }
@@ -400,8 +400,7 @@ fn a_job_whose_key_has_permits_again_starts_before_a_costlier_one_of_another_tha
     everywhere(|env| async move {
         type Costly = (&'static str, u32, u32);
         let builder = env
-            .builder()
-            .workers(3)
+            .at_once(3)
             .rate_limit(RateLimit::per_second(1).burst(4))
             .key_by(|job: &Costly| job.0)
             .cost_by(|job: &Costly| job.2)
@@ -423,9 +422,9 @@ fn an_urgent_job_overtakes_one_on_its_way_to_a_worker_and_has_its_permits_be_it_
     const FIRST: Input = ("a", 0);
     const SAME: Input = ("a", 1);
     const OTHER: Input = ("b", 0);
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let cases = [
-            // The first one has the worker, and the place and the permit of its key, since nobody else was there.
+            // The first one has the only slot, and the place and the permit of its key, since nobody else was there.
             (vec![(FIRST, 0), (SAME, 1)], vec![(0, SAME), (1000, FIRST)]),
             (vec![(FIRST, 0), (OTHER, 1)], vec![(0, OTHER), (0, FIRST)]),
             (vec![(FIRST, 0), (OTHER, 1), (SAME, 2)], vec![(0, SAME), (0, OTHER), (1000, FIRST)]),
@@ -464,7 +463,7 @@ fn a_job_that_costs_nothing_takes_its_turn_and_no_permit() {
     everywhere(|env| async move {
         type Costly = (u32, u32);
         let limit = RateLimit::per_second(1).burst(2);
-        let builder = env.builder().workers(2).rate_limit(limit).cost_by(|job: &Costly| job.1);
+        let builder = env.at_once(2).rate_limit(limit).cost_by(|job: &Costly| job.1);
         let (pool, starts) = timed(&env, builder);
         for (n, cost) in (1..).zip([1, 2, 1, 1, 0]) {
             pool.try_submit((n, cost)).unwrap().detach();
@@ -501,8 +500,7 @@ fn a_panic_in_the_closure_of_keys_or_costs_ends_that_job_alone() {
         let started = Log::new();
         let log = started.clone();
         let (pool, workers) = env
-            .builder()
-            .workers(1)
+            .in_order()
             .queue_capacity(3)
             .key_by(|n: &u32| if *n == 13 { resume_unwind(Box::new("no key")) } else { *n })
             .cost_by(|n: &u32| if *n == 14 { resume_unwind(Box::new("no cost")) } else { 1 })
@@ -552,7 +550,7 @@ fn a_panic_in_the_closure_of_keys_or_costs_ends_that_job_alone() {
 fn a_job_that_awaits_one_of_its_own_busy_key_is_told_and_one_of_another_key_is_served() {
     type Jobs = Submitter<Input, Result<u32, JobError<()>>, ()>;
     everywhere(|env| async move {
-        let (pool, workers) = env.builder().workers(3).key_by(key).max_running_per_key(1).build_with_submitter(
+        let (pool, workers) = env.at_once(3).key_by(key).max_running_per_key(1).build_with_submitter(
             |(key, n): Input, jobs: Jobs| async move {
                 match n {
                     // It waits for one of its own key, or of the other.
@@ -577,7 +575,7 @@ fn a_wait_for_ones_own_key_ends_when_nothing_else_runs_any_more() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
-        let (pool, workers) = env.builder().workers(3).key_by(key).max_running_per_key(1).build_with_submitter(
+        let (pool, workers) = env.at_once(3).key_by(key).max_running_per_key(1).build_with_submitter(
             move |(key, n): Input, jobs: Jobs| {
                 let gate = pass.clone();
                 async move {
@@ -605,7 +603,7 @@ fn two_keys_whose_jobs_await_each_others_next_ones_do_not_hang() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
-        let (pool, workers) = env.builder().workers(4).key_by(key).max_running_per_key(1).build_with_submitter(
+        let (pool, workers) = env.at_once(4).key_by(key).max_running_per_key(1).build_with_submitter(
             move |(key, n): Input, jobs: Jobs| {
                 let gate = pass.clone();
                 async move {
@@ -638,7 +636,7 @@ fn a_map_of_ones_own_key_and_a_wait_for_room_behind_it_end_with_an_error() {
     everywhere(|env| async move {
         let place = Place::default();
         let inside = Arc::clone(&place);
-        let pool = env.builder().workers(3).queue_capacity(1).key_by(|_: &u32| "one").max_running_per_key(1).spawn_on(
+        let pool = env.at_once(3).queue_capacity(1).key_by(|_: &u32| "one").max_running_per_key(1).spawn_on(
             &env,
             move |n: u32| {
                 let pool = inside.lock().unwrap().clone();
@@ -671,7 +669,7 @@ fn a_map_of_ones_own_key_and_a_wait_for_room_behind_it_end_with_an_error() {
 #[test]
 fn the_key_of_a_running_job_is_seen_and_that_of_one_that_is_done_is_not() {
     everywhere(|env| async move {
-        let (pool, gate, _) = gated(&env, env.builder().workers(2).key_by(key));
+        let (pool, gate, _) = gated(&env, env.at_once(2).key_by(key));
         env.clock.advance(millis(700));
         let since = env.clock.now();
         let handle = pool.try_submit(("host", 1)).unwrap();

@@ -8,13 +8,13 @@ use std::time::Duration;
 use brigade::{End, ManualTimer, Pool};
 use futures_lite::StreamExt;
 
-use crate::harness::{Log, assert_settled, everywhere, gated, on_wake, poll_once};
+use crate::harness::{Log, assert_settled, everywhere, gated, in_both_ways, on_wake, poll_once};
 
 #[test]
 fn timings_say_how_long_a_job_waited_and_how_long_it_ran() {
     everywhere(|env| async move {
         for is_measured in [false, true] {
-            let (pool, gate, _) = gated(&env, env.builder().workers(1).timings(is_measured));
+            let (pool, gate, _) = gated(&env, env.one_by_one().timings(is_measured));
             let mut map = pool.map([1, 2, 3]);
             assert!(poll_once(std::pin::pin!(map.next())).is_none());
             gate.arrived(1).await;
@@ -112,16 +112,18 @@ fn a_worker_lets_others_have_the_thread_after_256_jobs() {
 /// All on one thread: within one poll of the worker, which nothing makes wait.
 #[test]
 fn a_consumer_with_nothing_to_read_is_woken_before_the_next_job_starts() {
-    let events = Arc::new(Mutex::new(Vec::new()));
-    let (starts, wakes) = (Arc::clone(&events), Arc::clone(&events));
-    let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(move |n: u32| {
-        starts.lock().unwrap().push(format!("start {n}"));
-        async move { Ok::<_, ()>(n) }
+    in_both_ways(|slots| {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let (starts, wakes) = (Arc::clone(&events), Arc::clone(&events));
+        let (pool, workers) = slots.in_order(Pool::builder()).timer(ManualTimer::new()).build(move |n: u32| {
+            starts.lock().unwrap().push(format!("start {n}"));
+            async move { Ok::<_, ()>(n) }
+        });
+        let mut map = pool.map(0..3);
+        let waker = on_wake(move || wakes.lock().unwrap().push("woken".into()));
+        assert!(std::pin::pin!(map.next()).poll(&mut Context::from_waker(&waker)).is_pending());
+        let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
+        assert_eq!(poll_once(worker.as_mut()), None);
+        assert_eq!(*events.lock().unwrap(), ["start 0", "woken", "start 1", "start 2"]);
     });
-    let mut map = pool.map(0..3);
-    let waker = on_wake(move || wakes.lock().unwrap().push("woken".into()));
-    assert!(std::pin::pin!(map.next()).poll(&mut Context::from_waker(&waker)).is_pending());
-    let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
-    assert_eq!(poll_once(worker.as_mut()), None);
-    assert_eq!(*events.lock().unwrap(), ["start 0", "woken", "start 1", "start 2"]);
 }

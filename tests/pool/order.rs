@@ -12,7 +12,8 @@ use brigade::{
 use futures_lite::future;
 
 use crate::harness::{
-    Gate, Log, assert_adds_up, assert_over, assert_settled, block_on, everywhere, gated, poll_once, yield_now,
+    Gate, Log, assert_adds_up, assert_over, assert_settled, block_on, everywhere, everywhere_once, gated, poll_once,
+    yield_now,
 };
 
 type Numbers = Pool<u32, u32, ()>;
@@ -38,7 +39,7 @@ const fn secs(secs: u64) -> Duration {
 #[test]
 fn a_greater_priority_starts_sooner_and_equals_start_in_the_order_of_their_acceptance() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let mut handles = vec![pool.try_submit(0).unwrap()];
         gate.arrived(1).await;
         let priorities = [0, 5, -3, 5, i32::MIN, 0, i32::MAX, -3, i32::MIN, i32::MAX];
@@ -53,7 +54,7 @@ fn a_greater_priority_starts_sooner_and_equals_start_in_the_order_of_their_accep
 #[test]
 fn a_late_urgent_job_takes_the_next_slot() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let first = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         // Two hundred that wait, of a map and of handles.
@@ -79,7 +80,7 @@ fn a_late_urgent_job_takes_the_next_slot() {
 
 #[test]
 fn an_urgent_job_overtakes_one_that_is_on_its_way_to_a_worker() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         for workers in [1, 2] {
             let started = Log::new();
             let log = started.clone();
@@ -88,7 +89,7 @@ fn an_urgent_job_overtakes_one_that_is_on_its_way_to_a_worker() {
                 future::ready(Ok::<_, ()>(n))
             });
             pool.set_workers(1);
-            // A worker is free for the first one, and nobody polls it.
+            // A slot is free for the first one and for no other, and nobody polls its worker.
             let handles = [submit(&pool, 0, 0), submit(&pool, 1, 0), submit(&pool, 2, -1), submit(&pool, 3, 2)];
             assert!(handles[2].set_priority(3));
             made.spawn_on(&env);
@@ -104,7 +105,7 @@ fn a_job_on_its_way_to_a_worker_can_be_moved_behind_the_others() {
     everywhere(|env| async move {
         let started = Log::new();
         let log = started.clone();
-        let (pool, made) = env.builder().workers(1).build(move |n: u32| {
+        let (pool, made) = env.one_by_one().build(move |n: u32| {
             log.push(n);
             future::ready(Ok::<_, ()>(n))
         });
@@ -120,7 +121,7 @@ fn a_job_on_its_way_to_a_worker_can_be_moved_behind_the_others() {
 #[test]
 fn the_priority_of_a_map_is_that_of_its_jobs_and_the_one_of_a_group_counts_for_jobs_to_come() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let first = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let group = pool.group();
@@ -152,7 +153,7 @@ fn the_priority_of_a_map_is_that_of_its_jobs_and_the_one_of_a_group_counts_for_j
 #[test]
 fn without_ageing_a_steady_stream_of_urgent_jobs_keeps_others_waiting() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         submit(&pool, 1, 1).detach();
         gate.arrived(1).await;
         let low = submit(&pool, 0, 0);
@@ -178,7 +179,7 @@ fn with_ageing_a_job_overtakes_those_that_come_as_many_steps_later_as_they_are_m
         for (low, urgent) in [(0, 5), (-7, -2), (i32::MAX - 5, i32::MAX), (i32::MIN, i32::MIN + 5)] {
             let (starts, began) = (Log::new(), env.clock.elapsed());
             let (log, clock) = (starts.clone(), env.clock.clone());
-            let pool = env.builder().workers(1).ageing(secs(10)).spawn_on(&env, move |name: &'static str| {
+            let pool = env.one_by_one().ageing(secs(10)).spawn_on(&env, move |name: &'static str| {
                 log.push((name, (clock.elapsed() - began).as_secs()));
                 let work = clock.sleep(secs(1));
                 async move {
@@ -218,7 +219,7 @@ fn with_ageing_a_job_overtakes_those_that_come_as_many_steps_later_as_they_are_m
 #[test]
 fn ageing_changes_no_order_among_equals() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1).ageing(secs(1)));
+        let (pool, gate, started) = gated(&env, env.one_by_one().ageing(secs(1)));
         let mut handles = vec![pool.try_submit(0).unwrap()];
         gate.arrived(1).await;
         for n in 1..50 {
@@ -237,7 +238,7 @@ fn ageing_changes_no_order_among_equals() {
 #[test]
 fn a_waiting_job_that_is_given_another_priority_takes_its_place_by_that() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let running = submit(&pool, 0, 9);
         gate.arrived(1).await;
         let handles: Vec<_> = (1..8).map(|n| pool.try_submit(n).unwrap()).collect();
@@ -268,7 +269,7 @@ fn a_waiting_job_that_is_given_another_priority_takes_its_place_by_that() {
 #[test]
 fn a_job_that_was_handed_back_has_no_place_to_change() {
     everywhere(|env| async move {
-        let (pool, gate, _) = gated(&env, env.builder().workers(1));
+        let (pool, gate, _) = gated(&env, env.one_by_one());
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let queued = pool.try_submit(1).unwrap();
@@ -282,7 +283,7 @@ fn a_job_that_was_handed_back_has_no_place_to_change() {
 #[test]
 fn a_job_that_is_cancelled_before_it_starts_is_over_at_once_and_makes_room() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1).queue_capacity(3));
+        let (pool, gate, started) = gated(&env, env.one_by_one().queue_capacity(3));
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let queued = submit(&pool, 1, 1);
@@ -315,7 +316,7 @@ fn a_job_that_is_cancelled_before_it_starts_is_over_at_once_and_makes_room() {
 #[test]
 fn jobs_of_a_map_that_is_cancelled_leave_the_order_of_the_others() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let first = submit(&pool, 0, 1);
         gate.arrived(1).await;
         let mut map = pool.map(1..101).priority(1);
@@ -341,7 +342,7 @@ fn a_delayed_job_counts_as_delayed_takes_a_place_and_starts_when_its_time_has_co
     everywhere(|env| async move {
         let starts = Log::new();
         let (log, clock) = (starts.clone(), env.clock.clone());
-        let pool = env.builder().workers(2).queue_capacity(4).spawn_on(&env, move |n: u32| {
+        let pool = env.at_once(2).queue_capacity(4).spawn_on(&env, move |n: u32| {
             log.push((n, clock.elapsed().as_secs()));
             future::ready(Ok::<_, ()>(n))
         });
@@ -378,7 +379,7 @@ fn a_delayed_job_counts_as_delayed_takes_a_place_and_starts_when_its_time_has_co
 #[test]
 fn jobs_whose_delay_ends_together_start_by_priority_and_then_in_the_order_of_their_acceptance() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let mut handles = vec![pool.job(0).delay(secs(10)).try_submit().unwrap()];
         for (n, seconds, priority) in [(1, 7, 0), (2, 10, 1), (3, 10, 0), (4, 3, -1), (5, 10, 1)] {
             handles.push(pool.job(n).delay(secs(seconds)).priority(priority).try_submit().unwrap());
@@ -397,7 +398,7 @@ fn jobs_whose_delay_ends_together_start_by_priority_and_then_in_the_order_of_the
 #[test]
 fn a_job_whose_delay_has_passed_waits_for_a_worker_and_counts_as_queued() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+        let (pool, gate, started) = gated(&env, env.one_by_one());
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let delayed = pool.job(1).delay(secs(60)).try_submit().unwrap();
@@ -435,7 +436,7 @@ fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
             ]
         };
         // Others run, whatever time passes, and a cancellation ends what else would end a drain.
-        let (pool, gate, started) = gated(&env, env.builder().workers(1));
+        let (pool, gate, started) = gated(&env, env.in_order());
         let handles = never(&pool);
         gate.open(2);
         assert_eq!(submit(&pool, 3, -1).await, Ok(3));
@@ -453,7 +454,7 @@ fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
 
         // A drain with a limit and an abort hand them back.
         for is_aborted in [false, true] {
-            let (pool, _, _) = gated(&env, env.builder().workers(1));
+            let (pool, _, _) = gated(&env, env.in_order());
             let handles = never(&pool);
             let report = if is_aborted {
                 pool.abort().await
@@ -471,7 +472,7 @@ fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
         }
 
         // The time of the job itself ends it.
-        let (pool, _, _) = gated(&env, env.builder().workers(1));
+        let (pool, _, _) = gated(&env, env.in_order());
         let late = pool.job(1).delay(Duration::MAX).timeout(secs(60)).try_submit().unwrap();
         env.clock.sleepers(1).await;
         env.clock.advance(secs(60));
@@ -483,10 +484,10 @@ fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
 #[test]
 fn a_job_that_awaits_what_never_starts_is_told_so() {
     everywhere(|env| async move {
-        for workers in [1, 3] {
+        for slots in [1, 3] {
             let place: Arc<std::sync::Mutex<Option<JobHandle<u32, JobError<()>, ()>>>> = Arc::default();
             let inside = Arc::clone(&place);
-            let pool = env.builder().workers(workers).spawn_on(&env, move |_: u32| {
+            let pool = env.at_once(slots).spawn_on(&env, move |_: u32| {
                 let other = inside.lock().unwrap().take();
                 async move { other.ok_or(())?.await.map_or_else(Ok, |_| Err(())) }
             });
@@ -517,7 +518,7 @@ const SWITCHES: [(&str, fn(&Numbers)); 8] = [
 
 #[test]
 fn the_first_use_of_an_order_loses_repeats_and_reorders_nothing() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         for (name, switch) in SWITCHES {
             let (gate, started) = (Gate::new(), Log::new());
             let (pass, log) = (gate.clone(), started.clone());
@@ -568,7 +569,8 @@ fn the_first_use_of_an_order_loses_repeats_and_reorders_nothing() {
 
 #[test]
 fn an_order_that_is_given_amid_submissions_keeps_that_of_each_submitter() {
-    // On threads, since the moment matters: jobs are on their way into the queue, and out of it.
+    // On threads, since the moment matters: jobs are on their way into the queue, and out of it. In one slot, since those
+    // for which there are several free ones do not wait for each other.
     for round in 0..200_u32 {
         let (_, switch) = SWITCHES[round as usize % SWITCHES.len()];
         let started = Log::new();
@@ -609,18 +611,17 @@ fn jobs_that_running_jobs_add_have_the_priority_of_their_map_and_stand_behind_th
     everywhere(|env| async move {
         let (gate, started) = (Gate::new(), Log::new());
         let (pass, log) = (gate.clone(), started.clone());
-        let (pool, workers) =
-            env.builder().workers(1).build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, ()>| {
-                log.push(n);
-                let gate = pass.clone();
-                async move {
-                    gate.pass().await;
-                    if n < 10 {
-                        jobs.add(n + 10).unwrap();
-                    }
-                    Ok(n)
+        let (pool, workers) = env.one_by_one().build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, ()>| {
+            log.push(n);
+            let gate = pass.clone();
+            async move {
+                gate.pass().await;
+                if n < 10 {
+                    jobs.add(n + 10).unwrap();
                 }
-            });
+                Ok(n)
+            }
+        });
         workers.spawn_on(&env);
         submit(&pool, 50, 0).detach();
         gate.arrived(1).await;

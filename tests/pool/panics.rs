@@ -13,7 +13,7 @@ use brigade::{
 };
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{DropToken, Drops, Gate, assert_settled, everywhere, poll_once, yield_now};
+use crate::harness::{DropToken, Drops, Gate, assert_settled, everywhere, in_both_ways, poll_once, yield_now};
 
 /// Panics without a message on the terminal.
 fn panic_quietly() -> ! {
@@ -83,7 +83,7 @@ fn a_panic_in_the_handler_costs_one_job_and_no_worker() {
     everywhere(|env| async move {
         let drops = Drops::default();
         let inside = drops.clone();
-        let pool = env.builder().workers(2).spawn_on(&env, move |(n, _input): (u32, DropToken)| {
+        let pool = env.at_once(2).spawn_on(&env, move |(n, _input): (u32, DropToken)| {
             let future = inside.token();
             async move {
                 let _future = future;
@@ -107,7 +107,7 @@ fn a_panic_in_the_handler_costs_one_job_and_no_worker() {
                 assert_eq!(completion.result, Ok(completion.index as u32));
             }
         }
-        assert_eq!((panicked, pool.stats().workers, pool.stats().panicked), (34, 2, 34), "{}", env.name);
+        assert_eq!((panicked, pool.stats().workers, pool.stats().panicked), (34, env.workers(2), 34), "{}", env.name);
         assert_dropped(&drops).await;
         assert_settled(&pool);
     });
@@ -117,7 +117,7 @@ fn a_panic_in_the_handler_costs_one_job_and_no_worker() {
 fn a_panic_in_the_making_of_the_future_costs_one_job_and_no_worker() {
     everywhere(|env| async move {
         let drops = Drops::default();
-        let pool = env.builder().workers(1).spawn_on(&env, |(n, input): (u32, DropToken)| {
+        let pool = env.in_order().spawn_on(&env, |(n, input): (u32, DropToken)| {
             if n == 0 {
                 panic_quietly();
             }
@@ -141,8 +141,7 @@ fn a_future_that_panics_when_it_is_dropped_keeps_its_result() {
         let (drops, panics) = (Drops::default(), Arc::new(AtomicUsize::new(0)));
         let (inside, count) = (drops.clone(), Arc::clone(&panics));
         let pool = env
-            .builder()
-            .workers(1)
+            .in_order()
             .observe(move |event: &Event| {
                 if matches!(event, Event::DropPanicked { .. }) {
                     count.fetch_add(1, Ordering::SeqCst);
@@ -168,7 +167,7 @@ fn a_future_that_panics_in_its_poll_and_in_its_drop_has_one_outcome() {
     everywhere(|env| async move {
         let drops = Drops::default();
         let inside = drops.clone();
-        let pool = env.builder().workers(1).spawn_on(&env, move |n: u32| {
+        let pool = env.in_order().spawn_on(&env, move |n: u32| {
             explosive(&inside, async move {
                 if n == 0 {
                     panic_quietly();
@@ -190,8 +189,7 @@ fn a_future_that_panics_when_it_is_stopped_has_the_outcome_of_the_stop() {
         let (inside, count, gate) = (drops.clone(), Arc::clone(&panics), Gate::new());
         let arrive = gate.clone();
         let pool = env
-            .builder()
-            .workers(1)
+            .at_once(2)
             .observe(move |event: &Event| {
                 if matches!(event, Event::DropPanicked { .. }) {
                     count.fetch_add(1, Ordering::SeqCst);
@@ -216,44 +214,46 @@ fn a_future_that_panics_when_it_is_stopped_has_the_outcome_of_the_stop() {
         let handle = pool.try_submit(2).unwrap();
         gate.arrived(1).await;
         assert_eq!(handle.cancel().await, None);
-        // By its map.
-        let mut map = pool.map([3, 4]);
+        // By its map, two that run and one that waits.
+        let mut map = pool.map([3, 4, 5]);
         assert!(poll_once(std::pin::pin!(map.next())).is_none());
-        gate.arrived(1).await;
+        gate.arrived(2).await;
         map.cancel();
         let results: Vec<_> = map.map(|completion| completion.result).collect().await;
-        assert_eq!(results, [const { Err(JobError::Cancelled(CancelReason::Stream)) }; 2]);
+        assert_eq!(results, [const { Err(JobError::Cancelled(CancelReason::Stream)) }; 3]);
         assert_eq!(pool.try_submit(0).unwrap().await, Ok(0));
         // By an abort.
-        let handle = pool.try_submit(5).unwrap();
+        let handle = pool.try_submit(6).unwrap();
         gate.arrived(1).await;
         let report = pool.abort().await;
         assert_eq!((report.interrupted.len(), handle.await), (1, Err(JobError::Cancelled(CancelReason::Aborted))));
         let stats = assert_settled(&pool);
-        assert_eq!((stats.timed_out, stats.cancelled, stats.succeeded), (1, 4, 1), "{}", env.name);
-        assert_eq!(panics.load(Ordering::SeqCst), 5);
+        assert_eq!((stats.timed_out, stats.cancelled, stats.succeeded), (1, 5, 1), "{}", env.name);
+        assert_eq!(panics.load(Ordering::SeqCst), 6);
         assert_dropped(&drops).await;
     });
 }
 
 #[test]
 fn a_future_that_panics_when_its_worker_is_dropped_leaves_an_abandoned_job() {
-    let drops = Drops::default();
-    let inside = drops.clone();
-    let (pool, workers) = Pool::builder()
-        .workers(2)
-        .timer(ManualTimer::new())
-        .build(move |_: u32| explosive(&inside, future::pending::<Result<(), ()>>()));
-    let handles: Vec<_> = (0..5).map(|n| pool.try_submit(n).unwrap()).collect();
-    for worker in workers {
-        let mut run = Box::pin(worker.run());
-        assert!(poll_once(run.as_mut()).is_none());
-    }
-    for mut handle in handles {
-        assert_eq!(poll_once(Pin::new(&mut handle)), Some(Err(JobError::Abandoned)));
-    }
-    assert_eq!(drops.counts(), (2, 2));
-    assert_eq!(assert_settled(&pool).abandoned, 5);
+    in_both_ways(|slots| {
+        let drops = Drops::default();
+        let inside = drops.clone();
+        let (pool, workers) = slots
+            .at_once(Pool::builder(), 2)
+            .timer(ManualTimer::new())
+            .build(move |_: u32| explosive(&inside, future::pending::<Result<(), ()>>()));
+        let handles: Vec<_> = (0..5).map(|n| pool.try_submit(n).unwrap()).collect();
+        for worker in workers {
+            let mut run = Box::pin(worker.run());
+            assert!(poll_once(run.as_mut()).is_none());
+        }
+        for mut handle in handles {
+            assert_eq!(poll_once(Pin::new(&mut handle)), Some(Err(JobError::Abandoned)));
+        }
+        assert_eq!(drops.counts(), (2, 2));
+        assert_eq!(assert_settled(&pool).abandoned, 5);
+    });
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn a_payload_that_panics_when_it_is_dropped_costs_one_job_and_no_worker() {
     everywhere(|env| async move {
         let drops = Drops::default();
         let inside = drops.clone();
-        let pool = env.builder().workers(1).spawn_on(&env, move |n: u32| {
+        let pool = env.in_order().spawn_on(&env, move |n: u32| {
             let drops = inside.clone();
             async move {
                 match n {
@@ -286,7 +286,7 @@ fn an_input_that_panics_when_it_is_dropped_costs_no_worker() {
     everywhere(|env| async move {
         let (drops, gate) = (Drops::default(), Gate::new());
         let arrive = gate.clone();
-        let pool = env.builder().workers(1).spawn_on(&env, move |(n, input): (u32, Option<Bomb>)| {
+        let pool = env.in_order().spawn_on(&env, move |(n, input): (u32, Option<Bomb>)| {
             let gate = arrive.clone();
             async move {
                 if n == 1 {
@@ -303,6 +303,7 @@ fn an_input_that_panics_when_it_is_dropped_costs_no_worker() {
         let running = pool.try_submit(input(1)).unwrap();
         gate.arrived(1).await;
         // Never started, and too late to start.
+        pool.pause();
         let queued = [pool.try_submit(input(2)).unwrap(), pool.try_submit(input(3)).unwrap()];
         let late = pool.job(input(4)).timeout(Duration::from_secs(1)).try_submit().unwrap();
         env.clock.advance(Duration::from_secs(1));
@@ -311,6 +312,7 @@ fn an_input_that_panics_when_it_is_dropped_costs_no_worker() {
         }
         assert_eq!(running.cancel().await, None);
         assert_eq!(late.await, Err(JobError::TimedOut(TimeLimit::Job)));
+        pool.resume();
         assert_eq!(pool.try_submit((5, None)).unwrap().await, Ok(5), "{}", env.name);
         assert_dropped(&drops).await;
         let stats = assert_settled(&pool);
@@ -323,7 +325,7 @@ fn values_and_errors_that_panic_when_they_are_dropped_cost_no_worker() {
     everywhere(|env| async move {
         let (drops, gate) = (Drops::default(), Gate::new());
         let (inside, arrive) = (drops.clone(), gate.clone());
-        let pool = env.builder().workers(1).spawn_on(&env, move |n: u32| {
+        let pool = env.in_order().spawn_on(&env, move |n: u32| {
             let (drops, gate) = (inside.clone(), arrive.clone());
             async move {
                 gate.pass().await;
@@ -364,22 +366,24 @@ fn values_and_errors_that_panic_when_they_are_dropped_cost_no_worker() {
 
 #[test]
 fn completions_that_a_worker_still_holds_when_their_map_is_dropped_cost_no_worker() {
-    let (drops, map) = (Drops::default(), Arc::new(Mutex::new(None)));
-    let (inside, dropped) = (drops.clone(), Arc::clone(&map));
-    let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(move |n: u32| {
-        if n == 5 {
-            drop::<Option<futures_lite::stream::Boxed<()>>>(dropped.lock().unwrap().take());
-        }
-        let value = Bomb(inside.token());
-        async move { Ok::<_, ()>(value) }
+    in_both_ways(|slots| {
+        let (drops, map) = (Drops::default(), Arc::new(Mutex::new(None)));
+        let (inside, dropped) = (drops.clone(), Arc::clone(&map));
+        let (pool, workers) = slots.in_order(Pool::builder()).timer(ManualTimer::new()).build(move |n: u32| {
+            if n == 5 {
+                drop::<Option<futures_lite::stream::Boxed<()>>>(dropped.lock().unwrap().take());
+            }
+            let value = Bomb(inside.token());
+            async move { Ok::<_, ()>(value) }
+        });
+        let mut completions = pool.map(0..10);
+        assert!(poll_once(std::pin::pin!(completions.next())).is_none());
+        *map.lock().unwrap() = Some(completions.map(std::mem::forget).boxed());
+        future::block_on(workers.drive(pool.drain()));
+        assert!(map.lock().unwrap().is_none());
+        assert_eq!(drops.counts().0, drops.counts().1);
+        assert_settled(&pool);
     });
-    let mut completions = pool.map(0..10);
-    assert!(poll_once(std::pin::pin!(completions.next())).is_none());
-    *map.lock().unwrap() = Some(completions.map(std::mem::forget).boxed());
-    future::block_on(workers.drive(pool.drain()));
-    assert!(map.lock().unwrap().is_none());
-    assert_eq!(drops.counts().0, drops.counts().1);
-    assert_settled(&pool);
 }
 
 #[test]
@@ -395,7 +399,7 @@ fn a_clone_of_a_kept_input_that_panics_costs_one_job_and_no_worker() {
     }
     everywhere(|env| async move {
         let drops = Drops::default();
-        let pool = env.builder().workers(1).spawn_on(&env, |input: Fragile| async move { Ok::<_, ()>(input.0) });
+        let pool = env.in_order().spawn_on(&env, |input: Fragile| async move { Ok::<_, ()>(input.0) });
         let inputs: Vec<_> = (0..3).map(|n| Fragile(n, drops.token(), drops.clone())).collect();
         let mut seen = Vec::new();
         let mut map = pool.map(inputs).keep_inputs().ordered();
@@ -405,7 +409,7 @@ fn a_clone_of_a_kept_input_that_panics_costs_one_job_and_no_worker() {
         assert_eq!(seen, [(Some(0), 1, true), (None, 0, false), (Some(2), 1, true)], "{}", env.name);
         drop(map);
         // What an abort hands back is copied for the completion: without a copy it has none, and nothing is lost.
-        let (pool, workers) = env.builder().workers(1).build(|input: Fragile| async move { Ok::<_, ()>(input.0) });
+        let (pool, workers) = env.in_order().build(|input: Fragile| async move { Ok::<_, ()>(input.0) });
         let mut map = pool.map([Fragile(1, drops.token(), drops.clone())]).keep_inputs();
         assert!(poll_once(std::pin::pin!(map.next())).is_none());
         let report = pool.abort().await;
@@ -519,7 +523,7 @@ fn state_is_dropped_while_its_worker_still_counts() {
 #[test]
 fn a_panic_in_an_observer_changes_nothing() {
     everywhere(|env| async move {
-        let pool = env.builder().workers(2).observe(|_: &Event| panic_quietly()).spawn_on(&env, |n: u32| async move {
+        let pool = env.at_once(2).observe(|_: &Event| panic_quietly()).spawn_on(&env, |n: u32| async move {
             yield_now().await;
             Ok::<_, ()>(n)
         });
@@ -534,7 +538,7 @@ fn a_panic_in_the_place_for_unhandled_failures_changes_nothing() {
     everywhere(|env| async move {
         let (drops, calls) = (Drops::default(), Arc::new(AtomicUsize::new(0)));
         let (inside, count) = (drops.clone(), Arc::clone(&calls));
-        let pool = env.builder().workers(1).spawn_on(&env, move |_: u32| {
+        let pool = env.in_order().spawn_on(&env, move |_: u32| {
             let error = inside.token();
             async move { Err::<(), _>(error) }
         });
@@ -553,23 +557,26 @@ fn a_panic_in_the_place_for_unhandled_failures_changes_nothing() {
 
 #[test]
 fn a_panic_in_the_source_of_a_map_reaches_its_reader_and_loses_nothing() {
-    let has_panicked = AtomicBool::new(false);
-    let source = (0..6).inspect(|n| {
-        if *n == 3 && !has_panicked.swap(true, Ordering::SeqCst) {
-            panic_quietly();
-        }
+    in_both_ways(|slots| {
+        let has_panicked = AtomicBool::new(false);
+        let source = (0..6).inspect(|n| {
+            if *n == 3 && !has_panicked.swap(true, Ordering::SeqCst) {
+                panic_quietly();
+            }
+        });
+        let (pool, workers) =
+            slots.in_order(Pool::builder()).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+        let values = future::block_on(workers.drive(async {
+            let mut map = pool.map(source);
+            let polled =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll_once(std::pin::pin!(map.next()))));
+            assert!(polled.is_err());
+            // The item that the source lost to its panic is the source's; the others are all there.
+            map.map(|completion| completion.result.unwrap()).collect::<Vec<_>>().await
+        }));
+        assert_eq!(values, [0, 1, 2, 4, 5]);
+        assert_eq!(assert_settled(&pool).accepted, 5);
     });
-    let (pool, workers) =
-        Pool::builder().workers(1).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
-    let values = future::block_on(workers.drive(async {
-        let mut map = pool.map(source);
-        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll_once(std::pin::pin!(map.next()))));
-        assert!(polled.is_err());
-        // The item that the source lost to its panic is the source's; the others are all there.
-        map.map(|completion| completion.result.unwrap()).collect::<Vec<_>>().await
-    }));
-    assert_eq!(values, [0, 1, 2, 4, 5]);
-    assert_eq!(assert_settled(&pool).accepted, 5);
 }
 
 #[test]
@@ -594,32 +601,34 @@ fn a_source_that_panics_keeps_neither_room_nor_the_inputs_of_a_cancelled_map() {
 /// The first job holds back the others; two values that are dropped together would end the process.
 #[test]
 fn values_that_an_ordered_map_holds_back_may_panic_in_their_drops() {
-    let drops = Drops::default();
-    let made = drops.clone();
-    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build(move |n: u32| {
-        let bomb = (n > 0).then(|| Bomb(made.token()));
-        async move {
-            match bomb {
-                Some(bomb) => Ok::<_, ()>(bomb),
-                None => future::pending().await,
+    in_both_ways(|slots| {
+        let drops = Drops::default();
+        let made = drops.clone();
+        let (pool, workers) = slots.at_once(Pool::builder(), 2).timer(ManualTimer::new()).build(move |n: u32| {
+            let bomb = (n > 0).then(|| Bomb(made.token()));
+            async move {
+                match bomb {
+                    Some(bomb) => Ok::<_, ()>(bomb),
+                    None => future::pending().await,
+                }
             }
+        });
+        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut map = pool.map(0..4).ordered();
+        for _ in 0..2 {
+            assert!(poll_once(std::pin::pin!(map.next())).is_none());
+            workers.iter_mut().for_each(|worker| assert_eq!(poll_once(worker.as_mut()), None));
         }
-    });
-    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-    let mut map = pool.map(0..4).ordered();
-    for _ in 0..2 {
         assert!(poll_once(std::pin::pin!(map.next())).is_none());
-        workers.iter_mut().for_each(|worker| assert_eq!(poll_once(worker.as_mut()), None));
-    }
-    assert!(poll_once(std::pin::pin!(map.next())).is_none());
-    drop(map);
-    assert_eq!(drops.counts(), (3, 3));
+        drop(map);
+        assert_eq!(drops.counts(), (3, 3));
+    });
 }
 
 #[test]
 fn a_panic_counts_as_a_failure_for_those_who_stop_at_one() {
     everywhere(|env| async move {
-        let pool = env.builder().workers(1).spawn_on(&env, |n: u32| async move {
+        let pool = env.in_order().spawn_on(&env, |n: u32| async move {
             if n == 2 {
                 panic_quietly();
             }
@@ -642,8 +651,7 @@ fn every_panic_is_one_finished_event() {
         let events = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&events);
         let pool = env
-            .builder()
-            .workers(1)
+            .in_order()
             .observe(move |event: &Event| {
                 if let Event::Finished { outcome, attempts, .. } = event {
                     log.lock().unwrap().push((*outcome, *attempts));

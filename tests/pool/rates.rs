@@ -11,7 +11,10 @@ use brigade::{
 };
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{Env, Gate, Starts, assert_over, assert_settled, everywhere, poll_once, yield_now};
+use crate::harness::{
+    Env, Gate, Slots, Starts, assert_over, assert_settled, everywhere, everywhere_once, in_both_ways, poll_once,
+    yield_now,
+};
 use crate::steps::Steps;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -61,7 +64,7 @@ fn jobs_start_one_interval_apart() {
     everywhere(|env| async move {
         for rate in [5, 10, 20, 50, 100] {
             let starts = Starts::new(&env.clock);
-            let pool = brief_pool(&env, env.builder().workers(3).rate_limit(RateLimit::per_second(rate)), &starts);
+            let pool = brief_pool(&env, env.at_once(3).rate_limit(RateLimit::per_second(rate)), &starts);
             submit_all(&pool, 0..3);
             starts.expect(&pool, (0..3).map(|n| (n, SECOND / rate * n))).await;
             assert_eq!(assert_over(&env, &pool).await.succeeded, 3);
@@ -74,7 +77,7 @@ fn a_bucket_gives_its_burst_at_once_and_then_refills_evenly() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
         let limit = RateLimit::per(5, secs(10)).burst(5);
-        let pool = brief_pool(&env, env.builder().workers(1).rate_limit(limit), &starts);
+        let pool = brief_pool(&env, env.in_order().rate_limit(limit), &starts);
         submit_all(&pool, 0..10);
         starts.expect(&pool, (0..10).zip([0, 0, 0, 0, 0, 2, 4, 6, 8, 10].map(secs))).await;
         assert_over(&env, &pool).await;
@@ -88,7 +91,7 @@ fn after_an_hour_of_rest_no_more_than_the_burst_start_at_once() {
         let window = RateLimit::sliding_window(3, secs(3));
         for (limit, times) in [(bucket, [0, 0, 0, 1, 2]), (window, [0, 0, 0, 3, 3])] {
             let starts = Starts::new(&env.clock);
-            let pool = brief_pool(&env, env.builder().workers(1).rate_limit(limit), &starts);
+            let pool = brief_pool(&env, env.in_order().rate_limit(limit), &starts);
             submit_all(&pool, 0..5);
             starts.expect(&pool, (0..5).zip(times.map(secs))).await;
             env.clock.advance(secs(3600));
@@ -106,7 +109,7 @@ fn a_sliding_window_lets_a_job_start_when_the_one_before_it_has_left_the_window(
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
         let limit = RateLimit::sliding_window(2, millis(200));
-        let pool = brief_pool(&env, env.builder().workers(1).rate_limit(limit), &starts);
+        let pool = brief_pool(&env, env.in_order().rate_limit(limit), &starts);
         submit_all(&pool, [0]);
         starts.expect(&pool, [(0, millis(0))]).await;
         env.clock.advance(millis(120));
@@ -125,7 +128,7 @@ fn of_five_thousand_ready_jobs_a_window_of_a_thousand_lets_a_thousand_start_in_e
         let starts = Starts::new(&env.clock);
         let noted = starts.clone();
         let limit = RateLimit::sliding_window(1000, SECOND);
-        let builder = env.builder().workers(5000).queue_capacity(5000).rate_limit(limit);
+        let builder = env.at_once(5000).queue_capacity(5000).rate_limit(limit);
         let pool = builder.spawn_on(&env, move |n: u64| {
             noted.note(());
             async move { Ok::<_, ()>(n) }
@@ -144,7 +147,8 @@ fn of_five_thousand_ready_jobs_a_window_of_a_thousand_lets_a_thousand_start_in_e
 fn irregular_starts(limit: RateLimit, seed: u64) -> Vec<(u32, Duration)> {
     let clock = ManualTimer::new();
     let starts = Starts::new(&clock);
-    let builder = Pool::builder().workers(4).rate_limit(limit).cost_by(|cost| *cost);
+    let builder = Slots::BOTH[seed as usize % 2].at_once(Pool::builder(), 4);
+    let builder = builder.rate_limit(limit).cost_by(|cost| *cost);
     let (pool, mut steps) = brief_steps(&clock, builder, &starts);
     let (submitter, timer) = (pool.clone(), clock.clone());
     steps.add("submitter", async move {
@@ -198,7 +202,7 @@ fn no_period_sees_more_than_the_number_of_a_sliding_window() {
 fn a_job_that_is_cancelled_while_it_waits_takes_no_permit_and_no_slot() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.builder().workers(1).rate_limit(RateLimit::every(SECOND)), &starts);
+        let pool = brief_pool(&env, env.in_order().rate_limit(RateLimit::every(SECOND)), &starts);
         submit_all(&pool, [0]);
         starts.expect(&pool, [(0, secs(0))]).await;
         let (dropped, cancelled) = (pool.try_submit(1).unwrap(), pool.try_submit(2).unwrap());
@@ -220,41 +224,46 @@ fn a_job_that_is_cancelled_while_it_waits_takes_no_permit_and_no_slot() {
 #[test]
 fn a_permit_of_a_job_that_is_cancelled_on_its_way_to_a_worker_goes_to_the_next_one_and_to_no_other() {
     // One thread, since the job is cancelled when it has its permit and its worker has not been polled.
-    for limit in [RateLimit::every(SECOND), RateLimit::sliding_window(1, SECOND)] {
-        for is_streamed in [false, true] {
-            let clock = ManualTimer::new();
-            let starts = Starts::new(&clock);
-            let (pool, mut steps) = brief_steps(&clock, Pool::builder().workers(2).rate_limit(limit), &starts);
-            let handle = (!is_streamed).then(|| pool.try_submit(0).unwrap());
-            let mut map = pool.map(is_streamed.then_some(0));
-            assert_eq!(poll_once(pin!(map.next())).is_none(), is_streamed);
-            clock.advance(millis(500));
-            drop((handle, map));
-            submit_all(&pool, 1..4);
-            steps.run_out(&clock);
-            assert_eq!(starts.take(), [(1, millis(500)), (2, millis(1500)), (3, millis(2500))], "{limit:?}");
-            assert_eq!(assert_settled(&pool).cancelled, 1);
+    in_both_ways(|slots| {
+        for limit in [RateLimit::every(SECOND), RateLimit::sliding_window(1, SECOND)] {
+            for is_streamed in [false, true] {
+                let clock = ManualTimer::new();
+                let starts = Starts::new(&clock);
+                let (pool, mut steps) =
+                    brief_steps(&clock, slots.at_once(Pool::builder(), 2).rate_limit(limit), &starts);
+                let handle = (!is_streamed).then(|| pool.try_submit(0).unwrap());
+                let mut map = pool.map(is_streamed.then_some(0));
+                assert_eq!(poll_once(pin!(map.next())).is_none(), is_streamed);
+                clock.advance(millis(500));
+                drop((handle, map));
+                submit_all(&pool, 1..4);
+                steps.run_out(&clock);
+                assert_eq!(starts.take(), [(1, millis(500)), (2, millis(1500)), (3, millis(2500))], "{limit:?}");
+                assert_eq!(assert_settled(&pool).cancelled, 1);
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn a_job_that_a_pause_stops_on_its_way_to_a_worker_gives_its_permit_back() {
     // One thread, since the pause comes when the job has its permit and its worker has not been polled.
-    for limit in [RateLimit::every(SECOND), RateLimit::sliding_window(1, SECOND)] {
-        let clock = ManualTimer::new();
-        let starts = Starts::new(&clock);
-        let (pool, mut steps) = brief_steps(&clock, Pool::builder().workers(2).rate_limit(limit), &starts);
-        submit_all(&pool, 0..3);
-        pool.pause();
-        steps.run_out(&clock);
-        assert_eq!((starts.take(), pool.stats().queued), (vec![], 3));
-        clock.advance(millis(100));
-        pool.resume();
-        steps.run_out(&clock);
-        assert_eq!(starts.take(), [(0, millis(100)), (1, millis(1100)), (2, millis(2100))], "{limit:?}");
-        assert_settled(&pool);
-    }
+    in_both_ways(|slots| {
+        for limit in [RateLimit::every(SECOND), RateLimit::sliding_window(1, SECOND)] {
+            let clock = ManualTimer::new();
+            let starts = Starts::new(&clock);
+            let (pool, mut steps) = brief_steps(&clock, slots.at_once(Pool::builder(), 2).rate_limit(limit), &starts);
+            submit_all(&pool, 0..3);
+            pool.pause();
+            steps.run_out(&clock);
+            assert_eq!((starts.take(), pool.stats().queued), (vec![], 3));
+            clock.advance(millis(100));
+            pool.resume();
+            steps.run_out(&clock);
+            assert_eq!(starts.take(), [(0, millis(100)), (1, millis(1100)), (2, millis(2100))], "{limit:?}");
+            assert_settled(&pool);
+        }
+    });
 }
 
 // ---- attempts ----
@@ -264,7 +273,7 @@ fn every_attempt_takes_a_permit() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
         let noted = starts.clone();
-        let builder = env.builder().workers(2).rate_limit(RateLimit::every(SECOND));
+        let builder = env.at_once(2).rate_limit(RateLimit::every(SECOND));
         let pool = builder.retry(Retry::fixed(Duration::ZERO).max_attempts(3)).spawn_on(&env, move |n: u32| {
             noted.note(n);
             async move { Err::<(), _>(n) }
@@ -285,7 +294,7 @@ fn an_expensive_job_is_not_overtaken_by_cheap_ones_that_keep_coming() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
         let limit = RateLimit::per_second(1).burst(5);
-        let builder = env.builder().workers(1).rate_limit(limit).cost_by(|cost| *cost);
+        let builder = env.in_order().rate_limit(limit).cost_by(|cost| *cost);
         let pool = brief_pool(&env, builder, &starts);
         submit_all(&pool, [3, 5, 1, 0]);
         starts.expect(&pool, [(3, secs(0))]).await;
@@ -306,7 +315,7 @@ fn a_window_counts_costs() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
         let limit = RateLimit::sliding_window(5, secs(10));
-        let builder = env.builder().workers(1).rate_limit(limit).cost_by(|cost| *cost);
+        let builder = env.in_order().rate_limit(limit).cost_by(|cost| *cost);
         let pool = brief_pool(&env, builder, &starts);
         submit_all(&pool, [3, 2, 0, 4]);
         starts.expect(&pool, [3, 2, 0].into_iter().zip([0; 3].map(secs))).await;
@@ -324,8 +333,7 @@ fn the_cost_is_asked_for_once_a_job_by_whoever_submits_it() {
         let log = Arc::clone(&asked);
         let caller = std::thread::current().id();
         let pool = env
-            .builder()
-            .workers(1)
+            .in_order()
             .cost_by(move |n: &u32| {
                 log.lock().unwrap().push((*n, std::thread::current().id() == caller));
                 1
@@ -351,8 +359,7 @@ fn the_cost_is_asked_for_once_a_job_by_whoever_submits_it() {
 fn a_panic_of_the_cost_is_the_outcome_of_its_job_and_of_no_other() {
     everywhere(|env| async move {
         let (pool, workers) = env
-            .builder()
-            .workers(1)
+            .in_order()
             .rate_limit(RateLimit::per_second(1).burst(20))
             .cost_by(|n: &u32| if *n == 7 { resume_unwind(Box::new("seven")) } else { *n })
             .build_with_submitter(|n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
@@ -394,8 +401,7 @@ fn a_job_that_costs_too_much_ends_at_once_whoever_submits_it() {
         let unhandled = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&unhandled);
         let (pool, workers) = env
-            .builder()
-            .workers(1)
+            .in_order()
             .rate_limit(RateLimit::per_second(1).burst(3))
             .cost_by(|cost: &u32| *cost)
             .observe(move |event: &Event| {
@@ -432,7 +438,7 @@ fn a_job_that_costs_too_much_does_not_wait_for_its_turn() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
-        let builder = env.builder().workers(1).rate_limit(RateLimit::per_second(1).burst(3)).cost_by(|cost| *cost);
+        let builder = env.in_order().rate_limit(RateLimit::per_second(1).burst(3)).cost_by(|cost| *cost);
         let pool = builder.spawn_on(&env, move |n: u32| {
             let gate = pass.clone();
             async move {
@@ -440,7 +446,7 @@ fn a_job_that_costs_too_much_does_not_wait_for_its_turn() {
                 Ok::<_, ()>(n)
             }
         });
-        // While all workers are busy, others wait, and the pool is paused; and though it is delayed.
+        // While one runs, another one waits, and the pool is paused; and though it is delayed.
         submit(&pool, 3).detach();
         gate.arrived(1).await;
         submit(&pool, 3).detach();
@@ -470,7 +476,7 @@ fn the_smaller_limit_says_what_costs_too_much() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
         let limit = |burst| RateLimit::per_second(1).burst(burst);
-        let costing = || env.builder().workers(1).cost_by(|cost| *cost).key_by(|_| "one");
+        let costing = || env.in_order().cost_by(|cost| *cost).key_by(|_| "one");
         for builder in [
             costing().rate_limit_per_key(limit(3)),
             costing().rate_limit(limit(5)).rate_limit_per_key(limit(3)),
@@ -488,7 +494,7 @@ fn the_rejection_of_a_costly_job_is_a_failure_that_stops_its_map() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
         let limit = RateLimit::sliding_window(3, SECOND);
-        let builder = env.builder().workers(1).rate_limit(limit).cost_by(|cost| *cost);
+        let builder = env.in_order().rate_limit(limit).cost_by(|cost| *cost);
         let pool = brief_pool(&env, builder, &starts);
         let mut map = pool.map([3, 4, 1]).on_error(OnError::Stop).ordered();
         let seen = (&mut map).skip(1).map(|c| c.result).collect::<Vec<_>>().await;
@@ -510,7 +516,7 @@ async fn let_others_look() {
 fn a_faster_rate_counts_at_once_for_jobs_that_wait() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.builder().workers(1).rate_limit(RateLimit::every(secs(10))), &starts);
+        let pool = brief_pool(&env, env.in_order().rate_limit(RateLimit::every(secs(10))), &starts);
         submit_all(&pool, 0..4);
         starts.expect(&pool, [(0, secs(0))]).await;
         env.clock.sleepers(1).await;
@@ -526,7 +532,7 @@ fn a_faster_rate_counts_at_once_for_jobs_that_wait() {
 fn a_slower_rate_counts_at_once_for_jobs_that_wait() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.builder().workers(1).rate_limit(RateLimit::every(SECOND)), &starts);
+        let pool = brief_pool(&env, env.in_order().rate_limit(RateLimit::every(SECOND)), &starts);
         submit_all(&pool, 0..3);
         starts.expect(&pool, [(0, secs(0))]).await;
         env.clock.sleepers(1).await;
@@ -540,7 +546,7 @@ fn a_slower_rate_counts_at_once_for_jobs_that_wait() {
 fn without_a_rate_all_who_wait_start_at_once() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.builder().workers(1).rate_limit(RateLimit::every(SECOND)), &starts);
+        let pool = brief_pool(&env, env.in_order().rate_limit(RateLimit::every(SECOND)), &starts);
         submit_all(&pool, 0..5);
         starts.expect(&pool, [(0, secs(0))]).await;
         pool.set_rate_limit(None);
@@ -551,7 +557,7 @@ fn without_a_rate_all_who_wait_start_at_once() {
 
 #[test]
 fn a_rate_that_is_set_first_while_jobs_wait_counts_from_then_on() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (gate, starts) = (Gate::new(), Starts::new(&env.clock));
         let (pass, noted) = (gate.clone(), starts.clone());
         // A pool without any policy until then.
@@ -575,18 +581,20 @@ fn a_rate_that_is_set_first_while_jobs_wait_counts_from_then_on() {
 #[test]
 fn a_rate_counts_for_what_is_on_its_way_to_a_worker() {
     // On one thread, so that no worker has come to the jobs when the rate is set.
-    for before in [None, Some(RateLimit::per_second(1).burst(9))] {
-        let clock = ManualTimer::new();
-        let starts = Starts::new(&clock);
-        let builder = Pool::builder().workers(3);
-        let builder = if let Some(limit) = before { builder.rate_limit(limit) } else { builder };
-        let (pool, mut steps) = brief_steps(&clock, builder, &starts);
-        submit_all(&pool, 0..4);
-        pool.set_rate_limit(RateLimit::every(SECOND));
-        steps.run_out(&clock);
-        assert_eq!(starts.take(), (0..4).map(|n| (n, secs(n.into()))).collect::<Vec<_>>());
-        assert_settled(&pool);
-    }
+    in_both_ways(|slots| {
+        for before in [None, Some(RateLimit::per_second(1).burst(9))] {
+            let clock = ManualTimer::new();
+            let starts = Starts::new(&clock);
+            let builder = slots.at_once(Pool::builder(), 3);
+            let builder = if let Some(limit) = before { builder.rate_limit(limit) } else { builder };
+            let (pool, mut steps) = brief_steps(&clock, builder, &starts);
+            submit_all(&pool, 0..4);
+            pool.set_rate_limit(RateLimit::every(SECOND));
+            steps.run_out(&clock);
+            assert_eq!(starts.take(), (0..4).map(|n| (n, secs(n.into()))).collect::<Vec<_>>());
+            assert_settled(&pool);
+        }
+    });
 }
 
 #[test]
@@ -605,7 +613,7 @@ fn another_rate_grants_no_new_burst() {
             (window(3), bucket(4), [0, 1, 2]),
         ] {
             let starts = Starts::new(&env.clock);
-            let pool = brief_pool(&env, env.builder().workers(1).rate_limit(first), &starts);
+            let pool = brief_pool(&env, env.in_order().rate_limit(first), &starts);
             submit_all(&pool, 0..3);
             starts.expect(&pool, (0..3).map(|n| (n, secs(0)))).await;
             pool.idle().await;
@@ -621,7 +629,7 @@ fn another_rate_grants_no_new_burst() {
 fn a_queued_job_that_a_new_limit_makes_too_costly_ends() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let builder = env.builder().workers(1).rate_limit(RateLimit::per_second(1).burst(5)).cost_by(|cost| *cost);
+        let builder = env.in_order().rate_limit(RateLimit::per_second(1).burst(5)).cost_by(|cost| *cost);
         let pool = brief_pool(&env, builder, &starts);
         submit_all(&pool, [5]);
         starts.expect(&pool, [(5, secs(0))]).await;

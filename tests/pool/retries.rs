@@ -17,7 +17,8 @@ use brigade::{
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Starts, assert_adds_up, assert_over, assert_settled, everywhere, poll_once, yield_now,
+    Env, Gate, Slots, Starts, assert_adds_up, assert_over, assert_settled, everywhere, in_both_ways, poll_once,
+    yield_now,
 };
 use crate::steps::Steps;
 
@@ -138,7 +139,7 @@ async fn run_alone(
     times: impl IntoIterator<Item = Duration>,
 ) -> (u32, Result<u32, JobError<u32>>) {
     let work = Work::new(&env.clock);
-    let pool = work.pool(env, env.builder().workers(1).retry(retry));
+    let pool = work.pool(env, env.in_order().retry(retry));
     let expected = times.into_iter().map(|at| (input.0, at));
     let (ran, ()) = future::zip(run(&work, &pool, input, way), work.starts.expect(&pool, expected)).await;
     assert_over(env, &pool).await;
@@ -193,8 +194,7 @@ fn the_events_of_a_job_that_is_tried_again_come_in_their_order() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&seen);
         let pool = env
-            .builder()
-            .workers(1)
+            .in_order()
             .retry(Retry::fixed(SECOND))
             .observe(move |event: &Event| log.lock().unwrap().push(event.clone()))
             .spawn_on(&env, |n: u32| async move { Err::<(), _>(n) });
@@ -273,7 +273,7 @@ fn panics_are_never_retried() {
         let starts = Starts::new(&env.clock);
         let noted = starts.clone();
         let retry = Retry::fixed(SECOND).on_retry(|_| unreachable!("nothing is retried"));
-        let pool = env.builder().workers(1).retry(retry).spawn_on(&env, move |n: u32| {
+        let pool = env.in_order().retry(retry).spawn_on(&env, move |n: u32| {
             noted.note(n);
             async move { if n == 0 { resume_unwind(Box::new("zero")) } else { Ok::<_, ()>(n) } }
         });
@@ -308,7 +308,7 @@ async fn second_attempts_without_end(
     let gate = Gate::new();
     let (inside, tried) = (gate.clone(), Arc::new(Mutex::new(BTreeMap::<u32, u32>::new())));
     let retry = Retry::fixed(Duration::ZERO).max_attempts(9);
-    let pool = builder.workers(2).retry(retry).spawn_on(env, move |n: u32| {
+    let pool = builder.retry(retry).spawn_on(env, move |n: u32| {
         let gate = inside.clone();
         let is_first = tried.lock().unwrap().insert(n, 1).is_none();
         async move {
@@ -330,7 +330,7 @@ type Map = brigade::Map<u32, u32, u32, brigade::Inputs<futures_lite::stream::Ite
 #[test]
 fn an_attempt_that_is_cancelled_is_not_made_again() {
     everywhere(|env| async move {
-        let (pool, handle, mut map) = second_attempts_without_end(&env, env.builder()).await;
+        let (pool, handle, mut map) = second_attempts_without_end(&env, env.at_once(2)).await;
         assert_eq!(handle.cancel().await, None);
         map.cancel();
         let completion = map.next().await.unwrap();
@@ -343,7 +343,7 @@ fn an_attempt_that_is_cancelled_is_not_made_again() {
 #[test]
 fn a_job_that_runs_out_of_its_own_time_is_not_tried_again() {
     everywhere(|env| async move {
-        let (pool, handle, mut map) = second_attempts_without_end(&env, env.builder().job_timeout(SECOND)).await;
+        let (pool, handle, mut map) = second_attempts_without_end(&env, env.at_once(2).job_timeout(SECOND)).await;
         env.clock.sleepers(2).await;
         env.clock.advance(SECOND);
         assert_eq!(handle.await, Err(JobError::TimedOut(TimeLimit::Job)));
@@ -360,7 +360,7 @@ fn an_attempt_that_runs_out_of_its_time_is_made_again_unless_it_is_said_not_to_b
         for (retry, attempts) in [(Retry::fixed(SECOND), 3), (Retry::fixed(SECOND).timeouts(false), 1)] {
             let starts = Starts::new(&env.clock);
             let noted = starts.clone();
-            let builder = env.builder().workers(1).retry(retry).attempt_timeout(secs(5));
+            let builder = env.in_order().retry(retry).attempt_timeout(secs(5));
             let pool = builder.spawn_on(&env, move |n: u32| {
                 noted.note(n);
                 future::pending::<Result<(), ()>>()
@@ -397,7 +397,7 @@ fn no_attempt_is_made_that_would_start_later_than_the_longest_time_after_the_fir
         // What an attempt takes counts too.
         let gate = Gate::new();
         let retry = Retry::fixed(Duration::ZERO).max_attempts(9).max_elapsed(millis(100));
-        let pool = gated_pool(&env, env.builder().workers(1).retry(retry), &gate);
+        let pool = gated_pool(&env, env.in_order().retry(retry), &gate);
         let mut map = pool.map([7]);
         assert_eq!(poll_once(pin!(map.next())), None);
         gate.arrived(1).await;
@@ -418,7 +418,7 @@ fn no_attempt_is_made_that_would_start_when_the_time_of_its_job_is_over() {
             for way in WAYS {
                 let work = Work::new(&env.clock);
                 let retry = Retry::fixed(millis(delay)).max_attempts(9);
-                let pool = work.pool(&env, env.builder().workers(1).retry(retry).job_timeout(millis(100)));
+                let pool = work.pool(&env, env.in_order().retry(retry).job_timeout(millis(100)));
                 let last = *times.last().unwrap();
                 let attempts = times.len() as u32;
                 let expected = times.iter().map(|at| (7, millis(*at)));
@@ -518,15 +518,14 @@ fn a_job_goes_back_to_its_place_in_the_order_when_its_wait_is_over() {
     everywhere(|env| async move {
         let (gate, starts) = (Gate::new(), Starts::new(&env.clock));
         let (pass, noted) = (gate.clone(), starts.clone());
-        let pool =
-            env.builder().workers(1).retry(Retry::fixed(SECOND).max_attempts(2)).spawn_on(&env, move |n: u32| {
-                noted.note(n);
-                let gate = pass.clone();
-                async move {
-                    gate.pass().await;
-                    if n == 1 { Err(n) } else { Ok(n) }
-                }
-            });
+        let pool = env.one_by_one().retry(Retry::fixed(SECOND).max_attempts(2)).spawn_on(&env, move |n: u32| {
+            noted.note(n);
+            let gate = pass.clone();
+            async move {
+                gate.pass().await;
+                if n == 1 { Err(n) } else { Ok(n) }
+            }
+        });
         pool.pause();
         let handles: Vec<_> = (0..2).map(|n| pool.try_submit(n).unwrap()).collect();
         let urgent = pool.job(2).priority(1).try_submit().unwrap();
@@ -550,11 +549,11 @@ fn a_job_goes_back_to_its_place_in_the_order_when_its_wait_is_over() {
 // ---- chance ----
 
 /// When the second attempts of a thousand jobs start that have failed together, by the names of the jobs.
-fn second_attempts(retry: Retry<u32>) -> Vec<(u32, Duration)> {
+fn second_attempts(slots: Slots, retry: Retry<u32>) -> Vec<(u32, Duration)> {
     // One thread, so that each start is seen at its very time.
     let clock = ManualTimer::new();
     let work = Work::new(&clock);
-    let (pool, mut steps) = work.steps(&clock, Pool::builder().workers(10).retry(retry.max_attempts(2)));
+    let (pool, mut steps) = work.steps(&clock, slots.at_once(Pool::builder(), 10).retry(retry.max_attempts(2)));
     for n in 0..1000 {
         submit(&pool, (n, 1)).detach();
     }
@@ -567,32 +566,39 @@ fn second_attempts(retry: Retry<u32>) -> Vec<(u32, Duration)> {
 
 #[test]
 fn jobs_that_fail_together_do_not_come_back_together() {
-    let delay = secs(2);
-    let starts = second_attempts(Retry::fixed(delay).jitter(Jitter::Full).seed(7));
-    let mut buckets = [0_usize; 20];
-    for (_, at) in &starts {
-        buckets[(at.as_millis() as usize / 100).min(19)] += 1;
-    }
-    let mean = starts.len() / buckets.len();
-    assert_eq!((starts.len(), mean), (1000, 50));
-    assert!(buckets.iter().all(|retries| (mean / 2..=2 * mean).contains(retries)), "{buckets:?}");
+    in_both_ways(|slots| {
+        let delay = secs(2);
+        let starts = second_attempts(slots, Retry::fixed(delay).jitter(Jitter::Full).seed(7));
+        let mut buckets = [0_usize; 20];
+        for (_, at) in &starts {
+            buckets[(at.as_millis() as usize / 100).min(19)] += 1;
+        }
+        let mean = starts.len() / buckets.len();
+        assert_eq!((starts.len(), mean), (1000, 50));
+        assert!(buckets.iter().all(|retries| (mean / 2..=2 * mean).contains(retries)), "{buckets:?}");
+    });
 }
 
 #[test]
 fn the_same_seed_gives_the_same_times_and_another_one_others() {
-    let times = |seed| second_attempts(Retry::exponential(secs(2)).jitter(Jitter::Full).seed(seed));
-    assert_eq!(times(7), times(7));
-    assert_ne!(times(7), times(8));
+    in_both_ways(|slots| {
+        let times = |seed| second_attempts(slots, Retry::exponential(secs(2)).jitter(Jitter::Full).seed(seed));
+        assert_eq!(times(7), times(7));
+        assert_ne!(times(7), times(8));
+    });
 }
 
 #[test]
 fn jitter_stays_within_its_part_of_the_delay() {
-    for (jitter, least, most) in [(Jitter::None, 2000, 2000), (Jitter::Full, 0, 2000), (Jitter::Equal, 1000, 2000)] {
-        let starts = second_attempts(Retry::fixed(secs(9)).max_delay(secs(2)).jitter(jitter).seed(7));
-        let (first, last) = (starts[0].1, starts[999].1);
-        assert!(millis(least) <= first && last <= millis(most), "{jitter:?}: {first:?} to {last:?}");
-        assert!(first < millis(least + 100) && last > millis(most - 100), "{jitter:?}: {first:?} to {last:?}");
-    }
+    in_both_ways(|slots| {
+        for (jitter, least, most) in [(Jitter::None, 2000, 2000), (Jitter::Full, 0, 2000), (Jitter::Equal, 1000, 2000)]
+        {
+            let starts = second_attempts(slots, Retry::fixed(secs(9)).max_delay(secs(2)).jitter(jitter).seed(7));
+            let (first, last) = (starts[0].1, starts[999].1);
+            assert!(millis(least) <= first && last <= millis(most), "{jitter:?}: {first:?} to {last:?}");
+            assert!(first < millis(least + 100) && last > millis(most - 100), "{jitter:?}: {first:?} to {last:?}");
+        }
+    });
 }
 
 // ---- figures without end ----
@@ -600,26 +606,28 @@ fn jitter_stays_within_its_part_of_the_delay() {
 #[test]
 fn ten_thousand_attempts_overflow_nothing() {
     // One thread, for the sake of speed.
-    let clock = ManualTimer::new();
-    let work = Work::new(&clock);
-    let retry = Retry::exponential(millis(1)).max_delay(SECOND).max_attempts(10_000);
-    let (pool, mut steps) = work.steps(&clock, Pool::builder().workers(1).retry(retry));
-    submit(&pool, failing(7)).detach();
-    steps.run_out(&clock);
-    let mut at = Duration::ZERO;
-    let mut expected = vec![(7, at)];
-    for retry in 0..9_999 {
-        at += millis(1 << retry.min(10)).min(SECOND);
-        expected.push((7, at));
-    }
-    assert_eq!(work.starts.take(), expected);
-    // The same without a longest delay, and nothing to multiply.
-    let retry = Retry::exponential(Duration::ZERO).factor(u32::MAX).max_attempts(10_000);
-    let (pool, mut steps) = work.steps(&clock, Pool::builder().workers(1).retry(retry));
-    submit(&pool, failing(8)).detach();
-    steps.settle();
-    assert_eq!(work.starts.take(), vec![(8, at); 10_000]);
-    assert_settled(&pool);
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let work = Work::new(&clock);
+        let retry = Retry::exponential(millis(1)).max_delay(SECOND).max_attempts(10_000);
+        let (pool, mut steps) = work.steps(&clock, slots.in_order(Pool::builder()).retry(retry));
+        submit(&pool, failing(7)).detach();
+        steps.run_out(&clock);
+        let mut at = Duration::ZERO;
+        let mut expected = vec![(7, at)];
+        for retry in 0..9_999 {
+            at += millis(1 << retry.min(10)).min(SECOND);
+            expected.push((7, at));
+        }
+        assert_eq!(work.starts.take(), expected);
+        // The same without a longest delay, and nothing to multiply.
+        let retry = Retry::exponential(Duration::ZERO).factor(u32::MAX).max_attempts(10_000);
+        let (pool, mut steps) = work.steps(&clock, slots.in_order(Pool::builder()).retry(retry));
+        submit(&pool, failing(8)).detach();
+        steps.settle();
+        assert_eq!(work.starts.take(), vec![(8, at); 10_000]);
+        assert_settled(&pool);
+    });
 }
 
 #[test]
@@ -640,7 +648,7 @@ fn a_delay_longer_than_time_keeps_its_job_waiting_and_hurts_nobody() {
         ];
         for (attempts, policy) in policies {
             let work = Work::new(&env.clock);
-            let pool = work.pool(&env, env.builder().workers(1).key_by(|input: &Input| input.0).retry(policy()));
+            let pool = work.pool(&env, env.in_order().key_by(|input: &Input| input.0).retry(policy()));
             let (waiting, other) = (submit(&pool, failing(0)), submit(&pool, (1, 0)));
             assert_eq!(other.await, Ok(1));
             until_delayed(&pool, 1).await;
@@ -668,7 +676,7 @@ fn a_delay_longer_than_time_keeps_its_job_waiting_and_hurts_nobody() {
 fn jobs_that_wait_for_another_attempt_hold_no_worker_and_no_place_in_the_queue() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let builder = env.builder().workers(2).queue_capacity(2).retry(Retry::fixed(HOUR).max_attempts(2));
+        let builder = env.at_once(2).queue_capacity(2).retry(Retry::fixed(HOUR).max_attempts(2));
         let pool = gated_pool(&env, builder, &gate);
         let waiting = [0, 1].map(|n| pool.try_submit(n).unwrap());
         gate.arrived(2).await;
@@ -700,7 +708,7 @@ fn jobs_that_wait_for_another_attempt_hold_no_worker_and_no_place_in_the_queue()
 fn a_job_that_waits_for_another_attempt_holds_no_permit_and_no_room_of_its_key() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let builder = env.builder().workers(1).rate_limit(RateLimit::every(SECOND)).retry(Retry::fixed(millis(2500)));
+        let builder = env.in_order().rate_limit(RateLimit::every(SECOND)).retry(Retry::fixed(millis(2500)));
         let pool = work.pool(&env, builder.key_by(|_| "one").max_running_per_key(1));
         pool.pause();
         let handles = [failing(0), (1, 0), (2, 0), (3, 0)].map(|input| submit(&pool, input));
@@ -724,7 +732,7 @@ fn an_added_job_that_waits_for_another_attempt_holds_no_room_of_added_jobs() {
         let gate = Gate::new();
         let pass = gate.clone();
         let (pool, workers) =
-            env.builder().workers(2).child_capacity(1).retry(Retry::fixed(HOUR).max_attempts(2)).build_with_submitter(
+            env.at_once(2).child_capacity(1).retry(Retry::fixed(HOUR).max_attempts(2)).build_with_submitter(
                 move |n: u32, jobs: Submitter<u32, (), u32>| {
                     let gate = pass.clone();
                     async move {
@@ -766,13 +774,12 @@ fn while_as_many_wait_as_may_wait_a_failure_is_final() {
             let work = Work::new(&env.clock);
             let refused = Arc::new(Mutex::new(Vec::new()));
             let log = Arc::clone(&refused);
-            let builder = env.builder().workers(1).retry(Retry::fixed(SECOND)).retry_capacity(capacity).observe(
-                move |event: &Event| {
+            let builder =
+                env.in_order().retry(Retry::fixed(SECOND)).retry_capacity(capacity).observe(move |event: &Event| {
                     if let Event::RetryRefused { job } = event {
                         log.lock().unwrap().push(job.as_u64() as usize);
                     }
-                },
-            );
+                });
             let inside = work.clone();
             let pool = builder.spawn_on(&env, move |input: Input| {
                 let result = inside.attempt(input);
@@ -796,7 +803,7 @@ fn while_as_many_wait_as_may_wait_a_failure_is_final() {
 fn jobs_of_a_map_that_wait_for_another_attempt_stay_within_its_window() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let pool = work.pool(&env, env.builder().workers(1).retry(Retry::fixed(HOUR)));
+        let pool = work.pool(&env, env.in_order().retry(Retry::fixed(HOUR)));
         let pulled = AtomicUsize::new(0);
         let inputs = (0..).inspect(|_| _ = pulled.fetch_add(1, Ordering::SeqCst)).map(failing);
         let mut map = pool.map(inputs).window(5);
@@ -823,7 +830,7 @@ fn the_time_of_an_error_holds_for_its_job_or_its_key_or_all() {
             for way in WAYS {
                 let work = Work::new(&env.clock);
                 let retry = Retry::fixed(SECOND).retry_after(|_| Some(secs(10))).retry_after_holds(hold);
-                let pool = work.pool(&env, env.builder().workers(1).key_by(|(name, _)| name / 10).retry(retry));
+                let pool = work.pool(&env, env.in_order().key_by(|(name, _)| name / 10).retry(retry));
                 pool.pause();
                 let inputs = [(10, 1), (11, 0), (20, 0), (21, 0)];
                 let mut map = pool.map(inputs.into_iter().filter(|_| way == Way::Map));
@@ -846,7 +853,7 @@ fn jobs_that_come_while_the_time_of_an_error_holds_for_all_wait_too() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
         let retry = Retry::fixed(SECOND).retry_after(|_| Some(secs(10))).retry_after_holds(Hold::Pool);
-        let pool = work.pool(&env, env.builder().workers(1).retry(retry));
+        let pool = work.pool(&env, env.in_order().retry(retry));
         let first = submit(&pool, (0, 1));
         work.starts.expect(&pool, [(0, secs(0))]).await;
         until_delayed(&pool, 1).await;
@@ -861,27 +868,31 @@ fn jobs_that_come_while_the_time_of_an_error_holds_for_all_wait_too() {
 #[test]
 fn the_time_of_an_error_holds_for_what_is_on_its_way_to_a_worker() {
     // On one thread, so that both jobs are on their way when the first one starts.
-    for hold in [Hold::Key, Hold::Pool] {
-        let clock = ManualTimer::new();
-        let starts = Starts::new(&clock);
-        let retry = Retry::fixed(SECOND).retry_after(|()| Some(secs(10))).retry_after_holds(hold);
-        let noted = starts.clone();
-        let failed = AtomicBool::new(false);
-        let (pool, workers) =
-            Pool::builder().workers(2).key_by(|_| "key").retry(retry).timer(clock.clone()).build(move |n: u32| {
-                noted.note(n);
-                future::ready(if failed.swap(true, Ordering::SeqCst) { Ok(()) } else { Err(()) })
-            });
-        let handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
-        let mut steps = Steps::default();
-        for worker in workers {
-            steps.add("worker", worker.run());
+    in_both_ways(|slots| {
+        for hold in [Hold::Key, Hold::Pool] {
+            let clock = ManualTimer::new();
+            let starts = Starts::new(&clock);
+            let retry = Retry::fixed(SECOND).retry_after(|()| Some(secs(10))).retry_after_holds(hold);
+            let noted = starts.clone();
+            let failed = AtomicBool::new(false);
+            let (pool, workers) =
+                slots.at_once(Pool::builder(), 2).key_by(|_| "key").retry(retry).timer(clock.clone()).build(
+                    move |n: u32| {
+                        noted.note(n);
+                        future::ready(if failed.swap(true, Ordering::SeqCst) { Ok(()) } else { Err(()) })
+                    },
+                );
+            let handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
+            let mut steps = Steps::default();
+            for worker in workers {
+                steps.add("worker", worker.run());
+            }
+            steps.run_out(&clock);
+            assert_eq!(starts.take(), [(0, secs(0)), (0, secs(10)), (1, secs(10))], "{hold:?}");
+            assert_eq!(handles.map(|handle| poll_once(pin!(handle))), [Some(Ok(())), Some(Ok(()))]);
+            assert_settled(&pool);
         }
-        steps.run_out(&clock);
-        assert_eq!(starts.take(), [(0, secs(0)), (0, secs(10)), (1, secs(10))], "{hold:?}");
-        assert_eq!(handles.map(|handle| poll_once(pin!(handle))), [Some(Ok(())), Some(Ok(()))]);
-        assert_settled(&pool);
-    }
+    });
 }
 
 // ---- how many ----
@@ -939,23 +950,25 @@ impl Drop for Brittle {
 
 #[test]
 fn a_panic_in_the_drop_of_the_delays_hurts_nobody_when_the_retry_comes_to_nothing() {
-    let own: Arc<OnceLock<Pool<u32, (), u32>>> = Arc::default();
-    let inside = Arc::clone(&own);
-    // The pool is aborted between the decision and its execution.
-    let retry = Retry::delays(|| Brittle).on_retry(move |_| {
-        assert!(poll_once(pin!(inside.get().unwrap().abort())).is_none());
+    in_both_ways(|slots| {
+        let own: Arc<OnceLock<Pool<u32, (), u32>>> = Arc::default();
+        let inside = Arc::clone(&own);
+        // The pool is aborted between the decision and its execution.
+        let retry = Retry::delays(|| Brittle).on_retry(move |_| {
+            assert!(poll_once(pin!(inside.get().unwrap().abort())).is_none());
+        });
+        let builder = slots.in_order(Pool::builder()).retry(retry).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|n: u32| async move { Err(n) });
+        assert!(own.set(pool.clone()).is_ok());
+        let handle = pool.try_submit(7).unwrap();
+        let mut steps = Steps::default();
+        for worker in workers {
+            steps.add("worker", worker.run());
+        }
+        steps.settle();
+        assert_eq!(poll_once(pin!(handle)), Some(Err(JobError::Failed(7))));
+        assert_settled(&pool);
     });
-    let builder = Pool::builder().workers(1).retry(retry).timer(ManualTimer::new());
-    let (pool, workers) = builder.build(|n: u32| async move { Err(n) });
-    assert!(own.set(pool.clone()).is_ok());
-    let handle = pool.try_submit(7).unwrap();
-    let mut steps = Steps::default();
-    for worker in workers {
-        steps.add("worker", worker.run());
-    }
-    steps.settle();
-    assert_eq!(poll_once(pin!(handle)), Some(Err(JobError::Failed(7))));
-    assert_settled(&pool);
 }
 
 #[test]
@@ -964,7 +977,7 @@ fn with_a_budget_no_more_than_a_share_is_tried_again_though_all_fail() {
         for way in WAYS {
             let work = Work::new(&env.clock);
             let retry = Retry::fixed(SECOND).max_attempts(50).budget(RetryBudget::share(0.2).floor(0));
-            let pool = work.pool(&env, env.builder().workers(1).retry(retry));
+            let pool = work.pool(&env, env.in_order().retry(retry));
             let results = async {
                 let inputs = (0..100).map(failing);
                 match way {
@@ -994,23 +1007,25 @@ fn with_a_budget_no_more_than_a_share_is_tried_again_though_all_fail() {
 #[test]
 fn a_budget_without_a_floor_holds_over_a_minute_in_which_everything_fails() {
     // One thread, for the sake of speed.
-    let clock = ManualTimer::new();
-    let work = Work::new(&clock);
-    let retry = Retry::exponential(millis(100)).jitter(Jitter::Full).seed(7).max_attempts(5);
-    let retry = retry.budget(RetryBudget::share(0.1).floor(0));
-    let (pool, mut steps) = work.steps(&clock, Pool::builder().workers(10).retry(retry));
-    let (submitter, timer) = (pool.clone(), clock.clone());
-    steps.add("submitter", async move {
-        for second in 0..60 {
-            for n in 0..50 {
-                submit(&submitter, failing(50 * second + n)).detach();
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let work = Work::new(&clock);
+        let retry = Retry::exponential(millis(100)).jitter(Jitter::Full).seed(7).max_attempts(5);
+        let retry = retry.budget(RetryBudget::share(0.1).floor(0));
+        let (pool, mut steps) = work.steps(&clock, slots.at_once(Pool::builder(), 10).retry(retry));
+        let (submitter, timer) = (pool.clone(), clock.clone());
+        steps.add("submitter", async move {
+            for second in 0..60 {
+                for n in 0..50 {
+                    submit(&submitter, failing(50 * second + n)).detach();
+                }
+                timer.sleep(SECOND).await;
             }
-            timer.sleep(SECOND).await;
-        }
+        });
+        steps.run_out(&clock);
+        let stats = assert_settled(&pool);
+        assert_eq!((stats.failed, stats.retries, work.starts.take().len()), (3000, 300, 3300));
     });
-    steps.run_out(&clock);
-    let stats = assert_settled(&pool);
-    assert_eq!((stats.failed, stats.retries, work.starts.take().len()), (3000, 300, 3300));
 }
 
 #[test]
@@ -1018,7 +1033,7 @@ fn of_jobs_that_fail_together_no_more_are_tried_again_than_the_budget_and_its_fl
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
         let retry = Retry::fixed(SECOND).max_attempts(2).budget(0.1);
-        let pool = work.pool(&env, env.builder().workers(1).retry(retry));
+        let pool = work.pool(&env, env.in_order().retry(retry));
         let results = pool.map((0..1000).map(failing)).map(|completion| u64::from(completion.attempts));
         let ((attempts, retries), ()) = future::zip(
             async {
@@ -1043,7 +1058,7 @@ fn a_retry_is_allowed_while_fewer_than_the_floor_are_on_their_way() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
         let retry = Retry::fixed(SECOND).max_attempts(3).budget(RetryBudget::share(0.0).floor(3));
-        let pool = work.pool(&env, env.builder().workers(1).retry(retry));
+        let pool = work.pool(&env, env.in_order().retry(retry));
         let mut map = pool.map((0..10).map(failing)).ordered();
         assert_eq!(poll_once(pin!(map.next())), None);
         let first = (0..10).map(|name| (name, secs(0)));
@@ -1059,18 +1074,20 @@ fn a_retry_is_allowed_while_fewer_than_the_floor_are_on_their_way() {
 #[test]
 fn a_thousand_first_attempts_are_saved_up_at_most() {
     // One thread, for the sake of speed.
-    let clock = ManualTimer::new();
-    let work = Work::new(&clock);
-    let retry = Retry::fixed(SECOND).max_attempts(2).budget(RetryBudget::share(0.2).floor(0));
-    let (pool, mut steps) = work.steps(&clock, Pool::builder().workers(1).queue_capacity(6000).retry(retry));
-    for name in 0..6000 {
-        submit(&pool, (name, if name < 5000 { 0 } else { 1 })).detach();
-    }
-    steps.run_out(&clock);
-    // Those of the last thousand that succeeded, and those that each fifth failure has earned; the first one finds the
-    // account full.
-    let stats = assert_settled(&pool);
-    assert_eq!((stats.retries, stats.retries_refused, stats.failed), (200 + 199, 601, 601));
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let work = Work::new(&clock);
+        let retry = Retry::fixed(SECOND).max_attempts(2).budget(RetryBudget::share(0.2).floor(0));
+        let (pool, mut steps) = work.steps(&clock, slots.in_order(Pool::builder()).queue_capacity(6000).retry(retry));
+        for name in 0..6000 {
+            submit(&pool, (name, if name < 5000 { 0 } else { 1 })).detach();
+        }
+        steps.run_out(&clock);
+        // Those of the last thousand that succeeded, and those that each fifth failure has earned; the first one finds the
+        // account full.
+        let stats = assert_settled(&pool);
+        assert_eq!((stats.retries, stats.retries_refused, stats.failed), (200 + 199, 601, 601));
+    });
 }
 
 // ---- inputs ----
@@ -1108,9 +1125,8 @@ fn each_attempt_sees_an_equal_input_which_is_copied_before_each_but_the_last() {
             for is_kept in [false, true] {
                 let seen = Arc::new(Mutex::new(Vec::new()));
                 let log = Arc::clone(&seen);
-                let pool = env.builder().workers(1).retry(Retry::fixed(Duration::ZERO)).spawn_on(
-                    &env,
-                    move |mut input: Copied| {
+                let pool =
+                    env.in_order().retry(Retry::fixed(Duration::ZERO)).spawn_on(&env, move |mut input: Copied| {
                         let result = {
                             let mut log = log.lock().unwrap();
                             log.push(input.text.clone());
@@ -1122,8 +1138,7 @@ fn each_attempt_sees_an_equal_input_which_is_copied_before_each_but_the_last() {
                             drop(input);
                             result
                         }
-                    },
-                );
+                    });
                 let input = Copied::new("text");
                 let counts = Arc::clone(&input.counts);
                 let map = pool.map([input]);
@@ -1150,7 +1165,7 @@ fn handlers_are_called_as_often_as_attempts_are_reported() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
         let retry = Retry::fixed(Duration::ZERO).max_attempts(4).when(|attempt| *attempt != 3);
-        let pool = work.pool(&env, env.builder().workers(3).retry(retry).retry_capacity(10));
+        let pool = work.pool(&env, env.at_once(3).retry(retry).retry_capacity(10));
         let mut attempts = BTreeMap::new();
         let summary = pool
             .map((0..200).map(|name| (name, name % 6)))
@@ -1170,7 +1185,7 @@ fn handlers_are_called_as_often_as_attempts_are_reported() {
 fn only_a_final_failure_stops_a_map() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let pool = work.pool(&env, env.builder().workers(1).retry(Retry::fixed(SECOND)));
+        let pool = work.pool(&env, env.in_order().retry(Retry::fixed(SECOND)));
         let mut map = pool.map([(0, 2), (1, 0), failing(2), (3, 1)]).on_error(OnError::Stop).ordered();
         assert_eq!(poll_once(pin!(map.next())), None);
         work.starts
@@ -1191,7 +1206,7 @@ const fn at_second((name, second): (u32, u64)) -> (u32, Duration) {
 fn the_failure_that_stops_a_map_cancels_what_waits_for_another_attempt() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let pool = work.pool(&env, env.builder().workers(1).retry(Retry::fixed(SECOND).when(|attempt| *attempt < 2)));
+        let pool = work.pool(&env, env.in_order().retry(Retry::fixed(SECOND).when(|attempt| *attempt < 2)));
         let mut map = pool.map([failing(0), (1, 1)]).on_error(OnError::Stop).ordered();
         assert_eq!(poll_once(pin!(map.next())), None);
         work.starts.expect(&pool, [(0, 0), (1, 0), (0, 1)].map(at_second)).await;
@@ -1288,7 +1303,7 @@ fn a_panic_of_a_closure_of_the_policy_is_the_outcome_of_its_job_and_of_no_other(
         ];
         for (name, policy) in policies {
             for way in WAYS {
-                let builder = env.builder().workers(2).retry(policy(Retry::fixed(Duration::ZERO)));
+                let builder = env.at_once(2).retry(policy(Retry::fixed(Duration::ZERO)));
                 let ran = one_bad_among_good(&env, builder, |name| name, |input| *input, way).await;
                 assert_eq!(ran, (1, 0, planned()), "{name}");
             }
@@ -1310,7 +1325,7 @@ fn a_panic_of_the_delays_is_the_outcome_of_its_job_and_of_no_other() {
                 }
                 iter::repeat_with(move || if is_bad { resume_unwind(Box::new("planned")) } else { Duration::ZERO })
             });
-            let pool = work.pool(&env, env.builder().workers(1).retry(retry));
+            let pool = work.pool(&env, env.in_order().retry(retry));
             let seen = pool.map((0..3).map(|name| (name, 1))).ordered();
             let seen =
                 seen.map(|c| (c.attempts, c.result.map_err(|error| error.to_string()))).collect::<Vec<_>>().await;
@@ -1342,7 +1357,7 @@ fn a_panic_of_the_clone_of_an_input_is_the_outcome_of_its_job_and_of_no_other() 
     everywhere(|env| async move {
         let planned = || Err("the job panicked: planned".to_owned());
         for way in WAYS {
-            let builder = || env.builder().workers(2).retry(Retry::fixed(Duration::ZERO));
+            let builder = || env.at_once(2).retry(Retry::fixed(Duration::ZERO));
             // Before the first attempt, and before the second one.
             let at_once: fn(u32) -> Uncopied = |name| Uncopied { name, copies: 0 };
             let later: fn(u32) -> Uncopied = |name| Uncopied { name, copies: 1 };
@@ -1360,7 +1375,7 @@ fn a_panic_of_the_clone_of_an_input_is_the_outcome_of_its_job_and_of_no_other() 
 fn a_drain_waits_for_jobs_that_wait_for_another_attempt() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let pool = work.pool(&env, env.builder().workers(2).retry(Retry::fixed(HOUR)));
+        let pool = work.pool(&env, env.at_once(2).retry(Retry::fixed(HOUR)));
         let handle = submit(&pool, (0, 2));
         until_delayed(&pool, 1).await;
         let (mut drain, mut idle) = (pin!(pool.drain()), pin!(pool.idle()));
@@ -1378,7 +1393,7 @@ fn a_shutdown_returns_the_inputs_of_jobs_that_wait_with_their_attempts() {
     everywhere(|env| async move {
         for is_abort in [false, true] {
             let work = Work::new(&env.clock);
-            let pool = work.pool(&env, env.builder().workers(1).retry(Retry::fixed(HOUR)));
+            let pool = work.pool(&env, env.in_order().retry(Retry::fixed(HOUR)));
             let handle = submit(&pool, failing(0));
             let mut map = pool.map([(1, 0), failing(2)]).ordered();
             assert_eq!(map.next().await.map(|c| c.result), Some(Ok(1)));
@@ -1419,7 +1434,7 @@ fn a_shutdown_returns_the_inputs_of_jobs_that_wait_with_their_attempts() {
 fn an_attempt_that_a_shutdown_interrupts_is_not_made_again() {
     everywhere(|env| async move {
         for is_abort in [false, true] {
-            let (pool, handle, mut map) = second_attempts_without_end(&env, env.builder()).await;
+            let (pool, handle, mut map) = second_attempts_without_end(&env, env.at_once(2)).await;
             let report = if is_abort { pool.abort().await } else { pool.drain_within(Duration::ZERO).await };
             pool.idle().await;
             let interrupted: Vec<_> =
@@ -1437,35 +1452,40 @@ fn an_attempt_that_a_shutdown_interrupts_is_not_made_again() {
 #[test]
 fn dropped_workers_leave_a_job_that_waits_abandoned_with_its_input_and_its_attempts() {
     // One thread, since the workers are dropped.
-    let clock = ManualTimer::new();
-    let work = Work::new(&clock);
-    let (pool, mut steps) = work.steps(&clock, Pool::builder().workers(2).retry(Retry::fixed(HOUR)));
-    let unhandled = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&unhandled);
-    pool.on_unhandled(move |failure| log.lock().unwrap().push((failure.id.as_u64(), failure.attempts, failure.error)));
-    let mut handle = submit(&pool, failing(0));
-    submit(&pool, failing(1)).detach();
-    let mut map = pool.map([failing(2)]);
-    assert_eq!(poll_once(pin!(map.next())), None);
-    steps.settle();
-    assert_eq!(pool.stats().delayed, 3);
-    steps.drop_task(0);
-    clock.advance(HOUR);
-    steps.settle();
-    assert_eq!((pool.stats().delayed, work.starts.take().len()), (3, 6), "the other worker has taken over");
-    steps.drop_task(1);
-    assert_eq!(poll_once(Pin::new(&mut handle)), Some(Err(JobError::Abandoned)));
-    let last = poll_once(pin!(map.next())).flatten().map(|c| (c.attempts, c.input, c.result));
-    assert_eq!(last, Some((2, Some(failing(2)), Err(JobError::Abandoned))));
-    assert_eq!(*unhandled.lock().unwrap(), [(1, 2, JobError::Abandoned)]);
-    assert_eq!((assert_settled(&pool).abandoned, clock.sleeping()), (3, 0));
+    for slots in [1, 2] {
+        let clock = ManualTimer::new();
+        let work = Work::new(&clock);
+        let (pool, mut steps) =
+            work.steps(&clock, Pool::builder().workers(2).jobs_per_worker(slots).retry(Retry::fixed(HOUR)));
+        let unhandled = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&unhandled);
+        pool.on_unhandled(move |failure| {
+            log.lock().unwrap().push((failure.id.as_u64(), failure.attempts, failure.error));
+        });
+        let mut handle = submit(&pool, failing(0));
+        submit(&pool, failing(1)).detach();
+        let mut map = pool.map([failing(2)]);
+        assert_eq!(poll_once(pin!(map.next())), None);
+        steps.settle();
+        assert_eq!(pool.stats().delayed, 3);
+        steps.drop_task(0);
+        clock.advance(HOUR);
+        steps.settle();
+        assert_eq!((pool.stats().delayed, work.starts.take().len()), (3, 6), "the other worker has taken over");
+        steps.drop_task(1);
+        assert_eq!(poll_once(Pin::new(&mut handle)), Some(Err(JobError::Abandoned)));
+        let last = poll_once(pin!(map.next())).flatten().map(|c| (c.attempts, c.input, c.result));
+        assert_eq!(last, Some((2, Some(failing(2)), Err(JobError::Abandoned))));
+        assert_eq!(*unhandled.lock().unwrap(), [(1, 2, JobError::Abandoned)]);
+        assert_eq!((assert_settled(&pool).abandoned, clock.sleeping()), (3, 0));
+    }
 }
 
 #[test]
 fn a_cancellation_ends_a_job_that_waits_for_another_attempt_at_once() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let pool = work.pool(&env, env.builder().workers(1).retry(Retry::fixed(HOUR)));
+        let pool = work.pool(&env, env.in_order().retry(Retry::fixed(HOUR)));
         let (cancelled, dropped) = (submit(&pool, failing(0)), submit(&pool, failing(1)));
         let mut map = pool.map([failing(2)]);
         assert_eq!(poll_once(pin!(map.next())), None);

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use brigade::rt::BoxFuture;
 use brigade::{
-    CancelReason, End, Event, Interrupted, JobError, JobId, ManualTimer, Pool, Report, SubmitError, Submitter,
+    Builder, CancelReason, End, Event, Interrupted, JobError, JobId, ManualTimer, Pool, Report, SubmitError, Submitter,
 };
 use futures_lite::{StreamExt, future, stream};
 
-use crate::harness::{Drops, Env, Gate, Live, assert_settled, everywhere, on_wake, poll_once};
+use crate::harness::{Drops, Env, Gate, Live, assert_settled, everywhere, in_both_ways, on_wake, poll_once};
 
-fn gated_pool(env: &Env, gate: &Gate, workers: usize) -> Pool<u32, u32, ()> {
+fn gated_pool(env: &Env, builder: Builder<u32, ()>, gate: &Gate) -> Pool<u32, u32, ()> {
     let gate = gate.clone();
-    env.builder().workers(workers).spawn_on(env, move |n: u32| {
+    builder.spawn_on(env, move |n: u32| {
         let gate = gate.clone();
         async move {
             gate.pass().await;
@@ -49,14 +49,14 @@ fn a_drain_finishes_all_that_was_accepted_and_then_the_workers_end() {
                 }),
             );
         };
-        let pool = env.builder().workers(5).spawn_on(&spawn, move |n: u32| {
+        let pool = env.at_once(5).spawn_on(&spawn, move |n: u32| {
             let gate = inside.clone();
             async move {
                 gate.pass().await;
                 Ok::<_, ()>(n)
             }
         });
-        assert_eq!(alive.now(), 5);
+        assert_eq!(alive.now(), env.workers(5));
         let handles: Vec<_> = (0..20).map(|n| pool.try_submit(n).unwrap()).collect();
         let mut drain = pin!(pool.drain());
         assert!(poll_once(drain.as_mut()).is_none());
@@ -67,7 +67,7 @@ fn a_drain_finishes_all_that_was_accepted_and_then_the_workers_end() {
         for (n, handle) in (0..).zip(handles) {
             assert_eq!(handle.await, Ok(n));
         }
-        for _ in 0..5 {
+        for _ in 0..env.workers(5) {
             end.recv().await.unwrap();
         }
         assert_eq!((alive.now(), pool.stats().workers), (0, 0));
@@ -79,7 +79,7 @@ fn a_drain_finishes_all_that_was_accepted_and_then_the_workers_end() {
 fn any_number_of_drains_return_after_the_last_job() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let pool = gated_pool(&env, &gate, 2);
+        let pool = gated_pool(&env, env.at_once(2), &gate);
         let handles: Vec<_> = (0..4).map(|n| pool.try_submit(n).unwrap()).collect();
         let mut drains: Vec<_> = (0..5).map(|_| Box::pin(pool.drain())).collect();
         for passed in 0..4 {
@@ -109,7 +109,7 @@ fn any_number_of_drains_return_after_the_last_job() {
 fn a_closed_pool_refuses_with_an_error_that_holds_the_input() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let pool = gated_pool(&env, &gate, 1);
+        let pool = gated_pool(&env, env.in_order(), &gate);
         let (before, group, mut map) = (pool.try_submit(0).unwrap(), pool.group(), pool.map(0..3));
         pool.close();
         assert!(pool.is_closed());
@@ -133,7 +133,7 @@ fn those_who_wait_for_room_are_told_of_the_close() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
-        let pool = env.builder().workers(1).queue_capacity(1).spawn_on(&env, move |n: u32| {
+        let pool = env.one_by_one().queue_capacity(1).spawn_on(&env, move |n: u32| {
             let gate = inside.clone();
             async move {
                 gate.pass().await;
@@ -163,7 +163,7 @@ fn those_who_wait_for_room_are_told_of_the_close() {
 fn an_abort_interrupts_what_runs_and_hands_back_what_waits() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let pool = gated_pool(&env, &gate, 2);
+        let pool = gated_pool(&env, env.at_once(2), &gate);
         let running = [0, 1].map(|n| pool.try_submit(n).unwrap());
         gate.arrived(2).await;
         let queued = pool.try_submit(2).unwrap();
@@ -196,7 +196,7 @@ fn an_abort_interrupts_what_runs_and_hands_back_what_waits() {
 fn an_abort_that_is_given_up_goes_on_and_the_next_call_returns_what_it_would_have() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let pool = gated_pool(&env, &gate, 1);
+        let pool = gated_pool(&env, env.one_by_one(), &gate);
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let queued = pool.try_submit(1).unwrap();
@@ -222,7 +222,7 @@ fn a_job_that_ends_while_it_is_interrupted_is_not_named() {
         let inside = Arc::clone(&place);
         let gate = Gate::new();
         let own_gate = gate.clone();
-        let pool = env.builder().workers(1).spawn_on(&env, move |n: u32| {
+        let pool = env.in_order().spawn_on(&env, move |n: u32| {
             let (pool, gate) = (Arc::clone(&inside), own_gate.clone());
             async move {
                 gate.pass().await;
@@ -248,14 +248,14 @@ fn a_drain_within_its_grace_reports_nothing_and_one_past_it_reports_the_rest() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let grace = Duration::from_secs(5);
-        let pool = gated_pool(&env, &gate, 1);
+        let pool = gated_pool(&env, env.in_order(), &gate);
         let handle = pool.try_submit(0).unwrap();
         gate.open(1);
         let report = pool.drain_within(grace).await;
         assert!(report.is_complete());
         assert_eq!((handle.await, report.stats.succeeded, env.clock.sleeping()), (Ok(0), 1, 0));
 
-        let pool = gated_pool(&env, &gate, 1);
+        let pool = gated_pool(&env, env.one_by_one(), &gate);
         gate.arrived(1).await;
         let (running, queued) = (pool.try_submit(1).unwrap(), pool.try_submit(2).unwrap());
         gate.arrived(1).await;
@@ -278,7 +278,7 @@ fn a_drain_within_its_grace_reports_nothing_and_one_past_it_reports_the_rest() {
 fn a_drain_within_that_is_given_up_aborts_nothing() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let pool = gated_pool(&env, &gate, 1);
+        let pool = gated_pool(&env, env.in_order(), &gate);
         let handle = pool.try_submit(0).unwrap();
         assert!(poll_once(pin!(pool.drain_within(Duration::from_secs(1)))).is_none());
         env.clock.advance(Duration::from_secs(2));
@@ -294,7 +294,7 @@ fn a_drain_within_that_is_given_up_aborts_nothing() {
 fn closing_draining_and_aborting_again_change_nothing() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let pool = gated_pool(&env, &gate, 1);
+        let pool = gated_pool(&env, env.in_order(), &gate);
         let handle = pool.try_submit(0).unwrap();
         gate.open(1);
         pool.close();
@@ -335,8 +335,7 @@ fn a_drained_pool_leaves_nothing_behind() {
         let (arrived, arrivals) = async_channel::unbounded();
         let counted = drops.clone();
         let pool = env
-            .builder()
-            .workers(8)
+            .at_once(8)
             .attempt_timeout(Duration::from_secs(60))
             .job_timeout(Duration::from_secs(90))
             .spawn_on(&spawn, move |input| {
@@ -372,7 +371,7 @@ fn a_drained_pool_leaves_nothing_behind() {
 #[test]
 fn an_incomplete_batch_is_passed_on_at_the_end_of_its_source() {
     everywhere(|env| async move {
-        let pool = env.builder().workers(2).spawn_on(&env, |batch: Vec<u32>| async move { Ok::<_, ()>(batch) });
+        let pool = env.at_once(2).spawn_on(&env, |batch: Vec<u32>| async move { Ok::<_, ()>(batch) });
         let batches = pool.batches(stream::iter(0..2), 4, Duration::from_secs(1));
         assert_eq!(pool.map_stream(batches).try_collect::<Vec<_>>().await, Ok(vec![vec![0, 1]]));
         // Nor does one wait longer than it may for its source.
@@ -399,7 +398,7 @@ fn an_incomplete_batch_is_passed_on_at_the_end_of_its_source() {
 fn a_group_that_is_cancelled_does_not_touch_its_pool_and_a_closed_pool_closes_its_groups() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let pool = gated_pool(&env, &gate, 2);
+        let pool = gated_pool(&env, env.at_once(2), &gate);
         let outside = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let (first, second) = (pool.group(), pool.group());
@@ -431,7 +430,7 @@ fn dropping_the_last_handle_closes_the_pool_and_what_was_accepted_is_done() {
     everywhere(|env| async move {
         let (gate, (ended, end)) = (Gate::new(), async_channel::bounded::<()>(1));
         let inside = gate.clone();
-        let pool = env.builder().workers(1).spawn_on(&env, move |n: u32| {
+        let pool = env.in_order().spawn_on(&env, move |n: u32| {
             let (gate, _until_the_workers_end) = (inside.clone(), &ended);
             async move {
                 gate.pass().await;
@@ -457,17 +456,16 @@ fn running_jobs_may_add_to_a_closed_pool_and_not_to_a_sealed_one() {
         for is_sealed in [false, true] {
             let gate = Gate::new();
             let inside = gate.clone();
-            let (pool, workers) =
-                env.builder().workers(1).build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, u32>| {
-                    let gate = inside.clone();
-                    async move {
-                        gate.pass().await;
-                        if n == 0 {
-                            return Ok(0);
-                        }
-                        jobs.add(n - 1).map(|()| n).map_err(SubmitError::into_input)
+            let (pool, workers) = env.in_order().build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, u32>| {
+                let gate = inside.clone();
+                async move {
+                    gate.pass().await;
+                    if n == 0 {
+                        return Ok(0);
                     }
-                });
+                    jobs.add(n - 1).map(|()| n).map_err(SubmitError::into_input)
+                }
+            });
             workers.spawn_on(&env);
             let handle = pool.try_submit(3).unwrap();
             gate.arrived(1).await;
@@ -489,7 +487,7 @@ fn waiting_for_ones_own_pool_to_be_idle_is_a_panic_and_not_a_hang() {
     everywhere(|env| async move {
         let place: Arc<Mutex<Option<Pool<u32, (), ()>>>> = Arc::default();
         let inside = Arc::clone(&place);
-        let pool = env.builder().workers(2).spawn_on(&env, move |_: u32| {
+        let pool = env.at_once(2).spawn_on(&env, move |_: u32| {
             let pool = inside.lock().unwrap().clone();
             async move {
                 if let Some(pool) = pool {
@@ -515,8 +513,7 @@ fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
         let seen = Arc::clone(&place);
         // Nobody polls the workers; the observer is called at the moment at which the last job is over.
         let (pool, workers) = env
-            .builder()
-            .workers(1)
+            .in_order()
             .observe(move |event: &Event| {
                 if matches!(event, Event::Finished { job, .. } if job.as_u64() == 1) {
                     let pool = seen.lock().unwrap().0.take().unwrap();
@@ -539,19 +536,23 @@ fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
 /// The abort comes from the waker of the running job: the map is cancelled, and nobody has looked for its queued jobs yet.
 #[test]
 fn an_abort_does_not_hand_back_inputs_of_a_map_that_was_cancelled_before() {
-    let (pool, workers) =
-        Pool::builder().workers(1).timer(ManualTimer::new()).build(|_: u32| future::pending::<Result<(), ()>>());
-    let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
-    let mut map = pool.map(0..3);
-    assert!(poll_once(pin!(map.next())).is_none());
-    let own = pool.clone();
-    let aborts = on_wake(move || drop(poll_once(pin!(own.abort()))));
-    assert!(worker.as_mut().poll(&mut Context::from_waker(&aborts)).is_pending());
-    map.cancel();
-    assert!(pool.is_closed());
-    let report = future::block_on(future::zip(worker, pool.abort())).1;
-    assert_eq!(report.unstarted, []);
-    let mut results: Vec<_> = future::block_on(map.map(|completion| completion.result).collect());
-    results.dedup();
-    assert_eq!(results, [Err(JobError::Cancelled(CancelReason::Stream))]);
+    in_both_ways(|slots| {
+        let (pool, workers) = slots
+            .one_by_one(Pool::builder())
+            .timer(ManualTimer::new())
+            .build(|_: u32| future::pending::<Result<(), ()>>());
+        let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
+        let mut map = pool.map(0..3);
+        assert!(poll_once(pin!(map.next())).is_none());
+        let own = pool.clone();
+        let aborts = on_wake(move || drop(poll_once(pin!(own.abort()))));
+        assert!(worker.as_mut().poll(&mut Context::from_waker(&aborts)).is_pending());
+        map.cancel();
+        assert!(pool.is_closed());
+        let report = future::block_on(future::zip(worker, pool.abort())).1;
+        assert_eq!(report.unstarted, []);
+        let mut results: Vec<_> = future::block_on(map.map(|completion| completion.result).collect());
+        results.dedup();
+        assert_eq!(results, [Err(JobError::Cancelled(CancelReason::Stream))]);
+    });
 }

@@ -8,11 +8,13 @@ use std::time::Duration;
 use brigade::{CancelReason, Inputs, JobError, ManualTimer, Map, Pool, Retry, Submitter, TimeLimit};
 use futures_lite::{future, stream};
 
-use crate::harness::{Gate, Live, Log, Watchdog, assert_over, assert_settled, block_on, everywhere, gated, poll_once};
+use crate::harness::{
+    Gate, Live, Log, Watchdog, assert_over, assert_settled, block_on, everywhere_once, gated, poll_once,
+};
 
 #[test]
 fn as_many_jobs_run_at_once_as_all_workers_have_slots_and_no_more() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (live, clock) = (Live::default(), env.clock.clone());
         let alive = live.clone();
         let pool = env.builder().workers(2).jobs_per_worker(3).spawn_on(&env, move |n: u32| {
@@ -42,7 +44,7 @@ fn as_many_jobs_run_at_once_as_all_workers_have_slots_and_no_more() {
 
 #[test]
 fn a_job_that_waits_holds_up_no_other_of_its_worker() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(1).jobs_per_worker(2));
         let handles = [1, 2, 3].map(|n| pool.try_submit(n).unwrap());
         assert_eq!(started.many(2).await, [1, 2]);
@@ -98,7 +100,7 @@ fn a_job_that_comes_does_not_wait_for_a_worker_whose_other_job_keeps_its_thread(
 
 #[test]
 fn a_panic_in_one_slot_hurts_no_other() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
         let pool = env.builder().workers(1).jobs_per_worker(3).spawn_on(&env, move |n: u32| {
@@ -123,7 +125,7 @@ fn a_panic_in_one_slot_hurts_no_other() {
 
 #[test]
 fn one_slot_is_cancelled_and_another_runs_out_of_time() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let builder = env.builder().workers(1).jobs_per_worker(3).attempt_timeout(Duration::from_secs(2));
         let (pool, gate, started) = gated(&env, builder);
         let [first, second, third] = [1, 2, 3].map(|n| pool.try_submit(n).unwrap());
@@ -168,7 +170,7 @@ fn a_worker_that_is_dropped_abandons_the_jobs_of_all_its_slots_and_no_others() {
 
 #[test]
 fn jobs_that_wait_for_their_own_pool_run_in_the_slots_of_one_worker_or_are_told() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, workers) = env.builder().workers(1).jobs_per_worker(3).build_with_submitter(
             |depth: u32, jobs: Submitter<u32, u32, &'static str>| async move {
                 if depth == 0 {
@@ -189,7 +191,7 @@ fn jobs_that_wait_for_their_own_pool_run_in_the_slots_of_one_worker_or_are_told(
 
 #[test]
 fn fewer_workers_use_as_many_slots_less() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(3).jobs_per_worker(2));
         pool.set_workers(2);
         let map = pool.map(0..6).window(6);
@@ -209,7 +211,7 @@ fn fewer_workers_use_as_many_slots_less() {
 
 #[test]
 fn what_fails_in_a_slot_is_tried_again_beside_the_others() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let tries = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&tries);
         let pool = (env.builder().workers(1).jobs_per_worker(4))
@@ -237,7 +239,7 @@ fn what_fails_in_a_slot_is_tried_again_beside_the_others() {
 /// A job that always has itself woken keeps neither the other jobs of its worker nor those in the queue from their turn.
 #[test]
 fn a_job_that_never_rests_keeps_no_other_from_its_turn() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let pool = env.builder().workers(1).jobs_per_worker(2).spawn_on(&env, |n: u32| async move {
             if n == 0 {
                 loop {
@@ -319,7 +321,7 @@ type Jobs = Map<u32, u32, (), Inputs<stream::Iter<std::ops::Range<u32>>>>;
 
 #[test]
 fn an_abort_stops_the_jobs_of_all_slots() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (pool, gate, started) = gated(&env, env.builder().workers(2).jobs_per_worker(2));
         let handles = [1, 2, 3, 4, 5].map(|n| pool.try_submit(n).unwrap());
         started.many(4).await;

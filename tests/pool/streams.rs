@@ -11,7 +11,9 @@ use brigade::rt::BoxFuture;
 use brigade::{End, ManualTimer, Pool, Submitter};
 use futures_lite::{Stream, StreamExt, future, stream};
 
-use crate::harness::{Drops, Env, Gate, Live, assert_settled, everywhere, gated, poll_once, yield_now};
+use crate::harness::{
+    Drops, Env, Gate, Live, assert_settled, everywhere, everywhere_once, gated, in_both_ways, poll_once, yield_now,
+};
 
 /// Moves the clock to the next deadline whenever somebody sleeps, until the future ends.
 async fn run_out<F: Future>(clock: &ManualTimer, future: F) -> F::Output {
@@ -26,9 +28,9 @@ async fn run_out<F: Future>(clock: &ManualTimer, future: F) -> F::Output {
 }
 
 /// A pool whose jobs sleep for as many milliseconds as they are told, and then return them.
-fn sleeping_pool(env: &Env, workers: usize) -> Pool<u64, u64, ()> {
+fn sleeping_pool(env: &Env, at_once: usize) -> Pool<u64, u64, ()> {
     let clock = env.clock.clone();
-    env.builder().workers(workers).spawn_on(env, move |millis: u64| {
+    env.at_once(at_once).spawn_on(env, move |millis: u64| {
         let clock = clock.clone();
         async move {
             clock.sleep(Duration::from_millis(millis)).await;
@@ -52,11 +54,11 @@ fn an_ordered_map_yields_in_the_order_of_its_inputs_whatever_the_jobs_take() {
 #[test]
 fn an_unordered_map_yields_as_jobs_end() {
     everywhere(|env| async move {
-        for (workers, expected) in [(4, [100, 200, 300, 400]), (1, [400, 300, 200, 100])] {
-            let pool = sleeping_pool(&env, workers);
+        for (slots, expected) in [(4, [100, 200, 300, 400]), (1, [400, 300, 200, 100])] {
+            let pool = sleeping_pool(&env, slots);
             let mut map = pool.map([400, 300, 200, 100]);
             let mut seen = Vec::new();
-            for asleep in if workers == 4 { [4, 3, 2, 1] } else { [1; 4] } {
+            for asleep in if slots == 4 { [4, 3, 2, 1] } else { [1; 4] } {
                 assert_eq!(poll_once(pin!(map.next())), None);
                 env.clock.sleepers(asleep).await;
                 assert!(env.clock.advance_to_next());
@@ -72,22 +74,22 @@ fn an_unordered_map_yields_as_jobs_end() {
 #[test]
 fn a_slow_first_job_holds_back_the_others_of_an_ordered_map() {
     everywhere(|env| async move {
-        for workers in [2, 4, 8] {
-            let pool = sleeping_pool(&env, workers);
+        for slots in [2, 4, 8] {
+            let pool = sleeping_pool(&env, slots);
             let values = run_out(&env.clock, pool.map([400, 300, 200, 100]).ordered().collect::<Vec<_>>()).await;
             let values: Vec<_> = values.into_iter().map(|c| c.result).collect();
-            assert_eq!(values, [Ok(400), Ok(300), Ok(200), Ok(100)], "{workers} workers");
+            assert_eq!(values, [Ok(400), Ok(300), Ok(200), Ok(100)], "{slots} slots");
             assert_settled(&pool);
         }
     });
 }
 
 #[test]
-fn for_each_calls_in_order_while_as_many_jobs_run_as_there_are_workers() {
+fn for_each_calls_in_order_while_as_many_jobs_run_as_there_are_slots() {
     everywhere(|env| async move {
         let (gate, live) = (Gate::new(), Live::default());
         let (inside, alive) = (gate.clone(), live.clone());
-        let pool = env.builder().workers(5).spawn_on(&env, move |n: usize| {
+        let pool = env.at_once(5).spawn_on(&env, move |n: usize| {
             let (gate, live) = (inside.clone(), alive.clone());
             async move {
                 let _guard = live.enter();
@@ -111,7 +113,7 @@ fn for_each_calls_in_order_while_as_many_jobs_run_as_there_are_workers() {
 
 #[test]
 fn a_source_that_is_ready_now_and_then_never_starts_more_jobs_than_workers() {
-    everywhere(|env| async move {
+    everywhere_once(|env| async move {
         let (gate, live) = (Gate::new(), Live::default());
         let (inside, alive) = (gate.clone(), live.clone());
         let pool = env.builder().workers(1).queue_capacity(2).spawn_on(&env, move |n: usize| {
@@ -149,7 +151,7 @@ fn a_source_that_is_ready_now_and_then_never_starts_more_jobs_than_workers() {
 fn no_more_inputs_are_out_of_the_source_and_unread_than_the_window() {
     everywhere(|env| async move {
         for window in [1, 3, 7] {
-            let pool = env.builder().workers(8).spawn_on(&env, |n: usize| async move {
+            let pool = env.at_once(8).spawn_on(&env, |n: usize| async move {
                 yield_now().await;
                 Ok::<_, ()>(n)
             });
@@ -171,7 +173,7 @@ fn no_more_inputs_are_out_of_the_source_and_unread_than_the_window() {
 #[test]
 fn a_map_that_is_dropped_or_cancelled_pulls_no_more() {
     everywhere(|env| async move {
-        let pool = env.builder().workers(2).spawn_on(&env, |n: usize| async move { Ok::<_, ()>(n) });
+        let pool = env.at_once(2).spawn_on(&env, |n: usize| async move { Ok::<_, ()>(n) });
         let pulled = AtomicUsize::new(0);
         let source = || (0..1000).inspect(|_| _ = pulled.fetch_add(1, Ordering::SeqCst));
 
@@ -198,8 +200,7 @@ fn a_map_that_is_dropped_or_cancelled_pulls_no_more() {
 fn results_that_nobody_reads_hold_up_neither_workers_nor_a_drain() {
     everywhere(|env| async move {
         let pool = env
-            .builder()
-            .workers(2)
+            .at_once(2)
             .queue_capacity(100)
             .spawn_on(&env, |n: usize| async move { if n.is_multiple_of(2) { Ok(n) } else { Err(n) } });
         let group = pool.group();
@@ -260,10 +261,8 @@ fn the_index_of_a_completion_is_the_position_of_its_input() {
 #[test]
 fn values_that_say_skip_leave_the_order_of_the_others() {
     everywhere(|env| async move {
-        let pool = env
-            .builder()
-            .workers(4)
-            .spawn_on(&env, |n: u32| async move { Ok::<_, ()>((!n.is_multiple_of(3)).then_some(n)) });
+        let pool =
+            env.at_once(4).spawn_on(&env, |n: u32| async move { Ok::<_, ()>((!n.is_multiple_of(3)).then_some(n)) });
         let some = pool.map(0..10).try_collect::<Vec<_>>().await.unwrap();
         assert_eq!(some.into_iter().flatten().collect::<Vec<_>>(), [1, 2, 4, 5, 7, 8]);
         let none = pool.map([0, 3, 6]).try_collect::<Vec<_>>().await.unwrap();
@@ -277,7 +276,7 @@ fn the_first_success_can_end_a_race_and_stops_the_others() {
     everywhere(|env| async move {
         let (drops, gate) = (Drops::default(), Gate::new());
         let (counted, inside) = (drops.clone(), gate.clone());
-        let pool = env.builder().workers(4).spawn_on(&env, move |n: u32| {
+        let pool = env.at_once(4).spawn_on(&env, move |n: u32| {
             let (token, gate) = (counted.token(), inside.clone());
             async move {
                 let _token = token;
@@ -346,7 +345,7 @@ fn a_loop_over_a_map_may_submit_to_the_same_pool_whatever_its_capacity() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
-        let pool = env.builder().workers(1).queue_capacity(1).spawn_on(&env, move |n: u32| {
+        let pool = env.one_by_one().queue_capacity(1).spawn_on(&env, move |n: u32| {
             let gate = inside.clone();
             async move {
                 gate.pass().await;
@@ -375,7 +374,7 @@ fn a_loop_over_a_map_may_submit_to_the_same_pool_whatever_its_capacity() {
 #[test]
 fn maps_and_groups_share_one_pool_without_mixing_their_results() {
     everywhere(|env| async move {
-        let pool = env.builder().workers(3).queue_capacity(2).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let pool = env.at_once(3).queue_capacity(2).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
         let total = Arc::new(AtomicUsize::new(0));
         let map = |range: std::ops::Range<u32>| {
             let pool = &pool;
@@ -395,7 +394,7 @@ fn maps_and_groups_share_one_pool_without_mixing_their_results() {
 #[test]
 fn a_summary_says_unfinished_until_all_is_read() {
     everywhere(|env| async move {
-        let pool = env.builder().workers(2).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let pool = env.at_once(2).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
         let mut map = pool.map(0..3);
         let mut ends = vec![map.summary().end];
         while map.next().await.is_some() {
@@ -410,7 +409,7 @@ fn a_summary_says_unfinished_until_all_is_read() {
 #[test]
 fn one_free_place_of_a_large_window_is_filled_while_there_is_nothing_to_read() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.builder().workers(16));
+        let (pool, gate, started) = gated(&env, env.at_once(16));
         let mut map = pool.map(0..17).window(16);
         assert!(poll_once(pin!(map.next())).is_none());
         gate.arrived(16).await;
@@ -431,7 +430,7 @@ fn one_free_place_of_a_large_window_is_filled_while_there_is_nothing_to_read() {
 #[test]
 fn jobs_of_a_map_add_jobs_for_as_long_as_somebody_reads() {
     everywhere(|env| async move {
-        let (pool, workers) = env.builder().workers(1).child_capacity(1).build_with_submitter(
+        let (pool, workers) = env.in_order().child_capacity(1).build_with_submitter(
             |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
                 if n < 50 {
                     jobs.add(n + 50).map_err(|_| "refused")?;
@@ -450,37 +449,40 @@ fn jobs_of_a_map_add_jobs_for_as_long_as_somebody_reads() {
 /// On one thread, since the parent adds its child after the map was granted a place and before it is polled again.
 #[test]
 fn a_map_passes_on_a_place_that_a_child_leaves_it_no_use_for() {
-    let gate = Gate::new();
-    let pass = gate.clone();
-    let (pool, workers) = Pool::builder().workers(1).queue_capacity(1).timer(ManualTimer::new()).build_with_submitter(
-        move |n: u32, jobs: Submitter<u32, u32, ()>| {
-            let gate = pass.clone();
-            async move {
-                if n == 1 {
-                    gate.pass().await;
-                    jobs.add(2).map_err(drop)?;
-                    gate.pass().await;
-                }
-                Ok(n)
-            }
-        },
-    );
-    let mut worker: BoxFuture<'_, ()> = Box::pin(workers.into_iter().next().unwrap().run());
-    let mut map = Box::pin(pool.map([1, 3]).window(2));
-    assert!(poll_once(pin!(map.next())).is_none());
-    let mut look = |worker: &mut BoxFuture<'_, ()>| {
-        let next = map.as_mut().poll_next(&mut Context::from_waker(Waker::noop()));
+    in_both_ways(|slots| {
+        let gate = Gate::new();
+        let pass = gate.clone();
+        let (pool, workers) =
+            slots.one_by_one(Pool::builder()).queue_capacity(1).timer(ManualTimer::new()).build_with_submitter(
+                move |n: u32, jobs: Submitter<u32, u32, ()>| {
+                    let gate = pass.clone();
+                    async move {
+                        if n == 1 {
+                            gate.pass().await;
+                            jobs.add(2).map_err(drop)?;
+                            gate.pass().await;
+                        }
+                        Ok(n)
+                    }
+                },
+            );
+        let mut worker: BoxFuture<'_, ()> = Box::pin(workers.into_iter().next().unwrap().run());
+        let mut map = Box::pin(pool.map([1, 3]).window(2));
+        assert!(poll_once(pin!(map.next())).is_none());
+        let mut look = |worker: &mut BoxFuture<'_, ()>| {
+            let next = map.as_mut().poll_next(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(poll_once(worker.as_mut()), None);
+            next.map(|completion| completion.map(|completion| completion.result))
+        };
+        assert_eq!(look(&mut worker), Poll::Pending);
+        gate.open(1);
         assert_eq!(poll_once(worker.as_mut()), None);
-        next.map(|completion| completion.map(|completion| completion.result))
-    };
-    assert_eq!(look(&mut worker), Poll::Pending);
-    gate.open(1);
-    assert_eq!(poll_once(worker.as_mut()), None);
-    assert_eq!(look(&mut worker), Poll::Pending);
-    let other = pool.try_submit(4).unwrap();
-    gate.open(1);
-    let results: Vec<_> = std::iter::repeat_with(|| look(&mut worker)).filter(Poll::is_ready).take(4).collect();
-    let ready = |n| Poll::Ready(Some(Ok(n)));
-    assert_eq!(results, [ready(1), ready(2), ready(3), Poll::Ready(None)]);
-    assert_eq!(poll_once(pin!(other)), Some(Ok(4)));
+        assert_eq!(look(&mut worker), Poll::Pending);
+        let other = pool.try_submit(4).unwrap();
+        gate.open(1);
+        let results: Vec<_> = std::iter::repeat_with(|| look(&mut worker)).filter(Poll::is_ready).take(4).collect();
+        let ready = |n| Poll::Ready(Some(Ok(n)));
+        assert_eq!(results, [ready(1), ready(2), ready(3), Poll::Ready(None)]);
+        assert_eq!(poll_once(pin!(other)), Some(Ok(4)));
+    });
 }

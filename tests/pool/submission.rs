@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use brigade::rt::BoxFuture;
-use brigade::{CancelReason, End, Event, JobError, JobHandle, Pool, Report, SubmitError, Submitter};
+use brigade::{Builder, CancelReason, End, Event, JobError, JobHandle, Pool, Report, SubmitError, Submitter};
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{Env, Gate, assert_adds_up, assert_settled, block_on, everywhere, poll_once};
 
 /// A pool whose jobs wait at the gate and then return their input, and a record of the order in which they started.
-fn gated_pool(env: &Env, gate: &Gate, workers: usize, capacity: usize) -> (Pool<u32, u32, ()>, Arc<Mutex<Vec<u32>>>) {
+fn gated_pool(env: &Env, builder: Builder<u32, ()>, gate: &Gate) -> (Pool<u32, u32, ()>, Arc<Mutex<Vec<u32>>>) {
     let started = Arc::new(Mutex::new(Vec::new()));
     let (gate, log) = (gate.clone(), Arc::clone(&started));
-    let pool = env.builder().workers(workers).queue_capacity(capacity).spawn_on(env, move |n: u32| {
+    let pool = builder.spawn_on(env, move |n: u32| {
         let gate = gate.clone();
         log.lock().unwrap().push(n);
         async move {
@@ -38,7 +38,7 @@ async fn await_all(handles: impl IntoIterator<Item = JobHandle<u32, u32, ()>>) -
 fn a_full_queue_refuses_and_gives_the_input_back() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, _) = gated_pool(&env, &gate, 10, 10);
+        let (pool, _) = gated_pool(&env, env.at_once(10).queue_capacity(10), &gate);
         let mut handles: Vec<_> = (0..10).map(|n| pool.try_submit(n).unwrap()).collect();
         gate.arrived(10).await;
         handles.extend((10..20).map(|n| pool.try_submit(n).unwrap()));
@@ -57,7 +57,7 @@ fn a_full_queue_refuses_and_gives_the_input_back() {
 fn a_submission_to_a_full_queue_waits_and_is_not_refused() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, started) = gated_pool(&env, &gate, 1, 10);
+        let (pool, started) = gated_pool(&env, env.one_by_one().queue_capacity(10), &gate);
         let mut handles = vec![pool.submit(0).await.unwrap()];
         gate.arrived(1).await;
         for n in 1..11 {
@@ -82,14 +82,14 @@ fn a_submission_to_a_full_queue_waits_and_is_not_refused() {
 fn bursts_far_above_the_capacity_never_stall() {
     everywhere(|env| async move {
         // The long run is on one executor; the others show that they can.
-        let bursts = match env.name {
-            "async-executor, one thread" if cfg!(debug_assertions) => 900,
-            // More than a million jobs, where they take no more than seconds.
-            "async-executor, one thread" => 3400,
+        let bursts = match env.executor {
+            "async-executor, one thread" if cfg!(debug_assertions) => 500,
+            // More than a million jobs in both ways together, where they take no more than seconds.
+            "async-executor, one thread" => 1700,
             "async-executor, two threads" => 50,
             _ => 5,
         };
-        let pool = env.builder().workers(100).queue_capacity(5).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let pool = env.at_once(100).queue_capacity(5).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
         for _ in 0..bursts {
             let mut handles = Vec::with_capacity(300);
             for n in 0..300 {
@@ -107,7 +107,7 @@ fn bursts_far_above_the_capacity_never_stall() {
 fn an_endless_source_is_pulled_no_further_than_the_window() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, _) = gated_pool(&env, &gate, 2, 4);
+        let (pool, _) = gated_pool(&env, env.at_once(2).queue_capacity(4), &gate);
         let pulled = AtomicUsize::new(0);
         let mut map = pool.map((0..).inspect(|_| _ = pulled.fetch_add(1, Ordering::SeqCst)));
         assert_eq!(poll_once(pin!(map.next())), None);
@@ -132,10 +132,7 @@ fn an_endless_source_is_pulled_no_further_than_the_window() {
 fn a_source_that_fails_is_pulled_no_more_and_its_error_comes_last_and_once() {
     everywhere(|env| async move {
         for good in [0, 1, 2, 5] {
-            let pool = env
-                .builder()
-                .workers(2)
-                .spawn_on(&env, |n: usize| async move { if n == 1 { Err("job") } else { Ok(n) } });
+            let pool = env.at_once(2).spawn_on(&env, |n: usize| async move { if n == 1 { Err("job") } else { Ok(n) } });
             let pulled = AtomicUsize::new(0);
             let source = (0..10).map(|n| {
                 pulled.fetch_add(1, Ordering::SeqCst);
@@ -160,10 +157,10 @@ fn a_source_that_fails_is_pulled_no_more_and_its_error_comes_last_and_once() {
 }
 
 #[test]
-fn a_job_that_awaits_a_job_of_its_own_pool_is_served_if_a_worker_is_free_and_else_told() {
+fn a_job_that_awaits_a_job_of_its_own_pool_is_served_if_a_slot_is_free_and_else_told() {
     everywhere(|env| async move {
-        for (workers, expected) in [(1, Err(JobError::WouldDeadlock)), (2, Ok(0))] {
-            let (pool, made) = env.builder().workers(workers).build_with_submitter(
+        for (slots, expected) in [(1, Err(JobError::WouldDeadlock)), (2, Ok(0))] {
+            let (pool, workers) = env.at_once(slots).build_with_submitter(
                 |n: u32, jobs: Submitter<u32, Result<u32, JobError<()>>, ()>| async move {
                     if n == 0 {
                         return Ok(Ok(0));
@@ -172,7 +169,7 @@ fn a_job_that_awaits_a_job_of_its_own_pool_is_served_if_a_worker_is_free_and_els
                     Ok(child.await.and_then(|inner| inner))
                 },
             );
-            made.spawn_on(&env);
+            workers.spawn_on(&env);
             assert_eq!(pool.submit(1).await.unwrap().await, Ok(expected));
             pool.drain().await;
             let stats = assert_settled(&pool);
@@ -182,10 +179,10 @@ fn a_job_that_awaits_a_job_of_its_own_pool_is_served_if_a_worker_is_free_and_els
 }
 
 #[test]
-fn a_chain_of_waits_longer_than_the_workers_ends_in_an_error_and_not_in_silence() {
+fn a_chain_of_waits_longer_than_the_slots_ends_in_an_error_and_not_in_silence() {
     everywhere(|env| async move {
-        let (pool, workers) = env.builder().workers(3).build_with_submitter(
-            |n: u32, jobs: Submitter<u32, u32, JobError<()>>| async move {
+        let (pool, workers) =
+            env.at_once(3).build_with_submitter(|n: u32, jobs: Submitter<u32, u32, JobError<()>>| async move {
                 if n == 0 {
                     return Ok(0);
                 }
@@ -195,8 +192,7 @@ fn a_chain_of_waits_longer_than_the_workers_ends_in_an_error_and_not_in_silence(
                     Err(JobError::Failed(inner)) => Err(inner),
                     Err(other) => panic!("{other:?}"),
                 }
-            },
-        );
+            });
         workers.spawn_on(&env);
         assert_eq!(pool.submit(2).await.unwrap().await, Ok(2));
         assert_eq!(pool.submit(3).await.unwrap().await, Err(JobError::Failed(JobError::WouldDeadlock)));
@@ -213,7 +209,7 @@ fn a_map_read_inside_the_only_worker_of_its_pool_is_cancelled_and_says_why() {
     everywhere(|env| async move {
         let place: Arc<Mutex<Option<Pool<u32, Vec<JobError<()>>, ()>>>> = Arc::default();
         let inside = Arc::clone(&place);
-        let pool = env.builder().workers(1).spawn_on(&env, move |n: u32| {
+        let pool = env.one_by_one().spawn_on(&env, move |n: u32| {
             let pool = inside.lock().unwrap().clone();
             async move {
                 let Some(pool) = pool.filter(|_| n == 0) else { return Ok(Vec::new()) };
@@ -239,7 +235,7 @@ fn a_map_read_inside_the_only_worker_of_its_pool_is_cancelled_and_says_why() {
 fn a_place_is_free_as_soon_as_a_job_has_left_the_queue() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, _) = gated_pool(&env, &gate, 1, 1);
+        let (pool, _) = gated_pool(&env, env.one_by_one().queue_capacity(1), &gate);
         let first = pool.try_submit(1).unwrap();
         gate.arrived(1).await;
         let second = pool.try_submit(2).unwrap();
@@ -263,7 +259,7 @@ fn queued_jobs_that_are_cancelled_never_run_and_the_others_keep_their_order() {
     everywhere(|env| async move {
         let gate = Gate::new();
         // More than 32 cancelled ones, so that they are swept out while others are queued.
-        let (pool, started) = gated_pool(&env, &gate, 1, 200);
+        let (pool, started) = gated_pool(&env, env.one_by_one().queue_capacity(200), &gate);
         let first = pool.try_submit(1000).unwrap();
         gate.arrived(1).await;
         let (mut keep, mut removed) = (Vec::new(), Vec::new());
@@ -289,7 +285,7 @@ fn queued_jobs_that_are_cancelled_never_run_and_the_others_keep_their_order() {
 fn what_does_not_fit_is_refused_and_what_was_taken_runs_in_order() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, started) = gated_pool(&env, &gate, 1, 2);
+        let (pool, started) = gated_pool(&env, env.one_by_one().queue_capacity(2), &gate);
         let mut handles = vec![pool.try_submit(1).unwrap()];
         gate.arrived(1).await;
         let mut refused = Vec::new();
@@ -311,7 +307,7 @@ fn what_does_not_fit_is_refused_and_what_was_taken_runs_in_order() {
 fn those_who_wait_for_room_are_served_in_their_order_and_nobody_overtakes() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, started) = gated_pool(&env, &gate, 1, 1);
+        let (pool, started) = gated_pool(&env, env.one_by_one().queue_capacity(1), &gate);
         let mut handles = vec![pool.try_submit(0).unwrap()];
         gate.arrived(1).await;
         handles.push(pool.try_submit(1).unwrap());
@@ -338,7 +334,7 @@ fn those_who_wait_for_room_are_served_in_their_order_and_nobody_overtakes() {
 fn a_permit_that_is_dropped_gives_its_place_to_the_next_in_line() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, _) = gated_pool(&env, &gate, 1, 1);
+        let (pool, _) = gated_pool(&env, env.in_order().queue_capacity(1), &gate);
         let permit = pool.reserve().await.unwrap();
         let mut waiting = pin!(pool.submit(1));
         assert!(poll_once(waiting.as_mut()).is_none());
@@ -357,7 +353,7 @@ fn a_permit_that_is_dropped_gives_its_place_to_the_next_in_line() {
 fn a_group_holds_no_more_unread_jobs_than_its_window() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, _) = gated_pool(&env, &gate, 1, 1);
+        let (pool, _) = gated_pool(&env, env.one_by_one().queue_capacity(1), &gate);
         let busy = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let queued = pool.try_submit(1).unwrap();
@@ -386,7 +382,7 @@ fn a_group_holds_no_more_unread_jobs_than_its_window() {
 fn a_group_that_was_cancelled_takes_no_more_jobs_however_they_come() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let (pool, _) = gated_pool(&env, &gate, 1, 1);
+        let (pool, _) = gated_pool(&env, env.one_by_one().queue_capacity(1), &gate);
         let busy = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let queued = pool.try_submit(1).unwrap();
@@ -417,8 +413,7 @@ fn a_job_whose_pool_is_stopped_between_its_acceptance_and_the_queue_is_handed_ba
         let seen = Arc::clone(&stop);
         // Nobody polls the workers, so only the one who submits can find the job.
         let (pool, workers) = env
-            .builder()
-            .workers(1)
+            .in_order()
             .observe(move |event: &Event| {
                 if matches!(event, Event::Accepted { job } if job.as_u64() == 1) {
                     let mut stop = seen.lock().unwrap();
@@ -443,7 +438,7 @@ fn a_job_whose_pool_is_stopped_between_its_acceptance_and_the_queue_is_handed_ba
 #[test]
 fn a_job_that_was_refused_late_does_not_keep_its_map_waiting() {
     everywhere(|env| async move {
-        if !env.name.contains("two threads") {
+        if !env.executor.contains("two threads") {
             return;
         }
         let (late, submitters) = async_channel::unbounded::<Submitter<u32, (), ()>>();
@@ -452,12 +447,11 @@ fn a_job_that_was_refused_late_does_not_keep_its_map_waiting() {
                 let _ = submitter.add(0);
             }
         });
-        let (pool, workers) = env.builder().workers(1).child_capacity(0).build_with_submitter(
-            move |_: u32, jobs: Submitter<u32, (), ()>| {
+        let (pool, workers) =
+            env.in_order().child_capacity(0).build_with_submitter(move |_: u32, jobs: Submitter<u32, (), ()>| {
                 let sent = late.try_send(jobs).is_ok();
                 async move { if sent { Ok(()) } else { Err(()) } }
-            },
-        );
+            });
         workers.spawn_on(&env);
         for _ in 0..3000 {
             assert_eq!(pool.map([1]).count().await, 1);
@@ -475,13 +469,13 @@ fn a_wait_that_has_ended_does_not_count_as_one() {
         let gate = Gate::new();
         let inside = gate.clone();
         let (pool, workers) =
-            env.builder().workers(2).build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, JobError<()>>| {
+            env.at_once(2).build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, JobError<()>>| {
                 let gate = inside.clone();
                 async move {
                     match n {
                         0 => gate.pass().await,
                         1 => {}
-                        // Each waits for a job of its own, and there are two workers.
+                        // Each waits for a job of its own, and two run at once.
                         _ => drop(jobs.submit(n - 2).unwrap().await.map_err(|_| JobError::WouldDeadlock)?),
                     }
                     Ok(n)

@@ -14,7 +14,7 @@ use brigade::{
 };
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{Env, Gate, Starts, assert_over, assert_settled, everywhere, poll_once, yield_now};
+use crate::harness::{Env, Gate, Starts, assert_over, assert_settled, everywhere, in_both_ways, poll_once, yield_now};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -90,7 +90,7 @@ async fn expect_to_end_at<In, T, E>(env: &Env, pool: &Pool<In, T, E>, handles: &
 fn jobs_run_out_of_their_time_in_the_queue_though_all_workers_are_busy() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let builder = env.builder().workers(2).queue_capacity(3).job_timeout(SECOND);
+        let builder = env.at_once(2).queue_capacity(3).job_timeout(SECOND);
         let pool = gated_pool(&env, builder, &gate);
         let busy = [0, 1].map(|n| pool.job(n).timeout(HOUR).try_submit().unwrap());
         gate.arrived(2).await;
@@ -122,7 +122,7 @@ fn jobs_run_out_of_their_time_in_the_queue_though_all_workers_are_busy() {
 fn a_job_runs_out_of_its_time_before_its_delay_is_over() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.builder().workers(1), &starts);
+        let pool = brief_pool(&env, env.in_order(), &starts);
         // At the very moment of its deadline none starts.
         let delayed = |n, delay| pool.job(n).delay(delay).timeout(secs(5)).try_submit().unwrap();
         let handles = [delayed(0, HOUR), delayed(2, secs(5)), delayed(4, Duration::MAX)];
@@ -142,7 +142,7 @@ fn a_job_runs_out_of_its_time_before_its_delay_is_over() {
 fn a_job_that_waits_for_a_permit_runs_out_of_its_time_and_leaves_the_permit_to_the_next() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.builder().workers(1).rate_limit(RateLimit::every(secs(10))), &starts);
+        let pool = brief_pool(&env, env.in_order().rate_limit(RateLimit::every(secs(10))), &starts);
         let first = pool.try_submit(0).unwrap();
         assert_eq!(first.await, Ok(0));
         let late = pool.job(2).timeout(secs(4)).try_submit().unwrap();
@@ -164,7 +164,7 @@ fn a_job_that_waits_for_a_permit_runs_out_of_its_time_and_leaves_the_permit_to_t
 fn a_job_that_waits_for_another_attempt_runs_out_of_its_time_with_the_attempts_it_had() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let builder = env.builder().workers(1).job_timeout(secs(15)).retry(Retry::fixed(secs(10)));
+        let builder = env.in_order().job_timeout(secs(15)).retry(Retry::fixed(secs(10)));
         let pool = brief_pool(&env, builder, &starts);
         let handles = [pool.try_submit(1).unwrap()];
         let mut map = pool.map([3]);
@@ -189,7 +189,7 @@ fn a_job_that_waits_for_another_attempt_runs_out_of_its_time_with_the_attempts_i
 fn a_job_of_a_paused_pool_runs_out_of_its_time() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.builder().workers(1).job_timeout(SECOND), &starts);
+        let pool = brief_pool(&env, env.in_order().job_timeout(SECOND), &starts);
         pool.pause();
         let handles = [pool.try_submit(0).unwrap()];
         let last = pool.job(2).timeout(HOUR).try_submit().unwrap();
@@ -218,7 +218,7 @@ fn the_time_of_a_job_counts_its_waits_and_all_its_attempts() {
         ] {
             for is_pools in [false, true] {
                 let gate = Gate::new();
-                let builder = env.builder().workers(1).attempt_timeout(secs(5)).retry(Retry::fixed(SECOND));
+                let builder = env.in_order().attempt_timeout(secs(5)).retry(Retry::fixed(SECOND));
                 let (with_own, began) = (builder.clone().job_timeout(own), env.clock.elapsed());
                 let pool = gated_pool(&env, if is_pools { with_own } else { builder.job_timeout(secs(2)) }, &gate);
                 let job = pool.job(0);
@@ -247,7 +247,7 @@ fn the_time_of_a_job_counts_its_waits_and_all_its_attempts() {
 #[test]
 fn a_result_at_the_very_moment_at_which_its_job_runs_out_of_time_wins() {
     everywhere(|env| async move {
-        let builder = env.builder().workers(1).rate_limit(RateLimit::per_second(1).burst(9)).job_timeout(millis(50));
+        let builder = env.in_order().rate_limit(RateLimit::per_second(1).burst(9)).job_timeout(millis(50));
         let pool = sleeping_pool(&env, builder.retry(Retry::fixed(SECOND)));
         let (handle, mut map) = (pool.try_submit(50).unwrap(), pool.map([50]));
         env.clock.sleepers(2).await;
@@ -265,7 +265,7 @@ fn a_result_at_the_very_moment_at_which_its_job_runs_out_of_time_wins() {
 fn a_cancellation_wins_over_a_limit_that_passes_later() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let builder = env.builder().workers(2).job_timeout(SECOND).attempt_timeout(SECOND).retry(Retry::fixed(SECOND));
+        let builder = env.at_once(2).job_timeout(SECOND).attempt_timeout(SECOND).retry(Retry::fixed(SECOND));
         let pool = gated_pool(&env, builder, &gate);
         let running = pool.try_submit(0).unwrap();
         let mut map = pool.map([1]);
@@ -308,23 +308,25 @@ impl Timer for Meddling {
 #[test]
 fn a_cancellation_that_comes_right_before_the_worker_finds_the_limit_passed_wins() {
     // One thread, and a clock that stands in for another one: the worker is in the middle of a poll.
-    let clock = ManualTimer::new();
-    let place: Arc<Mutex<Option<Handle>>> = Arc::default();
-    let (handle, moved) = (Arc::clone(&place), clock.clone());
-    let first: Box<dyn FnOnce() + Send> = Box::new(move || {
-        drop(handle.lock().unwrap().take());
-        moved.advance(HOUR);
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let place: Arc<Mutex<Option<Handle>>> = Arc::default();
+        let (handle, moved) = (Arc::clone(&place), clock.clone());
+        let first: Box<dyn FnOnce() + Send> = Box::new(move || {
+            drop(handle.lock().unwrap().take());
+            moved.advance(HOUR);
+        });
+        let timer = Meddling { clock, first: Mutex::new(Some(first)) };
+        let (pool, workers) = slots
+            .in_order(Pool::builder())
+            .attempt_timeout(SECOND)
+            .timer(timer)
+            .build(|_: u32| future::pending::<Result<u32, u32>>());
+        *place.lock().unwrap() = Some(pool.try_submit(7).unwrap());
+        future::block_on(workers.drive(pool.idle()));
+        let stats = assert_settled(&pool);
+        assert_eq!((stats.cancelled, stats.timed_out), (1, 0));
     });
-    let timer = Meddling { clock, first: Mutex::new(Some(first)) };
-    let (pool, workers) = Pool::builder()
-        .workers(1)
-        .attempt_timeout(SECOND)
-        .timer(timer)
-        .build(|_: u32| future::pending::<Result<u32, u32>>());
-    *place.lock().unwrap() = Some(pool.try_submit(7).unwrap());
-    future::block_on(workers.drive(pool.idle()));
-    let stats = assert_settled(&pool);
-    assert_eq!((stats.cancelled, stats.timed_out), (1, 0));
 }
 
 // ---- the time of an attempt ----
@@ -335,7 +337,7 @@ fn attempts_that_take_too_long_are_made_again_and_others_are_not() {
         let late = || timed_out(TimeLimit::Attempt);
         for is_ordered in [true, false] {
             let retry = Retry::fixed(Duration::ZERO).max_attempts(2);
-            let pool = sleeping_pool(&env, env.builder().workers(4).attempt_timeout(millis(50)).retry(retry));
+            let pool = sleeping_pool(&env, env.at_once(4).attempt_timeout(millis(50)).retry(retry));
             let mut map = pool.map([100, 1, 100, 1]);
             if is_ordered {
                 map = map.ordered();
@@ -372,7 +374,7 @@ fn the_limit_of_attempts_counts_for_those_that_start_after_it_was_set_and_a_job_
     everywhere(|env| async move {
         let gate = Gate::new();
         let retry = Retry::fixed(SECOND).max_attempts(2);
-        let builder = env.builder().workers(1).attempt_timeout(secs(50)).retry(retry);
+        let builder = env.one_by_one().attempt_timeout(secs(50)).retry(retry);
         let pool = gated_pool(&env, builder, &gate);
         // The first attempt keeps its fifty seconds; the second one has five. A job's own limit counts for both.
         pool.pause();
@@ -432,7 +434,7 @@ async fn run_out<F: Future>(env: &Env, sleepers: usize, future: F) -> F::Output 
 fn the_deadline_of_a_map_bounds_it_whatever_the_number_of_its_jobs() {
     everywhere(|env| async move {
         for jobs in [4, 40, 400, usize::MAX] {
-            let pool = sleeping_pool(&env, env.builder().workers(1).queue_capacity(30).attempt_timeout(secs(60)));
+            let pool = sleeping_pool(&env, env.one_by_one().queue_capacity(30).attempt_timeout(secs(60)));
             let (began, pulled) = (env.clock.elapsed(), AtomicUsize::new(0));
             let inputs = (0..jobs).map(|_| {
                 pulled.fetch_add(1, Ordering::SeqCst);
@@ -463,8 +465,7 @@ fn the_deadline_of_a_map_bounds_it_whatever_the_number_of_its_jobs() {
 fn the_deadline_of_a_map_ends_what_waits_for_a_permit_and_for_another_attempt() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let builder =
-            env.builder().workers(1).rate_limit(RateLimit::every(secs(10)).burst(2)).retry(Retry::fixed(HOUR));
+        let builder = env.in_order().rate_limit(RateLimit::every(secs(10)).burst(2)).retry(Retry::fixed(HOUR));
         let pool = brief_pool(&env, builder, &starts);
         let mut map = pool.map([0, 1, 2, 3]).deadline(secs(5)).ordered();
         let mut seen = vec![map.next().await.map(outcome)];
@@ -490,7 +491,7 @@ fn the_deadline_of_a_map_ends_what_waits_for_a_permit_and_for_another_attempt() 
 fn jobs_that_are_finished_when_their_map_runs_out_of_time_keep_their_outcome() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let pool = gated_pool(&env, env.builder().workers(1).job_timeout(HOUR), &gate);
+        let pool = gated_pool(&env, env.one_by_one().job_timeout(HOUR), &gate);
         let mut map = pool.map(0..4).deadline(SECOND).ordered();
         assert_eq!(poll_once(pin!(map.next())), None);
         gate.open(2);
@@ -510,7 +511,7 @@ fn jobs_that_are_finished_when_their_map_runs_out_of_time_keep_their_outcome() {
 fn the_deadline_of_a_map_counts_from_when_it_was_set() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.builder().workers(1).job_timeout(HOUR), &starts);
+        let pool = brief_pool(&env, env.in_order().job_timeout(HOUR), &starts);
         let maps = [pool.map([0, 2]).deadline(SECOND), pool.map([0, 2]).deadline(Duration::ZERO)];
         env.clock.advance(SECOND);
         for mut map in maps {
@@ -533,7 +534,7 @@ fn the_deadline_of_a_map_counts_from_when_it_was_set() {
 fn a_map_that_ends_in_time_leaves_no_timer() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.builder().workers(1).retry(Retry::fixed(SECOND)), &starts);
+        let pool = brief_pool(&env, env.in_order().retry(Retry::fixed(SECOND)), &starts);
         let mut map = pool.map([0, 2]).deadline(HOUR);
         assert_eq!((&mut map).count().await, 2);
         assert_eq!(env.clock.sleeping(), 0);
@@ -561,12 +562,12 @@ fn limited(clock: &ManualTimer, most: &Arc<AtomicUsize>) -> impl Fn(u32) -> futu
 fn jobs_that_end_long_before_their_limits_leave_no_timer() {
     everywhere(|env| async move {
         let most = Arc::default();
-        let builder = env.builder().workers(3).job_timeout(HOUR).attempt_timeout(HOUR);
+        let builder = env.at_once(3).job_timeout(HOUR).attempt_timeout(HOUR);
         let pool = builder.spawn_on(&env, limited(&env.clock, &most));
         let summary = pool.map(0..10_000).for_each(drop).await;
         assert_eq!((summary.succeeded, summary.is_complete()), (10_000, true));
         assert_over(&env, &pool).await;
-        // Of each worker the limit of its job, and of one of them the alarm.
+        // The limit of each job that runs, and the alarm of the pool.
         assert!(most.load(Ordering::SeqCst) <= 3 + 1);
     });
 }

@@ -10,107 +10,113 @@ use brigade::{End, Event, Group, JobError, JobHandle, ManualTimer, Observer, Poo
 use futures::stream::FuturesUnordered;
 use futures_lite::StreamExt;
 
-use crate::harness::{Gate, assert_settled, poll_once};
+use crate::harness::{Gate, assert_settled, in_both_ways, poll_once};
 
-/// A parent awaits its child; the other worker does that child, and then takes the second parent before the first one was
-/// polled again.
+/// A parent awaits its child; the other worker, or slot, does that child, and then takes the second parent before the
+/// first one was polled again.
 #[test]
 fn a_job_whose_wait_is_over_does_not_count_as_waiting() {
-    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build_with_submitter(
-        |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
-            if n < 10 {
-                return Ok(n);
+    in_both_ways(|slots| {
+        let (pool, workers) = slots.at_once(Pool::builder(), 2).timer(ManualTimer::new()).build_with_submitter(
+            |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
+                if n < 10 {
+                    return Ok(n);
+                }
+                let child = jobs.submit(n - 10).map_err(|_| "refused")?;
+                child.await.map_err(|_| "the wait was refused")
+            },
+        );
+        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut first = pool.try_submit(11).unwrap();
+        assert_eq!(poll_once(workers[0].as_mut()), None);
+        let mut second = pool.try_submit(12).unwrap();
+        assert_eq!(poll_once(workers[1 % slots.workers(2)].as_mut()), None);
+        for _ in 0..3 {
+            for worker in &mut workers {
+                assert_eq!(poll_once(worker.as_mut()), None);
             }
-            let child = jobs.submit(n - 10).map_err(|_| "refused")?;
-            child.await.map_err(|_| "the wait was refused")
-        },
-    );
-    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-    let mut first = pool.try_submit(11).unwrap();
-    assert_eq!(poll_once(workers[0].as_mut()), None);
-    let mut second = pool.try_submit(12).unwrap();
-    assert_eq!(poll_once(workers[1].as_mut()), None);
-    for _ in 0..3 {
-        for worker in &mut workers {
-            assert_eq!(poll_once(worker.as_mut()), None);
         }
-    }
-    assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
-    assert_eq!(poll_once(pin!(&mut second)), Some(Ok(2)));
-    assert_settled(&pool);
+        assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
+        assert_eq!(poll_once(pin!(&mut second)), Some(Ok(2)));
+        assert_settled(&pool);
+    });
 }
 
 /// The same, with a map instead of a handle.
 #[test]
 fn a_job_whose_map_has_something_to_read_does_not_count_as_waiting() {
-    let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
-    let inside = Arc::clone(&own);
-    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build(move |n: u32| {
-        let own = inside.lock().unwrap().clone();
-        async move {
-            if n < 10 {
-                return Ok(n);
+    in_both_ways(|slots| {
+        let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
+        let inside = Arc::clone(&own);
+        let (pool, workers) = slots.at_once(Pool::builder(), 2).timer(ManualTimer::new()).build(move |n: u32| {
+            let own = inside.lock().unwrap().clone();
+            async move {
+                if n < 10 {
+                    return Ok(n);
+                }
+                let values = own.unwrap().map([n - 10]).try_collect::<Vec<_>>().await;
+                values.map(|values| values[0]).map_err(|_| "the wait was refused")
             }
-            let values = own.unwrap().map([n - 10]).try_collect::<Vec<_>>().await;
-            values.map(|values| values[0]).map_err(|_| "the wait was refused")
+        });
+        *own.lock().unwrap() = Some(pool.clone());
+        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut first = pool.try_submit(11).unwrap();
+        assert_eq!(poll_once(workers[0].as_mut()), None);
+        let mut second = pool.try_submit(12).unwrap();
+        assert_eq!(poll_once(workers[1 % slots.workers(2)].as_mut()), None);
+        for _ in 0..3 {
+            for worker in &mut workers {
+                assert_eq!(poll_once(worker.as_mut()), None);
+            }
         }
+        assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
+        assert_eq!(poll_once(pin!(&mut second)), Some(Ok(2)));
+        *own.lock().unwrap() = None;
     });
-    *own.lock().unwrap() = Some(pool.clone());
-    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-    let mut first = pool.try_submit(11).unwrap();
-    assert_eq!(poll_once(workers[0].as_mut()), None);
-    let mut second = pool.try_submit(12).unwrap();
-    assert_eq!(poll_once(workers[1].as_mut()), None);
-    for _ in 0..3 {
-        for worker in &mut workers {
-            assert_eq!(poll_once(worker.as_mut()), None);
-        }
-    }
-    assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
-    assert_eq!(poll_once(pin!(&mut second)), Some(Ok(2)));
-    *own.lock().unwrap() = None;
 }
 
 /// A parent awaits a child that its own key keeps back; the last job that could start without it goes away with its map.
 #[test]
 fn a_job_is_told_that_it_would_wait_for_ever_when_the_last_job_that_could_start_is_cancelled() {
-    let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
-    let inside = Arc::clone(&own);
-    let (pool, workers) = Pool::builder()
-        .workers(2)
-        .timer(ManualTimer::new())
-        .key_by(|n: &u32| n % 2)
-        .max_running_per_key(1)
-        .rate_limit_per_key(RateLimit::per(1, Duration::from_secs(3600)).burst(1))
-        .build(move |n: u32| {
-            let own = inside.lock().unwrap().clone();
-            async move {
-                match n {
-                    0 => own.unwrap().try_submit(2).unwrap().await.map_err(|_| "the wait was refused"),
-                    n => Ok(n),
+    in_both_ways(|slots| {
+        let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
+        let inside = Arc::clone(&own);
+        let (pool, workers) = slots
+            .at_once(Pool::builder(), 2)
+            .timer(ManualTimer::new())
+            .key_by(|n: &u32| n % 2)
+            .max_running_per_key(1)
+            .rate_limit_per_key(RateLimit::per(1, Duration::from_secs(3600)).burst(1))
+            .build(move |n: u32| {
+                let own = inside.lock().unwrap().clone();
+                async move {
+                    match n {
+                        0 => own.unwrap().try_submit(2).unwrap().await.map_err(|_| "the wait was refused"),
+                        n => Ok(n),
+                    }
                 }
-            }
-        });
-    *own.lock().unwrap() = Some(pool.clone());
-    // It polls those that were woken, and no others.
-    let executor = LocalExecutor::new();
-    for worker in workers {
-        executor.spawn(worker.run()).detach();
-    }
-    let turns = || while executor.try_tick() {};
-    let mut first = pool.try_submit(1).unwrap();
-    turns();
-    assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
-    let mut map = pool.map([3]);
-    assert_eq!(poll_once(pin!(map.next())), None);
-    let mut parent = pool.try_submit(0).unwrap();
-    turns();
-    // In an hour the job of the map will start.
-    assert_eq!(poll_once(pin!(&mut parent)), None);
-    drop(map);
-    turns();
-    assert_eq!(poll_once(pin!(&mut parent)), Some(Err(JobError::Failed("the wait was refused"))));
-    *own.lock().unwrap() = None;
+            });
+        *own.lock().unwrap() = Some(pool.clone());
+        // It polls those that were woken, and no others.
+        let executor = LocalExecutor::new();
+        for worker in workers {
+            executor.spawn(worker.run()).detach();
+        }
+        let turns = || while executor.try_tick() {};
+        let mut first = pool.try_submit(1).unwrap();
+        turns();
+        assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
+        let mut map = pool.map([3]);
+        assert_eq!(poll_once(pin!(map.next())), None);
+        let mut parent = pool.try_submit(0).unwrap();
+        turns();
+        // In an hour the job of the map will start.
+        assert_eq!(poll_once(pin!(&mut parent)), None);
+        drop(map);
+        turns();
+        assert_eq!(poll_once(pin!(&mut parent)), Some(Err(JobError::Failed("the wait was refused"))));
+        *own.lock().unwrap() = None;
+    });
 }
 
 /// While the last free worker begins to wait, an outcome that the consumer waits for is on its way out of it.
@@ -159,46 +165,51 @@ fn an_outcome_that_has_not_left_its_worker_ends_a_wait_all_the_same() {
 /// A parent keeps the handle that its first attempt has waited for, and waits on in the second one, in the same slot.
 #[test]
 fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
-    let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
-    let kept: Arc<Mutex<Option<JobHandle<u32, u32, &'static str>>>> = Arc::default();
-    let (inside, gate) = (Arc::clone(&own), Gate::new());
-    let pass = gate.clone();
-    let retry = Retry::fixed(Duration::ZERO).when(|error: &&str| *error == "again");
-    let (pool, workers) = Pool::builder().workers(2).retry(retry).timer(ManualTimer::new()).build(move |n: u32| {
-        let (own, kept, gate) = (inside.lock().unwrap().clone(), Arc::clone(&kept), pass.clone());
-        async move {
-            let Some(pool) = own.filter(|_| n >= 10) else { return Ok(n) };
-            let kept_before = kept.lock().unwrap().take();
-            let child = match kept_before {
-                _ if n == 12 => {
-                    gate.pass().await;
-                    pool.try_submit(2).unwrap()
+    in_both_ways(|slots| {
+        let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
+        let kept: Arc<Mutex<Option<JobHandle<u32, u32, &'static str>>>> = Arc::default();
+        let (inside, gate) = (Arc::clone(&own), Gate::new());
+        let pass = gate.clone();
+        let retry = Retry::fixed(Duration::ZERO).when(|error: &&str| *error == "again");
+        let (pool, workers) =
+            slots.at_once(Pool::builder(), 2).retry(retry).timer(ManualTimer::new()).build(move |n: u32| {
+                let (own, kept, gate) = (inside.lock().unwrap().clone(), Arc::clone(&kept), pass.clone());
+                async move {
+                    let Some(pool) = own.filter(|_| n >= 10) else { return Ok(n) };
+                    let kept_before = kept.lock().unwrap().take();
+                    let child = match kept_before {
+                        _ if n == 12 => {
+                            gate.pass().await;
+                            pool.try_submit(2).unwrap()
+                        }
+                        Some(child) => child,
+                        None => {
+                            let mut child = pool.try_submit(1).unwrap();
+                            assert_eq!(poll_once(pin!(&mut child)), None);
+                            *kept.lock().unwrap() = Some(child);
+                            return Err("again");
+                        }
+                    };
+                    child.await.map_err(|_| "the wait was refused")
                 }
-                Some(child) => child,
-                None => {
-                    let mut child = pool.try_submit(1).unwrap();
-                    assert_eq!(poll_once(pin!(&mut child)), None);
-                    *kept.lock().unwrap() = Some(child);
-                    return Err("again");
-                }
-            };
-            child.await.map_err(|_| "the wait was refused")
+            });
+        *own.lock().unwrap() = Some(pool.clone());
+        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut other = pool.try_submit(12).unwrap();
+        assert_eq!(poll_once(workers[0].as_mut()), None);
+        let mut parent = pool.job(11).priority(1).try_submit().unwrap();
+        assert_eq!(poll_once(workers[1 % slots.workers(2)].as_mut()), None);
+        gate.open(1);
+        for _ in 0..2 {
+            for worker in &mut workers {
+                assert_eq!(poll_once(worker.as_mut()), None);
+            }
         }
+        assert_eq!(poll_once(pin!(&mut other)), Some(Err(JobError::Failed("the wait was refused"))));
+        assert_eq!(poll_once(pin!(&mut parent)), Some(Ok(1)));
+        assert_eq!(pool.stats().retries, 1);
+        *own.lock().unwrap() = None;
     });
-    *own.lock().unwrap() = Some(pool.clone());
-    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-    let mut other = pool.try_submit(12).unwrap();
-    assert_eq!(poll_once(workers[0].as_mut()), None);
-    let mut parent = pool.job(11).priority(1).try_submit().unwrap();
-    assert_eq!(poll_once(workers[1].as_mut()), None);
-    gate.open(1);
-    for worker in &mut workers {
-        assert_eq!(poll_once(worker.as_mut()), None);
-    }
-    assert_eq!(poll_once(pin!(&mut other)), Some(Err(JobError::Failed("the wait was refused"))));
-    assert_eq!(poll_once(pin!(&mut parent)), Some(Ok(1)));
-    assert_eq!(pool.stats().retries, 1);
-    *own.lock().unwrap() = None;
 }
 
 /// In a pool that has an order, a wait may be one without end though workers are free. The first worker looks, in the
@@ -279,62 +290,67 @@ fn a_wait_deep_inside_a_job_ends_when_the_other_worker_leaves() {
 #[test]
 fn a_group_that_is_done_can_be_read_to_its_end_inside_a_job() {
     type Place = Arc<Mutex<Option<Group<u32, u32, End>>>>;
-    let place: Place = Arc::default();
-    let inside = Arc::clone(&place);
-    let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(move |n: u32| {
-        let group = (n == 10).then(|| inside.lock().unwrap().take()).flatten();
-        async move {
-            let Some(mut group) = group else { return Ok(n) };
-            let mut sum = 0;
-            while let Some(completion) = group.next().await {
-                sum += completion.result.map_err(|_| End::Abandoned)?;
+    in_both_ways(|slots| {
+        let place: Place = Arc::default();
+        let inside = Arc::clone(&place);
+        let (pool, workers) = slots.in_order(Pool::builder()).timer(ManualTimer::new()).build(move |n: u32| {
+            let group = (n == 10).then(|| inside.lock().unwrap().take()).flatten();
+            async move {
+                let Some(mut group) = group else { return Ok(n) };
+                let mut sum = 0;
+                while let Some(completion) = group.next().await {
+                    sum += completion.result.map_err(|_| End::Abandoned)?;
+                }
+                if group.summary().is_complete() { Ok(sum) } else { Err(group.summary().end) }
             }
-            if group.summary().is_complete() { Ok(sum) } else { Err(group.summary().end) }
+        });
+        let group = pool.group();
+        for n in 1..4 {
+            group.try_submit(n).unwrap();
         }
+        *place.lock().unwrap() = Some(group);
+        let reader = pool.try_submit(10).unwrap();
+        let sum = futures_lite::future::block_on(workers.drive(reader));
+        assert_eq!(sum.map_err(|error| format!("{error:?}")), Ok(6));
     });
-    let group = pool.group();
-    for n in 1..4 {
-        group.try_submit(n).unwrap();
-    }
-    *place.lock().unwrap() = Some(group);
-    let reader = pool.try_submit(10).unwrap();
-    let sum = futures_lite::future::block_on(workers.drive(reader));
-    assert_eq!(sum.map_err(|error| format!("{error:?}")), Ok(6));
 }
 
 /// A job waits for room; the other worker makes some, and goes on with a job that waits too.
 #[test]
 fn a_job_that_was_given_room_does_not_count_as_waiting() {
-    let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
-    let inside = Arc::clone(&own);
-    let (pool, workers) = Pool::builder().workers(2).queue_capacity(1).timer(ManualTimer::new()).build_with_submitter(
-        move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
-            let own = inside.lock().unwrap().clone();
-            async move {
-                match n {
-                    10 => {
-                        let pool = own.unwrap();
-                        pool.try_submit(20).map_err(|_| "full")?.detach();
-                        pool.submit(1).await.map_err(|_| "the wait for room was refused")?.detach();
-                        Ok(n)
+    in_both_ways(|slots| {
+        let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
+        let inside = Arc::clone(&own);
+        let (pool, workers) =
+            slots.at_once(Pool::builder(), 2).queue_capacity(1).timer(ManualTimer::new()).build_with_submitter(
+                move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
+                    let own = inside.lock().unwrap().clone();
+                    async move {
+                        match n {
+                            10 => {
+                                let pool = own.unwrap();
+                                pool.try_submit(20).map_err(|_| "full")?.detach();
+                                pool.submit(1).await.map_err(|_| "the wait for room was refused")?.detach();
+                                Ok(n)
+                            }
+                            20 => jobs.submit(2).map_err(|_| "refused")?.await.map_err(|_| "the wait was refused"),
+                            _ => Ok(n),
+                        }
                     }
-                    20 => jobs.submit(2).map_err(|_| "refused")?.await.map_err(|_| "the wait was refused"),
-                    _ => Ok(n),
-                }
+                },
+            );
+        *own.lock().unwrap() = Some(pool.clone());
+        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut first = pool.try_submit(10).unwrap();
+        for _ in 0..4 {
+            for worker in &mut workers {
+                assert_eq!(poll_once(worker.as_mut()), None);
             }
-        },
-    );
-    *own.lock().unwrap() = Some(pool.clone());
-    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-    let mut first = pool.try_submit(10).unwrap();
-    for _ in 0..4 {
-        for worker in &mut workers {
-            assert_eq!(poll_once(worker.as_mut()), None);
         }
-    }
-    assert_eq!(poll_once(pin!(&mut first)), Some(Ok(10)));
-    assert_eq!((pool.stats().succeeded, assert_settled(&pool).accepted), (4, 4));
-    *own.lock().unwrap() = None;
+        assert_eq!(poll_once(pin!(&mut first)), Some(Ok(10)));
+        assert_eq!((pool.stats().succeeded, assert_settled(&pool).accepted), (4, 4));
+        *own.lock().unwrap() = None;
+    });
 }
 
 /// Looks at a handle at each end of a job.
@@ -401,37 +417,42 @@ fn an_abort_that_finds_the_pool_idle_has_all_inputs() {
 /// A map waits in line for room, and its consumer turns to something else before it has any.
 #[test]
 fn a_map_that_is_not_polled_keeps_no_room_from_others() {
-    let (pool, workers) = Pool::builder()
-        .workers(1)
-        .queue_capacity(1)
-        .timer(ManualTimer::new())
-        .build(|n: u32| async move { Ok::<_, ()>(n) });
-    let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
-    pool.try_submit(1).unwrap().detach();
-    let mut map = pool.map([2]);
-    assert!(poll_once(pin!(map.next())).is_none());
-    let mut submit = pin!(pool.submit(3));
-    assert!(poll_once(submit.as_mut()).is_none());
-    assert_eq!(poll_once(worker.as_mut()), None);
-    assert!(poll_once(submit.as_mut()).is_some(), "nothing is queued, nothing runs: {:?}", pool.stats());
+    in_both_ways(|slots| {
+        let (pool, workers) = slots
+            .in_order(Pool::builder())
+            .queue_capacity(1)
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { Ok::<_, ()>(n) });
+        let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
+        pool.try_submit(1).unwrap().detach();
+        let mut map = pool.map([2]);
+        assert!(poll_once(pin!(map.next())).is_none());
+        let mut submit = pin!(pool.submit(3));
+        assert!(poll_once(submit.as_mut()).is_none());
+        assert_eq!(poll_once(worker.as_mut()), None);
+        assert!(poll_once(submit.as_mut()).is_some(), "nothing is queued, nothing runs: {:?}", pool.stats());
+    });
 }
 
 /// A job that adds its successor, for ever, and a consumer that does not read.
 #[test]
 fn what_nobody_reads_is_bounded_also_where_jobs_add_jobs() {
-    let (pool, workers) = Pool::builder().workers(1).child_capacity(4).timer(ManualTimer::new()).build_with_submitter(
-        |n: u32, jobs: Submitter<u32, u32, ()>| async move {
-            if n < 2000 {
-                jobs.add(n + 1).map_err(drop)?;
-            }
-            Ok(n)
-        },
-    );
-    let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
-    let group = pool.group().window(1);
-    group.try_submit(0).unwrap();
-    for _ in 0..20 {
-        assert_eq!(poll_once(worker.as_mut()), None);
-    }
-    assert!(group.unread() <= 1 + 4, "{} completions are unread", group.unread());
+    in_both_ways(|slots| {
+        let (pool, workers) =
+            slots.in_order(Pool::builder()).child_capacity(4).timer(ManualTimer::new()).build_with_submitter(
+                |n: u32, jobs: Submitter<u32, u32, ()>| async move {
+                    if n < 2000 {
+                        jobs.add(n + 1).map_err(drop)?;
+                    }
+                    Ok(n)
+                },
+            );
+        let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
+        let group = pool.group().window(1);
+        group.try_submit(0).unwrap();
+        for _ in 0..20 {
+            assert_eq!(poll_once(worker.as_mut()), None);
+        }
+        assert!(group.unread() <= 1 + 4, "{} completions are unread", group.unread());
+    });
 }
