@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use brigade::{
-    Builder, Completion, End, JobError, Key, OnError, Outcome, Pool, RateLimit, Spawn, SubmitError, Submitter, Timer,
+    Builder, Completion, End, Hold, JobError, Key, ManualTimer, OnError, Outcome, Pool, RateLimit, Retry, Spawn,
+    SubmitError, Submitter, Timer,
 };
 use futures_lite::future;
 
 use crate::harness::{
     Env, Gate, Live, Log, assert_over, assert_settled, everywhere, everywhere_once, gated, poll_once, yield_now,
 };
+use crate::steps::Steps;
 
 /// A key, and a number within it.
 type Input = (&'static str, u32);
@@ -52,6 +54,33 @@ fn keys_of_equal_priority_take_turns_and_jobs_of_one_key_start_in_their_order() 
             [("z", 0), ("a", 1), ("b", 1), ("c", 1), ("a", 2), ("b", 2), ("d", 1), ("z", 1), ("a", 3), ("a", 4)];
         assert_eq!(started.take(), expected, "{}", env.name);
     });
+}
+
+/// Two are on their way to workers when a failure holds the whole pool; the one that comes back gives its turn back, too.
+#[test]
+fn a_key_whose_job_comes_back_before_it_starts_keeps_its_turn() {
+    for (workers, slots) in [(1, 1), (2, 1), (1, 2)] {
+        let (clock, started) = (ManualTimer::new(), Log::new());
+        let (log, has_failed) = (started.clone(), Mutex::new(false));
+        let retry = Retry::fixed(millis(1)).retry_after(|()| Some(millis(10))).retry_after_holds(Hold::Pool);
+        let builder = Pool::builder().workers(workers).jobs_per_worker(slots).key_by(key).retry(retry);
+        let (pool, workers) = builder.timer(clock.clone()).build(move |input: Input| {
+            log.push(input);
+            let is_first = !std::mem::replace(&mut *has_failed.lock().unwrap(), true);
+            future::ready(if is_first { Err(()) } else { Ok(()) })
+        });
+        pool.pause();
+        for input in [("a", 1), ("a", 2), ("b", 1), ("b", 2)] {
+            pool.try_submit(input).unwrap().detach();
+        }
+        pool.resume();
+        let mut steps = Steps::default();
+        for worker in workers {
+            steps.add("worker", worker.run());
+        }
+        steps.run_out(&clock);
+        assert_eq!(started.take(), [("a", 1), ("b", 1), ("a", 1), ("b", 2), ("a", 2)]);
+    }
 }
 
 #[test]

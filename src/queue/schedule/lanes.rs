@@ -279,8 +279,10 @@ impl Lanes {
     }
 
     /// A job of the lane is released; it is [removed](Self::remove) apart from that. It has its room, and permits are kept for it.
-    pub(crate) fn release(&mut self, spot: Spot, cost: u32) {
-        let Some(lane) = self.lanes.get_mut(spot) else { return };
+    /// Returns the turn that it takes.
+    pub(crate) fn release(&mut self, spot: Spot, cost: u32) -> u64 {
+        let Some(lane) = self.lanes.get_mut(spot) else { return 0 };
+        let taken = lane.turn;
         lane.running += 1;
         if let Some(gate) = &mut lane.gate {
             gate.reserve(cost);
@@ -291,6 +293,20 @@ impl Lanes {
         self.stand(spot, Stand::Nowhere);
         if let Some(lane) = self.lanes.get_mut(spot) {
             lane.turn = turn;
+        }
+        self.stand_anew(spot);
+        taken
+    }
+
+    /// A job of the lane that was released waits again: it has its turn back.
+    pub(crate) fn give_turn_back(&mut self, spot: Spot, taken: u64) {
+        if self.lanes.get(spot).is_none_or(|lane| lane.turn <= taken) {
+            return;
+        }
+        // Out of the set first, as above.
+        self.stand(spot, Stand::Nowhere);
+        if let Some(lane) = self.lanes.get_mut(spot) {
+            lane.turn = taken;
         }
         self.stand_anew(spot);
     }

@@ -151,6 +151,8 @@ struct Record<J> {
     deadline: Tick,
     history: Option<Box<History>>,
     lane: Spot,
+    /// The one that its lane had before it was released.
+    turn: u64,
     cost: u32,
     priority: i32,
     state: State,
@@ -263,6 +265,7 @@ impl<J> Schedule<J> {
             deadline: terms.deadline.map_or(Tick::NEVER, |deadline| self.clock.tick(deadline)),
             history: None,
             lane,
+            turn: 0,
             cost: terms.cost,
             priority: terms.priority,
             state: State::Ready,
@@ -366,9 +369,10 @@ impl<J> Schedule<J> {
                 gate.reserve(cost);
             }
             self.step_out(spot);
-            self.lanes.release(lane, cost);
+            let turn = self.lanes.release(lane, cost);
             self.released += 1;
             if let Some(record) = self.records.get_mut(spot) {
+                record.turn = turn;
                 record.state = State::Released;
                 record.at = now;
                 if let Some(job) = record.job.take() {
@@ -456,6 +460,9 @@ impl<J> Schedule<J> {
             record.is_recalled = false;
         }
         self.line_up(spot, now);
+        if let Some(record) = self.records.get(spot) {
+            self.lanes.give_turn_back(record.lane, record.turn);
+        }
     }
 
     /// Takes back what is kept for a released job.

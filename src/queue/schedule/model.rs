@@ -143,6 +143,8 @@ struct Job {
     deadline: Option<u64>,
     attempts: u32,
     state: State,
+    /// Of its lane, before it was released.
+    turn: u64,
     /// Released before the rate was changed.
     is_recalled: bool,
 }
@@ -260,12 +262,12 @@ impl Naive {
             self.turn += 1;
             let turn = self.turn;
             let lane = self.lane(key);
-            lane.turn = turn;
+            let taken = std::mem::replace(&mut lane.turn, turn);
             if let Some(gate) = &mut lane.gate {
                 gate.reserve(cost);
             }
             let job = self.job(number);
-            (job.state, job.at) = (State::Released, now);
+            (job.state, job.at, job.turn) = (State::Released, now, taken);
             out.started.push(number);
         }
         out
@@ -425,6 +427,7 @@ impl Pair {
                     deadline,
                     attempts: 0,
                     state,
+                    turn: 0,
                     is_recalled: false,
                 });
                 self.naive.line_up(number, now);
@@ -574,6 +577,9 @@ impl Pair {
         self.naive.take_back(number);
         self.naive.job(number).at = now.0;
         self.naive.line_up(number, now.0);
+        let Job { key, turn, .. } = *self.naive.job(number);
+        let lane = self.naive.lane(key);
+        lane.turn = lane.turn.min(turn);
     }
 
     /// Both release the same, and the real one wants to be asked again before anything can happen.
