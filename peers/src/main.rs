@@ -8,12 +8,13 @@
 //! | `quick` | the bounds of the first rows, in a minute |
 //! | `ready-10`, or any other workload or section | its tables and bounds |
 //! | `plot FILE.json FILE.svg` | a picture of what `--json FILE.json` has kept |
+//! | `page FILE.json` | the same as tables of a Markdown page |
 //! | `schedule` | what scheduling costs |
-//! | `count` | instructions a job |
+//! | `count` | instructions and allocations a job, and whether they are more than they were |
 //! | `soak`, `stress` | long runs and rough ones |
 //! | `run CONTENDER WORKLOAD` | one run in this process, as a line of JSON |
 //!
-//! Who measures bounds ends with 1 if one does not hold. All need valgrind but `run`, `plot`, `soak` and `stress`.
+//! Who measures bounds ends with 1 if one does not hold. All need valgrind but `run`, `plot`, `page`, `soak` and `stress`.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ mod contender;
 mod count;
 mod matrix;
 mod measure;
+mod page;
 mod plot;
 mod report;
 mod rounds;
@@ -106,15 +108,20 @@ enum What {
         /// The picture.
         to: PathBuf,
     },
+    /// Prints the figures of a matrix as Markdown.
+    Page {
+        /// What `--json` has written.
+        from: PathBuf,
+    },
     /// What a job costs with every scheduling policy on, beside none, and beside a queue with comparable ones.
     Schedule {
         /// How often each contender has its turn.
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
     },
-    /// Instructions a job, by callgrind: the difference of a long and a short run.
+    /// Instructions and allocations a job, by valgrind: the difference of a long and a short run.
     Count {
-        /// Whose instructions and allocations; those of the pool, and their bound, if none is given.
+        /// Whose; those of the pool at several workloads, and whether they are more than they were, if none is given.
         contenders: Vec<Contender>,
         /// At what.
         #[arg(long, default_value = "ready-10", value_parser = workload::named)]
@@ -191,6 +198,7 @@ fn run(options: Options) -> Result<bool, String> {
             let svg = plot::svg(&Report::read(&from)?)?;
             fs::write(&to, svg).map_err(|error| format!("{}: {error}", to.display()))?;
         }
+        What::Page { from } => print!("{}", page::markdown(&Report::read(&from)?)),
         What::Schedule { rounds } => return schedule::measure(rounds),
         What::Count { contenders, .. } if contenders.is_empty() => return count::check(),
         What::Count { contenders, workload } => count::print(&contenders, workload.name, workload.at_once)?,

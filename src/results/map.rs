@@ -18,7 +18,7 @@ use crate::engine::{Engine, NoRoom, Room};
 use crate::error::{CancelReason, CollectError};
 use crate::planted::{self, Bug};
 use crate::pool::Pool;
-use crate::queue::ledger::Origin;
+use crate::queue::ledger::{Life, Origin};
 use crate::reply::{Entry, Lot, Streamed};
 use crate::rt::BoxFuture;
 
@@ -378,6 +378,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     fn feed(&mut self, cx: &mut Context<'_>) {
         let stream = Arc::clone(&self.reader.stream);
         let engine = Arc::clone(self.pool.engine());
+        let mut begun = None;
         while self.intake == Intake::Open || !self.pulled.is_empty() {
             if stream.cancelled().is_some() {
                 self.intake = Intake::Shut;
@@ -391,7 +392,8 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             // What it has in the pool brings it back sooner or later, so it need not stand in line: it is woken for the sake of
             // several inputs, or when the queue is half empty.
             let patience = (self.reader.unread() > 0).then(|| self.hunger.min(engine.capacity / 2).max(1));
-            let places = match Places::take(&engine, want, &mut self.room, patience, cx) {
+            let taken = begun.take().map_or_else(|| Places::take(&engine, want, &mut self.room, patience, cx), Ok);
+            let places = match taken {
                 Ok(places) => places,
                 Err(no_room) => {
                     if no_room == NoRoom::WouldDeadlock {
@@ -408,11 +410,15 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             }
             let is_pending = self.pull(places.begun, cx);
             let used = self.pulled.len().min(places.begun);
-            places.launch(&stream, &mut self.pulled, used);
+            let left = self.window.saturating_sub(self.reader.unread().saturating_add(used));
+            let goes_on = self.intake == Intake::Open && !is_pending;
+            let more = if goes_on && !self.room.is_waiting() { left.min(CHUNK) } else { 0 };
+            begun = places.launch(&stream, &mut self.pulled, used, more);
             if is_pending {
                 break;
             }
         }
+        drop(begun);
         // A place that this map cannot use now is for others.
         if self.intake != Intake::Open {
             self.room.leave_for_good();
@@ -689,28 +695,39 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
         }
     }
 
-    /// Accepts so many of the inputs, at most as many as there are places, and gives the other places back.
-    fn launch(mut self, stream: &Arc<super::stream::Stream<In, T, E>>, inputs: &mut Vec<In>, used: usize) {
+    /// Accepts so many of the inputs, at most as many as there are places, and gives the other places back. Takes up to `more` new
+    /// ones in the same breath, if there are any.
+    fn launch(
+        mut self,
+        stream: &Arc<super::stream::Stream<In, T, E>>,
+        inputs: &mut Vec<In>,
+        used: usize,
+        more: usize,
+    ) -> Option<Self> {
         let begun = std::mem::take(&mut self.begun);
         if begun == 0 {
-            return;
+            return None;
         }
         stream.expect(used);
         let index = stream.take_indices(used);
-        let (first, wakes, limits) = {
+        let (first, wakes, limits, more) = {
             let mut state = self.engine.state();
             let (first, wakes) = state.ledger.commit(begun, used);
-            (first, wakes, state.limits)
+            // None, where it would cost a wake: whoever asks again is told why.
+            let is_open = more > 0 && state.ledger.life() == Life::Open;
+            let more = if is_open { state.ledger.begin(more, false).unwrap_or(0) } else { 0 };
+            (first, wakes, state.limits, more)
         };
+        let next = (more > 0).then_some(Self { engine: self.engine, begun: more });
         self.engine.carry_out(wakes);
         if used == 0 {
-            return;
+            return next;
         }
         if used > 1 && used == inputs.len() && self.engine.is_plain && stream.keeper().is_none() {
             let inputs = std::mem::replace(inputs, stream.input_spares.take());
             self.engine.launch_lot(Lot::new(Arc::clone(stream), first, index, inputs));
             stream.look_again();
-            return;
+            return next;
         }
         let accepted_at = self.engine.clock_in(limits);
         let mut entries = self.engine.ready.take_spare();
@@ -721,6 +738,7 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
         }));
         self.engine.launch_many(entries);
         stream.look_again();
+        next
     }
 }
 

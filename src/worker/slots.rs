@@ -102,6 +102,10 @@ async fn work<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C, fi
                 }
                 Some(Ok(Taken::One(entry))) => {
                     line.set(None);
+                    // The first one may be the only one, and what waits is booked sooner or later anyway.
+                    if jobs > 0 && !slots.has_waited {
+                        post.open();
+                    }
                     slots.take(entry, &mut post, &mut outbox, C::WANTS_SUBMITTER, cx);
                     jobs += 1;
                     continue;
@@ -237,10 +241,6 @@ where
         let number = self.first + at;
         outbox.book_unless_of(number);
         let ticket = &mut self.slots[at].ticket;
-        // What waits is booked sooner or later anyway.
-        if !self.has_waited {
-            post.open();
-        }
         let note = |runner| post.note_start(number, runner);
         let Some(started) = start(self.engine, number, entry, ticket, outbox, wants_submitter, note) else { return };
         self.free.pop();
