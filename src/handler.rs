@@ -118,7 +118,7 @@ where
     fn renew(&mut self) {}
 
     fn run(self, seat: Seat<In, T, E>) -> impl Future<Output = ()> {
-        worker::run_shared(seat, self)
+        worker::run_slots(seat, self)
     }
 }
 
@@ -151,7 +151,7 @@ where
     fn renew(&mut self) {}
 
     fn run(self, seat: Seat<In, T, E>) -> impl Future<Output = ()> {
-        worker::run_shared(seat, self)
+        worker::run_slots(seat, self)
     }
 }
 

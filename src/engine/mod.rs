@@ -94,6 +94,8 @@ pub(crate) struct Engine<In, T, E> {
     pub(crate) unhandled: Mutex<Option<Arc<UnhandledFn<E>>>>,
     /// Unstarted inputs of an aborted pool that no report has taken yet. Bounded by what was queued.
     pub(crate) returned: Mutex<Vec<Unstarted<In>>>,
+    /// How often those who wait patiently for room were told that there is some.
+    pub(crate) told: AtomicUsize,
     /// How many [`Pool`](crate::Pool)s share this engine.
     pub(crate) handles: AtomicUsize,
     /// Cancelled jobs whose husk is still in the ready channel; swept before they outnumber the others.
@@ -181,6 +183,7 @@ impl<In, T, E> Engine<In, T, E> {
             observer: settings.observer,
             unhandled: Mutex::new(None),
             returned: Mutex::new(Vec::new()),
+            told: AtomicUsize::new(0),
             handles: AtomicUsize::new(1),
             husks: AtomicUsize::new(0),
             is_aborted: AtomicBool::new(false),
@@ -289,6 +292,9 @@ impl<In, T, E> Engine<In, T, E> {
             self.ready.close();
             // What is left are husks of cancelled jobs, unless the last worker has left.
             self.abandon(self.ready.take_all());
+        }
+        if wakes.told {
+            self.told.fetch_add(1, Ordering::SeqCst);
         }
         wakes.room.into_iter().for_each(Waker::wake);
         if wakes.quiet {

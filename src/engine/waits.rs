@@ -9,6 +9,7 @@ use crate::attempt::inside::{self, Place};
 use crate::queue::ledger::Refusal;
 use crate::reply::Cell;
 use crate::results::stream::Stream;
+use crate::sync::atomic::Ordering;
 
 impl<In, T, E> Engine<In, T, E> {
     /// Says whether the caller may wait for this pool, and keeps the mark of the wait up to date.
@@ -145,9 +146,17 @@ pub(crate) struct Room<In, T, E> {
     /// Whether it may join a line that is full: a map, which is one waiter for all its inputs.
     may_exceed: bool,
     ticket: Option<u64>,
-    /// Where its waker is, while it is patient.
-    patience: Option<u64>,
+    /// Where its waker was left when it was patient last.
+    patience: Option<Patience>,
     mark: Option<WaitMark<In, T, E>>,
+}
+
+/// A waker that was left for the time when there is room.
+struct Patience {
+    ticket: u64,
+    waker: Waker,
+    /// How often anybody had been told before.
+    told: usize,
 }
 
 /// Why there will be no room.
@@ -196,14 +205,25 @@ impl<In, T, E> Room<In, T, E> {
 
     /// Has the task woken when there is room for so many; without standing in line.
     pub(crate) fn be_patient(&mut self, wants: usize, cx: &Context<'_>) {
-        let wakes = self.engine.state().ledger.be_patient(&mut self.patience, wants, cx);
+        // Before the waker is left: whoever is told after that has not been counted.
+        let told = self.engine.told.load(Ordering::SeqCst);
+        let mut ticket = self.patience.as_ref().map(|patience| patience.ticket);
+        let wakes = self.engine.state().ledger.be_patient(&mut ticket, wants, cx);
+        self.patience = ticket.map(|ticket| Patience { ticket, waker: cx.waker().clone(), told });
         self.engine.carry_out(wakes);
+    }
+
+    /// Whether the task will be woken when there is room, so that it need not ask before.
+    pub(crate) fn is_patient(&self, cx: &Context<'_>) -> bool {
+        self.patience.as_ref().is_some_and(|patience| {
+            patience.told == self.engine.told.load(Ordering::SeqCst) && patience.waker.will_wake(cx.waker())
+        })
     }
 
     /// The task needs no more room.
     pub(crate) fn leave_for_good(&mut self) {
         self.leave();
-        if let Some(ticket) = self.patience.take() {
+        if let Some(Patience { ticket, .. }) = self.patience.take() {
             let wakes = self.engine.state().ledger.be_patient_no_more(ticket);
             self.engine.carry_out(wakes);
         }

@@ -54,6 +54,8 @@ pub(crate) enum Life {
 pub(crate) struct Wakes {
     /// Those who wait for room and have got it, or will never get it.
     pub(crate) room: Vec<Waker>,
+    /// Whether patient ones are among them.
+    pub(crate) told: bool,
     /// A waker that nobody needs any more. Dropping it may run anything, so it is not dropped under the lock.
     pub(crate) unneeded: Option<Waker>,
     /// Whether those who wait for the pool to be idle should look again.
@@ -342,6 +344,7 @@ impl Ledger {
     #[cold]
     fn tell_patient_now(&mut self, room: usize, wakes: &mut Wakes) {
         self.least_wanted = usize::MAX;
+        wakes.told = true;
         for (number, patient) in std::mem::take(&mut self.patient) {
             if patient.wants <= room {
                 wakes.room.push(patient.waker);
@@ -566,6 +569,7 @@ impl Ledger {
         let waiting = std::mem::take(&mut self.waiting).into_values().map(|waiter| waiter.waker);
         let patient = std::mem::take(&mut self.patient).into_values().map(|patient| patient.waker);
         wakes.room = waiting.chain(patient).collect();
+        wakes.told = true;
         self.least_wanted = usize::MAX;
         if life != Life::Ended {
             self.look_for_quiet(&mut wakes);

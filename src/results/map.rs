@@ -186,8 +186,6 @@ pub struct Map<In, T, E, S> {
     window: usize,
     /// How much room there is to be in the window before it is worth while to pull.
     hunger: usize,
-    /// Whether there was no room in the queue; it does not ask again before it has read what is at hand.
-    is_put_off: bool,
     /// Holds back what is not next; at most `window` and what running jobs add.
     order: Option<Reorder<Completion<In, T, E>>>,
     reader: Reader<In, T, E>,
@@ -229,7 +227,6 @@ impl<In, T, E, S> Map<In, T, E, S> {
             room,
             window,
             hunger: hunger(window),
-            is_put_off: false,
             order: None,
             reader,
             deadline: None,
@@ -389,9 +386,9 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             if want == 0 {
                 break;
             }
-            // What it has in the pool brings it back sooner or later, so it need not stand in line: it is woken for the sake of
-            // several inputs, or when the queue is half empty.
-            let patience = (self.reader.unread() > 0).then(|| self.hunger.min(engine.capacity / 2).max(1));
+            // What it has in the pool brings it back sooner or later, so it need not stand in line: it is woken when the queue is
+            // half empty.
+            let patience = (self.reader.unread() > 0).then(|| (engine.capacity / 2).max(1));
             let taken = begun.take().map_or_else(|| Places::take(&engine, want, &mut self.room, patience, cx), Ok);
             let places = match taken {
                 Ok(places) => places,
@@ -405,7 +402,6 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                 }
             };
             if places.begun == 0 {
-                self.is_put_off = true;
                 break;
             }
             let is_pending = self.pull(places.begun, cx);
@@ -444,19 +440,16 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     /// Whether inputs are to be pulled before the completions at hand are read, so that the workers have something to do
     /// meanwhile; but not for the sake of a few.
     #[inline(always)]
-    fn is_hungry(&self) -> bool {
+    fn is_hungry(&self, cx: &Context<'_>) -> bool {
         self.intake == Intake::Open
-            && !self.is_put_off
             && self.window.saturating_sub(self.reader.unread()) >= self.hunger
+            && !self.room.is_patient(cx)
     }
 
     fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Completion<In, T, E>>> {
         let mut has_fed = false;
-        if !self.reader.has_at_hand() {
-            self.is_put_off = false;
-        }
         loop {
-            if !has_fed && self.is_hungry() {
+            if !has_fed && self.is_hungry(cx) {
                 self.feed(cx);
                 has_fed = true;
                 continue;
@@ -497,7 +490,7 @@ impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
         if this.deadline.is_none()
             && this.order.is_none()
             && !this.room.is_waiting()
-            && !this.is_hungry()
+            && !this.is_hungry(cx)
             && let Some(success) = this.reader.next_success()
         {
             return Poll::Ready(Some(S::completion(success.into_completion())));

@@ -365,11 +365,6 @@ impl<In, T, E> Reader<In, T, E> {
         }
     }
 
-    /// Whether there are completions that came together with one that was handed out.
-    pub(crate) fn has_at_hand(&self) -> bool {
-        !self.successes.is_empty() || !self.batch.is_empty()
-    }
-
     /// A success at hand, which is counted.
     #[inline(always)]
     pub(crate) fn next_success(&mut self) -> Option<Success<T>> {

@@ -18,10 +18,11 @@ use std::time::Instant;
 use async_executor::LocalExecutor;
 
 pub(crate) use self::one::run_one_by_one;
+pub(crate) use self::slots::run as run_slots;
 use crate::attempt::inside::Place;
 use crate::engine::Engine;
 use crate::error::{JobError, TimeLimit};
-use crate::handler::{Call, Plain, Shared, WithSubmitter};
+use crate::handler::{Call, Plain, WithSubmitter};
 use crate::observe::{Event, JobId};
 use crate::queue::desk::Runner;
 use crate::reply::{Entry, Outbox, Ticket};
@@ -216,11 +217,6 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
     pub async fn run(self) {
         self.call.run(self.seat).await;
     }
-}
-
-/// Runs the jobs of a worker by the loop for one slot, or by that for many.
-pub(crate) async fn run_shared<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C) {
-    slots::run(seat, call).await;
 }
 
 /// What it takes for a job whose start is booked to become an attempt.

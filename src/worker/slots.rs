@@ -29,7 +29,7 @@ use crate::submit::Submitter;
 const JOBS_PER_LOOK: usize = 16;
 
 /// Runs jobs until the pool is drained or aborted.
-pub(super) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C) {
+pub(crate) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C) {
     // What a worker works with is made when there is work, so that one that waits for its first job takes little memory.
     let Some(first) = first_job(&seat).await else { return };
     Box::pin(work(seat, call, first)).await;

@@ -740,7 +740,9 @@ fn the_figures_add_up_at_every_event() {
         assert_eq!((summary.accepted, summary.unread, summary.end), (60, 0, End::Complete));
         let stats = assert_over(&env, &pool).await;
         assert_eq!(stats.accepted, 120);
-        let looks = looks.take();
+        let mut looks = looks.take();
+        // A worker that has left is counted out before it says so, which it may be about to do.
+        looks.pop_if(|last| last.is_none());
         // At the least, each job was accepted and has ended.
         assert!(looks.len() >= 2 * 240, "{} on {}", looks.len(), env.name);
         assert_eq!(looks.iter().flatten().count() * 2, looks.len(), "{}", env.name);
