@@ -25,10 +25,14 @@ impl<In, T, E> State<In, T, E> {
         }
     }
 
-    /// Keeps the workers from starting jobs and noting ends before they have closed their desks.
+    /// Keeps the workers from starting jobs and noting ends before they have closed their desks, and enters what they have noted
+    /// until then: in one go, or what happened in between would be neither in the books nor kept from happening.
     pub(crate) fn call_desks(&mut self) {
-        for desk in &self.open_desks {
-            desk.papers().call();
+        let Self { open_desks, ledger, running, .. } = self;
+        for desk in open_desks {
+            let mut papers = desk.papers();
+            papers.call();
+            papers.journal.enter(ledger, running);
         }
     }
 }

@@ -214,7 +214,7 @@ impl<In, T, E> Engine<In, T, E> {
 
     /// The same, for what must not cross the start or the end of a job: no worker goes on without this lock.
     pub(crate) fn state_alone(&self) -> MutexGuard<'_, State<In, T, E>> {
-        let mut state = self.state();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.call_desks();
         state
     }
