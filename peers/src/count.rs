@@ -33,10 +33,10 @@ struct Ceiling {
 const CEILINGS: [Ceiling; 6] = [
     ceiling("ready, one slot a worker", Brigade, "ready-10", 10, 400.0, 0.04),
     ceiling("ready, many slots a worker", BrigadeSlots, "ready-1000", 1_000, 380.0, 0.04),
-    ceiling("yields once, many slots a worker", BrigadeSlots, "yield-1000", 1_000, 1_060.0, 0.04),
-    ceiling("submitted one by one, nobody waits", BrigadeDetached, "submit", 10, 1_900.0, 1.01),
-    ceiling("submitted one by one, each awaited", BrigadeHandles, "submit", 10, 5_800.0, 3.0),
-    ceiling("ready, every policy", BrigadePolicies, "ready-10", 10, 7_800.0, 6.0),
+    ceiling("yields once, many slots a worker", BrigadeSlots, "yield-1000", 1_000, 1_160.0, 0.04),
+    ceiling("submitted one by one, nobody waits", BrigadeDetached, "submit", 10, 1_980.0, 1.01),
+    ceiling("submitted one by one, each awaited", BrigadeHandles, "submit", 10, 5_800.0, 2.1),
+    ceiling("ready, every policy", BrigadePolicies, "ready-10", 10, 7_800.0, 1.6),
 ];
 
 const fn ceiling(

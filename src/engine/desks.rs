@@ -40,8 +40,11 @@ impl<In, T, E> State<In, T, E> {
 impl<In, T, E> Engine<In, T, E> {
     /// Gives a worker a desk, for as long as it is polled; `None` where it has to book at once.
     pub(crate) fn open_desk(&self) -> Option<Arc<Desk<Lot<In, T, E>>>> {
+        if !self.is_plain || self.is_scheduled() {
+            return None;
+        }
         let mut state = self.state();
-        if !self.is_plain || !state.may_wait_for_journals() {
+        if !state.may_wait_for_journals() {
             return None;
         }
         let desk = state.spare_desks.pop().unwrap_or_default();

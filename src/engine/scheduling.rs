@@ -88,6 +88,7 @@ impl<In, T, E> Engine<In, T, E> {
             return;
         }
         let mut cells = Vec::new();
+        let mut wakes = Wakes::default();
         // In one go, so that nothing which comes meanwhile starts before what was there. The locks of the ready channel
         // come before that of the state, here as elsewhere.
         let effects = self.ready.take_all_for(|entries| {
@@ -95,6 +96,7 @@ impl<In, T, E> Engine<In, T, E> {
             let schedule = Box::new(Schedule::new(self.policy, self.signals.len(), start));
             let now = state.schedule.get_or_insert(schedule).now();
             self.is_scheduled.store(true, Ordering::SeqCst);
+            state.ledger.tell_all_patient(&mut wakes);
             for entry in entries {
                 if let Entry::Handled(cell) = &entry {
                     cells.push(Arc::clone(cell));
@@ -105,6 +107,7 @@ impl<In, T, E> Engine<In, T, E> {
             self.look(&mut state, now)
         });
         drop(switching);
+        self.carry_out(wakes);
         self.carry_out_effects(effects);
         for cell in cells {
             if cell.is_dead() {

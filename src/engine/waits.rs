@@ -148,6 +148,10 @@ pub(crate) struct Room<In, T, E> {
     ticket: Option<u64>,
     /// Where its waker was left when it was patient last.
     patience: Option<Patience>,
+    /// Whether it has been, and has found no room since.
+    has_asked: bool,
+    /// Whether others take what room there is: it stands in line, until there is as much as it wants.
+    is_pressed: bool,
     mark: Option<WaitMark<In, T, E>>,
 }
 
@@ -169,7 +173,7 @@ pub(crate) enum NoRoom {
 
 impl<In, T, E> Room<In, T, E> {
     pub(crate) const fn new(engine: Arc<Engine<In, T, E>>, may_exceed: bool) -> Self {
-        Self { engine, may_exceed, ticket: None, patience: None, mark: None }
+        Self { engine, may_exceed, ticket: None, patience: None, has_asked: false, is_pressed: false, mark: None }
     }
 
     /// Ends with one reserved place, which the caller has to use or release.
@@ -177,10 +181,13 @@ impl<In, T, E> Room<In, T, E> {
         let (polled, wakes) = {
             let mut state = self.engine.state();
             let reserved = state.ledger.poll_reserve(&mut self.ticket, self.may_exceed, cx);
+            let (polled, mut wakes) = reserved;
             if state.ledger.is_awaited() {
                 state.call_desks();
+                // What has happened since the journals were entered may have made room, which nobody has been granted.
+                state.ledger.settle(&mut wakes);
             }
-            reserved
+            (polled, wakes)
         };
         self.engine.carry_out(wakes);
         match polled {
@@ -211,6 +218,23 @@ impl<In, T, E> Room<In, T, E> {
         let wakes = self.engine.state().ledger.be_patient(&mut ticket, wants, cx);
         self.patience = ticket.map(|ticket| Patience { ticket, waker: cx.waker().clone(), told });
         self.engine.carry_out(wakes);
+        if self.engine.is_scheduled() {
+            // Switched on since: whoever was patient before has been told.
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// So many places were found of those that it wants.
+    pub(crate) fn note_found(&mut self, found: usize, wanted: usize) {
+        self.has_asked = false;
+        self.is_pressed &= found < wanted;
+    }
+
+    /// No place was found: whether it may be patient once more. If it was for nothing, others were faster.
+    pub(crate) fn may_be_patient(&mut self) -> bool {
+        self.is_pressed |= self.has_asked;
+        self.has_asked = true;
+        !self.is_pressed
     }
 
     /// Whether the task will be woken when there is room, so that it need not ask before.

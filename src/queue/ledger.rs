@@ -118,6 +118,8 @@ pub(crate) struct Ledger {
     patient: BTreeMap<u64, Patient>,
     /// The least that one of them wants; with none, more than there can be.
     least_wanted: usize,
+    /// When so many jobs are accepted, others have had their share of the room, and they are told anyway.
+    patient_until: u64,
     next_waiter: u64,
 }
 
@@ -151,6 +153,7 @@ impl Ledger {
             granted: BTreeSet::new(),
             patient: BTreeMap::new(),
             least_wanted: usize::MAX,
+            patient_until: u64::MAX,
             next_waiter: 0,
         }
     }
@@ -304,6 +307,8 @@ impl Ledger {
         let waiter = Waiter { waker: cx.waker().clone(), may_exceed };
         wakes.unneeded = self.waiting.insert(number, waiter).map(|old| old.waker);
         self.is_watched = true;
+        // Where there is a line, everybody stands in it.
+        self.tell_all_patient(&mut wakes);
         (Poll::Pending, wakes)
     }
 
@@ -321,37 +326,54 @@ impl Ledger {
             let patient = Patient { waker: cx.waker().clone(), wants };
             wakes.unneeded = self.patient.insert(number, patient).map(|old| old.waker);
             self.least_wanted = self.least_wanted.min(wants);
+            self.patient_until = self.patient_until.min(self.accepted.saturating_add(self.capacity as u64));
         }
-        self.tell_patient(&mut wakes);
+        if self.has_line() {
+            self.tell_all_patient(&mut wakes);
+        } else {
+            self.tell_patient(&mut wakes);
+        }
         wakes
+    }
+
+    /// Whether anybody stands in line for room.
+    pub(crate) fn has_line(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Takes the waker back.
     pub(crate) fn be_patient_no_more(&mut self, ticket: u64) -> Wakes {
         let unneeded = self.patient.remove(&ticket).map(|patient| patient.waker);
         self.least_wanted = self.patient.values().map(|patient| patient.wants).min().unwrap_or(usize::MAX);
+        if self.patient.is_empty() {
+            self.patient_until = u64::MAX;
+        }
         Wakes { unneeded, ..Wakes::default() }
     }
 
+    /// Tells those who wait patiently if there is as much room as one of them wants; or any, and nothing is queued any more: the
+    /// rest may be held by somebody.
     #[inline]
     fn tell_patient(&mut self, wakes: &mut Wakes) {
-        let room = self.open_places();
-        if room >= self.least_wanted {
-            self.tell_patient_now(room, wakes);
+        if self.is_room_for_patient() {
+            self.tell_all_patient(wakes);
         }
     }
 
+    fn is_room_for_patient(&self) -> bool {
+        let room = self.open_places();
+        room >= self.least_wanted
+            || self.accepted >= self.patient_until
+            || (room > 0 && self.queued == 0 && self.least_wanted < usize::MAX)
+    }
+
+    /// Tells all who wait patiently to look again.
     #[cold]
-    fn tell_patient_now(&mut self, room: usize, wakes: &mut Wakes) {
-        self.least_wanted = usize::MAX;
-        wakes.told = true;
-        for (number, patient) in std::mem::take(&mut self.patient) {
-            if patient.wants <= room {
-                wakes.room.push(patient.waker);
-            } else {
-                self.least_wanted = self.least_wanted.min(patient.wants);
-                self.patient.insert(number, patient);
-            }
+    pub(crate) fn tell_all_patient(&mut self, wakes: &mut Wakes) {
+        (self.least_wanted, self.patient_until) = (usize::MAX, u64::MAX);
+        if !self.patient.is_empty() {
+            wakes.told = true;
+            wakes.room.extend(std::mem::take(&mut self.patient).into_values().map(|patient| patient.waker));
         }
     }
 
@@ -616,8 +638,7 @@ impl Ledger {
 
     /// Whether somebody waits for room though there is some.
     pub(crate) fn is_anybody_held_up(&self) -> bool {
-        self.life == Life::Open
-            && ((!self.waiting.is_empty() && self.free() > 0) || self.open_places() >= self.least_wanted)
+        self.life == Life::Open && ((!self.waiting.is_empty() && self.free() > 0) || self.is_room_for_patient())
     }
 
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {

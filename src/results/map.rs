@@ -387,8 +387,9 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                 break;
             }
             // What it has in the pool brings it back sooner or later, so it need not stand in line: it is woken when the queue is
-            // half empty.
-            let patience = (self.reader.unread() > 0).then(|| (engine.capacity / 2).max(1));
+            // half empty. With a schedule, what is queued may be held up while others could start.
+            let is_patient = self.reader.unread() > 0 && !engine.is_scheduled();
+            let patience = is_patient.then(|| (engine.capacity / 2).max(1));
             let taken = begun.take().map_or_else(|| Places::take(&engine, want, &mut self.room, patience, cx), Ok);
             let places = match taken {
                 Ok(places) => places,
@@ -652,7 +653,7 @@ struct Places<'a, In, T, E> {
 
 impl<'a, In, T, E> Places<'a, In, T, E> {
     /// Takes up to `want` places; where there is none, `room` stands in line and wakes the task, or, with `patience`, wakes it
-    /// when there are so many.
+    /// when there are so many, as long as nobody stands in line.
     fn take(
         engine: &'a Arc<Engine<In, T, E>>,
         want: usize,
@@ -662,14 +663,19 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
     ) -> Result<Self, NoRoom> {
         // Standing in line would do, but costs more.
         if !room.is_waiting() {
-            let begun = engine.state().ledger.begin(want, false).map_err(|wakes| {
+            let (begun, has_line) = {
+                let mut state = engine.state();
+                (state.ledger.begin(want, false), state.ledger.has_line())
+            };
+            let begun = begun.map_err(|wakes| {
                 engine.carry_out(wakes);
                 NoRoom::Closed
             })?;
             if begun > 0 {
+                room.note_found(begun, want);
                 return Ok(Self { engine, begun });
             }
-            if let Some(wants) = patience {
+            if let Some(wants) = patience.filter(|_| !has_line && room.may_be_patient()) {
                 room.be_patient(wants, cx);
                 return Ok(Self { engine, begun });
             }

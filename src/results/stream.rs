@@ -198,7 +198,8 @@ impl<In, T, E> Stream<In, T, E> {
         if planted::is(Bug::LoseOutcome) {
             return;
         }
-        if let Err(refused) = self.results.try_send(delivery) {
+        // It wakes the consumer; a waker that panics is not to take jobs of the worker along.
+        if let Ok(Err(refused)) = unwind::catch(|| self.results.try_send(delivery)) {
             // The consumer is gone; what the values do in their drops is no business of the worker's.
             refused.into_inner().discard();
         }
@@ -343,10 +344,12 @@ impl<In, T, E> Reader<In, T, E> {
                     return Poll::Ready(completion);
                 }
                 Poll::Ready(Some(Delivery::Many(batch))) => {
+                    self.mark = None;
                     let read = std::mem::replace(&mut self.batch, VecDeque::from(batch));
                     self.stream.spares.keep(Vec::from(read));
                 }
                 Poll::Ready(Some(Delivery::Successes(mut batch))) => {
+                    self.mark = None;
                     batch.reverse();
                     self.stream.success_spares.keep(std::mem::replace(&mut self.successes, batch));
                 }

@@ -2,8 +2,8 @@
 //!
 //! In come entries from the ready channel; out go completions through the outbox, and jobs that are to be tried again back
 //! to the queue. It decides neither who may run nor what becomes of an outcome. Beside what it waits for, one of the workers
-//! keeps the time for the schedule. A worker takes a job only when one of its slots is free; with [one](one) it runs its jobs one
-//! by one, with many it polls those that [go on](slots).
+//! keeps the time for the schedule. A worker starts a job only when one of its slots is free, and polls those that [go on](slots);
+//! that of a handler with state runs its jobs [one by one](one). What it has taken together and not started is everybody's.
 
 pub(crate) mod one;
 mod post;

@@ -1,4 +1,4 @@
-//! A worker with one slot: one job after another, each in the worker's own future.
+//! The worker of a handler with state: one job after another, each in the worker's own future, since each borrows the state.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

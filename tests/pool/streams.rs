@@ -1,18 +1,22 @@
 //! Completions on their way to the consumer: their order, their bound, and what happens when nobody reads them.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use async_executor::LocalExecutor;
 use brigade::rt::BoxFuture;
-use brigade::{End, ManualTimer, Pool, Submitter};
+use brigade::{End, ManualTimer, Map, Pool, Submitter};
 use futures_lite::{Stream, StreamExt, future, stream};
 
 use crate::harness::{
-    Drops, Env, Gate, Live, assert_settled, everywhere, everywhere_once, gated, in_both_ways, poll_once, yield_now,
+    Drops, Env, Gate, Live, Slots, assert_settled, everywhere, everywhere_once, gated, in_both_ways, poll_once,
+    yield_now,
 };
 
 /// Moves the clock to the next deadline whenever somebody sleeps, until the future ends.
@@ -485,4 +489,106 @@ fn a_map_passes_on_a_place_that_a_child_leaves_it_no_use_for() {
         assert_eq!(results, [ready(1), ready(2), ready(3), Poll::Ready(None)]);
         assert_eq!(poll_once(pin!(other)), Some(Ok(4)));
     });
+}
+
+// ---- room ----
+
+/// Capacity is held by permits: what is free is less than half, and more than nothing.
+#[test]
+fn a_map_goes_on_with_the_room_there_is_while_workers_are_idle() {
+    for slots in Slots::BOTH {
+        let builder = slots.at_once(Pool::builder(), 16).queue_capacity(16).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|_: u32| future::pending::<Result<(), ()>>());
+        let executor = LocalExecutor::new();
+        for worker in workers {
+            executor.spawn(worker.run()).detach();
+        }
+        let permits = [(); 13].map(|()| pool.try_reserve().unwrap());
+        let mut map = pool.map(0..1000);
+        let reading = executor.spawn(async move { while map.next().await.is_some() {} });
+        while executor.try_tick() {}
+        assert_eq!(pool.stats().running, 16);
+        drop((reading, permits));
+    }
+}
+
+/// Who else hands in jobs.
+#[derive(Debug, Clone, Copy)]
+enum Others {
+    /// As many tasks, each of which waits for room.
+    Waiting(usize),
+    /// One that does not wait.
+    Trying,
+    Map,
+}
+
+/// The first job of the map never ends, so it always has something in the pool.
+#[test]
+fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
+    const ENOUGH: usize = 4000;
+    for capacity in [1, 10, 100] {
+        for others in [Others::Waiting(2), Others::Waiting(8), Others::Trying, Others::Map] {
+            let (pool, workers) = Pool::builder().workers(4).queue_capacity(capacity).timer(ManualTimer::new()).build(
+                |is_endless: bool| async move {
+                    if is_endless {
+                        future::pending::<()>().await;
+                    }
+                    yield_now().await;
+                    Ok::<_, ()>(())
+                },
+            );
+            let executor = LocalExecutor::new();
+            for worker in workers {
+                executor.spawn(worker.run()).detach();
+            }
+            let counter = || Rc::new(Cell::new(0));
+            let (ours, theirs) = (counter(), counter());
+            let read = |mut inputs: Map<bool, (), (), _>, count: &Rc<Cell<usize>>| {
+                let count = Rc::clone(count);
+                async move {
+                    while inputs.next().await.is_some() {
+                        count.set(count.get() + 1);
+                    }
+                }
+            };
+            executor.spawn(read(pool.map(std::iter::once(true).chain(std::iter::repeat(false))), &ours)).detach();
+            match others {
+                Others::Map => executor
+                    .spawn(read(pool.map(std::iter::once(false).chain(std::iter::repeat(false))), &theirs))
+                    .detach(),
+                Others::Trying => {
+                    let (pool, count) = (pool.clone(), Rc::clone(&theirs));
+                    let submit = async move {
+                        loop {
+                            while let Ok(handle) = pool.try_submit(false) {
+                                handle.detach();
+                                count.set(count.get() + 1);
+                            }
+                            future::yield_now().await;
+                        }
+                    };
+                    executor.spawn(submit).detach();
+                }
+                Others::Waiting(tasks) => {
+                    for _ in 0..tasks {
+                        let (pool, count) = (pool.clone(), Rc::clone(&theirs));
+                        let submit = async move {
+                            loop {
+                                pool.submit(false).await.unwrap().detach();
+                                count.set(count.get() + 1);
+                            }
+                        };
+                        executor.spawn(submit).detach();
+                    }
+                }
+            }
+            // Who only tries has no room at all where there is a line.
+            while theirs.get() < ENOUGH && ours.get() < ENOUGH {
+                assert!(executor.try_tick(), "capacity {capacity}, {others:?}: nobody can go on");
+            }
+            // A map that reads gives up its place in the line, where others have theirs all the time.
+            let share = if let Others::Waiting(_) = others { 2 * capacity.max(8) } else { 4 };
+            assert!(ours.get() * share >= theirs.get(), "capacity {capacity}, {others:?}: {ours:?} beside {theirs:?}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Jobs that wait for their own pool: one that can go on is not told that it cannot, and one that cannot is told.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_executor::LocalExecutor;
@@ -455,4 +455,64 @@ fn what_nobody_reads_is_bounded_also_where_jobs_add_jobs() {
         }
         assert!(group.unread() <= 1 + 4, "{} completions are unread", group.unread());
     });
+}
+
+/// The parent waits for its map when two completions come together; it reads one of them and does something else. That is no wait
+/// for the pool any more, so another that waits for a job of its own may do so.
+#[test]
+fn a_job_that_has_read_one_of_several_completions_does_not_count_as_waiting() {
+    let own: Arc<OnceLock<Pool<u32, u32, &'static str>>> = Arc::default();
+    let (turns, gate) = (Arc::new(Barrier::new(2)), Arc::new(Gate::new()));
+    let handler = {
+        let (own, turns, gate) = (Arc::clone(&own), Arc::clone(&turns), Arc::clone(&gate));
+        move |n: u32| {
+            let (own, turns, gate) = (Arc::clone(&own), Arc::clone(&turns), Arc::clone(&gate));
+            async move {
+                let pool = own.get().expect("it is there");
+                match n {
+                    // Its first completion is sent alone, the others together.
+                    100 => {
+                        let mut map = pool.map(0..3);
+                        let _ = (map.next().await, map.next().await);
+                        gate.pass().await;
+                        map.next().await.and_then(|last| last.result.ok()).ok_or("the map was cancelled")
+                    }
+                    2 => {
+                        for _ in 0..2 {
+                            turns.wait();
+                        }
+                        Ok(2)
+                    }
+                    200 => pool.submit(300).await.map_err(|_| "refused")?.await.map_err(|_| "the wait was refused"),
+                    n => Ok(n),
+                }
+            }
+        }
+    };
+    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build(handler);
+    assert!(own.set(pool.clone()).is_ok());
+    let mut workers = workers.into_iter().map(|worker| Box::pin(worker.run()));
+    let (mut first, mut second) = (workers.next().unwrap(), workers.next().unwrap());
+    let parent = pool.try_submit(100).unwrap();
+    assert!(poll_once(first.as_mut()).is_none());
+    let mut second = std::thread::scope(|scope| {
+        let other = scope.spawn(move || {
+            assert!(poll_once(second.as_mut()).is_none());
+            second
+        });
+        turns.wait();
+        // It reads the first, and waits.
+        assert!(poll_once(first.as_mut()).is_none());
+        turns.wait();
+        other.join().unwrap()
+    });
+    // It reads the second.
+    assert!(poll_once(first.as_mut()).is_none());
+    let waiting = pool.try_submit(200).unwrap();
+    assert!(poll_once(second.as_mut()).is_none());
+    gate.open(1);
+    for _ in 0..4 {
+        let _ = (poll_once(first.as_mut()), poll_once(second.as_mut()));
+    }
+    assert_eq!((poll_once(pin!(parent)), poll_once(pin!(waiting))), (Some(Ok(2)), Some(Ok(300))));
 }
