@@ -4,7 +4,7 @@
 use crate::attempt::inside;
 use crate::observe::RunningJob;
 use crate::pool::Pool;
-use crate::queue::ledger::{Ledger, Wakes};
+use crate::queue::ledger::Ledger;
 use crate::queue::schedule::gate::RateLimit;
 
 impl<In, T, E> Pool<In, T, E> {
@@ -116,10 +116,6 @@ impl<In, T, E> Pool<In, T, E> {
                 }
                 mark(&mut state.ledger);
                 state.call_desks();
-                let mut wakes = Wakes::default();
-                state.ledger.settle(&mut wakes);
-                drop(state);
-                self.engine().carry_out(wakes);
             }
             if let Some(place) = inside::find(self.engine().identity()) {
                 panic!("{what} must not be awaited inside a job of the same pool, got job {}", place.id);

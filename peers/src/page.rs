@@ -11,7 +11,10 @@ pub(crate) fn markdown(report: &Report) -> String {
     for Judged { section, what, figure, limit, bound, unit, is_held } in &report.bounds {
         let word = if *is_held { "held" } else { "**missed**" };
         let figure = figure_of(*figure);
-        line(&mut page, format_args!("| {section} | {what} | {figure} {unit} | {limit} {} | {word} |", figure_of(*bound)));
+        line(
+            &mut page,
+            format_args!("| {section} | {what} | {figure} {unit} | {limit} {} | {word} |", figure_of(*bound)),
+        );
     }
     for table in &report.tables {
         page.push('\n');

@@ -185,7 +185,7 @@ impl<In, T, E> Room<In, T, E> {
             if state.ledger.is_awaited() {
                 state.call_desks();
                 // What has happened since the journals were entered may have made room, which nobody has been granted.
-                state.ledger.settle(&mut wakes);
+                state.ledger.grant(&mut wakes);
             }
             (polled, wakes)
         };

@@ -451,8 +451,9 @@ impl Ledger {
         id
     }
 
+    /// Gives what room there is to those who wait for it.
     #[inline]
-    fn grant(&mut self, wakes: &mut Wakes) {
+    pub(crate) fn grant(&mut self, wakes: &mut Wakes) {
         if self.is_watched {
             self.tell_watchers(wakes);
         }
