@@ -212,6 +212,9 @@ impl<In, T, E> Room<In, T, E> {
 
     /// Has the task woken when there is room for so many; without standing in line.
     pub(crate) fn be_patient(&mut self, wants: usize, cx: &Context<'_>) {
+        if self.is_patient(cx) {
+            return;
+        }
         // Before the waker is left: whoever is told after that has not been counted.
         let told = self.engine.told.load(Ordering::SeqCst);
         let mut ticket = self.patience.as_ref().map(|patience| patience.ticket);
@@ -230,9 +233,11 @@ impl<In, T, E> Room<In, T, E> {
         self.is_pressed &= found < wanted;
     }
 
-    /// No place was found: whether it may be patient once more. If it was for nothing, others were faster.
+    /// No place was found: whether it may be patient. If it was told of room since it asked first, others were faster.
     pub(crate) fn may_be_patient(&mut self) -> bool {
-        self.is_pressed |= self.has_asked;
+        let told = self.engine.told.load(Ordering::SeqCst);
+        let was_told = self.patience.as_ref().is_some_and(|patience| patience.told != told);
+        self.is_pressed |= self.has_asked && was_told;
         self.has_asked = true;
         !self.is_pressed
     }
