@@ -441,16 +441,14 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     /// Whether inputs are to be pulled before the completions at hand are read, so that the workers have something to do
     /// meanwhile; but not for the sake of a few.
     #[inline(always)]
-    fn is_hungry(&self, cx: &Context<'_>) -> bool {
-        self.intake == Intake::Open
-            && self.window.saturating_sub(self.reader.unread()) >= self.hunger
-            && !self.room.is_patient(cx)
+    fn is_hungry(&self) -> bool {
+        self.intake == Intake::Open && self.window.saturating_sub(self.reader.unread()) >= self.hunger
     }
 
     fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Completion<In, T, E>>> {
         let mut has_fed = false;
         loop {
-            if !has_fed && self.is_hungry(cx) {
+            if !has_fed && self.is_hungry() {
                 self.feed(cx);
                 has_fed = true;
                 continue;
@@ -491,7 +489,7 @@ impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
         if this.deadline.is_none()
             && this.order.is_none()
             && !this.room.is_waiting()
-            && !this.is_hungry(cx)
+            && (!this.is_hungry() || this.room.is_patient(cx))
             && let Some(success) = this.reader.next_success()
         {
             return Poll::Ready(Some(S::completion(success.into_completion())));
