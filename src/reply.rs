@@ -607,39 +607,6 @@ impl<In, T, E> Cell<In, T, E> {
         Some(result)
     }
 
-    /// Books the success of a job that runs.
-    #[cold]
-    fn book_success(&self) {
-        let Phase::Running(slot) = self.lock().phase else { return };
-        self.engine.book_finish(slot, self.id, Outcome::Succeeded, 1);
-    }
-
-    /// Gives the job of a slot its value, if `note` says that the success is noted; else the value is given back. An unwanted value
-    /// is gone before that.
-    fn succeed(&self, value: T, note: impl FnOnce() -> bool) -> Option<T> {
-        let mut state = self.lock();
-        if state.is_detached {
-            drop(state);
-            unwind::discard(value);
-            if !note() {
-                self.book_success();
-            }
-            self.complete(None, 1);
-            return None;
-        }
-        if !note() {
-            return Some(value);
-        }
-        self.attempts.store(1, Ordering::Relaxed);
-        state.phase = Phase::Done(Ok(value));
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        None
-    }
-
     /// Leaves the result for the handle, or says that there is none to wait for.
     fn complete(&self, result: Option<Result<T, JobError<E>>>, attempts: u32) {
         let mut state = self.lock();
@@ -759,37 +726,30 @@ impl<In, T, E> Ticket<In, T, E> {
         self.attempts = 1;
     }
 
-    /// Gives the job its value, if there is nothing to tell beside that and `note` says that the success is noted; else the value
-    /// is given back.
+    /// Gives the job its value, if there is nothing to tell beside that; else the value is given back, and also if it belongs to a
+    /// stream and `note` says that the success is not noted.
     pub(crate) fn succeed(
         &mut self,
         value: T,
         outbox: &mut Outbox<In, T, E>,
         note: impl FnOnce() -> bool,
     ) -> Option<T> {
-        match &self.reply {
-            Some(Reply::Stream(stream)) if self.is_plain(&stream.engine) => {
-                outbox.expect_success(stream);
+        match self.reply.take_if(|reply| reply.engine().is_plain && self.attempts == 1 && self.kept.is_none()) {
+            None => Some(value),
+            Some(Reply::Cell(cell)) => {
+                self.answer(&cell, Ok(value), note);
+                None
+            }
+            Some(Reply::Stream(stream)) => {
+                outbox.expect_success(&stream);
                 if !note() {
+                    self.reply = Some(Reply::Stream(stream));
                     return Some(value);
                 }
-                self.reply = None;
                 outbox.succeed(Success { id: self.id, index: self.index, value });
                 None
             }
-            Some(Reply::Cell(cell)) if self.is_plain(&cell.engine) => {
-                let left = cell.succeed(value, note);
-                if left.is_none() {
-                    self.reply = None;
-                }
-                left
-            }
-            _ => Some(value),
         }
-    }
-
-    fn is_plain(&self, engine: &Engine<In, T, E>) -> bool {
-        engine.is_plain && self.attempts == 1 && self.kept.is_none()
     }
 
     /// The map or group that the job belongs to.
@@ -965,16 +925,9 @@ impl<In, T, E> Ticket<In, T, E> {
 
     /// Books the outcome and gives it to a cell; one for a stream is returned, and announced there.
     fn conclude(&mut self, result: Result<T, JobError<E>>) -> Option<(Arc<Stream<In, T, E>>, Completion<In, T, E>)> {
-        let outcome = outcome_of(&result);
         match self.reply.take()? {
             Reply::Cell(cell) => {
-                if let Some(kept) = self.kept.take() {
-                    drop_input(Some(kept));
-                }
-                self.past.history.take().map(unwind::discard);
-                let wanted = cell.discard_unwanted(result, self.attempts);
-                cell.engine.book_finish(self.slot, self.id, outcome, self.attempts);
-                cell.complete(wanted, self.attempts);
+                self.answer(&cell, result, || false);
                 None
             }
             Reply::Stream(stream) => {
@@ -985,12 +938,26 @@ impl<In, T, E> Ticket<In, T, E> {
                 let input = self.take_kept(&stream);
                 self.past.history.take().map(unwind::discard);
                 stream.announce();
-                stream.engine.book_finish(self.slot, self.id, outcome, self.attempts);
+                stream.engine.book_finish(self.slot, self.id, outcome_of(&result), self.attempts);
                 let timings = self.timings(&stream.engine);
                 let (id, index, attempts) = (self.id, self.index, self.attempts);
                 Some((stream, Completion { id, index, attempts, input, result, timings }))
             }
         }
+    }
+
+    /// Gives the outcome to a cell, and books it in between unless `note` says that it is noted.
+    fn answer(&mut self, cell: &Cell<In, T, E>, result: Result<T, JobError<E>>, note: impl FnOnce() -> bool) {
+        if let Some(kept) = self.kept.take() {
+            drop_input(Some(kept));
+        }
+        self.past.history.take().map(unwind::discard);
+        let outcome = outcome_of(&result);
+        let wanted = cell.discard_unwanted(result, self.attempts);
+        if !note() {
+            cell.engine.book_finish(self.slot, self.id, outcome, self.attempts);
+        }
+        cell.complete(wanted, self.attempts);
     }
 
     #[inline]

@@ -73,26 +73,10 @@ impl<F> Attempt<F> {
     /// The attempt is over: drops the handler's future in place, if it is still there; says whether that has panicked, now or before.
     #[inline(always)]
     pub(crate) fn discard(self: Pin<&mut Self>) -> bool {
-        if self.future.is_some() || self.sleep.is_some() {
-            return self.discard_now();
-        }
-        self.close_span()
-    }
-
-    #[inline(always)]
-    fn close_span(self: Pin<&mut Self>) -> bool {
-        let this = self.project();
-        this.span.close();
-        *this.drop_panicked
-    }
-
-    #[cold]
-    fn discard_now(self: Pin<&mut Self>) -> bool {
         let mut this = self.project();
-        *this.sleep = None;
-        if this.future.is_some() {
-            let dropped = unwind::catch(|| this.future.set(None));
-            *this.drop_panicked = dropped.is_err();
+        if this.future.is_some() || this.sleep.is_some() {
+            *this.sleep = None;
+            *this.drop_panicked |= unwind::catch(|| this.future.set(None)).is_err();
         }
         this.span.close();
         *this.drop_panicked
@@ -115,14 +99,7 @@ impl<F> Attempt<F> {
         let this = self.as_mut().project();
         (*this.id, *this.deadline, *this.drop_panicked) = (job.id, job.deadline, false);
         this.span.renew(job.id, job.attempts, engine.worker_of(*this.slot));
-        if let Some(interrupt) = engine.signals[self.slot].interrupted() {
-            *self.project().drop_panicked = unwind::discard(make);
-            return Poll::Ready(Err(interrupted(interrupt)));
-        }
-        match self.as_mut().poll_handler(engine, Some(make), cx) {
-            Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => self.wait(engine, before_wait, cx),
-        }
+        self.go_on(engine, Some(make), before_wait, cx)
     }
 
     /// Makes first attempts without a limit, one after another, behind one guard, until there is no more, or one waits or does not
@@ -189,7 +166,7 @@ impl<F> Attempt<F> {
 
     /// Goes on with the attempt. `before_wait` is called each time before it waits for something.
     pub(crate) fn poll<In, T, E>(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         engine: &Engine<In, T, E>,
         before_wait: impl FnOnce(&mut Context<'_>),
         cx: &mut Context<'_>,
@@ -197,10 +174,26 @@ impl<F> Attempt<F> {
     where
         F: Future<Output = Result<T, E>>,
     {
+        self.go_on(engine, None::<fn() -> F>, before_wait, cx)
+    }
+
+    /// Polls it, for the first time if there is something to `make` its future.
+    #[inline(always)]
+    fn go_on<In, T, E>(
+        mut self: Pin<&mut Self>,
+        engine: &Engine<In, T, E>,
+        make: Option<impl FnOnce() -> F>,
+        before_wait: impl FnOnce(&mut Context<'_>),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<T, JobError<E>>>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
         if let Some(interrupt) = engine.signals[self.slot].interrupted() {
+            *self.project().drop_panicked |= unwind::discard(make);
             return Poll::Ready(Err(interrupted(interrupt)));
         }
-        match self.as_mut().poll_handler(engine, None::<fn() -> F>, cx) {
+        match self.as_mut().poll_handler(engine, make, cx) {
             Poll::Ready(result) => Poll::Ready(result),
             Poll::Pending => self.wait(engine, before_wait, cx),
         }

@@ -81,8 +81,6 @@ pub(crate) struct Engine<In, T, E> {
     pub(crate) ready: Ready<Lot<In, T, E>>,
     /// Whether there is nothing to do about a job but to run it: nobody watches or measures, and it adds none.
     pub(crate) is_plain: bool,
-    /// How many jobs from outside may be queued.
-    pub(crate) capacity: usize,
     /// How many slots a worker has: those from `worker × slots_each` on.
     slots_each: usize,
     /// One for each slot.
@@ -170,7 +168,6 @@ impl<In, T, E> Engine<In, T, E> {
                 retries_refused: 0,
             }),
             ready: Ready::new(settings.capacity),
-            capacity: settings.capacity,
             is_plain: settings.observer.is_none()
                 && settings.retry.is_none()
                 && settings.slow_poll.is_none()
@@ -403,8 +400,7 @@ impl<In, T, E> Engine<In, T, E> {
     /// Puts accepted jobs of one map on their way together.
     pub(crate) fn launch_lot(&self, lot: Lot<In, T, E>) {
         if self.is_scheduled() {
-            let mut lot = lot;
-            self.schedule_many(std::iter::from_fn(|| lot.take_first()).collect());
+            self.schedule_many(lot.into_jobs().collect());
         } else if let Err(stranded) = self.ready.push_lot(lot) {
             self.abandon(stranded);
         }

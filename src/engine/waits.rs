@@ -180,8 +180,7 @@ impl<In, T, E> Room<In, T, E> {
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), NoRoom>> {
         let (polled, wakes) = {
             let mut state = self.engine.state();
-            let reserved = state.ledger.poll_reserve(&mut self.ticket, self.may_exceed, cx);
-            let (polled, mut wakes) = reserved;
+            let (polled, mut wakes) = state.ledger.poll_reserve(&mut self.ticket, self.may_exceed, cx);
             if state.ledger.is_awaited() {
                 state.call_desks();
                 // What has happened since the journals were entered may have made room, which nobody has been granted.
@@ -210,15 +209,15 @@ impl<In, T, E> Room<In, T, E> {
         }
     }
 
-    /// Has the task woken when there is room for so many; without standing in line.
-    pub(crate) fn be_patient(&mut self, wants: usize, cx: &Context<'_>) {
+    /// Has the task woken when there is room for several; without standing in line.
+    pub(crate) fn be_patient(&mut self, cx: &Context<'_>) {
         if self.is_patient(cx) {
             return;
         }
         // Before the waker is left: whoever is told after that has not been counted.
         let told = self.engine.told.load(Ordering::SeqCst);
         let mut ticket = self.patience.as_ref().map(|patience| patience.ticket);
-        let wakes = self.engine.state().ledger.be_patient(&mut ticket, wants, cx);
+        let wakes = self.engine.state().ledger.be_patient(&mut ticket, cx);
         self.patience = ticket.map(|ticket| Patience { ticket, waker: cx.waker().clone(), told });
         self.engine.carry_out(wakes);
         if self.engine.is_scheduled() {

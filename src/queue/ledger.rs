@@ -115,18 +115,10 @@ pub(crate) struct Ledger {
     granted: BTreeSet<u64>,
     /// Who has jobs in the pool and could hand in more: told when there is room for several. They stand in no line. Bounded by
     /// the number of maps.
-    patient: BTreeMap<u64, Patient>,
-    /// The least that one of them wants; with none, more than there can be.
-    least_wanted: usize,
+    patient: BTreeMap<u64, Waker>,
     /// When so many jobs are accepted, others have had their share of the room, and they are told anyway.
     patient_until: u64,
     next_waiter: u64,
-}
-
-#[derive(Debug)]
-struct Patient {
-    waker: Waker,
-    wants: usize,
 }
 
 impl Ledger {
@@ -152,7 +144,6 @@ impl Ledger {
             waiting: BTreeMap::new(),
             granted: BTreeSet::new(),
             patient: BTreeMap::new(),
-            least_wanted: usize::MAX,
             patient_until: u64::MAX,
             next_waiter: 0,
         }
@@ -312,20 +303,15 @@ impl Ledger {
         (Poll::Pending, wakes)
     }
 
-    /// Leaves a waker for the time when there is room for so many; `ticket` is where it is.
-    pub(crate) fn be_patient(&mut self, ticket: &mut Option<u64>, wants: usize, cx: &Context<'_>) -> Wakes {
+    /// Leaves a waker for the time when half of the queue is free; `ticket` is where it is.
+    pub(crate) fn be_patient(&mut self, ticket: &mut Option<u64>, cx: &Context<'_>) -> Wakes {
         let mut wakes = Wakes::default();
         let number = *ticket.get_or_insert_with(|| {
             self.next_waiter += 1;
             self.next_waiter
         });
-        // More than there can ever be is never told.
-        let wants = wants.min(self.capacity);
-        let is_known = |known: &Patient| known.wants == wants && known.waker.will_wake(cx.waker());
-        if !self.patient.get(&number).is_some_and(is_known) {
-            let patient = Patient { waker: cx.waker().clone(), wants };
-            wakes.unneeded = self.patient.insert(number, patient).map(|old| old.waker);
-            self.least_wanted = self.least_wanted.min(wants);
+        if !self.patient.get(&number).is_some_and(|known| known.will_wake(cx.waker())) {
+            wakes.unneeded = self.patient.insert(number, cx.waker().clone());
             self.patient_until = self.patient_until.min(self.accepted.saturating_add(self.capacity as u64));
         }
         if self.has_line() {
@@ -343,16 +329,10 @@ impl Ledger {
 
     /// Takes the waker back.
     pub(crate) fn be_patient_no_more(&mut self, ticket: u64) -> Wakes {
-        let unneeded = self.patient.remove(&ticket).map(|patient| patient.waker);
-        self.least_wanted = self.patient.values().map(|patient| patient.wants).min().unwrap_or(usize::MAX);
-        if self.patient.is_empty() {
-            self.patient_until = u64::MAX;
-        }
-        Wakes { unneeded, ..Wakes::default() }
+        Wakes { unneeded: self.patient.remove(&ticket), ..Wakes::default() }
     }
 
-    /// Tells those who wait patiently if there is as much room as one of them wants; or any, and nothing is queued any more: the
-    /// rest may be held by somebody.
+    /// Tells those who wait patiently, if there is room for them.
     #[inline]
     fn tell_patient(&mut self, wakes: &mut Wakes) {
         if self.is_room_for_patient() {
@@ -360,21 +340,22 @@ impl Ledger {
         }
     }
 
+    /// Whether half of the queue is free, or any of it while nothing is queued: the rest may be held by somebody. Or others have
+    /// had their share.
     fn is_room_for_patient(&self) -> bool {
-        let room = self.open_places();
-        room >= self.least_wanted
-            || self.accepted >= self.patient_until
-            || (room > 0 && self.queued == 0 && self.least_wanted < usize::MAX)
+        let room = || self.open_places();
+        !self.patient.is_empty()
+            && (self.accepted >= self.patient_until
+                || room() >= (self.capacity / 2).max(1)
+                || (self.queued == 0 && room() > 0))
     }
 
     /// Tells all who wait patiently to look again.
     #[cold]
     pub(crate) fn tell_all_patient(&mut self, wakes: &mut Wakes) {
-        (self.least_wanted, self.patient_until) = (usize::MAX, u64::MAX);
-        if !self.patient.is_empty() {
-            wakes.told = true;
-            wakes.room.extend(std::mem::take(&mut self.patient).into_values().map(|patient| patient.waker));
-        }
+        self.patient_until = u64::MAX;
+        wakes.told |= !self.patient.is_empty();
+        wakes.room.extend(std::mem::take(&mut self.patient).into_values());
     }
 
     /// Whether as many wait as may; those that may exceed that do not count.
@@ -589,11 +570,8 @@ impl Ledger {
             return (false, wakes);
         }
         self.life = life;
-        let waiting = std::mem::take(&mut self.waiting).into_values().map(|waiter| waiter.waker);
-        let patient = std::mem::take(&mut self.patient).into_values().map(|patient| patient.waker);
-        wakes.room = waiting.chain(patient).collect();
-        wakes.told = true;
-        self.least_wanted = usize::MAX;
+        wakes.room = std::mem::take(&mut self.waiting).into_values().map(|waiter| waiter.waker).collect();
+        self.tell_all_patient(&mut wakes);
         if life != Life::Ended {
             self.look_for_quiet(&mut wakes);
         }

@@ -63,6 +63,11 @@ pub(crate) trait Lot: Sized {
     /// Takes out the oldest.
     fn take_first(&mut self) -> Option<Self::Job>;
 
+    /// One by one, the oldest first.
+    fn into_jobs(mut self) -> impl Iterator<Item = Self::Job> {
+        std::iter::from_fn(move || self.take_first())
+    }
+
     /// Takes out the older half, rounded up.
     fn split_half(&mut self) -> Self;
 
@@ -94,7 +99,7 @@ impl<L: Lot> Piece<L::Job, L> {
     fn into_jobs(self, jobs: &mut impl Extend<L::Job>) {
         match self {
             Self::One(job) => jobs.extend(Some(job)),
-            Self::Lot(mut lot) => jobs.extend(std::iter::from_fn(|| lot.take_first())),
+            Self::Lot(lot) => jobs.extend(lot.into_jobs()),
         }
     }
 }

@@ -184,21 +184,11 @@ pub struct Map<In, T, E, S> {
     pulled: Vec<In>,
     room: Room<In, T, E>,
     window: usize,
-    /// How much room there is to be in the window before it is worth while to pull.
-    hunger: usize,
     /// Holds back what is not next; at most `window` and what running jobs add.
     order: Option<Reorder<Completion<In, T, E>>>,
     reader: Reader<In, T, E>,
     /// Ends when the map has to.
     deadline: Option<BoxFuture<'static, ()>>,
-}
-
-const fn hunger(window: usize) -> usize {
-    match window / 8 {
-        0 => 1,
-        CHUNK.. => CHUNK,
-        some => some,
-    }
 }
 
 /// How things stand with the source.
@@ -226,7 +216,6 @@ impl<In, T, E, S> Map<In, T, E, S> {
             pulled: Vec::new(),
             room,
             window,
-            hunger: hunger(window),
             order: None,
             reader,
             deadline: None,
@@ -253,7 +242,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     #[track_caller]
     pub fn window(mut self, jobs: usize) -> Self {
         assert!(jobs > 0, "window must be at least 1, got 0");
-        (self.window, self.hunger) = (jobs, hunger(jobs));
+        self.window = jobs;
         self.reader.stream.set_window(jobs);
         self
     }
@@ -389,8 +378,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             // What it has in the pool brings it back sooner or later, so it need not stand in line: it is woken when the queue is
             // half empty. With a schedule, what is queued may be held up while others could start.
             let is_patient = self.reader.unread() > 0 && !engine.is_scheduled();
-            let patience = is_patient.then(|| (engine.capacity / 2).max(1));
-            let taken = begun.take().map_or_else(|| Places::take(&engine, want, &mut self.room, patience, cx), Ok);
+            let taken = begun.take().map_or_else(|| Places::take(&engine, want, &mut self.room, is_patient, cx), Ok);
             let places = match taken {
                 Ok(places) => places,
                 Err(no_room) => {
@@ -442,7 +430,8 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     /// meanwhile; but not for the sake of a few.
     #[inline(always)]
     fn is_hungry(&self) -> bool {
-        self.intake == Intake::Open && self.window.saturating_sub(self.reader.unread()) >= self.hunger
+        self.intake == Intake::Open
+            && self.window.saturating_sub(self.reader.unread()) >= (self.window / 8).clamp(1, CHUNK)
     }
 
     fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Completion<In, T, E>>> {
@@ -482,7 +471,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
 impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
     type Item = S::Item;
 
-    #[inline]
+    #[inline(always)]
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         let this = &mut *self;
         // The same as the rest, for most completions of most maps.
@@ -501,18 +490,17 @@ impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
 impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     #[inline(never)]
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
-        let this = self;
-        if this.deadline.is_some() {
-            this.look_at_deadline(cx);
+        if self.deadline.is_some() {
+            self.look_at_deadline(cx);
         }
-        match this.poll_completion(cx) {
+        match self.poll_completion(cx) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(None) => Poll::Ready(this.source.take_failure()),
+            Poll::Ready(None) => Poll::Ready(self.source.take_failure()),
             Poll::Ready(Some(completion)) => {
                 // Who has something to read does not wait; a place granted now would be kept from others for as long as
                 // the consumer does something else.
-                this.room.leave();
-                this.reader.count(&completion);
+                self.room.leave();
+                self.reader.count(&completion);
                 Poll::Ready(Some(S::completion(completion)))
             }
         }
@@ -528,7 +516,7 @@ pub struct Next<'a, In, T, E, S> {
 impl<In, T, E, S: Source<In, T, E>> Future for Next<'_, In, T, E, S> {
     type Output = Option<S::Item>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut *self.map).poll_next(cx)
     }
@@ -650,13 +638,13 @@ struct Places<'a, In, T, E> {
 }
 
 impl<'a, In, T, E> Places<'a, In, T, E> {
-    /// Takes up to `want` places; where there is none, `room` stands in line and wakes the task, or, with `patience`, wakes it
-    /// when there are so many, as long as nobody stands in line.
+    /// Takes up to `want` places; where there is none, `room` stands in line and wakes the task, or, if it
+    /// `is_patient`, when there are several, as long as nobody stands in line.
     fn take(
         engine: &'a Arc<Engine<In, T, E>>,
         want: usize,
         room: &mut Room<In, T, E>,
-        patience: Option<usize>,
+        is_patient: bool,
         cx: &Context<'_>,
     ) -> Result<Self, NoRoom> {
         // Standing in line would do, but costs more.
@@ -673,8 +661,8 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
                 room.note_found(begun, want);
                 return Ok(Self { engine, begun });
             }
-            if let Some(wants) = patience.filter(|_| !has_line && room.may_be_patient()) {
-                room.be_patient(wants, cx);
+            if is_patient && !has_line && room.may_be_patient() {
+                room.be_patient(cx);
                 return Ok(Self { engine, begun });
             }
         }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::observe::JobId;
-use crate::queue::desk::{Desk, Runner};
+use crate::queue::desk::{Desk, Papers, Runner};
 use crate::queue::ready::{Closed, Taken};
 use crate::reply::{Entry, Lot, Outbox, Ticket};
 use crate::results::stream::{Stream, Success};
+use crate::sync::MutexGuard;
 
 /// A worker at work. It [closes](Self::close) its desk before it waits or lets others have the thread.
 pub(super) struct Post<In, T, E> {
@@ -108,32 +109,25 @@ impl<In, T, E> Post<In, T, E> {
     /// Notes that the job of the slot has succeeded, where it has, and starts the next of the hand there.
     #[inline(always)]
     pub(super) fn step(&mut self, slot: usize, has_succeeded: bool) -> Step<In> {
-        let Some(desk) = &self.desk else { return Step::Called };
-        let mut guard = desk.papers();
-        let papers = &mut *guard;
-        if papers.is_called() {
-            return Step::Called;
-        }
-        let next = papers.hand.as_mut().and_then(|hand| Some((hand.take_input()?, hand.stream.identity())));
+        let Some(mut papers) = self.papers() else { return Step::Called };
+        let Papers { hand, journal, .. } = &mut *papers;
+        let next = hand.as_mut().and_then(|hand| Some((hand.take_input()?, hand.stream.identity())));
         let Some(((id, index, input), stream)) = next else {
-            self.has_hand = false;
             if has_succeeded {
-                papers.journal.succeed(slot);
+                journal.succeed(slot);
             }
+            drop(papers);
+            self.has_hand = false;
             return Step::Empty;
         };
         let runner = Runner { id, index, stream: Some(stream) };
         if has_succeeded {
-            papers.journal.follow(slot, runner);
+            journal.follow(slot, runner);
         } else {
-            papers.journal.start(slot, runner);
+            journal.start(slot, runner);
         }
         self.engine.signals[slot].clear();
-        let is_long = papers.journal.is_long();
-        drop(guard);
-        if is_long {
-            self.engine.enter_journals();
-        }
+        self.lay_down(papers);
         Step::Job(Fresh { id, index, input })
     }
 
@@ -157,23 +151,19 @@ impl<In, T, E> Post<In, T, E> {
         } else {
             Step::Called
         };
-        match step {
-            Step::Job(next) => {
-                outbox.succeed(success);
-                Some(next)
-            }
-            Step::Empty => {
-                outbox.succeed(success);
-                None
-            }
+        let next = match step {
+            Step::Job(next) => Some(next),
+            Step::Empty => None,
             Step::Called => {
                 let Success { id, index, value } = success;
                 self.adopt(id, index, ticket);
                 ticket.settle(Ok(value), outbox);
                 self.close();
-                None
+                return None;
             }
-        }
+        };
+        outbox.succeed(success);
+        next
     }
 
     /// Makes a job of the hand the ticket's, which sees to its outcome from here on.
@@ -185,30 +175,35 @@ impl<In, T, E> Post<In, T, E> {
 
     /// Notes that a job from outside has started in the slot; says whether it could be noted here.
     pub(super) fn note_start(&self, slot: usize, runner: Runner) -> bool {
-        let Some(desk) = &self.desk else { return false };
-        let mut papers = desk.papers();
-        if papers.is_called() {
-            return false;
-        }
+        let Some(mut papers) = self.papers() else { return false };
         papers.journal.start(slot, runner);
         self.engine.signals[slot].clear();
+        self.lay_down(papers);
         true
     }
 
     /// Notes that the job of the slot has succeeded; says whether it could be noted here.
     pub(super) fn note_success(&self, slot: usize) -> bool {
-        let Some(desk) = &self.desk else { return false };
-        let mut papers = desk.papers();
-        if papers.is_called() {
-            return false;
-        }
+        let Some(mut papers) = self.papers() else { return false };
         papers.journal.succeed(slot);
+        self.lay_down(papers);
+        true
+    }
+
+    /// What lies on the desk, unless there is none or it was called.
+    #[inline(always)]
+    fn papers(&self) -> Option<MutexGuard<'_, Papers<Lot<In, T, E>>>> {
+        self.desk.as_ref().map(|desk| desk.papers()).filter(|papers| !papers.is_called())
+    }
+
+    /// Something was written down.
+    #[inline(always)]
+    fn lay_down(&self, papers: MutexGuard<'_, Papers<Lot<In, T, E>>>) {
         let is_long = papers.journal.is_long();
         drop(papers);
         if is_long {
             self.engine.enter_journals();
         }
-        true
     }
 
     /// Gives back what has not started, and enters everything in the books.

@@ -234,10 +234,7 @@ where
         wants_submitter: bool,
         cx: &mut Context<'_>,
     ) {
-        let at = match self.free.last() {
-            Some(at) => *at,
-            None => self.add(),
-        };
+        let at = self.free_slot();
         let number = self.first + at;
         outbox.book_unless_of(number);
         let ticket = &mut self.slots[at].ticket;
@@ -269,10 +266,7 @@ where
         let mut jobs = 0;
         while jobs < most && !self.is_full() {
             outbox.book();
-            let at = match self.free.last() {
-                Some(at) => *at,
-                None => self.add(),
-            };
+            let at = self.free_slot();
             let number = self.first + at;
             let mut first = match post.step(number, false) {
                 Step::Job(job) => Some(job),
@@ -320,6 +314,11 @@ where
             }
         }
         jobs
+    }
+
+    /// One without a job, which stays on the list of those.
+    fn free_slot(&mut self) -> usize {
+        self.free.last().copied().unwrap_or_else(|| self.add())
     }
 
     /// Makes one more slot, without a job.

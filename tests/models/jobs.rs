@@ -86,18 +86,7 @@ enum Canceller {
 fn a_job_that_never_ends_is_ended_by_whoever_cancels_it() {
     for canceller in [Canceller::Handle, Canceller::Map, Canceller::Abort] {
         explore(move |slots| async move {
-            let seen = Arc::new(Seen::default());
-            let (pool, workers) = Pool::builder().workers(2).jobs_per_worker(slots).timer(ManualTimer::new()).build({
-                let seen = Arc::clone(&seen);
-                move |_: u32| {
-                    let running = Running::new(&seen);
-                    async move {
-                        let _running = running;
-                        future::pending::<Result<u32, u32>>().await
-                    }
-                }
-            });
-            let workers: Workers = workers.into_iter().map(|worker| spawn(worker.run())).collect();
+            let (pool, workers, seen) = pool_of(2, slots, 1024, pend);
             match canceller {
                 Canceller::Handle => {
                     let handle = pool.try_submit(0).expect("there is room");

@@ -7,20 +7,10 @@ use super::*;
 
 /// A pool whose jobs end as soon as they are polled.
 fn quick_pool(workers: usize, slots: usize, capacity: usize) -> (Jobs, Workers, Arc<Seen>) {
-    let seen = Arc::new(Seen::default());
-    let builder =
-        Pool::builder().workers(workers).jobs_per_worker(slots).queue_capacity(capacity).timer(ManualTimer::new());
-    let (pool, workers) = builder.build({
-        let seen = Arc::clone(&seen);
-        move |n: u32| {
-            let running = Running::new(&seen);
-            async move {
-                let _running = running;
-                Ok(n)
-            }
-        }
-    });
-    (pool, workers.into_iter().map(|worker| spawn(worker.run())).collect(), seen)
+    pool_of(workers, slots, capacity, |n, seen| async move {
+        let _running = Running::new(&seen);
+        Ok(n)
+    })
 }
 
 /// Reads a map to its end.
@@ -148,19 +138,7 @@ fn each_job_of_a_cancelled_map_has_one_outcome() {
 #[test]
 fn a_cancellation_reaches_all_jobs_of_a_map() {
     explore(|slots| async move {
-        let seen = Arc::new(Seen::default());
-        let builder = Pool::builder().workers(2).jobs_per_worker(slots).queue_capacity(8).timer(ManualTimer::new());
-        let (pool, workers) = builder.build({
-            let seen = Arc::clone(&seen);
-            move |_: u32| {
-                let running = Running::new(&seen);
-                async move {
-                    let _running = running;
-                    future::pending::<Result<u32, u32>>().await
-                }
-            }
-        });
-        let workers: Workers = workers.into_iter().map(|worker| spawn(worker.run())).collect();
+        let (pool, workers, seen) = pool_of(2, slots, 8, pend);
         let mut map = pool.map(0..5);
         assert!(future::poll_once(map.next()).await.is_none());
         map.cancel();

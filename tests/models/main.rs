@@ -105,6 +105,16 @@ async fn work(n: u32, seen: Arc<Seen>) -> Result<u32, u32> {
 
 /// A pool whose workers have a thread each.
 fn pool(workers: usize, slots: usize, capacity: usize) -> (Jobs, Workers, Arc<Seen>) {
+    pool_of(workers, slots, capacity, work)
+}
+
+/// The same, with another job.
+fn pool_of<F: Future<Output = Result<u32, u32>> + Send + 'static>(
+    workers: usize,
+    slots: usize,
+    capacity: usize,
+    work: impl Fn(u32, Arc<Seen>) -> F + Send + Sync + 'static,
+) -> (Jobs, Workers, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
     let builder =
         Pool::builder().workers(workers).jobs_per_worker(slots).queue_capacity(capacity).timer(ManualTimer::new());
@@ -113,6 +123,12 @@ fn pool(workers: usize, slots: usize, capacity: usize) -> (Jobs, Workers, Arc<Se
         move |n: u32| work(n, Arc::clone(&seen))
     });
     (pool, workers.into_iter().map(|worker| spawn(worker.run())).collect(), seen)
+}
+
+/// A job that never ends.
+async fn pend(_: u32, seen: Arc<Seen>) -> Result<u32, u32> {
+    let _running = Running::new(&seen);
+    future::pending().await
 }
 
 async fn join(tasks: impl IntoIterator<Item = JoinHandle<()>>) {

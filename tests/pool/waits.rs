@@ -1,6 +1,6 @@
 //! Jobs that wait for their own pool: one that can go on is not told that it cannot, and one that cannot is told.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Barrier, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -11,6 +11,21 @@ use futures::stream::FuturesUnordered;
 use futures_lite::StreamExt;
 
 use crate::harness::{Gate, assert_settled, in_both_ways, poll_once};
+
+/// One parent starts in the first worker; the other one in the last, which has the first one's child before it.
+fn answer_parents<W: Future<Output = ()>>(pool: &Pool<u32, u32, &'static str>, workers: &mut [Pin<Box<W>>]) {
+    let first = pool.try_submit(11).unwrap();
+    assert_eq!(poll_once(workers[0].as_mut()), None);
+    let second = pool.try_submit(12).unwrap();
+    assert_eq!(poll_once(workers.last_mut().unwrap().as_mut()), None);
+    for _ in 0..3 {
+        for worker in &mut *workers {
+            assert_eq!(poll_once(worker.as_mut()), None);
+        }
+    }
+    assert_eq!(poll_once(pin!(first)), Some(Ok(1)));
+    assert_eq!(poll_once(pin!(second)), Some(Ok(2)));
+}
 
 /// A parent awaits its child; the other worker, or slot, does that child, and then takes the second parent before the
 /// first one was polled again.
@@ -27,17 +42,7 @@ fn a_job_whose_wait_is_over_does_not_count_as_waiting() {
             },
         );
         let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-        let mut first = pool.try_submit(11).unwrap();
-        assert_eq!(poll_once(workers[0].as_mut()), None);
-        let mut second = pool.try_submit(12).unwrap();
-        assert_eq!(poll_once(workers[1 % slots.workers(2)].as_mut()), None);
-        for _ in 0..3 {
-            for worker in &mut workers {
-                assert_eq!(poll_once(worker.as_mut()), None);
-            }
-        }
-        assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
-        assert_eq!(poll_once(pin!(&mut second)), Some(Ok(2)));
+        answer_parents(&pool, &mut workers);
         assert_settled(&pool);
     });
 }
@@ -60,17 +65,7 @@ fn a_job_whose_map_has_something_to_read_does_not_count_as_waiting() {
         });
         *own.lock().unwrap() = Some(pool.clone());
         let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-        let mut first = pool.try_submit(11).unwrap();
-        assert_eq!(poll_once(workers[0].as_mut()), None);
-        let mut second = pool.try_submit(12).unwrap();
-        assert_eq!(poll_once(workers[1 % slots.workers(2)].as_mut()), None);
-        for _ in 0..3 {
-            for worker in &mut workers {
-                assert_eq!(poll_once(worker.as_mut()), None);
-            }
-        }
-        assert_eq!(poll_once(pin!(&mut first)), Some(Ok(1)));
-        assert_eq!(poll_once(pin!(&mut second)), Some(Ok(2)));
+        answer_parents(&pool, &mut workers);
         *own.lock().unwrap() = None;
     });
 }
