@@ -110,6 +110,7 @@
 
 mod attempt;
 mod builder;
+mod channel;
 mod control;
 #[cfg(feature = "csv")]
 pub mod csv;

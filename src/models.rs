@@ -22,7 +22,7 @@ use crate::engine::Engine;
 use crate::engine::timekeeper::Timekeeping;
 use crate::handler::Plain;
 use crate::queue::desk::Desk;
-use crate::queue::ready::{Ready, Taken};
+use crate::queue::injector::{Injector, Taken};
 use crate::reply::{Entry, Outbox, Ticket};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::worker::Workers;
@@ -67,7 +67,7 @@ const STACK: usize = 1 << 17;
 
 /// A pool whose workers are not run: the threads of the model do what they would.
 fn pool(workers: usize, clock: &ManualTimer) -> (Jobs, Workers<u32, u32, u32, Plain<impl Fn(u32) -> Handled + use<>>>) {
-    Pool::builder().workers(workers).queue_capacity(2).timer(clock.clone()).build(|n| std::future::ready(Ok(n)))
+    Pool::builder().workers(workers).queue_capacity(2).timer(clock.clone()).build(|n| std::future::injector(Ok(n)))
 }
 
 type Handled = std::future::Ready<Result<u32, u32>>;
@@ -93,7 +93,7 @@ fn one_job(
         let handle = pool.try_submit(7).expect("there is room");
         let engine = Arc::clone(pool.engine());
         let worker = spawn(move || {
-            let Ok(Some(entry)) = engine.ready.try_pop() else { return };
+            let Ok(Some(entry)) = engine.injector.try_pop() else { return };
             if is_lost {
                 let (mut ticket, mut outbox) = (Ticket::new(0), Outbox::new());
                 entry.start(&engine, &mut ticket, &mut outbox, |_| false);
@@ -150,7 +150,7 @@ fn a_failure_that_nobody_awaits_goes_to_the_place_for_them_once() {
         let handle = pool.try_submit(7).expect("there is room");
         let engine = Arc::clone(pool.engine());
         let worker = spawn(move || {
-            let Ok(Some(entry)) = engine.ready.try_pop() else { return };
+            let Ok(Some(entry)) = engine.injector.try_pop() else { return };
             run(&engine, 0, entry, Err);
         });
         handle.detach();
@@ -172,35 +172,35 @@ fn an_abort_and_a_worker_settle_a_job_once() {
 // ---- the hand-over ----
 
 /// Takes jobs until there are none and the channel is closed.
-fn take_all(ready: &Ready<Row>) -> Vec<u32> {
+fn take_all(injector: &Injector<Row>) -> Vec<u32> {
     let mut taken = Vec::new();
-    while let Ok(job) = block_on(ready.pop()) {
+    while let Ok(job) = block_on(injector.pop()) {
         taken.push(job);
     }
     taken
 }
 
-fn hand_over(capacity: usize, push: impl Fn(&Ready<Row>) + Send + Sync + 'static) {
+fn hand_over(push: impl Fn(&Injector<Row>) + Send + Sync + 'static) {
     explore(move || {
-        let ready = Arc::new(Ready::<Row>::new(capacity));
+        let injector = Arc::new(Injector::<Row>::new());
         let leaver = spawn({
-            let ready = Arc::clone(&ready);
-            move || block_on(poll_once(ready.pop())).and_then(Result::ok)
+            let injector = Arc::clone(&injector);
+            move || block_on(poll_once(injector.pop())).and_then(Result::ok)
         });
         let stayer = spawn({
-            let ready = Arc::clone(&ready);
+            let injector = Arc::clone(&injector);
             move || {
                 // Two of three jobs at least are its own.
-                let first = block_on(ready.pop()).expect("it is open");
-                let second = block_on(ready.pop()).expect("it is open");
+                let first = block_on(injector.pop()).expect("it is open");
+                let second = block_on(injector.pop()).expect("it is open");
                 [first, second]
             }
         });
-        push(&ready);
+        push(&injector);
         let mut taken: Vec<u32> = stayer.join().expect("it does not panic").into();
         taken.extend(leaver.join().expect("it does not panic"));
-        ready.close();
-        taken.extend(take_all(&ready));
+        injector.close();
+        taken.extend(take_all(&injector));
         taken.sort_unstable();
         assert_eq!(taken, [1, 2, 3]);
     });
@@ -208,41 +208,41 @@ fn hand_over(capacity: usize, push: impl Fn(&Ready<Row>) + Send + Sync + 'static
 
 #[test]
 fn no_job_of_a_batch_is_left_beside_a_worker_that_sleeps() {
-    hand_over(2, |ready| ready.push_many(vec![1, 2, 3]).expect("it is open"));
+    hand_over(|injector| assert!(injector.push_many(1..4).is_ok()));
 }
 
 #[test]
-fn no_job_is_left_in_the_spill_beside_a_worker_that_sleeps() {
-    hand_over(1, |ready| {
+fn no_batch_of_one_is_left_beside_a_worker_that_sleeps() {
+    hand_over(|injector| {
         for job in 1..=3 {
-            ready.push_lot([job].into()).expect("it is open");
+            injector.push_batch([job].into()).expect("it is open");
         }
     });
 }
 
 #[test]
 fn no_job_that_comes_alone_is_left_beside_a_worker_that_sleeps() {
-    hand_over(2, |ready| {
+    hand_over(|injector| {
         for job in 1..=3 {
-            ready.push(job).expect("it is open");
+            injector.push(job).expect("it is open");
         }
     });
 }
 
 /// One worker has taken three jobs together and started the first, when `leave` happens to its desk; the other waits for two.
-fn share(leave: impl Fn(&Ready<Row>, Arc<Desk<Row>>) + Copy + Send + Sync + 'static) {
+fn share(leave: impl Fn(&Injector<Row>, Arc<Desk<Row>>) + Copy + Send + Sync + 'static) {
     explore(move || {
-        let ready = Arc::new(Ready::<Row>::new(2));
+        let injector = Arc::new(Injector::<Row>::new());
         let other = spawn({
-            let ready = Arc::clone(&ready);
-            move || [(); 2].map(|()| block_on(ready.pop()).expect("it is open"))
+            let injector = Arc::clone(&injector);
+            move || [(); 2].map(|()| block_on(injector.pop()).expect("it is open"))
         });
-        ready.push_lot([1, 2, 3].into()).expect("it is open");
+        injector.push_batch([1, 2, 3].into()).expect("it is open");
         let desk = Arc::new(Desk::default());
         // The other one may be faster and take one or two.
-        if ready.take(Some(&desk)) == Ok(Taken::Hand) {
+        if injector.take(Some(&desk)) == Ok(Taken::Hand) {
             let first = desk.papers().hand.as_mut().and_then(Row::pop_front);
-            leave(&ready, desk);
+            leave(&injector, desk);
             match first {
                 Some(1) => assert_eq!(other.join().expect("it does not panic"), [2, 3]),
                 Some(2) => assert_eq!(other.join().expect("it does not panic"), [1, 3]),
@@ -264,23 +264,23 @@ fn what_lies_in_a_hand_is_found_by_a_worker_that_sleeps() {
 
 #[test]
 fn what_is_put_back_is_found_by_a_worker_that_sleeps() {
-    share(|ready, desk| ready.put_back(&desk));
+    share(|injector, desk| injector.give_back(&desk));
 }
 
 #[test]
 fn no_job_overtakes_another_while_somebody_looks_for_dead_ones() {
     explore(|| {
-        let ready = Arc::new(Ready::<Row>::new(2));
+        let injector = Arc::new(Injector::<Row>::new());
         let worker = spawn({
-            let ready = Arc::clone(&ready);
-            move || [(); 2].map(|()| block_on(ready.pop()).expect("it is open"))
+            let injector = Arc::clone(&injector);
+            move || [(); 2].map(|()| block_on(injector.pop()).expect("it is open"))
         });
         let sweeper = spawn({
-            let ready = Arc::clone(&ready);
-            move || ready.sweep(|_| false)
+            let injector = Arc::clone(&injector);
+            move || injector.sweep(|_| false)
         });
         for job in [1, 2] {
-            ready.push(job).expect("it is open");
+            injector.push(job).expect("it is open");
         }
         assert_eq!(sweeper.join().expect("it does not panic"), []);
         assert_eq!(worker.join().expect("it does not panic"), [1, 2]);
@@ -290,25 +290,25 @@ fn no_job_overtakes_another_while_somebody_looks_for_dead_ones() {
 #[test]
 fn two_workers_take_the_jobs_in_their_order() {
     explore(|| {
-        let ready = Arc::new(Ready::<Row>::new(2));
+        let injector = Arc::new(Injector::<Row>::new());
         let taken = Arc::new(loom::sync::Mutex::new(Vec::new()));
         let workers = [(); 2].map(|()| {
-            let (ready, taken) = (Arc::clone(&ready), Arc::clone(&taken));
+            let (injector, taken) = (Arc::clone(&injector), Arc::clone(&taken));
             spawn(move || {
-                let job = block_on(ready.pop()).expect("it is open");
+                let job = block_on(injector.pop()).expect("it is open");
                 taken.lock().expect("nobody panics").push(job);
             })
         });
-        ready.push_many(vec![1, 2]).expect("it is open");
-        ready.push_many(vec![3, 4]).expect("it is open");
+        assert!(injector.push_many(1..3).is_ok());
+        assert!(injector.push_many(3..5).is_ok());
         for worker in workers {
             worker.join().expect("it does not panic");
         }
         let mut taken = taken.lock().expect("nobody panics").clone();
         taken.sort_unstable();
         assert_eq!(taken, [1, 2]);
-        ready.close();
-        assert_eq!(take_all(&ready), [3, 4]);
+        injector.close();
+        assert_eq!(take_all(&injector), [3, 4]);
     });
 }
 

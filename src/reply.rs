@@ -20,8 +20,8 @@ use crate::observe::{Event, JobId, Outcome};
 use crate::planted::{self, Bug};
 use crate::pool::{Unhandled, Unstarted};
 use crate::queue::desk::Runner;
+use crate::queue::injector::Split;
 use crate::queue::ledger::{Origin, Wakes};
-use crate::queue::ready;
 use crate::queue::running::Occupant;
 use crate::queue::schedule::Spot;
 use crate::results::stream::{Delivery, Stream, Success};
@@ -74,7 +74,7 @@ impl<In, T, E> Lot<In, T, E> {
     }
 }
 
-impl<In, T, E> ready::Lot for Lot<In, T, E> {
+impl<In, T, E> Split for Lot<In, T, E> {
     type Job = Entry<In, T, E>;
 
     fn len(&self) -> usize {
@@ -431,7 +431,7 @@ impl<In, T, E> Cell<In, T, E> {
             decided => {
                 state.phase = decided;
                 drop(state);
-                self.engine.remove_husk(self.spot(), self.id);
+                self.engine.remove_tombstone(self.spot(), self.id);
                 return None;
             }
         };
@@ -504,9 +504,7 @@ impl<In, T, E> Cell<In, T, E> {
                 let attempts = self.engine.attempts_of(self.spot(), self.id);
                 let cancelled = JobError::Cancelled(CancelReason::Handle);
                 if self.settle_queued(cancelled, attempts, |input| drop_input(Some(input))) {
-                    if !self.engine.is_scheduled() {
-                        self.engine.add_husk();
-                    }
+                    self.engine.sweep_tombstones();
                     return false;
                 }
                 // A worker was faster; what it runs now can be interrupted.
@@ -516,7 +514,7 @@ impl<In, T, E> Cell<In, T, E> {
                 // Under the lock: as long as the phase says so, the slot runs this job and no other.
                 let waker = self.engine.signals[slot].interrupt(CancelReason::Handle);
                 drop(state);
-                waker.into_iter().for_each(Waker::wake);
+                unwind::wake(waker);
                 true
             }
             // Whoever settles it finds that nobody wants the result.
@@ -622,9 +620,7 @@ impl<In, T, E> Cell<In, T, E> {
         };
         state.phase = phase;
         drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        unwind::wake(waker);
         if let Some(result) = unwanted {
             self.discard(result, attempts);
         }
@@ -1170,7 +1166,7 @@ mod tests {
         let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
         let mut map = pool.map(0..1);
         assert_eq!(block_on(poll_once(map.next())), None);
-        let Ok(Some(entry)) = pool.engine().ready.try_pop() else { panic!("the job is ready") };
+        let Ok(Some(entry)) = pool.engine().injector.try_pop() else { panic!("the job is ready") };
         pool.pause();
         map.cancel();
         pool.engine().readmit(entry);
@@ -1187,7 +1183,7 @@ mod tests {
         for n in 0..1000 {
             drop(pool.try_submit(n).unwrap());
         }
-        let left = pool.engine().ready.take_all().len();
+        let left = pool.engine().injector.take_all().len();
         assert!(left <= 32, "{left} are left");
         drop(workers);
     }

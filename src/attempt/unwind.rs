@@ -1,11 +1,12 @@
 //! Panics stop here: a closure goes in, its value or the panic's message comes out, and nothing of the payload stays.
 //!
-//! All four places where a user's code can panic around a job pass through this file: the making of the future, its
-//! poll, its drop, and the drop of the panic's payload. What it cannot contain: `panic = "abort"`, and a panic inside a
+//! All places where a user's code can panic around a job pass through this file: the making of the future, its poll, its
+//! drop, the drop of the panic's payload, and the wakers of tasks that wait. What it cannot contain: `panic = "abort"`, and a panic inside a
 //! drop that runs because of another panic; both end the process.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Waker;
 
 use crate::error::PanicMessage;
 
@@ -38,6 +39,16 @@ pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, PanicMessage> {
 /// Drops a value of the user's; says whether that panicked.
 pub(crate) fn discard<V>(value: V) -> bool {
     catch(|| drop(value)).is_err()
+}
+
+/// Wakes all of them, though one may panic: what the caller has done stays done, and the others are woken.
+///
+/// No lock of the library may be held: a waker may do anything, submit or cancel included.
+#[inline]
+pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
+    for waker in wakers {
+        let _ = catch(|| waker.wake());
+    }
 }
 
 fn text(payload: &(dyn Any + Send)) -> Box<str> {

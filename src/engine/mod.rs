@@ -33,8 +33,8 @@ use crate::observe::{Event, JobId, Observer, Outcome, Stats};
 use crate::planted::{self, Bug};
 use crate::pool::{Interrupted, Unhandled, Unstarted};
 use crate::queue::desk::Desk;
+use crate::queue::injector::{Injector, Split as _};
 use crate::queue::ledger::{Ledger, Life, Origin, Refusal, Wakes};
-use crate::queue::ready::{Lot as _, Ready};
 use crate::queue::running::{Occupant, Running};
 use crate::queue::schedule::lanes::Key;
 use crate::queue::schedule::{Policy, Schedule, Spot, Terms};
@@ -78,7 +78,7 @@ impl<In, T, E> State<In, T, E> {
 
 pub(crate) struct Engine<In, T, E> {
     state: Mutex<State<In, T, E>>,
-    pub(crate) ready: Ready<Lot<In, T, E>>,
+    pub(crate) injector: Injector<Lot<In, T, E>>,
     /// Whether there is nothing to do about a job but to run it: nobody watches or measures, and it adds none.
     pub(crate) is_plain: bool,
     /// How many slots a worker has: those from `worker × slots_each` on.
@@ -96,8 +96,6 @@ pub(crate) struct Engine<In, T, E> {
     pub(crate) told: AtomicUsize,
     /// How many [`Pool`](crate::Pool)s share this engine.
     pub(crate) handles: AtomicUsize,
-    /// Cancelled jobs whose husk is still in the ready channel; swept before they outnumber the others.
-    husks: AtomicUsize,
     /// Whether an abort has emptied the ready channel, or is about to.
     is_aborted: AtomicBool,
     /// Whether the last worker has left, and has taken with it what was queued, or is about to.
@@ -167,7 +165,7 @@ impl<In, T, E> Engine<In, T, E> {
                 retries: 0,
                 retries_refused: 0,
             }),
-            ready: Ready::new(settings.capacity),
+            injector: Injector::new(),
             is_plain: settings.observer.is_none()
                 && settings.retry.is_none()
                 && settings.slow_poll.is_none()
@@ -182,7 +180,6 @@ impl<In, T, E> Engine<In, T, E> {
             returned: Mutex::new(Vec::new()),
             told: AtomicUsize::new(0),
             handles: AtomicUsize::new(1),
-            husks: AtomicUsize::new(0),
             is_aborted: AtomicBool::new(false),
             is_deserted: AtomicBool::new(false),
             timings: settings.timings,
@@ -286,16 +283,16 @@ impl<In, T, E> Engine<In, T, E> {
     #[cold]
     fn wake(&self, wakes: Wakes) {
         if wakes.end {
-            self.ready.close();
-            // What is left are husks of cancelled jobs, unless the last worker has left.
-            self.abandon(self.ready.take_all());
+            self.injector.close();
+            // What is left are tombstones of cancelled jobs, unless the last worker has left.
+            self.abandon(self.injector.take_all());
         }
         if wakes.told {
             self.told.fetch_add(1, Ordering::SeqCst);
         }
-        wakes.room.into_iter().for_each(Waker::wake);
+        unwind::wake(wakes.room);
         if wakes.quiet {
-            self.quiet.notify(usize::MAX);
+            let _ = unwind::catch(|| self.quiet.notify(usize::MAX));
         }
     }
 
@@ -333,8 +330,8 @@ impl<In, T, E> Engine<In, T, E> {
         self.observe(|| Event::Accepted { job: entry.id() });
         if self.is_scheduled() {
             self.schedule_one(entry);
-        } else if let Err(stranded) = self.ready.push(entry) {
-            self.abandon(stranded);
+        } else {
+            self.push(entry);
         }
         self.look_for_end();
     }
@@ -364,7 +361,7 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     fn abandon_queued(&self) {
-        self.abandon(self.ready.take_all());
+        self.abandon(self.injector.take_all());
         for leaver in self.unschedule(|_| true) {
             let attempts = leaver.attempts();
             leaver.job.into_entry().settle_unstarted(self, JobError::Abandoned, attempts);
@@ -373,7 +370,7 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     fn return_queued(&self) {
-        for entry in self.ready.take_all() {
+        for entry in self.injector.take_all() {
             let attempts = self.attempts(&entry);
             entry.return_unstarted(self, attempts);
         }
@@ -391,8 +388,8 @@ impl<In, T, E> Engine<In, T, E> {
         }
         if self.is_scheduled() {
             self.schedule_many(entries);
-        } else if let Err(stranded) = self.ready.push_many(entries) {
-            self.abandon(stranded);
+        } else {
+            self.push_many(entries.into_iter());
         }
         self.look_for_end();
     }
@@ -401,10 +398,24 @@ impl<In, T, E> Engine<In, T, E> {
     pub(crate) fn launch_lot(&self, lot: Lot<In, T, E>) {
         if self.is_scheduled() {
             self.schedule_many(lot.into_jobs().collect());
-        } else if let Err(stranded) = self.ready.push_lot(lot) {
-            self.abandon(stranded);
+        } else if let Err(lot) = self.injector.push_batch(lot) {
+            self.abandon(lot.into_jobs());
         }
         self.look_for_end();
+    }
+
+    /// Hands a job to the workers; if none will ever come, it is abandoned.
+    fn push(&self, entry: Entry<In, T, E>) {
+        if let Err(entry) = self.injector.push(entry) {
+            self.abandon([entry]);
+        }
+    }
+
+    /// The same for several.
+    fn push_many(&self, entries: impl Iterator<Item = Entry<In, T, E>>) {
+        if let Err(entries) = self.injector.push_many(entries) {
+            self.abandon(entries);
+        }
     }
 
     fn abandon(&self, entries: impl IntoIterator<Item = Entry<In, T, E>>) {
@@ -499,21 +510,23 @@ impl<In, T, E> Engine<In, T, E> {
         }
         self.carry_out(wakes);
         // They look again and find that they would wait for ever.
-        blocked.into_iter().for_each(Waker::wake);
+        unwind::wake(blocked);
     }
 
     // ---- cancellation ----
 
-    /// A queued job was cancelled through its handle and left its husk in the ready channel.
-    pub(crate) fn add_husk(&self) {
+    /// A queued job was cancelled through its handle. Its tombstone stays in the injector until a worker comes to it, or
+    /// until tombstones outnumber the jobs that are queued, here or in the schedule.
+    pub(crate) fn sweep_tombstones(&self) {
         const FEW: usize = 32;
-        let husks = self.husks.fetch_add(1, Ordering::Relaxed) + 1;
-        if husks > FEW && husks > self.state().ledger.queued_total() {
+        let queued = self.state().ledger.queued_total();
+        if self.injector.len() > FEW.max(2 * queued) {
             self.sweep();
         }
     }
 
-    pub(crate) fn remove_husk(&self, spot: Option<Spot>, id: JobId) {
+    /// A worker has come to a tombstone.
+    pub(crate) fn remove_tombstone(&self, spot: Option<Spot>, id: JobId) {
         if let Some(spot) = spot {
             // It was cancelled before the schedule knew of it.
             let reading = self.reading();
@@ -521,14 +534,11 @@ impl<In, T, E> Engine<In, T, E> {
             drop((job, history));
             self.carry_out_effects(effects);
         }
-        // More may be removed than were counted while a sweep resets the count.
-        let _ = self.husks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |husks| husks.checked_sub(1));
     }
 
-    /// Takes cancelled jobs out of the ready channel and settles them.
+    /// Takes cancelled jobs out of the injector and settles them.
     pub(crate) fn sweep(&self) {
-        self.husks.store(0, Ordering::Relaxed);
-        for entry in self.ready.sweep(Entry::is_dead) {
+        for entry in self.injector.sweep(Entry::is_dead) {
             let attempts = self.attempts(&entry);
             entry.settle_unstarted(self, JobError::Abandoned, attempts);
         }
@@ -550,7 +560,7 @@ impl<In, T, E> Engine<In, T, E> {
             .filter_map(|(slot, _)| self.signals[slot].interrupt(reason))
             .collect();
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        unwind::wake(wakers);
     }
 
     // ---- the life of the pool ----
@@ -585,7 +595,7 @@ impl<In, T, E> Engine<In, T, E> {
         }
         state.interrupted = interrupted;
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        unwind::wake(wakers);
         self.return_queued();
     }
 
@@ -622,7 +632,7 @@ impl<In, T, E> Engine<In, T, E> {
         }
         self.carry_out(wakes);
         // They look again and find that they would wait for ever.
-        blocked.into_iter().for_each(Waker::wake);
+        unwind::wake(blocked);
         if was_last {
             self.is_deserted.store(true, Ordering::SeqCst);
             self.abandon_queued();

@@ -91,7 +91,7 @@ impl<In, T, E> Engine<In, T, E> {
         let mut wakes = Wakes::default();
         // In one go, so that nothing which comes meanwhile starts before what was there. The locks of the ready channel
         // come before that of the state, here as elsewhere.
-        let effects = self.ready.take_all_for(|entries| {
+        let effects = self.injector.take_all_for(|entries| {
             let mut state = self.state_alone();
             let schedule = Box::new(Schedule::new(self.policy, self.signals.len(), start));
             let now = state.schedule.get_or_insert(schedule).now();
@@ -112,7 +112,7 @@ impl<In, T, E> Engine<In, T, E> {
         for cell in cells {
             if cell.is_dead() {
                 // It was cancelled before the schedule knew of it.
-                self.remove_husk(cell.spot(), cell.id);
+                self.remove_tombstone(cell.spot(), cell.id);
             }
         }
         self.look_for_end();
@@ -200,7 +200,7 @@ impl<In, T, E> Engine<In, T, E> {
     #[cold]
     pub(crate) fn readmit(&self, entry: Entry<In, T, E>) {
         if matches!(entry, Entry::Handled(_)) && entry.is_dead() {
-            self.remove_husk(entry.spot(), entry.id());
+            self.remove_tombstone(entry.spot(), entry.id());
             return;
         }
         let (id, spot, stream) = (entry.id().as_u64(), entry.spot(), entry.stream());
@@ -274,26 +274,18 @@ impl<In, T, E> Engine<In, T, E> {
         let Released { first, more, expired, too_costly } = released;
         if let Some((job, spot)) = first {
             let job = job.release(spot);
-            let pushed = if more.is_empty() {
-                self.ready.push(job)
+            if more.is_empty() {
+                self.push(job);
             } else {
-                let mut batch = self.ready.take_spare();
-                batch.push(job);
-                batch.extend(more.into_iter().map(|(job, spot)| job.release(spot)));
-                self.ready.push_many(batch)
-            };
-            if let Err(stranded) = pushed {
-                self.abandon(stranded);
+                self.push_many(std::iter::once(job).chain(more.into_iter().map(|(job, spot)| job.release(spot))));
             }
             self.look_for_end();
         }
-        if let Some(waker) = keeper {
-            waker.wake();
-        }
+        unwind::wake(keeper);
         if hand_on {
             self.hand_on_time();
         }
-        blocked.into_iter().for_each(Waker::wake);
+        unwind::wake(blocked);
         for leaver in expired {
             self.settle_leaver(leaver, JobError::TimedOut(TimeLimit::Job));
         }

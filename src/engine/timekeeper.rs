@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::Engine;
+use crate::attempt::unwind;
 use crate::planted::{self, Bug};
 use crate::queue::schedule::clock::Tick;
 use crate::rt::BoxFuture;
@@ -162,11 +163,9 @@ impl<In, T, E> Drop for Timekeeping<In, T, E> {
 impl<In, T, E> Engine<In, T, E> {
     /// Lets a worker that waits look whether the time is to be kept. One that does not wait looks before it does.
     pub(super) fn hand_on_time(&self) {
-        if !self.ready.nudge_sleeper() {
+        if !self.injector.wake_sleeper() {
             for signal in self.signals.made(0..self.signals.len()) {
-                if let Some(waker) = signal.listener() {
-                    waker.wake();
-                }
+                unwind::wake(signal.listener());
             }
         }
     }

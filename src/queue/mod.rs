@@ -6,7 +6,7 @@
 //! an admitted job goes straight there.
 
 pub(crate) mod desk;
+pub(crate) mod injector;
 pub(crate) mod ledger;
-pub(crate) mod ready;
 pub(crate) mod running;
 pub(crate) mod schedule;

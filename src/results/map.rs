@@ -715,13 +715,12 @@ impl<'a, In, T, E> Places<'a, In, T, E> {
             return next;
         }
         let accepted_at = self.engine.clock_in(limits);
-        let mut entries = self.engine.ready.take_spare();
-        entries.extend(inputs.drain(..used).enumerate().map(|(offset, input)| {
+        let entries = inputs.drain(..used).enumerate().map(|(offset, input)| {
             let (stream, origin) = (Arc::clone(stream), Origin::Outside);
             let (id, index) = (first.offset(offset), index + offset);
             Entry::Streamed(Streamed { input, stream, id, index, origin, spot: None, accepted_at })
-        }));
-        self.engine.launch_many(entries);
+        });
+        self.engine.launch_many(entries.collect());
         stream.look_again();
         next
     }

@@ -7,18 +7,15 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-
-use async_channel::{Receiver, Sender};
-use futures_core::Stream as _;
 
 use super::summary::{End, Summary};
 use super::{Completion, OnError};
 use crate::attempt::inside::Place;
 use crate::attempt::timeout::Limits;
 use crate::attempt::unwind;
+use crate::channel::{self, Receiver, Sender};
 use crate::engine::{Engine, Wait, WaitMark, reason_from_code, reason_to_code};
 use crate::error::{CancelReason, JobError, SubmitError};
 use crate::observe::JobId;
@@ -198,10 +195,9 @@ impl<In, T, E> Stream<In, T, E> {
         if planted::is(Bug::LoseOutcome) {
             return;
         }
-        // It wakes the consumer; a waker that panics is not to take jobs of the worker along.
-        if let Ok(Err(refused)) = unwind::catch(|| self.results.try_send(delivery)) {
+        if let Err(refused) = self.results.send(delivery) {
             // The consumer is gone; what the values do in their drops is no business of the worker's.
-            refused.into_inner().discard();
+            refused.discard();
         }
     }
 
@@ -283,7 +279,7 @@ impl<In, T, E> Stream<In, T, E> {
 /// The consumer's side. Dropping it cancels what is left.
 pub(crate) struct Reader<In, T, E> {
     pub(crate) stream: Arc<Stream<In, T, E>>,
-    results: Pin<Box<Receiver<Delivery<In, T, E>>>>,
+    results: Receiver<Delivery<In, T, E>>,
     /// What came together and is handed out one by one: what one delivery holds, in one of two forms.
     batch: VecDeque<Completion<In, T, E>>,
     /// The first comes last, where it is taken out most easily.
@@ -297,7 +293,7 @@ pub(crate) struct Reader<In, T, E> {
 
 impl<In, T, E> Reader<In, T, E> {
     pub(crate) fn new(engine: &Arc<Engine<In, T, E>>) -> Self {
-        let (sender, receiver) = async_channel::unbounded();
+        let (sender, receiver) = channel::unbounded();
         let stream = Stream {
             engine: Arc::clone(engine),
             results: sender,
@@ -316,7 +312,7 @@ impl<In, T, E> Reader<In, T, E> {
         };
         Self {
             stream: Arc::new(stream),
-            results: Box::pin(receiver),
+            results: receiver,
             batch: VecDeque::new(),
             successes: Vec::new(),
             mark: None,
@@ -338,7 +334,7 @@ impl<In, T, E> Reader<In, T, E> {
                 return Poll::Ready(completion);
             }
             self.settle_read();
-            match self.results.as_mut().poll_next(cx) {
+            match self.results.poll_next(cx) {
                 Poll::Ready(Some(Delivery::One(completion))) => {
                     self.mark = None;
                     return Poll::Ready(completion);
@@ -435,7 +431,7 @@ impl<In, T, E> Drop for Reader<In, T, E> {
         self.results.close();
         self.batch.drain(..).for_each(Completion::discard);
         Delivery::<In, T, E>::Successes(std::mem::take(&mut self.successes)).discard();
-        while let Ok(delivery) = self.results.try_recv() {
+        while let Some(delivery) = self.results.try_recv() {
             delivery.discard();
         }
     }

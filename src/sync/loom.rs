@@ -111,13 +111,12 @@ pub(crate) mod channel {
     use std::sync::{Arc, PoisonError};
     use std::task::{Context, Poll, Waker};
 
-    pub(crate) use async_channel::{RecvError, TryRecvError, TrySendError};
+    pub(crate) use async_channel::{RecvError, TrySendError};
 
     use super::{Mutex, MutexGuard};
 
     #[derive(Debug)]
     struct State<T> {
-        capacity: usize,
         queue: VecDeque<T>,
         is_closed: bool,
         next: u64,
@@ -139,8 +138,8 @@ pub(crate) mod channel {
         shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-        let state = State { capacity, queue: VecDeque::new(), is_closed: false, next: 0, waiting: VecDeque::new() };
+    pub(crate) fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
+        let state = State { queue: VecDeque::new(), is_closed: false, next: 0, waiting: VecDeque::new() };
         let shared = Arc::new(Mutex::new(state));
         (Sender(Arc::clone(&shared)), Receiver(shared))
     }
@@ -153,9 +152,6 @@ pub(crate) mod channel {
             let mut state = lock(&self.0);
             if state.is_closed {
                 return Err(TrySendError::Closed(value));
-            }
-            if state.queue.len() == state.capacity {
-                return Err(TrySendError::Full(value));
             }
             state.queue.push_back(value);
             let woken = state.notify();
@@ -171,25 +167,12 @@ pub(crate) mod channel {
             drop(state);
             woken.into_iter().for_each(Waker::wake);
         }
-
-        pub(crate) fn is_closed(&self) -> bool {
-            lock(&self.0).is_closed
-        }
     }
 
     #[derive(Debug)]
     pub(crate) struct Receiver<T>(Shared<T>);
 
     impl<T> Receiver<T> {
-        pub(crate) fn try_recv(&self) -> Result<T, TryRecvError> {
-            let mut state = lock(&self.0);
-            match state.queue.pop_front() {
-                Some(value) => Ok(value),
-                None if state.is_closed => Err(TryRecvError::Closed),
-                None => Err(TryRecvError::Empty),
-            }
-        }
-
         pub(crate) fn recv(&self) -> Recv<'_, T> {
             Recv { shared: &self.0, number: None }
         }

@@ -15,7 +15,7 @@ use crate::engine::timekeeper::Timekeeping;
 use crate::error::JobError;
 use crate::handler::Call;
 use crate::observe::Event;
-use crate::queue::ready::{Closed, Taken};
+use crate::queue::injector::{Closed, Taken};
 use crate::reply::{Entry, Outbox, Ticket};
 use crate::results::stream::Success;
 
@@ -142,7 +142,7 @@ pub(crate) async fn job_or_moment<In, T, E>(
     engine: &Engine<In, T, E>,
     time: &mut Timekeeping<In, T, E>,
 ) -> Option<Result<Entry<In, T, E>, Closed>> {
-    let mut job = pin!(engine.ready.pop());
+    let mut job = pin!(engine.injector.pop());
     poll_fn(|cx| match job.as_mut().poll(cx) {
         Poll::Ready(job) => Poll::Ready(Some(job)),
         Poll::Pending => time.poll(cx).map(|()| None),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::engine::Engine;
 use crate::observe::JobId;
 use crate::queue::desk::{Desk, Papers, Runner};
-use crate::queue::ready::{Closed, Taken};
+use crate::queue::injector::{Closed, Taken};
 use crate::reply::{Entry, Lot, Outbox, Ticket};
 use crate::results::stream::{Stream, Success};
 use crate::sync::MutexGuard;
@@ -64,13 +64,13 @@ impl<In, T, E> Post<In, T, E> {
 
     /// Takes a job, or jobs into the hand, in which there are none.
     pub(super) fn take(&mut self) -> Result<Taken<Entry<In, T, E>>, Closed> {
-        let taken = match self.engine.ready.take(self.desk.as_ref())? {
+        let taken = match self.engine.injector.take(self.desk.as_ref())? {
             Taken::WantsDesk => {
                 self.open();
                 if self.desk.is_none() {
                     return self.take_one();
                 }
-                self.engine.ready.take(self.desk.as_ref())?
+                self.engine.injector.take(self.desk.as_ref())?
             }
             taken => taken,
         };
@@ -103,7 +103,7 @@ impl<In, T, E> Post<In, T, E> {
 
     /// Takes one job.
     pub(super) fn take_one(&self) -> Result<Taken<Entry<In, T, E>>, Closed> {
-        Ok(self.engine.ready.try_pop()?.map_or(Taken::Nothing, Taken::One))
+        Ok(self.engine.injector.try_pop()?.map_or(Taken::Nothing, Taken::One))
     }
 
     /// Notes that the job of the slot has succeeded, where it has, and starts the next of the hand there.
@@ -217,7 +217,7 @@ impl<In, T, E> Post<In, T, E> {
     fn close_now(&mut self, desk: Arc<Desk<Lot<In, T, E>>>) {
         self.has_hand = false;
         if std::mem::take(&mut self.is_holder) {
-            self.engine.ready.put_back(&desk);
+            self.engine.injector.give_back(&desk);
         }
         self.stream = None;
         self.engine.close_desk(desk);

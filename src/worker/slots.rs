@@ -20,7 +20,7 @@ use crate::engine::timekeeper::Timekeeping;
 use crate::error::JobError;
 use crate::handler::Shared;
 use crate::observe::{Event, JobId};
-use crate::queue::ready::{Closed, Taken};
+use crate::queue::injector::{Closed, Taken};
 use crate::reply::{Entry, Outbox, Ticket};
 use crate::results::stream::Success;
 use crate::submit::Submitter;
@@ -59,7 +59,7 @@ async fn work<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C, fi
     let mut time = Timekeeping::new(Arc::clone(&engine), own.start);
     let mut post = Post::new(Arc::clone(&engine));
     // Its place in the line for a job, while it stands there.
-    let mut line = pin!(false.then(|| engine.ready.pop()));
+    let mut line = pin!(false.then(|| engine.injector.pop()));
     poll_fn(|cx| {
         // Each of those that were woken before has one turn. So a job that always wakes itself lets the others have theirs: those
         // of this worker, those in the queue, and those of the executor.
@@ -115,7 +115,7 @@ async fn work<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C, fi
                     post.close();
                     outbox.flush();
                     if line.is_none() {
-                        line.set(Some(engine.ready.pop()));
+                        line.set(Some(engine.injector.pop()));
                         continue;
                     }
                 }

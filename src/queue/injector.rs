@@ -1,0 +1,695 @@
+//! Jobs that may start now, for any worker: one queue under one lock, and an async-channel that hands wake-ups to the workers.
+//!
+//! Jobs go in at one end and come out at the other. How many there are is not decided here: admission bounds them. A waiting
+//! job is in exactly one place: in the queue, or in the [local queue](super::desk) of the worker that took the batch it came
+//! in, from which others steal. The channel carries notifications and no jobs: what waits can be swept, counted and put back in
+//! order under the lock, and a worker that nothing wakes waits in the channel.
+//!
+//! # No job waits while a worker sleeps
+//!
+//! `sleepers` counts the workers that wait in the channel, `notified` the notifications that are in the channel or about to be
+//! sent. Both are kept under the lock of the queue. Invariant, whenever that is free: if a job is in the queue or in a local queue
+//! and `sleepers > 0`, then `notified > 0`.
+//!
+//! To sleep, [`pop`](Injector::pop)
+//! 1. takes the lock, finds the queue and all local queues empty, and counts itself in `sleepers`;
+//! 2. releases the lock and waits for a notification;
+//! 3. takes the lock, takes itself off `sleepers` and the notification off `notified`, and begins again. If it then takes a job
+//!    and leaves any, it notifies the next sleeper. So one notification is enough for a batch.
+//!
+//! To publish jobs, [`push`](Injector::push), [`push_batch`](Injector::push_batch), [`push_many`](Injector::push_many) and
+//! [`give_back`](Injector::give_back)
+//! 1. take the lock, append the jobs and, if `sleepers > notified`, add one to `notified`;
+//! 2. release the lock and send the notification.
+//!
+//! [`take`](Injector::take) moves a batch into a local queue under the lock and notifies a sleeper if it leaves any job there or in
+//! the queue. A local queue grows in no other way, so step 1 of sleeping cannot miss one.
+//!
+//! A `pop` that is dropped takes itself off `sleepers`. A notification that it has not received stays in the channel, which wakes
+//! another receiver in its place; if none waits, the next one that would sleep receives it, looks once more and sleeps then.
+//!
+//! No lock is held over a call of the channel: it wakes a task, and a waker may do anything, submit or cancel included.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
+
+use super::desk::Desk;
+use crate::channel::{self, Receiver, Sender};
+use crate::planted::{self, Bug};
+use crate::sync::{Mutex, MutexGuard};
+
+/// Jobs that were submitted together and travel as one.
+pub(crate) trait Split: Sized {
+    type Job;
+
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// Takes out the oldest.
+    fn take_first(&mut self) -> Option<Self::Job>;
+
+    /// One by one, the oldest first.
+    fn into_jobs(mut self) -> impl Iterator<Item = Self::Job> {
+        std::iter::from_fn(move || self.take_first())
+    }
+
+    /// Takes out the older half, rounded up.
+    fn split_half(&mut self) -> Self;
+
+    /// The number of the oldest; numbers tell which of two jobs was accepted first.
+    fn number(&self) -> u64;
+
+    fn number_of(job: &Self::Job) -> u64;
+
+    /// Whether all of them are cancelled.
+    fn is_dead(&self) -> bool;
+}
+
+/// What is in the queue.
+#[derive(Debug)]
+enum Item<J, B> {
+    One(J),
+    /// Never empty.
+    Batch(B),
+}
+
+impl<B: Split> Item<B::Job, B> {
+    fn number(&self) -> u64 {
+        match self {
+            Self::One(job) => B::number_of(job),
+            Self::Batch(batch) => batch.number(),
+        }
+    }
+
+    fn into_jobs(self, jobs: &mut impl Extend<B::Job>) {
+        match self {
+            Self::One(job) => jobs.extend(Some(job)),
+            Self::Batch(batch) => jobs.extend(batch.into_jobs()),
+        }
+    }
+}
+
+/// There is no job, and there never will be one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Closed;
+
+/// What a worker gets that comes for jobs.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken<J> {
+    One(J),
+    /// There are several in the local queue now.
+    Hand,
+    /// There are several, for a worker that has a local queue.
+    WantsDesk,
+    Nothing,
+}
+
+pub(crate) struct Injector<B: Split> {
+    queue: Mutex<Queue<B>>,
+    /// At most one notification for each worker.
+    notifier: Sender<()>,
+    notifications: Receiver<()>,
+}
+
+struct Queue<B: Split> {
+    /// In the order of acceptance, as far as one thread is concerned. Bounded by what admission admits, and by the sweeps of
+    /// what was cancelled.
+    items: VecDeque<Item<B::Job, B>>,
+    /// The local queues that have been filled from here, of workers that are being polled.
+    holders: Vec<Holder<B>>,
+    /// How many workers wait for a notification.
+    sleepers: usize,
+    /// How many notifications are in the channel or about to be sent.
+    notified: usize,
+    is_closed: bool,
+}
+
+struct Holder<B> {
+    desk: Arc<Desk<B>>,
+    /// How many jobs were in its local queue when another worker looked at it last.
+    seen: usize,
+}
+
+impl<B: Split> Injector<B> {
+    pub(crate) fn new() -> Self {
+        let (notifier, notifications) = channel::unbounded();
+        let queue = Queue { items: VecDeque::new(), holders: Vec::new(), sleepers: 0, notified: 0, is_closed: false };
+        Self { queue: Mutex::new(queue), notifier, notifications }
+    }
+
+    #[inline]
+    fn lock(&self) -> MutexGuard<'_, Queue<B>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- in ----
+
+    /// Hands a job to the workers. A closed queue gives it back.
+    pub(crate) fn push(&self, job: B::Job) -> Result<(), B::Job> {
+        let mut queue = self.lock();
+        if queue.is_closed {
+            return Err(job);
+        }
+        queue.items.push_back(Item::One(job));
+        self.notify_one(queue);
+        Ok(())
+    }
+
+    /// Hands jobs to the workers that travel as one; a closed queue gives them back.
+    pub(crate) fn push_batch(&self, batch: B) -> Result<(), B> {
+        let mut queue = self.lock();
+        if queue.is_closed {
+            return Err(batch);
+        }
+        queue.items.push_back(Item::Batch(batch));
+        self.notify_one(queue);
+        Ok(())
+    }
+
+    /// Hands several jobs to the workers, none of which another thread gets between; a closed queue takes none of them.
+    pub(crate) fn push_many<I: Iterator<Item = B::Job>>(&self, jobs: I) -> Result<(), I> {
+        let mut queue = self.lock();
+        if queue.is_closed {
+            return Err(jobs);
+        }
+        queue.items.extend(jobs.map(Item::One));
+        self.notify_one(queue);
+        Ok(())
+    }
+
+    /// Publishes what was done under the lock: releases it and notifies a sleeper if there is one that is not notified yet.
+    #[inline]
+    fn notify_one(&self, queue: MutexGuard<'_, Queue<B>>) {
+        if queue.sleepers > queue.notified && !planted::is(Bug::ForgetToWake) {
+            self.send_notification(queue);
+        }
+    }
+
+    /// The same, if `is_more` jobs are left for others.
+    #[inline]
+    fn notify_one_if(&self, is_more: bool, queue: MutexGuard<'_, Queue<B>>) {
+        if is_more {
+            self.notify_one(queue);
+        }
+    }
+
+    #[cold]
+    fn send_notification(&self, mut queue: MutexGuard<'_, Queue<B>>) {
+        queue.notified += 1;
+        drop(queue);
+        // A channel that is closed has woken all.
+        let _ = self.notifier.send(());
+    }
+
+    /// Wakes a sleeping worker; says whether there is one.
+    pub(crate) fn wake_sleeper(&self) -> bool {
+        let queue = self.lock();
+        let is_any = queue.sleepers > 0;
+        self.notify_one(queue);
+        is_any
+    }
+
+    // ---- out ----
+
+    /// Takes the next job if there is one.
+    pub(crate) fn try_pop(&self) -> Result<Option<B::Job>, Closed> {
+        let mut queue = self.lock();
+        match queue.pop() {
+            Some((job, is_more)) => {
+                self.notify_one_if(is_more, queue);
+                Ok(Some(job))
+            }
+            None if queue.is_closed => Err(Closed),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes what comes next: a job, or jobs that travel as one, which go to the local queue. Nothing may be left in that.
+    pub(crate) fn take(&self, desk: Option<&Arc<Desk<B>>>) -> Result<Taken<B::Job>, Closed> {
+        let mut queue = self.lock();
+        if let Some(desk) = desk {
+            queue.steal_stale(desk);
+        }
+        let is_left = match queue.items.front() {
+            Some(_) => false,
+            None => match queue.steal_half() {
+                Some(is_left) => is_left,
+                None => return if queue.is_closed { Err(Closed) } else { Ok(Taken::Nothing) },
+            },
+        };
+        if !matches!(queue.items.front(), Some(Item::Batch(_))) {
+            let Some((job, is_more)) = queue.pop() else { return Ok(Taken::Nothing) };
+            self.notify_one_if(is_more, queue);
+            return Ok(Taken::One(job));
+        }
+        let Some(desk) = desk else { return Ok(Taken::WantsDesk) };
+        let Some(Item::Batch(batch)) = queue.items.pop_front() else { return Ok(Taken::Nothing) };
+        let is_more = is_left || batch.len() > 1 || !queue.items.is_empty();
+        let emptied = desk.papers().hand.replace(batch);
+        debug_assert!(emptied.is_none_or(|hand| hand.len() == 0), "a worker that takes more has nothing left");
+        if !queue.holders.iter().any(|holder| Arc::ptr_eq(&holder.desk, desk)) {
+            queue.holders.push(Holder { desk: Arc::clone(desk), seen: 0 });
+        }
+        self.notify_one_if(is_more, queue);
+        Ok(Taken::Hand)
+    }
+
+    /// What is left in the local queue is put back, and it is filled no more.
+    pub(crate) fn give_back(&self, desk: &Arc<Desk<B>>) {
+        let mut queue = self.lock();
+        queue.holders.retain(|holder| !Arc::ptr_eq(&holder.desk, desk));
+        let Some(hand) = desk.papers().hand.take().filter(|hand| hand.len() > 0) else { return };
+        queue.put_back(hand);
+        self.notify_one(queue);
+    }
+
+    /// Waits for the next job. Dropping the future loses nothing.
+    pub(crate) async fn pop(&self) -> Result<B::Job, Closed> {
+        let mut popped = self.pop_or_sleep(None);
+        loop {
+            let sleeper = match popped {
+                Popped::Job(job) => return Ok(job),
+                Popped::Closed => return Err(Closed),
+                Popped::Sleeps(sleeper) => sleeper,
+            };
+            let is_notified = self.notifications.recv().await.is_ok();
+            popped = self.pop_or_sleep(Some((sleeper, is_notified)));
+        }
+    }
+
+    /// Takes a job or counts as a sleeper, in one step; before, a sleeper that was woken is one no more.
+    fn pop_or_sleep<'a>(&'a self, woken: Option<(Sleeper<'a, B>, bool)>) -> Popped<'a, B> {
+        let mut queue = self.lock();
+        let was_asleep = woken.is_some();
+        if let Some((sleeper, is_notified)) = woken {
+            std::mem::forget(sleeper);
+            queue.sleepers -= 1;
+            queue.notified -= usize::from(is_notified);
+        }
+        match queue.pop() {
+            Some((job, is_more)) => {
+                // What this worker was notified of may be another job than the one it takes.
+                let is_more = is_more || (was_asleep && queue.has_local_jobs());
+                self.notify_one_if(is_more, queue);
+                Popped::Job(job)
+            }
+            None if queue.is_closed => Popped::Closed,
+            None => {
+                queue.sleepers += 1;
+                Popped::Sleeps(Sleeper(self))
+            }
+        }
+    }
+
+    // ---- the end ----
+
+    /// Closes the queue: it takes no more jobs, and the workers leave once they have taken those that are in it.
+    pub(crate) fn close(&self) {
+        self.lock().is_closed = true;
+        self.notifier.close();
+    }
+
+    /// Takes all jobs, oldest first.
+    pub(crate) fn take_all(&self) -> VecDeque<B::Job> {
+        self.take_all_for(|jobs| jobs)
+    }
+
+    /// Takes all jobs, oldest first, and passes them on before a worker can take another one. No job is dropped
+    /// meanwhile, and no task is woken.
+    pub(crate) fn take_all_for<R>(&self, take: impl FnOnce(VecDeque<B::Job>) -> R) -> R {
+        let mut queue = self.lock();
+        while queue.steal_half().is_some() {}
+        let mut jobs = VecDeque::new();
+        queue.items.drain(..).for_each(|item| item.into_jobs(&mut jobs));
+        take(jobs)
+    }
+
+    /// How many items are in the queue; a batch is one.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().items.len()
+    }
+
+    /// Takes out the jobs of which `is_dead` is true, and the batches that say so themselves. The others keep their order.
+    pub(crate) fn sweep(&self, is_dead: impl Fn(&B::Job) -> bool) -> Vec<B::Job> {
+        let mut queue = self.lock();
+        let mut dead = Vec::new();
+        for holder in &queue.holders {
+            let hand = holder.desk.papers().hand.take_if(|hand| hand.is_dead());
+            hand.into_iter().for_each(|hand| Item::Batch(hand).into_jobs(&mut dead));
+        }
+        for item in std::mem::take(&mut queue.items) {
+            let is_dead = match &item {
+                Item::One(job) => is_dead(job),
+                Item::Batch(batch) => batch.is_dead(),
+            };
+            if is_dead { item.into_jobs(&mut dead) } else { queue.items.push_back(item) }
+        }
+        dead
+    }
+}
+
+impl<B: Split> Queue<B> {
+    /// Takes the next job; says whether others are left for other workers.
+    fn pop(&mut self) -> Option<(B::Job, bool)> {
+        let is_left = if self.items.is_empty() { self.steal_half()? } else { false };
+        if planted::is(Bug::PassOrder) {
+            self.items.rotate_right(1.min(self.items.len()));
+        }
+        let job = if let Some(Item::Batch(batch)) = self.items.front_mut() {
+            let job = batch.take_first();
+            if batch.len() == 0 {
+                self.items.pop_front();
+            }
+            job?
+        } else {
+            match self.items.pop_front()? {
+                Item::One(job) => job,
+                Item::Batch(_) => return None,
+            }
+        };
+        Some((job, is_left || !self.items.is_empty()))
+    }
+
+    /// Puts jobs where they were taken from, before all that are younger.
+    fn put_back(&mut self, batch: B) {
+        let number = batch.number();
+        let at = self.items.iter().take_while(|item| item.number() < number).count();
+        self.items.insert(at, Item::Batch(batch));
+    }
+
+    /// Takes half of a local queue; `None`: all are empty. Says whether any has more.
+    fn steal_half(&mut self) -> Option<bool> {
+        let half = self.holders.iter().find_map(|holder| {
+            let mut papers = holder.desk.papers();
+            papers.hand.as_mut().filter(|hand| hand.len() > 0).map(|hand| hand.split_half())
+        })?;
+        self.put_back(half);
+        Some(self.has_local_jobs())
+    }
+
+    fn has_local_jobs(&self) -> bool {
+        self.holders.iter().any(|holder| holder.desk.papers().hand.as_ref().is_some_and(|hand| hand.len() > 0))
+    }
+
+    /// Steals half of each local queue that has not shrunk since a worker looked last: it is older than what is in the queue, and
+    /// its worker is busy with one job.
+    fn steal_stale(&mut self, desk: &Arc<Desk<B>>) {
+        for at in 0..self.holders.len() {
+            let holder = &mut self.holders[at];
+            if Arc::ptr_eq(&holder.desk, desk) {
+                continue;
+            }
+            let mut papers = holder.desk.papers();
+            let Some(hand) = &mut papers.hand else { continue };
+            if hand.len() == 0 || hand.len() != holder.seen {
+                holder.seen = hand.len();
+                continue;
+            }
+            let half = hand.split_half();
+            drop(papers);
+            self.put_back(half);
+        }
+    }
+}
+
+/// What [`Injector::pop_or_sleep`] did.
+enum Popped<'a, B: Split> {
+    Job(B::Job),
+    Closed,
+    Sleeps(Sleeper<'a, B>),
+}
+
+/// A worker that is counted in `sleepers`, until this is dropped.
+struct Sleeper<'a, B: Split>(&'a Injector<B>);
+
+impl<B: Split> Drop for Sleeper<'_, B> {
+    fn drop(&mut self) {
+        self.0.lock().sleepers -= 1;
+    }
+}
+
+/// For tests.
+#[cfg(test)]
+impl<J: Copy + Into<u64>> Split for VecDeque<J> {
+    type Job = J;
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn take_first(&mut self) -> Option<J> {
+        self.pop_front()
+    }
+
+    fn split_half(&mut self) -> Self {
+        let rest = self.split_off(self.len().div_ceil(2));
+        std::mem::replace(self, rest)
+    }
+
+    fn number(&self) -> u64 {
+        self.front().copied().map_or(0, Into::into)
+    }
+
+    fn number_of(job: &J) -> u64 {
+        (*job).into()
+    }
+
+    fn is_dead(&self) -> bool {
+        self.iter().all(|job| (*job).into() % 3 == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll, Wake, Waker};
+
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::*;
+
+    type Numbers = Injector<VecDeque<u32>>;
+
+    fn drain(injector: &Numbers) -> Vec<u32> {
+        std::iter::from_fn(|| injector.try_pop().ok().flatten()).collect()
+    }
+
+    fn asleep(injector: &Numbers, count: usize) -> Vec<Pin<Box<dyn Future<Output = Result<u32, Closed>> + '_>>> {
+        let mut sleepers: Vec<Pin<Box<dyn Future<Output = _>>>> = Vec::new();
+        for _ in 0..count {
+            let mut sleeper = Box::pin(injector.pop());
+            assert_eq!(block_on(poll_once(&mut sleeper)), None);
+            sleepers.push(sleeper);
+        }
+        sleepers
+    }
+
+    #[test]
+    fn jobs_come_out_in_the_order_in_which_they_were_pushed() {
+        let injector = Numbers::new();
+        injector.push(0).unwrap();
+        injector.push_batch((1..4).collect()).unwrap();
+        injector.push(4).unwrap();
+        assert!(injector.push_many(5..9).is_ok());
+        let first: Vec<_> = (0..5).map(|_| injector.try_pop().unwrap().unwrap()).collect();
+        assert!(injector.push_many(9..13).is_ok());
+        assert_eq!((first, drain(&injector)), ((0..5).collect(), (5..13).collect()));
+        assert_eq!(injector.try_pop(), Ok(None));
+    }
+
+    #[test]
+    fn jobs_of_one_batch_go_to_all_sleeping_workers() {
+        let injector = Numbers::new();
+        let mut sleepers = asleep(&injector, 3);
+        assert!(injector.push_many(1..5).is_ok());
+        let woken: Vec<_> = sleepers.iter_mut().map(|sleeper| block_on(poll_once(sleeper))).collect();
+        assert_eq!(woken, [Some(Ok(1)), Some(Ok(2)), Some(Ok(3))]);
+        assert_eq!(drain(&injector), [4]);
+    }
+
+    /// However many notifications were sent before, and to whom.
+    #[test]
+    fn jobs_that_come_together_are_not_left_beside_sleeping_workers() {
+        for first in 1..5 {
+            let injector = Numbers::new();
+            let mut sleepers = asleep(&injector, 8);
+            for job in 0..first {
+                injector.push(job).unwrap();
+            }
+            assert!(injector.push_many(first..first + 2).is_ok());
+            let taken = sleepers.iter_mut().filter_map(|sleeper| block_on(poll_once(sleeper)));
+            assert_eq!(taken.map(Result::unwrap).collect::<Vec<_>>(), (0..first + 2).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_notification_of_a_sleeper_that_is_dropped_goes_to_another() {
+        let injector = Numbers::new();
+        for polls in 0..3 {
+            let mut sleepers = asleep(&injector, 3);
+            assert!(injector.push_many(1..3).is_ok());
+            for _ in 0..polls {
+                // It may take a job; then that is one less.
+                drop(sleepers.remove(0));
+            }
+            let mut left = sleepers.iter_mut().filter_map(|sleeper| block_on(poll_once(sleeper)));
+            assert_eq!(left.next(), Some(Ok(1)), "with {polls} dropped");
+            drop(left);
+            drop(sleepers);
+            drain(&injector);
+        }
+    }
+
+    #[test]
+    fn a_sleeper_that_is_dropped_loses_nothing() {
+        let injector = Numbers::new();
+        for polls in 0..3 {
+            let mut sleeper = Box::pin(injector.pop());
+            for _ in 0..polls {
+                assert_eq!(block_on(poll_once(&mut sleeper)), None);
+            }
+            assert!(injector.push_many(1..3).is_ok());
+            drop(sleeper);
+            assert_eq!(drain(&injector), [1, 2]);
+            let queue = injector.lock();
+            assert_eq!(queue.sleepers, 0);
+            assert!(queue.notified <= 1, "one worker was there");
+        }
+    }
+
+    /// A worker that takes another job than the one it was notified of.
+    #[test]
+    fn a_woken_worker_passes_on_what_is_left_in_a_local_queue() {
+        let injector = Numbers::new();
+        let mut sleepers = asleep(&injector, 2);
+        injector.push_batch((0..3).collect()).unwrap();
+        let desk = Arc::new(Desk::default());
+        assert_eq!(injector.take(Some(&desk)), Ok(Taken::Hand));
+        injector.push(9).unwrap();
+        let taken: Vec<_> = sleepers.iter_mut().map(|sleeper| block_on(poll_once(sleeper))).collect();
+        assert_eq!(taken, [Some(Ok(9)), Some(Ok(0))]);
+    }
+
+    #[test]
+    fn the_last_job_of_a_local_queue_wakes_a_worker_after_others_were_stolen() {
+        let injector = Numbers::new();
+        injector.push_batch((0..3).collect()).unwrap();
+        let desk = Arc::new(Desk::default());
+        let mut sleepers = Vec::new();
+        assert_eq!(injector.take(Some(&desk)), Ok(Taken::Hand));
+        assert_eq!(desk.papers().hand.as_mut().and_then(VecDeque::pop_front), Some(0));
+        // Another worker steals one of the two and leaves the other.
+        let thief = Arc::new(Desk::default());
+        assert_eq!(injector.take(Some(&thief)), Ok(Taken::Hand));
+        assert_eq!(thief.papers().hand.take(), Some(VecDeque::from([1])));
+        sleepers.push(Box::pin(injector.pop()));
+        assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(2)));
+    }
+
+    struct Submits {
+        injector: Arc<Numbers>,
+        wakes: AtomicUsize,
+    }
+
+    impl Wake for Submits {
+        fn wake(self: Arc<Self>) {
+            self.wakes.fetch_add(1, Ordering::SeqCst);
+            self.injector.push(7).unwrap();
+            self.injector.sweep(|_| false);
+        }
+    }
+
+    /// The channel wakes under a lock of its own, and there is another worker to be woken.
+    #[test]
+    fn a_waker_may_submit_and_cancel_before_it_returns() {
+        let injector = Arc::new(Numbers::new());
+        let submits = Arc::new(Submits { injector: Arc::clone(&injector), wakes: AtomicUsize::new(0) });
+        let waker = Waker::from(Arc::clone(&submits));
+        let mut sleepers: Vec<_> = (0..3).map(|_| Box::pin(injector.pop())).collect();
+        for sleeper in &mut sleepers {
+            assert!(sleeper.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        injector.push(1).unwrap();
+        assert_eq!(submits.wakes.load(Ordering::SeqCst), 3);
+        let noop = &mut Context::from_waker(Waker::noop());
+        let taken: Vec<_> = sleepers.iter_mut().map(|sleeper| sleeper.as_mut().poll(noop)).collect();
+        assert_eq!(taken, [Poll::Ready(Ok(1)), Poll::Ready(Ok(7)), Poll::Ready(Ok(7))]);
+    }
+
+    #[test]
+    fn a_waker_that_panics_loses_no_job() {
+        struct Panics;
+        impl Wake for Panics {
+            fn wake(self: Arc<Self>) {
+                std::panic::resume_unwind(Box::new("a waker"));
+            }
+        }
+        let injector = Numbers::new();
+        let mut sleeper = Box::pin(injector.pop());
+        let waker = Waker::from(Arc::new(Panics));
+        assert!(sleeper.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!(injector.push(1), Ok(()));
+        assert_eq!(block_on(poll_once(&mut sleeper)), Some(Ok(1)));
+    }
+
+    /// It would wait for itself if that happened under the lock.
+    #[test]
+    fn a_waker_that_is_replaced_may_come_back_to_the_queue_in_its_drop() {
+        struct Looks(Arc<Numbers>);
+        impl Wake for Looks {
+            fn wake(self: Arc<Self>) {}
+        }
+        impl Drop for Looks {
+            fn drop(&mut self) {
+                assert_eq!(self.0.try_pop(), Ok(None));
+            }
+        }
+        let injector = Arc::new(Numbers::new());
+        let mut sleeper = Box::pin(injector.pop());
+        let waker = Waker::from(Arc::new(Looks(Arc::clone(&injector))));
+        assert!(sleeper.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        assert_eq!(Arc::strong_count(&injector), 2);
+        assert!(sleeper.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(Arc::strong_count(&injector), 1);
+    }
+
+    #[test]
+    fn sweep_takes_the_dead_and_keeps_the_order_of_the_living() {
+        let injector = Numbers::new();
+        for job in 0..8 {
+            injector.push(job).unwrap();
+        }
+        assert!(injector.push_many(8..11).is_ok());
+        assert_eq!(injector.try_pop(), Ok(Some(0)));
+        assert_eq!(injector.sweep(|job| job % 3 == 0), [3, 6, 9]);
+        injector.push(11).unwrap();
+        assert_eq!(drain(&injector), [1, 2, 4, 5, 7, 8, 10, 11]);
+    }
+
+    #[test]
+    fn a_sweep_leaves_no_worker_asleep_beside_a_job() {
+        let injector = Numbers::new();
+        let mut sleepers = asleep(&injector, 1);
+        assert!(injector.push_many(1..3).is_ok());
+        assert_eq!(injector.sweep(|job| *job == 1), [1]);
+        assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(2)));
+    }
+
+    #[test]
+    fn a_closed_queue_gives_jobs_back_and_lets_workers_take_the_rest() {
+        let injector = Numbers::new();
+        let mut sleepers = asleep(&injector, 1);
+        injector.push(0).unwrap();
+        injector.push(1).unwrap();
+        injector.close();
+        assert_eq!(injector.push(5), Err(5));
+        assert_eq!(injector.push_batch(VecDeque::from([5])), Err(VecDeque::from([5])));
+        assert_eq!(injector.push_many(5..6).err(), Some(5..6));
+        assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(0)));
+        assert_eq!(injector.take_all(), [1]);
+        assert_eq!(injector.try_pop(), Err(Closed));
+        assert_eq!(block_on(injector.pop()), Err(Closed));
+    }
+}
