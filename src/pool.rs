@@ -148,7 +148,15 @@ impl<In, T, E> Pool<In, T, E> {
             Err(SubmitError::Full(())) => {}
             decided => return decided,
         }
-        let mut room = Room::new(Arc::clone(&self.engine), false);
+        self.wait_for_room(None).await
+    }
+
+    /// Stands in line for a place; for a job of a group, until that is cancelled.
+    pub(crate) async fn wait_for_room(
+        &self,
+        group: Option<Arc<crate::results::stream::Stream<In, T, E>>>,
+    ) -> Result<Permit<In, T, E>, SubmitError<()>> {
+        let mut room = Room::new(Arc::clone(&self.engine), group);
         match future::poll_fn(|cx| room.poll(cx)).await {
             Ok(()) => Ok(Permit::new(Arc::clone(&self.engine))),
             Err(NoRoom::Closed) => Err(SubmitError::Closed(())),

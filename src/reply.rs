@@ -274,7 +274,7 @@ impl<In, T, E> Streamed<In, T, E> {
             stream.count_failure(&error);
         }
         stream.announce();
-        engine.book_unstarted(origin, id, error.outcome(), spot, attempts);
+        engine.book_unstarted(origin, id, error.outcome(), spot, attempts, Some(stream.identity().get()));
         let timings = accepted_at.filter(|_| engine.timings).map(|at| {
             Box::new(Timings { queued_for: engine.timer.now().saturating_duration_since(at), ran_for: None })
         });
@@ -489,7 +489,7 @@ impl<In, T, E> Cell<In, T, E> {
         part_with(input);
         let outcome = error.outcome();
         let wanted = self.discard_unwanted(Err(error), attempts);
-        self.engine.book_unstarted(origin, self.id, outcome, self.spot(), attempts);
+        self.engine.book_unstarted(origin, self.id, outcome, self.spot(), attempts, None);
         self.complete(wanted, attempts);
         true
     }

@@ -23,7 +23,7 @@ use self::signal::Signals;
 pub(crate) use self::signal::{Interrupt, reason_from_code, reason_to_code};
 use self::timekeeper::Keeper;
 use self::waits::Waiting;
-pub(crate) use self::waits::{NoRoom, Room, Wait, WaitMark};
+pub(crate) use self::waits::{Feeding, NoRoom, Pull, Room, Wait, WaitMark};
 use crate::attempt::inside::Place;
 use crate::attempt::retry::{Account, History};
 use crate::attempt::timeout::Limits;
@@ -74,6 +74,21 @@ impl<In, T, E> State<In, T, E> {
             self.interrupted.retain(|job| job.id != id);
         }
     }
+
+    /// A job that is queued beyond the capacity is about to leave the queue.
+    #[inline]
+    fn absorb_extra(&mut self, origin: Origin, stream: Option<usize>, wakes: &mut Wakes) {
+        if let (Origin::Extra, Some(stream)) = (origin, stream) {
+            self.ledger.absorb_extra(stream, wakes);
+        }
+    }
+
+    #[inline]
+    fn book_start(&mut self, slot: usize, origin: Origin, occupant: Occupant, wakes: &mut Wakes) {
+        self.absorb_extra(origin, occupant.stream, wakes);
+        self.ledger.start(origin, wakes);
+        self.running.start(slot, occupant);
+    }
 }
 
 pub(crate) struct Engine<In, T, E> {
@@ -92,7 +107,7 @@ pub(crate) struct Engine<In, T, E> {
     pub(crate) unhandled: Mutex<Option<Arc<UnhandledFn<E>>>>,
     /// Unstarted inputs of an aborted pool that no report has taken yet. Bounded by what was queued.
     pub(crate) returned: Mutex<Vec<Unstarted<In>>>,
-    /// How often those who wait patiently for room were told that there is some.
+    /// How often maps that wait for room were told that there is some.
     pub(crate) told: AtomicUsize,
     /// How many [`Pool`](crate::Pool)s share this engine.
     pub(crate) handles: AtomicUsize,
@@ -309,6 +324,18 @@ impl<In, T, E> Engine<In, T, E> {
         Ok((id, state.limits))
     }
 
+    /// Gives back a reserved place.
+    pub(crate) fn release_place(&self) {
+        let wakes = self.state().ledger.release();
+        self.carry_out(wakes);
+    }
+
+    /// Wakes those that wait for room for a job of this group, which was cancelled.
+    pub(crate) fn wake_submits_to(&self, group: usize) {
+        let wakers = self.state().ledger.wakers_of(group);
+        unwind::wake(wakers);
+    }
+
     /// Accepts a job from a running one, as long as that runs: both are looked at under one lock, so its map or group cannot
     /// end in between.
     pub(crate) fn accept_child(&self, parent: Place) -> Result<(JobId, Limits), Refusal> {
@@ -462,8 +489,7 @@ impl<In, T, E> Engine<In, T, E> {
             return self.start_scheduled(&mut state, slot, origin, occupant, reading, wakes, past);
         }
         self.signals[slot].clear();
-        state.ledger.start(origin, wakes);
-        state.running.start(slot, occupant);
+        state.book_start(slot, origin, occupant, wakes);
         *limits = state.limits;
         Begun::Yes
     }
@@ -492,11 +518,14 @@ impl<In, T, E> Engine<In, T, E> {
         outcome: Outcome,
         spot: Option<Spot>,
         attempts: u32,
+        stream: Option<usize>,
     ) {
         let reading = self.reading();
         let (wakes, forgotten, blocked) = {
             let mut state = self.state();
-            let wakes = state.ledger.settle_queued(origin, outcome);
+            let mut wakes = Wakes::default();
+            state.absorb_extra(origin, stream, &mut wakes);
+            state.ledger.settle_queued(origin, outcome, &mut wakes);
             let forgotten = spot.map(|spot| self.forget_scheduled(&mut state, spot, id, reading));
             // It may have been the last one that could start without a job that waits for the pool.
             let blocked = if forgotten.is_none() { state.blocked() } else { Vec::new() };

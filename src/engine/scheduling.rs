@@ -96,7 +96,7 @@ impl<In, T, E> Engine<In, T, E> {
             let schedule = Box::new(Schedule::new(self.policy, self.signals.len(), start));
             let now = state.schedule.get_or_insert(schedule).now();
             self.is_scheduled.store(true, Ordering::SeqCst);
-            state.ledger.tell_all_patient(&mut wakes);
+            state.ledger.tell_any_room(&mut wakes);
             for entry in entries {
                 if let Entry::Handled(cell) = &entry {
                     cells.push(Arc::clone(cell));
@@ -331,6 +331,7 @@ impl<In, T, E> Engine<In, T, E> {
         } else if let Some(account) = &mut state.account {
             account.earn();
         }
+        state.absorb_extra(origin, occupant.stream, wakes);
         state.ledger.start(origin, wakes);
         state.running.start_scheduled(slot, occupant, since);
         past.since = since;

@@ -6,7 +6,9 @@ use std::task::{Context, Poll, Waker};
 
 use super::{Engine, State};
 use crate::attempt::inside::{self, Place};
-use crate::queue::ledger::Refusal;
+use crate::attempt::timeout::Limits;
+use crate::observe::JobId;
+use crate::queue::ledger::{Life, Origin, Refusal, Wakes};
 use crate::reply::Cell;
 use crate::results::stream::Stream;
 use crate::sync::atomic::Ordering;
@@ -143,24 +145,10 @@ impl<In, T, E> Drop for WaitMark<In, T, E> {
 /// A wait for room, in a fair line. Dropping it leaves the line and passes on what was granted.
 pub(crate) struct Room<In, T, E> {
     engine: Arc<Engine<In, T, E>>,
-    /// Whether it may join a line that is full: a map, which is one waiter for all its inputs.
-    may_exceed: bool,
+    /// The group that the job is for, whose cancellation ends the wait.
+    group: Option<Arc<Stream<In, T, E>>>,
     ticket: Option<u64>,
-    /// Where its waker was left when it was patient last.
-    patience: Option<Patience>,
-    /// Whether it has been, and has found no room since.
-    has_asked: bool,
-    /// Whether others take what room there is: it stands in line, until there is as much as it wants.
-    is_pressed: bool,
     mark: Option<WaitMark<In, T, E>>,
-}
-
-/// A waker that was left for the time when there is room.
-struct Patience {
-    ticket: u64,
-    waker: Waker,
-    /// How often anybody had been told before.
-    told: usize,
 }
 
 /// Why there will be no room.
@@ -172,15 +160,19 @@ pub(crate) enum NoRoom {
 }
 
 impl<In, T, E> Room<In, T, E> {
-    pub(crate) const fn new(engine: Arc<Engine<In, T, E>>, may_exceed: bool) -> Self {
-        Self { engine, may_exceed, ticket: None, patience: None, has_asked: false, is_pressed: false, mark: None }
+    pub(crate) fn new(engine: Arc<Engine<In, T, E>>, group: Option<Arc<Stream<In, T, E>>>) -> Self {
+        if let Some(group) = &group {
+            group.begin_submit();
+        }
+        Self { engine, group, ticket: None, mark: None }
     }
 
     /// Ends with one reserved place, which the caller has to use or release.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), NoRoom>> {
         let (polled, wakes) = {
             let mut state = self.engine.state();
-            let (polled, mut wakes) = state.ledger.poll_reserve(&mut self.ticket, self.may_exceed, cx);
+            let group = self.group.as_ref().map(|group| group.identity().get());
+            let (polled, mut wakes) = state.ledger.poll_reserve(&mut self.ticket, group, cx);
             if state.ledger.is_awaited() {
                 state.call_desks();
                 // What has happened since the journals were entered may have made room, which nobody has been granted.
@@ -189,6 +181,14 @@ impl<In, T, E> Room<In, T, E> {
             (polled, wakes)
         };
         self.engine.carry_out(wakes);
+        // After it stands in line: a cancellation wakes those that do.
+        if self.group.as_ref().is_some_and(|group| group.cancelled().is_some()) {
+            if matches!(polled, Poll::Ready(Ok(()))) {
+                self.engine.release_place();
+            }
+            self.leave();
+            return Poll::Ready(Err(NoRoom::Closed));
+        }
         match polled {
             Poll::Ready(decided) => {
                 self.mark = None;
@@ -209,69 +209,8 @@ impl<In, T, E> Room<In, T, E> {
         }
     }
 
-    /// Has the task woken when there is room for several; without standing in line.
-    pub(crate) fn be_patient(&mut self, cx: &Context<'_>) {
-        if self.is_patient(cx) {
-            return;
-        }
-        // Before the waker is left: whoever is told after that has not been counted.
-        let told = self.engine.told.load(Ordering::SeqCst);
-        let mut ticket = self.patience.as_ref().map(|patience| patience.ticket);
-        let wakes = self.engine.state().ledger.be_patient(&mut ticket, cx);
-        self.patience = ticket.map(|ticket| Patience { ticket, waker: cx.waker().clone(), told });
-        self.engine.carry_out(wakes);
-        if self.engine.is_scheduled() {
-            // Switched on since: whoever was patient before has been told.
-            cx.waker().wake_by_ref();
-        }
-    }
-
-    /// So many places were found of those that it wants.
-    pub(crate) fn note_found(&mut self, found: usize, wanted: usize) {
-        self.has_asked = false;
-        self.is_pressed &= found < wanted;
-    }
-
-    /// No place was found: whether it may be patient. If it was told of room since it asked first, others were faster.
-    pub(crate) fn may_be_patient(&mut self) -> bool {
-        let told = self.engine.told.load(Ordering::SeqCst);
-        let was_told = self.patience.as_ref().is_some_and(|patience| patience.told != told);
-        self.is_pressed |= self.has_asked && was_told;
-        self.has_asked = true;
-        !self.is_pressed
-    }
-
-    /// Whether the task will be woken when there is room, so that it need not ask before.
-    pub(crate) fn is_patient(&self, cx: &Context<'_>) -> bool {
-        self.patience.as_ref().is_some_and(|patience| {
-            patience.told == self.engine.told.load(Ordering::SeqCst) && patience.waker.will_wake(cx.waker())
-        })
-    }
-
-    /// The task needs no more room.
-    pub(crate) fn leave_for_good(&mut self) {
-        self.leave();
-        if let Some(Patience { ticket, .. }) = self.patience.take() {
-            let wakes = self.engine.state().ledger.be_patient_no_more(ticket);
-            self.engine.carry_out(wakes);
-        }
-    }
-
-    /// Whether it stands in line.
-    pub(crate) const fn is_waiting(&self) -> bool {
-        self.ticket.is_some()
-    }
-
     /// Leaves the line.
-    #[inline]
-    pub(crate) fn leave(&mut self) {
-        if self.ticket.is_some() || self.mark.is_some() {
-            self.leave_now();
-        }
-    }
-
-    #[cold]
-    fn leave_now(&mut self) {
+    fn leave(&mut self) {
         self.mark = None;
         if let Some(ticket) = self.ticket.take() {
             let wakes = self.engine.state().ledger.leave_line(ticket);
@@ -282,6 +221,139 @@ impl<In, T, E> Room<In, T, E> {
 
 impl<In, T, E> Drop for Room<In, T, E> {
     fn drop(&mut self) {
-        self.leave_for_good();
+        self.leave();
+        if let Some(group) = &self.group {
+            group.end_submit();
+        }
+    }
+}
+
+/// The wait of a map for its source, or for room; without a place in any line. Dropping it ends the wait.
+pub(crate) struct Feeding<In, T, E> {
+    engine: Arc<Engine<In, T, E>>,
+    /// The identity of the map.
+    map: usize,
+    number: Option<u64>,
+    /// What was left to be woken when there is room, and how often maps had been told before.
+    room: Option<(Waker, usize)>,
+}
+
+impl<In, T, E> Feeding<In, T, E> {
+    pub(crate) const fn new(engine: Arc<Engine<In, T, E>>, map: usize) -> Self {
+        Self { engine, map, number: None, room: None }
+    }
+
+    /// Begins to pull an input, for which no place is needed. `None`: there has to be room first.
+    pub(crate) fn begin_pull<'a>(
+        &mut self,
+        engine: &'a Arc<Engine<In, T, E>>,
+    ) -> Result<Option<Pull<'a, In, T, E>>, Refusal> {
+        self.room = None;
+        let may_pull = engine.state().ledger.begin_pull(self.map, self.number)?;
+        Ok(may_pull.then(|| Pull { engine, map: self.map, state: PullState::First }))
+    }
+
+    /// Has the task woken when the pool closes and, if the map `wants_room`, when there is some.
+    pub(crate) fn wait(&mut self, wants_room: bool, cx: &Context<'_>) {
+        // Before the waker is left: a map that is told after that has not been counted.
+        let told = self.engine.told.load(Ordering::SeqCst);
+        let (looks_again, wakes) = self.engine.state().ledger.wait_to_feed(&mut self.number, self.map, wants_room, cx);
+        self.engine.carry_out(wakes);
+        if looks_again {
+            cx.waker().wake_by_ref();
+        } else if wants_room {
+            self.room = Some((cx.waker().clone(), told));
+        }
+    }
+
+    /// Whether the task will be woken when there is room, so that it need not look before.
+    pub(crate) fn is_waiting_for_room(&self, cx: &Context<'_>) -> bool {
+        self.room.as_ref().is_some_and(|(waker, told)| {
+            *told == self.engine.told.load(Ordering::SeqCst) && waker.will_wake(cx.waker())
+        })
+    }
+
+    /// The map pulls no more.
+    pub(crate) fn leave(&mut self) {
+        self.room = None;
+        if let Some(number) = self.number.take() {
+            let wakes = self.engine.state().ledger.leave_feeding(number);
+            self.engine.carry_out(wakes);
+        }
+    }
+}
+
+impl<In, T, E> Drop for Feeding<In, T, E> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// What a map holds while it pulls inputs, within one poll: the right to one input, or places for several. Dropping it gives
+/// them back.
+pub(crate) struct Pull<'a, In, T, E> {
+    pub(crate) engine: &'a Arc<Engine<In, T, E>>,
+    map: usize,
+    state: PullState,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum PullState {
+    /// One input may be pulled without a place.
+    First,
+    Places(usize),
+}
+
+impl<In, T, E> Pull<'_, In, T, E> {
+    /// An input was pulled. Takes up to `want` places, for that one and others; says how many there are.
+    pub(crate) fn take_places(&mut self, want: usize) -> usize {
+        if let PullState::First = self.state {
+            match self.engine.state().ledger.take_places(want) {
+                0 => {}
+                places => self.state = PullState::Places(places),
+            }
+        }
+        self.places()
+    }
+
+    pub(crate) const fn places(&self) -> usize {
+        match self.state {
+            PullState::First => 0,
+            PullState::Places(places) => places,
+        }
+    }
+
+    /// Accepts `used` inputs, at most as many as there are places, gives the other places back, and takes up to `more` new ones.
+    /// Without a place, `used` is 1, and that job is queued beyond the capacity. Returns the number of the first job, and the
+    /// limits of the pool.
+    pub(crate) fn accept(&mut self, used: usize, more: usize) -> (JobId, Origin, Limits) {
+        let (first, origin, limits, wakes) = {
+            let mut state = self.engine.state();
+            let (first, origin, wakes) = match self.state {
+                PullState::First => (state.ledger.accept_extra(self.map), Origin::Extra, Wakes::default()),
+                PullState::Places(places) => {
+                    let (first, wakes) = state.ledger.commit(places, used);
+                    (first, Origin::Outside, wakes)
+                }
+            };
+            // None, where it would cost a wake: a map that asks again is told why.
+            let is_open = more > 0 && state.ledger.life() == Life::Open;
+            self.state = PullState::Places(if is_open { state.ledger.take_more(more) } else { 0 });
+            (first, origin, state.limits, wakes)
+        };
+        self.engine.carry_out(wakes);
+        (first, origin, limits)
+    }
+}
+
+impl<In, T, E> Drop for Pull<'_, In, T, E> {
+    fn drop(&mut self) {
+        let wakes = match self.state {
+            PullState::First => self.engine.state().ledger.end_pull(),
+            // None of them would change nothing, but cost time.
+            PullState::Places(0) => return,
+            PullState::Places(places) => self.engine.state().ledger.commit(places, 0).1,
+        };
+        self.engine.carry_out(wakes);
     }
 }

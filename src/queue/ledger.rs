@@ -18,6 +18,8 @@ use crate::planted::{self, Bug};
 pub(crate) enum Origin {
     /// Anybody: bounded by the capacity, may wait for room.
     Outside,
+    /// A map that found no room: its only job in the queue beyond the capacity.
+    Extra,
     /// A running job of the pool itself: bounded by the child capacity, never waits.
     Child,
     /// A job that has run and waits for another attempt: it has been accepted already.
@@ -54,7 +56,7 @@ pub(crate) enum Life {
 pub(crate) struct Wakes {
     /// Those who wait for room and have got it, or will never get it.
     pub(crate) room: Vec<Waker>,
-    /// Whether patient ones are among them.
+    /// Whether maps are among them.
     pub(crate) told: bool,
     /// A waker that nobody needs any more. Dropping it may run anything, so it is not dropped under the lock.
     pub(crate) unneeded: Option<Waker>,
@@ -72,12 +74,21 @@ impl Wakes {
     }
 }
 
-/// One who waits for room.
+/// A future that waits for room.
 #[derive(Debug)]
 struct Waiter {
     waker: Waker,
-    /// Whether it stands in line whatever the length of that.
-    may_exceed: bool,
+    /// The identity of the group that it submits to.
+    group: Option<usize>,
+}
+
+/// A map that waits until it can pull more inputs.
+#[derive(Debug)]
+struct Feeder {
+    /// `None` once it was told.
+    waker: Option<Waker>,
+    /// Whether it waits for room in the queue; otherwise it waits for its source, and is told only when the pool closes.
+    wants_room: bool,
 }
 
 #[derive(Debug)]
@@ -98,6 +109,10 @@ pub(crate) struct Ledger {
     reserved: usize,
     /// Places that a map holds while it pulls inputs. It does so within one poll, so a drain may wait for it.
     committing: usize,
+    /// How many maps are about to pull an input for which they hold no place. They do so within one poll as well.
+    pulling: usize,
+    /// The identities of the maps that have a job in the queue beyond the capacity; at most one for each map.
+    extras: BTreeSet<usize>,
     running: usize,
     /// Wait for another attempt.
     retrying: usize,
@@ -113,11 +128,14 @@ pub(crate) struct Ledger {
     waiting: BTreeMap<u64, Waiter>,
     /// Waiters that have a place and do not know it yet. Bounded by `reserved`.
     granted: BTreeSet<u64>,
-    /// Who has jobs in the pool and could hand in more: told when there is room for several. They stand in no line. Bounded by
-    /// the number of maps.
-    patient: BTreeMap<u64, Waker>,
-    /// When so many jobs are accepted, others have had their share of the room, and they are told anyway.
-    patient_until: u64,
+    /// Maps that wait for room or for their source. They hold no place while they wait. Bounded by the number of maps.
+    feeders: BTreeMap<u64, Feeder>,
+    /// How many of them wait for room, told or not.
+    wanting: usize,
+    /// How many of these are to be told.
+    untold: usize,
+    /// Whether they are told of any room, and not only of much: what is queued may be held up for long.
+    tells_any_room: bool,
     next_waiter: u64,
 }
 
@@ -135,6 +153,8 @@ impl Ledger {
             queued_children: 0,
             reserved: 0,
             committing: 0,
+            pulling: 0,
+            extras: BTreeSet::new(),
             running: 0,
             retrying: 0,
             queued_mark: 0,
@@ -143,8 +163,10 @@ impl Ledger {
             max_waiting: usize::MAX,
             waiting: BTreeMap::new(),
             granted: BTreeSet::new(),
-            patient: BTreeMap::new(),
-            patient_until: u64::MAX,
+            feeders: BTreeMap::new(),
+            wanting: 0,
+            untold: 0,
+            tells_any_room: false,
             next_waiter: 0,
         }
     }
@@ -171,18 +193,18 @@ impl Ledger {
     }
 
     /// Whether no job is queued, running, or about to be accepted.
-    pub(crate) const fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.running == 0 && self.is_queue_empty()
     }
 
     /// Whether no job is queued or about to be.
-    pub(crate) const fn is_queue_empty(&self) -> bool {
-        self.queued == 0 && self.queued_children == 0 && self.committing == 0 && self.retrying == 0
+    pub(crate) fn is_queue_empty(&self) -> bool {
+        self.queued_total() == 0 && self.committing == 0 && self.pulling == 0
     }
 
     /// Jobs that do not run and have no outcome.
-    pub(crate) const fn queued_total(&self) -> usize {
-        self.queued + self.queued_children + self.retrying
+    pub(crate) fn queued_total(&self) -> usize {
+        self.queued + self.extras.len() + self.queued_children + self.retrying
     }
 
     /// Whether nothing will ever run again.
@@ -249,7 +271,8 @@ impl Ledger {
                 self.queued_children += 1;
                 Ok(self.next_id())
             }
-            Origin::Retry => Err(Refusal::Closed),
+            // These are accepted in other ways.
+            Origin::Extra | Origin::Retry => Err(Refusal::Closed),
         }
     }
 
@@ -265,11 +288,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// Waits in line for a place; `ticket` is the place in the line. One that `may_exceed` joins a line of any length.
+    /// Waits in line for a place; `ticket` is the place in the line. For a job of a group, `group` is its identity.
     pub(crate) fn poll_reserve(
         &mut self,
         ticket: &mut Option<u64>,
-        may_exceed: bool,
+        group: Option<usize>,
         cx: &Context<'_>,
     ) -> (Poll<Result<(), Refusal>>, Wakes) {
         let mut wakes = Wakes::default();
@@ -285,83 +308,28 @@ impl Ledger {
                 return (Poll::Ready(Err(Refusal::Closed)), wakes);
             }
             None => match self.reserve() {
-                Err(Refusal::Full) if !may_exceed && self.is_line_full() => {
+                Err(Refusal::Full) if self.waiting.len() >= self.max_waiting => {
                     return (Poll::Ready(Err(Refusal::Overloaded)), wakes);
                 }
-                Err(Refusal::Full) => {
-                    self.next_waiter += 1;
-                    *ticket.insert(self.next_waiter)
-                }
+                Err(Refusal::Full) => *ticket.insert(self.next_number()),
                 decided => return (Poll::Ready(decided), wakes),
             },
         };
-        let waiter = Waiter { waker: cx.waker().clone(), may_exceed };
+        let waiter = Waiter { waker: cx.waker().clone(), group };
         wakes.unneeded = self.waiting.insert(number, waiter).map(|old| old.waker);
         self.is_watched = true;
-        // Where there is a line, everybody stands in it.
-        self.tell_all_patient(&mut wakes);
         (Poll::Pending, wakes)
     }
 
-    /// Leaves a waker for the time when half of the queue is free; `ticket` is where it is.
-    pub(crate) fn be_patient(&mut self, ticket: &mut Option<u64>, cx: &Context<'_>) -> Wakes {
-        let mut wakes = Wakes::default();
-        let number = *ticket.get_or_insert_with(|| {
-            self.next_waiter += 1;
-            self.next_waiter
-        });
-        if !self.patient.get(&number).is_some_and(|known| known.will_wake(cx.waker())) {
-            wakes.unneeded = self.patient.insert(number, cx.waker().clone());
-            self.patient_until = self.patient_until.min(self.accepted.saturating_add(self.capacity as u64));
-        }
-        if self.has_line() {
-            self.tell_all_patient(&mut wakes);
-        } else {
-            self.tell_patient(&mut wakes);
-        }
-        wakes
+    const fn next_number(&mut self) -> u64 {
+        self.next_waiter += 1;
+        self.next_waiter
     }
 
-    /// Whether anybody stands in line for room.
-    pub(crate) fn has_line(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    /// Takes the waker back.
-    pub(crate) fn be_patient_no_more(&mut self, ticket: u64) -> Wakes {
-        Wakes { unneeded: self.patient.remove(&ticket), ..Wakes::default() }
-    }
-
-    /// Tells those who wait patiently, if there is room for them.
-    #[inline]
-    fn tell_patient(&mut self, wakes: &mut Wakes) {
-        if self.is_room_for_patient() {
-            self.tell_all_patient(wakes);
-        }
-    }
-
-    /// Whether half of the queue is free, or any of it while nothing is queued: the rest may be held by somebody. Or others have
-    /// had their share.
-    fn is_room_for_patient(&self) -> bool {
-        let room = || self.open_places();
-        !self.patient.is_empty()
-            && (self.accepted >= self.patient_until
-                || room() >= (self.capacity / 2).max(1)
-                || (self.queued == 0 && room() > 0))
-    }
-
-    /// Tells all who wait patiently to look again.
-    #[cold]
-    pub(crate) fn tell_all_patient(&mut self, wakes: &mut Wakes) {
-        self.patient_until = u64::MAX;
-        wakes.told |= !self.patient.is_empty();
-        wakes.room.extend(std::mem::take(&mut self.patient).into_values());
-    }
-
-    /// Whether as many wait as may; those that may exceed that do not count.
-    fn is_line_full(&self) -> bool {
-        self.waiting.len() >= self.max_waiting
-            && self.waiting.values().filter(|waiter| !waiter.may_exceed).count() >= self.max_waiting
+    /// The wakers of those in line that submit to this group.
+    pub(crate) fn wakers_of(&self, group: usize) -> Vec<Waker> {
+        let of_group = self.waiting.values().filter(|waiter| waiter.group == Some(group));
+        of_group.map(|waiter| waiter.waker.clone()).collect()
     }
 
     /// Whether this waiter still stands in line, without a place.
@@ -394,24 +362,144 @@ impl Ledger {
         (Ok(self.next_id()), Wakes::default())
     }
 
-    /// Takes up to `want` places for a map that is about to pull inputs; a reserved place may be one of them.
-    ///
-    /// What it pulls into these places is accepted even if the pool is closed meanwhile, since its inputs are out of
-    /// their source already.
-    pub(crate) fn begin(&mut self, want: usize, reserved: bool) -> Result<usize, Wakes> {
-        // Counted before the reserved place becomes a free one, or it would count twice.
-        let others = self.open_places().min(want - usize::from(reserved));
-        if reserved {
-            self.reserved -= 1;
-        }
+    // ---- maps ----
+    //
+    // A map never holds a place while it waits, since it may be the source of another map, which polls it only when that has
+    // room itself. So each map
+    // 1. pulls one input without a place (`begin_pull`), if it has no job beyond the capacity in the queue;
+    // 2. takes places for that one and for more (`take_places`), which it fills within the same poll (`commit`);
+    // 3. hands that one in beyond the capacity if there is no room for it (`accept_extra`).
+    // What it has pulled is accepted even if the pool is closed meanwhile, since its inputs are out of their source already.
+
+    /// The places that maps may take: the last one is left to others, in place of the job beyond the capacity that each map may
+    /// have.
+    fn room_for_maps(&self) -> usize {
+        self.open_places().saturating_sub(1)
+    }
+
+    /// A map is about to pull one input, without a place for it. `false`: it has a job in the queue beyond the capacity.
+    pub(crate) fn begin_pull(&mut self, map: usize, feeder: Option<u64>) -> Result<bool, Refusal> {
         if self.life != Life::Open {
-            let mut wakes = Wakes::default();
-            self.grant(&mut wakes);
-            return Err(wakes);
+            return Err(Refusal::Closed);
         }
-        let places = others + usize::from(reserved);
+        if self.extras.contains(&map) {
+            if self.room_for_maps() == 0 {
+                return Ok(false);
+            }
+            // There is room for it by now.
+            self.extras.remove(&map);
+            self.queued += 1;
+        }
+        if let Some(feeder) = feeder.and_then(|number| self.feeders.get_mut(&number))
+            && std::mem::take(&mut feeder.wants_room)
+        {
+            self.wanting -= 1;
+            self.untold -= usize::from(feeder.waker.is_some());
+        }
+        self.pulling += 1;
+        Ok(true)
+    }
+
+    /// The map has pulled nothing.
+    pub(crate) fn end_pull(&mut self) -> Wakes {
+        self.pulling -= 1;
+        let mut wakes = Wakes::default();
+        self.look_for_quiet(&mut wakes);
+        wakes
+    }
+
+    /// The map has pulled an input: it takes up to `want` places for it and for more, or is left with that one input.
+    pub(crate) fn take_places(&mut self, want: usize) -> usize {
+        let places = self.take_more(want);
+        self.pulling -= usize::from(places > 0);
+        places
+    }
+
+    /// Takes up to `want` places. Maps that wait for room leave each other their share.
+    pub(crate) fn take_more(&mut self, want: usize) -> usize {
+        let room = self.room_for_maps();
+        let places = want.min(room.div_ceil(1 + self.wanting));
         self.committing += places;
-        Ok(places)
+        places
+    }
+
+    /// The map has pulled an input and got no place: that one is queued beyond the capacity.
+    pub(crate) fn accept_extra(&mut self, map: usize) -> JobId {
+        self.pulling -= 1;
+        self.extras.insert(map);
+        self.next_id()
+    }
+
+    /// A job beyond the capacity is about to leave the queue, as any other from outside. Its map may have another one.
+    pub(crate) fn absorb_extra(&mut self, map: usize, wakes: &mut Wakes) {
+        // Another job of the map may stand for it, since there was room for it in the meantime.
+        if self.extras.remove(&map) {
+            self.queued += 1;
+            self.tell_feeders(wakes, |feeder| feeder.wants_room);
+        }
+    }
+
+    /// A map waits for room, or for its source; `number` is where its waker is. Says whether it need not wait.
+    pub(crate) fn wait_to_feed(
+        &mut self,
+        number: &mut Option<u64>,
+        map: usize,
+        wants_room: bool,
+        cx: &Context<'_>,
+    ) -> (bool, Wakes) {
+        let mut wakes = Wakes::default();
+        if self.life != Life::Open || (wants_room && (!self.extras.contains(&map) || self.room_for_maps() > 0)) {
+            return (true, wakes);
+        }
+        let number = match *number {
+            Some(number) => number,
+            None => *number.insert(self.next_number()),
+        };
+        let known = self.feeders.get_mut(&number).and_then(|known| {
+            self.wanting -= usize::from(known.wants_room);
+            self.untold -= usize::from(known.wants_room && known.waker.is_some());
+            known.waker.take()
+        });
+        let (waker, unneeded) = match known {
+            Some(known) if known.will_wake(cx.waker()) => (known, None),
+            known => (cx.waker().clone(), known),
+        };
+        wakes.unneeded = unneeded;
+        self.feeders.insert(number, Feeder { waker: Some(waker), wants_room });
+        self.wanting += usize::from(wants_room);
+        self.untold += usize::from(wants_room);
+        (false, wakes)
+    }
+
+    /// The map waits no more.
+    pub(crate) fn leave_feeding(&mut self, number: u64) -> Wakes {
+        let Some(Feeder { waker, wants_room }) = self.feeders.remove(&number) else { return Wakes::default() };
+        self.wanting -= usize::from(wants_room);
+        self.untold -= usize::from(wants_room && waker.is_some());
+        Wakes { unneeded: waker, ..Wakes::default() }
+    }
+
+    /// Whether maps that wait for room are to be told: there is much of it, or any while nothing is queued, since permits may
+    /// hold the rest.
+    fn is_room_for_feeders(&self) -> bool {
+        let room = self.room_for_maps();
+        room > 0 && (self.tells_any_room || room >= self.capacity / 2 || self.queued == 0)
+    }
+
+    /// Tells maps that wait to look again.
+    #[cold]
+    fn tell_feeders(&mut self, wakes: &mut Wakes, is_concerned: impl Fn(&Feeder) -> bool) {
+        for feeder in self.feeders.values_mut().filter(|feeder| is_concerned(feeder)) {
+            self.untold -= usize::from(feeder.wants_room && feeder.waker.is_some());
+            wakes.told |= feeder.waker.is_some();
+            wakes.room.extend(feeder.waker.take());
+        }
+    }
+
+    /// From here on maps are told of any room.
+    pub(crate) fn tell_any_room(&mut self, wakes: &mut Wakes) {
+        self.tells_any_room = true;
+        self.grant(wakes);
     }
 
     /// Accepts `used` of the `begun` places and gives the others back. The ids follow one another from the one returned.
@@ -438,7 +526,9 @@ impl Ledger {
         if self.is_watched {
             self.tell_watchers(wakes);
         }
-        self.tell_patient(wakes);
+        if self.untold > 0 && self.is_room_for_feeders() {
+            self.tell_feeders(wakes, |feeder| feeder.wants_room);
+        }
     }
 
     #[cold]
@@ -522,18 +612,16 @@ impl Ledger {
     }
 
     /// A queued job has its outcome without having started.
-    pub(crate) fn settle_queued(&mut self, origin: Origin, outcome: Outcome) -> Wakes {
-        let mut wakes = Wakes::default();
+    pub(crate) fn settle_queued(&mut self, origin: Origin, outcome: Outcome, wakes: &mut Wakes) {
         self.outcomes[outcome as usize] += u64::from(!planted::is(Bug::Miscount));
-        self.leave_queue(origin, &mut wakes);
-        self.look_for_quiet(&mut wakes);
-        wakes
+        self.leave_queue(origin, wakes);
+        self.look_for_quiet(wakes);
     }
 
     #[inline]
     fn leave_queue(&mut self, origin: Origin, wakes: &mut Wakes) {
         match origin {
-            Origin::Outside => {
+            Origin::Outside | Origin::Extra => {
                 self.queued -= 1;
                 self.grant(wakes);
             }
@@ -571,7 +659,7 @@ impl Ledger {
         }
         self.life = life;
         wakes.room = std::mem::take(&mut self.waiting).into_values().map(|waiter| waiter.waker).collect();
-        self.tell_all_patient(&mut wakes);
+        self.tell_feeders(&mut wakes, |_| true);
         if life != Life::Ended {
             self.look_for_quiet(&mut wakes);
         }
@@ -617,21 +705,18 @@ impl Ledger {
 
     /// Whether somebody waits for room though there is some.
     pub(crate) fn is_anybody_held_up(&self) -> bool {
-        self.life == Life::Open && ((!self.waiting.is_empty() && self.free() > 0) || self.is_room_for_patient())
+        let is_room = (!self.waiting.is_empty() && self.free() > 0) || (self.untold > 0 && self.is_room_for_feeders());
+        self.life == Life::Open && is_room
     }
 
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {
-        let left = (self.queued_total(), self.running, self.reserved, self.committing, self.workers);
+        let left = (self.queued_total(), self.running, self.reserved, self.committing + self.pulling, self.workers);
         if left != (0, 0, 0, 0, 0) {
             return Err(format!("queued, running, reserved, committing, workers: {left:?} are left"));
         }
-        if !self.waiting.is_empty() || !self.granted.is_empty() || !self.patient.is_empty() {
-            return Err(format!(
-                "{} wait for room, {} patiently, {} have it and do not know",
-                self.waiting.len(),
-                self.patient.len(),
-                self.granted.len()
-            ));
+        let waits = (self.waiting.len(), self.feeders.len(), self.granted.len());
+        if waits != (0, 0, 0) {
+            return Err(format!("futures in line, maps that wait, and granted places: {waits:?} are left"));
         }
         Ok(())
     }

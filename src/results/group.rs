@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
@@ -112,7 +113,7 @@ impl<In, T, E> Group<In, T, E> {
         if self.unread() >= self.window {
             return Err(SubmitError::Full(input));
         }
-        match self.pool.reserve().await {
+        match self.pool.wait_for_room(Some(Arc::clone(&self.reader.stream))).await {
             // Others may have filled the window, or cancelled the group, while this waited for room.
             Ok(permit) => permit.submit_to(&self.reader.stream, input, self.reader.limit(self.window)),
             Err(refused) => Err(refused.map(|()| input)),

@@ -14,11 +14,10 @@ use super::stream::Reader;
 use super::summary::{End, Summary};
 use super::{Completion, OnError};
 use crate::attempt::unwind;
-use crate::engine::{Engine, NoRoom, Room};
+use crate::engine::{Feeding, Pull};
 use crate::error::{CancelReason, CollectError};
 use crate::planted::{self, Bug};
 use crate::pool::Pool;
-use crate::queue::ledger::{Life, Origin};
 use crate::reply::{Entry, Lot, Streamed};
 use crate::rt::BoxFuture;
 
@@ -147,10 +146,8 @@ impl<In, T, E, F, S: Stream<Item = Result<In, F>>> Source<In, T, E> for TryInput
 ///
 /// # Cancel safety
 ///
-/// Dropping the future of [`next`](Self::next) loses nothing. A map that is polled in another way, and left while it waits for
-/// room in the queue, stands in line for it and may hold one place there until it is polled again or dropped. Dropping the
-/// stream cancels what is left of it: queued jobs never start,
-/// running ones are dropped at their next await.
+/// Dropping the future of [`next`](Self::next) loses nothing. A map that waits, polled or not, holds no place in the queue.
+/// Dropping the stream cancels what is left of it: queued jobs never start, running ones are dropped at their next await.
 ///
 /// # Examples
 ///
@@ -182,7 +179,7 @@ pub struct Map<In, T, E, S> {
     intake: Intake,
     /// Pulled, and about to be accepted. Empty between polls, unless the source panicked; at most [`CHUNK`].
     pulled: Vec<In>,
-    room: Room<In, T, E>,
+    feeding: Feeding<In, T, E>,
     window: usize,
     /// Holds back what is not next; at most `window` and what running jobs add.
     order: Option<Reorder<Completion<In, T, E>>>,
@@ -206,15 +203,15 @@ impl<In, T, E, S: Unpin> Unpin for Map<In, T, E, S> {}
 
 impl<In, T, E, S> Map<In, T, E, S> {
     pub(crate) fn new(pool: Pool<In, T, E>, source: S, window: usize) -> Self {
-        let room = Room::new(Arc::clone(pool.engine()), true);
         let reader = Reader::new(pool.engine());
+        let feeding = Feeding::new(Arc::clone(pool.engine()), reader.stream.identity().get());
         reader.stream.set_window(window);
         Self {
             pool,
             source,
             intake: Intake::Open,
             pulled: Vec::new(),
-            room,
+            feeding,
             window,
             order: None,
             reader,
@@ -326,7 +323,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     fn stop(&mut self, reason: CancelReason) {
         self.intake = Intake::Shut;
         self.deadline = None;
-        self.room.leave_for_good();
+        self.feeding.leave();
         self.reader.stream.cancel(reason);
     }
 
@@ -353,63 +350,64 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing. If it waited for room in the queue, it leaves the line there, and a place that it was
-    /// granted goes to the next.
+    /// Dropping the future loses nothing.
     #[expect(clippy::should_implement_trait, reason = "the name that streams have for it")]
     pub fn next(&mut self) -> Next<'_, In, T, E, S> {
         Next { map: self }
     }
 
-    /// Pulls inputs while there is room, and hands them in.
+    /// Pulls inputs while there is room, and submits them. What it waits for then wakes the task: its jobs, if `window` of them are
+    /// unread; otherwise room or the source, and the close of the pool.
+    ///
+    /// It ends: the window bounds what is submitted before a completion is read.
     fn feed(&mut self, cx: &mut Context<'_>) {
         let stream = Arc::clone(&self.reader.stream);
         let engine = Arc::clone(self.pool.engine());
-        let mut begun = None;
-        while self.intake == Intake::Open || !self.pulled.is_empty() {
+        loop {
             if stream.cancelled().is_some() {
-                self.intake = Intake::Shut;
-                self.discard_pulled();
-                break;
+                return self.shut();
             }
-            let want = self.window.saturating_sub(self.reader.unread()).min(CHUNK);
-            if want == 0 {
-                break;
+            if self.intake != Intake::Open && self.pulled.is_empty() {
+                return self.feeding.leave();
             }
-            // What it has in the pool brings it back sooner or later, so it need not stand in line: it is woken when the queue is
-            // half empty. With a schedule, what is queued may be held up while others could start.
-            let is_patient = self.reader.unread() > 0 && !engine.is_scheduled();
-            let taken = begun.take().map_or_else(|| Places::take(&engine, want, &mut self.room, is_patient, cx), Ok);
-            let places = match taken {
-                Ok(places) => places,
-                Err(no_room) => {
-                    if no_room == NoRoom::WouldDeadlock {
-                        stream.cancel(CancelReason::WouldDeadlock);
-                    }
-                    self.intake = Intake::Shut;
-                    self.discard_pulled();
-                    break;
-                }
+            if self.wanted() == 0 {
+                return self.feeding.leave();
+            }
+            let mut pull = match self.feeding.begin_pull(&engine) {
+                Ok(Some(pull)) => pull,
+                Ok(None) => return self.feeding.wait(true, cx),
+                Err(_) => return self.shut(),
             };
-            if places.begun == 0 {
-                break;
+            // The first without a place: the source may be a map of this pool that needs one.
+            let mut is_pending = self.pull(1, cx);
+            if !self.pulled.is_empty() {
+                let mut places = pull.take_places(self.wanted());
+                loop {
+                    is_pending = is_pending || self.pull(places, cx);
+                    let more = self.intake == Intake::Open && !is_pending;
+                    places = self.submit(&mut pull, &stream, more);
+                    if places == 0 {
+                        break;
+                    }
+                }
             }
-            let is_pending = self.pull(places.begun, cx);
-            let used = self.pulled.len().min(places.begun);
-            let left = self.window.saturating_sub(self.reader.unread().saturating_add(used));
-            let goes_on = self.intake == Intake::Open && !is_pending;
-            let more = if goes_on && !self.room.is_waiting() { left.min(CHUNK) } else { 0 };
-            begun = places.launch(&stream, &mut self.pulled, used, more);
+            drop(pull);
             if is_pending {
-                break;
+                return self.feeding.wait(false, cx);
             }
         }
-        drop(begun);
-        // A place that this map cannot use now is for others.
-        if self.intake != Intake::Open {
-            self.room.leave_for_good();
-        } else if self.reader.unread() >= self.window {
-            self.room.leave();
-        }
+    }
+
+    /// How many inputs may be pulled before a completion is read.
+    fn wanted(&self) -> usize {
+        self.window.saturating_sub(self.reader.unread()).min(CHUNK)
+    }
+
+    /// Pulls no more.
+    fn shut(&mut self) {
+        self.intake = Intake::Shut;
+        self.discard_pulled();
+        self.feeding.leave();
     }
 
     /// Pulls until there are `places` inputs; says whether the source has to be waited for.
@@ -424,6 +422,38 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             }
         }
         false
+    }
+
+    /// Submits what was pulled, at most as much as there are places for, or one input beyond the capacity. Takes as many `more` places
+    /// as are wanted then, and says how many there are.
+    fn submit(
+        &mut self,
+        pull: &mut Pull<'_, In, T, E>,
+        stream: &Arc<super::stream::Stream<In, T, E>>,
+        more: bool,
+    ) -> usize {
+        let engine = pull.engine;
+        let used = self.pulled.len().min(pull.places().max(1));
+        stream.expect(used);
+        let index = stream.take_indices(used);
+        let (first, origin, limits) = pull.accept(used, if more { self.wanted() } else { 0 });
+        if used == 0 {
+            return pull.places();
+        }
+        let is_batch = used > 1 && used == self.pulled.len();
+        if is_batch && engine.is_plain && stream.keeper().is_none() {
+            let inputs = std::mem::replace(&mut self.pulled, stream.input_spares.take());
+            engine.launch_lot(Lot::new(Arc::clone(stream), first, index, inputs));
+        } else {
+            let accepted_at = engine.clock_in(limits);
+            let entries = self.pulled.drain(..used).enumerate().map(|(offset, input)| {
+                let (stream, id, index) = (Arc::clone(stream), first.offset(offset), index + offset);
+                Entry::Streamed(Streamed { input, stream, id, index, origin, spot: None, accepted_at })
+            });
+            engine.launch_many(entries.collect());
+        }
+        stream.look_again();
+        pull.places()
     }
 
     /// Whether inputs are to be pulled before the completions at hand are read, so that the workers have something to do
@@ -477,8 +507,7 @@ impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
         // The same as the rest, for most completions of most maps.
         if this.deadline.is_none()
             && this.order.is_none()
-            && !this.room.is_waiting()
-            && (!this.is_hungry() || this.room.is_patient(cx))
+            && (!this.is_hungry() || this.feeding.is_waiting_for_room(cx))
             && let Some(success) = this.reader.next_success()
         {
             return Poll::Ready(Some(S::completion(success.into_completion())));
@@ -497,9 +526,6 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => Poll::Ready(self.source.take_failure()),
             Poll::Ready(Some(completion)) => {
-                // Who has something to read does not wait; a place granted now would be kept from others for as long as
-                // the consumer does something else.
-                self.room.leave();
                 self.reader.count(&completion);
                 Poll::Ready(Some(S::completion(completion)))
             }
@@ -519,12 +545,6 @@ impl<In, T, E, S: Source<In, T, E>> Future for Next<'_, In, T, E, S> {
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut *self.map).poll_next(cx)
-    }
-}
-
-impl<In, T, E, S> Drop for Next<'_, In, T, E, S> {
-    fn drop(&mut self) {
-        self.map.room.leave();
     }
 }
 
@@ -628,110 +648,5 @@ impl<In, T, E, S> Drop for Map<In, T, E, S> {
 impl<In, T, E, S> fmt::Debug for Map<In, T, E, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Map").field("window", &self.window).field("intake", &self.intake).finish_non_exhaustive()
-    }
-}
-
-/// Places in the queue that a map has taken and not used yet. Dropping them gives them back.
-struct Places<'a, In, T, E> {
-    engine: &'a Arc<Engine<In, T, E>>,
-    begun: usize,
-}
-
-impl<'a, In, T, E> Places<'a, In, T, E> {
-    /// Takes up to `want` places; where there is none, `room` stands in line and wakes the task, or, if it
-    /// `is_patient`, when there are several, as long as nobody stands in line.
-    fn take(
-        engine: &'a Arc<Engine<In, T, E>>,
-        want: usize,
-        room: &mut Room<In, T, E>,
-        is_patient: bool,
-        cx: &Context<'_>,
-    ) -> Result<Self, NoRoom> {
-        // Standing in line would do, but costs more.
-        if !room.is_waiting() {
-            let (begun, has_line) = {
-                let mut state = engine.state();
-                (state.ledger.begin(want, false), state.ledger.has_line())
-            };
-            let begun = begun.map_err(|wakes| {
-                engine.carry_out(wakes);
-                NoRoom::Closed
-            })?;
-            if begun > 0 {
-                room.note_found(begun, want);
-                return Ok(Self { engine, begun });
-            }
-            if is_patient && !has_line && room.may_be_patient() {
-                room.be_patient(cx);
-                return Ok(Self { engine, begun });
-            }
-        }
-        match room.poll(cx) {
-            Poll::Pending => Ok(Self { engine, begun: 0 }),
-            Poll::Ready(Err(no_room)) => Err(no_room),
-            Poll::Ready(Ok(())) => {
-                let begun = engine.state().ledger.begin(want, true);
-                let begun = begun.map_err(|wakes| {
-                    engine.carry_out(wakes);
-                    NoRoom::Closed
-                })?;
-                Ok(Self { engine, begun })
-            }
-        }
-    }
-
-    /// Accepts so many of the inputs, at most as many as there are places, and gives the other places back. Takes up to `more` new
-    /// ones in the same breath, if there are any.
-    fn launch(
-        mut self,
-        stream: &Arc<super::stream::Stream<In, T, E>>,
-        inputs: &mut Vec<In>,
-        used: usize,
-        more: usize,
-    ) -> Option<Self> {
-        let begun = std::mem::take(&mut self.begun);
-        if begun == 0 {
-            return None;
-        }
-        stream.expect(used);
-        let index = stream.take_indices(used);
-        let (first, wakes, limits, more) = {
-            let mut state = self.engine.state();
-            let (first, wakes) = state.ledger.commit(begun, used);
-            // None, where it would cost a wake: whoever asks again is told why.
-            let is_open = more > 0 && state.ledger.life() == Life::Open;
-            let more = if is_open { state.ledger.begin(more, false).unwrap_or(0) } else { 0 };
-            (first, wakes, state.limits, more)
-        };
-        let next = (more > 0).then_some(Self { engine: self.engine, begun: more });
-        self.engine.carry_out(wakes);
-        if used == 0 {
-            return next;
-        }
-        if used > 1 && used == inputs.len() && self.engine.is_plain && stream.keeper().is_none() {
-            let inputs = std::mem::replace(inputs, stream.input_spares.take());
-            self.engine.launch_lot(Lot::new(Arc::clone(stream), first, index, inputs));
-            stream.look_again();
-            return next;
-        }
-        let accepted_at = self.engine.clock_in(limits);
-        let entries = inputs.drain(..used).enumerate().map(|(offset, input)| {
-            let (stream, origin) = (Arc::clone(stream), Origin::Outside);
-            let (id, index) = (first.offset(offset), index + offset);
-            Entry::Streamed(Streamed { input, stream, id, index, origin, spot: None, accepted_at })
-        });
-        self.engine.launch_many(entries.collect());
-        stream.look_again();
-        next
-    }
-}
-
-impl<In, T, E> Drop for Places<'_, In, T, E> {
-    fn drop(&mut self) {
-        // None of them would change nothing, but cost time.
-        if self.begun > 0 {
-            let (_, wakes) = self.engine.state().ledger.commit(self.begun, 0);
-            self.engine.carry_out(wakes);
-        }
     }
 }

@@ -77,6 +77,8 @@ pub(crate) struct Stream<In, T, E> {
     arriving: AtomicUsize,
     /// 0, or the code of the reason.
     cancelled: AtomicU8,
+    /// How many submissions to this group wait for room.
+    submitting: AtomicUsize,
     failures: AtomicUsize,
     /// How many may be unread for a running job to add another.
     child_limit: AtomicUsize,
@@ -110,6 +112,18 @@ impl<In, T, E> Stream<In, T, E> {
             self.engine.interrupt_stream(self.identity().get(), reason);
             self.engine.sweep();
         }
+        if self.submitting.load(Ordering::SeqCst) > 0 {
+            self.engine.wake_submits_to(self.identity().get());
+        }
+    }
+
+    /// A submission to this group is about to wait for room. It looks whether the group is cancelled once it stands in line.
+    pub(crate) fn begin_submit(&self) {
+        self.submitting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn end_submit(&self) {
+        self.submitting.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Says how large the window is; what running jobs add comes on top, as many as may be queued.
@@ -301,6 +315,7 @@ impl<In, T, E> Reader<In, T, E> {
             unread: AtomicUsize::new(0),
             arriving: AtomicUsize::new(0),
             cancelled: AtomicU8::new(0),
+            submitting: AtomicUsize::new(0),
             failures: AtomicUsize::new(0),
             child_limit: AtomicUsize::new(usize::MAX),
             spares: Spares::new(SPARES),

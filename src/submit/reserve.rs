@@ -78,8 +78,7 @@ impl<In, T, E> Permit<In, T, E> {
 impl<In, T, E> Drop for Permit<In, T, E> {
     fn drop(&mut self) {
         if let Some(engine) = self.engine.take().filter(|_| !planted::is(Bug::LeakPlace)) {
-            let wakes = engine.state().ledger.release();
-            engine.carry_out(wakes);
+            engine.release_place();
         }
     }
 }

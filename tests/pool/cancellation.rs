@@ -350,7 +350,8 @@ fn no_waker_and_no_timer_is_left_behind() {
         assert_eq!(Arc::strong_count(&task), 1);
         assert_eq!(env.clock.sleeping(), 0);
         let stats = assert_settled(&pool);
-        assert_eq!((stats.accepted, stats.succeeded, stats.cancelled), (3000, 500, 2500));
+        // The map has its one job in the queue though that is full.
+        assert_eq!((stats.accepted, stats.succeeded, stats.cancelled), (4000, 500, 3500));
     });
 }
 

@@ -585,13 +585,13 @@ fn a_source_that_panics_keeps_neither_room_nor_the_inputs_of_a_cancelled_map() {
     let source = drops.clone();
     let (pool, _workers) = Pool::builder()
         .workers(1)
-        .queue_capacity(3)
+        .queue_capacity(4)
         .timer(ManualTimer::new())
         .build(|input: Option<DropToken>| async move { Ok::<_, ()>(input) });
     let mut map = pool.map((0..9).map(move |n| if n == 2 { panic_quietly() } else { Some(source.token()) }));
     let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll_once(std::pin::pin!(map.next()))));
     assert!(polled.is_err());
-    let others: Vec<_> = (0..3).map(|_| pool.try_submit(None)).collect();
+    let others: Vec<_> = (0..4).map(|_| pool.try_submit(None)).collect();
     assert!(others.iter().all(Result::is_ok));
     map.cancel();
     assert!(matches!(poll_once(std::pin::pin!(map.next())), Some(None)));

@@ -152,9 +152,11 @@ fn those_who_wait_for_room_are_told_of_the_close() {
         pool.close();
         assert_eq!(submit.await.unwrap_err(), SubmitError::Closed(2));
         assert_eq!(add.await, Err(SubmitError::Closed(3)));
-        assert_eq!(map.next().await, None);
-        gate.open(2);
+        gate.open(3);
         assert_eq!((running.await, queued.await), (Ok(0), Ok(1)));
+        // Its first input was queued beyond the capacity.
+        assert_eq!(map.next().await.map(|completion| completion.result), Some(Ok(4)));
+        assert_eq!(map.next().await, None);
         assert_settled(&pool);
     });
 }

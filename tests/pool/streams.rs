@@ -586,8 +586,8 @@ fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
             while theirs.get() < ENOUGH && ours.get() < ENOUGH {
                 assert!(executor.try_tick(), "capacity {capacity}, {others:?}: nobody can go on");
             }
-            // A map that reads gives up its place in the line, where others have theirs all the time.
-            let share = if let Others::Waiting(_) = others { 2 * capacity.max(8) } else { 4 };
+            // A map waits in no line, where others take all that is free: it has one job in the queue beside theirs.
+            let share = if let Others::Map = others { 4 } else { 2 * capacity.max(8) };
             assert!(ours.get() * share >= theirs.get(), "capacity {capacity}, {others:?}: {ours:?} beside {theirs:?}");
         }
     }

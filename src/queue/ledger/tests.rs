@@ -1,5 +1,6 @@
 //! The ledger beside a naive one, which keeps a list of all jobs and counts them each time.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::task::Wake;
 
@@ -9,19 +10,26 @@ use proptest::prelude::*;
 use super::*;
 
 const WORKERS: usize = 3;
+const MAPS: usize = 3;
 
 /// Something that happens to a ledger; what it happens to is told by its place among its kind, counted round and round.
 #[derive(Debug, Clone)]
 enum Op {
     Accept(Origin),
     Reserve,
-    Wait { may_exceed: bool },
+    Wait,
     Poll(usize),
     Leave(usize),
     Release,
     AcceptReserved,
-    Begin { want: usize, reserved: bool },
-    Commit { begun: usize, used: usize },
+    BeginPull(usize),
+    EndPull(usize),
+    TakePlaces { pull: usize, want: usize },
+    AcceptExtra(usize),
+    Commit { begun: usize, used: usize, more: usize },
+    Feed { map: usize, wants_room: bool },
+    LeaveFeeding(usize),
+    TellAnyRoom,
     Start(usize),
     Finish(usize, Outcome),
     Retry(usize),
@@ -40,13 +48,19 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         4 => Just(Op::Accept(Origin::Child)),
         1 => Just(Op::Accept(Origin::Retry)),
         4 => Just(Op::Reserve),
-        6 => proptest::bool::ANY.prop_map(|may_exceed| Op::Wait { may_exceed }),
+        6 => Just(Op::Wait),
         6 => any().prop_map(Op::Poll),
         2 => any().prop_map(Op::Leave),
         3 => Just(Op::Release),
         3 => Just(Op::AcceptReserved),
-        4 => (1..4_usize, proptest::bool::ANY).prop_map(|(want, reserved)| Op::Begin { want, reserved }),
-        4 => (any(), 0..4_usize).prop_map(|(begun, used)| Op::Commit { begun, used }),
+        6 => (0..MAPS).prop_map(Op::BeginPull),
+        1 => any().prop_map(Op::EndPull),
+        5 => (any(), 1..4_usize).prop_map(|(pull, want)| Op::TakePlaces { pull, want }),
+        3 => any().prop_map(Op::AcceptExtra),
+        4 => (any(), 0..4_usize, 0..3_usize).prop_map(|(begun, used, more)| Op::Commit { begun, used, more }),
+        4 => (0..MAPS, proptest::bool::ANY).prop_map(|(map, wants_room)| Op::Feed { map, wants_room }),
+        1 => (0..MAPS).prop_map(Op::LeaveFeeding),
+        1 => Just(Op::TellAnyRoom),
         9 => any().prop_map(Op::Start),
         6 => (any(), outcome()).prop_map(|(job, outcome)| Op::Finish(job, outcome)),
         2 => any().prop_map(Op::Retry),
@@ -66,13 +80,19 @@ enum State {
     Done(Outcome),
 }
 
-/// One who waits for room.
+/// A future that waits for room.
 #[derive(Debug)]
 struct InLine {
     ticket: Option<u64>,
     waker: usize,
-    may_exceed: bool,
     has_place: bool,
+}
+
+/// A map that waits.
+#[derive(Debug)]
+struct Feeder {
+    waker: Option<usize>,
+    wants_room: bool,
 }
 
 /// What has to be done, with the wakers by their numbers.
@@ -96,8 +116,17 @@ struct Naive {
     /// In the order in which they came.
     line: Vec<InLine>,
     permits: usize,
-    /// How many places each map has taken.
-    begun: Vec<usize>,
+    /// The map of each job that was accepted beyond the capacity.
+    extra_of: BTreeMap<usize, usize>,
+    /// The maps that have one there still.
+    beyond: BTreeSet<usize>,
+    /// The maps that are about to pull an input.
+    pulls: Vec<usize>,
+    /// How many places each map has taken that has pulled an input.
+    begun: Vec<(usize, usize)>,
+    /// By the maps, which have them in the order of the numbers.
+    feeders: [Option<Feeder>; MAPS],
+    tells_any_room: bool,
     queued_marks: Vec<usize>,
     running_marks: Vec<usize>,
 }
@@ -121,10 +150,40 @@ impl Naive {
     fn free(&self) -> usize {
         let granted = self.line.iter().filter(|waiter| waiter.has_place).count();
         self.capacity
-            - self.count(State::Queued(Origin::Outside))
+            - self.occupied()
             - self.permits
             - granted
-            - self.begun.iter().sum::<usize>()
+            - self.begun.iter().map(|(_, places)| places).sum::<usize>()
+    }
+
+    /// Jobs that take a place.
+    fn occupied(&self) -> usize {
+        self.count(State::Queued(Origin::Outside)) + self.count(State::Queued(Origin::Extra)) - self.beyond.len()
+    }
+
+    fn room_for_maps(&self) -> usize {
+        self.open().saturating_sub(1)
+    }
+
+    /// So many places are taken by a map that wants more.
+    fn share(&self, want: usize) -> usize {
+        let others = self.feeders.iter().flatten().filter(|feeder| feeder.wants_room).count();
+        want.min(self.room_for_maps().div_ceil(1 + others))
+    }
+
+    /// A job leaves the queue.
+    fn leave(&mut self, id: usize, told: &mut Told) {
+        if let Some(map) = self.extra_of.get(&id)
+            && self.beyond.remove(map)
+        {
+            self.tell_feeders(told, |feeder| feeder.wants_room);
+        }
+    }
+
+    fn tell_feeders(&mut self, told: &mut Told, is_concerned: impl Fn(&Feeder) -> bool) {
+        for feeder in self.feeders.iter_mut().flatten().filter(|feeder| is_concerned(feeder)) {
+            told.room.extend(feeder.waker.take());
+        }
     }
 
     /// What a newcomer may have.
@@ -141,7 +200,7 @@ impl Naive {
             Origin::Outside => self.refusal(),
             Origin::Child if self.life > Life::Closed => Some(Refusal::Closed),
             Origin::Child => (self.count(State::Queued(Origin::Child)) == self.child_capacity).then_some(Refusal::Full),
-            Origin::Retry => Some(Refusal::Closed),
+            Origin::Extra | Origin::Retry => Some(Refusal::Closed),
         };
         refusal.map_or_else(|| Ok(self.add(origin)), Err)
     }
@@ -158,7 +217,7 @@ impl Naive {
     }
 
     fn is_queue_empty(&self) -> bool {
-        self.queued() == 0 && self.begun.iter().all(|places| *places == 0)
+        self.queued() == 0 && self.pulls.is_empty() && self.begun.iter().all(|(_, places)| *places == 0)
     }
 
     /// What follows from the state that was left: places go to those who came first, and marks that are passed are told.
@@ -167,6 +226,10 @@ impl Naive {
             let Some(waiter) = self.line.iter_mut().find(|waiter| !waiter.has_place) else { break };
             waiter.has_place = true;
             told.room.push(waiter.waker);
+        }
+        let (room, few) = (self.room_for_maps(), if self.tells_any_room { 1 } else { (self.capacity / 2).max(1) });
+        if self.life == Life::Open && room > 0 && (room >= few || self.occupied() == 0) {
+            self.tell_feeders(told, |feeder| feeder.wants_room);
         }
         let (queued, running) = (self.queued(), self.count(State::Running));
         for (marks, count) in [(&mut self.queued_marks, queued), (&mut self.running_marks, running)] {
@@ -189,6 +252,7 @@ impl Naive {
 
     fn dissolve_line(&mut self, told: &mut Told) {
         told.room.extend(self.line.iter().filter(|waiter| !waiter.has_place).map(|waiter| waiter.waker));
+        self.tell_feeders(told, |_| true);
     }
 
     fn stats(&self) -> Stats {
@@ -216,6 +280,8 @@ struct Pair {
     naive: Naive,
     woken: Arc<Mutex<Vec<usize>>>,
     wakers: usize,
+    /// Of the maps that wait.
+    numbers: [Option<u64>; MAPS],
 }
 
 /// Tells its number when it is woken.
@@ -240,18 +306,24 @@ impl Pair {
             jobs: Vec::new(),
             line: Vec::new(),
             permits: 0,
+            extra_of: BTreeMap::new(),
+            beyond: BTreeSet::new(),
+            pulls: Vec::new(),
             begun: Vec::new(),
+            feeders: [const { None }; MAPS],
+            tells_any_room: false,
             queued_marks: Vec::new(),
             running_marks: Vec::new(),
         };
-        Self { real, naive, woken: Arc::default(), wakers: 0 }
+        Self { real, naive, woken: Arc::default(), wakers: 0, numbers: [None; MAPS] }
     }
 
     fn told(&self, wakes: Wakes) -> Told {
         let is_empty = wakes.is_empty();
         let take = || std::mem::take(&mut *self.woken.lock().unwrap());
         wakes.room.into_iter().for_each(Waker::wake);
-        let room = take();
+        let mut room = take();
+        room.sort_unstable();
         wakes.unneeded.into_iter().for_each(Waker::wake);
         let told = Told { room, unneeded: take().pop(), quiet: wakes.quiet, end: wakes.end };
         assert_eq!(is_empty, told == Told::default());
@@ -266,17 +338,15 @@ impl Pair {
         let waker = Waker::from(Arc::new(Numbered(self.wakers, Arc::clone(&self.woken))));
         self.wakers += 1;
         let mut ticket = waiter.ticket;
-        let (polled, wakes) = self.real.poll_reserve(&mut ticket, waiter.may_exceed, &Context::from_waker(&waker));
+        let (polled, wakes) = self.real.poll_reserve(&mut ticket, None, &Context::from_waker(&waker));
         let expected = if is_new {
             let newcomer = self.naive.line.remove(place);
-            let common = |waiter: &&InLine| !waiter.may_exceed && !waiter.has_place;
-            let is_full = self.naive.line.iter().filter(common).count() >= self.naive.max_waiting;
+            let waits = |waiter: &&InLine| !waiter.has_place;
+            let is_full = self.naive.line.iter().filter(waits).count() >= self.naive.max_waiting;
             let reserved = self.naive.reserve();
             self.naive.line.insert(place, newcomer);
             match reserved {
-                Err(Refusal::Full) if is_full && !self.naive.line[place].may_exceed => {
-                    Poll::Ready(Err(Refusal::Overloaded))
-                }
+                Err(Refusal::Full) if is_full => Poll::Ready(Err(Refusal::Overloaded)),
                 Err(Refusal::Full) => Poll::Pending,
                 decided => Poll::Ready(decided),
             }
@@ -306,8 +376,8 @@ impl Pair {
         match *op {
             Op::Accept(origin) => assert_eq!(self.real.accept(origin), naive.accept(origin)),
             Op::Reserve => assert_eq!(self.real.reserve(), naive.reserve()),
-            Op::Wait { may_exceed } => {
-                naive.line.push(InLine { ticket: None, waker: 0, may_exceed, has_place: false });
+            Op::Wait => {
+                naive.line.push(InLine { ticket: None, waker: 0, has_place: false });
                 wakes = self.poll(self.naive.line.len() - 1, &mut told);
             }
             Op::Poll(place) if !naive.line.is_empty() => {
@@ -331,23 +401,51 @@ impl Pair {
                 assert_eq!(accepted, expected);
                 wakes = after;
             }
-            Op::Begin { want, reserved } if !reserved || naive.permits > 0 => {
-                let places = naive.open().min(want - usize::from(reserved)) + usize::from(reserved);
-                naive.permits -= usize::from(reserved);
-                let is_open = naive.life == Life::Open;
-                match self.real.begin(want, reserved) {
-                    Ok(begun) => {
-                        assert_eq!((begun, is_open), (places, true));
-                        naive.begun.push(places);
+            Op::BeginPull(map) => {
+                let expected = if naive.life != Life::Open {
+                    Err(Refusal::Closed)
+                } else if !naive.beyond.contains(&map) {
+                    Ok(true)
+                } else if naive.room_for_maps() > 0 {
+                    naive.beyond.remove(&map);
+                    Ok(true)
+                } else {
+                    Ok(false)
+                };
+                if expected == Ok(true) {
+                    if let Some(feeder) = &mut naive.feeders[map] {
+                        feeder.wants_room = false;
                     }
-                    Err(after) => {
-                        assert!(!is_open);
-                        wakes = after;
-                    }
+                    naive.pulls.push(map);
                 }
+                assert_eq!(self.real.begin_pull(map, self.numbers[map]), expected);
             }
-            Op::Commit { begun, used } if !naive.begun.is_empty() => {
-                let begun = naive.begun.remove(begun % naive.begun.len());
+            Op::EndPull(pull) if !naive.pulls.is_empty() => {
+                naive.pulls.remove(pull % naive.pulls.len());
+                naive.look(&mut told);
+                wakes = self.real.end_pull();
+            }
+            Op::TakePlaces { pull, want } if !naive.pulls.is_empty() => {
+                let pull = pull % naive.pulls.len();
+                let places = naive.share(want);
+                if places > 0 {
+                    naive.begun.push((naive.pulls.remove(pull), places));
+                }
+                assert_eq!(self.real.take_places(want), places);
+            }
+            Op::AcceptExtra(pull) if !naive.pulls.is_empty() => {
+                let pull = pull % naive.pulls.len();
+                // A map does one thing after another.
+                if !naive.beyond.insert(naive.pulls[pull]) {
+                    return;
+                }
+                let map = naive.pulls.remove(pull);
+                let id = naive.add(Origin::Extra);
+                naive.extra_of.insert(id.0 as usize, map);
+                assert_eq!(self.real.accept_extra(map), id);
+            }
+            Op::Commit { begun, used, more } if !naive.begun.is_empty() => {
+                let (map, begun) = naive.begun.remove(begun % naive.begun.len());
                 let used = used.min(begun);
                 let first = JobId(naive.jobs.len() as u64);
                 naive.jobs.extend(vec![State::Queued(Origin::Outside); used]);
@@ -355,10 +453,43 @@ impl Pair {
                 let (id, after) = self.real.commit(begun, used);
                 assert_eq!(id, first);
                 wakes = after;
+                if more > 0 {
+                    naive.follow(&mut told);
+                    let places = naive.share(more);
+                    naive.begun.push((map, places));
+                    assert_eq!(self.real.take_more(more), places);
+                }
+            }
+            Op::Feed { map, wants_room } => {
+                let can_pull = !naive.beyond.contains(&map) || naive.room_for_maps() > 0;
+                let looks_again = naive.life != Life::Open || wants_room && can_pull;
+                let waker = Waker::from(Arc::new(Numbered(self.wakers, Arc::clone(&self.woken))));
+                if !looks_again {
+                    let new = Feeder { waker: Some(self.wakers), wants_room };
+                    told.unneeded = naive.feeders[map].replace(new).and_then(|old| old.waker);
+                }
+                self.wakers += 1;
+                let number = &mut self.numbers[map];
+                let (again, after) = self.real.wait_to_feed(number, map, wants_room, &Context::from_waker(&waker));
+                assert_eq!(again, looks_again);
+                wakes = after;
+            }
+            Op::LeaveFeeding(map) => {
+                let Some(number) = self.numbers[map].take() else { return };
+                told.unneeded = naive.feeders[map].take().and_then(|feeder| feeder.waker);
+                wakes = self.real.leave_feeding(number);
+            }
+            Op::TellAnyRoom => {
+                naive.tells_any_room = true;
+                self.real.tell_any_room(&mut wakes);
             }
             Op::Start(place) if naive.life < Life::Aborted && naive.count(State::Running) < naive.workers => {
                 let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), place) else { return };
                 let State::Queued(origin) = std::mem::replace(&mut naive.jobs[id], State::Running) else { return };
+                naive.leave(id, &mut told);
+                if let Some(map) = naive.extra_of.get(&id).filter(|_| origin == Origin::Extra) {
+                    self.real.absorb_extra(*map, &mut wakes);
+                }
                 self.real.start(origin, &mut wakes);
             }
             Op::Finish(place, outcome) => {
@@ -370,6 +501,7 @@ impl Pair {
             Op::Retry(place) if naive.life < Life::Aborted => {
                 let Some(id) = naive.pick(|state| state == State::Running, place) else { return };
                 naive.jobs[id] = State::Queued(Origin::Retry);
+                naive.extra_of.remove(&id);
                 self.real.retry(&mut wakes);
             }
             Op::Settle(place, outcome) => {
@@ -377,8 +509,12 @@ impl Pair {
                 let State::Queued(origin) = std::mem::replace(&mut naive.jobs[id], State::Done(outcome)) else {
                     return;
                 };
+                naive.leave(id, &mut told);
                 naive.look(&mut told);
-                wakes = self.real.settle_queued(origin, outcome);
+                if let Some(map) = naive.extra_of.get(&id).filter(|_| origin == Origin::Extra) {
+                    self.real.absorb_extra(*map, &mut wakes);
+                }
+                self.real.settle_queued(origin, outcome, &mut wakes);
             }
             // Who finds it to be so already does not wait.
             Op::MarkQueued(mark) if naive.queued() >= mark => {
@@ -419,6 +555,7 @@ impl Pair {
             _ => return,
         }
         self.naive.follow(&mut told);
+        told.room.sort_unstable();
         assert_eq!(self.told(wakes), told, "after {op:?}");
         self.compare();
     }
@@ -451,8 +588,10 @@ proptest! {
         }
         // Once all who hold something have given it back, nothing is left.
         pair.apply(&Op::Advance(Life::Closed));
-        let hold: [(fn(&Naive) -> bool, Op); 5] = [
-            (|naive| !naive.begun.is_empty(), Op::Commit { begun: 0, used: 0 }),
+        (0..MAPS).for_each(|map| pair.apply(&Op::LeaveFeeding(map)));
+        let hold: [(fn(&Naive) -> bool, Op); 6] = [
+            (|naive| !naive.pulls.is_empty(), Op::EndPull(0)),
+            (|naive| !naive.begun.is_empty(), Op::Commit { begun: 0, used: 0, more: 0 }),
             (|naive| naive.permits > 0, Op::Release),
             (|naive| !naive.line.is_empty(), Op::Leave(0)),
             (|naive| naive.count(State::Running) > 0, Op::Finish(0, Outcome::Succeeded)),
@@ -466,7 +605,8 @@ proptest! {
         (0..WORKERS).for_each(|_| pair.apply(&Op::WorkerLeft));
         let real = pair.real;
         prop_assert_eq!((real.life, real.workers, real.reserved, real.committing), (Life::Ended, 0, 0, 0));
-        prop_assert!(real.waiting.is_empty() && real.granted.is_empty());
+        prop_assert!(real.waiting.is_empty() && real.granted.is_empty() && real.feeders.is_empty());
+        prop_assert_eq!((real.pulling, real.extras.len(), real.wanting, real.untold), (0, 0, 0, 0));
     }
 }
 
@@ -476,7 +616,7 @@ fn with_a_waiter() -> Ledger {
     let mut ledger = Ledger::new(2, 1, 1, 1);
     ledger.queued = 2;
     ledger.accepted = 2;
-    let waits = ledger.poll_reserve(&mut None, false, &Context::from_waker(Waker::noop())).0;
+    let waits = ledger.poll_reserve(&mut None, None, &Context::from_waker(Waker::noop())).0;
     assert_eq!(waits, Poll::Pending);
     ledger
 }
@@ -526,17 +666,21 @@ fn who_waits_although_there_is_room_is_found() {
 fn an_audit_at_the_end_finds_what_is_left() {
     type Change = fn(&mut Ledger);
     let left = "queued, running, reserved, committing, workers: ";
-    let cases: [(Change, Option<String>); 8] = [
+    let cases: [(Change, Option<String>); 9] = [
         (|_| {}, None),
         (|ledger| ledger.queued = 1, Some(format!("{left}(1, 0, 0, 0, 0) are left"))),
         (|ledger| ledger.running = 1, Some(format!("{left}(0, 1, 0, 0, 0) are left"))),
         (|ledger| ledger.reserved = 1, Some(format!("{left}(0, 0, 1, 0, 0) are left"))),
         (|ledger| ledger.committing = 1, Some(format!("{left}(0, 0, 0, 1, 0) are left"))),
         (|ledger| ledger.workers = 1, Some(format!("{left}(0, 0, 0, 0, 1) are left"))),
-        (|ledger| ledger.granted.extend([9]), Some("0 wait for room, 0 patiently, 1 have it and do not know".into())),
+        (|ledger| ledger.pulling = 1, Some(format!("{left}(0, 0, 0, 1, 0) are left"))),
+        (
+            |ledger| ledger.granted.extend([9]),
+            Some("futures in line, maps that wait, and granted places: (0, 0, 1) are left".into()),
+        ),
         (
             |ledger| ledger.waiting = std::mem::take(&mut with_a_waiter().waiting),
-            Some("1 wait for room, 0 patiently, 0 have it and do not know".into()),
+            Some("futures in line, maps that wait, and granted places: (1, 0, 0) are left".into()),
         ),
     ];
     for (change, expected) in cases {
