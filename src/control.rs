@@ -1,7 +1,6 @@
 //! The knobs of a pool that runs: pause and resume, how many workers run jobs, how often jobs start; and the waits for a
 //! quieter moment. Each takes effect for jobs that have not started, and stops none that has.
 
-use crate::attempt::inside;
 use crate::observe::RunningJob;
 use crate::pool::Pool;
 use crate::queue::ledger::Ledger;
@@ -107,24 +106,10 @@ impl<In, T, E> Pool<In, T, E> {
     }
 
     async fn wait_below(&self, what: &str, is_so: impl Fn(&Ledger) -> bool, mark: impl Fn(&mut Ledger)) {
-        let mut listener = None;
-        loop {
-            {
-                let mut state = self.engine().state();
-                if is_so(&state.ledger) || state.ledger.has_ended() {
-                    return;
-                }
-                mark(&mut state.ledger);
-                state.call_desks();
-            }
-            if let Some(place) = inside::find(self.engine().identity()) {
-                panic!("{what} must not be awaited inside a job of the same pool, got job {}", place.id);
-            }
-            // Listen first, look again after: what happens in between is heard.
-            match listener.take() {
-                None => listener = Some(self.engine().quiet.listen()),
-                Some(heard) => heard.await,
-            }
+        let is_over = |ledger: &Ledger| is_so(ledger) || ledger.has_ended();
+        if !is_over(&self.engine().state().ledger) {
+            self.assert_outside(what);
+            self.engine().wait_below(is_over, mark).await;
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::builder::Builder;
 use crate::engine::{Engine, NoRoom, Room};
 use crate::error::{JobError, SubmitError};
 use crate::observe::{JobId, Stats};
-use crate::queue::ledger::{Ledger, Life};
+use crate::queue::ledger::Life;
 use crate::results::batches::Batches;
 use crate::results::group::Group;
 use crate::results::map::{Inputs, Map, TryInputs};
@@ -319,7 +319,7 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// Dropping the future changes nothing.
     pub async fn idle(&self) {
-        self.wait_until(Ledger::is_idle, "idle").await;
+        self.wait_idle("idle").await;
     }
 
     /// Takes no more jobs from outside. Running jobs may still add some; what was accepted is done, and then the workers end.
@@ -373,7 +373,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// Dropping the future leaves the pool closed, and changes nothing else.
     pub async fn drain(&self) {
         self.close();
-        self.wait_until(Ledger::is_idle, "drain").await;
+        self.wait_idle("drain").await;
     }
 
     /// [Drains](Self::drain) the pool for as long as `grace`, counted from the first poll; then [aborts](Self::abort) it.
@@ -419,7 +419,7 @@ impl<In, T, E> Pool<In, T, E> {
         let timer = &self.engine.timer;
         let is_drained = future::or(
             async {
-                self.wait_until(Ledger::is_idle, "drain_within").await;
+                self.wait_idle("drain_within").await;
                 true
             },
             async {
@@ -435,7 +435,7 @@ impl<In, T, E> Pool<In, T, E> {
             self.engine.begin_abort();
         }
         // Workers that hold a job which they may not start hand it back at once, whatever their executor does.
-        self.wait_until(|ledger| ledger.life() < Life::Aborted || ledger.is_queue_empty(), "drain_within").await;
+        self.engine.wait_returned().await;
         self.report()
     }
 
@@ -453,7 +453,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// If the future is dropped early, the abort goes on; another call returns what this one would have.
     pub async fn abort(&self) -> Report<In> {
         self.engine.begin_abort();
-        self.wait_without_check(Ledger::is_idle).await;
+        self.engine.wait_idle().await;
         self.report()
     }
 
@@ -462,24 +462,17 @@ impl<In, T, E> Pool<In, T, E> {
         Report { unstarted, interrupted, stats: self.stats() }
     }
 
-    async fn wait_until(&self, is_so: impl Fn(&Ledger) -> bool, what: &str) {
-        if is_so(&self.engine.state().ledger) {
-            return;
-        }
+    /// Inside a job of this pool, a wait for it would be one for the job itself.
+    pub(crate) fn assert_outside(&self, what: &str) {
         if let Some(place) = inside::find(self.engine.identity()) {
             panic!("{what} must not be awaited inside a job of the same pool, got job {}", place.id);
         }
-        self.wait_without_check(is_so).await;
     }
 
-    async fn wait_without_check(&self, is_so: impl Fn(&Ledger) -> bool) {
-        while !is_so(&self.engine.state().ledger) {
-            // Listen first, look again after: what happens in between is heard.
-            let listener = self.engine.quiet.listen();
-            if is_so(&self.engine.state().ledger) {
-                return;
-            }
-            listener.await;
+    async fn wait_idle(&self, what: &str) {
+        if !self.engine.is_idle() {
+            self.assert_outside(what);
+            self.engine.wait_idle().await;
         }
     }
 }

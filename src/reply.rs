@@ -14,7 +14,7 @@ use std::time::Instant;
 use crate::attempt::retry::{Decision, History};
 use crate::attempt::timeout::Limits;
 use crate::attempt::unwind;
-use crate::engine::{Begun, Engine, Past};
+use crate::engine::{self, Begun, Engine, Past};
 use crate::error::{CancelReason, JobError, TimeLimit};
 use crate::observe::{Event, JobId, Outcome};
 use crate::planted::{self, Bug};
@@ -273,14 +273,14 @@ impl<In, T, E> Streamed<In, T, E> {
         if matches!(error, JobError::TimedOut(_) | JobError::TooCostly { .. } | JobError::Panicked(_)) {
             stream.count_failure(&error);
         }
-        stream.announce();
+        stream.announce(engine::Delivery::Unstarted);
         engine.book_unstarted(origin, id, error.outcome(), spot, attempts, Some(stream.identity().get()));
         let timings = accepted_at.filter(|_| engine.timings).map(|at| {
             Box::new(Timings { queued_for: engine.timer.now().saturating_duration_since(at), ran_for: None })
         });
         let completion = Completion { id, index, attempts, input: kept, result: Err(error), timings };
         stream.deliver(Delivery::One(completion));
-        stream.arrived(1);
+        stream.arrived(engine::Delivery::Unstarted, 1);
     }
 
     fn start(
@@ -489,8 +489,10 @@ impl<In, T, E> Cell<In, T, E> {
         part_with(input);
         let outcome = error.outcome();
         let wanted = self.discard_unwanted(Err(error), attempts);
+        self.engine.deliveries.begin(engine::Delivery::Unstarted);
         self.engine.book_unstarted(origin, self.id, outcome, self.spot(), attempts, None);
         self.complete(wanted, attempts);
+        self.engine.end_deliveries(engine::Delivery::Unstarted, 1);
         true
     }
 
@@ -933,7 +935,7 @@ impl<In, T, E> Ticket<In, T, E> {
                 }
                 let input = self.take_kept(&stream);
                 self.past.history.take().map(unwind::discard);
-                stream.announce();
+                stream.announce(engine::Delivery::Finished);
                 stream.engine.book_finish(self.slot, self.id, outcome_of(&result), self.attempts);
                 let timings = self.timings(&stream.engine);
                 let (id, index, attempts) = (self.id, self.index, self.attempts);
@@ -950,10 +952,12 @@ impl<In, T, E> Ticket<In, T, E> {
         self.past.history.take().map(unwind::discard);
         let outcome = outcome_of(&result);
         let wanted = cell.discard_unwanted(result, self.attempts);
+        cell.engine.deliveries.begin(engine::Delivery::Finished);
         if !note() {
             cell.engine.book_finish(self.slot, self.id, outcome, self.attempts);
         }
         cell.complete(wanted, self.attempts);
+        cell.engine.end_deliveries(engine::Delivery::Finished, 1);
     }
 
     #[inline]
@@ -976,7 +980,7 @@ impl<In, T, E> Drop for Ticket<In, T, E> {
         let result = Err(interrupt.map_or(JobError::Abandoned, |interrupt| JobError::Cancelled(interrupt.0)));
         if let Some((stream, completion)) = self.conclude(result) {
             stream.deliver(Delivery::One(completion));
-            stream.arrived(1);
+            stream.arrived(engine::Delivery::Finished, 1);
         }
     }
 }
@@ -1100,7 +1104,7 @@ impl<In, T, E> Outbox<In, T, E> {
         if self.announced == 0
             && let Some(stream) = &self.stream
         {
-            stream.announce();
+            stream.announce(engine::Delivery::Finished);
             self.announced += 1;
         }
     }
@@ -1132,7 +1136,7 @@ impl<In, T, E> Outbox<In, T, E> {
                 .for_each(|success| stream.deliver(Delivery::One(success.into_completion()))),
             _ => stream.deliver(Delivery::Successes(std::mem::take(&mut self.successes))),
         }
-        stream.arrived(std::mem::take(&mut self.announced));
+        stream.arrived(engine::Delivery::Finished, std::mem::take(&mut self.announced));
     }
 
     /// Sends what it holds.
@@ -1178,13 +1182,18 @@ mod tests {
 
     #[test]
     fn what_cancelled_handles_leave_in_the_queue_is_bounded() {
-        let builder = Pool::builder().workers(1).queue_capacity(1).timer(ManualTimer::new());
-        let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
-        for n in 0..1000 {
-            drop(pool.try_submit(n).unwrap());
+        for is_scheduled in [false, true] {
+            let mut builder = Pool::builder().workers(1).queue_capacity(1).timer(ManualTimer::new());
+            if is_scheduled {
+                builder = builder.key_by(|n: &u32| *n);
+            }
+            let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+            for n in 0..1000 {
+                drop(pool.try_submit(n).unwrap());
+            }
+            let left = pool.engine().injector.take_all().len();
+            assert!(left <= 32, "{left} are left, scheduled: {is_scheduled}");
+            drop(workers);
         }
-        let left = pool.engine().injector.take_all().len();
-        assert!(left <= 32, "{left} are left");
-        drop(workers);
     }
 }

@@ -22,8 +22,8 @@ use self::scheduling::Retries;
 use self::signal::Signals;
 pub(crate) use self::signal::{Interrupt, reason_from_code, reason_to_code};
 use self::timekeeper::Keeper;
-use self::waits::Waiting;
-pub(crate) use self::waits::{Feeding, NoRoom, Pull, Room, Wait, WaitMark};
+use self::waits::{Deliveries, Waiting, Watching};
+pub(crate) use self::waits::{Delivery, Feeding, NoRoom, Pull, Room, Wait, WaitMark};
 use crate::attempt::inside::Place;
 use crate::attempt::retry::{Account, History};
 use crate::attempt::timeout::Limits;
@@ -65,6 +65,8 @@ pub(crate) struct State<In, T, E> {
     retries_ahead: usize,
     retries: u64,
     retries_refused: u64,
+    /// Futures that wait for the pool to be idle, or to have fewer jobs.
+    watching: Watching,
 }
 
 impl<In, T, E> State<In, T, E> {
@@ -100,8 +102,10 @@ pub(crate) struct Engine<In, T, E> {
     slots_each: usize,
     /// One for each slot.
     pub(crate) signals: Signals,
-    /// Notified when the pool may have become idle.
-    pub(crate) quiet: event_listener::Event,
+    /// Outcomes on their way.
+    pub(crate) deliveries: Deliveries,
+    /// How many futures wait for the pool to be idle, or to have fewer jobs.
+    watchers: AtomicUsize,
     pub(crate) timer: Arc<dyn Timer>,
     observer: Option<Arc<dyn Observer>>,
     pub(crate) unhandled: Mutex<Option<Arc<UnhandledFn<E>>>>,
@@ -179,6 +183,7 @@ impl<In, T, E> Engine<In, T, E> {
                 retries_ahead: 0,
                 retries: 0,
                 retries_refused: 0,
+                watching: Watching::default(),
             }),
             injector: Injector::new(),
             is_plain: settings.observer.is_none()
@@ -188,7 +193,8 @@ impl<In, T, E> Engine<In, T, E> {
                 && !settings.adds_jobs,
             slots_each,
             signals: Signals::new(slots),
-            quiet: event_listener::Event::new(),
+            deliveries: Deliveries::default(),
+            watchers: AtomicUsize::new(0),
             timer: settings.timer,
             observer: settings.observer,
             unhandled: Mutex::new(None),
@@ -307,7 +313,7 @@ impl<In, T, E> Engine<In, T, E> {
         }
         unwind::wake(wakes.room);
         if wakes.quiet {
-            let _ = unwind::catch(|| self.quiet.notify(usize::MAX));
+            self.wake_watchers();
         }
     }
 

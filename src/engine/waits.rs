@@ -1,17 +1,20 @@
 //! Waits that a pool has to know of: for room in its queue, and those of its own jobs, which may never end. A running job
 //! that waits for its own pool is entered in the running book; if every slot then waits, the last one is told.
 
+use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::{Engine, State};
 use crate::attempt::inside::{self, Place};
 use crate::attempt::timeout::Limits;
+use crate::attempt::unwind;
 use crate::observe::JobId;
-use crate::queue::ledger::{Life, Origin, Refusal, Wakes};
+use crate::queue::ledger::{Ledger, Life, Origin, Refusal, Wakes};
 use crate::reply::Cell;
 use crate::results::stream::Stream;
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 impl<In, T, E> Engine<In, T, E> {
     /// Says whether the caller may wait for this pool, and keeps the mark of the wait up to date.
@@ -139,6 +142,162 @@ impl<In, T, E> Drop for WaitMark<In, T, E> {
     fn drop(&mut self) {
         let what = self.engine.state().running.end_wait(self.number);
         drop(what);
+    }
+}
+
+/// How many outcomes are in the books, or about to be, and not with their handle, map or group yet. The pool is not idle before
+/// they are, so that an idle pool has told all outcomes.
+///
+/// 1. [`begin`](Deliveries::begin), 2. the outcome is booked under the lock, 3. it is delivered, 4. `Engine::end_deliveries`. A wait
+/// that finds the books closed under the lock therefore finds the delivery counted until it is over.
+#[derive(Debug, Default)]
+pub(crate) struct Deliveries {
+    finished: AtomicUsize,
+    unstarted: AtomicUsize,
+}
+
+/// Whether the job has run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    Finished,
+    Unstarted,
+}
+
+impl Deliveries {
+    const fn of(&self, kind: Delivery) -> &AtomicUsize {
+        match kind {
+            Delivery::Finished => &self.finished,
+            Delivery::Unstarted => &self.unstarted,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn begin(&self, kind: Delivery) {
+        self.of(kind).fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn are_none(&self, kind: Delivery) -> bool {
+        self.of(kind).load(Ordering::SeqCst) == 0
+    }
+}
+
+/// Futures that wait for the pool to be idle, or to have fewer jobs.
+#[derive(Debug, Default)]
+pub(super) struct Watching {
+    /// Bounded by the number of these futures.
+    wakers: BTreeMap<u64, Waker>,
+    next: u64,
+}
+
+impl<In, T, E> Engine<In, T, E> {
+    #[inline]
+    pub(crate) fn end_deliveries(&self, kind: Delivery, count: usize) {
+        let left = self.deliveries.of(kind).fetch_sub(count, Ordering::SeqCst) - count;
+        // A future counts itself before it looks whether there are deliveries.
+        if left == 0 && self.watchers.load(Ordering::SeqCst) > 0 {
+            self.wake_watchers_if(|ledger| {
+                ledger.is_idle() || (ledger.life() >= Life::Aborted && ledger.is_queue_empty())
+            });
+        }
+    }
+
+    pub(super) fn wake_watchers(&self) {
+        self.wake_watchers_if(|_| true);
+    }
+
+    #[cold]
+    fn wake_watchers_if(&self, is_so: impl Fn(&Ledger) -> bool) {
+        let mut state = self.state();
+        if is_so(&state.ledger) {
+            let wakers = std::mem::take(&mut state.watching.wakers);
+            drop(state);
+            unwind::wake(wakers.into_values());
+        }
+    }
+
+    /// Waits until the pool is idle.
+    pub(crate) async fn wait_idle(&self) {
+        self.watch(|state| state.ledger.is_idle() && self.are_delivered(), |_| {}).await;
+    }
+
+    /// Waits until no job of an aborted pool is queued.
+    pub(crate) async fn wait_returned(&self) {
+        let is_returned = |state: &State<In, T, E>| {
+            let is_empty = state.ledger.life() < Life::Aborted || state.ledger.is_queue_empty();
+            is_empty && self.deliveries.are_none(Delivery::Unstarted)
+        };
+        self.watch(is_returned, |_| {}).await;
+    }
+
+    /// Waits until `is_so`; `mark` sets the threshold at which the wait is woken.
+    pub(crate) async fn wait_below(&self, is_so: impl Fn(&Ledger) -> bool, mark: impl Fn(&mut Ledger)) {
+        let is_over = |state: &State<In, T, E>| is_so(&state.ledger);
+        let mark = |state: &mut State<In, T, E>| {
+            mark(&mut state.ledger);
+            state.call_desks();
+        };
+        self.watch(is_over, mark).await;
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state().ledger.is_idle() && self.are_delivered()
+    }
+
+    fn are_delivered(&self) -> bool {
+        self.deliveries.are_none(Delivery::Finished) && self.deliveries.are_none(Delivery::Unstarted)
+    }
+
+    /// Waits until `is_over`, which is looked at under the lock. `prepare` sees to it that the wait is woken.
+    async fn watch(&self, is_over: impl Fn(&State<In, T, E>) -> bool, prepare: impl Fn(&mut State<In, T, E>)) {
+        let mut watch = Watch::new(self);
+        poll_fn(|cx| {
+            let mut state = self.state();
+            if is_over(&state) {
+                return Poll::Ready(());
+            }
+            prepare(&mut state);
+            if is_over(&state) {
+                return Poll::Ready(());
+            }
+            let watching = &mut state.watching;
+            let number = *watch.number.get_or_insert_with(|| {
+                watching.next += 1;
+                watching.next
+            });
+            let replaced = watching.wakers.insert(number, cx.waker().clone());
+            drop(state);
+            drop(replaced);
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Counts a future among those that watch the pool, until it is dropped.
+struct Watch<'a, In, T, E> {
+    engine: &'a Engine<In, T, E>,
+    number: Option<u64>,
+}
+
+impl<'a, In, T, E> Watch<'a, In, T, E> {
+    fn new(engine: &'a Engine<In, T, E>) -> Self {
+        engine.watchers.fetch_add(1, Ordering::SeqCst);
+        Self { engine, number: None }
+    }
+}
+
+impl<In, T, E> Drop for Watch<'_, In, T, E> {
+    fn drop(&mut self) {
+        let left = self.engine.watchers.fetch_sub(1, Ordering::SeqCst) - 1;
+        let Some(number) = self.number else { return };
+        let mut state = self.engine.state();
+        let waker = state.watching.wakers.remove(&number);
+        if left == 0 {
+            // No future waits for them any more.
+            state.ledger.clear_marks();
+        }
+        drop(state);
+        drop(waker);
     }
 }
 

@@ -558,6 +558,12 @@ impl Ledger {
         self.running_mark = self.running_mark.max(running);
     }
 
+    /// No future waits for fewer jobs any more.
+    pub(crate) fn clear_marks(&mut self) {
+        (self.queued_mark, self.running_mark) = (0, 0);
+        self.is_watched = !self.waiting.is_empty();
+    }
+
     // ---- the life of a job ----
 
     /// A queued job starts.

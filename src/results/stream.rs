@@ -16,7 +16,7 @@ use crate::attempt::inside::Place;
 use crate::attempt::timeout::Limits;
 use crate::attempt::unwind;
 use crate::channel::{self, Receiver, Sender};
-use crate::engine::{Engine, Wait, WaitMark, reason_from_code, reason_to_code};
+use crate::engine::{self, Engine, Wait, WaitMark, reason_from_code, reason_to_code};
 use crate::error::{CancelReason, JobError, SubmitError};
 use crate::observe::JobId;
 use crate::planted::{self, Bug};
@@ -193,15 +193,17 @@ impl<In, T, E> Stream<In, T, E> {
     }
 
     /// A completion is about to be booked. Whoever says so delivers it and says that it [has arrived](Self::arrived).
-    pub(crate) fn announce(&self) {
+    pub(crate) fn announce(&self, kind: engine::Delivery) {
         self.arriving.fetch_add(1, Ordering::SeqCst);
+        self.engine.deliveries.begin(kind);
     }
 
     /// So many that were announced have been delivered.
-    pub(crate) fn arrived(&self, count: usize) {
+    pub(crate) fn arrived(&self, kind: engine::Delivery, count: usize) {
         // None of them would change nothing, but cost time.
         if count > 0 {
             self.arriving.fetch_sub(count, Ordering::SeqCst);
+            self.engine.end_deliveries(kind, count);
         }
     }
 

@@ -23,9 +23,12 @@ use brigade::{
     CancelReason, End, Event, JobError, JobHandle, ManualTimer, OnError, Pool, RateLimit, Report, SubmitError,
     Submitter,
 };
-use futures_lite::{StreamExt, future, stream};
+use futures_lite::{Stream, StreamExt, future, stream};
 
-use crate::harness::{Gate, Slots, assert_adds_up, assert_settled, everywhere, in_both_ways, poll_once, yield_now};
+use crate::harness::{
+    Gate, Slots, assert_adds_up, assert_settled, everywhere, in_both_ways, on_wake, poll_once, yield_now,
+};
+use crate::steps::Steps;
 
 /// A pool that its own jobs can reach; filled once it is built.
 type Own<In, T, E> = Arc<OnceLock<Pool<In, T, E>>>;
@@ -847,4 +850,112 @@ fn a_stream_of_inputs_that_is_never_ready_holds_nobody_up() {
         pool.drain().await;
         assert_eq!((silent.next().await, silent.summary().end), (None, End::Closed));
     });
+}
+
+/// A worker is in the middle of a job when another thread submits the next, which here is the job itself.
+#[test]
+fn jobs_that_come_while_a_worker_is_polled_are_not_left_beside_sleeping_workers() {
+    for (workers, capacity, alone) in [(4, 2, 4), (4, 2, 3), (8, 3, 8), (3, 2, 3), (16, 2, 9)] {
+        let own: Arc<Mutex<Option<Pool<usize, usize, ()>>>> = Arc::default();
+        let inside = Arc::clone(&own);
+        let (pool, workers) =
+            Pool::builder().workers(workers).queue_capacity(capacity).timer(ManualTimer::new()).build(
+                move |n: usize| {
+                    let pool = inside.lock().unwrap().clone();
+                    if let Some(pool) = pool {
+                        if n + 1 < alone {
+                            pool.try_submit(n + 1).unwrap().detach();
+                        } else if n + 1 == alone {
+                            let mut map = pool.map(alone..alone + 2);
+                            assert!(poll_once(pin!(map.next())).is_none());
+                            std::mem::forget(map);
+                        }
+                    }
+                    async move { Ok::<_, ()>(n) }
+                },
+            );
+        *own.lock().unwrap() = Some(pool.clone());
+        let mut steps = Steps::default();
+        workers.into_iter().for_each(|worker| {
+            steps.add("worker", worker.run());
+        });
+        steps.settle();
+        pool.try_submit(0).unwrap().detach();
+        steps.settle();
+        let stats = pool.stats();
+        assert_eq!((stats.queued, stats.succeeded), (0, alone as u64 + 2), "{stats:?}");
+        *own.lock().unwrap() = None;
+    }
+}
+
+#[test]
+fn a_waker_may_submit_and_cancel_before_it_returns() {
+    struct Submits(Pool<u32, u32, ()>, AtomicUsize);
+    impl Wake for Submits {
+        fn wake(self: Arc<Self>) {
+            if self.1.fetch_add(1, Ordering::SeqCst) < 20 {
+                self.0.try_submit(1).unwrap().detach();
+                drop(self.0.try_submit(2).unwrap());
+                let mut map = self.0.map(3..6);
+                assert!(poll_once(pin!(map.next())).is_none());
+            }
+        }
+    }
+    for jobs_per_worker in [1, 3] {
+        let (pool, workers) = Pool::builder()
+            .workers(4)
+            .jobs_per_worker(jobs_per_worker)
+            .queue_capacity(1000)
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { Ok::<_, ()>(n) });
+        let submits = Arc::new(Submits(pool.clone(), AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&submits));
+        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut handle = None;
+        for _ in 0..40 {
+            for worker in &mut workers {
+                assert!(worker.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+            handle.get_or_insert_with(|| pool.try_submit(0).unwrap());
+        }
+        assert_eq!(poll_once(pin!(handle.unwrap())), Some(Ok(0)));
+        assert!(submits.1.load(Ordering::SeqCst) >= 4);
+        assert_eq!(pool.stats().queued, 0);
+    }
+}
+
+#[test]
+fn a_waker_that_panics_costs_neither_a_job_nor_the_pool() {
+    let (pool, workers) = Pool::builder()
+        .workers(2)
+        .queue_capacity(1)
+        .timer(ManualTimer::new())
+        .build(|n: u32| async move { Ok::<_, ()>(n) });
+    let panics = || on_wake(|| std::panic::resume_unwind(Box::new("a waker")));
+    let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+    let mut map = pool.map_stream(stream::iter(0..3));
+    for round in 0..20 {
+        for worker in &mut workers {
+            assert!(worker.as_mut().poll(&mut Context::from_waker(&panics())).is_pending());
+        }
+        if round < 3 {
+            let polled = Pin::new(&mut map).poll_next(&mut Context::from_waker(&panics()));
+            assert!(polled.is_pending() || round > 0, "{polled:?}");
+        }
+        let mut handle = pool.try_submit(round).unwrap();
+        assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&panics())).is_pending());
+        let mut waits = pin!(pool.submit(7));
+        let mut idle = pin!(pool.idle());
+        assert!(waits.as_mut().poll(&mut Context::from_waker(&panics())).is_pending());
+        assert!(idle.as_mut().poll(&mut Context::from_waker(&panics())).is_pending());
+        for worker in &mut workers {
+            assert!(worker.as_mut().poll(&mut Context::from_waker(&panics())).is_pending());
+        }
+        assert_eq!(poll_once(pin!(handle)), Some(Ok(round)));
+        assert!(poll_once(waits).is_some_and(|submitted| submitted.is_ok()));
+        for worker in &mut workers {
+            assert!(worker.as_mut().poll(&mut Context::from_waker(&panics())).is_pending());
+        }
+        assert!(poll_once(idle).is_some());
+    }
 }

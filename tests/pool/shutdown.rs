@@ -558,3 +558,72 @@ fn an_abort_does_not_hand_back_inputs_of_a_map_that_was_cancelled_before() {
         assert_eq!(results, [Err(JobError::Cancelled(CancelReason::Stream))]);
     });
 }
+
+/// An observer sees that a job is finished after the books are closed over it and before its outcome is delivered.
+#[test]
+fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
+    in_both_ways(|slots| {
+        let looks = Arc::new(Mutex::new(Vec::new()));
+        let pool_of_the_observer: Arc<Mutex<Option<Pool<u32, u32, ()>>>> = Arc::default();
+        let (seen, own) = (Arc::clone(&looks), Arc::clone(&pool_of_the_observer));
+        let observer = move |event: &Event| {
+            if let (Event::Finished { .. }, Some(pool)) = (event, &*own.lock().unwrap()) {
+                seen.lock().unwrap().push(poll_once(pin!(pool.idle())).is_some());
+            }
+        };
+        let builder = slots.at_once(Pool::builder(), 2).timer(ManualTimer::new()).observe(observer);
+        let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+        *pool_of_the_observer.lock().unwrap() = Some(pool.clone());
+        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut go_on = || workers.iter_mut().for_each(|worker| assert!(poll_once(worker.as_mut()).is_none()));
+        let handle = pool.try_submit(0).unwrap();
+        go_on();
+        assert!(handle.is_finished());
+        let mut map = pool.map([1]);
+        assert!(poll_once(pin!(map.next())).is_none());
+        go_on();
+        let cancelled = pool.try_submit(2).unwrap();
+        assert_eq!(poll_once(pin!(cancelled.cancel())), Some(None));
+        let group = pool.group();
+        group.try_submit(3).unwrap();
+        group.cancel();
+        assert_eq!(*looks.lock().unwrap(), [false; 4]);
+        assert!(poll_once(pin!(pool.idle())).is_some());
+        *pool_of_the_observer.lock().unwrap() = None;
+    });
+}
+
+#[test]
+fn a_map_that_waits_for_its_source_ends_when_its_pool_does() {
+    type Ending = fn(&Pool<u32, u32, ()>);
+    let endings: [Ending; 4] = [
+        Pool::close,
+        Pool::seal,
+        |pool| assert!(poll_once(pin!(pool.drain())).is_some()),
+        |pool| drop(poll_once(pin!(pool.abort()))),
+    ];
+    for ending in endings {
+        let (pool, _workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+        let mut map = pool.map_stream(stream::pending());
+        let (woken, tell) = std::sync::mpsc::channel();
+        let waker = on_wake(move || woken.send(()).unwrap());
+        let mut next = pin!(map.next());
+        assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        ending(&pool);
+        assert_eq!(tell.try_recv(), Ok(()), "the map is not woken");
+        assert_eq!(poll_once(next), Some(None));
+    }
+}
+
+#[test]
+fn a_map_that_waits_for_its_source_ends_when_the_last_worker_is_gone() {
+    let (pool, workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    let mut map = pool.map_stream(stream::pending());
+    let (woken, tell) = std::sync::mpsc::channel();
+    let waker = on_wake(move || woken.send(()).unwrap());
+    let mut next = pin!(map.next());
+    assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(workers);
+    assert_eq!(tell.try_recv(), Ok(()), "the map is not woken");
+    assert_eq!(poll_once(next), Some(None));
+}

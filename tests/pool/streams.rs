@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use async_executor::LocalExecutor;
 use brigade::rt::BoxFuture;
-use brigade::{End, ManualTimer, Map, Pool, Submitter};
+use brigade::{End, ManualTimer, Map, Pool, SubmitError, Submitter};
 use futures_lite::{Stream, StreamExt, future, stream};
 
 use crate::harness::{
-    Drops, Env, Gate, Live, Slots, assert_settled, everywhere, everywhere_once, gated, in_both_ways, poll_once,
-    yield_now,
+    Drops, Env, Gate, Live, Slots, assert_settled, everywhere, everywhere_once, gated, in_both_ways, on_wake,
+    poll_once, yield_now,
 };
 
 /// Moves the clock to the next deadline whenever somebody sleeps, until the future ends.
@@ -591,4 +591,76 @@ fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
             assert!(ours.get() * share >= theirs.get(), "capacity {capacity}, {others:?}: {ours:?} beside {theirs:?}");
         }
     }
+}
+
+/// The source of a map is polled only by that map, which may wait for room itself.
+#[test]
+fn maps_that_are_each_the_source_of_the_next_need_no_more_room_than_one() {
+    for (capacity, depth) in [(1, 1), (1, 2), (1, 8), (3, 8), (64, 3)] {
+        let (pool, workers) = Pool::builder()
+            .workers(2)
+            .queue_capacity(capacity)
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { Ok::<_, ()>(n + 1) });
+        let executor = LocalExecutor::new();
+        for worker in workers {
+            executor.spawn(worker.run()).detach();
+        }
+        let mut stages: Pin<Box<dyn Stream<Item = u32>>> = Box::pin(stream::iter(0..200));
+        for _ in 0..depth {
+            stages = Box::pin(pool.map_stream(stages).map(|completion| completion.result.unwrap()));
+        }
+        let run = executor.spawn(async move { stages.collect::<Vec<_>>().await });
+        // So many turns are more than enough; without an end it would spin or sleep.
+        let mut ticks = 0;
+        while !run.is_finished() {
+            assert!(executor.try_tick(), "capacity {capacity}, depth {depth}: all sleep");
+            ticks += 1;
+            assert!(ticks < 200_000, "capacity {capacity}, depth {depth}: it spins");
+        }
+        let mut ended = future::block_on(run);
+        ended.sort_unstable();
+        assert_eq!(ended, (depth..depth + 200).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn beyond_the_capacity_each_map_has_one_job_in_the_queue() {
+    let (pool, _workers) = Pool::builder()
+        .workers(1)
+        .queue_capacity(3)
+        .timer(ManualTimer::new())
+        .build(|n: u32| async move { Ok::<_, ()>(n) });
+    let mut alone = pool.map(0..100);
+    assert!(poll_once(pin!(alone.next())).is_none());
+    assert_eq!(pool.stats().queued, 3, "a map that is alone keeps to the capacity");
+    let mut others: Vec<_> = (0..4).map(|_| pool.map(0..100)).collect();
+    for other in &mut others {
+        assert!(poll_once(pin!(other.next())).is_none());
+        assert!(poll_once(pin!(other.next())).is_none());
+    }
+    assert_eq!(pool.stats().queued, 3 + 4);
+    let last = pool.try_submit(0).expect("the last place is for others");
+    assert!(pool.try_submit(0).unwrap_err().is_full());
+    drop(last);
+}
+
+#[test]
+fn a_submission_that_waits_for_room_ends_when_its_group_is_cancelled() {
+    let (pool, _workers) = Pool::builder()
+        .workers(1)
+        .queue_capacity(1)
+        .timer(ManualTimer::new())
+        .build(|n: u32| async move { Ok::<_, ()>(n) });
+    pool.try_submit(0).unwrap().detach();
+    let (group, other) = (pool.group(), pool.group());
+    let (woken, tell) = std::sync::mpsc::channel();
+    let waker = on_wake(move || woken.send(()).unwrap());
+    let (mut submit, mut stays) = (pin!(group.submit(1)), pin!(other.submit(2)));
+    assert!(submit.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(poll_once(stays.as_mut()).is_none());
+    group.cancel();
+    assert_eq!(tell.try_recv(), Ok(()), "the submission is not woken");
+    assert_eq!(poll_once(submit), Some(Err(SubmitError::Closed(1))));
+    assert!(poll_once(stays).is_none());
 }
