@@ -18,19 +18,25 @@ impl<In, T, E> Engine<In, T, E> {
             })
     }
 
-    /// What is to hold at every instant.
-    pub(crate) fn audit(&self) -> Result<(), String> {
+    /// What is to hold whenever the lock is free.
+    pub(crate) fn audit_now(&self) -> Result<(), String> {
         let state = self.state();
         state.ledger.audit()?;
         let occupied = state.running.occupied().count();
         if occupied != state.ledger.running() {
             return Err(format!("{occupied} slots are occupied, and {} jobs run", state.ledger.running()));
         }
+        state.schedule.as_ref().map_or(Ok(()), |schedule| schedule.audit())
+    }
+
+    /// What is to hold between two polls.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        self.audit_now()?;
+        let state = self.state();
         let Some(schedule) = &state.schedule else { return Ok(()) };
-        schedule.audit()?;
         let (waiting, queued) = (schedule.not_running(), state.ledger.queued_total());
-        // An abort takes them out one by one.
-        if waiting != queued && state.ledger.life() < Life::Aborted {
+        // One that was on its way when the schedule was switched on comes to it by way of a worker.
+        if waiting > queued && state.ledger.life() < Life::Aborted {
             return Err(format!("the schedule knows of {waiting} jobs that wait, the ledger of {queued}"));
         }
         Ok(())
@@ -55,6 +61,10 @@ impl<In, T, E> Engine<In, T, E> {
                 Ok(())
             };
         };
+        let (waiting, queued) = (schedule.not_running(), state.ledger.queued_total());
+        if waiting != queued && load.running < load.slots {
+            return Err(format!("the schedule knows of {waiting} jobs that wait, the ledger of {queued}"));
+        }
         if schedule.could_start(load) {
             return Err("a job could start, and nobody sees to it".into());
         }

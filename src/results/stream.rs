@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
-use async_channel::{Receiver, Sender};
 use futures_core::Stream as _;
 
 use super::summary::{End, Summary};
@@ -27,6 +26,7 @@ use crate::queue::ledger::{Origin, Refusal};
 use crate::reply::{Entry, Streamed};
 use crate::spares::Spares;
 use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
+use crate::sync::completions::{self, Receiver, Sender};
 
 /// What travels through the channel: completions that leave a worker together.
 #[derive(Debug)]
@@ -297,7 +297,7 @@ pub(crate) struct Reader<In, T, E> {
 
 impl<In, T, E> Reader<In, T, E> {
     pub(crate) fn new(engine: &Arc<Engine<In, T, E>>) -> Self {
-        let (sender, receiver) = async_channel::unbounded();
+        let (sender, receiver) = completions::unbounded();
         let stream = Stream {
             engine: Arc::clone(engine),
             results: sender,

@@ -1,5 +1,6 @@
 //! What the library runs on in loom's build.
 
+pub(crate) use async_channel as completions;
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 
 /// Loom takes operations that are sequentially consistent for an acquire and a release only. Here a fence, which it knows,

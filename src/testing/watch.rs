@@ -58,6 +58,12 @@ impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Engine<In, T, E>> {
             Fault::Priority(number) => return (self.prioritise(number), None),
             Fault::Close => self.close(Life::Closed),
             Fault::Seal => self.close(Life::Sealed),
+            Fault::Stats => {
+                let _ = self.stats();
+                if let Err(wrong) = self.audit_now() {
+                    panic!("{wrong}");
+                }
+            }
             Fault::Drain => return (true, Some(self.drain())),
             Fault::Abort => {
                 let pool = handle(self);
