@@ -31,10 +31,17 @@ impl<In, T, E> Engine<In, T, E> {
 
     /// What is to hold between two polls.
     pub(crate) fn audit(&self) -> Result<(), String> {
+        /// So many cancelled jobs may be left in the queue, however few others there are.
+        const FEW: usize = 64;
         self.audit_now()?;
+        let ready = self.ready.len();
         let state = self.state();
+        let queued = state.ledger.queued_total();
+        if ready > 2 * queued + FEW {
+            return Err(format!("{ready} jobs are in the queue, of which {queued} are not cancelled"));
+        }
         let Some(schedule) = &state.schedule else { return Ok(()) };
-        let (waiting, queued) = (schedule.not_running(), state.ledger.queued_total());
+        let waiting = schedule.not_running();
         // One that was on its way when the schedule was switched on comes to it by way of a worker.
         if waiting > queued && state.ledger.life() < Life::Aborted {
             return Err(format!("the schedule knows of {waiting} jobs that wait, the ledger of {queued}"));

@@ -586,6 +586,20 @@ impl<L: Lot> Front<L> {
     }
 }
 
+/// For the simulator.
+#[cfg(feature = "testing")]
+impl<L: Lot> Ready<L> {
+    /// How many jobs are in it, cancelled ones included. A batch in the ring counts as one.
+    pub(crate) fn len(&self) -> usize {
+        let pieces = |pieces: &VecDeque<Piece<L::Job, L>>| {
+            let lens = pieces.iter().map(|piece| if let Piece::Lot(lot) = piece { lot.len() } else { 1 });
+            lens.sum::<usize>()
+        };
+        let front = pieces(&self.front().pieces);
+        front + pieces(&self.spill().pieces) + self.sent.load(Ordering::SeqCst)
+    }
+}
+
 /// Counts a worker as sleeping until it is dropped.
 struct Asleep<'a>(&'a AtomicUsize);
 

@@ -119,8 +119,9 @@ impl Going {
             }
             strikes.begin_step();
             self.sim.strike_between_steps()?;
-            if let Some(at) = pick(&self.sim, &self.sim.runnable()) {
-                self.sim.step(at)?;
+            let runnable = self.sim.runnable();
+            if !runnable.is_empty() {
+                self.sim.step(runnable[world.order.choose(&runnable)])?;
             } else {
                 for pool in &*world.pools.borrow() {
                     pool.check_at_rest()?;
@@ -178,10 +179,4 @@ impl Going {
         let pools: Vec<_> = world.pools.borrow().clone();
         pools.iter().try_for_each(|pool| pool.check())
     }
-}
-
-/// One of those that can go on.
-fn pick(sim: &Sim, runnable: &[usize]) -> Option<usize> {
-    let at = (!runnable.is_empty()).then(|| sim.world.order.below(runnable.len() as u64))?;
-    Some(runnable[at as usize])
 }

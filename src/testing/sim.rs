@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
-use super::dice::Dice;
+use super::dice::{Chooser, Dice};
 use super::plan::{HandlerFault, Plan};
 use super::strike::Strikes;
 use super::trace::Trace;
@@ -37,8 +37,8 @@ pub struct Sim {
 pub(super) struct World {
     pub(super) seed: u64,
     pub(super) clock: ManualTimer,
-    /// Who goes on next.
-    pub(super) order: Dice,
+    /// Chooses the task that is polled next.
+    pub(super) order: Chooser,
     /// What the scenario asks for.
     dice: Dice,
     pub(super) trace: RefCell<Trace>,
@@ -147,7 +147,7 @@ impl Sim {
             seed,
             strikes: Strikes::new(seed, plan),
             clock: ManualTimer::new(),
-            order: Dice::new(seed, 0),
+            order: Chooser::new(seed, 0),
             dice: Dice::new(seed, 1),
             trace: RefCell::default(),
             tasks: RefCell::default(),

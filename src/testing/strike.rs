@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use super::dice::Dice;
+use super::dice::{Chooser, Dice};
 use super::plan::{Fault, Plan, Strike};
 use super::run::text;
 use super::sim::{Kind, Sim, TaskState};
@@ -30,8 +30,10 @@ pub(super) struct Strikes {
     plan: Plan,
     /// The number of the next of its strikes.
     next: Cell<usize>,
-    /// Chooses what is polled inside a poll.
+    /// Says whether a task is polled inside a poll.
     dice: Dice,
+    /// Says which.
+    order: Chooser,
     /// Those that found something to strike, and where they did.
     pub(super) struck: RefCell<Vec<Strike>>,
     /// How many steps were taken: polls of tasks, and moves of the clock.
@@ -54,6 +56,7 @@ impl Strikes {
             plan,
             next: Cell::new(0),
             dice: Dice::new(seed, 5),
+            order: Chooser::new(seed, 6),
             struck: RefCell::default(),
             steps: Cell::new(0),
             point: Cell::new(0),
@@ -96,16 +99,16 @@ impl Strikes {
         self.point.set(self.point.get() + 1);
     }
 
-    /// Whether another task is to be polled here, of so many; the one of which number.
-    fn draw_poll(&self, tasks: usize) -> Option<u32> {
+    /// Whether another task is to be polled here, and if so, which of these.
+    fn draw_poll(&self, tasks: &[usize]) -> Option<u32> {
         let one_in = self.plan.preempts_one_in();
         // Once one was polled, another one is more often than not: a race may take several.
         let one_in = if self.polls.get() == 0 || one_in == 0 { one_in } else { one_in.min(6) };
-        if tasks == 0 || one_in == 0 || self.polls.get() == MAX_POLLS || self.dice.below(one_in.into()) > 0 {
+        if tasks.is_empty() || one_in == 0 || self.polls.get() == MAX_POLLS || self.dice.below(one_in.into()) > 0 {
             return None;
         }
         self.polls.set(self.polls.get() + 1);
-        Some(self.dice.below(tasks as u64) as u32)
+        Some(self.order.choose(tasks) as u32)
     }
 }
 
@@ -145,7 +148,7 @@ impl Sim {
         loop {
             let fault = match strikes.take_due() {
                 Some(strike) => strike.fault,
-                None => match strikes.draw_poll(self.runnable().len()) {
+                None => match strikes.draw_poll(&self.runnable()) {
                     Some(number) => Fault::Poll(number),
                     None => break,
                 },
