@@ -14,7 +14,9 @@ use self::scenario::{Allowed, scenario};
 #[track_caller]
 fn is_found(bug: Bug, seeds: u64, messages: &[&str]) {
     plant(Some(bug));
-    let kinds = FaultKind::ALL.into_iter().filter(|kind| !matches!(kind, FaultKind::Rate | FaultKind::Priority));
+    // Orders and rates are checked, which several threads at once do not keep to the letter.
+    let kinds = (FaultKind::ALL.into_iter())
+        .filter(|kind| !matches!(kind, FaultKind::Rate | FaultKind::Priority | FaultKind::Preempt));
     let run = |sim| scenario(sim, Allowed { fixed_rate: true, fixed_order: true });
     let found = Simulation::new(0..seeds).faults(kinds).run(run);
     let failure = found.expect_err("it is not found");

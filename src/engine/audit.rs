@@ -18,6 +18,17 @@ impl<In, T, E> Engine<In, T, E> {
             })
     }
 
+    /// The books in one line, for the trace of a run that fails.
+    pub(crate) fn describe_books(&self) -> String {
+        let ready = self.ready.len();
+        let state = self.state();
+        let schedule = state
+            .schedule
+            .as_ref()
+            .map_or_else(String::new, |schedule| format!(", {} in the schedule", schedule.not_running()));
+        format!("{}, {ready} in the queue{schedule}", state.ledger.describe())
+    }
+
     /// What is to hold whenever the lock is free.
     pub(crate) fn audit_now(&self) -> Result<(), String> {
         let state = self.state();
@@ -51,6 +62,7 @@ impl<In, T, E> Engine<In, T, E> {
 
     /// What is to hold when nobody can go on before time passes: every worker is polled, and none was woken.
     pub(crate) fn audit_at_rest(&self) -> Result<(), String> {
+        let ready = self.ready.len();
         let mut state = self.state();
         let load = load(&state);
         let state = &mut *state;
@@ -60,14 +72,12 @@ impl<In, T, E> Engine<In, T, E> {
         if state.ledger.life() >= Life::Aborted || load.slots == 0 {
             return Ok(());
         }
-        let Some(schedule) = &mut state.schedule else {
-            let queued = state.ledger.queued_total();
-            return if queued > 0 && load.running < load.slots {
-                Err(format!("{queued} jobs are queued and {} slots idle", load.slots - load.running))
-            } else {
-                Ok(())
-            };
-        };
+        // With a schedule, those that it holds back are not in the queue of the workers.
+        let queued = if state.schedule.is_some() { ready } else { state.ledger.queued_total() };
+        if queued > 0 && load.running < load.slots {
+            return Err(format!("{queued} jobs are queued and {} slots idle", load.slots - load.running));
+        }
+        let Some(schedule) = &mut state.schedule else { return Ok(()) };
         let (waiting, queued) = (schedule.not_running(), state.ledger.queued_total());
         if waiting != queued && load.running < load.slots {
             return Err(format!("the schedule knows of {waiting} jobs that wait, the ledger of {queued}"));

@@ -615,6 +615,25 @@ impl Ledger {
         Ok(())
     }
 
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "{:?}, {} queued of {}, {} committing, {} reserved ({} granted), {} children queued, {} running in {} slots, {} workers, \
+             {} wait for room and {} patiently",
+            self.life,
+            self.queued,
+            self.capacity,
+            self.committing,
+            self.reserved,
+            self.granted.len(),
+            self.queued_children,
+            self.running,
+            self.slots(),
+            self.workers,
+            self.waiting.len(),
+            self.patient.len()
+        )
+    }
+
     /// Whether somebody waits for room though there is some.
     pub(crate) fn is_anybody_held_up(&self) -> bool {
         self.life == Life::Open && ((!self.waiting.is_empty() && self.free() > 0) || self.is_room_for_patient())

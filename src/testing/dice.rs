@@ -55,6 +55,13 @@ impl Chooser {
         Self { dice, by_priority, priorities: RefCell::default() }
     }
 
+    /// The same; `None` if all have a low priority, as if their threads were suspended.
+    pub(super) fn choose_awake(&self, tasks: &[usize]) -> Option<usize> {
+        let at = (!tasks.is_empty()).then(|| self.choose(tasks))?;
+        let is_awake = !self.by_priority || self.priorities.borrow()[tasks[at]] > u64::MAX / 2;
+        is_awake.then_some(at)
+    }
+
     /// The position of one of these tasks, of which there is at least one.
     pub(super) fn choose(&self, tasks: &[usize]) -> usize {
         if !self.by_priority {

@@ -43,6 +43,9 @@ where
     let mut failed = ran.unwrap_or_else(|payload| Err(text(&*payload))).err();
     // What went wrong inside a poll came first.
     failed = sim.world.strikes.take_failure().or(failed);
+    for pool in sim.world.pools.borrow().iter().filter(|_| failed.is_some()) {
+        sim.world.trace.borrow_mut().add(format_args!("pool: {}", pool.describe()));
+    }
     // Drops may panic as well, and fail the run.
     loop {
         let task = sim.world.tasks.borrow_mut().iter_mut().find_map(|task| task.future.take());

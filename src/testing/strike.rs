@@ -107,8 +107,9 @@ impl Strikes {
         if tasks.is_empty() || one_in == 0 || self.polls.get() == MAX_POLLS || self.dice.below(one_in.into()) > 0 {
             return None;
         }
+        let at = self.order.choose_awake(tasks)?;
         self.polls.set(self.polls.get() + 1);
-        Some(self.order.choose(tasks) as u32)
+        Some(at as u32)
     }
 }
 

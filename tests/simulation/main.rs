@@ -2,6 +2,7 @@
 //! `BRIGADE_SEEDS=n` makes so many of each kind.
 
 mod awaits;
+mod focus;
 mod scenario;
 
 use brigade::testing::{FaultKind, Plan, Runs, Simulation, replay};

@@ -56,6 +56,8 @@ impl Debug for Token {
 struct Input {
     /// How many generations of jobs it may add.
     depth: usize,
+    /// So many jobs follow it, each submitted by the one before.
+    chain: usize,
     /// Below [`KEYS`].
     key: usize,
     runs: Runs,
@@ -202,7 +204,7 @@ impl World {
 
     fn input_of(&self, depth: usize) -> Input {
         self.inputs.made.set(self.inputs.made.get() + 1);
-        Input { depth, key: self.below(KEYS), runs: Rc::default(), _token: Token::new(&self.alive) }
+        Input { depth, chain: 0, key: self.below(KEYS), runs: Rc::default(), _token: Token::new(&self.alive) }
     }
 
     fn hands_in(&self) -> HandsIn {
@@ -557,6 +559,10 @@ async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Outp
     if world.sim.is_to_fail() {
         return Err(Token::new(&world.alive));
     }
+    if input.chain > 0 {
+        continues_chain(&world, input.chain).await;
+        return Ok(Token::new(&world.alive));
+    }
     world.sim.preempt();
     let steps = if world.is_quick && !world.one_in(8) { 0 } else { world.below(4) };
     for _ in 0..steps {
@@ -685,6 +691,8 @@ pub(crate) enum Action {
     CancelGroup,
     /// Cancels many jobs before a worker can take them.
     CancelMany,
+    /// Submits a job that submits the next while it runs, and so on.
+    Chain,
     /// Waits until the pool is idle or has ended; what was submitted before is known then.
     KnowAfterIdle,
 }
@@ -705,6 +713,7 @@ const ACTIONS: Actions = &[
     (2, Action::MapPendingSource),
     (2, Action::CancelGroup),
     (1, Action::CancelMany),
+    (2, Action::Chain),
     (3, Action::KnowAfterIdle),
 ];
 
@@ -732,6 +741,7 @@ impl Action {
             Self::MapPendingSource => maps_pending_source(world).await,
             Self::CancelGroup => submits_to_cancelled_group(world).await,
             Self::CancelMany => cancels_many(world),
+            Self::Chain => starts_chain(world).await,
             Self::KnowAfterIdle => knows_after_idle(world).await,
         }
     }
@@ -1100,6 +1110,47 @@ fn cancels_many(world: &World) {
             drop(handle.cancel());
         }
     }
+}
+
+/// A chain of jobs, each of which submits the next while it runs: as if another thread did so in the middle of the worker's poll. The
+/// last one begins a map.
+async fn starts_chain(world: &World) {
+    // Once all workers wait.
+    world.sleep(1).await;
+    let hands_in = world.hands_in();
+    let mut input = world.input_of(0);
+    input.chain = 1 + world.below(7);
+    let submitted = world.pool().submit(input).await;
+    hands_in.done();
+    if let Some(handle) = world.submitted(submitted) {
+        handle.detach();
+    }
+}
+
+async fn continues_chain(world: &World, chain: usize) {
+    let pool = world.pool();
+    if chain > 1 {
+        let mut next = world.input_of(0);
+        next.chain = chain - 1;
+        if let Some(handle) = world.submitted(pool.try_submit(next)) {
+            handle.detach();
+        }
+        return;
+    }
+    let ours = world.clone();
+    let mut map = pool.map((0..1 + world.below(4)).map(move |_| ours.input_of(0)));
+    let first = future::poll_once(map.next()).await.flatten();
+    let ours = world.clone();
+    world.sim.spawn("reader", async move {
+        let mut completion = first;
+        if completion.is_none() {
+            completion = map.next().await;
+        }
+        while let Some(told) = completion {
+            ours.told_completion(&told, OnError::Continue, false);
+            completion = map.next().await;
+        }
+    });
 }
 
 /// When the pool is idle, or has ended, the outcome of every job before is known.
