@@ -15,7 +15,7 @@ mod imp {
     pub(crate) use async_channel as completions;
 }
 
-#[cfg(all(feature = "testing", not(any(brigade_model = "loom", brigade_model = "shuttle"))))]
+#[cfg(feature = "testing")]
 pub(crate) mod preempt;
 #[cfg(all(feature = "testing", not(any(brigade_model = "loom", brigade_model = "shuttle"))))]
 use self::preempt as imp;
