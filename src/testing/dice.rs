@@ -46,7 +46,7 @@ pub(super) struct Chooser {
 }
 
 impl Chooser {
-    /// A chosen task changes its priority one in so many times, so that none keeps all others waiting for ever.
+    /// All priorities change after one in so many choices, so that no task keeps another waiting forever.
     const CHANGE: u64 = 12;
 
     pub(super) fn new(seed: u64, stream: u64) -> Self {
@@ -72,13 +72,10 @@ impl Chooser {
         while priorities.len() < count {
             priorities.push(self.dice.number());
         }
-        let at = (0..tasks.len()).max_by_key(|at| priorities[tasks[*at]]).unwrap_or(0);
-        if let Some(task) = tasks.get(at)
-            && self.dice.below(Self::CHANGE) == 0
-        {
-            priorities[*task] = self.dice.number();
+        if self.dice.below(Self::CHANGE) == 0 {
+            priorities.iter_mut().for_each(|priority| *priority = self.dice.number());
         }
-        at
+        (0..tasks.len()).max_by_key(|at| priorities[tasks[*at]]).unwrap_or(0)
     }
 }
 
