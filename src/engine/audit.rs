@@ -18,19 +18,43 @@ impl<In, T, E> Engine<In, T, E> {
             })
     }
 
-    /// What is to hold at every instant.
-    pub(crate) fn audit(&self) -> Result<(), String> {
+    /// The books in one line, for the trace of a run that fails.
+    pub(crate) fn describe_books(&self) -> String {
+        let ready = self.injector.len();
+        let state = self.state();
+        let schedule = state
+            .schedule
+            .as_ref()
+            .map_or_else(String::new, |schedule| format!(", {} in the schedule", schedule.not_running()));
+        format!("{}, {ready} in the queue{schedule}", state.ledger.describe())
+    }
+
+    /// What is to hold whenever the lock is free.
+    pub(crate) fn audit_now(&self) -> Result<(), String> {
         let state = self.state();
         state.ledger.audit()?;
         let occupied = state.running.occupied().count();
         if occupied != state.ledger.running() {
             return Err(format!("{occupied} slots are occupied, and {} jobs run", state.ledger.running()));
         }
+        state.schedule.as_ref().map_or(Ok(()), |schedule| schedule.audit())
+    }
+
+    /// What is to hold between two polls.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        /// So many cancelled jobs may be left in the queue, however few others there are.
+        const FEW: usize = 64;
+        self.audit_now()?;
+        let ready = self.injector.len();
+        let state = self.state();
+        let queued = state.ledger.queued_total();
+        if ready > 2 * queued + FEW {
+            return Err(format!("{ready} jobs are in the queue, of which {queued} are not cancelled"));
+        }
         let Some(schedule) = &state.schedule else { return Ok(()) };
-        schedule.audit()?;
-        let (waiting, queued) = (schedule.not_running(), state.ledger.queued_total());
-        // An abort takes them out one by one.
-        if waiting != queued && state.ledger.life() < Life::Aborted {
+        let waiting = schedule.not_running();
+        // One that was on its way when the schedule was switched on comes to it by way of a worker.
+        if waiting > queued && state.ledger.life() < Life::Aborted {
             return Err(format!("the schedule knows of {waiting} jobs that wait, the ledger of {queued}"));
         }
         Ok(())
@@ -38,6 +62,7 @@ impl<In, T, E> Engine<In, T, E> {
 
     /// What is to hold when nobody can go on before time passes: every worker is polled, and none was woken.
     pub(crate) fn audit_at_rest(&self) -> Result<(), String> {
+        let ready = self.injector.len();
         let mut state = self.state();
         let load = load(&state);
         let state = &mut *state;
@@ -47,14 +72,16 @@ impl<In, T, E> Engine<In, T, E> {
         if state.ledger.life() >= Life::Aborted || load.slots == 0 {
             return Ok(());
         }
-        let Some(schedule) = &mut state.schedule else {
-            let queued = state.ledger.queued_total();
-            return if queued > 0 && load.running < load.slots {
-                Err(format!("{queued} jobs are queued and {} slots idle", load.slots - load.running))
-            } else {
-                Ok(())
-            };
-        };
+        // With a schedule, those that it holds back are not in the queue of the workers.
+        let queued = if state.schedule.is_some() { ready } else { state.ledger.queued_total() };
+        if queued > 0 && load.running < load.slots {
+            return Err(format!("{queued} jobs are queued and {} slots idle", load.slots - load.running));
+        }
+        let Some(schedule) = &mut state.schedule else { return Ok(()) };
+        let (waiting, queued) = (schedule.not_running(), state.ledger.queued_total());
+        if waiting != queued && load.running < load.slots {
+            return Err(format!("the schedule knows of {waiting} jobs that wait, the ledger of {queued}"));
+        }
         if schedule.could_start(load) {
             return Err("a job could start, and nobody sees to it".into());
         }

@@ -709,6 +709,28 @@ impl Ledger {
         Ok(())
     }
 
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "{:?}, {} queued of {} and {} beyond, {} pulling, {} committing, {} reserved ({} granted), {} children queued, {} running \
+             in {} slots, {} workers, {} wait in line, {} of {} maps for room",
+            self.life,
+            self.queued,
+            self.capacity,
+            self.extras.len(),
+            self.pulling,
+            self.committing,
+            self.reserved,
+            self.granted.len(),
+            self.queued_children,
+            self.running,
+            self.slots(),
+            self.workers,
+            self.waiting.len(),
+            self.wanting,
+            self.feeders.len()
+        )
+    }
+
     /// Whether somebody waits for room though there is some.
     pub(crate) fn is_anybody_held_up(&self) -> bool {
         let is_room = (!self.waiting.is_empty() && self.free() > 0) || (self.untold > 0 && self.is_room_for_feeders());

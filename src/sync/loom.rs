@@ -111,7 +111,9 @@ pub(crate) mod channel {
     use std::sync::{Arc, PoisonError};
     use std::task::{Context, Poll, Waker};
 
-    pub(crate) use async_channel::{RecvError, TrySendError};
+    pub(crate) use async_channel::{RecvError, TryRecvError, TrySendError};
+
+    use futures_core::Stream;
 
     use super::{Mutex, MutexGuard};
 
@@ -141,7 +143,7 @@ pub(crate) mod channel {
     pub(crate) fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
         let state = State { queue: VecDeque::new(), is_closed: false, next: 0, waiting: VecDeque::new() };
         let shared = Arc::new(Mutex::new(state));
-        (Sender(Arc::clone(&shared)), Receiver(shared))
+        (Sender(Arc::clone(&shared)), Receiver { shared, number: None })
     }
 
     #[derive(Debug)]
@@ -161,21 +163,90 @@ pub(crate) mod channel {
         }
 
         pub(crate) fn close(&self) {
-            let mut state = lock(&self.0);
-            state.is_closed = true;
-            let woken: Vec<_> = std::iter::from_fn(|| state.notify()).collect();
-            drop(state);
-            woken.into_iter().for_each(Waker::wake);
+            close(&self.0);
+        }
+
+        pub(crate) fn is_empty(&self) -> bool {
+            lock(&self.0).queue.is_empty()
         }
     }
 
     #[derive(Debug)]
-    pub(crate) struct Receiver<T>(Shared<T>);
+    pub(crate) struct Receiver<T> {
+        shared: Shared<T>,
+        /// Of the wait of the stream.
+        number: Option<u64>,
+    }
 
     impl<T> Receiver<T> {
         pub(crate) fn recv(&self) -> Recv<'_, T> {
-            Recv { shared: &self.0, number: None }
+            Recv { shared: &self.shared, number: None }
         }
+
+        pub(crate) fn try_recv(&self) -> Result<T, TryRecvError> {
+            let mut state = lock(&self.shared);
+            match state.queue.pop_front() {
+                Some(value) => Ok(value),
+                None if state.is_closed => Err(TryRecvError::Closed),
+                None => Err(TryRecvError::Empty),
+            }
+        }
+
+        pub(crate) fn close(&self) {
+            close(&self.shared);
+        }
+    }
+
+    impl<T> Stream for Receiver<T> {
+        type Item = T;
+
+        fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+            let Self { shared, number } = &mut *self;
+            poll(shared, number, cx).map(Result::ok)
+        }
+    }
+
+    impl<T> Drop for Receiver<T> {
+        fn drop(&mut self) {
+            leave(&self.shared, self.number);
+            close(&self.shared);
+        }
+    }
+
+    fn close<T>(shared: &Shared<T>) {
+        let mut state = lock(shared);
+        state.is_closed = true;
+        let woken: Vec<_> = std::iter::from_fn(|| state.notify()).collect();
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    fn poll<T>(shared: &Shared<T>, number: &mut Option<u64>, cx: &Context<'_>) -> Poll<Result<T, RecvError>> {
+        let mut state = lock(shared);
+        let known = number.take();
+        state.waiting.retain(|(waits, ..)| Some(*waits) != known);
+        if let Some(value) = state.queue.pop_front() {
+            return Poll::Ready(Ok(value));
+        }
+        if state.is_closed {
+            return Poll::Ready(Err(RecvError));
+        }
+        let waits = known.unwrap_or(state.next);
+        state.next = state.next.max(waits + 1);
+        state.waiting.push_back((waits, cx.waker().clone(), false));
+        *number = Some(waits);
+        Poll::Pending
+    }
+
+    /// A wake-up that was not used goes to the next.
+    fn leave<T>(shared: &Shared<T>, number: Option<u64>) {
+        let Some(number) = number else { return };
+        let mut state = lock(shared);
+        let was_woken = state.waiting.iter().any(|(known, _, is_woken)| *known == number && *is_woken);
+        state.waiting.retain(|(known, ..)| *known != number);
+        let woken = if was_woken { state.notify() } else { None };
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
     }
 
     pub(crate) struct Recv<'a, T> {
@@ -187,33 +258,14 @@ pub(crate) mod channel {
         type Output = Result<T, RecvError>;
 
         fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-            let shared = self.shared;
-            let mut state = lock(shared);
-            let number = self.number.take();
-            state.waiting.retain(|(known, ..)| Some(*known) != number);
-            if let Some(value) = state.queue.pop_front() {
-                return Poll::Ready(Ok(value));
-            }
-            if state.is_closed {
-                return Poll::Ready(Err(RecvError));
-            }
-            let number = number.unwrap_or(state.next);
-            state.next = state.next.max(number + 1);
-            state.waiting.push_back((number, cx.waker().clone(), false));
-            self.number = Some(number);
-            Poll::Pending
+            let Self { shared, number } = &mut *self;
+            poll(shared, number, cx)
         }
     }
 
     impl<T> Drop for Recv<'_, T> {
         fn drop(&mut self) {
-            let Some(number) = self.number else { return };
-            let mut state = lock(self.shared);
-            let was_woken = state.waiting.iter().any(|(known, _, is_woken)| *known == number && *is_woken);
-            state.waiting.retain(|(known, ..)| *known != number);
-            let woken = if was_woken { state.notify() } else { None };
-            drop(state);
-            woken.into_iter().for_each(Waker::wake);
+            leave(self.shared, self.number);
         }
     }
 }

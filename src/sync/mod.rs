@@ -1,17 +1,23 @@
-//! The locks and atomics of the library, and the channel of the queue: those of the standard library and of async-channel,
-//! or, in a build that explores schedules (`--cfg brigade_model="…"`), those of the explorer.
+//! The locks and atomics of the library, and its channels: those of the standard library and of async-channel;
+//! with the feature `testing`, the same with [preemption points](preempt) around them; or, in a build that explores schedules
+//! (`--cfg brigade_model="…"`), those of the explorer.
 //!
 //! Shuttle picks among the threads at each lock and atomic, at random; the real channels are in its build, and each call of
-//! theirs is one step. Loom goes through all orders of the operations it sees, so in its build the queue's channel is a small
-//! one made of its locks. Counts of references are the standard library's everywhere.
+//! theirs is one step. Loom goes through all orders of the operations it sees, so in its build the channels are small
+//! ones made of its locks. Counts of references are the standard library's everywhere.
 
-#[cfg(not(any(brigade_model = "loom", brigade_model = "shuttle")))]
+#[cfg(not(any(feature = "testing", brigade_model = "loom", brigade_model = "shuttle")))]
 mod imp {
     pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
     pub(crate) use std::{sync as in_wakers, thread_local};
 
     pub(crate) use async_channel as channel;
 }
+
+#[cfg(feature = "testing")]
+pub(crate) mod preempt;
+#[cfg(all(feature = "testing", not(any(brigade_model = "loom", brigade_model = "shuttle"))))]
+use self::preempt as imp;
 
 #[cfg(brigade_model = "shuttle")]
 mod imp {

@@ -1,6 +1,6 @@
-//! One sequence of random numbers, the same for the same seed on every machine. Pure.
+//! One sequence of random numbers, the same for the same seed on every machine; and what it chooses next among tasks. Pure.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 /// The generator xorshift64* (S. Vigna, 2016).
 #[derive(Debug)]
@@ -32,9 +32,82 @@ impl Dice {
     }
 }
 
+/// Chooses the task to poll next.
+///
+/// For half of the seeds each choice is on its own. For the others tasks have priorities that change now and then, so that one task
+/// goes on for long while others that could do not, as if their threads were slow (S. Burckhardt et al., "A randomized scheduler with
+/// probabilistic guarantees of finding bugs", 2010).
+#[derive(Debug)]
+pub(super) struct Chooser {
+    dice: Dice,
+    by_priority: bool,
+    /// Of each task, by its number; as many as there were to choose from.
+    priorities: RefCell<Vec<u64>>,
+}
+
+impl Chooser {
+    /// All priorities change after one in so many choices, so that no task keeps another waiting forever.
+    const CHANGE: u64 = 12;
+
+    pub(super) fn new(seed: u64, stream: u64) -> Self {
+        let dice = Dice::new(seed, stream);
+        let by_priority = dice.below(2) == 0;
+        Self { dice, by_priority, priorities: RefCell::default() }
+    }
+
+    /// The same; `None` if all have a low priority, as if their threads were suspended.
+    pub(super) fn choose_awake(&self, tasks: &[usize]) -> Option<usize> {
+        let at = (!tasks.is_empty()).then(|| self.choose(tasks))?;
+        let is_awake = !self.by_priority || self.priorities.borrow()[tasks[at]] > u64::MAX / 2;
+        is_awake.then_some(at)
+    }
+
+    /// The position of one of these tasks, of which there is at least one.
+    pub(super) fn choose(&self, tasks: &[usize]) -> usize {
+        if !self.by_priority {
+            return self.dice.below(tasks.len() as u64) as usize;
+        }
+        let mut priorities = self.priorities.borrow_mut();
+        let count = tasks.iter().max().map_or(0, |last| last + 1);
+        while priorities.len() < count {
+            priorities.push(self.dice.number());
+        }
+        if self.dice.below(Self::CHANGE) == 0 {
+            priorities.iter_mut().for_each(|priority| *priority = self.dice.number());
+        }
+        (0..tasks.len()).max_by_key(|at| priorities[tasks[*at]]).unwrap_or(0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_task_is_chosen_in_its_turn_however_tasks_are_chosen() {
+        for seed in 0..20 {
+            let chooser = Chooser::new(seed, 0);
+            let mut seen = [0; 4];
+            (0..1000).for_each(|_| seen[chooser.choose(&[0, 1, 2, 3])] += 1);
+            assert!(seen.iter().all(|count| *count > 20), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn for_some_seeds_one_task_is_chosen_many_times_in_a_row() {
+        let longest = |seed| {
+            let chooser = Chooser::new(seed, 0);
+            let (mut last, mut row, mut longest) = (0, 0, 0);
+            for _ in 0..200 {
+                let chosen = chooser.choose(&[3, 5, 8, 9]);
+                row = if chosen == last { row + 1 } else { 1 };
+                (last, longest) = (chosen, longest.max(row));
+            }
+            longest
+        };
+        let rows: Vec<usize> = (0..20).map(longest).collect();
+        assert!(rows.iter().any(|row| *row > 20) && rows.iter().any(|row| *row < 10), "{rows:?}");
+    }
 
     #[test]
     fn a_seed_is_a_sequence_and_streams_differ() {

@@ -9,6 +9,10 @@
 //! or which holds up a job that could run; a wait that nobody can end; a run that never comes to rest; and, at the end, anything
 //! that a watched pool has not given back.
 //!
+//! Between two steps is not where all races are. With [`FaultKind::Preempt`], other tasks are polled, and faults strike, in the middle of a
+//! poll too: at the *preemption points*, where another thread could act on what the pool shares. A run then does what several threads could
+//! do, and is still decided by its seed; its plan names the points.
+//!
 //! What is simulated has to stay on this thread: a handler that waits for another thread, for a file or a socket, or for a real
 //! clock, cannot be repeated. Give it [`Sim::clock`], and doubles of what it talks to.
 //!
@@ -56,6 +60,7 @@ mod plan;
 mod run;
 mod shrink;
 mod sim;
+mod strike;
 mod trace;
 mod watch;
 
@@ -162,7 +167,10 @@ impl<S: IntoIterator<Item = u64>> Simulation<S> {
             let ended = run::run(seed, &plan, self.max_steps, &scenario);
             runs.runs += 1;
             runs.steps += ended.steps;
-            runs.strikes += ended.struck.strikes().len() as u64;
+            let polls =
+                ended.struck.strikes().iter().filter(|strike| matches!(strike.fault, Fault::Poll(_))).count() as u64;
+            runs.strikes += ended.struck.strikes().len() as u64 - polls;
+            runs.polls += polls;
             if ended.failed.is_some() {
                 let (plan, ended) = shrink::shrink(seed, ended, self.max_steps, &scenario);
                 let message = ended.failed.unwrap_or_default();
@@ -235,8 +243,10 @@ pub struct Runs {
     pub runs: u64,
     /// How many steps they took: polls of tasks, and moves of the clock.
     pub steps: u64,
-    /// How many faults struck.
+    /// How many faults struck, polls inside other polls aside.
     pub strikes: u64,
+    /// How many polls came inside other polls.
+    pub polls: u64,
 }
 
 /// A run that failed.

@@ -42,6 +42,11 @@ pub enum Fault {
     Abort,
     /// The next handler that [`Sim::faulty`](super::Sim::faulty) has made comes to this.
     Handler(HandlerFault),
+    /// Another task is polled in the middle of a poll, as by another thread: the one of this number among those that can go on, counted
+    /// round and round.
+    Poll(u32),
+    /// The statistics of the watched pools are read and checked.
+    Stats,
 }
 
 /// What becomes of a handler that [`Sim::faulty`](super::Sim::faulty) has made, or that asks.
@@ -88,11 +93,17 @@ pub enum FaultKind {
     Abort,
     /// [`Fault::Handler`].
     Handler,
+    /// [`Fault::Stats`].
+    Stats,
+    /// Preemption: tasks are polled in the middle of the polls of others, at a rate that the seed decides, and faults may strike there
+    /// too; see [`Strike::point`]. A scenario that allows this holds no lock and no borrow of its own while it calls the
+    /// pool.
+    Preempt,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::DropWorker,
         Self::DropExecutor,
         Self::DropTask,
@@ -104,6 +115,8 @@ impl FaultKind {
         Self::Close,
         Self::Abort,
         Self::Handler,
+        Self::Stats,
+        Self::Preempt,
     ];
 
     fn draw(self, dice: &Dice) -> Fault {
@@ -126,6 +139,8 @@ impl FaultKind {
             Self::Close => [Fault::Close, Fault::Seal, Fault::Drain][number(3) as usize],
             Self::Abort => Fault::Abort,
             Self::Handler => Fault::Handler(HandlerFault::ALL[number(6) as usize]),
+            Self::Stats => Fault::Stats,
+            Self::Preempt => Fault::Poll(number(8)),
         }
     }
 }
@@ -164,84 +179,133 @@ impl fmt::Display for Fault {
             Self::Drain => f.write_str("drain"),
             Self::Abort => f.write_str("abort"),
             Self::Handler(fault) => f.write_str(fault.name()),
+            Self::Poll(number) => write!(f, "poll={number}"),
+            Self::Stats => f.write_str("stats"),
         }
     }
 }
 
-/// A fault and the step before which it strikes.
+/// A fault, and when it strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Strike {
-    /// Counted from 0.
+    /// The step, counted from 0.
     pub step: u64,
+    /// The preemption point inside the step, counted from 1; 0: before the step. If the step has fewer, it strikes before the
+    /// next step.
+    ///
+    /// A preemption point is where another thread could act in the middle of a poll: before the library takes a lock, after it has
+    /// released one, on either side of what it does to a channel, and where a handler calls [`Sim::preempt`](super::Sim::preempt).
+    pub point: u32,
     /// What strikes.
     pub fault: Fault,
 }
 
+impl Strike {
+    const fn place(&self) -> (u64, u32) {
+        (self.step, self.point)
+    }
+}
+
 /// The strikes of a run, in the order of their steps.
 ///
-/// As text it is what a [`Failure`](super::Failure) prints between brackets, and can be read back: the step, a colon, the
-/// fault; strikes apart by a blank. Durations are nanoseconds.
+/// As text it is what a [`Failure`](super::Failure) prints between brackets, and can be read back: the step, a dot and the
+/// [preemption point](Strike::point) if it is one, a colon, the fault; strikes apart by a blank. Durations are nanoseconds.
+/// `preempt=8` before them stands for polls at one in eight points, which the seed chooses.
 ///
 /// # Examples
 ///
 /// ```
 /// use brigade::testing::{Fault, Plan, Strike};
 ///
-/// let plan: Plan = "3:pause 17:drop-worker=1".parse().unwrap();
-/// assert_eq!(plan.strikes()[1], Strike { step: 17, fault: Fault::DropWorker(1) });
-/// assert_eq!(plan.to_string(), "3:pause 17:drop-worker=1");
+/// let plan: Plan = "3:pause 17.2:drop-worker=1".parse().unwrap();
+/// assert_eq!(plan.strikes()[1], Strike { step: 17, point: 2, fault: Fault::DropWorker(1) });
+/// assert_eq!(plan.to_string(), "3:pause 17.2:drop-worker=1");
 /// assert!("3:tea".parse::<Plan>().is_err());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
-pub struct Plan(Vec<Strike>);
+pub struct Plan {
+    /// Another task is polled at one in so many preemption points; 0: at none.
+    preempt: u32,
+    strikes: Vec<Strike>,
+}
 
 impl Plan {
     /// A plan of these strikes.
     pub fn new(strikes: impl IntoIterator<Item = Strike>) -> Self {
         let mut strikes: Vec<Strike> = strikes.into_iter().collect();
-        strikes.sort_by_key(|strike| strike.step);
-        Self(strikes)
+        strikes.sort_by_key(Strike::place);
+        Self { preempt: 0, strikes }
+    }
+
+    /// Polls another task at one in so many preemption points, which the seed chooses; 0: at none.
+    #[must_use]
+    pub const fn preempt(mut self, one_in: u32) -> Self {
+        self.preempt = one_in;
+        self
+    }
+
+    /// At one in how many preemption points another task is polled.
+    pub(super) const fn preempts_one_in(&self) -> u32 {
+        self.preempt
     }
 
     /// The strikes, in the order of their steps.
     pub fn strikes(&self) -> &[Strike] {
-        &self.0
+        &self.strikes
     }
 
-    /// Makes a plan of any bytes, for fuzzers: of each four, two are the steps since the strike before, one is the kind, and one
-    /// decides the rest.
+    /// Makes a plan of any bytes, for fuzzers: of each four, two are the steps since the strike before and the preemption point, one
+    /// is the kind, and one decides the rest.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut step = 0;
         let strike = |bytes: &[u8]| {
             step += u64::from(bytes[0]) + 256 * u64::from(bytes[1] % 4);
             let kind = FaultKind::ALL[usize::from(bytes[2]) % FaultKind::ALL.len()];
-            Strike { step, fault: kind.draw(&Dice::new(bytes[3].into(), 3)) }
+            Strike { step, point: u32::from(bytes[1] / 4), fault: kind.draw(&Dice::new(bytes[3].into(), 3)) }
         };
-        Self(bytes.chunks_exact(4).map(strike).collect())
+        Self::new(bytes.chunks_exact(4).map(strike))
     }
 
     /// Makes the plan that the seed decides, of faults of these kinds.
     pub fn random(seed: u64, kinds: &[FaultKind]) -> Self {
+        let inside = kinds.contains(&FaultKind::Preempt).then(|| Dice::new(seed, 4));
+        let preempt = inside.as_ref().map_or(0, |dice| PREEMPT[dice.below(PREEMPT.len() as u64) as usize]);
+        let kinds: Vec<FaultKind> = kinds.iter().copied().filter(|kind| *kind != FaultKind::Preempt).collect();
         let dice = Dice::new(seed, 2);
         if kinds.is_empty() || dice.below(4) == 0 {
-            return Self::default();
+            return Self::default().preempt(preempt);
         }
         // Some runs end after a few steps, others go on for long.
         let horizon = 8 << dice.below(8);
         let count = 1 + dice.below(6);
         let strike = |_| {
             let kind = kinds[dice.below(kinds.len() as u64) as usize];
-            Strike { step: dice.below(horizon), fault: kind.draw(&dice) }
+            let (step, fault) = (dice.below(horizon), kind.draw(&dice));
+            // Half of them between steps. Most polls come to a few points, some to many.
+            let point =
+                inside.as_ref().filter(|dice| dice.below(2) == 0).map_or(0, |dice| 1 + dice.below(4 << dice.below(5)));
+            Strike { step, point: point as u32, fault }
         };
-        Self::new((0..count).map(strike))
+        Self::new((0..count).map(strike)).preempt(preempt)
     }
 }
 
+/// The rates of preemption of which the seed takes one.
+const PREEMPT: [u32; 8] = [0, 0, 100, 30, 12, 6, 3, 2];
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, Strike { step, fault }) in self.0.iter().enumerate() {
-            let gap = if at == 0 { "" } else { " " };
-            write!(f, "{gap}{step}:{fault}")?;
+        let mut gap = "";
+        if self.preempt > 0 {
+            write!(f, "preempt={}", self.preempt)?;
+            gap = " ";
+        }
+        for Strike { step, point, fault } in &self.strikes {
+            match point {
+                0 => write!(f, "{gap}{step}:{fault}")?,
+                point => write!(f, "{gap}{step}.{point}:{fault}")?,
+            }
+            gap = " ";
         }
         Ok(())
     }
@@ -266,7 +330,8 @@ impl FromStr for Plan {
 
     fn from_str(text: &str) -> Result<Self, ParsePlanError> {
         let strike = |text: &str| {
-            let (step, fault) = text.split_once(':')?;
+            let (place, fault) = text.split_once(':')?;
+            let (step, point) = place.split_once('.').unwrap_or((place, "0"));
             let (name, value) = fault.split_once('=').map_or((fault, None), |(name, value)| (name, Some(value)));
             let number = || value?.parse::<u32>().ok();
             let fault = match name {
@@ -284,14 +349,19 @@ impl FromStr for Plan {
                 "seal" => Fault::Seal,
                 "drain" => Fault::Drain,
                 "abort" => Fault::Abort,
+                "poll" => Fault::Poll(number()?),
+                "stats" => Fault::Stats,
                 name => Fault::Handler(HandlerFault::ALL.into_iter().find(|fault| fault.name() == name)?),
             };
-            Some(Strike { step: step.parse().ok()?, fault })
+            Some(Strike { step: step.parse().ok()?, point: point.parse().ok()?, fault })
         };
-        let strikes: Result<Vec<Strike>, ParsePlanError> = (text.split_whitespace())
+        let mut words = text.split_whitespace().peekable();
+        let preempt = words.peek().and_then(|word| word.strip_prefix("preempt=")?.parse().ok());
+        let strikes: Result<Vec<Strike>, ParsePlanError> = words
+            .skip(usize::from(preempt.is_some()))
             .map(|text| strike(text).ok_or_else(|| ParsePlanError { strike: text.to_owned() }))
             .collect();
-        Ok(Self::new(strikes?))
+        Ok(Self::new(strikes?).preempt(preempt.unwrap_or(0)))
     }
 }
 
@@ -311,7 +381,7 @@ mod tests {
         #[test]
         fn a_plan_survives_its_text(seed: u64, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             for plan in [Plan::random(seed, &FaultKind::ALL), Plan::from_bytes(&bytes)] {
-                prop_assert!(plan.strikes().is_sorted_by_key(|strike| strike.step));
+                prop_assert!(plan.strikes().is_sorted_by_key(Strike::place));
                 prop_assert_eq!(plan.to_string().parse(), Ok(plan));
             }
         }
@@ -322,7 +392,7 @@ mod tests {
         let faults = |kinds: &[FaultKind]| -> Vec<String> {
             let plans = (0..500).map(|seed| Plan::random(seed, kinds));
             let mut names: Vec<String> = plans
-                .flat_map(|plan| plan.0)
+                .flat_map(|plan| plan.strikes)
                 .map(|strike| strike.fault.to_string().split('=').next().unwrap_or_default().to_owned())
                 .collect();
             names.sort_unstable();
@@ -331,14 +401,27 @@ mod tests {
         };
         assert_eq!(faults(&[FaultKind::Pause]), ["pause", "resume"]);
         assert_eq!(faults(&[]), [""; 0]);
-        assert_eq!(faults(&FaultKind::ALL).len(), 14 + HandlerFault::ALL.len());
+        assert_eq!(faults(&[FaultKind::Preempt]), [""; 0]);
+        assert_eq!(faults(&FaultKind::ALL).len(), 15 + HandlerFault::ALL.len());
+    }
+
+    #[test]
+    fn nothing_strikes_inside_a_poll_unless_preemption_is_asked_for() {
+        let kinds = FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::Preempt).collect::<Vec<_>>();
+        for seed in 0..100 {
+            let plan = Plan::random(seed, &kinds);
+            assert!(plan.preempt == 0 && plan.strikes.iter().all(|strike| strike.point == 0), "{plan}");
+        }
+        let plans: Vec<_> = (0..100).map(|seed| Plan::random(seed, &FaultKind::ALL)).collect();
+        assert!(plans.iter().any(|plan| plan.preempt == 2));
+        assert!(plans.iter().any(|plan| plan.strikes.iter().any(|strike| strike.point > 20)));
     }
 
     #[test]
     fn a_text_that_is_no_plan_is_named() {
         let error = "1:pause x:abort".parse::<Plan>().unwrap_err();
         assert_eq!(error.to_string(), "\"x:abort\" is not a step, a colon and a fault");
-        for text in ["pause", "1:drop-worker", "1:rate=x", "1:tea", "-1:pause"] {
+        for text in ["pause", "1:drop-worker", "1:rate=x", "1:tea", "-1:pause", "1.x:pause", "1:pause preempt=3"] {
             assert!(text.parse::<Plan>().is_err(), "{text}");
         }
     }

@@ -3,12 +3,12 @@
 
 use std::future::Future;
 
-use super::plan::{Plan, Strike};
+use super::plan::Plan;
 use super::run::{self, Run};
 use super::sim::Sim;
 
 /// So many runs are spent on it.
-const MOST_RUNS: usize = 500;
+const MAX_RUNS: usize = 1000;
 
 /// Returns the plan and its run, which fails.
 pub(super) fn shrink<F, Fut>(seed: u64, failed: Run, max_steps: u64, scenario: &F) -> (Plan, Run)
@@ -19,22 +19,26 @@ where
     let mut best = failed;
     let mut runs = 0;
     let mut size = best.struck.strikes().len().div_ceil(2);
-    while size > 0 && runs < MOST_RUNS {
-        let strikes = best.struck.strikes().to_vec();
-        let shorter = (0..strikes.len()).step_by(size).find_map(|start| {
-            let without = strikes.iter().enumerate().filter(|(at, _)| !(start..start + size).contains(at));
-            let plan = Plan::new(without.map(|(_, strike)| *strike).collect::<Vec<Strike>>());
+    while size > 0 && runs < MAX_RUNS {
+        let before = best.struck.strikes().len();
+        // From the last to the first: what is left out changes only what comes after it.
+        let mut end = before;
+        while end > 0 && runs < MAX_RUNS {
+            let strikes = best.struck.strikes();
+            let start = end.saturating_sub(size);
+            let plan = Plan::new(strikes[..start].iter().chain(&strikes[end..]).copied());
             runs += 1;
             let ended = run::run(seed, &plan, max_steps, scenario);
-            ended.failed.is_some().then_some(ended)
-        });
-        match shorter {
-            Some(shorter) => {
-                best = shorter;
-                size = size.min(best.struck.strikes().len());
+            if ended.failed.is_some() {
+                best = ended;
             }
-            None => size /= 2,
+            end = start.min(best.struck.strikes().len());
         }
+        // Once more where something went, since the rest may go now.
+        if size > 1 || best.struck.strikes().len() == before {
+            size /= 2;
+        }
+        size = size.min(best.struck.strikes().len());
     }
     // What is told is a run by the very plan that is told.
     let plan = best.struck.clone();

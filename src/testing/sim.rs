@@ -14,14 +14,16 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
-use super::dice::Dice;
-use super::plan::HandlerFault;
+use super::dice::{Chooser, Dice};
+use super::plan::{HandlerFault, Plan};
+use super::strike::Strikes;
 use super::trace::Trace;
 use super::watch::{Local, Recorder, Watched};
 use crate::builder::Builder;
 use crate::handler::Call;
 use crate::pool::Pool;
 use crate::rt::{BoxFuture, ManualSleep, ManualTimer, Spawn};
+use crate::sync::preempt::preemption_point;
 use crate::worker::Workers;
 
 /// One run, as its scenario sees it. Clones share it.
@@ -35,8 +37,8 @@ pub struct Sim {
 pub(super) struct World {
     pub(super) seed: u64,
     pub(super) clock: ManualTimer,
-    /// Who goes on next.
-    pub(super) order: Dice,
+    /// Chooses the task that is polled next.
+    pub(super) order: Chooser,
     /// What the scenario asks for.
     dice: Dice,
     pub(super) trace: RefCell<Trace>,
@@ -46,7 +48,12 @@ pub(super) struct World {
     pub(super) recorders: RefCell<Vec<Recorder>>,
     /// That have struck, and no handler has come to yet; at most as many as strikes.
     pub(super) handler_faults: HandlerFaults,
+    pub(super) strikes: Strikes,
+    /// What is called at the end; as many as the scenario asks for.
+    pub(super) end_checks: RefCell<Vec<EndCheck>>,
 }
+
+type EndCheck = Box<dyn FnOnce()>;
 
 type HandlerFaults = Arc<Mutex<VecDeque<HandlerFault>>>;
 
@@ -77,8 +84,10 @@ pub(super) enum Kind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TaskState {
+pub(super) enum TaskState {
     Waiting,
+    /// Is to be dropped, or is being dropped.
+    Cancelled,
     Dropped,
     Done,
 }
@@ -107,38 +116,45 @@ impl Running {
         self.future.is_some()
     }
 
-    /// Whether it is to be dropped, though it was polled just now.
-    pub(super) fn is_dropped(&self) -> bool {
-        self.ending.state.get() == TaskState::Dropped
+    /// Whether it has neither ended nor been dropped; it may be in the middle of a poll.
+    pub(super) fn is_left(&self) -> bool {
+        self.ending.state.get() == TaskState::Waiting
     }
 
-    /// It ran to its end; who waits for that is to be woken.
-    pub(super) fn end(&mut self) -> Option<Waker> {
-        self.ending.state.set(TaskState::Done);
+    /// Whether it is to be dropped, though it was polled just now.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.ending.state.get() == TaskState::Cancelled
+    }
+
+    /// Its future is gone; who waits for that is to be woken.
+    pub(super) fn end(&mut self, state: TaskState) -> Option<Waker> {
+        self.ending.state.set(state);
         self.ending.waker.take()
     }
 
-    /// It is dropped where it stands: what is to be dropped and who is to be woken.
-    pub(super) fn drop_now(&mut self) -> (Option<Local>, Option<Waker>) {
-        if self.ending.state.get() == TaskState::Waiting {
-            self.ending.state.set(TaskState::Dropped);
+    /// It is to be dropped: where it stands, or when its poll ends.
+    fn cancel(&mut self) -> Option<Local> {
+        if self.is_left() {
+            self.ending.state.set(TaskState::Cancelled);
         }
-        (self.future.take(), self.ending.waker.take())
+        self.future.take()
     }
 }
 
 impl Sim {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, plan: Plan) -> Self {
         let world = World {
             seed,
+            strikes: Strikes::new(seed, plan),
             clock: ManualTimer::new(),
-            order: Dice::new(seed, 0),
+            order: Chooser::new(seed, 0),
             dice: Dice::new(seed, 1),
             trace: RefCell::default(),
             tasks: RefCell::default(),
             pools: RefCell::default(),
             recorders: RefCell::default(),
             handler_faults: HandlerFaults::default(),
+            end_checks: RefCell::default(),
         };
         Self { world: Rc::new(world) }
     }
@@ -160,6 +176,12 @@ impl Sim {
         self.below(count) == 0
     }
 
+    /// A preemption point of the scenario's own: in a run with [`FaultKind::Preempt`](super::FaultKind::Preempt), other tasks may be
+    /// polled here, as if this one were suspended in the middle of its poll while other threads go on.
+    pub fn preempt(&self) {
+        preemption_point();
+    }
+
     // ---- time ----
 
     /// The clock of this run. It stands still while anybody can go on, and jumps to the next moment that somebody waits for when nobody
@@ -174,6 +196,17 @@ impl Sim {
     /// [cancelled](Task::cancel).
     pub fn spawn(&self, name: impl Into<String>, future: impl Future<Output = ()> + 'static) -> Task {
         self.add(name.into(), Kind::Task, Box::pin(future))
+    }
+
+    /// Drops the task where it stands; or when its poll ends, if it is in the middle of one.
+    pub(super) fn drop_task(&self, number: usize) {
+        let future = self.world.tasks.borrow_mut()[number].cancel();
+        if future.is_some() {
+            // With no borrow, since that may do anything; and before it is gone for others.
+            drop(future);
+            let waker = self.world.tasks.borrow_mut()[number].end(TaskState::Dropped);
+            waker.into_iter().for_each(Waker::wake);
+        }
     }
 
     pub(super) fn add(&self, name: String, kind: Kind, future: Local) -> Task {
@@ -197,6 +230,20 @@ impl Sim {
             let name = format!("worker {}", worker.id());
             self.add(name, Kind::Worker, Box::pin(worker.run()));
         }
+    }
+
+    /// Moves what recorders were told of to the trace.
+    pub(super) fn trace_events(&self) {
+        let mut trace = self.world.trace.borrow_mut();
+        for recorder in &*self.world.recorders.borrow() {
+            recorder.take_lines().into_iter().for_each(|line| trace.add(format_args!("{line}")));
+        }
+    }
+
+    /// Calls the closure when the run is at its end: all pools are drained, and no task is in the middle of a poll. It may panic, which
+    /// fails the run.
+    pub fn at_end(&self, check: impl FnOnce() + 'static) {
+        self.world.end_checks.borrow_mut().push(Box::new(check));
     }
 
     // ---- pools ----
@@ -291,9 +338,7 @@ impl Task {
 
     /// Drops its future where it stands, unless it has ended. A task that cancels itself is dropped when it waits next.
     pub fn cancel(&self) {
-        let (future, waker) = self.sim.world.tasks.borrow_mut()[self.number].drop_now();
-        drop(future);
-        waker.into_iter().for_each(Waker::wake);
+        self.sim.drop_task(self.number);
     }
 }
 
@@ -304,7 +349,7 @@ impl Future for Task {
         match self.ending.state.get() {
             TaskState::Done => Poll::Ready(true),
             TaskState::Dropped => Poll::Ready(false),
-            TaskState::Waiting => {
+            TaskState::Waiting | TaskState::Cancelled => {
                 self.ending.waker.replace(Some(cx.waker().clone()));
                 Poll::Pending
             }

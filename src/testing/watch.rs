@@ -32,6 +32,8 @@ pub(super) trait Watched {
     fn resume_all(&self) -> bool;
     /// Ends when it is drained.
     fn drain(&self) -> Local;
+    /// What a failed run tells of it.
+    fn describe(&self) -> String;
 }
 
 impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Engine<In, T, E>> {
@@ -58,6 +60,12 @@ impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Engine<In, T, E>> {
             Fault::Priority(number) => return (self.prioritise(number), None),
             Fault::Close => self.close(Life::Closed),
             Fault::Seal => self.close(Life::Sealed),
+            Fault::Stats => {
+                let _ = self.stats();
+                if let Err(wrong) = self.audit_now() {
+                    panic!("{wrong}");
+                }
+            }
             Fault::Drain => return (true, Some(self.drain())),
             Fault::Abort => {
                 let pool = handle(self);
@@ -80,6 +88,10 @@ impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Engine<In, T, E>> {
     fn drain(&self) -> Local {
         let pool = handle(self);
         Box::pin(async move { pool.drain().await })
+    }
+
+    fn describe(&self) -> String {
+        self.describe_books()
     }
 }
 

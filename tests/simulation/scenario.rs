@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use brigade::testing::{Recorder, Sim};
@@ -20,7 +20,7 @@ use brigade::{
     Builder, CancelReason, Completion, Jitter, JobError, JobHandle, JobId, OnError, Outcome, Pool, RateLimit, Report,
     Retry, Submitter,
 };
-use futures_lite::{StreamExt, future, stream};
+use futures_lite::{Stream, StreamExt, future, stream};
 
 // ---- what is counted ----
 
@@ -56,6 +56,8 @@ impl Debug for Token {
 struct Input {
     /// How many generations of jobs it may add.
     depth: usize,
+    /// So many jobs follow it, each submitted by the one before.
+    chain: usize,
     /// Below [`KEYS`].
     key: usize,
     runs: Runs,
@@ -132,6 +134,14 @@ struct World {
     is_in_order: bool,
     /// Whether the pool has no policies; then hardly anybody asks for one either.
     is_plain: bool,
+    /// Whether most jobs end without waiting, so that a worker runs many in one poll.
+    is_quick: bool,
+    /// What actors do.
+    actions: Actions,
+    /// Whether there are few actors.
+    is_focused: bool,
+    /// Whether a job was told to be abandoned, which takes a worker that was dropped.
+    is_abandoned: Rc<Cell<bool>>,
     /// Of those built.
     workers: usize,
     jobs_per_worker: usize,
@@ -194,7 +204,7 @@ impl World {
 
     fn input_of(&self, depth: usize) -> Input {
         self.inputs.made.set(self.inputs.made.get() + 1);
-        Input { depth, key: self.below(KEYS), runs: Rc::default(), _token: Token::new(&self.alive) }
+        Input { depth, chain: 0, key: self.below(KEYS), runs: Rc::default(), _token: Token::new(&self.alive) }
     }
 
     fn hands_in(&self) -> HandsIn {
@@ -222,7 +232,7 @@ impl World {
         match result {
             Err(JobError::WouldDeadlock) => return,
             Err(JobError::Cancelled(reason)) => assert_eq!(*reason, CancelReason::Aborted, "{id}"),
-            Err(JobError::Abandoned) => assert!(self.pool().stats().workers < self.workers, "{id}"),
+            Err(JobError::Abandoned) => self.is_abandoned.set(true),
             _ => {}
         }
         self.told(id, outcome_of(result));
@@ -237,7 +247,7 @@ impl World {
                 CancelReason::Stream => is_cancelled,
                 _ => false,
             }),
-            Err(JobError::Abandoned) => assert!(self.pool().stats().workers < self.workers),
+            Err(JobError::Abandoned) => self.is_abandoned.set(true),
             _ => {}
         }
         self.told(completion.id, outcome_of(&completion.result));
@@ -265,20 +275,42 @@ pub(crate) struct Allowed {
 }
 
 /// The scenario.
-pub(crate) async fn scenario(sim: Sim, allowed: Allowed) {
+pub(crate) fn scenario(sim: Sim, allowed: Allowed) -> impl Future<Output = ()> {
+    scenario_of(sim, allowed, &Focus::NONE)
+}
+
+/// What a simulation is about.
+pub(crate) struct Focus {
+    pub(crate) actions: Actions,
+    /// Whether every pool has fewer places in its queue than workers, and most jobs are quick; else some have.
+    pub(crate) is_small: bool,
+}
+
+impl Focus {
+    const NONE: Self = Self { actions: ACTIONS, is_small: false };
+}
+
+/// The scenario, made of less.
+pub(crate) async fn scenario_of(sim: Sim, allowed: Allowed, focus: &'static Focus) {
     let below = |bound: usize| sim.below(bound as u64) as usize;
     // Where nothing is asked for but to run jobs, they come in lots and are booked by the journal.
     let is_plain = sim.one_in(2);
-    let (workers, child_capacity) = (1 + below(4), below(5));
-    let capacity = 1 + below(if is_plain { 40 } else { 5 });
-    let mut builder = sim.builder().workers(workers).queue_capacity(capacity).child_capacity(child_capacity);
-    let jobs_per_worker = if sim.one_in(2) { 1 + below(4) } else { 1 };
+    let (mut workers, mut capacity) = (1 + below(4), 1 + below(if is_plain { 40 } else { 5 }));
+    // What goes wrong where all is full goes wrong most often where it takes little to be full.
+    let is_small = focus.is_small || sim.one_in(2);
+    if is_small {
+        capacity = 1 + below(4);
+        workers = capacity + 1 + below(3);
+    }
+    let mut builder = sim.builder().workers(workers).queue_capacity(capacity).child_capacity(below(5));
+    let jobs_per_worker = if sim.one_in(3) { 1 + below(4) } else { 1 };
     builder = builder.jobs_per_worker(jobs_per_worker);
     let mut settings = Settings { recorder: None, max_per_key: usize::MAX, has_time_limit: false, is_in_order: false };
     if !is_plain {
         (builder, settings) = with_policies(&sim, builder, allowed);
     }
     let Settings { recorder, max_per_key, has_time_limit, is_in_order } = settings;
+    let is_quick = focus.is_small || sim.one_in(3);
     let world = World {
         sim,
         recorder,
@@ -292,13 +324,20 @@ pub(crate) async fn scenario(sim: Sim, allowed: Allowed) {
         has_time_limit,
         is_in_order,
         is_plain,
+        is_quick,
+        actions: focus.actions,
+        is_focused: focus.is_small,
+        is_abandoned: Rc::default(),
         workers,
         jobs_per_worker,
     };
     run(&world, builder).await;
-    let World { alive, seen, .. } = world;
-    assert_eq!(seen.lock().unwrap().violation, None);
-    assert_eq!(alive.load(Ordering::SeqCst), 0, "inputs, futures, values, errors or states are left");
+    let World { alive, seen, sim, .. } = &world;
+    let (alive, seen) = (Arc::clone(alive), Arc::clone(seen));
+    sim.at_end(move || {
+        assert_eq!(seen.lock().unwrap().violation, None);
+        assert_eq!(alive.load(Ordering::SeqCst), 0, "inputs, futures, values, errors or states are left");
+    });
 }
 
 /// What the policies of a pool let be checked.
@@ -309,16 +348,21 @@ struct Settings {
     is_in_order: bool,
 }
 
+/// Some seconds; one in eight is as short as can be.
+fn limit(sim: &Sim) -> Duration {
+    if sim.one_in(8) { Duration::from_nanos(1) } else { Duration::from_secs(1 + sim.below(9)) }
+}
+
 /// Any policies.
 fn with_policies(sim: &Sim, mut builder: Builder<Input, Token>, allowed: Allowed) -> (Builder<Input, Token>, Settings) {
     let below = |bound: usize| sim.below(bound as u64) as usize;
     builder = builder.timings(sim.one_in(2));
     let has_time_limit = sim.one_in(2);
     if has_time_limit {
-        builder = builder.attempt_timeout(Duration::from_secs(1 + sim.below(9)));
+        builder = builder.attempt_timeout(limit(sim));
     }
     if sim.one_in(4) {
-        builder = builder.job_timeout(Duration::from_secs(1 + sim.below(9)));
+        builder = builder.job_timeout(limit(sim));
     }
     let mut max_per_key = usize::MAX;
     let is_in_order = allowed.fixed_order && sim.one_in(3);
@@ -337,7 +381,9 @@ fn with_policies(sim: &Sim, mut builder: Builder<Input, Token>, allowed: Allowed
         recorder = recorder.map(Recorder::in_order);
     }
     if sim.one_in(4) {
-        let (permits, burst) = (1 + below(4) as u32, 1 + below(3) as u32);
+        // One in four is above what can be had.
+        let permits = if sim.one_in(4) { 1_000_000_000 } else { 1 + below(4) as u32 };
+        let burst = 1 + below(3) as u32;
         builder = builder.rate_limit(RateLimit::per_second(permits).burst(burst));
         if sim.one_in(3) {
             builder = builder.cost_by(|input: &Input| input.depth as u32);
@@ -383,11 +429,18 @@ async fn run(world: &World, builder: Builder<Input, Token>) {
         }
     });
     *world.pool.borrow_mut() = Some(pool);
-    let actors: Vec<_> = (0..2 + world.below(4)).map(|_| world.sim.spawn("actor", actor(world.clone()))).collect();
+    // What one leaves behind, another may clear away.
+    let actors: Vec<_> = (0..1 + world.below(if world.is_focused { 2 } else { 5 }))
+        .map(|_| world.sim.spawn("actor", actor(world.clone())))
+        .collect();
     for actor in actors {
         actor.await;
     }
     let pool = world.pool();
+    while world.is_abandoned.get() && pool.stats().workers == world.workers {
+        // The worker that was dropped with a job is about to leave.
+        future::yield_now().await;
+    }
     pool.drain().await;
     // Whatever an abort returned and nobody took.
     world.told_report(pool.abort().await);
@@ -401,7 +454,8 @@ async fn run(world: &World, builder: Builder<Input, Token>) {
     } else {
         assert_eq!(accounted, inputs.made.get(), "an input was lost, or made up");
     }
-    *world.pool.borrow_mut() = None;
+    // With no borrow, since other tasks may go on meanwhile.
+    drop(world.pool.take());
 }
 
 fn build(builder: Builder<Input, Token>, world: &World) -> Jobs {
@@ -505,42 +559,93 @@ async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Outp
     if world.sim.is_to_fail() {
         return Err(Token::new(&world.alive));
     }
-    let child = || world.input_of(input.depth - 1);
-    for _ in 0..world.below(4) {
-        match world.below(if input.depth > 0 { 12 } else { 4 }) {
-            0..=2 => future::yield_now().await,
-            3 => world.sleep(1000 * (1 + world.below(5))).await,
-            4..=6 => {
-                if let Some(jobs) = &jobs {
+    if input.chain > 0 {
+        continues_chain(&world, input.chain).await;
+        return Ok(Token::new(&world.alive));
+    }
+    world.sim.preempt();
+    let steps = if world.is_quick && !world.one_in(8) { 0 } else { world.below(4) };
+    for _ in 0..steps {
+        let step = draw(&world, if input.depth > 0 { STEPS } else { LAST_STEPS });
+        step.take(&world, input.depth, jobs.as_ref()).await;
+        world.sim.preempt();
+    }
+    match world.below(20) {
+        0..=2 => Err(Token::new(&world.alive)),
+        3 => panic_quietly(),
+        4 if world.has_time_limit => future::pending().await,
+        _ => Ok(Token::new(&world.alive)),
+    }
+}
+
+/// What a job does before it ends.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Yield,
+    Sleep,
+    /// Adds a job.
+    Add,
+    /// Adds a job, and uses its handle.
+    AddAndFinish,
+    TrySubmit,
+    Submit,
+    Map,
+    Group,
+}
+
+const STEPS: Weighted<Step> = &[
+    (3, Step::Yield),
+    (1, Step::Sleep),
+    (3, Step::Add),
+    (1, Step::AddAndFinish),
+    (1, Step::TrySubmit),
+    (1, Step::Submit),
+    (1, Step::Map),
+    (1, Step::Group),
+];
+
+/// Of jobs that add no others.
+const LAST_STEPS: Weighted<Step> = &[(3, Step::Yield), (1, Step::Sleep)];
+
+impl Step {
+    /// `depth` is that of the job; the jobs that it adds have one less.
+    async fn take(self, world: &World, depth: usize, jobs: Option<&Adder>) {
+        let child = || world.input_of(depth - 1);
+        match self {
+            Self::Yield => future::yield_now().await,
+            Self::Sleep => world.sleep(1000 * (1 + world.below(5))).await,
+            Self::Add => {
+                if let Some(jobs) = jobs {
                     world.submitted(jobs.add(child()));
                 }
             }
-            7 => {
-                if let Some(jobs) = &jobs {
+            Self::AddAndFinish => {
+                if let Some(jobs) = jobs {
                     let (child, runs) = child().and_its_runs();
                     if let Some(handle) = world.submitted(jobs.submit(child)) {
-                        finish(&world, handle, runs).await;
+                        finish(world, handle, runs).await;
                     }
                 }
             }
-            8 => {
+            Self::TrySubmit => {
                 let (child, runs) = child().and_its_runs();
                 if let Some(handle) = world.submitted(world.pool().try_submit(child)) {
-                    finish(&world, handle, runs).await;
+                    finish(world, handle, runs).await;
                 }
             }
-            9 => {
+            Self::Submit => {
                 let hands_in = world.hands_in();
                 let (child, runs) = child().and_its_runs();
                 let submitted = world.pool().submit(child).await;
                 hands_in.done();
                 if let Some(handle) = world.submitted(submitted) {
-                    finish(&world, handle, runs).await;
+                    finish(world, handle, runs).await;
                 }
             }
-            10 => {
-                let (ours, depth) = (world.clone(), input.depth - 1);
-                let mut map = world.pool().map((0..1 + world.below(3)).map(move |_| ours.input_of(depth)));
+            Self::Map => {
+                let ours = world.clone();
+                let inputs = (0..1 + world.below(3)).map(move |_| ours.input_of(depth - 1));
+                let mut map = world.pool().map(inputs);
                 while let Some(completion) = map.next().await {
                     world.told_completion(&completion, OnError::Continue, false);
                     if world.one_in(8) {
@@ -548,7 +653,7 @@ async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Outp
                     }
                 }
             }
-            _ => {
+            Self::Group => {
                 let mut group = world.pool().group();
                 let hands_in = world.hands_in();
                 let submitted = group.submit(child()).await;
@@ -561,29 +666,91 @@ async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Outp
             }
         }
     }
-    match world.below(20) {
-        0..=2 => Err(Token::new(&world.alive)),
-        3 => panic_quietly(),
-        4 if world.has_time_limit => future::pending().await,
-        _ => Ok(Token::new(&world.alive)),
-    }
 }
 
 // ---- actors ----
 
-/// Somebody outside the pool, who uses all of it.
+/// What an actor outside the pool does next.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Action {
+    Submit,
+    SubmitMany,
+    Reserve,
+    Map,
+    Group,
+    Idle,
+    /// Uses an option of a running pool.
+    Control,
+    /// Ends the pool.
+    Stop,
+    /// Reads a map whose source is a map of the same pool, and so on.
+    NestMaps,
+    /// Reads a map whose source stays pending until another task tells it to end, or closes the pool.
+    MapPendingSource,
+    /// Submits to a group that another task cancels.
+    CancelGroup,
+    /// Cancels many jobs before a worker can take them.
+    CancelMany,
+    /// Submits a job that submits the next while it runs, and so on.
+    Chain,
+    /// Waits until the pool is idle or has ended; what was submitted before is known then.
+    KnowAfterIdle,
+}
+
+/// Actions, and how often each comes.
+pub(crate) type Actions = Weighted<Action>;
+
+const ACTIONS: Actions = &[
+    (8, Action::Submit),
+    (4, Action::SubmitMany),
+    (4, Action::Reserve),
+    (8, Action::Map),
+    (4, Action::Group),
+    (4, Action::Idle),
+    (7, Action::Control),
+    (1, Action::Stop),
+    (2, Action::NestMaps),
+    (2, Action::MapPendingSource),
+    (2, Action::CancelGroup),
+    (1, Action::CancelMany),
+    (2, Action::Chain),
+    (3, Action::KnowAfterIdle),
+];
+
+type Weighted<T> = &'static [(usize, T)];
+
+fn draw<T: Copy>(world: &World, weighted: Weighted<T>) -> T {
+    let mut at = world.below(weighted.iter().map(|(weight, _)| weight).sum());
+    let drawn = weighted.iter().find(|(weight, _)| at.checked_sub(*weight).map(|left| at = left).is_none());
+    drawn.expect("the number is below the sum of the weights").1
+}
+
+impl Action {
+    async fn take(self, world: &World) {
+        world.sim.trace(format_args!("{self:?}"));
+        match self {
+            Self::Submit => submits(world).await,
+            Self::SubmitMany => submits_many(world).await,
+            Self::Reserve => reserves(world).await,
+            Self::Map => maps(world).await,
+            Self::Group => groups(world).await,
+            Self::Idle => world.pool().idle().await,
+            Self::Control => controls(world).await,
+            Self::Stop => stopper(world).await,
+            Self::NestMaps => nests_maps(world).await,
+            Self::MapPendingSource => maps_pending_source(world).await,
+            Self::CancelGroup => submits_to_cancelled_group(world).await,
+            Self::CancelMany => cancels_many(world),
+            Self::Chain => starts_chain(world).await,
+            Self::KnowAfterIdle => knows_after_idle(world).await,
+        }
+    }
+}
+
+/// A task outside the pool, which uses all of it.
 async fn actor(world: World) {
     for _ in 0..1 + world.below(6) {
-        match world.below(10) {
-            9 if world.one_in(4) => stopper(&world).await,
-            8 | 9 => controls(&world).await,
-            0 | 1 => submits(&world).await,
-            2 => submits_many(&world).await,
-            3 => reserves(&world).await,
-            4 | 5 => maps(&world).await,
-            6 => groups(&world).await,
-            _ => world.pool().idle().await,
-        }
+        draw(&world, world.actions).take(&world).await;
     }
 }
 
@@ -610,8 +777,10 @@ async fn controls(world: &World) {
         3 => pool.queued_below(1 + world.below(3)).await,
         4 => pool.running_below(1 + world.below(3)).await,
         _ => {
-            let running = pool.running();
-            assert!(running.len() <= world.workers * world.jobs_per_worker && running.len() == pool.stats().running);
+            // Each is right at its moment; others may go on between the two.
+            let (running, stats) = (pool.running(), pool.stats());
+            let slots = world.workers * world.jobs_per_worker;
+            assert!(running.len() <= slots && stats.running <= slots);
         }
     }
 }
@@ -671,7 +840,11 @@ async fn submits(world: &World) {
     if asks && !world.is_in_order && world.one_in(3) {
         job = job.priority(world.below(5) as i32 - 2);
     }
-    if asks && !world.is_in_order && world.one_in(3) {
+    // One that never starts has to be cancelled.
+    let is_endless = asks && !world.is_in_order && world.one_in(16);
+    if is_endless {
+        job = job.delay(Duration::MAX);
+    } else if asks && !world.is_in_order && world.one_in(3) {
         job = job.delay(Duration::from_millis(500 * world.below(6) as u64));
     }
     let submitted = if world.one_in(3) {
@@ -697,7 +870,11 @@ async fn submits(world: &World) {
             future::yield_now().await;
             handle.set_priority(world.below(5) as i32 - 2);
         }
-        finish(world, handle, runs).await;
+        if is_endless {
+            drop(handle);
+        } else {
+            finish(world, handle, runs).await;
+        }
     }
 }
 
@@ -738,6 +915,7 @@ async fn maps(world: &World) {
             for _ in 0..yields {
                 future::yield_now().await;
             }
+            world.sim.preempt();
             world.input()
         })
     });
@@ -747,7 +925,7 @@ async fn maps(world: &World) {
         map = map.ordered();
     }
     if world.one_in(2) {
-        map = map.window(1 + world.below(6));
+        map = map.window(if world.one_in(3) { 1 } else { 1 + world.below(6) });
     }
     if world.one_in(3) {
         map = map.keep_inputs();
@@ -802,7 +980,8 @@ async fn groups(world: &World) {
         if world.one_in(3) && unread > 0 {
             let completion = group.next().await.expect("not all are read");
             world.told_completion(&completion, OnError::Continue, is_cancelled);
-            unread = group.unread();
+            // Of those submitted here; it may be one that a job has added.
+            unread -= 1;
         }
         if world.one_in(40) {
             group.cancel();
@@ -814,5 +993,195 @@ async fn groups(world: &World) {
     }
     for completion in group.join().await {
         world.told_completion(&completion, OnError::Continue, is_cancelled);
+    }
+}
+
+/// A map that is the source of a map of the same pool, and so on: however few places the queue has, each gets its turn.
+async fn nests_maps(world: &World) {
+    let pool = world.pool();
+    let inputs = |ours: World, count| stream::iter(0..count).map(move |_| ours.input_of(0));
+    let mut source: Pin<Box<dyn Stream<Item = Input>>> = Box::pin(inputs(world.clone(), 1 + world.below(6)));
+    for _ in 0..1 + world.below(4) {
+        let (mut map, ours) = (pool.map_stream(source), world.clone());
+        if world.one_in(3) {
+            map = map.window(1 + world.below(2));
+        }
+        source = Box::pin(map.map(move |completion| {
+            ours.told_completion(&completion, OnError::Continue, false);
+            ours.input_of(0)
+        }));
+    }
+    let mut map = pool.map_stream(source);
+    while let Some(completion) = map.next().await {
+        world.told_completion(&completion, OnError::Continue, false);
+    }
+}
+
+/// A source that is pending until it is told to end.
+#[derive(Default)]
+struct Pending {
+    is_over: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Pending {
+    fn end(&self) {
+        self.is_over.set(true);
+        let waker = self.waker.borrow_mut().take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Input>> {
+        if self.is_over.get() {
+            return Poll::Ready(None);
+        }
+        *self.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// Calls the closure when it is dropped, whatever becomes of the task that has it.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
+}
+
+/// A map with such a source ends with it, or with its pool.
+async fn maps_pending_source(world: &World) {
+    let (pool, ours, pending) = (world.pool(), world.clone(), Rc::new(Pending::default()));
+    let own = Rc::clone(&pending);
+    let source = stream::iter(0..world.below(3)).map(move |_| ours.input());
+    let mut map = pool.map_stream(source.chain(stream::poll_fn(move |cx| own.poll(cx))));
+    let (theirs, closes, sleep) = (world.clone(), world.one_in(3), world.sleep(500 * world.below(6)));
+    let end = OnDrop(move || {
+        let pool = theirs.pool.borrow().clone();
+        match pool {
+            Some(pool) if closes => pool.close(),
+            _ => pending.end(),
+        }
+    });
+    world.sim.spawn("teller", async move {
+        sleep.await;
+        drop(end);
+    });
+    while let Some(completion) = map.next().await {
+        world.told_completion(&completion, OnError::Continue, false);
+    }
+}
+
+/// A submission to a group ends when the group is cancelled, though there is no room.
+async fn submits_to_cancelled_group(world: &World) {
+    const PATIENCE: usize = 1000;
+    let group = Rc::new(world.pool().group().window(1 + world.below(8)));
+    let is_waiting = Rc::new(Cell::new(false));
+    let (theirs, waits, yields) = (Rc::clone(&group), Rc::clone(&is_waiting), world.below(8));
+    world.sim.spawn("canceller", async move {
+        for _ in 0..yields {
+            future::yield_now().await;
+        }
+        theirs.cancel();
+        drop(theirs);
+        for _ in 0..PATIENCE {
+            if !waits.get() {
+                return;
+            }
+            future::yield_now().await;
+        }
+        panic!("a submission waits for room, though its group is cancelled");
+    });
+    let _over = OnDrop(|| is_waiting.set(false));
+    for _ in 0..1 + world.below(6) {
+        let hands_in = world.hands_in();
+        is_waiting.set(true);
+        let submitted = group.submit(world.input()).await;
+        is_waiting.set(false);
+        hands_in.done();
+        world.submitted(submitted);
+    }
+}
+
+/// Jobs that are cancelled while they wait for a worker leave nothing that adds up.
+fn cancels_many(world: &World) {
+    let pool = world.pool();
+    for _ in 0..70 + world.below(30) {
+        if let Some(handle) = world.submitted(pool.try_submit(world.input())) {
+            drop(handle.cancel());
+        }
+    }
+}
+
+/// A chain of jobs, each of which submits the next while it runs: as if another thread did so in the middle of the worker's poll. The
+/// last one begins a map.
+async fn starts_chain(world: &World) {
+    // Once all workers wait.
+    world.sleep(1).await;
+    let hands_in = world.hands_in();
+    let mut input = world.input_of(0);
+    input.chain = 1 + world.below(7);
+    let submitted = world.pool().submit(input).await;
+    hands_in.done();
+    if let Some(handle) = world.submitted(submitted) {
+        handle.detach();
+    }
+}
+
+async fn continues_chain(world: &World, chain: usize) {
+    let pool = world.pool();
+    if chain > 1 {
+        let mut next = world.input_of(0);
+        next.chain = chain - 1;
+        if let Some(handle) = world.submitted(pool.try_submit(next)) {
+            handle.detach();
+        }
+        return;
+    }
+    let ours = world.clone();
+    let mut map = pool.map((0..1 + world.below(4)).map(move |_| ours.input_of(0)));
+    let first = future::poll_once(map.next()).await.flatten();
+    let ours = world.clone();
+    world.sim.spawn("reader", async move {
+        let mut completion = first;
+        if completion.is_none() {
+            completion = map.next().await;
+        }
+        while let Some(told) = completion {
+            ours.told_completion(&told, OnError::Continue, false);
+            completion = map.next().await;
+        }
+    });
+}
+
+/// When the pool is idle, or has ended, the outcome of every job before is known.
+async fn knows_after_idle(world: &World) {
+    let (pool, mut handles) = (world.pool(), Vec::new());
+    for _ in 0..1 + world.below(4) {
+        let hands_in = world.hands_in();
+        let (input, runs) = world.input().and_its_runs();
+        let submitted = pool.submit(input).await;
+        hands_in.done();
+        handles.extend(world.submitted(submitted).map(|handle| (handle, runs)));
+    }
+    let mut group = pool.group();
+    for _ in 0..world.below(3) {
+        world.submitted(group.try_submit(world.input()));
+    }
+    match world.below(12) {
+        0 => pool.drain().await,
+        1 => world.told_report(pool.abort().await),
+        _ => pool.idle().await,
+    }
+    for (handle, _) in &handles {
+        assert!(handle.is_finished(), "the pool was idle, and the outcome of job {} is not known", handle.id());
+    }
+    while group.unread() > 0 {
+        let completion = future::poll_once(group.next()).await.flatten();
+        let completion = completion.expect("the pool was idle, and a completion is not there");
+        world.told_completion(&completion, OnError::Continue, false);
+    }
+    for (handle, runs) in handles {
+        finish(world, handle, runs).await;
     }
 }

@@ -1,0 +1,60 @@
+//! Scenarios of one kind of actor each, on pools with few places and quick jobs: what goes wrong only there is found within few seeds.
+
+use brigade::testing::{FaultKind, Simulation};
+
+use crate::scenario::{Action, Allowed, Focus, scenario_of};
+
+/// How many runs of each.
+const SEEDS: u64 = 300;
+
+/// Runs so many seeds of the scenario with these actors, each with faults and without.
+#[track_caller]
+fn check(focus: &'static Focus) {
+    let allowed = Allowed { fixed_rate: false, fixed_order: false };
+    let seeds = || 0..std::env::var("BRIGADE_SEEDS").map_or(SEEDS, |text| text.parse().expect("it is a number"));
+    Simulation::new(seeds()).faults([FaultKind::Preempt]).check(|sim| scenario_of(sim, allowed, focus));
+    Simulation::new(seeds()).faults(FaultKind::ALL).check(|sim| scenario_of(sim, allowed, focus));
+}
+
+#[test]
+fn a_job_that_is_submitted_while_a_worker_runs_starts_while_another_is_idle() {
+    const CHAINS: Focus = Focus { is_small: true, actions: &[(2, Action::Chain), (1, Action::Submit)] };
+    check(&CHAINS);
+}
+
+#[test]
+fn a_map_whose_source_stays_pending_ends_with_its_pool() {
+    const PENDING: Focus = Focus { is_small: true, actions: &[(2, Action::MapPendingSource), (1, Action::Map)] };
+    check(&PENDING);
+}
+
+#[test]
+fn maps_that_are_sources_of_each_other_end_however_few_places_there_are() {
+    const NESTED: Focus = Focus { is_small: true, actions: &[(1, Action::NestMaps)] };
+    check(&NESTED);
+}
+
+#[test]
+fn a_submission_to_a_group_ends_when_the_group_is_cancelled() {
+    const GROUPS: Focus = Focus { is_small: true, actions: &[(1, Action::CancelGroup), (1, Action::SubmitMany)] };
+    check(&GROUPS);
+}
+
+#[test]
+fn cancelled_jobs_do_not_add_up_though_no_worker_takes_them() {
+    const CANCELLED: Focus = Focus { is_small: true, actions: &[(1, Action::CancelMany), (1, Action::Submit)] };
+    check(&CANCELLED);
+}
+
+#[test]
+fn every_outcome_is_known_when_the_pool_is_idle() {
+    const KNOWN: Focus = Focus { is_small: true, actions: &[(1, Action::KnowAfterIdle)] };
+    check(&KNOWN);
+}
+
+#[test]
+fn many_maps_and_submissions_at_once_end() {
+    const BUSY: Focus =
+        Focus { is_small: true, actions: &[(2, Action::Map), (2, Action::SubmitMany), (1, Action::Reserve)] };
+    check(&BUSY);
+}
