@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::ops::ControlFlow::{Break, Continue};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use brigade::{CancelReason, Completion, End, Group, JobError, Map, RateLimit, Source, SubmitError};
@@ -78,6 +78,12 @@ impl Action {
     }
 }
 
+/// Actions that the environment excludes from mixed rounds.
+static LEFT_OUT: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let names = std::env::var("BRIGADE_STRESS_WITHOUT").unwrap_or_default();
+    names.split(',').map(str::to_owned).collect()
+});
+
 /// What a client draws its actions from.
 #[derive(Debug, Clone)]
 pub(crate) struct Mix(Vec<Action>);
@@ -93,7 +99,9 @@ impl Mix {
 
     /// One action again and again, a few, or any.
     pub(crate) fn draw(rng: &mut Rng, config: &Config) -> Self {
-        let all = Action::ALL.iter().copied().filter(|action| action.is_for(config)).collect::<Vec<_>>();
+        let is_left_out = |action: &Action| LEFT_OUT.contains(&format!("{action:?}"));
+        let is_possible = |action: &Action| action.is_for(config) && !is_left_out(action);
+        let all = Action::ALL.iter().copied().filter(is_possible).collect::<Vec<_>>();
         match rng.u8(..3) {
             0 => Self(vec![*rng.choice(&all).expect("there are some")]),
             1 => Self((0..3).filter_map(|_| rng.choice(&all).copied()).collect()),
@@ -562,8 +570,8 @@ impl Client {
     }
 
     /// Submits a job to the group, and reads one if the window is full.
-    async fn submit_to(&mut self, group: &mut Jobs, is_left: bool) -> Flow {
-        let work = if is_left { self.any_work() } else { self.work() };
+    async fn submit_to(&mut self, group: &mut Jobs) -> Flow {
+        let work = self.work();
         let input = self.input(work);
         match group.submit(input).await {
             Ok(()) => {
@@ -572,7 +580,7 @@ impl Client {
             }
             Err(refused) => {
                 self.refused(&refused)?;
-                if !is_left && refused.is_full() {
+                if refused.is_full() {
                     group.next().await;
                 }
                 Continue(())
@@ -583,7 +591,17 @@ impl Client {
     async fn group(&mut self, action: Action) -> Flow {
         let mut group = self.open_group();
         for _ in 0..self.rng.usize(..20) {
-            self.submit_to(&mut group, action != Action::GroupJoin).await?;
+            self.submit_to(&mut group).await?;
+        }
+        if action != Action::GroupJoin {
+            // Jobs without end come last and without a wait for room, since that could then be without end as well.
+            for _ in 0..self.rng.usize(..4) {
+                let work = self.any_work();
+                if group.try_submit(self.input(work)).is_ok() {
+                    self.counts.accept();
+                }
+                future::yield_now().await;
+            }
         }
         if action == Action::GroupDropped {
             return Continue(());
@@ -651,7 +669,7 @@ impl Client {
             if self.rng.bool() {
                 self.submit_keep().await?;
             } else {
-                self.submit_to(&mut group, false).await?;
+                self.submit_to(&mut group).await?;
             }
         }
         let inputs = self.inputs(1, false);

@@ -3,7 +3,7 @@
 //!
 //! `BRIGADE_STRESS_SECONDS=n` runs each test for so long, in place of a fraction of a second; `BRIGADE_STRESS_SEED=n` sets
 //! the seed of the first round, and the others count on from there. Threads are not replayed by a seed, but what a round
-//! does is. A round that makes no progress ends the process, and the seed, the configuration, the clients and the pool are
+//! does is. `BRIGADE_STRESS_WITHOUT=MapOfMaps,Idle` leaves these actions out of mixed rounds. A round that makes no progress ends the process, and the seed, the configuration, the clients and the pool are
 //! printed.
 
 mod clients;
