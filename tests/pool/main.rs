@@ -8,6 +8,7 @@ mod clocks;
 mod control;
 mod core;
 mod drops;
+mod endings;
 mod failures;
 mod hazards;
 mod keys;
