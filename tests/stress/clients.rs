@@ -170,7 +170,7 @@ impl Client {
             Action::SubmitCancel => self.submit_cancel().await,
             Action::SubmitDrop => {
                 let work = self.any_work();
-                self.submit(work).await?.map(drop);
+                drop(self.submit(work).await?);
                 Continue(())
             }
             Action::SubmitDetach => {

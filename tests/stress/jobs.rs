@@ -202,7 +202,7 @@ pub(crate) async fn run(input: Input, jobs: Option<Submitter<Input, u64, Failure
             async_io::Timer::after(Duration::from_micros(micros)).await;
         }
         Work::Fail => return Err("on request"),
-        Work::Panic => panic!("{PANIC}"),
+        Work::Panic => std::panic::panic_any(PANIC),
         Work::Endless => future::pending().await,
         Work::Add(count) => {
             for _ in 0..count {

@@ -41,7 +41,7 @@ fn stress(test: &'static str, draw: impl Fn(&mut Rng) -> Config) {
     HOOK.call_once(|| {
         let default = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            if panic.payload_as_str() != Some(PANIC) {
+            if panic.payload().downcast_ref() != Some(&PANIC) {
                 default(panic);
             }
         }));
