@@ -431,7 +431,7 @@ impl Round {
 
     pub(crate) fn describe_pool(&self) -> String {
         match &*self.pool.lock().unwrap() {
-            Some(pool) => format!("{:?}\nrunning: {:?}", pool.stats(), pool.running()),
+            Some(pool) => format!("{:?}\nrunning: {:?}\npaused: {}", pool.stats(), pool.running(), pool.is_paused()),
             None => "the pool has no handle any more".to_owned(),
         }
     }
