@@ -14,9 +14,9 @@ use futures_core::Stream as _;
 use pin_project_lite::pin_project;
 
 use crate::attempt::unwind;
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel;
+use crate::sync::in_wakers::Mutex;
+use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
 
 /// A channel without a bound of its own; its user says what bounds it.
 pub(crate) fn unbounded<T>() -> (Sender<T>, Receiver<T>) {

@@ -67,7 +67,7 @@ const STACK: usize = 1 << 17;
 
 /// A pool whose workers are not run: the threads of the model do what they would.
 fn pool(workers: usize, clock: &ManualTimer) -> (Jobs, Workers<u32, u32, u32, Plain<impl Fn(u32) -> Handled + use<>>>) {
-    Pool::builder().workers(workers).queue_capacity(2).timer(clock.clone()).build(|n| std::future::injector(Ok(n)))
+    Pool::builder().workers(workers).queue_capacity(2).timer(clock.clone()).build(|n| std::future::ready(Ok(n)))
 }
 
 type Handled = std::future::Ready<Result<u32, u32>>;

@@ -434,11 +434,19 @@ impl<In, T, E> Feeding<In, T, E> {
 
     /// The map pulls no more.
     pub(crate) fn leave(&mut self) {
+        drop(self.take_waker());
+    }
+
+    /// The same, for a map that is cancelled: wakes the task that waits.
+    pub(crate) fn leave_and_wake(&mut self) {
+        unwind::wake(self.take_waker());
+    }
+
+    fn take_waker(&mut self) -> Option<Waker> {
         self.room = None;
-        if let Some(number) = self.number.take() {
-            let wakes = self.engine.state().ledger.leave_feeding(number);
-            self.engine.carry_out(wakes);
-        }
+        let number = self.number.take()?;
+        let mut state = self.engine.state();
+        state.ledger.leave_feeding(number)
     }
 }
 

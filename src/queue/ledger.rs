@@ -471,12 +471,12 @@ impl Ledger {
         (false, wakes)
     }
 
-    /// The map waits no more.
-    pub(crate) fn leave_feeding(&mut self, number: u64) -> Wakes {
-        let Some(Feeder { waker, wants_room }) = self.feeders.remove(&number) else { return Wakes::default() };
+    /// The map waits no more. Returns its waker, which is not to be dropped under the lock.
+    pub(crate) fn leave_feeding(&mut self, number: u64) -> Option<Waker> {
+        let Feeder { waker, wants_room } = self.feeders.remove(&number)?;
         self.wanting -= usize::from(wants_room);
         self.untold -= usize::from(wants_room && waker.is_some());
-        Wakes { unneeded: waker, ..Wakes::default() }
+        waker
     }
 
     /// Whether maps that wait for room are to be told: there is much of it, or any while nothing is queued, since permits may

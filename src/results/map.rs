@@ -323,7 +323,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
     fn stop(&mut self, reason: CancelReason) {
         self.intake = Intake::Shut;
         self.deadline = None;
-        self.feeding.leave();
+        // It may be cancelled by another task than the one that waits for its source.
+        self.feeding.leave_and_wake();
         self.reader.stream.cancel(reason);
     }
 

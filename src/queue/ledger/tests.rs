@@ -477,7 +477,7 @@ impl Pair {
             Op::LeaveFeeding(map) => {
                 let Some(number) = self.numbers[map].take() else { return };
                 told.unneeded = naive.feeders[map].take().and_then(|feeder| feeder.waker);
-                wakes = self.real.leave_feeding(number);
+                wakes.unneeded = self.real.leave_feeding(number);
             }
             Op::TellAnyRoom => {
                 naive.tells_any_room = true;
