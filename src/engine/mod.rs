@@ -13,6 +13,7 @@ mod signal;
 pub(crate) mod timekeeper;
 mod waits;
 
+use std::collections::TryReserveError;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
@@ -145,17 +146,21 @@ pub(crate) struct Settings<In, E> {
 }
 
 impl<In, T, E> Engine<In, T, E> {
-    pub(crate) fn new(settings: Settings<In, E>) -> Arc<Self> {
+    /// Fails if memory cannot hold what has to be known of so many slots.
+    pub(crate) fn new(settings: Settings<In, E>) -> Result<Arc<Self>, TryReserveError> {
         let (workers, slots_each) = (settings.workers, settings.jobs_per_worker);
         let slots = workers * slots_each;
+        let mut running = Running::new();
+        running.reserve(slots)?;
+        let signals = Signals::new(slots)?;
         let schedule =
             settings.is_scheduled.then(|| Box::new(Schedule::new(settings.policy, slots, settings.timer.now())));
         let mut ledger = Ledger::new(settings.capacity, settings.child_capacity, workers, slots_each);
         ledger.set_max_waiting(settings.max_waiting);
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             state: Mutex::new(State {
                 ledger,
-                running: Running::new(),
+                running,
                 limits: settings.limits,
                 interrupted: Vec::new(),
                 open_desks: Vec::new(),
@@ -174,7 +179,7 @@ impl<In, T, E> Engine<In, T, E> {
                 && !settings.timings
                 && !settings.adds_jobs,
             slots_each,
-            signals: Signals::new(slots),
+            signals,
             quiet: event_listener::Event::new(),
             timer: settings.timer,
             observer: settings.observer,
@@ -196,7 +201,7 @@ impl<In, T, E> Engine<In, T, E> {
             key_by: settings.key_by,
             cost_by: settings.cost_by,
             policy: settings.policy,
-        })
+        }))
     }
 
     /// The books, with all journals entered.
