@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use self::scheduling::Retries;
 use self::signal::Signals;
 pub(crate) use self::signal::{Interrupt, reason_from_code, reason_to_code};
-use self::timekeeper::Keeper;
+use self::timekeeper::{Keeper, Notice};
 use self::waits::Waiting;
 pub(crate) use self::waits::{NoRoom, Room, Wait, WaitMark};
 use crate::attempt::inside::Place;
@@ -652,10 +652,12 @@ pub(crate) struct Past {
     pub(crate) since: Option<Instant>,
     /// Of former attempts.
     pub(crate) history: Option<Box<History>>,
+    /// For the worker that keeps the time; to be [given](Engine::give_notice) once no lock is held.
+    pub(crate) notice: Notice,
 }
 
 impl Past {
-    pub(crate) const NONE: Self = Self { since: None, history: None };
+    pub(crate) const NONE: Self = Self { since: None, history: None, notice: Notice::NONE };
 
     /// How many attempts were made.
     #[inline]

@@ -324,10 +324,12 @@ impl<In, T, E> Engine<In, T, E> {
             return Begun::NotYet;
         }
         self.signals[slot].clear();
-        past.history = schedule.start(spot, now);
+        past.history = schedule.start(spot, load, now);
         if self.is_keeper(slot) {
             state.keeper.note_awake();
         }
+        // Those that have waited for this start wait for a time now.
+        past.notice = state.keeper.look(schedule.next());
         let since = reading.map(|reading| reading.at).or_else(|| schedule.instant(now));
         if let Some(history) = &past.history {
             occupant.attempts = history.attempts.saturating_add(1);

@@ -249,6 +249,7 @@ fn start<In, T, E>(
     note: impl FnOnce(Runner) -> bool,
 ) -> Option<Start<In, T, E>> {
     let input = entry.start(engine, ticket, outbox, note)?;
+    ticket.give_notice(engine);
     outbox.clear_for(ticket.stream());
     let input = match ticket.prepare(input) {
         Ok(input) => input,

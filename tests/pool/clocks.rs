@@ -1,12 +1,12 @@
-//! Clocks that do what no clock should: step back, stand still, jump ahead. No permit too many comes of that, and nobody
-//! waits for longer than a period once the clock goes on.
+//! Clocks that do what no clock should: step back, stand still, jump ahead, run faster than any job. No permit too many comes of
+//! that, no job waits for longer than a period once the clock goes on, and no worker keeps the thread.
 //!
 //! On one thread and step by step, since what matters is what has happened between two looks at the clock.
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, poll_fn, ready};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -325,4 +325,77 @@ fn a_clock_that_was_set_back_ends_a_delay_after_as_long_as_it_shows_going_on() {
             stage.end();
         }
     });
+}
+
+/// A clock that is a microsecond later at each look, so that whatever is due in less has passed when it is waited for.
+#[derive(Clone)]
+struct Hasty(Arc<Looks>);
+
+struct Looks {
+    start: Instant,
+    count: AtomicU64,
+    /// More are a worker that goes in a circle.
+    most: u64,
+}
+
+impl Hasty {
+    fn new(most: u64) -> Self {
+        Self(Arc::new(Looks { start: Instant::now(), count: AtomicU64::new(0), most }))
+    }
+}
+
+impl Timer for Hasty {
+    fn now(&self) -> Instant {
+        let count = self.0.count.fetch_add(1, Ordering::SeqCst);
+        assert!(count < self.0.most, "the clock is looked at without end");
+        self.0.start + Duration::from_micros(count)
+    }
+
+    fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
+        let clock = self.clone();
+        Box::pin(poll_fn(move |cx| {
+            if clock.now() >= at {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }))
+    }
+}
+
+#[test]
+fn a_rate_that_is_faster_than_any_clock_lets_all_jobs_run() {
+    let nano = Duration::from_nanos(1);
+    for limit in [
+        RateLimit::per_second(10_000_000),
+        RateLimit::per_second(u32::MAX),
+        RateLimit::per(u32::MAX, nano),
+        RateLimit::sliding_window(1, nano),
+    ] {
+        in_both_ways(|slots| {
+            for of_keys in [false, true] {
+                let builder = slots.at_once(Pool::builder(), 10);
+                let builder = if of_keys {
+                    builder.key_by(|n| n % 3).rate_limit_per_key(limit)
+                } else {
+                    builder.rate_limit(limit)
+                };
+                const JOBS: u64 = 2000;
+                let (pool, workers) = builder.timer(Hasty::new(100 * JOBS)).build(|n: u64| ready(Ok::<_, ()>(n)));
+                let mut steps = Steps::default();
+                for worker in workers {
+                    steps.add("worker", worker.run());
+                }
+                let reader = pool.clone();
+                steps.add("reader", async move {
+                    let sum: u64 = reader.map(0..JOBS).try_collect::<Vec<_>>().await.unwrap().iter().sum();
+                    assert_eq!(sum, JOBS * (JOBS - 1) / 2);
+                    reader.drain().await;
+                });
+                steps.settle();
+                assert_eq!(steps.waiting().count(), 0, "{limit:?}, of keys: {of_keys}");
+                assert_eq!(assert_settled(&pool).succeeded, JOBS);
+            }
+        });
+    }
 }

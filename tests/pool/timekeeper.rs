@@ -223,6 +223,39 @@ fn a_moment_that_passes_after_an_abort_does_not_keep_a_worker_from_yielding() {
     assert_settled(&pool);
 }
 
+#[test]
+fn jobs_that_wait_for_a_worker_that_is_not_polled_wake_no_other() {
+    let clock = ManualTimer::new();
+    let starts = Starts::default();
+    let (log, inside) = (Rc::clone(&starts), clock.clone());
+    let builder = Pool::builder().workers(3).rate_limit(RateLimit::every(SECOND)).timer(clock.clone());
+    let (pool, workers) = builder.build(move |n: u32| {
+        log.borrow_mut().push((inside.elapsed().as_millis(), n));
+        future::pending::<Result<(), ()>>()
+    });
+    let mut workers = workers.into_iter();
+    let mut steps = Steps::default();
+    let mut next_worker = |steps: &mut Steps| steps.add("worker", workers.next().unwrap().run());
+    let first = next_worker(&mut steps);
+    (0..3).for_each(|n| pool.try_submit(n).unwrap().detach());
+    steps.settle();
+    clock.advance(SECOND);
+    steps.settle();
+    // The second job is on its way to a worker, and the third one waits for its start and for no time.
+    let polls = steps.polls(first);
+    for _ in 0..10 {
+        assert_eq!(clock.sleeping(), 0);
+        clock.advance(SECOND);
+        steps.settle();
+    }
+    assert_eq!(steps.polls(first), polls);
+    // It does so as late as its start is.
+    next_worker(&mut steps);
+    next_worker(&mut steps);
+    steps.run_out(&clock);
+    assert_eq!(*starts.borrow(), [(0, 0), (11_000, 1), (12_000, 2)]);
+}
+
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Jobs of input 0 never end, those of 1 fail, and all others succeed.

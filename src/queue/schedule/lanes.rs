@@ -135,6 +135,7 @@ struct Lane {
 enum Stand {
     Nowhere,
     Eligible(Rank),
+    /// Never: until one of its released jobs starts or is given up, which keep the permits that it needs.
     Until(Tick),
 }
 
@@ -320,11 +321,16 @@ impl Lanes {
         }
     }
 
-    /// A released job of the lane starts.
-    pub(crate) fn start(&mut self, spot: Spot, now: Tick, cost: u32) {
-        if let Some(gate) = self.lanes.get_mut(spot).and_then(|lane| lane.gate.as_mut()) {
-            gate.start(now, cost);
+    /// A released job of the lane starts. Says whether the lane was waiting for that, and not for a time.
+    pub(crate) fn start(&mut self, spot: Spot, now: Tick, cost: u32) -> bool {
+        let Some(lane) = self.lanes.get_mut(spot) else { return false };
+        let Some(gate) = &mut lane.gate else { return false };
+        gate.start(now, cost);
+        let has_waited = lane.stand == Stand::Until(Tick::NEVER);
+        if has_waited {
+            self.stand_anew(spot);
         }
+        has_waited
     }
 
     /// A released job of the lane does not start.
