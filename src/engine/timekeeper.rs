@@ -5,6 +5,9 @@
 //! the next moment and for no other: a change that moves the moment, to an earlier time, a later one or none, wakes the worker, and
 //! that sets its alarm anew, or drops it, before it waits again. When it leaves, or when there is a moment and no worker has the
 //! role, a worker that waits is woken, and takes it as it goes back to waiting.
+//!
+//! What ends the loops of workers that let one moment after another pass: [`Timekeeping::poll`] is ready at most
+//! [`MOMENTS_PER_TURN`] times before it is pending, however fast the clock is.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -15,6 +18,9 @@ use crate::planted::{self, Bug};
 use crate::queue::schedule::clock::Tick;
 use crate::rt::BoxFuture;
 use crate::sync::atomic::Ordering;
+
+/// After so many moments that have passed, a worker lets others have the thread.
+const MOMENTS_PER_TURN: usize = 16;
 
 /// The role, kept under the engine's lock.
 #[derive(Debug, Default)]
@@ -88,6 +94,8 @@ pub(crate) struct Timekeeping<In, T, E> {
     engine: Arc<Engine<In, T, E>>,
     slot: usize,
     alarm: Option<Alarm>,
+    /// How many moments have passed since it was pending.
+    passed: usize,
 }
 
 struct Alarm {
@@ -99,10 +107,12 @@ struct Alarm {
 
 impl<In, T, E> Timekeeping<In, T, E> {
     pub(crate) const fn new(engine: Arc<Engine<In, T, E>>, slot: usize) -> Self {
-        Self { engine, slot, alarm: None }
+        Self { engine, slot, alarm: None, passed: 0 }
     }
 
     /// Called each time the worker is about to wait. Ready when the next moment has come; it is to [`pass`](Self::pass) then.
+    ///
+    /// So a caller may go on as long as it is ready: after so many times it has the worker woken, and is pending.
     #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.engine.is_scheduled() { self.keep_time(cx) } else { Poll::Pending }
@@ -113,6 +123,17 @@ impl<In, T, E> Timekeeping<In, T, E> {
         if keeper != self.slot && keeper != usize::MAX {
             return Poll::Pending;
         }
+        if self.passed >= MOMENTS_PER_TURN {
+            self.passed = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let polled = self.poll_alarm(cx);
+        self.passed = if polled.is_ready() { self.passed + 1 } else { 0 };
+        polled
+    }
+
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some((at, tick)) = self.take_role(cx) else {
             self.alarm = None;
             return Poll::Pending;

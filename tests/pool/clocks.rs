@@ -12,10 +12,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use brigade::rt::BoxFuture;
-use brigade::{Pool, RateLimit, Timer};
+use brigade::{Builder, Pool, RateLimit, Timer};
 use futures_lite::future;
 
-use crate::harness::{Slots, assert_settled, in_both_ways};
+use crate::harness::{Slots, Watchdog, assert_settled, in_both_ways};
 use crate::steps::Steps;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -398,4 +398,92 @@ fn a_rate_that_is_faster_than_any_clock_lets_all_jobs_run() {
             }
         });
     }
+}
+
+/// A clock that stands still, and whose alarms go off at once: moments come as fast as they are asked for.
+struct Eager(Instant);
+
+impl Timer for Eager {
+    fn now(&self) -> Instant {
+        self.0
+    }
+
+    fn sleep_until(&self, _: Instant) -> BoxFuture<'static, ()> {
+        Box::pin(ready(()))
+    }
+}
+
+/// After so many steps without waiting a worker lets others have the thread.
+const STEPS: u64 = 256;
+
+/// The only worker of a pool with an eager clock, whose jobs of input 0 never end.
+fn eager(builder: Builder<u64, ()>, has_state: bool) -> (Pool<u64, u64, ()>, Steps) {
+    async fn handle(n: u64) -> Result<u64, ()> {
+        if n > 0 { Ok(n) } else { future::pending().await }
+    }
+    let builder = builder.timer(Eager(Instant::now()));
+    let mut steps = Steps::default();
+    let pool = if has_state {
+        let (pool, workers) = builder.build_with_state(|_| (), async |(): &mut (), n| handle(n).await);
+        for worker in workers {
+            steps.add("worker", worker.run());
+        }
+        pool
+    } else {
+        let (pool, workers) = builder.build(handle);
+        for worker in workers {
+            steps.add("worker", worker.run());
+        }
+        pool
+    };
+    (pool, steps)
+}
+
+/// The worker of one slot, of two, and that of a handler with state.
+fn each_worker(test: impl Fn(Builder<u64, ()>, bool)) {
+    for (slots, has_state) in [(1, false), (2, false), (1, true)] {
+        let _watchdog = Watchdog::new(&format!("{slots} slots, state: {has_state}"));
+        test(Pool::builder().workers(1).jobs_per_worker(slots), has_state);
+    }
+}
+
+#[test]
+fn a_worker_that_lets_one_moment_after_another_pass_lets_others_have_the_thread() {
+    each_worker(|builder, has_state| {
+        for is_busy in [false, true] {
+            let (pool, mut steps) = eager(builder.clone(), has_state);
+            if is_busy {
+                pool.try_submit(0).unwrap().detach();
+            }
+            steps.settle();
+            // Each deadline is a moment of its own, and lets no job start.
+            for n in 1..=1000 {
+                let time = Duration::from_millis(n);
+                pool.job(n).delay(HOUR).timeout(time).try_submit().unwrap().detach();
+            }
+            let mut seen = 0;
+            while steps.step().is_some() {
+                let passed = pool.stats().timed_out - seen;
+                assert!(passed <= STEPS, "{passed} moments in one poll, busy: {is_busy}, state: {has_state}");
+                seen += passed;
+            }
+            assert_eq!(seen, 1000);
+        }
+    });
+}
+
+#[test]
+fn a_worker_whose_jobs_come_one_moment_after_another_lets_others_have_the_thread() {
+    each_worker(|builder, has_state| {
+        let (pool, mut steps) = eager(builder.rate_limit(RateLimit::every(SECOND)), has_state);
+        steps.settle();
+        (1..=1000).for_each(|n| pool.try_submit(n).unwrap().detach());
+        let mut seen = 0;
+        while steps.step().is_some() {
+            let ended = pool.stats().succeeded - seen;
+            assert!(ended <= STEPS, "{ended} jobs in one poll, state: {has_state}");
+            seen += ended;
+        }
+        assert_eq!(seen, 1000);
+    });
 }
