@@ -1,6 +1,7 @@
 //! Every knob of a pool: its default, its effect, and what it refuses. In come numbers, out come a pool and its workers;
 //! nothing runs yet.
 
+use std::collections::TryReserveError;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use crate::attempt::retry::Retry;
 use crate::attempt::timeout::Limits;
 use crate::engine::scheduling::Retries;
 use crate::engine::{CostFn, Engine, KeyFn, Settings};
-use crate::handler::{Plain, WithState, WithSubmitter};
+use crate::handler::{Call, Plain, WithState, WithSubmitter};
 use crate::observe::Observer;
 use crate::pool::Pool;
 use crate::queue::schedule::Policy;
@@ -148,7 +149,7 @@ impl<In, E> Builder<In, E> {
     ///
     /// # Panics
     ///
-    /// If `count` is 0.
+    /// If `count` is 0; the methods that build panic if there are more workers than memory can hold.
     #[track_caller]
     pub const fn workers(mut self, count: usize) -> Self {
         assert!(count > 0, "workers must be at least 1, got 0");
@@ -163,8 +164,9 @@ impl<In, E> Builder<In, E> {
     /// share a worker share a thread. A worker polls each of its slots about once, and takes at most 256 steps, before it lets
     /// the executor have the thread.
     ///
-    /// The bound is `workers × jobs_per_worker`, kept exactly. The books take about a hundred bytes for each slot, used or not; its
-    /// job's future takes memory from its first use on, as long as the worker lives.
+    /// The bound is `workers × jobs_per_worker`, kept exactly. The books take about a hundred bytes for each slot that was used, or
+    /// whose neighbours were, and less than one for any other; the future of its job takes memory from its first use on, as long as
+    /// the worker lives.
     ///
     /// # Panics
     ///
@@ -436,7 +438,8 @@ impl<In, E> Builder<In, E> {
     ///
     /// # Panics
     ///
-    /// If there is no timer: without the feature `async-io`, [`timer`](Self::timer) has to be called.
+    /// If there is no timer: without the feature `async-io`, [`timer`](Self::timer) has to be called. If `workers ×
+    /// jobs_per_worker` is more than memory can hold.
     ///
     /// # Examples
     ///
@@ -457,10 +460,8 @@ impl<In, E> Builder<In, E> {
         F: Fn(In) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let engine = self.engine(false);
         let call = Plain::new(handler);
-        let workers = Workers::new(&engine, |_| call.share());
-        (Pool::new(engine), workers)
+        self.build_of(false, |_| call.share())
     }
 
     /// Makes a pool whose jobs may add jobs: the handler is given a [`Submitter`] besides the input.
@@ -477,10 +478,8 @@ impl<In, E> Builder<In, E> {
         F: Fn(In, Submitter<In, T, E>) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let engine = self.engine(true);
         let call = WithSubmitter::new(handler);
-        let workers = Workers::new(&engine, |_| call.share());
-        (Pool::new(engine), workers)
+        self.build_of(true, |_| call.share())
     }
 
     /// Makes a pool whose workers each have a state of their own, such as a connection: `init` makes it, given the number of
@@ -524,10 +523,8 @@ impl<In, E> Builder<In, E> {
             "jobs_per_worker must be 1 for a handler with state, got {}",
             self.jobs_per_worker
         );
-        let engine = self.engine(false);
         let shared = Arc::new((init, handler));
-        let workers = Workers::new(&engine, |worker| WithState::new(Arc::clone(&shared), worker));
-        (Pool::new(engine), workers)
+        self.build_of(false, |worker| WithState::new(Arc::clone(&shared), worker))
     }
 
     /// Makes a pool and spawns its workers on an executor.
@@ -572,8 +569,28 @@ impl<In, E> Builder<In, E> {
         self.spawn_on(&crate::rt::SmolGlobal, handler)
     }
 
+    /// Makes a pool and its workers, each with what `call` makes for its number.
     #[track_caller]
-    fn engine<T>(self, adds_jobs: bool) -> Arc<Engine<In, T, E>> {
+    fn build_of<T, C: Call<In, Value = T, Error = E>>(
+        self,
+        adds_jobs: bool,
+        call: impl FnMut(usize) -> C,
+    ) -> (Pool<In, T, E>, Workers<In, T, E, C>) {
+        let (count, slots_each) = (self.workers, self.jobs_per_worker);
+        let made = self.engine(adds_jobs).and_then(|engine| {
+            let workers = Workers::new(&engine, call)?;
+            Ok((Pool::new(engine), workers))
+        });
+        match made {
+            Ok(made) => made,
+            Err(_) => {
+                panic!("workers × jobs_per_worker must be no more than memory can hold, got {count} × {slots_each}")
+            }
+        }
+    }
+
+    #[track_caller]
+    fn engine<T>(self, adds_jobs: bool) -> Result<Arc<Engine<In, T, E>>, TryReserveError> {
         let Some(timer) = self.timer else {
             panic!("timer must be set without the feature `async-io`, got none");
         };

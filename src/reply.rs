@@ -717,6 +717,12 @@ impl<In, T, E> Ticket<In, T, E> {
         self.accepted_at = accepted_at;
     }
 
+    /// Lets the worker that keeps the time know of what the start has brought; called with no lock held.
+    #[inline(always)]
+    pub(crate) fn give_notice(&mut self, engine: &Engine<In, T, E>) {
+        engine.give_notice(std::mem::take(&mut self.past.notice));
+    }
+
     /// Takes over a job that was in a hand, in its first attempt.
     pub(crate) fn adopt(&mut self, stream: &Arc<Stream<In, T, E>>, id: JobId, index: usize) {
         self.past = Past::NONE;

@@ -110,7 +110,8 @@ pub enum Verdict {
     RetryIn(Duration),
     /// Another attempt after this time; the one that ended is not counted, neither as one of
     /// [`max_attempts`](Retry::max_attempts) nor among the [attempts](crate::Completion::attempts) of the job, and takes
-    /// nothing of the [`budget`](Retry::budget).
+    /// nothing of the [`budget`](Retry::budget) nor of the [`delays`](Retry::delays). Only
+    /// [`max_elapsed`](Retry::max_elapsed) and the job's own time-out bound how often that is.
     Snooze(Duration),
     /// No other attempt.
     GiveUp,
@@ -294,8 +295,9 @@ impl<E> Retry<E> {
         Self::new(Backoff::Exponential { base, factor: 2 }, 3)
     }
 
-    /// Tries again after delays of your own. The closure is called at a job's first failure; of the iterator, one delay is taken
-    /// for each retry, at its time. When there is none left, the failure is final.
+    /// Tries again after delays of your own. The closure is called before a job's first retry; of the iterator, one delay is
+    /// taken for each retry, at its time, though a [`retry_after`](Self::retry_after) or a [`verdict`](Self::verdict) names
+    /// another one. When there is none left, the failure is final. A [snoozed](Verdict::Snooze) attempt takes none.
     ///
     /// # Examples
     ///
@@ -465,17 +467,24 @@ impl<E> Retry<E> {
             (JobError::Failed(error), Some(hint)) => hint(error),
             _ => None,
         };
-        let (delay, hold) = match (verdict, hint) {
+        let named = match (verdict, hint) {
             (Verdict::GiveUp, _) => return Decision::Final,
-            (Verdict::RetryIn(delay) | Verdict::Snooze(delay), _) => (delay, Hold::Job),
-            (Verdict::Retry, Some(delay)) => (delay, self.hint_holds),
-            (Verdict::Retry, None) => match self.delay(job, attempt, history) {
-                Some(delay) => (delay, Hold::Job),
+            (Verdict::RetryIn(delay) | Verdict::Snooze(delay), _) => Some((delay, Hold::Job)),
+            (Verdict::Retry, hint) => hint.map(|delay| (delay, self.hint_holds)),
+        };
+        let elapsed = now.saturating_duration_since(history.since);
+        let is_too_late = |delay| self.max_elapsed.is_some_and(|most| elapsed.saturating_add(delay) > most);
+        let (delay, hold) = match named {
+            // First, so that no delay is taken of an iterator for an attempt that is not made.
+            Some((delay, _)) if is_too_late(delay) => return Decision::Final,
+            Some(named) if is_snoozed => named,
+            // A retry that counts uses one of the policy's own delays up, whatever names its time: so they bound the attempts.
+            named => match self.delay(job, attempt, history) {
+                Some(delay) => named.unwrap_or((delay, Hold::Job)),
                 None => return Decision::Final,
             },
         };
-        let elapsed = now.saturating_duration_since(history.since);
-        if self.max_elapsed.is_some_and(|most| elapsed.saturating_add(delay) > most) {
+        if is_too_late(delay) {
             return Decision::Final;
         }
         if is_snoozed {

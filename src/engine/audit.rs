@@ -3,7 +3,6 @@
 
 use super::Engine;
 use crate::queue::ledger::Life;
-use crate::queue::schedule::clock::Tick;
 
 use super::scheduling::load;
 
@@ -85,8 +84,8 @@ impl<In, T, E> Engine<In, T, E> {
         if schedule.could_start(load) {
             return Err("a job could start, and nobody sees to it".into());
         }
-        if schedule.next() != Tick::NEVER && !state.keeper.is_armed_for(schedule.next()) {
-            return Err("nobody keeps the time".into());
+        if !state.keeper.is_armed_for(schedule.next()) {
+            return Err("the alarm is not for the moment at which something can be done".into());
         }
         Ok(())
     }

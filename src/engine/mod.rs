@@ -13,6 +13,7 @@ mod signal;
 pub(crate) mod timekeeper;
 mod waits;
 
+use std::collections::TryReserveError;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use self::scheduling::Retries;
 use self::signal::Signals;
 pub(crate) use self::signal::{Interrupt, reason_from_code, reason_to_code};
-use self::timekeeper::Keeper;
+use self::timekeeper::{Keeper, Notice};
 use self::waits::{Deliveries, Waiting, Watching};
 pub(crate) use self::waits::{Delivery, Feeding, NoRoom, Pull, Room, Wait, WaitMark};
 use crate::attempt::inside::Place;
@@ -162,17 +163,21 @@ pub(crate) struct Settings<In, E> {
 }
 
 impl<In, T, E> Engine<In, T, E> {
-    pub(crate) fn new(settings: Settings<In, E>) -> Arc<Self> {
+    /// Fails if memory cannot hold what has to be known of so many slots.
+    pub(crate) fn new(settings: Settings<In, E>) -> Result<Arc<Self>, TryReserveError> {
         let (workers, slots_each) = (settings.workers, settings.jobs_per_worker);
         let slots = workers * slots_each;
+        let mut running = Running::new();
+        running.reserve(slots)?;
+        let signals = Signals::new(slots)?;
         let schedule =
             settings.is_scheduled.then(|| Box::new(Schedule::new(settings.policy, slots, settings.timer.now())));
         let mut ledger = Ledger::new(settings.capacity, settings.child_capacity, workers, slots_each);
         ledger.set_max_waiting(settings.max_waiting);
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             state: Mutex::new(State {
                 ledger,
-                running: Running::new(),
+                running,
                 limits: settings.limits,
                 interrupted: Vec::new(),
                 open_desks: Vec::new(),
@@ -192,7 +197,7 @@ impl<In, T, E> Engine<In, T, E> {
                 && !settings.timings
                 && !settings.adds_jobs,
             slots_each,
-            signals: Signals::new(slots),
+            signals,
             deliveries: Deliveries::default(),
             watchers: AtomicUsize::new(0),
             timer: settings.timer,
@@ -214,7 +219,7 @@ impl<In, T, E> Engine<In, T, E> {
             key_by: settings.key_by,
             cost_by: settings.cost_by,
             policy: settings.policy,
-        })
+        }))
     }
 
     /// The books, with all journals entered.
@@ -692,10 +697,12 @@ pub(crate) struct Past {
     pub(crate) since: Option<Instant>,
     /// Of former attempts.
     pub(crate) history: Option<Box<History>>,
+    /// For the worker that keeps the time; to be [given](Engine::give_notice) once no lock is held.
+    pub(crate) notice: Notice,
 }
 
 impl Past {
-    pub(crate) const NONE: Self = Self { since: None, history: None };
+    pub(crate) const NONE: Self = Self { since: None, history: None, notice: Notice::NONE };
 
     /// How many attempts were made.
     #[inline]

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::timekeeper::Notice;
 use super::{Begun, Engine, Past, State};
 use crate::attempt::retry::{History, Hold, Retry};
 use crate::attempt::unwind;
@@ -37,16 +38,13 @@ impl<In, E> Clone for Retries<In, E> {
 #[must_use = "jobs are in it"]
 pub(crate) struct Effects<In, T, E> {
     released: Released<Held<In, T, E>>,
-    /// The worker that keeps the time has to look again.
-    keeper: Option<Waker>,
-    /// Nobody keeps the time, and somebody has to.
-    hand_on: bool,
+    notice: Notice,
     /// Those that wait for their own pool, and may do so for ever now.
     blocked: Vec<Waker>,
 }
 
 impl<In, T, E> Effects<In, T, E> {
-    const NONE: Self = Self { released: Released::new(), keeper: None, hand_on: false, blocked: Vec::new() };
+    const NONE: Self = Self { released: Released::new(), notice: Notice::NONE, blocked: Vec::new() };
 }
 
 impl<In, T, E> Engine<In, T, E> {
@@ -263,14 +261,14 @@ impl<In, T, E> Engine<In, T, E> {
             if schedule.take_step_back() {
                 state.keeper.mistrust_alarm();
             }
-            (effects.keeper, effects.hand_on) = state.keeper.look(schedule.next());
+            effects.notice = state.keeper.look(schedule.next());
         }
         effects.blocked = state.blocked();
         effects
     }
 
     pub(crate) fn carry_out_effects(&self, effects: Effects<In, T, E>) {
-        let Effects { released, keeper, hand_on, blocked } = effects;
+        let Effects { released, notice, blocked } = effects;
         let Released { first, more, expired, too_costly } = released;
         if let Some((job, spot)) = first {
             let job = job.release(spot);
@@ -281,10 +279,7 @@ impl<In, T, E> Engine<In, T, E> {
             }
             self.look_for_end();
         }
-        unwind::wake(keeper);
-        if hand_on {
-            self.hand_on_time();
-        }
+        self.give_notice(notice);
         unwind::wake(blocked);
         for leaver in expired {
             self.settle_leaver(leaver, JobError::TimedOut(TimeLimit::Job));
@@ -323,7 +318,12 @@ impl<In, T, E> Engine<In, T, E> {
             return Begun::NotYet;
         }
         self.signals[slot].clear();
-        past.history = schedule.start(spot, now);
+        past.history = schedule.start(spot, load, now);
+        if self.is_keeper(slot) {
+            state.keeper.note_awake();
+        }
+        // Those that have waited for this start wait for a time now.
+        past.notice = state.keeper.look(schedule.next());
         let since = reading.map(|reading| reading.at).or_else(|| schedule.instant(now));
         if let Some(history) = &past.history {
             occupant.attempts = history.attempts.saturating_add(1);
@@ -347,6 +347,9 @@ impl<In, T, E> Engine<In, T, E> {
             let mut state = self.state();
             let state = &mut *state;
             state.forget_interrupted(id, outcome);
+            if self.is_keeper(slot) {
+                state.keeper.note_awake();
+            }
             let spot = state.running.finish_scheduled(slot);
             state.ledger.finish(outcome, &mut wakes);
             let mut now = Tick(0);
@@ -448,6 +451,9 @@ impl<In, T, E> Engine<In, T, E> {
         let (Some(schedule), Some(spot)) = (&mut state.schedule, spot) else { return Err((job, history)) };
         if state.ledger.life() >= Life::Aborted || self.signals[slot].interrupted().is_some() {
             return Err((job, history));
+        }
+        if self.is_keeper(slot) {
+            state.keeper.note_awake();
         }
         let now = self.tell_time(schedule, reading);
         let at = now.after(delay);

@@ -1,5 +1,6 @@
 //! How others reach a slot: a flag with the reason why its job has to end, and the waker of the worker that waits there.
 
+use std::collections::TryReserveError;
 use std::ops::{Index, Range};
 use std::sync::{OnceLock, PoisonError};
 use std::task::Waker;
@@ -86,13 +87,17 @@ const TOGETHER: usize = 64;
 /// The signals of all slots, made when the first of their neighbours is used: so a slot that never is costs next to nothing.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    chunks: Box<[OnceLock<Box<[Signal; TOGETHER]>>]>,
+    chunks: Vec<OnceLock<Box<[Signal; TOGETHER]>>>,
     count: usize,
 }
 
 impl Signals {
-    pub(super) fn new(count: usize) -> Self {
-        Self { chunks: (0..count.div_ceil(TOGETHER)).map(|_| OnceLock::new()).collect(), count }
+    /// Fails if memory cannot hold so many.
+    pub(super) fn new(count: usize) -> Result<Self, TryReserveError> {
+        let (mut chunks, length) = (Vec::new(), count.div_ceil(TOGETHER));
+        chunks.try_reserve_exact(length)?;
+        chunks.resize_with(length, OnceLock::new);
+        Ok(Self { chunks, count })
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -127,7 +132,7 @@ mod tests {
 
     #[test]
     fn signals_are_made_with_their_neighbours_and_found_by_their_slots() {
-        let signals = Signals::new(200);
+        let signals = Signals::new(200).unwrap();
         let made = |slots| signals.made(slots).count();
         assert_eq!((signals.len(), made(0..200)), (200, 0));
         let _ = signals[70].interrupt(CancelReason::Handle);
@@ -136,6 +141,11 @@ mod tests {
         assert_eq!((interrupted(70..71), interrupted(0..70), interrupted(71..200)), (1, 0, 0));
         let _ = &signals[199];
         assert_eq!(made(0..200), 64 + 8);
+    }
+
+    #[test]
+    fn more_signals_than_memory_can_hold_are_an_error() {
+        assert!([1 << 55, usize::MAX / 8, usize::MAX].map(|count| Signals::new(count).is_err()) == [true; 3]);
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Who waits for the next moment at which the schedule has something to do: one of the workers, beside whatever else it
 //! waits for. So a pool spawns nothing for it, and a deadline is noticed while all workers are busy.
 //!
-//! A worker that is about to wait takes the role if nobody has it, and keeps it, busy or idle, until it leaves. Whoever
-//! brings an earlier moment wakes it. When it leaves, or when there is a moment and nobody has the role, a worker that waits
-//! is woken, and takes it as it goes back to waiting.
+//! A worker that is about to wait takes the role if no other has it, and keeps it, busy or idle, until it leaves. Its alarm is for
+//! the next moment and for no other: a change that moves the moment, to an earlier time, a later one or none, wakes the worker, and
+//! that sets its alarm anew, or drops it, before it waits again. When it leaves, or when there is a moment and no worker has the
+//! role, a worker that waits is woken, and takes it as it goes back to waiting.
+//!
+//! What ends the loops of workers that let one moment after another pass: [`Timekeeping::poll`] is ready at most
+//! [`MOMENTS_PER_TURN`] times before it is pending, however fast the clock is.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -16,42 +20,60 @@ use crate::queue::schedule::clock::Tick;
 use crate::rt::BoxFuture;
 use crate::sync::atomic::Ordering;
 
+/// After so many moments that have passed, a worker lets others have the thread.
+const MOMENTS_PER_TURN: usize = 16;
+
 /// The role, kept under the engine's lock.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Keeper {
     /// Of the worker that has it.
     waker: Option<Waker>,
-    /// For when its alarm is set, or is about to be.
-    armed: Tick,
+    /// For when its alarm is set, or is about to be; `None`: its alarm is not to be relied on.
+    armed: Option<Tick>,
     is_held: bool,
+    /// Whether the worker that has the role will look at the moment before it waits: it runs, or was woken.
+    is_awake: bool,
     /// Whether workers were woken to take the role and none has yet.
     is_offered: bool,
 }
 
-impl Default for Keeper {
-    fn default() -> Self {
-        Self { waker: None, armed: Tick::NEVER, is_held: false, is_offered: false }
-    }
+/// What has to be done once the lock is released, so that the next moment is waited for.
+#[must_use = "the next moment passes unnoticed otherwise"]
+#[derive(Debug, Default)]
+pub(crate) struct Notice {
+    /// The worker that keeps the time has to look again.
+    keeper: Option<Waker>,
+    /// No worker keeps the time, and one has to.
+    hand_on: bool,
+}
+
+impl Notice {
+    pub(crate) const NONE: Self = Self { keeper: None, hand_on: false };
 }
 
 impl Keeper {
-    /// The schedule wants to be asked again at `next`: says whom to wake for that, and whether the role has to be taken.
-    pub(super) fn look(&mut self, next: Tick) -> (Option<Waker>, bool) {
+    /// The schedule wants to be asked again at `next`: says what has to be done for that.
+    pub(super) fn look(&mut self, next: Tick) -> Notice {
         if !self.is_held {
-            let offer = next != Tick::NEVER && !self.is_offered;
-            self.is_offered |= offer;
-            return (None, offer);
+            let hand_on = next != Tick::NEVER && !self.is_offered;
+            self.is_offered |= hand_on;
+            return Notice { keeper: None, hand_on };
         }
-        if next < self.armed {
-            self.armed = next;
-            return (self.waker.clone(), false);
+        if self.is_awake || self.armed == Some(next) {
+            return Notice::NONE;
         }
-        (None, false)
+        self.is_awake = true;
+        Notice { keeper: self.waker.clone(), hand_on: false }
     }
 
-    /// The alarm goes off too late, since the clock has stepped back: whoever looks next has it set anew.
+    /// The worker that has the role runs: it looks at the moment before it waits, and need not be woken for that.
+    pub(super) const fn note_awake(&mut self) {
+        self.is_awake = true;
+    }
+
+    /// The alarm goes off too late, since the clock has stepped back: the next look has it set anew.
     pub(super) const fn mistrust_alarm(&mut self) {
-        self.armed = Tick::NEVER;
+        self.armed = None;
     }
 }
 
@@ -62,8 +84,9 @@ impl Keeper {
         self.is_held
     }
 
+    /// Whether the alarm is for this moment, or there is none where there is no moment.
     pub(super) fn is_armed_for(&self, next: Tick) -> bool {
-        self.is_held && self.armed <= next
+        if self.is_held { self.armed == Some(next) } else { next == Tick::NEVER }
     }
 }
 
@@ -71,15 +94,26 @@ impl Keeper {
 pub(crate) struct Timekeeping<In, T, E> {
     engine: Arc<Engine<In, T, E>>,
     slot: usize,
-    alarm: Option<(Instant, Tick, BoxFuture<'static, ()>)>,
+    alarm: Option<Alarm>,
+    /// How many moments have passed since it was pending.
+    passed: usize,
+}
+
+struct Alarm {
+    at: Instant,
+    /// What the clock of the schedule shows then.
+    tick: Tick,
+    sleep: BoxFuture<'static, ()>,
 }
 
 impl<In, T, E> Timekeeping<In, T, E> {
     pub(crate) const fn new(engine: Arc<Engine<In, T, E>>, slot: usize) -> Self {
-        Self { engine, slot, alarm: None }
+        Self { engine, slot, alarm: None, passed: 0 }
     }
 
     /// Called each time the worker is about to wait. Ready when the next moment has come; it is to [`pass`](Self::pass) then.
+    ///
+    /// So a caller may go on as long as it is ready: after so many times it has the worker woken, and is pending.
     #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.engine.is_scheduled() { self.keep_time(cx) } else { Poll::Pending }
@@ -90,31 +124,43 @@ impl<In, T, E> Timekeeping<In, T, E> {
         if keeper != self.slot && keeper != usize::MAX {
             return Poll::Pending;
         }
+        if self.passed >= MOMENTS_PER_TURN {
+            self.passed = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let polled = self.poll_alarm(cx);
+        self.passed = if polled.is_ready() { self.passed + 1 } else { 0 };
+        polled
+    }
+
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some((at, tick)) = self.take_role(cx) else {
             self.alarm = None;
             return Poll::Pending;
         };
-        // One that goes off too early is no harm: it is set anew then.
-        if self.alarm.as_ref().is_none_or(|(set, ..)| *set > at) {
-            self.alarm = Some((at, tick, self.engine.timer.sleep_until(at)));
+        match &mut self.alarm {
+            Some(alarm) if alarm.at == at => alarm.tick = tick,
+            _ => self.alarm = Some(Alarm { at, tick, sleep: self.engine.timer.sleep_until(at) }),
         }
         match &mut self.alarm {
-            Some((.., alarm)) => alarm.as_mut().poll(cx),
+            Some(alarm) => alarm.sleep.as_mut().poll(cx),
             None => Poll::Pending,
         }
     }
 
     /// Lets the schedule know that the moment has come.
     pub(crate) fn pass(&mut self) {
-        let Some((_, tick, _)) = self.alarm.take() else { return };
+        let Some(Alarm { tick, .. }) = self.alarm.take() else { return };
         self.engine.change_schedule(|_, state, _| {
             if let Some(schedule) = &mut state.schedule {
                 schedule.reach(tick);
             }
+            state.keeper.note_awake();
         });
     }
 
-    /// Takes or keeps the role, unless somebody else has it; returns the next moment, if there is one.
+    /// Takes or keeps the role, unless another worker has it; returns the next moment, if there is one.
     fn take_role(&self, cx: &Context<'_>) -> Option<(Instant, Tick)> {
         let mut guard = self.engine.state();
         let state = &mut *guard;
@@ -123,11 +169,12 @@ impl<In, T, E> Timekeeping<In, T, E> {
         if keeper.is_held && !is_mine {
             return None;
         }
-        (keeper.is_held, keeper.is_offered) = (true, false);
+        (keeper.is_held, keeper.is_offered, keeper.is_awake) = (true, false, false);
         self.engine.keeper_slot.store(self.slot, Ordering::SeqCst);
         let schedule = state.schedule.as_ref()?;
-        keeper.armed = schedule.next();
-        let moment = schedule.instant(keeper.armed).map(|at| (at, keeper.armed));
+        let next = schedule.next();
+        keeper.armed = Some(next);
+        let moment = schedule.instant(next).map(|at| (at, next));
         let is_known = keeper.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         let replaced = if is_known { None } else { keeper.waker.replace(cx.waker().clone()) };
         drop(guard);
@@ -141,28 +188,42 @@ impl<In, T, E> Drop for Timekeeping<In, T, E> {
         if !self.engine.is_scheduled() || planted::is(Bug::LeakTime) {
             return;
         }
-        let (waker, is_needed) = {
+        let (waker, notice) = {
             let mut state = self.engine.state();
             let is_mine = self.engine.keeper_slot.load(Ordering::SeqCst) == self.slot;
             if state.keeper.is_held && !is_mine {
                 return;
             }
-            // If nobody has the role, it may be this one who was woken to take it.
+            // If no worker has the role, it may be this one that was woken to take it.
             let keeper = std::mem::take(&mut state.keeper);
             self.engine.keeper_slot.store(usize::MAX, Ordering::SeqCst);
             let next = state.schedule.as_ref().map_or(Tick::NEVER, |schedule| schedule.next());
-            (keeper.waker, state.keeper.look(next).1)
+            (keeper.waker, state.keeper.look(next))
         };
         drop(waker);
-        if is_needed {
-            self.engine.hand_on_time();
-        }
+        self.engine.give_notice(notice);
     }
 }
 
 impl<In, T, E> Engine<In, T, E> {
+    /// Whether the worker of this slot keeps the time.
+    pub(super) fn is_keeper(&self, slot: usize) -> bool {
+        self.keeper_slot.load(Ordering::SeqCst) == self.slots_of(self.worker_of(slot)).start
+    }
+
+    /// Does what is needed for the next moment to be waited for, with no lock held.
+    #[inline]
+    pub(crate) fn give_notice(&self, notice: Notice) {
+        let Notice { keeper, hand_on } = notice;
+        unwind::wake(keeper);
+        if hand_on {
+            self.hand_on_time();
+        }
+    }
+
     /// Lets a worker that waits look whether the time is to be kept. One that does not wait looks before it does.
-    pub(super) fn hand_on_time(&self) {
+    #[cold]
+    fn hand_on_time(&self) {
         if !self.injector.wake_sleeper() {
             for signal in self.signals.made(0..self.signals.len()) {
                 unwind::wake(signal.listener());

@@ -5,7 +5,7 @@
 //! may be able to run any more: the engine looks whether one of the waits is over already, and if none is, the job that
 //! would complete the circle is told so instead of being left to wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, TryReserveError};
 use std::time::Instant;
 
 use super::schedule::Spot;
@@ -33,13 +33,23 @@ impl Occupant {
     }
 }
 
+/// How many places are made at once.
+const TOGETHER: usize = 32;
+
+/// What is known of a slot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    occupant: Option<Occupant>,
+    /// When what runs there has started, where the clock was looked at.
+    since: Option<Instant>,
+}
+
 /// `W` says what a job waits for.
 #[derive(Debug)]
 pub(crate) struct Running<W> {
-    /// Those that were occupied once, and all before them.
-    slots: Vec<Option<Occupant>>,
-    /// When what runs in the slots has started, where somebody has looked at the clock.
-    since: Vec<Option<Instant>>,
+    /// Made when the first of their slots is occupied, so a slot that never is costs next to nothing. The list has room for all
+    /// slots of the pool from the start: no job starts that finds none.
+    chunks: Vec<Option<Box<[Place; TOGETHER]>>>,
     /// How many occupants run another attempt, or have it before them.
     retries: usize,
     /// How many occupants have `waits > 0`.
@@ -58,26 +68,57 @@ struct Wait<W> {
 
 impl<W> Running<W> {
     pub(crate) const fn new() -> Self {
-        Self { slots: Vec::new(), since: Vec::new(), retries: 0, blocked: 0, waits: BTreeMap::new(), next_wait: 0 }
+        Self { chunks: Vec::new(), retries: 0, blocked: 0, waits: BTreeMap::new(), next_wait: 0 }
+    }
+
+    /// Makes room for so many slots.
+    pub(crate) fn reserve(&mut self, slots: usize) -> Result<(), TryReserveError> {
+        self.chunks.try_reserve_exact(slots.div_ceil(TOGETHER))
     }
 
     #[inline(always)]
     pub(crate) fn start(&mut self, slot: usize, occupant: Occupant) {
-        *place(&mut self.slots, slot) = Some(occupant);
+        self.place_made(slot).occupant = Some(occupant);
+    }
+
+    fn place(&self, slot: usize) -> Option<&Place> {
+        Some(&self.chunks.get(slot / TOGETHER)?.as_ref()?[slot % TOGETHER])
+    }
+
+    fn place_mut(&mut self, slot: usize) -> Option<&mut Place> {
+        Some(&mut self.chunks.get_mut(slot / TOGETHER)?.as_mut()?[slot % TOGETHER])
+    }
+
+    /// The place of a slot, made if there is none yet.
+    #[inline(always)]
+    fn place_made(&mut self, slot: usize) -> &mut Place {
+        let number = slot / TOGETHER;
+        if self.chunks.get(number).is_none_or(Option::is_none) {
+            self.make(number);
+        }
+        &mut self.chunks[number].as_mut().expect("it was made above")[slot % TOGETHER]
+    }
+
+    #[cold]
+    fn make(&mut self, number: usize) {
+        if number >= self.chunks.len() {
+            self.chunks.resize_with(number + 1, || None);
+        }
+        self.chunks[number] = Some(Box::new([Place::default(); TOGETHER]));
     }
 
     fn occupant(&self, slot: usize) -> Option<Occupant> {
-        self.slots.get(slot).copied().flatten()
+        self.place(slot)?.occupant
     }
 
     fn occupant_mut(&mut self, slot: usize) -> Option<&mut Occupant> {
-        self.slots.get_mut(slot)?.as_mut()
+        self.place_mut(slot)?.occupant.as_mut()
     }
 
     /// The same, for a job that was scheduled.
     pub(crate) fn start_scheduled(&mut self, slot: usize, occupant: Occupant, since: Option<Instant>) {
         self.start(slot, occupant);
-        *place(&mut self.since, slot) = since;
+        self.place_made(slot).since = since;
         self.retries += usize::from(occupant.is_retry);
     }
 
@@ -85,24 +126,34 @@ impl<W> Running<W> {
     pub(crate) fn finish_scheduled(&mut self, slot: usize) -> Option<Spot> {
         let occupant = self.occupant(slot)?;
         self.finish(slot);
-        *place(&mut self.since, slot) = None;
+        self.place_made(slot).since = None;
         self.retries -= usize::from(occupant.is_retry);
         occupant.spot
     }
 
+    #[inline]
     pub(crate) fn finish(&mut self, slot: usize) {
-        if self.slots.get_mut(slot).and_then(Option::take).is_some_and(|occupant| occupant.waits > 0) {
-            self.blocked -= 1;
-            self.waits.values_mut().filter(|wait| wait.slot == Some(slot)).for_each(|wait| wait.slot = None);
+        if self.place_mut(slot).and_then(|place| place.occupant.take()).is_some_and(|occupant| occupant.waits > 0) {
+            self.end_waits_of(slot);
         }
     }
 
+    /// The job of this slot has waited for the pool, and does not run any more.
+    #[cold]
+    fn end_waits_of(&mut self, slot: usize) {
+        self.blocked -= 1;
+        self.waits.values_mut().filter(|wait| wait.slot == Some(slot)).for_each(|wait| wait.slot = None);
+    }
+
     /// The slot is occupied like this now, by a job that is not scheduled.
+    #[inline]
     pub(crate) fn replace(&mut self, slot: usize, occupant: Option<Occupant>) {
-        let id = |occupant: Option<Occupant>| occupant.map(|occupant| occupant.id);
-        if id(self.occupant(slot)) != id(occupant) {
-            self.finish(slot);
-            *place(&mut self.slots, slot) = occupant;
+        let id = |occupant: &Option<Occupant>| occupant.as_ref().map(|occupant| occupant.id);
+        let place = self.place_made(slot);
+        if id(&place.occupant) != id(&occupant)
+            && std::mem::replace(&mut place.occupant, occupant).is_some_and(|before| before.waits > 0)
+        {
+            self.end_waits_of(slot);
         }
     }
 
@@ -131,7 +182,7 @@ impl<W> Running<W> {
 
     /// When the job of this slot has started, if somebody looked at the clock.
     pub(crate) fn since(&self, slot: usize) -> Option<Instant> {
-        self.since.get(slot).copied().flatten()
+        self.place(slot)?.since
     }
 
     /// Whether this very job runs in this slot.
@@ -141,7 +192,11 @@ impl<W> Running<W> {
 
     /// The occupied slots, in the order of their numbers.
     pub(crate) fn occupied(&self) -> impl Iterator<Item = (usize, Occupant)> {
-        self.slots.iter().enumerate().filter_map(|(slot, occupant)| occupant.map(|occupant| (slot, occupant)))
+        let chunks = self.chunks.iter().enumerate().filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)));
+        chunks.flat_map(|(number, chunk)| {
+            let occupied = move |(at, place): (usize, &Place)| Some((number * TOGETHER + at, place.occupant?));
+            chunk.iter().enumerate().filter_map(occupied)
+        })
     }
 
     /// Whether all of the `live` slots are held by jobs that wait for the pool.
@@ -189,20 +244,6 @@ impl<W> Running<W> {
         self.blocked -= usize::from(waits == Some(0));
         Some(what)
     }
-}
-
-/// The place of a slot in a list, which grows to it.
-#[inline(always)]
-fn place<V: Clone>(list: &mut Vec<Option<V>>, slot: usize) -> &mut Option<V> {
-    if slot >= list.len() {
-        grow(list, slot);
-    }
-    &mut list[slot]
-}
-
-#[cold]
-fn grow<V: Clone>(list: &mut Vec<Option<V>>, slot: usize) {
-    list.resize(slot + 1, None);
 }
 
 /// For the simulator.

@@ -10,6 +10,7 @@ mod post;
 mod slots;
 pub(crate) mod woken;
 
+use std::collections::TryReserveError;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -77,12 +78,18 @@ pub struct Workers<In, T, E, C> {
 }
 
 impl<In, T, E, C: Call<In, Value = T, Error = E>> Workers<In, T, E, C> {
-    pub(crate) fn new(engine: &Arc<Engine<In, T, E>>, mut call: impl FnMut(usize) -> C) -> Self {
-        let count = engine.state().ledger.workers();
-        let workers = (0..count)
-            .map(|worker| Worker { call: call(worker), seat: Seat { engine: Arc::clone(engine), worker } })
-            .collect();
-        Self { workers }
+    /// Fails if memory cannot hold so many.
+    pub(crate) fn new(
+        engine: &Arc<Engine<In, T, E>>,
+        mut call: impl FnMut(usize) -> C,
+    ) -> Result<Self, TryReserveError> {
+        let (mut workers, count) = (Vec::new(), engine.state().ledger.workers());
+        workers.try_reserve_exact(count)?;
+        workers.extend((0..count).map(|worker| {
+            let seat = Seat { engine: Arc::clone(engine), worker };
+            Worker { call: call(worker), seat }
+        }));
+        Ok(Self { workers })
     }
 
     /// Runs all workers in the caller's own task until `body` ends, and returns what it yields. Nothing is spawned, and
@@ -242,6 +249,7 @@ fn start<In, T, E>(
     note: impl FnOnce(Runner) -> bool,
 ) -> Option<Start<In, T, E>> {
     let input = entry.start(engine, ticket, outbox, note)?;
+    ticket.give_notice(engine);
     outbox.clear_for(ticket.stream());
     let input = match ticket.prepare(input) {
         Ok(input) => input,

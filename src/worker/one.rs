@@ -102,6 +102,7 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
                     post.close();
                 }
                 outbox.flush();
+                // It is ready a few times at most.
                 while time.poll(cx).is_ready() {
                     time.pass();
                 }

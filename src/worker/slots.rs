@@ -142,6 +142,7 @@ async fn work<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C, fi
         line.set(None);
         post.close();
         outbox.flush();
+        // It is ready a few times at most.
         while time.poll(cx).is_ready() {
             time.pass();
         }

@@ -1,21 +1,21 @@
-//! Clocks that do what no clock should: step back, stand still, jump ahead. No permit too many comes of that, and nobody
-//! waits for longer than a period once the clock goes on.
+//! Clocks that do what no clock should: step back, stand still, jump ahead, run faster than any job. No permit too many comes of
+//! that, no job waits for longer than a period once the clock goes on, and no worker keeps the thread.
 //!
 //! On one thread and step by step, since what matters is what has happened between two looks at the clock.
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{Future, poll_fn, ready};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use brigade::rt::BoxFuture;
-use brigade::{Pool, RateLimit, Timer};
+use brigade::{Builder, Pool, RateLimit, Timer};
 use futures_lite::future;
 
-use crate::harness::{Slots, assert_settled, in_both_ways};
+use crate::harness::{Slots, Watchdog, assert_settled, in_both_ways};
 use crate::steps::Steps;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -324,5 +324,166 @@ fn a_clock_that_was_set_back_ends_a_delay_after_as_long_as_it_shows_going_on() {
             assert_eq!(stage.started(), 3, "{alarms:?}");
             stage.end();
         }
+    });
+}
+
+/// A clock that is a microsecond later at each look, so that whatever is due in less has passed when it is waited for.
+#[derive(Clone)]
+struct Hasty(Arc<Looks>);
+
+struct Looks {
+    start: Instant,
+    count: AtomicU64,
+    /// More are a worker that goes in a circle.
+    most: u64,
+}
+
+impl Hasty {
+    fn new(most: u64) -> Self {
+        Self(Arc::new(Looks { start: Instant::now(), count: AtomicU64::new(0), most }))
+    }
+}
+
+impl Timer for Hasty {
+    fn now(&self) -> Instant {
+        let count = self.0.count.fetch_add(1, Ordering::SeqCst);
+        assert!(count < self.0.most, "the clock is looked at without end");
+        self.0.start + Duration::from_micros(count)
+    }
+
+    fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
+        let clock = self.clone();
+        Box::pin(poll_fn(move |cx| {
+            if clock.now() >= at {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }))
+    }
+}
+
+#[test]
+fn a_rate_that_is_faster_than_any_clock_lets_all_jobs_run() {
+    let nano = Duration::from_nanos(1);
+    for limit in [
+        RateLimit::per_second(10_000_000),
+        RateLimit::per_second(u32::MAX),
+        RateLimit::per(u32::MAX, nano),
+        RateLimit::sliding_window(1, nano),
+    ] {
+        in_both_ways(|slots| {
+            for of_keys in [false, true] {
+                let builder = slots.at_once(Pool::builder(), 10);
+                let builder = if of_keys {
+                    builder.key_by(|n| n % 3).rate_limit_per_key(limit)
+                } else {
+                    builder.rate_limit(limit)
+                };
+                const JOBS: u64 = 2000;
+                let (pool, workers) = builder.timer(Hasty::new(100 * JOBS)).build(|n: u64| ready(Ok::<_, ()>(n)));
+                let mut steps = Steps::default();
+                for worker in workers {
+                    steps.add("worker", worker.run());
+                }
+                let reader = pool.clone();
+                steps.add("reader", async move {
+                    let sum: u64 = reader.map(0..JOBS).try_collect::<Vec<_>>().await.unwrap().iter().sum();
+                    assert_eq!(sum, JOBS * (JOBS - 1) / 2);
+                    reader.drain().await;
+                });
+                steps.settle();
+                assert_eq!(steps.waiting().count(), 0, "{limit:?}, of keys: {of_keys}");
+                assert_eq!(assert_settled(&pool).succeeded, JOBS);
+            }
+        });
+    }
+}
+
+/// A clock that stands still, and whose alarms go off at once: moments come as fast as they are asked for.
+struct Eager(Instant);
+
+impl Timer for Eager {
+    fn now(&self) -> Instant {
+        self.0
+    }
+
+    fn sleep_until(&self, _: Instant) -> BoxFuture<'static, ()> {
+        Box::pin(ready(()))
+    }
+}
+
+/// After so many steps without waiting a worker lets others have the thread.
+const STEPS: u64 = 256;
+
+/// The only worker of a pool with an eager clock, whose jobs of input 0 never end.
+fn eager(builder: Builder<u64, ()>, has_state: bool) -> (Pool<u64, u64, ()>, Steps) {
+    async fn handle(n: u64) -> Result<u64, ()> {
+        if n > 0 { Ok(n) } else { future::pending().await }
+    }
+    let builder = builder.timer(Eager(Instant::now()));
+    let mut steps = Steps::default();
+    let pool = if has_state {
+        let (pool, workers) = builder.build_with_state(|_| (), async |(): &mut (), n| handle(n).await);
+        for worker in workers {
+            steps.add("worker", worker.run());
+        }
+        pool
+    } else {
+        let (pool, workers) = builder.build(handle);
+        for worker in workers {
+            steps.add("worker", worker.run());
+        }
+        pool
+    };
+    (pool, steps)
+}
+
+/// The worker of one slot, of two, and that of a handler with state.
+fn each_worker(test: impl Fn(Builder<u64, ()>, bool)) {
+    for (slots, has_state) in [(1, false), (2, false), (1, true)] {
+        let _watchdog = Watchdog::new(&format!("{slots} slots, state: {has_state}"));
+        test(Pool::builder().workers(1).jobs_per_worker(slots), has_state);
+    }
+}
+
+#[test]
+fn a_worker_that_lets_one_moment_after_another_pass_lets_others_have_the_thread() {
+    each_worker(|builder, has_state| {
+        for is_busy in [false, true] {
+            let (pool, mut steps) = eager(builder.clone(), has_state);
+            if is_busy {
+                pool.try_submit(0).unwrap().detach();
+            }
+            steps.settle();
+            // Each deadline is a moment of its own, and lets no job start.
+            for n in 1..=1000 {
+                let time = Duration::from_millis(n);
+                pool.job(n).delay(HOUR).timeout(time).try_submit().unwrap().detach();
+            }
+            let mut seen = 0;
+            while steps.step().is_some() {
+                let passed = pool.stats().timed_out - seen;
+                assert!(passed <= STEPS, "{passed} moments in one poll, busy: {is_busy}, state: {has_state}");
+                seen += passed;
+            }
+            assert_eq!(seen, 1000);
+        }
+    });
+}
+
+#[test]
+fn a_worker_whose_jobs_come_one_moment_after_another_lets_others_have_the_thread() {
+    each_worker(|builder, has_state| {
+        let (pool, mut steps) = eager(builder.rate_limit(RateLimit::every(SECOND)), has_state);
+        steps.settle();
+        (1..=1000).for_each(|n| pool.try_submit(n).unwrap().detach());
+        let mut seen = 0;
+        while steps.step().is_some() {
+            let ended = pool.stats().succeeded - seen;
+            assert!(ended <= STEPS, "{ended} jobs in one poll, state: {has_state}");
+            seen += ended;
+        }
+        assert_eq!(seen, 1000);
     });
 }

@@ -491,6 +491,24 @@ fn the_time_of_an_error_goes_before_the_usual_delay_and_that_of_a_verdict_before
 }
 
 #[test]
+fn there_is_one_attempt_more_than_delays_whatever_names_their_times() {
+    everywhere(|env| async move {
+        for way in WAYS {
+            let listed = || Retry::delays(|| [1, 5].map(secs));
+            let ten = || Some(secs(10));
+            for (retry, times) in [
+                (listed().retry_after(move |_| ten()), [0, 10, 20]),
+                (listed().retry_after(move |attempt| ten().filter(|_| *attempt == 1)), [0, 10, 15]),
+                (listed().verdict(|_| Verdict::RetryIn(secs(7))), [0, 7, 14]),
+            ] {
+                let ran = run_alone(&env, retry, failing(7), way, times.map(secs)).await;
+                assert_eq!(ran, (3, Err(JobError::Failed(3))));
+            }
+        }
+    });
+}
+
+#[test]
 fn a_snoozed_attempt_is_not_counted() {
     everywhere(|env| async move {
         for way in WAYS {

@@ -1,5 +1,6 @@
 //! Workers with many slots: the same promises, with several jobs in one future.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -347,6 +348,29 @@ fn a_handler_with_state_has_one_slot() {
 fn more_slots_than_there_are_numbers_are_refused() {
     let builder = Pool::builder().workers(2).jobs_per_worker(1 << 63).timer(ManualTimer::new());
     let _ = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+}
+
+#[test]
+fn more_slots_than_memory_can_hold_are_refused_where_they_are_built() {
+    let text = |build: &dyn Fn()| {
+        let panicked = catch_unwind(AssertUnwindSafe(build)).unwrap_err();
+        panicked.downcast_ref::<String>().cloned().unwrap_or_default()
+    };
+    let refused = |workers: usize, slots: usize| {
+        format!("workers × jobs_per_worker must be no more than memory can hold, got {workers} × {slots}")
+    };
+    let builder = |workers, slots| Pool::builder().workers(workers).jobs_per_worker(slots).timer(ManualTimer::new());
+    for (workers, slots) in [(1, 1 << 50), (1, usize::MAX / 8), (2, usize::MAX / 2), (1 << 50, 1), (1 << 25, 1 << 25)] {
+        let plain = || drop(builder(workers, slots).build(|n: u32| async move { Ok::<_, ()>(n) }));
+        let adding = || {
+            drop(
+                builder(workers, slots).build_with_submitter(|n: u32, _: Submitter<u32, u32, ()>| async move { Ok(n) }),
+            );
+        };
+        assert_eq!([text(&plain), text(&adding)], [(); 2].map(|()| refused(workers, slots)));
+    }
+    let with_state = || drop(builder(1 << 50, 1).build_with_state(|_| (), async |(): &mut (), n: u32| Ok::<_, ()>(n)));
+    assert_eq!(text(&with_state), refused(1 << 50, 1));
 }
 
 #[test]

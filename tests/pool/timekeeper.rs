@@ -1,15 +1,21 @@
 //! The worker that keeps the time: it notices deadlines while all workers are busy, hands its role on when it leaves, and
 //! rests when there is nothing to wait for. One thread, polled by hand, since it matters which worker is polled when.
 
+use std::any::Any;
 use std::cell::RefCell;
-use std::pin::pin;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
-use brigade::{Builder, JobError, ManualTimer, Pool, RateLimit, TimeLimit};
+use brigade::rt::BoxFuture;
+use brigade::{Builder, JobError, ManualTimer, Pool, RateLimit, Retry, TimeLimit, Timer};
 use futures_lite::future;
 
-use crate::harness::{Watchdog, assert_settled, in_both_ways, poll_once};
+use crate::harness::{Slots, Watchdog, assert_settled, in_both_ways, poll_once};
 use crate::steps::Steps;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -215,4 +221,252 @@ fn a_moment_that_passes_after_an_abort_does_not_keep_a_worker_from_yielding() {
     let report = poll_once(abort.as_mut()).expect("nothing runs any more");
     assert_eq!((report.unstarted.len(), report.interrupted.len(), clock.sleeping()), (1, 1, 0));
     assert_settled(&pool);
+}
+
+#[test]
+fn jobs_that_wait_for_a_worker_that_is_not_polled_wake_no_other() {
+    let clock = ManualTimer::new();
+    let starts = Starts::default();
+    let (log, inside) = (Rc::clone(&starts), clock.clone());
+    let builder = Pool::builder().workers(3).rate_limit(RateLimit::every(SECOND)).timer(clock.clone());
+    let (pool, workers) = builder.build(move |n: u32| {
+        log.borrow_mut().push((inside.elapsed().as_millis(), n));
+        future::pending::<Result<(), ()>>()
+    });
+    let mut workers = workers.into_iter();
+    let mut steps = Steps::default();
+    let mut next_worker = |steps: &mut Steps| steps.add("worker", workers.next().unwrap().run());
+    let first = next_worker(&mut steps);
+    (0..3).for_each(|n| pool.try_submit(n).unwrap().detach());
+    steps.settle();
+    clock.advance(SECOND);
+    steps.settle();
+    // The second job is on its way to a worker, and the third one waits for its start and for no time.
+    let polls = steps.polls(first);
+    for _ in 0..10 {
+        assert_eq!(clock.sleeping(), 0);
+        clock.advance(SECOND);
+        steps.settle();
+    }
+    assert_eq!(steps.polls(first), polls);
+    // It does so as late as its start is.
+    next_worker(&mut steps);
+    next_worker(&mut steps);
+    steps.run_out(&clock);
+    assert_eq!(*starts.borrow(), [(0, 0), (11_000, 1), (12_000, 2)]);
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Jobs of input 0 never end, those of 1 fail, and all others succeed.
+async fn handle(n: u32) -> Result<u32, ()> {
+    match n {
+        0 => future::pending().await,
+        1 => Err(()),
+        n => Ok(n),
+    }
+}
+
+/// A pool of two slots of such jobs, whose workers are tasks that have settled.
+fn small_pool(
+    slots: Slots,
+    timer: impl Timer,
+    policy: fn(Builder<u32, ()>) -> Builder<u32, ()>,
+) -> (Pool<u32, u32, ()>, Steps) {
+    let (pool, workers) = policy(slots.at_once(Pool::builder(), 2)).timer(timer).build(handle);
+    let mut steps = Steps::default();
+    for worker in workers {
+        steps.add("worker", worker.run());
+    }
+    steps.settle();
+    (pool, steps)
+}
+
+/// How something comes to wait for a moment: the policy of its pool, and what to submit. What is returned waits for it, until it is
+/// dropped.
+type Waits =
+    (&'static str, fn(Builder<u32, ()>) -> Builder<u32, ()>, fn(&Pool<u32, u32, ()>, &mut Steps) -> Box<dyn Any>);
+
+const WAITS: [Waits; 7] = [
+    ("a delay", |builder| builder, |pool, _| Box::new(pool.job(2).delay(MINUTE).try_submit().unwrap())),
+    ("a backoff", |builder| builder.retry(Retry::fixed(MINUTE)), |pool, _| Box::new(pool.try_submit(1).unwrap())),
+    ("a map in backoff", |builder| builder.retry(Retry::fixed(MINUTE)), |pool, steps| begun_map(pool, steps, 1)),
+    (
+        "a permit",
+        |builder| builder.rate_limit(RateLimit::every(MINUTE)),
+        |pool, steps| {
+            pool.try_submit(2).unwrap().detach();
+            steps.settle();
+            Box::new(pool.try_submit(2).unwrap())
+        },
+    ),
+    (
+        "a map without a permit",
+        |builder| builder.rate_limit(RateLimit::every(MINUTE)),
+        |pool, steps| {
+            pool.try_submit(2).unwrap().detach();
+            steps.settle();
+            begun_map(pool, steps, 2)
+        },
+    ),
+    (
+        "a permit of a key",
+        |builder| builder.key_by(|n| *n).rate_limit_per_key(RateLimit::every(MINUTE)),
+        |pool, steps| {
+            pool.try_submit(0).unwrap().detach();
+            steps.settle();
+            Box::new(pool.try_submit(0).unwrap())
+        },
+    ),
+    (
+        "its time-out in the queue",
+        |builder| builder,
+        |pool, steps| {
+            (0..2).for_each(|_| pool.try_submit(0).unwrap().detach());
+            steps.settle();
+            Box::new(pool.job(2).timeout(MINUTE).try_submit().unwrap())
+        },
+    ),
+];
+
+/// A map that has pulled its only input.
+fn begun_map(pool: &Pool<u32, u32, ()>, _: &mut Steps, input: u32) -> Box<dyn Any> {
+    let mut map = Box::pin(pool.map([input]));
+    assert_eq!(poll_once(pin!(map.next())), None);
+    Box::new(map)
+}
+
+#[test]
+fn when_what_waits_for_a_moment_has_gone_no_alarm_is_left() {
+    in_both_ways(|slots| {
+        for (what, policy, begin) in WAITS {
+            // Whether the worker that keeps the time is busy or idle then.
+            for busy in 0..2 {
+                let clock = ManualTimer::new();
+                let (pool, mut steps) = small_pool(slots, clock.clone(), policy);
+                if what == "a delay" || what == "a backoff" {
+                    (0..busy).for_each(|_| pool.try_submit(0).unwrap().detach());
+                    steps.settle();
+                }
+                let waiting = begin(&pool, &mut steps);
+                steps.settle();
+                assert_eq!(clock.sleeping(), 1, "{what}");
+                drop(waiting);
+                steps.settle();
+                assert_eq!(clock.sleeping(), 0, "{what}");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_alarm_is_for_the_first_moment_that_is_left_whichever_worker_keeps_the_time() {
+    // No worker leaves, or one of them before it is polled again.
+    for leaver in [None, Some(0), Some(1)] {
+        let clock = ManualTimer::new();
+        let (pool, mut steps) = small_pool(Slots::One, clock.clone(), |builder| builder);
+        let [early, late] = [1, 9].map(|n| pool.job(2).delay(SECOND * n).try_submit().unwrap());
+        steps.settle();
+        assert_eq!(clock.sleeping(), 1);
+        drop(early);
+        leaver.into_iter().for_each(|worker| steps.drop_task(worker));
+        steps.settle();
+        assert_eq!(clock.sleeping(), 1);
+        assert!(clock.advance_to_next());
+        steps.settle();
+        assert_eq!((clock.elapsed(), poll_once(pin!(late)), clock.sleeping()), (SECOND * 9, Some(Ok(2)), 0));
+        assert_settled(&pool);
+    }
+}
+
+#[test]
+fn moments_that_move_on_while_jobs_come_and_go_leave_one_alarm_at_most() {
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let (pool, mut steps) = small_pool(slots, clock.clone(), |builder| builder.job_timeout(MINUTE));
+        (0..2).for_each(|_| pool.try_submit(0).unwrap().detach());
+        steps.settle();
+        // The two that run have alarms of their own.
+        assert_eq!(clock.sleeping(), 2);
+        let mut last = None;
+        for _ in 0..20 {
+            clock.advance(SECOND);
+            // The one before goes after the next one has come.
+            let next = pool.try_submit(2).unwrap();
+            steps.settle();
+            assert_eq!(clock.sleeping(), 3);
+            drop(last.replace(next));
+            steps.settle();
+            assert_eq!(clock.sleeping(), 3);
+        }
+        drop(last);
+        steps.settle();
+        assert_eq!(clock.sleeping(), 2);
+    });
+}
+
+/// A clock whose sleeps use the pool when they are dropped.
+struct Using {
+    clock: ManualTimer,
+    pool: Arc<Mutex<Option<Pool<u32, u32, ()>>>>,
+    drops: Arc<AtomicUsize>,
+}
+
+impl Timer for Using {
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
+        let (pool, drops) = (Arc::clone(&self.pool), Arc::clone(&self.drops));
+        Box::pin(UsingSleep { sleep: self.clock.sleep_until(at), pool, drops })
+    }
+}
+
+struct UsingSleep {
+    sleep: BoxFuture<'static, ()>,
+    pool: Arc<Mutex<Option<Pool<u32, u32, ()>>>>,
+    drops: Arc<AtomicUsize>,
+}
+
+impl Future for UsingSleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.sleep.as_mut().poll(cx)
+    }
+}
+
+impl Drop for UsingSleep {
+    fn drop(&mut self) {
+        let pool = self.pool.lock().unwrap().clone();
+        if let Some(pool) = pool {
+            let _ = pool.stats();
+            pool.set_rate_limit(RateLimit::every(SECOND));
+            self.drops.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[test]
+fn an_alarm_that_is_given_up_may_use_the_pool_in_its_drop() {
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let (place, drops) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+        let timer = Using { clock: clock.clone(), pool: Arc::clone(&place), drops: Arc::clone(&drops) };
+        let (pool, mut steps) = small_pool(slots, timer, |builder| builder);
+        *place.lock().unwrap() = Some(pool.clone());
+        let [late, early] = [9, 1].map(|n| {
+            let handle = pool.job(2).delay(SECOND * n).try_submit().unwrap();
+            steps.settle();
+            handle
+        });
+        // One was given up for an earlier moment, one for a later one, and one for none.
+        drop(early);
+        steps.settle();
+        drop(late);
+        steps.settle();
+        assert_eq!((drops.load(Ordering::SeqCst), clock.sleeping()), (3, 0));
+        *place.lock().unwrap() = None;
+    });
 }

@@ -197,6 +197,47 @@ fn a_hint_replaces_the_delay_without_jitter_or_bound_and_holds_whom_it_says() {
     }
 }
 
+/// A list of so many delays, and how many were taken of it.
+fn counted(count: u32) -> (Retry<u32>, Arc<std::sync::atomic::AtomicU32>) {
+    let taken = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let count_taken = Arc::clone(&taken);
+    let retry = Retry::delays(move || {
+        let taken = Arc::clone(&count_taken);
+        // Counted when it is taken, the end included.
+        (0..=count).filter_map(move |at| {
+            taken.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            (at < count).then_some(SECOND)
+        })
+    });
+    (retry, taken)
+}
+
+#[test]
+fn there_are_as_many_retries_as_delays_whatever_names_their_times() {
+    let named = [SECOND * 7; 3];
+    assert_eq!(delays(&counted(3).0.retry_after(|_| Some(SECOND * 7)), &failed(), 100), named);
+    assert_eq!(delays(&counted(3).0.verdict(|_| Verdict::RetryIn(SECOND * 7)), &failed(), 100), named);
+    // One of them is named.
+    let nth = std::sync::atomic::AtomicU32::new(0);
+    let second = move |_: &u32| (nth.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 1).then_some(SECOND * 7);
+    assert_eq!(delays(&counted(3).0.retry_after(second), &failed(), 100), [SECOND, SECOND * 7, SECOND]);
+}
+
+#[test]
+fn no_delay_is_taken_for_a_retry_that_is_not_made_or_does_not_count() {
+    let after = |retry: Retry<u32>, most| delays(&retry, &failed(), most).len();
+    for (policy, made, taken) in [
+        (Box::new(|retry: Retry<u32>| retry.max_attempts(2)) as Box<dyn Fn(Retry<u32>) -> Retry<u32>>, 1, 1),
+        (Box::new(|retry| retry.when(|_| false)), 0, 0),
+        (Box::new(|retry| retry.verdict(|_| Verdict::GiveUp)), 0, 0),
+        (Box::new(|retry| retry.verdict(|_| Verdict::Snooze(SECOND))), 9, 0),
+        (Box::new(|retry| retry.retry_after(|_| Some(SECOND * 5)).max_elapsed(SECOND * 12)), 2, 2),
+    ] {
+        let (retry, count) = counted(5);
+        assert_eq!((after(policy(retry), 9), count.load(std::sync::atomic::Ordering::SeqCst)), (made, taken));
+    }
+}
+
 #[test]
 fn a_verdict_decides_whether_when_and_what_counts() {
     let verdicts = [Verdict::Retry, Verdict::RetryIn(SECOND * 5), Verdict::Snooze(SECOND * 7), Verdict::GiveUp];

@@ -14,6 +14,25 @@ fn running(jobs: u64) -> Running<&'static str> {
 }
 
 #[test]
+fn a_slot_takes_memory_when_one_beside_it_is_occupied_and_not_for_those_before_it() {
+    let mut running = Running::<()>::new();
+    running.reserve(1 << 20).unwrap();
+    let room = running.chunks.capacity();
+    let last = (1 << 20) - 1;
+    running.start_scheduled(last, Occupant::new(JobId(7), 0, None), Some(Instant::now()));
+    assert_eq!(running.occupied().map(|(slot, occupant)| (slot, occupant.id)).collect::<Vec<_>>(), [(last, JobId(7))]);
+    assert_eq!((running.chunks.capacity(), running.chunks.iter().flatten().count()), (room, 1));
+    assert!(running.since(last).is_some() && running.since(last - 1).is_none() && running.since(0).is_none());
+}
+
+#[test]
+fn more_slots_than_memory_can_hold_are_an_error() {
+    assert!(
+        [1 << 50, usize::MAX / 8, usize::MAX].map(|slots| Running::<()>::new().reserve(slots).is_err()) == [true; 3]
+    );
+}
+
+#[test]
 fn slots_are_blocked_while_each_has_a_wait() {
     let mut running = running(2);
     let first = running.begin_wait(0, JobId(0), "first");

@@ -185,29 +185,25 @@ impl Gate {
         self.limit.most()
     }
 
-    /// When a job of this cost may start, if nothing else does before but those for which permits are kept, and these do now; not
-    /// later than `now` if it may at once.
+    /// When permits for a job of this cost may be kept, if none is taken or given back before; not later than `now` if they may at
+    /// once. Never, while they are kept for jobs that have not started: only one of these starts or is given up, and no time that
+    /// passes, changes that.
     ///
     /// The cost is at most [`most`](Self::most); one that is greater is taken as that.
     pub(crate) fn when(&mut self, now: Tick, cost: u32) -> Tick {
         self.forget(now);
-        let (cost, reserved) = (cost.min(self.most()), self.reserved);
+        let Some(spare) = (self.most() - self.reserved).checked_sub(cost.min(self.most())) else { return Tick::NEVER };
         match &self.count {
-            Count::Bucket { interval, full } => {
-                // `>` or `>=`: where nothing is kept, both give a time that is not later than now.
-                let full = if reserved > 0 { after_taking(*full, *interval, now, reserved) } else { *full };
-                let saved = u128::from(self.limit.most() - cost).saturating_mul(*interval);
-                coarse(full.saturating_sub(saved))
-            }
+            // When all but those that it can spare are back.
+            Count::Bucket { interval, full } => coarse(full.saturating_sub(interval.saturating_mul(u128::from(spare)))),
             Count::Window { starts, taken } => {
-                let wanted = u64::from(*taken) + u64::from(reserved) + u64::from(cost);
-                let mut over = wanted.saturating_sub(u64::from(self.limit.permits));
+                let mut over = taken.saturating_sub(spare);
                 let mut at = Tick(0);
-                for (start, cost) in starts.iter().chain([&(now, reserved)]) {
+                for (start, cost) in starts {
                     if over == 0 {
                         break;
                     }
-                    over = over.saturating_sub(u64::from(*cost));
+                    over = over.saturating_sub(*cost);
                     at = start.after(self.limit.period);
                 }
                 at

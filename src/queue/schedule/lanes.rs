@@ -135,6 +135,7 @@ struct Lane {
 enum Stand {
     Nowhere,
     Eligible(Rank),
+    /// Never: until one of its released jobs starts or is given up, which keep the permits that it needs.
     Until(Tick),
 }
 
@@ -320,11 +321,16 @@ impl Lanes {
         }
     }
 
-    /// A released job of the lane starts.
-    pub(crate) fn start(&mut self, spot: Spot, now: Tick, cost: u32) {
-        if let Some(gate) = self.lanes.get_mut(spot).and_then(|lane| lane.gate.as_mut()) {
-            gate.start(now, cost);
+    /// A released job of the lane starts. Says whether the lane was waiting for that, and not for a time.
+    pub(crate) fn start(&mut self, spot: Spot, now: Tick, cost: u32) -> bool {
+        let Some(lane) = self.lanes.get_mut(spot) else { return false };
+        let Some(gate) = &mut lane.gate else { return false };
+        gate.start(now, cost);
+        let has_waited = lane.stand == Stand::Until(Tick::NEVER);
+        if has_waited {
+            self.stand_anew(spot);
         }
+        has_waited
     }
 
     /// A released job of the lane does not start.
@@ -371,9 +377,11 @@ impl Lanes {
         self.until.first().map_or(Tick::NEVER, |(at, _)| *at)
     }
 
-    /// When the last of the lanes without jobs may be forgotten: the others go with it, or before if something happens.
+    /// When the last of the lanes without jobs may be forgotten: the others go with it, or before if something happens. One that
+    /// never may keeps none of the others.
     pub(crate) fn rested(&self) -> Tick {
-        self.resting.last().map_or(Tick::NEVER, |(at, _)| *at)
+        let last = self.resting.range(..(Tick::NEVER, Spot::MIN)).next_back();
+        last.map_or(Tick::NEVER, |(at, _)| *at)
     }
 
     /// Whether a job waits for its turn or for a time of its lane.
@@ -562,6 +570,21 @@ mod tests {
         lanes.remove(lane, rank(0), 2, spot(2));
         lanes.leave(lane, rested);
         assert_eq!(lanes.len(), 0);
+    }
+
+    #[test]
+    fn a_lane_that_is_held_for_ever_keeps_no_other_from_being_forgotten() {
+        let mut lanes = Lanes::new(LanePolicy { max_running: None, limit: Some(RateLimit::per_second(1)) });
+        let all = [0, 1].map(|key| add(&mut lanes, key, key, 0));
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [0, 1]);
+        lanes.hold(all[0], Tick::NEVER);
+        for lane in all {
+            lanes.end(lane);
+            lanes.leave(lane, Tick(0));
+        }
+        assert_eq!((lanes.len(), lanes.rested()), (2, Tick(0).after(SECOND)));
+        lanes.wake(lanes.rested());
+        assert_eq!((lanes.len(), lanes.rested()), (1, Tick::NEVER));
     }
 
     #[test]

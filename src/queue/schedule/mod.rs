@@ -137,6 +137,16 @@ pub(crate) struct Schedule<J> {
     waiting: usize,
     /// Whether a worker is free and no job will start, whatever time passes.
     is_stalled: bool,
+    /// Whether the job whose turn it is needs permits that are kept for released jobs: it waits for one of them to start.
+    needs_start: bool,
+}
+
+/// What may start next.
+enum Next {
+    /// This job of this lane, at this cost, now.
+    Job { lane: Spot, spot: Spot, cost: u32 },
+    /// Nothing before this time, if nothing happens until then.
+    At(Tick),
 }
 
 #[derive(Debug)]
@@ -188,6 +198,7 @@ impl<J> Schedule<J> {
             next: Tick::NEVER,
             waiting: 0,
             is_stalled: false,
+            needs_start: false,
         }
     }
 
@@ -321,6 +332,11 @@ impl<J> Schedule<J> {
         self.dismiss_too_costly(now, out);
         self.ripen(now);
         let soonest = self.start_what_may(now, load, out);
+        self.ask_at(soonest, load);
+    }
+
+    /// Asks for the next moment, given when the next job may start: that, or a deadline, or when lanes may be forgotten.
+    fn ask_at(&mut self, soonest: Tick, load: Load) {
         self.is_stalled = soonest == Tick::NEVER && self.may_start(load, self.released);
         let deadline = self.deadlines.first().map_or(Tick::NEVER, |due| due.tick());
         self.next = soonest.min(deadline).min(self.lanes.rested());
@@ -347,25 +363,13 @@ impl<J> Schedule<J> {
 
     /// Releases jobs while a worker is free; returns when the next one may start, should one be free still.
     fn start_what_may(&mut self, now: Tick, load: Load, out: &mut Released<J>) -> Tick {
+        // Each round occupies a slot.
         loop {
-            if !self.may_start(load, self.released) || self.recalled > 0 {
-                return Tick::NEVER;
-            }
-            let delayed = self.delayed.first().map_or(Tick::NEVER, |due| due.tick());
-            if self.held_until > now {
-                return if self.lanes.is_waiting() { self.held_until } else { self.held_until.max(delayed) };
-            }
-            let cost_of = |spot| self.records.get(spot).map_or(0, |record| record.cost);
-            let Some((lane, spot)) = self.lanes.first(now, cost_of) else {
-                return delayed.min(self.lanes.next());
+            let (lane, spot, cost) = match self.next_start(now, load) {
+                Next::Job { lane, spot, cost } => (lane, spot, cost),
+                Next::At(at) => return at,
             };
-            let cost = cost_of(spot);
             if let Some(gate) = &mut self.gate {
-                let at = gate.when(now, cost);
-                if at > now {
-                    // One that is delayed, or whose key is, may be of a greater priority and of a smaller cost.
-                    return at.min(delayed).min(self.lanes.next());
-                }
                 gate.reserve(cost);
             }
             self.step_out(spot);
@@ -380,6 +384,32 @@ impl<J> Schedule<J> {
                 }
             }
         }
+    }
+
+    /// What may start now, or when something may. A time is one at which something can be done, if nothing happens before: never,
+    /// while every slot is occupied or spoken for, and while permits are kept for released jobs that the next one needs.
+    fn next_start(&mut self, now: Tick, load: Load) -> Next {
+        self.needs_start = false;
+        if !self.may_start(load, self.released) || self.recalled > 0 {
+            return Next::At(Tick::NEVER);
+        }
+        let delayed = self.delayed.first().map_or(Tick::NEVER, |due| due.tick());
+        if self.held_until > now {
+            let at = if self.lanes.is_waiting() { self.held_until } else { self.held_until.max(delayed) };
+            return Next::At(at);
+        }
+        let cost_of = |spot| self.records.get(spot).map_or(0, |record| record.cost);
+        let Some((lane, spot)) = self.lanes.first(now, cost_of) else {
+            return Next::At(delayed.min(self.lanes.next()));
+        };
+        let cost = cost_of(spot);
+        let at = self.gate.as_mut().map_or(now, |gate| gate.when(now, cost));
+        if at <= now {
+            return Next::Job { lane, spot, cost };
+        }
+        self.needs_start = at == Tick::NEVER;
+        // One that is delayed, or whose key is, may be of a greater priority and of a smaller cost.
+        Next::At(at.min(delayed).min(self.lanes.next()))
     }
 
     fn dismiss_too_costly(&mut self, now: Tick, out: &mut Released<J>) {
@@ -435,10 +465,14 @@ impl<J> Schedule<J> {
         first.is_some_and(|first| first.rank < *rank)
     }
 
-    /// A released job starts; returns what is known of its former attempts.
-    pub(crate) fn start(&mut self, spot: Spot, now: Tick) -> Option<Box<History>> {
+    /// A released job starts, under this load so far; returns what is known of its former attempts.
+    ///
+    /// Others may have waited for that, and for no time: none of them may start at once, as the permits that were kept are taken,
+    /// but from now on there is a time for them, and [`next`](Self::next) is the earlier for it.
+    pub(crate) fn start(&mut self, spot: Spot, load: Load, now: Tick) -> Option<Box<History>> {
         let record = self.records.get_mut(spot)?;
         record.state = State::Running;
+        let history = record.history.take();
         self.released -= 1;
         if let Some(gate) = &mut self.gate {
             if planted::is(Bug::PassRate) && spot.get().is_multiple_of(2) {
@@ -447,8 +481,17 @@ impl<J> Schedule<J> {
                 gate.start(now, record.cost);
             }
         }
-        self.lanes.start(record.lane, now, record.cost);
-        record.history.take()
+        let is_awaited = self.lanes.start(record.lane, now, record.cost) || self.needs_start;
+        if is_awaited {
+            let load = Load { running: load.running + 1, ..load };
+            let soonest = match self.next_start(now, load) {
+                // Its time has come since the last release, and is looked at in its turn.
+                Next::Job { .. } => now,
+                Next::At(at) => at,
+            };
+            self.ask_at(soonest, load);
+        }
+        history
     }
 
     /// A released job does not start yet: takes it back, and the permits that are kept for it.
@@ -605,14 +648,7 @@ impl<J> Schedule<J> {
 
     /// Whether a job may start at the time that was told last, though none was released.
     pub(crate) fn could_start(&mut self, load: Load) -> bool {
-        let now = self.clock.now();
-        if !self.may_start(load, self.released) || self.recalled > 0 || self.held_until > now {
-            return false;
-        }
-        let cost_of = |spot| self.records.get(spot).map_or(0, |record| record.cost);
-        let Some((_, spot)) = self.lanes.first(now, cost_of) else { return false };
-        let cost = cost_of(spot);
-        self.gate.as_mut().is_none_or(|gate| gate.when(now, cost) <= now)
+        matches!(self.next_start(self.clock.now(), load), Next::Job { .. })
     }
 
     /// Counts everything anew.

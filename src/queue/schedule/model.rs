@@ -354,6 +354,7 @@ impl Pair {
 
     /// All comes to an end, and nothing is left.
     pub(super) fn end(mut self) {
+        self.let_time_pass();
         // Workers that send back what is overtaken do not go in a circle.
         for _ in 0..200 {
             self.apply(&Op::Start(0));
@@ -447,8 +448,11 @@ impl Pair {
                 if is_overtaken || !may {
                     self.put_back(spot, number, tick);
                 } else {
-                    self.real.start(spot, tick);
+                    let load = self.load();
+                    self.real.start(spot, load, tick);
                     self.naive.start(number, now);
+                    // Without a release: a start lets nothing start at once, and brings the time of those that waited for it.
+                    self.look_whether_next_is_early_enough();
                 }
             }
             Op::PutBack(place) => {
@@ -554,6 +558,30 @@ impl Pair {
         }
     }
 
+    /// The real one wants to be asked again before anything can happen.
+    fn look_whether_next_is_early_enough(&self) {
+        let next = self.real.next();
+        // What can happen at some time can happen at any later one, so the last moment before speaks for all.
+        let last = (next.0 - 1).min(self.now + 1_000_000);
+        assert_eq!(self.naive.clone().release(last), Out::default(), "at {last}, but it asks for {next:?}");
+    }
+
+    /// Time passes, and nothing else happens: the real one is soon done with asking, since each moment brings something, and none
+    /// brings what only the start or the end of a job can.
+    fn let_time_pass(&mut self) {
+        let lanes = self.naive.lanes.len();
+        // A time of its own, a release and a deadline for each job; a time and a rest for each lane, and a hold.
+        let most = 3 * self.naive.jobs.len() + 2 * lanes + 1;
+        for _ in 0..most {
+            if self.real.next() == Tick::NEVER {
+                return;
+            }
+            self.now = self.real.next().0;
+            self.release();
+        }
+        assert_eq!(self.real.next(), Tick::NEVER, "it asks for one moment after another for nothing");
+    }
+
     /// It is stuck if a worker is free and nothing will start, whatever time passes.
     fn look_whether_it_is_stuck(&self) {
         let waiting = self.real.delayed() + self.naive.of(State::Ready).count();
@@ -582,7 +610,7 @@ impl Pair {
         lane.turn = lane.turn.min(turn);
     }
 
-    /// Both release the same, and the real one wants to be asked again before anything can happen.
+    /// Both release the same.
     fn release(&mut self) {
         let (tick, load) = (self.tick(), self.load());
         let mut released = Released::new();
@@ -596,11 +624,8 @@ impl Pair {
             too_costly: too_costly.into_iter().map(|(leaver, ..)| leaver.job).collect(),
         };
         assert_eq!(out, self.naive.release(self.now), "at {}", self.now);
-        let next = self.real.next();
-        assert!(next > tick, "it asks for what has passed");
-        // What can happen at some time can happen at any later one, so the last moment before speaks for all.
-        let last = (next.0 - 1).min(self.now + 1_000_000);
-        assert_eq!(self.naive.clone().release(last), Out::default(), "at {last}, but it asks for {next:?}");
+        assert!(self.real.next() > tick, "it asks for what has passed");
+        self.look_whether_next_is_early_enough();
         assert_eq!(self.real.delayed(), self.naive.of(State::Delayed).count());
         self.look_whether_it_is_stuck();
         for job in &self.naive.jobs {

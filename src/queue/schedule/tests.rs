@@ -156,3 +156,35 @@ fn keys_that_come_together_take_turns_in_the_order_in_which_they_came() {
     assert!(again[0] > again[1]);
     assert_eq!(started(&mut schedule), [2, 3]);
 }
+
+#[test]
+fn no_time_is_asked_for_while_the_permits_that_the_next_job_needs_are_kept() {
+    let load = |running| Load { slots: 9, running, is_closing: false };
+    let rate = RateLimit::per_second(1);
+    let of_lanes = LanePolicy { limit: Some(rate), ..LanePolicy::default() };
+    for policy in [
+        Policy { rate: Some(rate), ..Policy::default() },
+        Policy { rate: Some(RateLimit::sliding_window(1, Duration::from_secs(1))), ..Policy::default() },
+        Policy { lanes: of_lanes, ..Policy::default() },
+    ] {
+        let mut schedule = Schedule::new(policy, 9, Instant::now());
+        let terms = Terms { cost: 1, ..Terms::default() };
+        let spots = [0, 1].map(|number| schedule.insert(number, number, terms.clone(), Tick(0)));
+        let mut released = Released::new();
+        // However late it is asked, it is the released job's turn.
+        for at in [0, 5, 10_000_000_000].map(Tick) {
+            schedule.release(at, load(0), &mut released);
+            assert_eq!((released.first.as_ref().map(|(job, _)| *job), released.more.len()), (Some(0), 0));
+            assert_eq!(schedule.next(), Tick::NEVER, "at {at:?}, {policy:?}");
+        }
+        // Its start says when the next one may start, and its leaving lets that start at once.
+        let mut other = Schedule::new(policy, 9, Instant::now());
+        let first = other.insert(0, 0, terms.clone(), Tick(0));
+        other.insert(1, 1, terms.clone(), Tick(0));
+        assert_eq!(started(&mut other), [0]);
+        schedule.start(spots[0], load(0), Tick(10_000_000_000));
+        assert_eq!(schedule.next(), Tick(11_000_000_000), "{policy:?}");
+        other.forget(first, 0, Tick(0));
+        assert_eq!(started(&mut other), [1]);
+    }
+}

@@ -338,18 +338,58 @@ fn a_third_of_a_second_three_times_is_a_second() {
 }
 
 #[test]
-fn while_permits_are_kept_the_next_one_comes_as_if_they_were_taken_now() {
+fn while_the_permits_are_kept_that_a_job_needs_no_time_brings_them() {
     for limit in [RateLimit::per_second(1).burst(2), RateLimit::sliding_window(2, Duration::from_secs(2))] {
         let mut gate = Gate::new(limit);
         gate.reserve(1);
         gate.reserve(1);
         let second = |n| Tick(n * SECOND);
-        let next = |gate: &mut Gate, at| gate.when(second(at), 1).0 / SECOND;
         let wait = if limit.form == Form::Window { 2 } else { 1 };
-        assert_eq!((next(&mut gate, 0), next(&mut gate, 5)), (wait, 5 + wait));
+        assert_eq!([0, 5, 500].map(|at| gate.when(second(at), 1)), [Tick::NEVER; 3]);
         gate.start(second(5), 1);
-        assert_eq!(next(&mut gate, 5), 5 + wait);
+        assert_eq!([5, 6].map(|at| gate.when(second(at), 1)), [second(5 + wait); 2]);
         gate.release(1);
         assert_eq!(gate.when(second(5), 1).0.min(5 * SECOND), gate.when(second(5), 1).0);
+    }
+}
+
+#[test]
+fn no_rate_is_too_fast_to_be_counted() {
+    let nano = Duration::from_nanos(1);
+    let start = Tick(7);
+    for (limit, ticks_of_1000) in [
+        (RateLimit::per_second(999_999_999), 1001),
+        (RateLimit::per_second(1_000_000_000), 1000),
+        (RateLimit::per_second(1_000_000_001), 1000),
+        (RateLimit::per_second(2_000_000_000), 500),
+        (RateLimit::per_second(u32::MAX), 233),
+        // Faster than what the clock can show: all of them are back when it shows anything.
+        (RateLimit::per(u32::MAX, nano), 1),
+    ] {
+        // One by one, each as soon as it may.
+        let mut gate = Gate::new(limit);
+        let mut now = start;
+        for _ in 0..1000 {
+            now = gate.when(now, 1).max(now);
+            gate.take(now, 1);
+            assert!(gate.when(now, 1) > now && gate.when(now, 1) <= Tick(now.0 + 2), "{limit:?}");
+        }
+        // A thousand at once come back together.
+        let mut gate = Gate::new(limit.burst(1000));
+        gate.take(start, 1000);
+        assert!(gate.when(start, 1) > start, "{limit:?}");
+        assert_eq!(gate.when(start, 1000), Tick(start.0 + ticks_of_1000), "{limit:?}");
+    }
+    // The greatest and the slowest, at the end of time.
+    for limit in
+        [RateLimit::per(u32::MAX, nano), RateLimit::per(1, Duration::MAX), RateLimit::per(u32::MAX, Duration::MAX)]
+    {
+        let mut gate = Gate::new(limit.burst(u32::MAX));
+        let late = Tick(u64::MAX - 1);
+        assert!(gate.when(late, u32::MAX) <= late);
+        gate.reserve(u32::MAX);
+        assert_eq!((gate.when(late, 0) <= late, gate.when(late, 1)), (true, Tick::NEVER));
+        gate.start(late, u32::MAX);
+        assert!(gate.when(late, 1) > late);
     }
 }
