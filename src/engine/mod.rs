@@ -317,7 +317,8 @@ impl<In, T, E> Engine<In, T, E> {
             self.told.fetch_add(1, Ordering::SeqCst);
         }
         unwind::wake(wakes.room);
-        if wakes.quiet {
+        // The end of the last delivery looks whether the pool is idle.
+        if wakes.below || (wakes.quiet && self.are_delivered()) {
             self.wake_watchers();
         }
     }

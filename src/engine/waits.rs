@@ -243,7 +243,7 @@ impl<In, T, E> Engine<In, T, E> {
         self.state().ledger.is_idle() && self.are_delivered()
     }
 
-    fn are_delivered(&self) -> bool {
+    pub(super) fn are_delivered(&self) -> bool {
         self.deliveries.are_none(Delivery::Finished) && self.deliveries.are_none(Delivery::Unstarted)
     }
 

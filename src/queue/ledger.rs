@@ -60,8 +60,10 @@ pub(crate) struct Wakes {
     pub(crate) told: bool,
     /// A waker that nobody needs any more. Dropping it may run anything, so it is not dropped under the lock.
     pub(crate) unneeded: Option<Waker>,
-    /// Whether those who wait for the pool to be idle should look again.
+    /// Whether the pool may be idle, once the outcomes that are on their way are delivered.
     pub(crate) quiet: bool,
+    /// Whether so few jobs are queued or running as a future waits for.
+    pub(crate) below: bool,
     /// Whether the ready channel is to be closed, so that the workers leave.
     pub(crate) end: bool,
 }
@@ -70,7 +72,7 @@ impl Wakes {
     /// Whether there is nothing to do.
     #[inline]
     pub(crate) const fn is_empty(&self) -> bool {
-        self.room.is_empty() && self.unneeded.is_none() && !self.quiet && !self.end
+        self.room.is_empty() && self.unneeded.is_none() && !self.quiet && !self.below && !self.end
     }
 }
 
@@ -541,19 +543,19 @@ impl Ledger {
         }
         if self.queued_total() < self.queued_mark {
             self.queued_mark = 0;
-            wakes.quiet = true;
+            wakes.below = true;
         }
         // Once too often would only cost time.
         self.is_watched = !self.waiting.is_empty() || self.queued_mark > 0;
     }
 
-    /// Somebody waits until fewer than `queued` jobs are queued; whoever listens to `quiet` is told.
+    /// Somebody waits until fewer than `queued` jobs are queued; it is told then.
     pub(crate) fn mark_queued(&mut self, queued: usize) {
         self.queued_mark = self.queued_mark.max(queued);
         self.is_watched = true;
     }
 
-    /// Somebody waits until fewer than `running` jobs are running; whoever listens to `quiet` is told.
+    /// Somebody waits until fewer than `running` jobs are running; it is told then.
     pub(crate) fn mark_running(&mut self, running: usize) {
         self.running_mark = self.running_mark.max(running);
     }
@@ -613,7 +615,7 @@ impl Ledger {
     fn look_for_rest(&mut self, wakes: &mut Wakes) {
         if self.running < self.running_mark {
             self.running_mark = 0;
-            wakes.quiet = true;
+            wakes.below = true;
         }
     }
 

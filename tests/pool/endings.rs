@@ -176,15 +176,11 @@ const fn expected(wait: Wait, ending: Ending) -> Expected {
             Ending::DropLastHandle => GoesOn(HOLDS_POOL, "Ok(())"),
         },
         Wait::MapRoom => match ending {
-            Ending::Close
-            | Ending::Seal
-            | Ending::Drain
-            | Ending::DrainWithin
-            | Ending::Abort
-            | Ending::DropLastWorker
-            | Ending::DropExecutor => Ends("[], Closed"),
-            Ending::CancelOwn => Ends("[], Cancelled"),
-            Ending::DropLastHandle => GoesOn(HOLDS_POOL, "[Ok(7)], Complete"),
+            Ending::Close | Ending::Seal | Ending::Drain => GoesOn(IS_ACCEPTED, "[Ok(7)], Closed"),
+            Ending::DrainWithin | Ending::Abort => Ends("[Err(Cancelled(Aborted))], Aborted"),
+            Ending::DropLastWorker | Ending::DropExecutor => Ends("[Err(Abandoned)], Abandoned"),
+            Ending::CancelOwn => Ends("[Err(Cancelled(Stream))], Cancelled"),
+            Ending::DropLastHandle => GoesOn(HOLDS_POOL, "[Ok(7), Ok(8)], Complete"),
         },
         Wait::MapMoreRoom => match ending {
             Ending::Close | Ending::Seal | Ending::Drain => GoesOn(IS_ACCEPTED, "[Ok(0), Ok(1), Ok(2)], Closed"),
@@ -473,7 +469,8 @@ impl Stage {
             }
             Wait::MapRoom => {
                 self.submit_others(SLOTS + CAPACITY).await;
-                self.read(pool.map([7]))
+                // The first input is queued beyond the capacity.
+                self.read(pool.map([7, 8]))
             }
             Wait::MapMoreRoom => {
                 self.submit_others(1).await;

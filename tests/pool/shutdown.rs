@@ -513,21 +513,19 @@ fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
         type Place = Arc<Mutex<(Option<Pool<u32, (), ()>>, Vec<u32>)>>;
         let place = Place::default();
         let seen = Arc::clone(&place);
-        // Nobody polls the workers; the observer is called at the moment at which the last job is over.
-        let (pool, workers) = env
-            .in_order()
-            .observe(move |event: &Event| {
-                if matches!(event, Event::Finished { job, .. } if job.as_u64() == 1) {
-                    let pool = seen.lock().unwrap().0.take().unwrap();
-                    let report = poll_once(pin!(pool.abort())).expect("the pool is idle");
-                    seen.lock().unwrap().1 = report.unstarted.into_iter().map(|job| job.input).collect();
-                }
-            })
-            .build(|_: u32| future::pending::<Result<(), ()>>());
+        let (pool, workers) = env.in_order().build(|_: u32| future::pending::<Result<(), ()>>());
         place.lock().unwrap().0 = Some(pool.clone());
         pool.try_submit(5).unwrap().detach();
         let mut map = pool.map([6]);
         assert_eq!(poll_once(pin!(map.next())), None);
+        // No worker is polled; the waker is called at the moment at which the pool is idle.
+        let waker = on_wake(move || {
+            let pool = seen.lock().unwrap().0.take().unwrap();
+            let report = poll_once(pin!(pool.abort())).expect("the pool is idle");
+            seen.lock().unwrap().1 = report.unstarted.into_iter().map(|job| job.input).collect();
+        });
+        let mut idle = pin!(pool.idle());
+        assert!(idle.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         assert_eq!(words(&pool.abort().await), (vec![], vec![]));
         assert_eq!(place.lock().unwrap().1, [5, 6]);
         assert_settled(&pool);

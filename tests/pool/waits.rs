@@ -2,15 +2,16 @@
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Barrier, Mutex, OnceLock};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use async_executor::LocalExecutor;
 use brigade::rt::BoxFuture;
 use brigade::{End, Event, Group, JobError, JobHandle, ManualTimer, Observer, Pool, RateLimit, Retry, Submitter};
 use futures::stream::FuturesUnordered;
-use futures_lite::StreamExt;
+use futures_lite::{Stream, StreamExt};
 
-use crate::harness::{Gate, assert_settled, in_both_ways, poll_once};
+use crate::harness::{Gate, assert_settled, in_both_ways, on_wake, poll_once};
 
 /// One parent starts in the first worker; the other one in the last, which has the first one's child before it.
 fn answer_parents<W: Future<Output = ()>>(pool: &Pool<u32, u32, &'static str>, workers: &mut [Pin<Box<W>>]) {
@@ -375,41 +376,29 @@ fn a_handle_that_is_finished_is_ready() {
     assert!(!seen.is_empty() && seen.iter().all(|(is_finished, is_ready)| is_finished == is_ready), "{seen:?}");
 }
 
-/// Aborts the pool once more when a job ends, and keeps what that call reports.
-struct Again(Arc<Mutex<Option<Pool<u32, u32, ()>>>>, Arc<Mutex<Vec<u32>>>);
-
-impl Observer for Again {
-    fn on_event(&self, event: &Event) {
-        if matches!(event, Event::Finished { .. })
-            && let Some(pool) = &*self.0.lock().unwrap()
-            && let Some(report) = poll_once(pin!(pool.abort()))
-        {
-            self.1.lock().unwrap().extend(report.unstarted.into_iter().map(|unstarted| unstarted.input));
-        }
-    }
-}
-
 #[test]
 fn an_abort_that_finds_the_pool_idle_has_all_inputs() {
     for is_streamed in [false, true] {
-        let (place, seen) = (Arc::default(), Arc::default());
-        let again = Again(Arc::clone(&place), Arc::clone(&seen));
-        let (pool, _workers) =
-            Pool::builder().observe(again).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+        let (pool, _workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
         let group = pool.group();
         if is_streamed {
             group.try_submit(7).unwrap();
         } else {
             pool.try_submit(7).unwrap().detach();
         }
-        *place.lock().unwrap() = Some(pool.clone());
-        let report = poll_once(pin!(pool.abort())).unwrap();
-        assert_eq!((&*seen.lock().unwrap(), report.unstarted.len()), (&vec![7], 0));
-        *place.lock().unwrap() = None;
+        // Aborts the pool once more when it becomes idle, and keeps what that call reports.
+        let (again, (report, reported)) = (pool.clone(), std::sync::mpsc::channel());
+        let waker = on_wake(move || report.send(poll_once(pin!(again.abort()))).unwrap());
+        let mut idle = pin!(pool.idle());
+        assert!(idle.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let first = poll_once(pin!(pool.abort())).unwrap();
+        let second = reported.try_recv().unwrap().expect("the pool is idle");
+        let inputs: Vec<_> = second.unstarted.into_iter().map(|unstarted| unstarted.input).collect();
+        assert_eq!((inputs, first.unstarted.len()), (vec![7], 0));
     }
 }
 
-/// A map waits in line for room, and its consumer turns to something else before it has any.
+/// A map waits for room, and its task turns to something else before it has any.
 #[test]
 fn a_map_that_is_not_polled_keeps_no_room_from_others() {
     in_both_ways(|slots| {
@@ -420,8 +409,8 @@ fn a_map_that_is_not_polled_keeps_no_room_from_others() {
             .build(|n: u32| async move { Ok::<_, ()>(n) });
         let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
         pool.try_submit(1).unwrap().detach();
-        let mut map = pool.map([2]);
-        assert!(poll_once(pin!(map.next())).is_none());
+        let mut map = pool.map(2..5);
+        assert!(Pin::new(&mut map).poll_next(&mut Context::from_waker(Waker::noop())).is_pending());
         let mut submit = pin!(pool.submit(3));
         assert!(poll_once(submit.as_mut()).is_none());
         assert_eq!(poll_once(worker.as_mut()), None);

@@ -101,6 +101,7 @@ struct Told {
     room: Vec<usize>,
     unneeded: Option<usize>,
     quiet: bool,
+    below: bool,
     end: bool,
 }
 
@@ -235,7 +236,7 @@ impl Naive {
         for (marks, count) in [(&mut self.queued_marks, queued), (&mut self.running_marks, running)] {
             if marks.iter().any(|mark| count < *mark) {
                 marks.clear();
-                told.quiet = true;
+                told.below = true;
             }
         }
     }
@@ -325,7 +326,7 @@ impl Pair {
         let mut room = take();
         room.sort_unstable();
         wakes.unneeded.into_iter().for_each(Waker::wake);
-        let told = Told { room, unneeded: take().pop(), quiet: wakes.quiet, end: wakes.end };
+        let told = Told { room, unneeded: take().pop(), quiet: wakes.quiet, below: wakes.below, end: wakes.end };
         assert_eq!(is_empty, told == Told::default());
         told
     }
