@@ -3,6 +3,7 @@
 
 use super::Engine;
 use crate::queue::ledger::Life;
+use crate::queue::schedule::clock::Tick;
 
 use super::scheduling::load;
 
@@ -84,7 +85,10 @@ impl<In, T, E> Engine<In, T, E> {
         if schedule.could_start(load) {
             return Err("a job could start, and nobody sees to it".into());
         }
-        if !state.keeper.is_armed_for(schedule.next()) {
+        if !state.keeper.is_held() && schedule.next() != Tick::NEVER {
+            return Err("nobody keeps the time".into());
+        }
+        if state.keeper.is_held() && !state.keeper.is_armed_for(schedule.next()) {
             return Err("the alarm is not for the moment at which something can be done".into());
         }
         Ok(())

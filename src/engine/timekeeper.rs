@@ -86,7 +86,7 @@ impl Keeper {
 
     /// Whether the alarm is for this moment, or there is none where there is no moment.
     pub(super) fn is_armed_for(&self, next: Tick) -> bool {
-        if self.is_held { self.armed == Some(next) } else { next == Tick::NEVER }
+        self.armed == Some(next)
     }
 }
 
