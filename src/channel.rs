@@ -49,11 +49,16 @@ impl Noted {
         }
     }
 
-    #[cold]
     fn wake_all(&self) {
         self.is_any.store(false, Ordering::SeqCst);
-        let wakers = std::mem::take(&mut *self.wakers.lock().unwrap_or_else(PoisonError::into_inner));
-        unwind::wake(wakers);
+        // Ends: a receiver is noted once for each time that it waits, and none waits again before it is polled.
+        while let Some(waker) = self.take() {
+            unwind::wake(Some(waker));
+        }
+    }
+
+    fn take(&self) -> Option<Waker> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 }
 
@@ -152,9 +157,24 @@ impl<T> Receiver<T> {
         self.noted.wake();
     }
 
-    /// Waits for a value. Dropping the future loses none: the next receiver is woken for it.
-    pub(crate) fn recv(&self) -> Recv<'_, T> {
-        Recv { channel: Some(self.channel.recv()), noted: &self.noted, waker: None }
+    /// Waits for a value. Dropping the future loses none: the next receiver is woken for it. `kept` saves a task that waits again and
+    /// again an allocation each time.
+    pub(crate) fn recv<'a>(&'a self, kept: &'a KeptNote) -> Recv<'a, T> {
+        Recv { channel: Some(self.channel.recv()), noted: &self.noted, kept }
+    }
+}
+
+/// What stood for a task in the channel when it waited last.
+#[derive(Debug, Default)]
+pub(crate) struct KeptNote(Mutex<Option<NotedWaker>>);
+
+impl KeptNote {
+    fn take(&self) -> Option<NotedWaker> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, note: Option<NotedWaker>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = note;
     }
 }
 
@@ -165,7 +185,7 @@ pin_project! {
         #[pin]
         channel: Option<channel::Recv<'a, T>>,
         noted: &'a Arc<Noted>,
-        waker: Option<NotedWaker>,
+        kept: &'a KeptNote,
     }
 
     impl<T> PinnedDrop for Recv<'_, T> {
@@ -184,7 +204,10 @@ impl<T> Future for Recv<'_, T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(channel) = this.channel.as_pin_mut() else { return Poll::Pending };
-        poll_with_note(this.waker, this.noted, cx, |cx| channel.poll(cx)).map_err(|_| Closed)
+        let mut note = this.kept.take();
+        let polled = poll_with_note(&mut note, this.noted, cx, |cx| channel.poll(cx));
+        this.kept.put(note);
+        polled.map_err(|_| Closed)
     }
 }
 
@@ -214,7 +237,8 @@ mod tests {
         let sends = Arc::new(Sends { sender, wakes: AtomicUsize::new(0) });
         let waker = Waker::from(Arc::clone(&sends));
         let cx = &mut Context::from_waker(&waker);
-        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(receiver.recv())).collect();
+        let kept = [(); 3].map(|()| KeptNote::default());
+        let mut waiting: Vec<_> = kept.iter().map(|kept| Box::pin(receiver.recv(kept))).collect();
         for recv in &mut waiting {
             assert!(recv.as_mut().poll(cx).is_pending());
         }
@@ -242,7 +266,8 @@ mod tests {
             assert!(receiver.poll_next(&Context::from_waker(&panics)).is_pending());
             assert_eq!(sender.send(value), Ok(()));
             assert_eq!(receiver.poll_next(noop), Poll::Ready(Some(value)));
-            let mut recv = Box::pin(receiver.recv());
+            let kept = KeptNote::default();
+            let mut recv = Box::pin(receiver.recv(&kept));
             assert!(recv.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
             assert_eq!(sender.send(value), Ok(()));
             assert_eq!(recv.as_mut().poll(noop), Poll::Ready(Ok(value)));

@@ -18,6 +18,7 @@ use futures_lite::future::poll_once;
 use loom::future::block_on;
 use loom::thread;
 
+use crate::channel::KeptNote;
 use crate::engine::Engine;
 use crate::engine::timekeeper::Timekeeping;
 use crate::handler::Plain;
@@ -174,7 +175,7 @@ fn an_abort_and_a_worker_settle_a_job_once() {
 /// Takes jobs until there are none and the channel is closed.
 fn take_all(injector: &Injector<Row>) -> Vec<u32> {
     let mut taken = Vec::new();
-    while let Ok(job) = block_on(injector.pop()) {
+    while let Ok(job) = block_on(injector.pop(&KeptNote::default())) {
         taken.push(job);
     }
     taken
@@ -185,14 +186,14 @@ fn hand_over(push: impl Fn(&Injector<Row>) + Send + Sync + 'static) {
         let injector = Arc::new(Injector::<Row>::new());
         let leaver = spawn({
             let injector = Arc::clone(&injector);
-            move || block_on(poll_once(injector.pop())).and_then(Result::ok)
+            move || block_on(poll_once(injector.pop(&KeptNote::default()))).and_then(Result::ok)
         });
         let stayer = spawn({
             let injector = Arc::clone(&injector);
             move || {
                 // Two of three jobs at least are its own.
-                let first = block_on(injector.pop()).expect("it is open");
-                let second = block_on(injector.pop()).expect("it is open");
+                let first = block_on(injector.pop(&KeptNote::default())).expect("it is open");
+                let second = block_on(injector.pop(&KeptNote::default())).expect("it is open");
                 [first, second]
             }
         });
@@ -235,7 +236,7 @@ fn share(leave: impl Fn(&Injector<Row>, Arc<Desk<Row>>) + Copy + Send + Sync + '
         let injector = Arc::new(Injector::<Row>::new());
         let other = spawn({
             let injector = Arc::clone(&injector);
-            move || [(); 2].map(|()| block_on(injector.pop()).expect("it is open"))
+            move || [(); 2].map(|()| block_on(injector.pop(&KeptNote::default())).expect("it is open"))
         });
         injector.push_batch([1, 2, 3].into()).expect("it is open");
         let desk = Arc::new(Desk::default());
@@ -273,7 +274,7 @@ fn no_job_overtakes_another_while_somebody_looks_for_dead_ones() {
         let injector = Arc::new(Injector::<Row>::new());
         let worker = spawn({
             let injector = Arc::clone(&injector);
-            move || [(); 2].map(|()| block_on(injector.pop()).expect("it is open"))
+            move || [(); 2].map(|()| block_on(injector.pop(&KeptNote::default())).expect("it is open"))
         });
         let sweeper = spawn({
             let injector = Arc::clone(&injector);
@@ -295,7 +296,7 @@ fn two_workers_take_the_jobs_in_their_order() {
         let workers = [(); 2].map(|()| {
             let (injector, taken) = (Arc::clone(&injector), Arc::clone(&taken));
             spawn(move || {
-                let job = block_on(injector.pop()).expect("it is open");
+                let job = block_on(injector.pop(&KeptNote::default())).expect("it is open");
                 taken.lock().expect("nobody panics").push(job);
             })
         });
@@ -350,9 +351,10 @@ fn a_slot_that_is_woken_is_looked_at() {
 /// What a worker does beside running handlers: waits for a job and keeps the time, until it has run one.
 fn serve(engine: &Books, slot: usize) {
     let mut time = Timekeeping::new(Arc::clone(engine), slot);
+    let kept = KeptNote::default();
     let entry = block_on(async {
         loop {
-            match job_or_moment(engine, &mut time).await {
+            match job_or_moment(engine, &mut time, &kept).await {
                 Some(Ok(entry)) => break Some(entry),
                 Some(Err(_)) => break None,
                 None => time.pass(),

@@ -273,14 +273,14 @@ impl<In, T, E> Streamed<In, T, E> {
         if matches!(error, JobError::TimedOut(_) | JobError::TooCostly { .. } | JobError::Panicked(_)) {
             stream.count_failure(&error);
         }
-        stream.announce(engine::Delivery::Unstarted);
+        stream.announce(engine::DeliveryKind::Unstarted);
         engine.book_unstarted(origin, id, error.outcome(), spot, attempts, Some(stream.identity().get()));
         let timings = accepted_at.filter(|_| engine.timings).map(|at| {
             Box::new(Timings { queued_for: engine.timer.now().saturating_duration_since(at), ran_for: None })
         });
         let completion = Completion { id, index, attempts, input: kept, result: Err(error), timings };
         stream.deliver(Delivery::One(completion));
-        stream.arrived(engine::Delivery::Unstarted, 1);
+        stream.arrived(engine::DeliveryKind::Unstarted, 1);
     }
 
     fn start(
@@ -489,10 +489,10 @@ impl<In, T, E> Cell<In, T, E> {
         part_with(input);
         let outcome = error.outcome();
         let wanted = self.discard_unwanted(Err(error), attempts);
-        self.engine.deliveries.begin(engine::Delivery::Unstarted);
+        self.engine.deliveries.begin(engine::DeliveryKind::Unstarted);
         self.engine.book_unstarted(origin, self.id, outcome, self.spot(), attempts, None);
         self.complete(wanted, attempts);
-        self.engine.end_deliveries(engine::Delivery::Unstarted, 1);
+        self.engine.end_deliveries(engine::DeliveryKind::Unstarted, 1);
         true
     }
 
@@ -941,7 +941,7 @@ impl<In, T, E> Ticket<In, T, E> {
                 }
                 let input = self.take_kept(&stream);
                 self.past.history.take().map(unwind::discard);
-                stream.announce(engine::Delivery::Finished);
+                stream.announce(engine::DeliveryKind::Finished);
                 stream.engine.book_finish(self.slot, self.id, outcome_of(&result), self.attempts);
                 let timings = self.timings(&stream.engine);
                 let (id, index, attempts) = (self.id, self.index, self.attempts);
@@ -958,12 +958,12 @@ impl<In, T, E> Ticket<In, T, E> {
         self.past.history.take().map(unwind::discard);
         let outcome = outcome_of(&result);
         let wanted = cell.discard_unwanted(result, self.attempts);
-        cell.engine.deliveries.begin(engine::Delivery::Finished);
+        cell.engine.deliveries.begin(engine::DeliveryKind::Finished);
         if !note() {
             cell.engine.book_finish(self.slot, self.id, outcome, self.attempts);
         }
         cell.complete(wanted, self.attempts);
-        cell.engine.end_deliveries(engine::Delivery::Finished, 1);
+        cell.engine.end_deliveries(engine::DeliveryKind::Finished, 1);
     }
 
     #[inline]
@@ -986,7 +986,7 @@ impl<In, T, E> Drop for Ticket<In, T, E> {
         let result = Err(interrupt.map_or(JobError::Abandoned, |interrupt| JobError::Cancelled(interrupt.0)));
         if let Some((stream, completion)) = self.conclude(result) {
             stream.deliver(Delivery::One(completion));
-            stream.arrived(engine::Delivery::Finished, 1);
+            stream.arrived(engine::DeliveryKind::Finished, 1);
         }
     }
 }
@@ -1110,7 +1110,7 @@ impl<In, T, E> Outbox<In, T, E> {
         if self.announced == 0
             && let Some(stream) = &self.stream
         {
-            stream.announce(engine::Delivery::Finished);
+            stream.announce(engine::DeliveryKind::Finished);
             self.announced += 1;
         }
     }
@@ -1142,7 +1142,7 @@ impl<In, T, E> Outbox<In, T, E> {
                 .for_each(|success| stream.deliver(Delivery::One(success.into_completion()))),
             _ => stream.deliver(Delivery::Successes(std::mem::take(&mut self.successes))),
         }
-        stream.arrived(engine::Delivery::Finished, std::mem::take(&mut self.announced));
+        stream.arrived(engine::DeliveryKind::Finished, std::mem::take(&mut self.announced));
     }
 
     /// Sends what it holds.

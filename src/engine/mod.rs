@@ -24,7 +24,7 @@ use self::signal::Signals;
 pub(crate) use self::signal::{Interrupt, reason_from_code, reason_to_code};
 use self::timekeeper::{Keeper, Notice};
 use self::waits::{Deliveries, Waiting, Watching};
-pub(crate) use self::waits::{Delivery, Feeding, NoRoom, Pull, Room, Wait, WaitMark};
+pub(crate) use self::waits::{DeliveryKind, Feeding, NoRoom, Pull, Room, Wait, WaitMark};
 use crate::attempt::inside::Place;
 use crate::attempt::retry::{Account, History};
 use crate::attempt::timeout::Limits;

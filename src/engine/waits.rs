@@ -158,25 +158,25 @@ pub(crate) struct Deliveries {
 
 /// Whether the job has run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Delivery {
+pub(crate) enum DeliveryKind {
     Finished,
     Unstarted,
 }
 
 impl Deliveries {
-    const fn of(&self, kind: Delivery) -> &AtomicUsize {
+    const fn of(&self, kind: DeliveryKind) -> &AtomicUsize {
         match kind {
-            Delivery::Finished => &self.finished,
-            Delivery::Unstarted => &self.unstarted,
+            DeliveryKind::Finished => &self.finished,
+            DeliveryKind::Unstarted => &self.unstarted,
         }
     }
 
     #[inline]
-    pub(crate) fn begin(&self, kind: Delivery) {
+    pub(crate) fn begin(&self, kind: DeliveryKind) {
         self.of(kind).fetch_add(1, Ordering::SeqCst);
     }
 
-    fn are_none(&self, kind: Delivery) -> bool {
+    fn are_none(&self, kind: DeliveryKind) -> bool {
         self.of(kind).load(Ordering::SeqCst) == 0
     }
 }
@@ -191,7 +191,7 @@ pub(super) struct Watching {
 
 impl<In, T, E> Engine<In, T, E> {
     #[inline]
-    pub(crate) fn end_deliveries(&self, kind: Delivery, count: usize) {
+    pub(crate) fn end_deliveries(&self, kind: DeliveryKind, count: usize) {
         let left = self.deliveries.of(kind).fetch_sub(count, Ordering::SeqCst) - count;
         // A future counts itself before it looks whether there are deliveries.
         if left == 0 && self.watchers.load(Ordering::SeqCst) > 0 {
@@ -224,7 +224,7 @@ impl<In, T, E> Engine<In, T, E> {
     pub(crate) async fn wait_returned(&self) {
         let is_returned = |state: &State<In, T, E>| {
             let is_empty = state.ledger.life() < Life::Aborted || state.ledger.is_queue_empty();
-            is_empty && self.deliveries.are_none(Delivery::Unstarted)
+            is_empty && self.deliveries.are_none(DeliveryKind::Unstarted)
         };
         self.watch(is_returned, |_| {}).await;
     }
@@ -244,7 +244,7 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     pub(super) fn are_delivered(&self) -> bool {
-        self.deliveries.are_none(Delivery::Finished) && self.deliveries.are_none(Delivery::Unstarted)
+        self.deliveries.are_none(DeliveryKind::Finished) && self.deliveries.are_none(DeliveryKind::Unstarted)
     }
 
     /// Waits until `is_over`, which is looked at under the lock. `prepare` sees to it that the wait is woken.
@@ -288,12 +288,12 @@ impl<'a, In, T, E> Watch<'a, In, T, E> {
 
 impl<In, T, E> Drop for Watch<'_, In, T, E> {
     fn drop(&mut self) {
-        let left = self.engine.watchers.fetch_sub(1, Ordering::SeqCst) - 1;
+        self.engine.watchers.fetch_sub(1, Ordering::SeqCst);
         let Some(number) = self.number else { return };
         let mut state = self.engine.state();
         let waker = state.watching.wakers.remove(&number);
-        if left == 0 {
-            // No future waits for them any more.
+        // A future sets its mark and leaves its waker under one lock. One that was woken sets its mark again.
+        if state.watching.wakers.is_empty() {
             state.ledger.clear_marks();
         }
         drop(state);
@@ -392,14 +392,15 @@ pub(crate) struct Feeding<In, T, E> {
     engine: Arc<Engine<In, T, E>>,
     /// The identity of the map.
     map: usize,
-    number: Option<u64>,
+    /// Whether the map may be among those that wait.
+    is_waiting: bool,
     /// What was left to be woken when there is room, and how often maps had been told before.
     room: Option<(Waker, usize)>,
 }
 
 impl<In, T, E> Feeding<In, T, E> {
     pub(crate) const fn new(engine: Arc<Engine<In, T, E>>, map: usize) -> Self {
-        Self { engine, map, number: None, room: None }
+        Self { engine, map, is_waiting: false, room: None }
     }
 
     /// Begins to pull an input, for which no place is needed. `None`: there has to be room first.
@@ -408,7 +409,7 @@ impl<In, T, E> Feeding<In, T, E> {
         engine: &'a Arc<Engine<In, T, E>>,
     ) -> Result<Option<Pull<'a, In, T, E>>, Refusal> {
         self.room = None;
-        let may_pull = engine.state().ledger.begin_pull(self.map, self.number)?;
+        let may_pull = engine.state().ledger.begin_pull(self.map)?;
         Ok(may_pull.then(|| Pull { engine, map: self.map, state: PullState::First }))
     }
 
@@ -416,7 +417,8 @@ impl<In, T, E> Feeding<In, T, E> {
     pub(crate) fn wait(&mut self, wants_room: bool, cx: &Context<'_>) {
         // Before the waker is left: a map that is told after that has not been counted.
         let told = self.engine.told.load(Ordering::SeqCst);
-        let (looks_again, wakes) = self.engine.state().ledger.wait_to_feed(&mut self.number, self.map, wants_room, cx);
+        self.is_waiting = true;
+        let (looks_again, wakes) = self.engine.state().ledger.wait_to_feed(self.map, wants_room, cx);
         self.engine.carry_out(wakes);
         if looks_again {
             cx.waker().wake_by_ref();
@@ -444,9 +446,11 @@ impl<In, T, E> Feeding<In, T, E> {
 
     fn take_waker(&mut self) -> Option<Waker> {
         self.room = None;
-        let number = self.number.take()?;
+        if !std::mem::take(&mut self.is_waiting) {
+            return None;
+        }
         let mut state = self.engine.state();
-        state.ledger.leave_feeding(number)
+        state.ledger.leave_feeding(self.map)
     }
 }
 

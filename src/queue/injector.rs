@@ -34,7 +34,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
 use super::desk::Desk;
-use crate::channel::{self, Receiver, Sender};
+use crate::channel::{self, KeptNote, Receiver, Sender};
 use crate::planted::{self, Bug};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -263,8 +263,8 @@ impl<B: Split> Injector<B> {
         self.notify_one(queue);
     }
 
-    /// Waits for the next job. Dropping the future loses nothing.
-    pub(crate) async fn pop(&self) -> Result<B::Job, Closed> {
+    /// Waits for the next job. Dropping the future loses nothing; `kept` is that of the worker.
+    pub(crate) async fn pop(&self, kept: &KeptNote) -> Result<B::Job, Closed> {
         let mut popped = self.pop_or_sleep(None);
         loop {
             let sleeper = match popped {
@@ -272,7 +272,7 @@ impl<B: Split> Injector<B> {
                 Popped::Closed => return Err(Closed),
                 Popped::Sleeps(sleeper) => sleeper,
             };
-            let is_notified = self.notifications.recv().await.is_ok();
+            let is_notified = self.notifications.recv(kept).await.is_ok();
             popped = self.pop_or_sleep(Some((sleeper, is_notified)));
         }
     }
@@ -471,6 +471,11 @@ mod tests {
 
     type Numbers = Injector<VecDeque<u32>>;
 
+    /// A worker that waits for its first job.
+    async fn pop(injector: &Numbers) -> Result<u32, Closed> {
+        injector.pop(&KeptNote::default()).await
+    }
+
     fn drain(injector: &Numbers) -> Vec<u32> {
         std::iter::from_fn(|| injector.try_pop().ok().flatten()).collect()
     }
@@ -478,7 +483,7 @@ mod tests {
     fn asleep(injector: &Numbers, count: usize) -> Vec<Pin<Box<dyn Future<Output = Result<u32, Closed>> + '_>>> {
         let mut sleepers: Vec<Pin<Box<dyn Future<Output = _>>>> = Vec::new();
         for _ in 0..count {
-            let mut sleeper = Box::pin(injector.pop());
+            let mut sleeper = Box::pin(pop(injector));
             assert_eq!(block_on(poll_once(&mut sleeper)), None);
             sleepers.push(sleeper);
         }
@@ -545,7 +550,7 @@ mod tests {
     fn a_sleeper_that_is_dropped_loses_nothing() {
         let injector = Numbers::new();
         for polls in 0..3 {
-            let mut sleeper = Box::pin(injector.pop());
+            let mut sleeper = Box::pin(pop(&injector));
             for _ in 0..polls {
                 assert_eq!(block_on(poll_once(&mut sleeper)), None);
             }
@@ -583,7 +588,7 @@ mod tests {
         let thief = Arc::new(Desk::default());
         assert_eq!(injector.take(Some(&thief)), Ok(Taken::Hand));
         assert_eq!(thief.papers().hand.take(), Some(VecDeque::from([1])));
-        sleepers.push(Box::pin(injector.pop()));
+        sleepers.push(Box::pin(pop(&injector)));
         assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(2)));
     }
 
@@ -606,7 +611,7 @@ mod tests {
         let injector = Arc::new(Numbers::new());
         let submits = Arc::new(Submits { injector: Arc::clone(&injector), wakes: AtomicUsize::new(0) });
         let waker = Waker::from(Arc::clone(&submits));
-        let mut sleepers: Vec<_> = (0..3).map(|_| Box::pin(injector.pop())).collect();
+        let mut sleepers: Vec<_> = (0..3).map(|_| Box::pin(pop(&injector))).collect();
         for sleeper in &mut sleepers {
             assert!(sleeper.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         }
@@ -626,7 +631,7 @@ mod tests {
             }
         }
         let injector = Numbers::new();
-        let mut sleeper = Box::pin(injector.pop());
+        let mut sleeper = Box::pin(pop(&injector));
         let waker = Waker::from(Arc::new(Panics));
         assert!(sleeper.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         assert_eq!(injector.push(1), Ok(()));
@@ -646,7 +651,7 @@ mod tests {
             }
         }
         let injector = Arc::new(Numbers::new());
-        let mut sleeper = Box::pin(injector.pop());
+        let mut sleeper = Box::pin(pop(&injector));
         let waker = Waker::from(Arc::new(Looks(Arc::clone(&injector))));
         assert!(sleeper.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         drop(waker);
@@ -690,6 +695,6 @@ mod tests {
         assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(0)));
         assert_eq!(injector.take_all(), [1]);
         assert_eq!(injector.try_pop(), Err(Closed));
-        assert_eq!(block_on(injector.pop()), Err(Closed));
+        assert_eq!(block_on(pop(&injector)), Err(Closed));
     }
 }

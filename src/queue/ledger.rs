@@ -8,6 +8,7 @@
 //! queued.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::task::{Context, Poll, Waker};
 
 use crate::observe::{JobId, Outcome, Stats};
@@ -130,12 +131,15 @@ pub(crate) struct Ledger {
     waiting: BTreeMap<u64, Waiter>,
     /// Waiters that have a place and do not know it yet. Bounded by `reserved`.
     granted: BTreeSet<u64>,
-    /// Maps that wait for room or for their source. They hold no place while they wait. Bounded by the number of maps.
-    feeders: BTreeMap<u64, Feeder>,
+    /// Maps that wait for room or for their source, by their identities. They hold no place while they wait. Bounded by the number
+    /// of maps.
+    feeders: BTreeMap<usize, Feeder>,
     /// How many of them wait for room, told or not.
     wanting: usize,
     /// How many of these are to be told.
     untold: usize,
+    /// The map that was told of room last; the next time those after it come first.
+    last_told: usize,
     /// Whether they are told of any room, and not only of much: what is queued may be held up for long.
     tells_any_room: bool,
     next_waiter: u64,
@@ -168,6 +172,7 @@ impl Ledger {
             feeders: BTreeMap::new(),
             wanting: 0,
             untold: 0,
+            last_told: 0,
             tells_any_room: false,
             next_waiter: 0,
         }
@@ -199,9 +204,10 @@ impl Ledger {
         self.running == 0 && self.is_queue_empty()
     }
 
-    /// Whether no job is queued or about to be.
+    /// Whether no job is queued or about to be. A map that may pull an input is no work yet, except that a pool does not end
+    /// under it.
     pub(crate) fn is_queue_empty(&self) -> bool {
-        self.queued_total() == 0 && self.committing == 0 && self.pulling == 0
+        self.queued_total() == 0 && self.committing == 0 && (self.pulling == 0 || self.life == Life::Open)
     }
 
     /// Jobs that do not run and have no outcome.
@@ -380,7 +386,7 @@ impl Ledger {
     }
 
     /// A map is about to pull one input, without a place for it. `false`: it has a job in the queue beyond the capacity.
-    pub(crate) fn begin_pull(&mut self, map: usize, feeder: Option<u64>) -> Result<bool, Refusal> {
+    pub(crate) fn begin_pull(&mut self, map: usize) -> Result<bool, Refusal> {
         if self.life != Life::Open {
             return Err(Refusal::Closed);
         }
@@ -392,7 +398,8 @@ impl Ledger {
             self.extras.remove(&map);
             self.queued += 1;
         }
-        if let Some(feeder) = feeder.and_then(|number| self.feeders.get_mut(&number))
+        if self.wanting > 0
+            && let Some(feeder) = self.feeders.get_mut(&map)
             && std::mem::take(&mut feeder.wants_room)
         {
             self.wanting -= 1;
@@ -406,7 +413,10 @@ impl Ledger {
     pub(crate) fn end_pull(&mut self) -> Wakes {
         self.pulling -= 1;
         let mut wakes = Wakes::default();
-        self.look_for_quiet(&mut wakes);
+        // An open pool is neither more nor less idle than before.
+        if self.life != Life::Open {
+            self.look_for_quiet(&mut wakes);
+        }
         wakes
     }
 
@@ -437,27 +447,22 @@ impl Ledger {
         // Another job of the map may stand for it, since there was room for it in the meantime.
         if self.extras.remove(&map) {
             self.queued += 1;
-            self.tell_feeders(wakes, |feeder| feeder.wants_room);
+            if let Some(feeder) = self.feeders.get_mut(&map).filter(|feeder| feeder.wants_room) {
+                let waker = feeder.waker.take();
+                self.untold -= usize::from(waker.is_some());
+                wakes.told |= waker.is_some();
+                wakes.room.extend(waker);
+            }
         }
     }
 
-    /// A map waits for room, or for its source; `number` is where its waker is. Says whether it need not wait.
-    pub(crate) fn wait_to_feed(
-        &mut self,
-        number: &mut Option<u64>,
-        map: usize,
-        wants_room: bool,
-        cx: &Context<'_>,
-    ) -> (bool, Wakes) {
+    /// A map waits for room, or for its source. Says whether it need not wait.
+    pub(crate) fn wait_to_feed(&mut self, map: usize, wants_room: bool, cx: &Context<'_>) -> (bool, Wakes) {
         let mut wakes = Wakes::default();
         if self.life != Life::Open || (wants_room && (!self.extras.contains(&map) || self.room_for_maps() > 0)) {
             return (true, wakes);
         }
-        let number = match *number {
-            Some(number) => number,
-            None => *number.insert(self.next_number()),
-        };
-        let known = self.feeders.get_mut(&number).and_then(|known| {
+        let known = self.feeders.get_mut(&map).and_then(|known| {
             self.wanting -= usize::from(known.wants_room);
             self.untold -= usize::from(known.wants_room && known.waker.is_some());
             known.waker.take()
@@ -467,15 +472,15 @@ impl Ledger {
             known => (cx.waker().clone(), known),
         };
         wakes.unneeded = unneeded;
-        self.feeders.insert(number, Feeder { waker: Some(waker), wants_room });
+        self.feeders.insert(map, Feeder { waker: Some(waker), wants_room });
         self.wanting += usize::from(wants_room);
         self.untold += usize::from(wants_room);
         (false, wakes)
     }
 
     /// The map waits no more. Returns its waker, which is not to be dropped under the lock.
-    pub(crate) fn leave_feeding(&mut self, number: u64) -> Option<Waker> {
-        let Feeder { waker, wants_room } = self.feeders.remove(&number)?;
+    pub(crate) fn leave_feeding(&mut self, map: usize) -> Option<Waker> {
+        let Feeder { waker, wants_room } = self.feeders.remove(&map)?;
         self.wanting -= usize::from(wants_room);
         self.untold -= usize::from(wants_room && waker.is_some());
         waker
@@ -488,11 +493,30 @@ impl Ledger {
         room > 0 && (self.tells_any_room || room >= self.capacity / 2 || self.queued == 0)
     }
 
-    /// Tells maps that wait to look again.
+    /// Tells as many maps that wait for room as there is room for, each in its turn.
     #[cold]
-    fn tell_feeders(&mut self, wakes: &mut Wakes, is_concerned: impl Fn(&Feeder) -> bool) {
-        for feeder in self.feeders.values_mut().filter(|feeder| is_concerned(feeder)) {
-            self.untold -= usize::from(feeder.wants_room && feeder.waker.is_some());
+    fn tell_of_room(&mut self, wakes: &mut Wakes) {
+        let (room, last) = (self.room_for_maps(), self.last_told);
+        let mut told = 0;
+        for range in [(Bound::Excluded(last), Bound::Unbounded), (Bound::Unbounded, Bound::Included(last))] {
+            for (map, feeder) in self.feeders.range_mut(range) {
+                if told == room {
+                    break;
+                }
+                if feeder.wants_room && feeder.waker.is_some() {
+                    wakes.room.extend(feeder.waker.take());
+                    (self.last_told, told) = (*map, told + 1);
+                }
+            }
+        }
+        self.untold -= told;
+        wakes.told |= told > 0;
+    }
+
+    /// Tells all maps that wait to look again.
+    fn tell_all_feeders(&mut self, wakes: &mut Wakes) {
+        self.untold = 0;
+        for feeder in self.feeders.values_mut() {
             wakes.told |= feeder.waker.is_some();
             wakes.room.extend(feeder.waker.take());
         }
@@ -529,7 +553,7 @@ impl Ledger {
             self.tell_watchers(wakes);
         }
         if self.untold > 0 && self.is_room_for_feeders() {
-            self.tell_feeders(wakes, |feeder| feeder.wants_room);
+            self.tell_of_room(wakes);
         }
     }
 
@@ -667,7 +691,7 @@ impl Ledger {
         }
         self.life = life;
         wakes.room = std::mem::take(&mut self.waiting).into_values().map(|waiter| waiter.waker).collect();
-        self.tell_feeders(&mut wakes, |_| true);
+        self.tell_all_feeders(&mut wakes);
         if life != Life::Ended {
             self.look_for_quiet(&mut wakes);
         }

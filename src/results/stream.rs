@@ -193,13 +193,13 @@ impl<In, T, E> Stream<In, T, E> {
     }
 
     /// A completion is about to be booked. Whoever says so delivers it and says that it [has arrived](Self::arrived).
-    pub(crate) fn announce(&self, kind: engine::Delivery) {
+    pub(crate) fn announce(&self, kind: engine::DeliveryKind) {
         self.arriving.fetch_add(1, Ordering::SeqCst);
         self.engine.deliveries.begin(kind);
     }
 
     /// So many that were announced have been delivered.
-    pub(crate) fn arrived(&self, kind: engine::Delivery, count: usize) {
+    pub(crate) fn arrived(&self, kind: engine::DeliveryKind, count: usize) {
         // None of them would change nothing, but cost time.
         if count > 0 {
             self.arriving.fetch_sub(count, Ordering::SeqCst);
@@ -234,7 +234,7 @@ impl<In, T, E> Stream<In, T, E> {
 
     /// Takes back one expectation, of a job that was not accepted after all.
     pub(crate) fn expect_less(&self) {
-        if self.unread.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if self.unread.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_starved() {
             // The consumer may have gone to sleep over it, and nothing else will wake it: it looks again.
             self.deliver(Delivery::Many(Vec::new()));
         }
@@ -451,5 +451,24 @@ impl<In, T, E> Drop for Reader<In, T, E> {
         while let Some(delivery) = self.results.try_recv() {
             delivery.discard();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ManualTimer, Pool};
+
+    #[test]
+    fn submissions_that_are_refused_leave_one_message_at_most() {
+        let builder = Pool::builder().workers(1).queue_capacity(1).timer(ManualTimer::new());
+        let (pool, _workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+        let _full = pool.try_submit(0).unwrap();
+        let reader = Reader::new(pool.engine());
+        for n in 0..1000 {
+            assert!(reader.stream.submit(n, None, usize::MAX).unwrap_err().is_full());
+        }
+        let left = std::iter::from_fn(|| reader.results.try_recv()).count();
+        assert!(left <= 1, "{left} messages are left");
     }
 }

@@ -10,6 +10,7 @@ use futures_lite::future;
 use super::post::{Fresh, Post, Step};
 use super::{JOBS_PER_TURN, Seat, Start, end, start};
 use crate::attempt::{Attempt, Begin};
+use crate::channel::KeptNote;
 use crate::engine::Engine;
 use crate::engine::timekeeper::Timekeeping;
 use crate::error::JobError;
@@ -29,6 +30,7 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
     let mut ticket = Ticket::new(slot);
     let mut time = Timekeeping::new(Arc::clone(&engine), slot);
     let mut post = Post::new(Arc::clone(&engine));
+    let kept = KeptNote::default();
     let mut jobs = 0;
     // Whether the last job had to wait: the next one will, too, and others in the hand would only have to be given back.
     let mut has_waited = false;
@@ -65,7 +67,7 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
                     jobs = 0;
                     post.close();
                     outbox.flush();
-                    match job_or_moment(&engine, &mut time).await {
+                    match job_or_moment(&engine, &mut time, &kept).await {
                         Some(Ok(entry)) => entry,
                         Some(Err(Closed)) => break,
                         None => {
@@ -142,8 +144,9 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
 pub(crate) async fn job_or_moment<In, T, E>(
     engine: &Engine<In, T, E>,
     time: &mut Timekeeping<In, T, E>,
+    kept: &KeptNote,
 ) -> Option<Result<Entry<In, T, E>, Closed>> {
-    let mut job = pin!(engine.injector.pop());
+    let mut job = pin!(engine.injector.pop(kept));
     poll_fn(|cx| match job.as_mut().poll(cx) {
         Poll::Ready(job) => Poll::Ready(Some(job)),
         Poll::Pending => time.poll(cx).map(|()| None),

@@ -15,6 +15,7 @@ use super::post::{Fresh, Post, Step};
 use super::woken::{SlotWaker, Woken};
 use super::{JOBS_PER_TURN, Seat, Start, end, start};
 use crate::attempt::{Attempt, Begin, Ran};
+use crate::channel::KeptNote;
 use crate::engine::Engine;
 use crate::engine::timekeeper::Timekeeping;
 use crate::error::JobError;
@@ -38,8 +39,9 @@ pub(crate) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, c
 /// Waits for the first job, and keeps the time meanwhile; `None` if there is none.
 async fn first_job<In, T, E>(seat: &Seat<In, T, E>) -> Option<Entry<In, T, E>> {
     let mut time = Timekeeping::new(Arc::clone(&seat.engine), seat.engine.slots_of(seat.worker).start);
+    let kept = KeptNote::default();
     loop {
-        match job_or_moment(&seat.engine, &mut time).await {
+        match job_or_moment(&seat.engine, &mut time, &kept).await {
             Some(first) => return first.ok(),
             // Not in line for a job any more, so what it releases does not wake this worker itself.
             None => time.pass(),
@@ -59,7 +61,8 @@ async fn work<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C, fi
     let mut time = Timekeeping::new(Arc::clone(&engine), own.start);
     let mut post = Post::new(Arc::clone(&engine));
     // Its place in the line for a job, while it stands there.
-    let mut line = pin!(false.then(|| engine.injector.pop()));
+    let kept = KeptNote::default();
+    let mut line = pin!(false.then(|| engine.injector.pop(&kept)));
     poll_fn(|cx| {
         // Each of those that were woken before has one turn. So a job that always wakes itself lets the others have theirs: those
         // of this worker, those in the queue, and those of the executor.
@@ -115,7 +118,7 @@ async fn work<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C, fi
                     post.close();
                     outbox.flush();
                     if line.is_none() {
-                        line.set(Some(engine.injector.pop()));
+                        line.set(Some(engine.injector.pop(&kept)));
                         continue;
                     }
                 }

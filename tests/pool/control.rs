@@ -1,9 +1,11 @@
 //! A pool that is changed while it runs: paused, made smaller and larger; what can be seen of it meanwhile, and the waits
 //! for a quieter moment.
 
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use brigade::rt::BoxFuture;
@@ -15,7 +17,7 @@ use futures_lite::future;
 
 use crate::harness::{
     Env, Gate, Live, Log, Watchdog, assert_adds_up, assert_over, assert_settled, block_on, everywhere, everywhere_once,
-    gated, in_both_ways, poll_once, yield_now,
+    gated, in_both_ways, on_wake, poll_once, yield_now,
 };
 use crate::steps::Steps;
 
@@ -1031,4 +1033,26 @@ fn maps_wait_for_room_without_taking_up_the_number_of_those_who_may() {
         assert_over(&env, &pool).await;
         assert_eq!(started.take().len(), 33);
     });
+}
+
+/// The wait that is given up was woken before, or not.
+#[test]
+fn a_wait_that_is_given_up_takes_no_other_along() {
+    for is_polled in [false, true] {
+        let (pool, _workers) =
+            Pool::builder().workers(1).timer(ManualTimer::new()).build(|_: u32| future::pending::<Result<(), ()>>());
+        let _stays = pool.try_submit(0).unwrap();
+        let second = pool.try_submit(1).unwrap();
+        let (mut idle, mut below) = (Box::pin(pool.idle()), Box::pin(pool.queued_below(2)));
+        if is_polled {
+            assert!(poll_once(idle.as_mut()).is_none());
+        }
+        let (woken, tell) = std::sync::mpsc::channel();
+        let waker = on_wake(move || woken.send(()).unwrap());
+        assert!(below.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(idle);
+        drop(second);
+        assert_eq!(tell.try_recv(), Ok(()), "it is not woken");
+        assert!(poll_once(below.as_mut()).is_some());
+    }
 }

@@ -664,3 +664,83 @@ fn a_submission_that_waits_for_room_ends_when_its_group_is_cancelled() {
     assert_eq!(poll_once(submit), Some(Err(SubmitError::Closed(1))));
     assert!(poll_once(stays).is_none());
 }
+
+/// Polls until the future sleeps; says how often, or that it never does.
+fn polls_until_asleep<F: Future>(mut future: Pin<&mut F>) -> usize {
+    let woken = Arc::new(AtomicUsize::new(0));
+    struct Counts(Arc<AtomicUsize>);
+    impl std::task::Wake for Counts {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let waker = Waker::from(Arc::new(Counts(Arc::clone(&woken))));
+    for polls in 1..1000 {
+        let before = woken.load(Ordering::SeqCst);
+        let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+        if polled.is_ready() || woken.load(Ordering::SeqCst) == before {
+            return polls;
+        }
+    }
+    panic!("it wakes itself forever");
+}
+
+#[test]
+fn a_source_may_wait_for_its_pool_to_be_idle() {
+    let (pool, _workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    let inner = pool.clone();
+    let source = stream::once(1).chain(stream::once(()).then(move |()| {
+        let inner = inner.clone();
+        Box::pin(async move {
+            inner.idle().await;
+            2
+        })
+    }));
+    let mut map = pool.map_stream(source);
+    assert!(polls_until_asleep(pin!(map.next())) < 5);
+    assert_eq!(pool.stats().queued, 1);
+}
+
+#[test]
+fn a_task_may_wait_for_the_end_of_a_pool_while_it_reads_a_map_of_it() {
+    let (pool, _workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    let mut map = pool.map_stream(stream::pending());
+    let both = future::or(pool.running_below(0), async {
+        map.next().await;
+    });
+    assert!(polls_until_asleep(pin!(both)) < 5);
+}
+
+#[test]
+fn a_job_that_starts_wakes_few_of_the_maps_that_wait_for_room() {
+    let (pool, workers) =
+        Pool::builder().workers(4).queue_capacity(8).timer(ManualTimer::new()).build(|n: u32| async move {
+            yield_now().await;
+            Ok::<_, ()>(n)
+        });
+    let executor = LocalExecutor::new();
+    for worker in workers {
+        executor.spawn(worker.run()).detach();
+    }
+    let polls = Rc::new(Cell::new(0));
+    let readers: Vec<_> = (0..60)
+        .map(|_| {
+            let (mut map, polls) = (pool.map(0..50), Rc::clone(&polls));
+            executor.spawn(async move {
+                while future::poll_fn(|cx| {
+                    polls.set(polls.get() + 1);
+                    Pin::new(&mut map).poll_next(cx)
+                })
+                .await
+                .is_some()
+                {}
+            })
+        })
+        .collect();
+    future::block_on(executor.run(async {
+        for reader in readers {
+            reader.await;
+        }
+    }));
+    assert!(polls.get() < 4 * 60 * 50, "{} polls for {} jobs", polls.get(), 60 * 50);
+}

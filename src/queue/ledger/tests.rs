@@ -127,6 +127,7 @@ struct Naive {
     begun: Vec<(usize, usize)>,
     /// By the maps, which have them in the order of the numbers.
     feeders: [Option<Feeder>; MAPS],
+    last_told: usize,
     tells_any_room: bool,
     queued_marks: Vec<usize>,
     running_marks: Vec<usize>,
@@ -176,14 +177,21 @@ impl Naive {
     fn leave(&mut self, id: usize, told: &mut Told) {
         if let Some(map) = self.extra_of.get(&id)
             && self.beyond.remove(map)
+            && let Some(feeder) = self.feeders[*map].as_mut().filter(|feeder| feeder.wants_room)
         {
-            self.tell_feeders(told, |feeder| feeder.wants_room);
+            told.room.extend(feeder.waker.take());
         }
     }
 
-    fn tell_feeders(&mut self, told: &mut Told, is_concerned: impl Fn(&Feeder) -> bool) {
-        for feeder in self.feeders.iter_mut().flatten().filter(|feeder| is_concerned(feeder)) {
-            told.room.extend(feeder.waker.take());
+    /// Maps are told of room in turns.
+    fn tell_of_room(&mut self, told: &mut Told) {
+        let (mut room, last) = (self.room_for_maps(), self.last_told);
+        for map in (last + 1..MAPS).chain(0..MAPS.min(last + 1)) {
+            let feeder = self.feeders[map].as_mut().filter(|feeder| feeder.wants_room && room > 0);
+            if let Some(waker) = feeder.and_then(|feeder| feeder.waker.take()) {
+                told.room.push(waker);
+                (self.last_told, room) = (map, room - 1);
+            }
         }
     }
 
@@ -218,7 +226,8 @@ impl Naive {
     }
 
     fn is_queue_empty(&self) -> bool {
-        self.queued() == 0 && self.pulls.is_empty() && self.begun.iter().all(|(_, places)| *places == 0)
+        let pulls = self.life != Life::Open && !self.pulls.is_empty();
+        self.queued() == 0 && !pulls && self.begun.iter().all(|(_, places)| *places == 0)
     }
 
     /// What follows from the state that was left: places go to those who came first, and marks that are passed are told.
@@ -230,7 +239,7 @@ impl Naive {
         }
         let (room, few) = (self.room_for_maps(), if self.tells_any_room { 1 } else { (self.capacity / 2).max(1) });
         if self.life == Life::Open && room > 0 && (room >= few || self.occupied() == 0) {
-            self.tell_feeders(told, |feeder| feeder.wants_room);
+            self.tell_of_room(told);
         }
         let (queued, running) = (self.queued(), self.count(State::Running));
         for (marks, count) in [(&mut self.queued_marks, queued), (&mut self.running_marks, running)] {
@@ -253,7 +262,7 @@ impl Naive {
 
     fn dissolve_line(&mut self, told: &mut Told) {
         told.room.extend(self.line.iter().filter(|waiter| !waiter.has_place).map(|waiter| waiter.waker));
-        self.tell_feeders(told, |_| true);
+        told.room.extend(self.feeders.iter_mut().flatten().filter_map(|feeder| feeder.waker.take()));
     }
 
     fn stats(&self) -> Stats {
@@ -281,8 +290,6 @@ struct Pair {
     naive: Naive,
     woken: Arc<Mutex<Vec<usize>>>,
     wakers: usize,
-    /// Of the maps that wait.
-    numbers: [Option<u64>; MAPS],
 }
 
 /// Tells its number when it is woken.
@@ -312,11 +319,12 @@ impl Pair {
             pulls: Vec::new(),
             begun: Vec::new(),
             feeders: [const { None }; MAPS],
+            last_told: 0,
             tells_any_room: false,
             queued_marks: Vec::new(),
             running_marks: Vec::new(),
         };
-        Self { real, naive, woken: Arc::default(), wakers: 0, numbers: [None; MAPS] }
+        Self { real, naive, woken: Arc::default(), wakers: 0 }
     }
 
     fn told(&self, wakes: Wakes) -> Told {
@@ -419,11 +427,13 @@ impl Pair {
                     }
                     naive.pulls.push(map);
                 }
-                assert_eq!(self.real.begin_pull(map, self.numbers[map]), expected);
+                assert_eq!(self.real.begin_pull(map), expected);
             }
             Op::EndPull(pull) if !naive.pulls.is_empty() => {
                 naive.pulls.remove(pull % naive.pulls.len());
-                naive.look(&mut told);
+                if naive.life != Life::Open {
+                    naive.look(&mut told);
+                }
                 wakes = self.real.end_pull();
             }
             Op::TakePlaces { pull, want } if !naive.pulls.is_empty() => {
@@ -470,15 +480,13 @@ impl Pair {
                     told.unneeded = naive.feeders[map].replace(new).and_then(|old| old.waker);
                 }
                 self.wakers += 1;
-                let number = &mut self.numbers[map];
-                let (again, after) = self.real.wait_to_feed(number, map, wants_room, &Context::from_waker(&waker));
+                let (again, after) = self.real.wait_to_feed(map, wants_room, &Context::from_waker(&waker));
                 assert_eq!(again, looks_again);
                 wakes = after;
             }
             Op::LeaveFeeding(map) => {
-                let Some(number) = self.numbers[map].take() else { return };
                 told.unneeded = naive.feeders[map].take().and_then(|feeder| feeder.waker);
-                wakes.unneeded = self.real.leave_feeding(number);
+                wakes.unneeded = self.real.leave_feeding(map);
             }
             Op::TellAnyRoom => {
                 naive.tells_any_room = true;
