@@ -15,6 +15,7 @@ mod waits;
 
 use std::collections::TryReserveError;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -114,6 +115,8 @@ pub(crate) struct Engine<In, T, E> {
     pub(crate) returned: Mutex<Vec<Unstarted<In>>>,
     /// How often maps that wait for room were told that there is some.
     pub(crate) told: AtomicUsize,
+    /// How many maps and groups there have been.
+    streams: AtomicUsize,
     /// How many [`Pool`](crate::Pool)s share this engine.
     pub(crate) handles: AtomicUsize,
     /// Whether an abort has emptied the ready channel, or is about to.
@@ -205,6 +208,7 @@ impl<In, T, E> Engine<In, T, E> {
             unhandled: Mutex::new(None),
             returned: Mutex::new(Vec::new()),
             told: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
             handles: AtomicUsize::new(1),
             is_aborted: AtomicBool::new(false),
             is_deserted: AtomicBool::new(false),
@@ -252,6 +256,11 @@ impl<In, T, E> Engine<In, T, E> {
     /// The slots of a worker.
     pub(crate) const fn slots_of(&self, worker: usize) -> std::ops::Range<usize> {
         worker * self.slots_each..(worker + 1) * self.slots_each
+    }
+
+    /// The identity of a new map or group.
+    pub(crate) fn next_stream(&self) -> NonZeroUsize {
+        NonZeroUsize::MIN.saturating_add(self.streams.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Tells the pools of a process apart, for as long as they live.

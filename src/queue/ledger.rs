@@ -759,7 +759,10 @@ impl Ledger {
 
     /// Whether somebody waits for room though there is some.
     pub(crate) fn is_anybody_held_up(&self) -> bool {
-        let is_room = (!self.waiting.is_empty() && self.free() > 0) || (self.untold > 0 && self.is_room_for_feeders());
+        // A map that was told, and has not been polled since, comes before others that wait.
+        let is_told = self.wanting > self.untold;
+        let is_room = (!self.waiting.is_empty() && self.free() > 0)
+            || (self.untold > 0 && !is_told && self.is_room_for_feeders());
         self.life == Life::Open && is_room
     }
 

@@ -69,6 +69,7 @@ const SPARES: usize = 17;
 /// The workers' side.
 pub(crate) struct Stream<In, T, E> {
     pub(crate) engine: Arc<Engine<In, T, E>>,
+    identity: NonZeroUsize,
     results: Sender<Delivery<In, T, E>>,
     next_index: AtomicUsize,
     /// Accepted and not yet read.
@@ -95,9 +96,9 @@ pub(crate) struct Stream<In, T, E> {
 }
 
 impl<In, T, E> Stream<In, T, E> {
-    /// The identity by which running jobs are found.
-    pub(crate) fn identity(&self) -> NonZeroUsize {
-        std::ptr::NonNull::from(self).addr()
+    /// The identity by which its jobs are found, and its waits; no other map or group of the pool has the same.
+    pub(crate) const fn identity(&self) -> NonZeroUsize {
+        self.identity
     }
 
     pub(crate) fn cancelled(&self) -> Option<CancelReason> {
@@ -312,6 +313,7 @@ impl<In, T, E> Reader<In, T, E> {
         let (sender, receiver) = channel::unbounded();
         let stream = Stream {
             engine: Arc::clone(engine),
+            identity: engine.next_stream(),
             results: sender,
             next_index: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
