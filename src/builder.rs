@@ -67,14 +67,14 @@ pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 ///
 /// # What is bounded by what
 ///
-/// With `W` slots (`workers × jobs_per_worker`), `Q` the queue capacity, `C` the child capacity and `R` the retry capacity, a
-/// pool holds at most `Q + C + R + W` jobs without an outcome, and:
+/// With `W` slots (`workers × jobs_per_worker`), `Q` the queue capacity, `M` the number of maps, `C` the child capacity and `R` the
+/// retry capacity, a pool holds at most `Q + M + C + R + W` jobs without an outcome, and:
 ///
 /// | jobs that are | at most |
 /// |---|---|
 /// | running | `W`, or fewer with [`set_workers`](crate::Pool::set_workers) |
 /// | running, of one key | [`max_running_per_key`](Self::max_running_per_key) |
-/// | queued or delayed before their first attempt, from outside | `Q`, permits included |
+/// | queued or delayed before their first attempt, from outside | `Q`, permits included, and one more of each map; a map that is alone stays within `Q` |
 /// | queued or delayed before their first attempt, added by running jobs | `C` |
 /// | queued or delayed between two attempts | `R` |
 /// | queued, delayed, running or unread, of one map or group | its `window`, by default `Q + W`, and `C` more that running jobs add |
@@ -208,7 +208,8 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Sets how many jobs from outside may wait for a worker.
+    /// Sets how many jobs from outside may wait for a worker. Beyond it, each [`Map`](crate::Map) may have one job in the queue, so that
+    /// it gets on whatever fills the queue; a map that is alone stays within the capacity.
     ///
     /// A small queue pushes back early. A queue near the number of workers makes a worker or a submitter sleep and wake for
     /// every job, which costs more than anything else here; leave it large where jobs are small.
@@ -233,7 +234,7 @@ impl<In, E> Builder<In, E> {
     }
 
     /// Bounds how many may wait for room in the queue at once: one more gets [`SubmitError::Overloaded`] in place of a place in
-    /// the line. Maps are not counted; each of them is one that waits. Zero: nobody waits.
+    /// the line. Maps are not counted, since they wait in no line. Zero: nobody waits.
     ///
     /// [`SubmitError::Overloaded`]: crate::SubmitError::Overloaded
     pub const fn max_waiting(mut self, submitters: usize) -> Self {

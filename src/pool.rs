@@ -81,6 +81,10 @@ impl<In, T, E> Pool<In, T, E> {
 
     /// Submits a job; waits for room in the queue. Those who wait are served in the order in which they came.
     ///
+    /// Jobs that one task submits start in their order, as far as workers on one thread are concerned. Two tasks that submit at once may
+    /// see their jobs in either order, and workers on several threads may start a job up to 64 places before one that another of them
+    /// has taken along.
+    ///
     /// # Errors
     ///
     /// [`SubmitError::Closed`] once the pool takes no more jobs; [`SubmitError::WouldDeadlock`] inside a job of this pool,
@@ -182,6 +186,9 @@ impl<In, T, E> Pool<In, T, E> {
 
     /// Makes a job of each input, and a stream of their completions. Inputs are pulled as there is room, so the iterator may
     /// be endless.
+    ///
+    /// On one thread, jobs start in the order of their inputs. Workers on several threads may start a job up to 64 places before one that
+    /// another of them has taken along; [`ordered`](Map::ordered) restores the order of the completions.
     pub fn map<I: IntoIterator<Item = In>>(&self, inputs: I) -> Map<In, T, E, Inputs<stream::Iter<I::IntoIter>>> {
         self.map_stream(stream::iter(inputs))
     }

@@ -26,8 +26,8 @@ const CEILINGS: [(&str, Contender, &str, [f64; 2]); 6] = [
     ("ready, one slot a worker", Brigade, "ready-10", [400.0, 0.04]),
     ("ready, many slots a worker", BrigadeSlots, "ready-1000", [380.0, 0.04]),
     ("yields once, many slots a worker", BrigadeSlots, "yield-1000", [1_160.0, 0.04]),
-    ("submitted one by one, nobody waits", BrigadeDetached, "submit", [1_980.0, 1.01]),
-    ("submitted one by one, each awaited", BrigadeHandles, "submit", [5_800.0, 2.1]),
+    ("submitted one by one, nobody waits", BrigadeDetached, "submit", [2_030.0, 1.01]),
+    ("submitted one by one, each awaited", BrigadeHandles, "submit", [5_900.0, 2.1]),
     ("ready, every policy", BrigadePolicies, "ready-10", [7_800.0, 1.6]),
 ];
 

@@ -1,4 +1,4 @@
-//! What the pool's handle, its workers and its replies share: the books under one lock, the ready channel, and the means
+//! What the pool's handle, its workers and its replies share: the books under one lock, the injector, and the means
 //! to interrupt a worker. It moves jobs from one book to another and wakes whom that concerns; it runs no handler.
 //!
 //! The rule of the lock: values are taken out, the lock is released, then wakers are woken, observers called and user
@@ -119,7 +119,7 @@ pub(crate) struct Engine<In, T, E> {
     streams: AtomicUsize,
     /// How many [`Pool`](crate::Pool)s share this engine.
     pub(crate) handles: AtomicUsize,
-    /// Whether an abort has emptied the ready channel, or is about to.
+    /// Whether an abort has emptied the injector, or is about to.
     is_aborted: AtomicBool,
     /// Whether the last worker has left, and has taken with it what was queued, or is about to.
     is_deserted: AtomicBool,

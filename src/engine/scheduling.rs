@@ -74,7 +74,7 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     /// From here on the schedule decides when jobs start, those that are queued already included. One that is just on its way
-    /// into the ready channel, or out of it, is sent back when a worker wants to start it.
+    /// into the injector, or out of it, is sent back when a worker wants to start it.
     pub(crate) fn switch_on_schedule(&self) {
         if self.is_scheduled() {
             return;
@@ -82,13 +82,13 @@ impl<In, T, E> Engine<In, T, E> {
         let start = self.timer.now();
         let switching = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_scheduled() {
-            // Somebody was faster; what is in the ready channel now is released.
+            // Somebody was faster; what is in the injector now is released.
             return;
         }
         let mut cells = Vec::new();
         let mut wakes = Wakes::default();
-        // In one go, so that nothing which comes meanwhile starts before what was there. The locks of the ready channel
-        // come before that of the state, here as elsewhere.
+        // In one go, so that nothing which comes meanwhile starts before what was there. The lock of the injector
+        // comes before that of the state, here as elsewhere.
         let effects = self.injector.take_all_for(|entries| {
             let mut state = self.state_alone();
             let schedule = Box::new(Schedule::new(self.policy, self.signals.len(), start));

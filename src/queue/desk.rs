@@ -10,7 +10,7 @@
 //! * A desk that was [called](Papers::call) starts nothing and notes nothing any more: its worker has to close it, by the
 //!   engine's lock. Whoever does what must not cross the start or the end of a job calls all desks under that lock.
 //!
-//! The lock of a desk is the innermost: it comes after those of the front and of the engine, and nothing is locked under it.
+//! The lock of a desk is the innermost: it comes after those of the injector and of the engine, and nothing is locked under it.
 
 use std::num::NonZeroUsize;
 use std::sync::PoisonError;

@@ -65,7 +65,7 @@ pub(crate) struct Wakes {
     pub(crate) quiet: bool,
     /// Whether so few jobs are queued or running as a future waits for.
     pub(crate) below: bool,
-    /// Whether the ready channel is to be closed, so that the workers leave.
+    /// Whether the injector is to be closed, so that the workers leave.
     pub(crate) end: bool,
 }
 

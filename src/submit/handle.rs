@@ -20,8 +20,10 @@ use crate::reply::Cell;
 /// the pool itself, and none of these waits is over, nothing could ever run; the last one to wait gets
 /// [`JobError::WouldDeadlock`] instead. What counts as waiting: a handle, map, group or submission that was polled inside
 /// the job and has neither ended nor been dropped. The same holds where workers are free, but whatever is queued can never
-/// start, since its [key](crate::Builder::max_running_per_key) is busy with a job that waits, or its delay has no end. A
-/// wait that the handler moves to a task of its own is not seen.
+/// start, since its [key](crate::Builder::max_running_per_key) is busy with a job that waits, or its delay has no end.
+///
+/// Not seen, and so without an end unless something else ends them, are jobs that await each other in a circle while a slot is free, a
+/// circle through a second pool, and a wait that the handler moves to a task of its own.
 ///
 /// # Cancel safety
 ///

@@ -1,6 +1,6 @@
 //! One job at a time: options of a job ([`Job`]), a place held before the input is moved ([`Permit`]), the handle of a
 //! submitted job ([`JobHandle`]), and the way in for running jobs ([`Submitter`]). An input comes in; an accepted job goes
-//! on to the ready channel, or the input comes back.
+//! on to the injector, or the input comes back.
 
 mod handle;
 mod reserve;

@@ -1,6 +1,6 @@
 //! A worker: takes ready jobs, runs one attempt of each, and hands on the outcomes. A plain future, for any executor.
 //!
-//! In come entries from the ready channel; out go completions through the outbox, and jobs that are to be tried again back
+//! In come entries from the injector; out go completions through the outbox, and jobs that are to be tried again back
 //! to the queue. It decides neither who may run nor what becomes of an outcome. Beside what it waits for, one of the workers
 //! keeps the time for the schedule. A worker starts a job only when one of its slots is free, and polls those that [go on](slots);
 //! that of a handler with state runs its jobs [one by one](one). What it has taken together and not started is everybody's.
@@ -97,6 +97,9 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Workers<In, T, E, C> {
     ///
     /// When `body` ends, the workers are dropped and what is left is abandoned; a body that wants it done ends with
     /// [`drain`](crate::Pool::drain).
+    ///
+    /// The future is not `Send`, whatever the handler is: it polls the workers on an executor of one thread. To run it on an executor of
+    /// many threads, spawn the workers instead.
     ///
     /// # Cancel safety
     ///

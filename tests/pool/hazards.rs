@@ -69,7 +69,7 @@ fn a_job_that_is_handed_in_while_the_last_worker_leaves_is_abandoned() {
 
 #[test]
 fn a_cancelled_receive_loses_no_message() {
-    // What the ready channel stands on: a `recv` that is dropped, whenever, passes its message on.
+    // What the channels stand on: a `recv` that is dropped, whenever, passes its message on.
     let (sender, receiver) = async_channel::bounded(4);
     let mut seen = Vec::new();
     let (mut sent, mut drops) = (0, 0);
