@@ -148,8 +148,8 @@ impl<In, T, E> Drop for WaitMark<In, T, E> {
 /// How many outcomes are in the books, or about to be, and not with their handle, map or group yet. The pool is not idle before
 /// they are, so that an idle pool has told all outcomes.
 ///
-/// 1. [`begin`](Deliveries::begin), 2. the outcome is booked under the lock, 3. it is delivered, 4. `Engine::end_deliveries`. A wait
-/// that finds the books closed under the lock therefore finds the delivery counted until it is over.
+/// First [`begin`](Deliveries::begin), then the outcome is booked under the lock, then it is delivered, then
+/// `Engine::end_deliveries`. A wait that finds the books closed under the lock therefore finds the delivery counted until it is over.
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {
     finished: AtomicUsize,
