@@ -46,6 +46,11 @@ fn call_hook() {
     }
 }
 
+/// Whether this thread holds a lock of the library, or is in a call of a channel, which has locks of its own.
+pub(crate) fn is_locked() -> bool {
+    LOCKS_HELD.get() > 0
+}
+
 /// Installs the hook on this thread until the guard is dropped; then the one before is back.
 pub(crate) fn install(hook: Hook) -> Installed {
     let before = HOOK.replace(Some(hook));
@@ -170,7 +175,7 @@ impl<T: fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
     }
 }
 
-/// Counts a lock as held, where a hook is installed.
+/// Counts a lock, or those of a channel, as held, where a hook is installed; a preemption point follows.
 struct Held {
     is_counted: bool,
 }
@@ -210,13 +215,12 @@ pub(crate) mod channel {
     use futures_core::Stream;
     use pin_project_lite::pin_project;
 
-    use super::preemption_point;
+    use super::{Held, preemption_point};
 
     fn between_points<R>(call: impl FnOnce() -> R) -> R {
         preemption_point();
-        let returned = call();
-        preemption_point();
-        returned
+        let _held = Held::new();
+        call()
     }
 
     pub(crate) fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
@@ -301,7 +305,11 @@ pub(crate) mod channel {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::PoisonError;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, PoisonError};
+    use std::task::{Context, Wake, Waker};
 
     use super::*;
 
@@ -343,6 +351,25 @@ mod tests {
             }),
             2
         );
+    }
+
+    #[test]
+    fn a_channel_that_is_called_counts_as_locked() {
+        struct Looks(AtomicBool);
+        impl Wake for Looks {
+            fn wake(self: Arc<Self>) {
+                self.0.store(is_locked(), Ordering::SeqCst);
+            }
+        }
+        points(|| {
+            let (sender, receiver) = channel::unbounded();
+            let looks = Arc::new(Looks(AtomicBool::new(false)));
+            let mut recv = pin!(receiver.recv());
+            let waker = Waker::from(Arc::clone(&looks));
+            assert!(recv.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            sender.try_send(1).unwrap();
+            assert_eq!((looks.0.load(Ordering::SeqCst), is_locked()), (true, false));
+        });
     }
 
     #[test]

@@ -179,6 +179,9 @@ impl Going {
         for recorder in &*world.recorders.borrow() {
             recorder.check()?;
         }
+        if let Some(task) = world.tasks.borrow().iter().find(|task| task.woken.is_under_lock()) {
+            return Err(format!("{} was woken under a lock, which its waker might need", task.name));
+        }
         let pools: Vec<_> = world.pools.borrow().clone();
         pools.iter().try_for_each(|pool| pool.check())
     }

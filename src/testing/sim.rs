@@ -23,7 +23,7 @@ use crate::builder::Builder;
 use crate::handler::Call;
 use crate::pool::Pool;
 use crate::rt::{BoxFuture, ManualSleep, ManualTimer, Spawn};
-use crate::sync::preempt::preemption_point;
+use crate::sync::preempt::{is_locked, preemption_point};
 use crate::worker::Workers;
 
 /// One run, as its scenario sees it. Clones share it.
@@ -93,21 +93,30 @@ pub(super) enum TaskState {
 }
 
 #[derive(Debug)]
-pub(super) struct Woken(AtomicBool);
+pub(super) struct Woken {
+    is_set: AtomicBool,
+    /// Whether it was ever woken while a lock of the library was held. A waker may do anything, use that lock included.
+    is_under_lock: AtomicBool,
+}
 
 impl Woken {
+    pub(super) fn is_under_lock(&self) -> bool {
+        self.is_under_lock.load(Ordering::SeqCst)
+    }
+
     pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.is_set.load(Ordering::SeqCst)
     }
 
     pub(super) fn clear(&self) {
-        self.0.store(false, Ordering::SeqCst);
+        self.is_set.store(false, Ordering::SeqCst);
     }
 }
 
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::SeqCst);
+        self.is_set.store(true, Ordering::SeqCst);
+        self.is_under_lock.fetch_or(is_locked(), Ordering::SeqCst);
     }
 }
 
@@ -211,7 +220,7 @@ impl Sim {
 
     pub(super) fn add(&self, name: String, kind: Kind, future: Local) -> Task {
         let ending = Rc::new(Ending { state: Cell::new(TaskState::Waiting), waker: RefCell::default() });
-        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let woken = Arc::new(Woken { is_set: AtomicBool::new(true), is_under_lock: AtomicBool::new(false) });
         let running = Running { name, kind, future: Some(future), woken, ending: Rc::clone(&ending) };
         let mut tasks = self.world.tasks.borrow_mut();
         tasks.push(running);
@@ -256,7 +265,8 @@ impl Sim {
     /// Checks the books of this pool after every step, and lets faults strike it. All its workers are to be spawned here.
     ///
     /// It fails the run when jobs are lost or counted twice; when more run than may; when a job that may start does not though a
-    /// worker is idle; when somebody waits for room that is there; when nobody keeps the time; and, at the end, when the pool
+    /// worker is idle; when somebody waits for room that is there; when nobody keeps the time; when a task is
+    /// woken under a lock of the pool; and, at the end, when the pool
     /// cannot be drained, or a job, a place, a permit, a waker or a timer is left. At the end it is closed and drained.
     pub fn watch<In: 'static, T: 'static, E: 'static>(&self, pool: &Pool<In, T, E>) {
         self.world.pools.borrow_mut().push(Rc::new(Arc::clone(pool.engine())));

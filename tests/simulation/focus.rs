@@ -58,3 +58,27 @@ fn many_maps_and_submissions_at_once_end() {
         Focus { is_small: true, actions: &[(2, Action::Map), (2, Action::SubmitMany), (1, Action::Reserve)] };
     check(&BUSY);
 }
+
+#[test]
+fn wakers_that_panic_hurt_only_their_own_tasks() {
+    const PANICKING: Focus = Focus { is_small: true, actions: &[(2, Action::PanickingWakers), (1, Action::Map)] };
+    check(&PANICKING);
+}
+
+#[test]
+fn more_slots_than_memory_can_hold_are_refused() {
+    const SLOTS: Focus = Focus { is_small: true, actions: &[(1, Action::TooManySlots)] };
+    check(&SLOTS);
+}
+
+#[test]
+fn retries_are_no_more_than_their_delays_whatever_names_their_times() {
+    const RETRIES: Focus = Focus { is_small: true, actions: &[(1, Action::SubmitMany), (1, Action::Map)] };
+    check(&RETRIES);
+}
+
+#[test]
+fn no_alarm_is_left_when_what_waited_for_a_moment_has_gone() {
+    const DELAYED: Focus = Focus { is_small: true, actions: &[(1, Action::CancelDelayed)] };
+    check(&DELAYED);
+}

@@ -3,6 +3,7 @@
 
 mod awaits;
 mod focus;
+mod hasty;
 mod scenario;
 
 use brigade::testing::{FaultKind, Plan, Runs, Simulation, replay};

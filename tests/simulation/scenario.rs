@@ -7,12 +7,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::future::Future;
-use std::panic::resume_unwind;
-use std::pin::Pin;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use brigade::testing::{Recorder, Sim};
@@ -142,6 +142,8 @@ struct World {
     is_focused: bool,
     /// Whether a job was told to be abandoned, which takes a worker that was dropped.
     is_abandoned: Rc<Cell<bool>>,
+    /// How many actors may have a job that waits for a moment.
+    delaying: Rc<Cell<usize>>,
     /// Of those built.
     workers: usize,
     jobs_per_worker: usize,
@@ -328,6 +330,7 @@ pub(crate) async fn scenario_of(sim: Sim, allowed: Allowed, focus: &'static Focu
         actions: focus.actions,
         is_focused: focus.is_small,
         is_abandoned: Rc::default(),
+        delaying: Rc::default(),
         workers,
         jobs_per_worker,
     };
@@ -404,6 +407,9 @@ fn with_policies(sim: &Sim, mut builder: Builder<Input, Token>, allowed: Allowed
         };
         retry = retry.max_attempts(1 + below(4) as u32);
         if sim.one_in(3) {
+            retry = named_delays(sim, below(4));
+        }
+        if sim.one_in(3) {
             retry = retry.budget(0.5);
         }
         builder = builder.retry(retry).retry_capacity(below(6));
@@ -412,6 +418,18 @@ fn with_policies(sim: &Sim, mut builder: Builder<Input, Token>, allowed: Allowed
         builder = builder.observe(recorder.clone());
     }
     (builder, Settings { recorder, max_per_key, has_time_limit, is_in_order })
+}
+
+/// A retry that only its delays bound, whose errors name its times.
+fn named_delays(sim: &Sim, count: usize) -> Retry<Token> {
+    let is_passed = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&is_passed);
+    sim.at_end(move || assert!(!told.load(Ordering::SeqCst), "more retries than the {count} delays"));
+    Retry::delays(move || vec![Duration::from_millis(500); count])
+        .retry_after(|_| Some(Duration::from_secs(1)))
+        .on_retry(move |retrying| {
+            is_passed.fetch_or(retrying.attempt as usize > count, Ordering::SeqCst);
+        })
 }
 
 async fn run(world: &World, builder: Builder<Input, Token>) {
@@ -695,6 +713,12 @@ pub(crate) enum Action {
     Chain,
     /// Waits until the pool is idle or has ended; what was submitted before is known then.
     KnowAfterIdle,
+    /// Waits for jobs, room and rest with wakers that panic.
+    PanickingWakers,
+    /// Builds a pool of more slots than memory can hold.
+    TooManySlots,
+    /// Cancels jobs that wait for a moment; beside nothing else that sleeps.
+    CancelDelayed,
 }
 
 /// Actions, and how often each comes.
@@ -715,6 +739,7 @@ const ACTIONS: Actions = &[
     (1, Action::CancelMany),
     (2, Action::Chain),
     (3, Action::KnowAfterIdle),
+    (1, Action::PanickingWakers),
 ];
 
 type Weighted<T> = &'static [(usize, T)];
@@ -743,6 +768,9 @@ impl Action {
             Self::CancelMany => cancels_many(world),
             Self::Chain => starts_chain(world).await,
             Self::KnowAfterIdle => knows_after_idle(world).await,
+            Self::PanickingWakers => waits_with_panicking_wakers(world).await,
+            Self::TooManySlots => builds_too_many_slots(world),
+            Self::CancelDelayed => cancels_delayed(world).await,
         }
     }
 }
@@ -1184,4 +1212,99 @@ async fn knows_after_idle(world: &World) {
     for (handle, runs) in handles {
         finish(world, handle, runs).await;
     }
+}
+
+/// Wakes the task, and panics, unless that is polled.
+struct Panics {
+    task: Waker,
+    is_polled: AtomicBool,
+}
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        self.task.wake_by_ref();
+        if !self.is_polled.load(Ordering::SeqCst) && !std::thread::panicking() {
+            panic_quietly();
+        }
+    }
+}
+
+/// Awaits the future with a waker that panics.
+async fn with_panics<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    future::poll_fn(move |cx| {
+        let panics = Arc::new(Panics { task: cx.waker().clone(), is_polled: AtomicBool::new(true) });
+        let polled = future.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&panics))));
+        panics.is_polled.store(false, Ordering::SeqCst);
+        polled
+    })
+    .await
+}
+
+/// A waker that panics hurts nobody but its own task.
+async fn waits_with_panicking_wakers(world: &World) {
+    let pool = world.pool();
+    for _ in 0..1 + world.below(4) {
+        match world.below(4) {
+            0 => with_panics(pool.idle()).await,
+            1 => {
+                let ours = world.clone();
+                let mut map = pool.map((0..world.below(6)).map(move |_| ours.input_of(0)));
+                while let Some(completion) = with_panics(map.next()).await {
+                    world.told_completion(&completion, OnError::Continue, false);
+                }
+            }
+            _ => {
+                let hands_in = world.hands_in();
+                let submitted = with_panics(pool.submit(world.input())).await;
+                hands_in.done();
+                if let Some(handle) = world.submitted(submitted) {
+                    let id = handle.id();
+                    world.told_result(id, &with_panics(handle).await);
+                }
+            }
+        }
+    }
+}
+
+/// A number of slots that memory cannot hold is refused, and ends no process.
+fn builds_too_many_slots(world: &World) {
+    let (few, many) = (1 + world.below(8), 1_usize << (50 + world.below(9)));
+    let (workers, slots) = if world.one_in(2) { (few, many) } else { (many, few) };
+    let builder = world.sim.builder().workers(workers).jobs_per_worker(slots);
+    let build = || drop(builder.build(|n: u32| async move { Ok::<_, ()>(n) }));
+    let refused = catch_unwind(AssertUnwindSafe(build)).expect_err("no memory holds so many");
+    let text = refused.downcast_ref::<String>().map_or("", String::as_str);
+    assert!(text.contains("no more than memory can hold"), "{text}");
+}
+
+/// When the jobs that waited for a moment have gone, no alarm is left.
+async fn cancels_delayed(world: &World) {
+    const PATIENCE: usize = 1000;
+    let pool = world.pool();
+    let delaying = &world.delaying;
+    delaying.set(delaying.get() + 1);
+    let ends = OnDrop(|| delaying.set(delaying.get() - 1));
+    let mut handles = Vec::new();
+    for _ in 0..1 + world.below(3) {
+        let delay = Duration::from_secs(1 + world.below(5) as u64);
+        handles.extend(world.submitted(pool.job(world.input_of(0)).delay(delay).try_submit()));
+        future::yield_now().await;
+    }
+    for _ in 0..world.below(8) {
+        future::yield_now().await;
+    }
+    handles.into_iter().for_each(|handle| drop(handle.cancel()));
+    drop(ends);
+    // With policies, there may be limits that wait for time without a job.
+    if !world.is_plain {
+        return;
+    }
+    for _ in 0..PATIENCE {
+        if delaying.get() > 0 || world.sim.clock().sleeping() == 0 {
+            return;
+        }
+        future::yield_now().await;
+    }
+    panic!("an alarm is left, and there is no moment to wait for");
 }
