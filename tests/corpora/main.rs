@@ -4,6 +4,7 @@
 mod plan;
 mod rows;
 #[path = "../simulation/scenario.rs"]
+#[expect(dead_code, reason = "some actions are for simulations of one fault each")]
 mod scenario;
 
 fn each_of(name: &str, check: impl Fn(&[u8])) {
