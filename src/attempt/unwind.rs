@@ -1,8 +1,8 @@
 //! Panics stop here: a closure goes in, its value or the panic's message comes out, and nothing of the payload stays.
 //!
 //! All places where a user's code can panic around a job pass through this file: the making of the future, its poll, its
-//! drop, the drop of the panic's payload, and the wakers of tasks that wait. What it cannot contain: `panic = "abort"`, and a panic inside a
-//! drop that runs because of another panic; both end the process.
+//! drop, the drop of the panic's payload, and the wakers of tasks that wait. What it cannot contain: `panic = "abort"`, and a
+//! panic inside a drop that runs because of another panic; both end the process.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -82,7 +82,7 @@ impl<In, T, E> Engine<In, T, E> {
         let start = self.timer.now();
         let switching = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_scheduled() {
-            // Somebody was faster; what is in the injector now is released.
+            // Another thread was faster; what is in the injector now is released.
             return;
         }
         let mut cells = Vec::new();

@@ -119,9 +119,9 @@ pub(crate) struct Ledger {
     running: usize,
     /// Wait for another attempt.
     retrying: usize,
-    /// Somebody is told when fewer than this are queued; 0: nobody.
+    /// Waits are told when fewer than this are queued; 0: there are none.
     queued_mark: usize,
-    /// Somebody is told when fewer than this are running; 0: nobody.
+    /// Waits are told when fewer than this are running; 0: there are none.
     running_mark: usize,
     /// Whether a job that leaves the queue concerns anybody: one who waits for room, or for a short queue.
     is_watched: bool,
@@ -573,13 +573,13 @@ impl Ledger {
         self.is_watched = !self.waiting.is_empty() || self.queued_mark > 0;
     }
 
-    /// Somebody waits until fewer than `queued` jobs are queued; it is told then.
+    /// A future waits until fewer than `queued` jobs are queued; it is told then.
     pub(crate) fn mark_queued(&mut self, queued: usize) {
         self.queued_mark = self.queued_mark.max(queued);
         self.is_watched = true;
     }
 
-    /// Somebody waits until fewer than `running` jobs are running; it is told then.
+    /// A future waits until fewer than `running` jobs are running; it is told then.
     pub(crate) fn mark_running(&mut self, running: usize) {
         self.running_mark = self.running_mark.max(running);
     }
@@ -623,7 +623,7 @@ impl Ledger {
         self.look_for_quiet(wakes);
     }
 
-    /// Whether somebody waits for a job to start, or for one to end, though others run.
+    /// Whether a future waits for a job to start, or for one to end, though others run.
     pub(crate) const fn is_awaited(&self) -> bool {
         self.is_watched || self.running_mark > 0
     }
@@ -757,7 +757,7 @@ impl Ledger {
         )
     }
 
-    /// Whether somebody waits for room though there is some.
+    /// Whether a future or a map waits for room though there is some.
     pub(crate) fn is_anybody_held_up(&self) -> bool {
         // A map that was told, and has not been polled since, comes before others that wait.
         let is_told = self.wanting > self.untold;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::future::{Future, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -486,4 +486,40 @@ fn a_worker_whose_jobs_come_one_moment_after_another_lets_others_have_the_thread
         }
         assert_eq!(seen, 1000);
     });
+}
+
+/// Jobs add jobs, so that some are always ready and others wait for permits. After as many jobs as a worker runs in one turn,
+/// it lets others have the thread, and has to come back to the jobs that were released meanwhile.
+#[test]
+fn a_rate_that_is_faster_than_the_loop_of_a_worker_does_not_stop_it() {
+    for rate in [1_000_000, u32::MAX] {
+        in_both_ways(|slots| {
+            let own: Arc<OnceLock<Pool<u32, (), ()>>> = Arc::default();
+            let inside = Arc::clone(&own);
+            let (pool, workers) = slots
+                .at_once(Pool::builder(), 4)
+                .queue_capacity(100)
+                .rate_limit(RateLimit::per_second(rate).burst(3))
+                // Far more looks than the test needs.
+                .timer(Hasty::new(1_000_000))
+                .build(move |n: u32| {
+                    let pool = inside.get().expect("it is there").clone();
+                    async move {
+                        for _ in 0..2 {
+                            if n > 0
+                                && let Ok(job) = pool.try_submit(n - 1)
+                            {
+                                job.detach();
+                            }
+                        }
+                        Ok(())
+                    }
+                });
+            assert!(own.set(pool.clone()).is_ok());
+            pool.try_submit(20).unwrap().detach();
+            future::block_on(workers.drive(pool.idle()));
+            let stats = pool.stats();
+            assert_eq!((stats.succeeded, stats.queued), (stats.accepted, 0));
+        });
+    }
 }

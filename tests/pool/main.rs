@@ -10,7 +10,6 @@ mod core;
 mod drops;
 mod endings;
 mod failures;
-mod fast_rates;
 mod hazards;
 mod keys;
 mod local;
