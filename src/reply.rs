@@ -1085,15 +1085,16 @@ impl<In, T, E> Outbox<In, T, E> {
         if self.stream.is_none() {
             self.stream = Some(Arc::clone(stream));
         }
+        // Before the announcement, which arrives with what is sent.
+        if !self.held.is_empty() {
+            self.send();
+        }
         self.announce_first();
     }
 
     /// The success that was expected, which is in the books now.
     #[inline(always)]
     pub(crate) fn succeed(&mut self, success: Success<T>) {
-        if !self.held.is_empty() {
-            self.send();
-        }
         if self.successes.capacity() == 0
             && let Some(stream) = &self.stream
         {

@@ -20,7 +20,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use self::scheduling::Retries;
+use self::scheduling::{Retries, Settling};
 use self::signal::Signals;
 pub(crate) use self::signal::{Interrupt, reason_from_code, reason_to_code};
 use self::timekeeper::{Keeper, Notice};
@@ -60,6 +60,7 @@ pub(crate) struct State<In, T, E> {
     spare_desks: Vec<Arc<Desk<Lot<In, T, E>>>>,
     /// Decides which job starts when, once anything asks for it; without it, jobs start as they come.
     pub(crate) schedule: Option<Box<Schedule<Held<In, T, E>>>>,
+    settling: Settling<In, T, E>,
     keeper: Keeper,
     /// Of the retry budget.
     account: Option<Account>,
@@ -186,6 +187,7 @@ impl<In, T, E> Engine<In, T, E> {
                 open_desks: Vec::new(),
                 spare_desks: Vec::new(),
                 schedule,
+                settling: Settling::new(),
                 keeper: Keeper::default(),
                 account: settings.retry.as_ref().and_then(|retry| retry.policy.account()),
                 retries_ahead: 0,

@@ -1,8 +1,10 @@
 //! The schedule within the engine: jobs go in, and what it releases is carried out, by whoever has changed something. The
 //! schedule itself decides; here is what has to be done under the lock for that, and what after it.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::timekeeper::Notice;
@@ -45,6 +47,44 @@ pub(crate) struct Effects<In, T, E> {
 
 impl<In, T, E> Effects<In, T, E> {
     const NONE: Self = Self { released: Released::new(), notice: Notice::NONE, blocked: Vec::new() };
+}
+
+/// A job that the schedule has given up, and what its outcome is to be.
+type GivenUp<In, T, E> = (Leaver<Held<In, T, E>>, JobError<E>);
+
+/// Those that are being settled, by the thread that does it. They count as queued until then, which bounds them.
+pub(super) struct Settling<In, T, E> {
+    queues: Vec<(ThreadId, VecDeque<GivenUp<In, T, E>>)>,
+}
+
+impl<In, T, E> Settling<In, T, E> {
+    pub(super) const fn new() -> Self {
+        Self { queues: Vec::new() }
+    }
+
+    /// Says whether the thread settles none yet.
+    fn add(&mut self, thread: ThreadId, given_up: VecDeque<GivenUp<In, T, E>>) -> bool {
+        match self.queues.iter_mut().find(|(other, _)| *other == thread) {
+            Some((_, queue)) => {
+                queue.extend(given_up);
+                false
+            }
+            None => {
+                self.queues.push((thread, given_up));
+                true
+            }
+        }
+    }
+
+    /// The next one; `None` once, after the last.
+    fn next(&mut self, thread: ThreadId) -> Option<GivenUp<In, T, E>> {
+        let at = self.queues.iter().position(|(other, _)| *other == thread)?;
+        let next = self.queues[at].1.pop_front();
+        if next.is_none() {
+            self.queues.swap_remove(at);
+        }
+        next
+    }
 }
 
 impl<In, T, E> Engine<In, T, E> {
@@ -281,18 +321,31 @@ impl<In, T, E> Engine<In, T, E> {
         }
         self.give_notice(notice);
         unwind::wake(blocked);
-        for leaver in expired {
-            self.settle_leaver(leaver, JobError::TimedOut(TimeLimit::Job));
-        }
-        for (leaver, cost, most) in too_costly {
-            self.settle_leaver(leaver, JobError::TooCostly { cost, most });
+        if !(expired.is_empty() && too_costly.is_empty()) {
+            let expired = expired.into_iter().map(|leaver| (leaver, JobError::TimedOut(TimeLimit::Job)));
+            let too_costly = too_costly.into_iter();
+            let too_costly = too_costly.map(|(leaver, cost, most)| (leaver, JobError::TooCostly { cost, most }));
+            self.settle_given_up(expired.chain(too_costly).collect());
         }
     }
 
-    fn settle_leaver(&self, leaver: Leaver<Held<In, T, E>>, error: JobError<E>) {
-        let attempts = leaver.attempts();
-        leaver.job.into_entry().settle_unstarted(self, error, attempts);
-        unwind::discard(leaver.history);
+    /// Each job that is settled looks at the schedule again, and may find others that have run out of their time since. These are left
+    /// to the call that is under way on this thread, or the calls would nest as deeply as there are jobs. No code of the user's
+    /// unwinds through it.
+    #[cold]
+    fn settle_given_up(&self, given_up: VecDeque<GivenUp<In, T, E>>) {
+        let thread = std::thread::current().id();
+        if !self.state().settling.add(thread, given_up) {
+            return;
+        }
+        // Ends: a job is given up once.
+        loop {
+            let next = self.state().settling.next(thread);
+            let Some((leaver, error)) = next else { break };
+            let attempts = leaver.attempts();
+            leaver.job.into_entry().settle_unstarted(self, error, attempts);
+            unwind::discard(leaver.history);
+        }
     }
 
     /// The part of [`book_start`](Self::book_start) for a pool that has a schedule.

@@ -5,17 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn, ready};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use brigade::rt::BoxFuture;
-use brigade::{Builder, Pool, RateLimit, Timer};
+use brigade::{Builder, JobError, OnError, Pool, RateLimit, TimeLimit, Timer};
 use futures_lite::future;
 
-use crate::harness::{Slots, Watchdog, assert_settled, in_both_ways};
+use crate::harness::{Slots, Watchdog, assert_settled, in_both_ways, poll_once};
 use crate::steps::Steps;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -336,11 +336,20 @@ struct Looks {
     count: AtomicU64,
     /// More are a worker that goes in a circle.
     most: u64,
+    /// How many microseconds a look takes.
+    step: AtomicU64,
+    passed: AtomicU64,
 }
 
 impl Hasty {
     fn new(most: u64) -> Self {
-        Self(Arc::new(Looks { start: Instant::now(), count: AtomicU64::new(0), most }))
+        let [count, step, passed] = [0, 1, 0].map(AtomicU64::new);
+        Self(Arc::new(Looks { start: Instant::now(), count, most, step, passed }))
+    }
+
+    /// From here on each look takes so many microseconds.
+    fn set_step(&self, micros: u64) {
+        self.0.step.store(micros, Ordering::SeqCst);
     }
 }
 
@@ -348,7 +357,8 @@ impl Timer for Hasty {
     fn now(&self) -> Instant {
         let count = self.0.count.fetch_add(1, Ordering::SeqCst);
         assert!(count < self.0.most, "the clock is looked at without end");
-        self.0.start + Duration::from_micros(count)
+        let step = self.0.step.load(Ordering::SeqCst);
+        self.0.start + Duration::from_micros(self.0.passed.fetch_add(step, Ordering::SeqCst) + step)
     }
 
     fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
@@ -397,6 +407,42 @@ fn a_rate_that_is_faster_than_any_clock_lets_all_jobs_run() {
                 assert_eq!(assert_settled(&pool).succeeded, JOBS);
             }
         });
+    }
+}
+
+/// To settle one job takes as long as the next has left. Nested in each other, some hundred of them would fill the stack.
+#[test]
+fn jobs_that_run_out_of_time_while_others_are_settled_follow_one_after_another() {
+    const JOBS: u64 = 5_000;
+    for of_maps in [false, true] {
+        let clock = Hasty::new(100 * JOBS);
+        let builder = Pool::builder().workers(1).queue_capacity(2 * JOBS as usize).job_timeout(SECOND);
+        let (pool, workers) = builder.timer(clock.clone()).build(|(): ()| ready(Ok::<_, ()>(())));
+        pool.pause();
+        let mut maps = Vec::new();
+        for _ in 0..JOBS {
+            if of_maps {
+                let mut map = pool.map([()]).on_error(OnError::Stop);
+                assert!(poll_once(pin!(map.next())).is_none());
+                maps.push(map);
+            } else {
+                pool.try_submit(()).unwrap().detach();
+            }
+        }
+        // Up to the first deadline, and then as fast as jobs were submitted, or faster.
+        clock.set_step(990_000);
+        assert_eq!(pool.stats().timed_out, 0);
+        clock.set_step(10);
+        let mut steps = Steps::default();
+        for worker in workers {
+            steps.add("worker", worker.run());
+        }
+        steps.settle();
+        assert_eq!(pool.stats().timed_out, JOBS, "of maps: {of_maps}");
+        for mut map in maps {
+            let completion = poll_once(pin!(map.next())).flatten().expect("it has its outcome");
+            assert_eq!(completion.result, Err(JobError::TimedOut(TimeLimit::Job)));
+        }
     }
 }
 

@@ -591,6 +591,31 @@ fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
     });
 }
 
+/// A worker keeps a failure back, since the one before is unread, and sends it when it keeps the success after it.
+#[test]
+fn a_pool_is_idle_only_when_what_its_workers_keep_back_is_with_its_group() {
+    in_both_ways(|slots| {
+        let builder = slots.at_once(Pool::builder(), 1).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|n: u32| async move { if n == 1 { Err(n) } else { Ok(n) } });
+        let mut group = pool.group();
+        for n in 0..3 {
+            group.try_submit(n).unwrap();
+        }
+        let mut idle = pin!(pool.idle());
+        let (counted, count) = std::sync::mpsc::channel();
+        let own = pool.clone();
+        let waker = on_wake(move || {
+            let is_idle = poll_once(pin!(own.idle())).is_some();
+            let there = std::iter::from_fn(|| poll_once(pin!(group.next())).flatten()).count();
+            counted.send((is_idle, there)).unwrap();
+        });
+        assert!(idle.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        workers.iter_mut().for_each(|worker| assert!(poll_once(worker.as_mut()).is_none()));
+        assert_eq!(count.try_recv(), Ok((true, 3)));
+    });
+}
+
 #[test]
 fn a_map_that_waits_for_its_source_ends_when_its_pool_does() {
     type Ending = fn(&Pool<u32, u32, ()>);

@@ -1193,7 +1193,7 @@ async fn knows_after_idle(world: &World) {
         handles.extend(world.submitted(submitted).map(|handle| (handle, runs)));
     }
     let mut group = pool.group();
-    for _ in 0..world.below(3) {
+    for _ in 0..world.below(6) {
         world.submitted(group.try_submit(world.input()));
     }
     match world.below(12) {
