@@ -165,7 +165,7 @@ pub mod fuzzing {
 mod pages {
     #[doc = include_str!("../README.md")]
     struct Readme;
-    #[doc = include_str!("../DESIGN.md")]
+    #[doc = include_str!("../docs/design.md")]
     struct Design;
     #[doc = include_str!("queue/README.md")]
     struct Queue;

@@ -2,7 +2,7 @@
 //! of its own, and what counts are ratios within a run; instructions, allocations and bytes are counted by valgrind, and do not
 //! jitter.
 //!
-//! | `cargo run --release -p brigade-peers -- …` | what it does |
+//! | `cargo run --release -p brigade-benches -- …` | what it does |
 //! |---|---|
 //! | `matrix` | all tables, and every bound with `held` or `missed`, in 20 minutes |
 //! | `quick` | the bounds of the first rows, in a minute |

@@ -48,7 +48,7 @@ pub(crate) fn why_absent(contender: Contender) -> Option<String> {
     match command.args(["ready", "1", "1"]).output() {
         Ok(output) if output.status.success() => None,
         Ok(_) if contender == Contender::PQueue => {
-            Some("p-queue is not installed: npm install --prefix peers/scripts p-queue".into())
+            Some("p-queue is not installed: npm install --prefix benches/scripts p-queue".into())
         }
         Ok(output) => Some(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
         Err(_) => Some(format!("{program} is not installed")),

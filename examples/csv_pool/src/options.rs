@@ -6,7 +6,7 @@ use brigade::{OnError, csv::Reader};
 use clap::{Parser, ValueEnum};
 
 /// The file that is read if none is named.
-const DUMMY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/dummy.csv");
+const DUMMY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/dummy.csv");
 /// More workers or places than this are refused as a slip of the finger.
 const MOST: usize = 1_000_000;
 

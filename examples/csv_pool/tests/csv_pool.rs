@@ -127,7 +127,7 @@ fn account(stderr: &str) -> [u64; 5] {
 
 #[test]
 fn without_arguments_it_does_every_row_of_the_shipped_file() {
-    let dummy = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/dummy.csv")).unwrap();
+    let dummy = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/dummy.csv")).unwrap();
     let paths: Vec<&str> = dummy.lines().skip(1).map(|line| line.split(',').nth(1).unwrap()).collect();
     assert_eq!(paths.len(), 250);
 
