@@ -1,4 +1,4 @@
-//! The pool beside its peers, on the same work in one run. Wall times are noisy, so contenders take turns, each round in a process
+//! The pool and its peers on the same work, in one run. Wall times are noisy, so contenders take turns, each round in a process
 //! of its own, and what counts are ratios within a run; instructions, allocations and bytes are counted by valgrind, and do not
 //! jitter.
 //!
@@ -14,7 +14,7 @@
 //! | `soak`, `stress` | long runs and rough ones |
 //! | `run CONTENDER WORKLOAD` | one run in this process, as a line of JSON |
 //!
-//! Who measures bounds ends with 1 if one does not hold. All need valgrind but `run`, `plot`, `page`, `soak` and `stress`.
+//! A command that measures bounds exits with 1 if one does not hold. All need valgrind but `run`, `plot`, `page`, `soak` and `stress`.
 
 #![forbid(unsafe_code)]
 
@@ -45,7 +45,7 @@ use self::report::Report;
 use self::rounds::Effort;
 use self::workload::Workload;
 
-/// Measures brigade beside its peers.
+/// Measures brigade and its peers.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Options {
@@ -113,7 +113,7 @@ enum What {
         /// What `--json` has written.
         from: PathBuf,
     },
-    /// What a job costs with every scheduling policy on, beside none, and beside a queue with comparable ones.
+    /// What a job costs with every scheduling policy on, with none, and on a queue with comparable ones.
     Schedule {
         /// How often each contender has its turn.
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]

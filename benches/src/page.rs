@@ -7,7 +7,7 @@ use crate::report::{Judged, Report, Row, Table};
 /// Everything that a run has found.
 pub(crate) fn markdown(report: &Report) -> String {
     let mut page = format!("Measured on {}, in {} seconds.\n\n", report.machine, report.seconds);
-    page.push_str("| where | what | figure | bound | |\n|---|---|--:|--:|---|\n");
+    page.push_str("| where | what | measured | bound | |\n|---|---|--:|--:|---|\n");
     for Judged { section, what, figure, limit, bound, unit, is_held } in &report.bounds {
         let word = if *is_held { "held" } else { "**missed**" };
         let figure = figure_of(*figure);
@@ -18,14 +18,14 @@ pub(crate) fn markdown(report: &Report) -> String {
     }
     for table in &report.tables {
         page.push('\n');
-        of_table(&mut page, table);
+        of_table(&mut page, table, &report.machine);
     }
     page
 }
 
-fn of_table(page: &mut String, table: &Table) {
+fn of_table(page: &mut String, table: &Table, machine: &str) {
     let on = if table.threads == 1 { "1 thread" } else { "2 threads" };
-    line(page, format_args!("**{}** (`{}`), {on}, nanoseconds a job:\n", table.about, table.workload));
+    line(page, format_args!("**{}** (`{}`), {on}, nanoseconds a job, on {machine}:\n", table.about, table.workload));
     let is_single = table.rows.iter().any(|row| row.median_ns.is_some());
     let [first, second] = if is_single { ["median", "99th percentile"] } else { ["least", "median"] };
     line(page, format_args!("| | {first} | {second} | CPU | instructions | allocations | peak MB |"));

@@ -24,7 +24,7 @@ pub(crate) fn all() -> Vec<Bound> {
     sleeping(&mut add);
     add(
         "compute",
-        "speed beside rayon's iterator (1.85 cores where that reaches 1.95)".into(),
+        "speed relative to rayon's iterator (1.85 cores where that reaches 1.95)".into(),
         Figure::Speed(at("compute", 2, Brigade), at("compute", 2, RayonIter)),
         Limit::AtLeast(1.85 / 1.95),
         "x",
@@ -32,14 +32,14 @@ pub(crate) fn all() -> Vec<Bound> {
     for (contender, words) in WAYS {
         add(
             "echo",
-            format!("{words}: CPU a request beside the best"),
+            format!("{words}: CPU a request relative to the best"),
             Figure::Cpu(at("echo", 1, contender), peers("echo", 1)),
             Limit::AtMost(1.1),
             "x",
         );
         add(
             "latency",
-            format!("{words}: median beside the naive pool's"),
+            format!("{words}: median relative to the naive pool's"),
             Figure::Latency(at("latency", 1, contender), vec![at("latency", 1, Naive)]),
             Limit::AtMost(1.3),
             "x",
@@ -82,21 +82,21 @@ fn ready(add: Add<'_>) {
             let spawning = SPAWNING.map(|peer| at(name, threads, peer)).to_vec();
             add(
                 name,
-                format!("one slot a worker, {on}: time beside the naive pool"),
+                format!("one slot a worker, {on}: time relative to the naive pool"),
                 Figure::Time(at(name, threads, Brigade), vec![at(name, threads, Naive)]),
                 Limit::AtMost(1.0),
                 "x",
             );
             add(
                 name,
-                format!("one slot a worker, {on}: time beside the best peer that spawns"),
+                format!("one slot a worker, {on}: time relative to the best peer that spawns"),
                 Figure::Time(at(name, threads, Brigade), spawning),
                 Limit::Below(1.0),
                 "x",
             );
             add(
                 name,
-                format!("many slots a worker, {on}: time beside buffer_unordered"),
+                format!("many slots a worker, {on}: time relative to buffer_unordered"),
                 Figure::Time(at(name, threads, BrigadeSlots), vec![at(name, 1, BufferUnordered)]),
                 Limit::AtMost(0.9),
                 "x",
@@ -122,14 +122,14 @@ fn sleeping(add: Add<'_>) {
         for (contender, words) in WAYS {
             add(
                 name,
-                format!("{words}: time beside the ideal"),
+                format!("{words}: time relative to the ideal"),
                 Figure::Ideal(at(name, 1, contender), 1e6 / at_once),
                 Limit::AtMost(1.08),
                 "x",
             );
             add(
                 name,
-                format!("{words}: time beside the best peer on tokio"),
+                format!("{words}: time relative to the best peer on tokio"),
                 Figure::Time(at(name, 1, contender), ON_TOKIO.map(|peer| at(name, 1, peer)).to_vec()),
                 Limit::AtMost(0.55),
                 "x",
@@ -139,7 +139,7 @@ fn sleeping(add: Add<'_>) {
     for (name, at_once, most) in [("sleep-10000", 1e4, 2.6), ("head-of-line", 1e3, 1.15)] {
         add(
             name,
-            "many slots a worker: time beside the ideal".into(),
+            "many slots a worker: time relative to the ideal".into(),
             Figure::Ideal(at(name, 1, BrigadeSlots), 1e6 / at_once),
             Limit::AtMost(most),
             "x",
@@ -167,7 +167,7 @@ fn growth(add: Add<'_>) {
     for (contender, words) in WAYS {
         add(
             "growth",
-            format!("{words}: instructions a job, most beside least, 10 to 100,000 workers"),
+            format!("{words}: instructions a job, most relative to least, 10 to 100,000 workers"),
             Figure::Counted(growth_by_workers, counting(contender, "ready-10", 0)),
             Limit::AtMost(2.0),
             "x",
@@ -175,7 +175,7 @@ fn growth(add: Add<'_>) {
     }
     add(
         "growth",
-        "one slot a worker: instructions a job, 10,000,000 jobs beside 10,000".into(),
+        "one slot a worker: instructions a job, 10,000,000 jobs relative to 10,000".into(),
         Figure::Counted(growth_by_jobs, counting(Brigade, "ready-10", 10)),
         Limit::AtMost(1.05),
         "x",
