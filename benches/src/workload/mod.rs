@@ -154,3 +154,31 @@ impl Workload {
 fn no_part(contender: Contender, kind: &str) -> ! {
     panic!("{} takes no part in {kind}", contender.name())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So few jobs that it takes no time; each run checks the number and the sum of its results.
+    #[test]
+    fn every_contender_does_every_workload() {
+        for workload in WORKLOADS {
+            // Its server is this program, which a test is not.
+            if workload.kind == Kind::Echo {
+                continue;
+            }
+            let jobs = match workload.kind {
+                Kind::Producers(producers) => producers,
+                Kind::Idle => 0,
+                _ => 100,
+            };
+            for &contender in workload.contenders.iter().filter(|contender| !script::is_script(**contender)) {
+                for &threads in workload.threads.iter().filter(|threads| **threads == 1 || contender.is_parallel()) {
+                    let load = Load { jobs, at_once: workload.at_once.min(10), threads };
+                    let run = workload.run(contender, load);
+                    assert!(run.is_ok(), "{} at {}: {run:?}", contender.name(), workload.name);
+                }
+            }
+        }
+    }
+}
