@@ -120,7 +120,6 @@ pub mod handler;
 #[cfg(all(test, brigade_model = "loom"))]
 mod models;
 mod observe;
-mod planted;
 mod pool;
 mod queue;
 mod reply;

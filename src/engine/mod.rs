@@ -32,7 +32,6 @@ use crate::attempt::timeout::Limits;
 use crate::attempt::unwind;
 use crate::error::{CancelReason, JobError};
 use crate::observe::{Event, JobId, Observer, Outcome, Stats};
-use crate::planted::{self, Bug};
 use crate::pool::{Interrupted, Unhandled, Unstarted};
 use crate::queue::desk::Desk;
 use crate::queue::injector::{Injector, Split as _};
@@ -673,11 +672,9 @@ impl<In, T, E> Engine<In, T, E> {
             let blocked = state.blocked();
             (was_last, was_open && was_last, wakes, blocked)
         };
-        if !planted::is(Bug::LeakWaker) {
-            let own = self.signals.made(self.slots_of(worker));
-            let wakers: Vec<Waker> = own.filter_map(|signal| signal.waker().take()).collect();
-            drop(wakers);
-        }
+        let own = self.signals.made(self.slots_of(worker));
+        let wakers: Vec<Waker> = own.filter_map(|signal| signal.waker().take()).collect();
+        drop(wakers);
         self.observe(|| Event::WorkerLeft { worker });
         if was_open {
             self.observe(|| Event::Closed);

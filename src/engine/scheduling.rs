@@ -13,7 +13,6 @@ use crate::attempt::retry::{History, Hold, Retry};
 use crate::attempt::unwind;
 use crate::error::{JobError, PanicMessage, TimeLimit};
 use crate::observe::{Event, JobId, Outcome};
-use crate::planted::{self, Bug};
 use crate::queue::ledger::{Life, Origin, Wakes};
 use crate::queue::running::Occupant;
 use crate::queue::schedule::clock::{Reading, Tick};
@@ -412,7 +411,7 @@ impl<In, T, E> Engine<In, T, E> {
                     schedule.finish(spot, now);
                 }
             }
-            if planted::is(Bug::ForgetToLook) { Effects::NONE } else { self.look(state, now) }
+            self.look(state, now)
         };
         self.observe(|| Event::Finished { job: id, outcome, attempts });
         self.carry_out_effects(effects);

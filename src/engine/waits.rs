@@ -11,7 +11,6 @@ use crate::attempt::inside::{self, Place};
 use crate::attempt::timeout::Limits;
 use crate::attempt::unwind;
 use crate::observe::JobId;
-use crate::planted::{self, Bug};
 use crate::queue::ledger::{Ledger, Life, Origin, Refusal, Wakes};
 use crate::reply::Cell;
 use crate::results::stream::Stream;
@@ -209,7 +208,7 @@ impl<In, T, E> Engine<In, T, E> {
     #[cold]
     fn wake_watchers_if(&self, is_so: impl Fn(&Ledger) -> bool) {
         let mut state = self.state();
-        if is_so(&state.ledger) && !planted::is(Bug::ForgetQuiet) {
+        if is_so(&state.ledger) {
             let wakers = std::mem::take(&mut state.watching.wakers);
             drop(state);
             unwind::wake(wakers.into_values());

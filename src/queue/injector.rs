@@ -35,7 +35,6 @@ use std::sync::{Arc, PoisonError};
 
 use super::desk::Desk;
 use crate::channel::{self, KeptNote, Receiver, Sender};
-use crate::planted::{self, Bug};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Jobs that were submitted together and travel as one.
@@ -180,7 +179,7 @@ impl<B: Split> Injector<B> {
     /// Publishes what was done under the lock: releases it and notifies a sleeper if there is one that is not notified yet.
     #[inline]
     fn notify_one(&self, queue: MutexGuard<'_, Queue<B>>) {
-        if queue.sleepers > queue.notified && !planted::is(Bug::ForgetToWake) {
+        if queue.sleepers > queue.notified {
             self.send_notification(queue);
         }
     }
@@ -352,9 +351,6 @@ impl<B: Split> Queue<B> {
     /// Takes the next job; says whether others are left for other workers.
     fn pop(&mut self) -> Option<(B::Job, bool)> {
         let is_left = if self.items.is_empty() { self.steal_half()? } else { false };
-        if planted::is(Bug::PassOrder) {
-            self.items.rotate_right(1.min(self.items.len()));
-        }
         let job = if let Some(Item::Batch(batch)) = self.items.front_mut() {
             let job = batch.take_first();
             if batch.len() == 0 {

@@ -12,7 +12,6 @@ use std::ops::Bound;
 use std::task::{Context, Poll, Waker};
 
 use crate::observe::{JobId, Outcome, Stats};
-use crate::planted::{self, Bug};
 
 /// Who hands in a job; each kind has room of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -645,7 +644,7 @@ impl Ledger {
 
     /// A queued job has its outcome without having started.
     pub(crate) fn settle_queued(&mut self, origin: Origin, outcome: Outcome, wakes: &mut Wakes) {
-        self.outcomes[outcome as usize] += u64::from(!planted::is(Bug::Miscount));
+        self.outcomes[outcome as usize] += 1;
         self.leave_queue(origin, wakes);
         self.look_for_quiet(wakes);
     }

@@ -16,7 +16,6 @@ use super::{Completion, OnError};
 use crate::attempt::unwind;
 use crate::engine::{Feeding, Pull};
 use crate::error::{CancelReason, CollectError};
-use crate::planted::{self, Bug};
 use crate::pool::Pool;
 use crate::reply::{Entry, Lot, Streamed};
 use crate::rt::BoxFuture;
@@ -415,7 +414,6 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     fn pull(&mut self, places: usize, cx: &mut Context<'_>) -> bool {
         while self.intake == Intake::Open && self.pulled.len() < places {
             match self.source.poll_input(cx) {
-                Poll::Ready(Pulled::Input(_)) if planted::is(Bug::LoseInput) => {}
                 Poll::Ready(Pulled::Input(input)) => self.pulled.push(input),
                 Poll::Ready(Pulled::Exhausted) => self.intake = Intake::Exhausted,
                 Poll::Ready(Pulled::Failed) => self.intake = Intake::Failed,

@@ -19,7 +19,6 @@ use crate::channel::{self, Receiver, Sender};
 use crate::engine::{self, Engine, Wait, WaitMark, reason_from_code, reason_to_code};
 use crate::error::{CancelReason, JobError, SubmitError};
 use crate::observe::JobId;
-use crate::planted::{self, Bug};
 use crate::queue::ledger::{Origin, Refusal};
 use crate::reply::{Entry, Streamed};
 use crate::spares::Spares;
@@ -209,9 +208,6 @@ impl<In, T, E> Stream<In, T, E> {
     }
 
     pub(crate) fn deliver(&self, delivery: Delivery<In, T, E>) {
-        if planted::is(Bug::LoseOutcome) {
-            return;
-        }
         if let Err(refused) = self.results.send(delivery) {
             // The consumer is gone; what the values do in their drops is no business of the worker's.
             refused.discard();

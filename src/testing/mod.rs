@@ -68,9 +68,6 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 
-#[cfg(brigade_planted)]
-pub use crate::planted::{Bug, plant};
-
 pub use self::plan::{Fault, FaultKind, HandlerFault, ParsePlanError, Plan, Strike};
 pub use self::run::Run;
 pub use self::sim::{Faulty, Sim, Task};

@@ -5,13 +5,16 @@ use brigade::testing::{FaultKind, Simulation};
 use crate::scenario::{Action, Allowed, Focus, scenario_of};
 
 /// How many runs of each.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 500;
+
+fn seeds() -> std::ops::Range<u64> {
+    0..std::env::var("BRIGADE_SEEDS").map_or(SEEDS, |text| text.parse().expect("it is a number"))
+}
 
 /// Runs so many seeds of the scenario with these actors, each with faults and without.
 #[track_caller]
 fn check(focus: &'static Focus) {
     let allowed = Allowed { fixed_rate: false, fixed_order: false };
-    let seeds = || 0..std::env::var("BRIGADE_SEEDS").map_or(SEEDS, |text| text.parse().expect("it is a number"));
     Simulation::new(seeds()).faults([FaultKind::Preempt]).check(|sim| scenario_of(sim, allowed, focus));
     Simulation::new(seeds()).faults(FaultKind::ALL).check(|sim| scenario_of(sim, allowed, focus));
 }
@@ -81,4 +84,27 @@ fn retries_are_no_more_than_their_delays_whatever_names_their_times() {
 fn no_alarm_is_left_when_what_waited_for_a_moment_has_gone() {
     const DELAYED: Focus = Focus { is_small: true, actions: &[(1, Action::CancelDelayed)] };
     check(&DELAYED);
+}
+
+/// What finds a violation of each rule that the simulator audits, and little else; orders and rates among them, which several threads at
+/// once do not keep to the letter.
+#[test]
+fn every_rule_that_is_audited_is_kept() {
+    const RULES: Focus = Focus {
+        is_small: false,
+        actions: &[
+            (8, Action::Submit),
+            (4, Action::SubmitMany),
+            (4, Action::Reserve),
+            (8, Action::Map),
+            (4, Action::Group),
+            (4, Action::Idle),
+            (7, Action::Control),
+            (1, Action::Stop),
+        ],
+    };
+    let kinds = (FaultKind::ALL.into_iter())
+        .filter(|kind| !matches!(kind, FaultKind::Rate | FaultKind::Priority | FaultKind::Preempt));
+    let allowed = Allowed { fixed_rate: true, fixed_order: true };
+    Simulation::new(seeds()).faults(kinds).check(|sim| scenario_of(sim, allowed, &RULES));
 }

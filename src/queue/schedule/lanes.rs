@@ -13,7 +13,6 @@ use super::clock::Tick;
 use super::gate::{Gate, RateLimit};
 use super::order::{Order, Rank};
 use super::slab::{Slab, Spot};
-use crate::planted::{self, Bug};
 
 /// What jobs have in common that share a limit: a host, a customer, a file; see [`Builder::key_by`](crate::Builder::key_by).
 ///
@@ -207,7 +206,7 @@ impl Lanes {
 
     /// A job of the lane has its outcome. A lane without jobs is forgotten as soon as its limit is as if it were new.
     pub(crate) fn leave(&mut self, spot: Spot, now: Tick) {
-        let Some(lane) = self.lanes.get_mut(spot).filter(|_| !planted::is(Bug::LeakLane)) else { return };
+        let Some(lane) = self.lanes.get_mut(spot) else { return };
         lane.jobs -= 1;
         if lane.jobs > 0 {
             return;
@@ -394,8 +393,7 @@ impl Lanes {
     /// Puts the lane where it belongs, after something about it has changed.
     fn stand_anew(&mut self, spot: Spot) {
         let Some(lane) = self.lanes.get(spot) else { return };
-        let bound = |most| most + usize::from(planted::is(Bug::PassBound));
-        let is_full = self.policy.max_running.is_some_and(|most| lane.running >= bound(most));
+        let is_full = self.policy.max_running.is_some_and(|most| lane.running >= most);
         let stand = match lane.ready.first() {
             // Whether a time has to be waited for is found out when it is its turn.
             Some((rank, _)) if !is_full => Stand::Eligible(rank),
