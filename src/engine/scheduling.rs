@@ -241,6 +241,7 @@ impl<In, T, E> Engine<In, T, E> {
             return;
         }
         let (id, spot, stream) = (entry.id().as_u64(), entry.spot(), entry.stream());
+        let cell = if let Entry::Handled(cell) = &entry { Some(Arc::clone(cell)) } else { None };
         let gone = self.change_schedule(|engine, state, now| match (&mut state.schedule, spot) {
             (Some(schedule), Some(spot)) if schedule.is_released(spot, id) => {
                 schedule.put_back(spot, Held::from(entry), now);
@@ -259,6 +260,10 @@ impl<In, T, E> Engine<In, T, E> {
         }
         if let Some(stream) = stream {
             stream.look_again();
+        }
+        if let Some(cell) = cell.filter(|cell| cell.is_dead()) {
+            // It was cancelled before the schedule knew of it.
+            self.remove_tombstone(cell.spot(), cell.id);
         }
         self.look_for_end();
     }
