@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use brigade::{Hold, JobError, ManualTimer, Pool, Retry};
+use brigade::{JobError, ManualTimer, Pool, Retry, RetryAfterScope};
 use futures_lite::future;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +37,7 @@ fn main() {
             HttpError::TooManyRequests { retry_after } => Some(*retry_after),
             _ => None,
         })
-        .retry_after_holds(Hold::Pool)
+        .retry_after_scope(RetryAfterScope::Pool)
         .on_retry(|retrying| println!("attempt {} failed, again in {:?}", retrying.attempt, retrying.delay));
     let (pool, workers) = Pool::builder().workers(1).retry(retry).timer(clock.clone()).build(|path: &'static str| {
         let mut attempts = attempts.borrow_mut();

@@ -44,7 +44,7 @@ pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 /// | [`max_waiting`](Self::max_waiting) | no bound but the number of tasks that submit |
 /// | [`rate_limit`](Self::rate_limit), [`rate_limit_per_key`](Self::rate_limit_per_key), [`max_running_per_key`](Self::max_running_per_key) | none |
 /// | [`key_by`](Self::key_by), [`cost_by`](Self::cost_by) | no keys; each job costs one permit |
-/// | [`ageing`](Self::ageing) | none: priorities are strict |
+/// | [`aging`](Self::aging) | none: priorities are strict |
 /// | [`retry`](Self::retry) | none: one attempt |
 /// | [`retry_capacity`](Self::retry_capacity) | 65,536 jobs |
 /// | [`attempt_timeout`](Self::attempt_timeout), [`job_timeout`](Self::job_timeout) | none |
@@ -56,7 +56,7 @@ pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 ///
 /// ```text
 ///  job time-out ┌─────────────────────────────────────────────────────────────────────────────────────┐
-///               │ queue ─► delay ─► turn: priority, key, ageing ─► gate: pause, worker, rate, key's rate │
+///               │ queue ─► delay ─► turn: priority, key, aging ─► gate: pause, worker, rate, key's rate │
 ///               │   ▲                                                  │                              │
 ///               │   └── retry: not before ◄── verdict ◄── handler ◄── panic guard ◄── attempt time-out│
 ///               └─────────────────────────────────────────────────────────────────────────────────────┘
@@ -281,7 +281,7 @@ impl<In, E> Builder<In, E> {
     /// Says how many permits of the rate limits a job takes, by its input; without this, one. Zero passes free.
     ///
     /// A job that costs more than a limit ever allows at once (its burst, or the number of its window) is not queued: it ends at
-    /// once as [`TooCostly`](crate::JobError::TooCostly). The closure is called by whoever submits, once a job; if it panics,
+    /// once as [`CostExceedsLimit`](crate::JobError::CostExceedsLimit). The closure is called by whoever submits, once a job; if it panics,
     /// the job ends as [`Panicked`](crate::JobError::Panicked).
     pub fn cost_by(mut self, cost: impl Fn(&In) -> u32 + Send + Sync + 'static) -> Self {
         self.cost_by = Some(Arc::new(cost));
@@ -353,8 +353,8 @@ impl<In, E> Builder<In, E> {
     ///
     /// If `step` is zero.
     #[track_caller]
-    pub const fn ageing(mut self, step: Duration) -> Self {
-        assert!(!step.is_zero(), "the step of ageing must be longer than 0, got 0ns");
+    pub const fn aging(mut self, step: Duration) -> Self {
+        assert!(!step.is_zero(), "the step of aging must be longer than 0, got 0ns");
         self.policy.ageing = Some(step);
         self
     }
@@ -595,13 +595,13 @@ impl<In, E> Builder<In, E> {
         let Some(timer) = self.timer else {
             panic!("timer must be set without the feature `async-io`, got none");
         };
-        let Policy { rate, lanes, ageing } = self.policy;
+        let Policy { rate, lanes, ageing: aging } = self.policy;
         if self.key_by.is_none() {
             assert!(lanes.max_running.is_none(), "max_running_per_key needs key_by, got none");
             assert!(lanes.limit.is_none(), "rate_limit_per_key needs key_by, got none");
         }
         let is_scheduled = rate.is_some()
-            || ageing.is_some()
+            || aging.is_some()
             || self.key_by.is_some()
             || self.cost_by.is_some()
             || self.retry.is_some()

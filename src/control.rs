@@ -85,9 +85,13 @@ impl<In, T, E> Pool<In, T, E> {
     /// # Cancel safety
     ///
     /// Dropping the future changes nothing.
-    pub async fn queued_below(&self, count: usize) {
-        self.wait_below("queued_below", |ledger| ledger.queued_total() < count, |ledger| ledger.mark_queued(count))
-            .await;
+    pub async fn wait_queued_below(&self, count: usize) {
+        self.wait_below(
+            "wait_queued_below",
+            |ledger| ledger.queued_total() < count,
+            |ledger| ledger.mark_queued(count),
+        )
+        .await;
     }
 
     /// Waits until fewer than `count` jobs are running: with 1, until none is, be the pool paused or not.
@@ -96,13 +100,14 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// # Panics
     ///
-    /// As [`queued_below`](Self::queued_below).
+    /// As [`wait_queued_below`](Self::wait_queued_below).
     ///
     /// # Cancel safety
     ///
     /// Dropping the future changes nothing.
-    pub async fn running_below(&self, count: usize) {
-        self.wait_below("running_below", |ledger| ledger.running() < count, |ledger| ledger.mark_running(count)).await;
+    pub async fn wait_running_below(&self, count: usize) {
+        self.wait_below("wait_running_below", |ledger| ledger.running() < count, |ledger| ledger.mark_running(count))
+            .await;
     }
 
     async fn wait_below(&self, what: &str, is_so: impl Fn(&Ledger) -> bool, mark: impl Fn(&mut Ledger)) {

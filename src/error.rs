@@ -141,7 +141,7 @@ pub enum JobError<E> {
     /// every slot was occupied by a job that waits for the pool itself, so nothing could ever have run.
     WouldDeadlock,
     /// The job costs more permits than a rate limit ever allows at once, so it is not started, or not tried again.
-    TooCostly {
+    CostExceedsLimit {
         /// What the job [costs](crate::Builder::cost_by).
         cost: u32,
         /// The most that the limits allow.
@@ -181,8 +181,8 @@ impl<E> JobError<E> {
     }
 
     /// Whether the job costs more than a rate limit ever allows.
-    pub const fn is_too_costly(&self) -> bool {
-        matches!(self, Self::TooCostly { .. })
+    pub const fn is_cost_exceeds_limit(&self) -> bool {
+        matches!(self, Self::CostExceedsLimit { .. })
     }
 
     /// How a job with this error has ended.
@@ -193,7 +193,7 @@ impl<E> JobError<E> {
             Self::Panicked(_) => Outcome::Panicked,
             Self::Cancelled(_) => Outcome::Cancelled,
             Self::Abandoned | Self::WouldDeadlock => Outcome::Abandoned,
-            Self::TooCostly { .. } => Outcome::Rejected,
+            Self::CostExceedsLimit { .. } => Outcome::Rejected,
         }
     }
 
@@ -215,7 +215,7 @@ impl<E: fmt::Display> fmt::Display for JobError<E> {
             Self::Cancelled(reason) => write!(f, "the job was cancelled: {reason}"),
             Self::Abandoned => f.write_str("the job's worker was dropped"),
             Self::WouldDeadlock => f.write_str("every slot is occupied by a job that waits for its own pool"),
-            Self::TooCostly { cost, most } => {
+            Self::CostExceedsLimit { cost, most } => {
                 write!(f, "the job costs {cost} permits, and its rate limits allow {most} at most")
             }
         }

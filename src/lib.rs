@@ -71,7 +71,7 @@
 //! | the last worker | what is queued is abandoned too, and the pool takes no more |
 //! | the executor | its workers, as above. One that is neither polled nor dropped leaves its jobs waiting |
 //! | future of [`drive`](Workers::drive) | all workers, as above |
-//! | future of [`idle`](Pool::idle) | nothing changes |
+//! | future of [`wait_idle`](Pool::wait_idle) | nothing changes |
 //! | future of [`drain`](Pool::drain) | the pool stays closed |
 //! | future of [`drain_within`](Pool::drain_within) | before its time is over: the pool stays closed, and nothing is aborted |
 //! | future of [`abort`](Pool::abort) | the abort goes on; another call returns the report |
@@ -134,7 +134,7 @@ mod task_pool;
 pub mod testing;
 mod worker;
 
-pub use crate::attempt::retry::{Hold, Jitter, Retry, RetryBudget, Retrying, Verdict};
+pub use crate::attempt::retry::{Jitter, Retry, RetryAfterScope, RetryBudget, RetryDecision, Retrying};
 pub use crate::attempt::unwind::panic_isolation;
 pub use crate::builder::Builder;
 pub use crate::error::{CancelReason, CollectError, JobError, PanicMessage, SubmitError, TimeLimit};

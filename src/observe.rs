@@ -75,7 +75,7 @@ impl Outcome {
 ///     .build(|n: u32| async move { if n == 1 { Err("one") } else { Ok(n) } });
 /// let handles: Vec<_> = (0..3).map(|n| pool.try_submit(n).unwrap()).collect();
 /// assert_eq!(pool.stats().queued, 3);
-/// futures_lite::future::block_on(workers.drive(pool.idle()));
+/// futures_lite::future::block_on(workers.drive(pool.wait_idle()));
 /// let stats = pool.stats();
 /// assert_eq!((stats.accepted, stats.succeeded, stats.failed, stats.queued), (3, 2, 1, 0));
 /// # drop(handles);

@@ -304,7 +304,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// let log = Arc::clone(&seen);
     /// pool.on_unhandled(move |failure| log.lock().unwrap().push(failure.error));
     /// pool.try_submit(7).unwrap().detach();
-    /// future::block_on(workers.drive(pool.idle()));
+    /// future::block_on(workers.drive(pool.wait_idle()));
     /// assert_eq!(*seen.lock().unwrap(), [JobError::Failed(7)]);
     /// ```
     pub fn on_unhandled(&self, handler: impl Fn(Unhandled<E>) + Send + Sync + 'static) {
@@ -325,8 +325,8 @@ impl<In, T, E> Pool<In, T, E> {
     /// # Cancel safety
     ///
     /// Dropping the future changes nothing.
-    pub async fn idle(&self) {
-        self.wait_idle("idle").await;
+    pub async fn wait_idle(&self) {
+        self.wait_until_idle("wait_idle").await;
     }
 
     /// Takes no more jobs from outside. Running jobs may still add some; what was accepted is done, and then the workers end.
@@ -373,25 +373,25 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// # Panics
     ///
-    /// As [`idle`](Self::idle).
+    /// As [`wait_idle`](Self::wait_idle).
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the pool closed, and changes nothing else.
     pub async fn drain(&self) {
         self.close();
-        self.wait_idle("drain").await;
+        self.wait_until_idle("drain").await;
     }
 
     /// [Drains](Self::drain) the pool for as long as `grace`, counted from the first poll; then [aborts](Self::abort) it.
     ///
     /// It never takes longer than `grace`, even if nobody polls the workers: the attempts it interrupts are dropped when
-    /// their workers are polled next, which it does not wait for. [`idle`](Self::idle) does. What it does wait for is a map
+    /// their workers are polled next, which it does not wait for. [`wait_idle`](Self::wait_idle) does. What it does wait for is a map
     /// that is just pulling inputs, should its source block the thread.
     ///
     /// # Panics
     ///
-    /// As [`idle`](Self::idle).
+    /// As [`wait_idle`](Self::wait_idle).
     ///
     /// # Cancel safety
     ///
@@ -426,7 +426,7 @@ impl<In, T, E> Pool<In, T, E> {
         let timer = &self.engine.timer;
         let is_drained = future::or(
             async {
-                self.wait_idle("drain_within").await;
+                self.wait_until_idle("drain_within").await;
                 true
             },
             async {
@@ -476,7 +476,7 @@ impl<In, T, E> Pool<In, T, E> {
         }
     }
 
-    async fn wait_idle(&self, what: &str) {
+    async fn wait_until_idle(&self, what: &str) {
         if !self.engine.is_idle() {
             self.assert_outside(what);
             self.engine.wait_idle().await;

@@ -102,7 +102,7 @@ impl Summary {
                 &mut self.cancelled
             }
             Err(JobError::Abandoned | JobError::WouldDeadlock) => &mut self.abandoned,
-            Err(JobError::TooCostly { .. }) => &mut self.rejected,
+            Err(JobError::CostExceedsLimit { .. }) => &mut self.rejected,
         };
         *counter += 1;
     }

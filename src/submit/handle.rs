@@ -84,7 +84,7 @@ impl<In, T, E> JobHandle<In, T, E> {
     /// pool.try_submit("first").unwrap().detach();
     /// let second = pool.try_submit("second").unwrap();
     /// assert!(second.set_priority(1));
-    /// future::block_on(workers.drive(pool.idle()));
+    /// future::block_on(workers.drive(pool.wait_idle()));
     /// assert_eq!(*order.borrow(), ["second", "first"]);
     /// ```
     pub fn set_priority(&self, priority: i32) -> bool {

@@ -73,7 +73,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     }
 
     /// Lets the job start before all queued jobs of a smaller priority. Without this it is 0. Among equals, the one that was
-    /// accepted first starts first. Priorities are strict, unless the pool has [`ageing`](crate::Builder::ageing): as long as
+    /// accepted first starts first. Priorities are strict, unless the pool has [`aging`](crate::Builder::aging): as long as
     /// there are jobs of a greater one, this one waits.
     pub fn priority(mut self, priority: i32) -> Self {
         self.own.priority = priority;

@@ -122,7 +122,7 @@ fn no_jobs_at_all_are_done_at_once() {
         assert_eq!(poll_once(collected.as_mut()), Some(Ok::<_, CollectError<u32, ()>>(Vec::new())));
         let mut joined = std::pin::pin!(pool.group().join());
         assert_eq!(poll_once(joined.as_mut()), Some(Vec::new()));
-        assert_eq!(poll_once(std::pin::pin!(pool.idle())), Some(()));
+        assert_eq!(poll_once(std::pin::pin!(pool.wait_idle())), Some(()));
         assert_eq!(poll_once(std::pin::pin!(pool.drain())), Some(()));
         assert_eq!(assert_settled(&pool).accepted, 0);
     });
