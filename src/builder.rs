@@ -122,8 +122,15 @@ impl<In, E> Clone for Builder<In, E> {
     }
 }
 
+impl<In, E> Default for Builder<In, E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<In, E> Builder<In, E> {
-    pub(crate) fn new() -> Self {
+    /// Starts to build a pool, as [`Pool::builder`] does.
+    pub fn new() -> Self {
         Self {
             workers: DEFAULT_WORKERS,
             jobs_per_worker: 1,

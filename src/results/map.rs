@@ -19,7 +19,7 @@ use crate::error::{CancelReason, CollectError};
 use crate::planted::{self, Bug};
 use crate::pool::Pool;
 use crate::reply::{Entry, Lot, Streamed};
-use crate::rt::BoxFuture;
+use crate::rt::Alarm;
 
 /// How many inputs are pulled between two looks at the results.
 const CHUNK: usize = 64;
@@ -185,7 +185,7 @@ pub struct Map<In, T, E, S> {
     order: Option<Reorder<Completion<In, T, E>>>,
     reader: Reader<In, T, E>,
     /// Ends when the map has to.
-    deadline: Option<BoxFuture<'static, ()>>,
+    deadline: Option<Alarm>,
 }
 
 /// How things stand with the source.
@@ -289,7 +289,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     /// ```
     pub fn deadline(mut self, limit: Duration) -> Self {
         let timer = &self.pool.engine().timer;
-        self.deadline = timer.now().checked_add(limit).map(|at| timer.sleep_until(at));
+        self.deadline = timer.now().checked_add(limit).map(|at| Alarm::new(timer.sleep_until(at)));
         self
     }
 
@@ -331,7 +331,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     /// Cancels what is left if the time of the map has passed.
     fn look_at_deadline(&mut self, cx: &mut Context<'_>) {
         if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
+            && Pin::new(deadline).poll(cx).is_ready()
         {
             let is_over = self.intake != Intake::Open && self.reader.unread() == 0;
             if is_over { self.deadline = None } else { self.stop(CancelReason::Deadline) }
