@@ -1,5 +1,6 @@
 //! A server that is overloaded says when to come back, and the whole pool waits until then; other errors are tried again with
-//! growing delays, and some not at all. The server is made up, and so is the time.
+//! growing delays, and some not at all. The server is made up, and time is a clock that is moved by
+//! hand. With `start` in place of `timer` and `build`, the builder is the same.
 //!
 //! `cargo run --example retry_after`
 
@@ -52,14 +53,8 @@ fn main() {
     let run = pool.map(paths).for_each(|completion| {
         results.insert(paths[completion.index], (completion.result, completion.attempts));
     });
-    // When nobody can go on, the clock moves to the next moment that somebody waits for.
-    let time = async {
-        loop {
-            future::yield_now().await;
-            clock.advance_to_next();
-        }
-    };
-    future::block_on(workers.drive(future::or(run, time)));
+    // When the whole run waits, the clock jumps to the next moment that it waits for.
+    future::block_on(clock.run(workers.drive(run)));
 
     let attempts = attempts.into_inner();
     for (path, (result, _)) in &results {

@@ -35,7 +35,7 @@ use crate::results::Summary;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SubmitError<In> {
-    /// There is no room: the queue holds as many jobs as its capacity (or, for a job added from inside a running job,
+    /// There is no room, and the call does not wait for any: the queue holds as many jobs as its capacity (or, for a job added from inside a running job,
     /// as its child capacity; or, for a group, as its window).
     Full(In),
     /// The pool, or the part of it that was asked, takes no more jobs.
@@ -43,7 +43,8 @@ pub enum SubmitError<In> {
     /// Waiting for room could never end: it was asked for inside a job of this pool while every slot is occupied
     /// by a job that waits for the pool itself.
     WouldDeadlock(In),
-    /// As many wait for room already as [`max_waiting`](crate::Builder::max_waiting) allows.
+    /// There is no room, and as many callers wait for it already as [`max_waiting`](crate::Builder::max_waiting) allows. Only calls
+    /// that wait yield it: [`submit`](crate::Pool::submit) and [`reserve`](crate::Pool::reserve).
     Overloaded(In),
 }
 

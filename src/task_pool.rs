@@ -41,6 +41,7 @@ type Task = BoxFuture<'static, ()>;
 ///     assert_eq!(text.await, Ok("text".to_owned()));
 /// }));
 /// ```
+#[doc(alias("join_set", "semaphore"))]
 #[derive(Clone)]
 pub struct TaskPool {
     pool: Pool<Task, (), Infallible>,

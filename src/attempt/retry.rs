@@ -47,16 +47,8 @@ use crate::queue::schedule::clock::nanos;
 ///         let tries = tries.get();
 ///         async move { if tries < 3 { Err("not yet") } else { Ok(tries) } }
 ///     });
-/// let outcome = future::block_on(workers.drive(async {
-///     let handle = pool.try_submit(7).unwrap();
-///     future::or(handle, async {
-///         loop {
-///             clock.advance(Duration::from_millis(100));
-///             future::yield_now().await;
-///         }
-///     })
-///     .await
-/// }));
+/// let handle = pool.try_submit(7).unwrap();
+/// let outcome = future::block_on(clock.run(workers.drive(handle)));
 /// assert_eq!(outcome, Ok(3));
 /// ```
 pub struct Retry<E> {

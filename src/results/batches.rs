@@ -11,7 +11,7 @@ use futures_core::Stream;
 
 use crate::rt::{Alarm, Timer};
 
-/// A stream of lists of at most `max` items; made by [`Pool::batches`](crate::Pool::batches).
+/// A stream of lists, cut from another stream; made by [`Pool::batches`](crate::Pool::batches), which says how.
 ///
 /// A list is yielded when it has `max` items, when `wait` has passed since its first item came, or when the source ends.
 /// No list is empty. Memory is bounded by `max` items.

@@ -136,6 +136,9 @@ impl<In, T, E, F, S: Stream<Item = Result<In, F>>> Source<In, T, E> for TryInput
 /// A map keeps its pool open, as a clone of the [`Pool`] would. If the pool is closed meanwhile, the map pulls no more,
 /// yields what was accepted, and ends; the [`summary`](Self::summary) says so.
 ///
+/// The last type parameter is that of the source. A map that is a field of a struct, or that is returned, is best named
+/// `Pin<Box<dyn Stream<Item = Completion<In, T, E>> + Send>>` or `impl Stream`.
+///
 /// A map whose stream is not polled makes no progress of its own: jobs that were accepted run to their end and wait to be
 /// read, at most `window` of them.
 ///
@@ -223,6 +226,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     ///
     /// A job that takes long holds back those behind it; no more than the window wait there, and the source is not pulled
     /// meanwhile.
+    #[doc(alias("buffered"))]
     pub fn ordered(mut self) -> Self {
         self.order = Some(Reorder::new());
         self
@@ -263,7 +267,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     /// by [`cancel`](Self::cancel), with [`CancelReason::Deadline`] as the reason, and the [`summary`](Self::summary) says
     /// [`End::TimedOut`]. Jobs that are finished keep their outcome.
     ///
-    /// It is the consumer who finds out: a map that is not polled is not cancelled before it is.
+    /// The deadline is seen when the map is polled; a map that is not polled is not cancelled.
     ///
     /// # Examples
     ///
@@ -278,13 +282,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     ///     .timer(clock.clone())
     ///     .build(|_: u32| future::pending::<Result<(), ()>>());
     /// let run = pool.map(0..5).deadline(Duration::from_secs(60)).for_each(drop);
-    /// let summary = future::block_on(workers.drive(async {
-    ///     let (summary, ()) = future::zip(run, async {
-    ///         clock.sleepers(1).await;
-    ///         clock.advance(Duration::from_secs(60));
-    ///     }).await;
-    ///     summary
-    /// }));
+    /// let summary = future::block_on(clock.run(workers.drive(run)));
     /// assert_eq!((summary.end, summary.cancelled), (End::TimedOut, 5));
     /// ```
     pub fn deadline(mut self, limit: Duration) -> Self {
@@ -584,6 +582,7 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
     ///     assert_eq!((index, input, error), (1, Some(7), JobError::Failed("too big")));
     /// }));
     /// ```
+    #[doc(alias("join_all", "try_join_all"))]
     pub async fn try_collect<C: FromIterator<T>>(mut self) -> Result<C, CollectError<In, E>> {
         self.reader.stream.set_on_error(OnError::Stop);
         let mut values = Vec::new();

@@ -91,6 +91,7 @@ impl<In, T, E> JobHandle<In, T, E> {
     /// assert_eq!(handle.try_take(), Some(Ok(2)));
     /// assert_eq!(handle.try_take(), None);
     /// ```
+    #[doc(alias("try_join", "now_or_never"))]
     pub fn try_take(&mut self) -> Option<Result<T, JobError<E>>> {
         let result = self.cell.as_ref()?.take_result()?;
         self.mark = None;
@@ -152,6 +153,7 @@ impl<In, T, E> JobHandle<In, T, E> {
     /// assert_eq!(pool.stats().cancelled, 1);
     /// # drop(workers);
     /// ```
+    #[doc(alias("abort"))]
     #[must_use = "dropping the future is fine, but say so: the cancellation goes on"]
     pub fn cancel(mut self) -> Cancelling<In, T, E> {
         let Some(cell) = self.cell.take() else { return Cancelling { cell: None, mark: None } };

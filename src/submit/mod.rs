@@ -37,12 +37,10 @@ use crate::reply::{Cell, Entry};
 ///     .workers(1)
 ///     .timer(clock.clone())
 ///     .build(|()| future::pending::<Result<(), ()>>());
-/// let outcome = future::block_on(workers.drive(async {
+/// let outcome = future::block_on(clock.run(workers.drive(async {
 ///     let handle = pool.job(()).timeout(Duration::from_secs(60)).submit().await.unwrap();
-///     clock.sleepers(1).await;
-///     clock.advance(Duration::from_secs(60));
 ///     handle.await
-/// }));
+/// })));
 /// assert_eq!(outcome, Err(JobError::TimedOut(TimeLimit::Job)));
 /// ```
 #[must_use = "a job does nothing until it is submitted"]
