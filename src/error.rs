@@ -35,8 +35,8 @@ use crate::results::Summary;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SubmitError<In> {
-    /// There is no room, and the call does not wait for any: the queue holds as many jobs as its capacity (or, for a job added from inside a running job,
-    /// as its child capacity; or, for a group, as its window).
+    /// There is no room, and the call does not wait for any: the queue holds as many jobs as its capacity (or, for a job added from
+    /// inside a running job, as its child capacity; or, for a group, as its window).
     Full(In),
     /// The pool, or the part of it that was asked, takes no more jobs.
     Closed(In),

@@ -558,7 +558,7 @@ pub struct Interrupted {
     pub attempts: u32,
 }
 
-/// A failure that nobody awaits; see [`Pool::on_unhandled`].
+/// An error that no handle or stream delivers; see [`Pool::on_unhandled`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unhandled<E> {

@@ -79,9 +79,9 @@ impl ManualTimer {
         self.clock.lock().now.saturating_duration_since(self.clock.start)
     }
 
-    /// Moves the clock on and wakes everybody whose time has come, in the order of their deadlines.
+    /// Moves the clock on and wakes the sleeps whose deadline has come, in the order of their deadlines.
     ///
-    /// They are woken, not run: who runs first is the executor's choice. A step past what an [`Instant`] can hold
+    /// They are woken, not run: what runs first is the executor's choice. A step past what an [`Instant`] can hold
     /// stops where it stands.
     pub fn advance(&self, by: Duration) {
         let mut state = self.clock.lock();
@@ -91,7 +91,7 @@ impl ManualTimer {
         due.into_iter().for_each(Waker::wake);
     }
 
-    /// Moves the clock to the next deadline and wakes all who wait for it; says whether anybody did.
+    /// Moves the clock to the next deadline and wakes the sleeps that wait for it. Returns `false` if nothing sleeps.
     ///
     /// A deadline that has passed already is the next one, and leaves the clock where it is.
     pub fn advance_to_next(&self) -> bool {

@@ -1,4 +1,4 @@
-//! What a pool needs of its surroundings: somebody who polls its workers ([`Spawn`]) and a clock ([`Timer`]).
+//! What a pool needs of its surroundings: an executor that polls its workers ([`Spawn`]) and a clock ([`Timer`]).
 //!
 //! Both are small traits, so that any executor and any clock will do. Nothing here starts a thread, and nothing is
 //! shared by the whole process.
