@@ -264,7 +264,7 @@ impl<In, T, E> Streamed<In, T, E> {
     ) {
         let Self { input, stream, id, index, origin, spot, accepted_at } = self;
         let kept = part_with(input, &stream);
-        if matches!(error, JobError::TimedOut(_) | JobError::TooCostly { .. } | JobError::Panicked(_)) {
+        if matches!(error, JobError::TimedOut(_) | JobError::CostExceedsLimit { .. } | JobError::Panicked(_)) {
             stream.count_failure(&error);
         }
         stream.announce(engine::DeliveryKind::Unstarted);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::timekeeper::Notice;
 use super::{Begun, Engine, Past, State};
-use crate::attempt::retry::{History, Hold, Retry};
+use crate::attempt::retry::{History, Retry, RetryAfterScope};
 use crate::attempt::unwind;
 use crate::error::{JobError, PanicMessage, TimeLimit};
 use crate::observe::{Event, JobId, Outcome};
@@ -328,7 +328,7 @@ impl<In, T, E> Engine<In, T, E> {
         if !(expired.is_empty() && too_costly.is_empty()) {
             let expired = expired.into_iter().map(|leaver| (leaver, JobError::TimedOut(TimeLimit::Job)));
             let too_costly = too_costly.into_iter();
-            let too_costly = too_costly.map(|(leaver, cost, most)| (leaver, JobError::TooCostly { cost, most }));
+            let too_costly = too_costly.map(|(leaver, cost, most)| (leaver, JobError::CostExceedsLimit { cost, most }));
             self.settle_given_up(expired.chain(too_costly).collect());
         }
     }
@@ -497,7 +497,7 @@ impl<In, T, E> Engine<In, T, E> {
         job: Held<In, T, E>,
         history: Box<History>,
         delay: Duration,
-        hold: Hold,
+        hold: RetryAfterScope,
     ) -> Result<(Effects<In, T, E>, Wakes), (Held<In, T, E>, Box<History>)> {
         let reading = self.reading();
         let mut wakes = Wakes::default();
@@ -515,9 +515,9 @@ impl<In, T, E> Engine<In, T, E> {
         let now = self.tell_time(schedule, reading);
         let at = now.after(delay);
         match hold {
-            Hold::Job => {}
-            Hold::Key => schedule.hold_lane(spot, at),
-            Hold::Pool => schedule.hold(at),
+            RetryAfterScope::Job => {}
+            RetryAfterScope::Key => schedule.hold_lane(spot, at),
+            RetryAfterScope::Pool => schedule.hold(at),
         }
         schedule.requeue(spot, job, history, at, now);
         state.running.finish_scheduled(slot);
