@@ -1,5 +1,6 @@
 //! A crawler that is polite: at most two requests to a host at once and one a second, however many pages it has; a host with
-//! many pages does not hold up the others. The requests are made up, and so is the time.
+//! many pages does not hold up the others. The requests are made up, and time is a clock that is moved
+//! by hand. With `start` in place of `timer` and `build`, the builder is the same.
 //!
 //! `cargo run --example per_host`
 
@@ -45,14 +46,8 @@ fn main() {
             starts.entry(page.host).or_default().push((page.number, at));
         }
     });
-    // When nobody can go on, the clock moves to the next moment that somebody waits for.
-    let time = async {
-        loop {
-            future::yield_now().await;
-            clock.advance_to_next();
-        }
-    };
-    let summary = future::block_on(workers.drive(future::or(run, time)));
+    // When the whole run waits, the clock jumps to the next moment that it waits for.
+    let summary = future::block_on(clock.run(workers.drive(run)));
 
     for (host, starts) in &starts {
         let starts: Vec<_> = starts.iter().map(|(number, at)| format!("page {number} at {at} s")).collect();

@@ -1,4 +1,4 @@
-//! Urgent jobs overtake those that wait, a job is moved up while it waits, one is put off and one is cancelled; with ageing, what
+//! Urgent jobs overtake those that wait, a job is moved up while it waits, one is put off and one is cancelled; with aging, what
 //! waits for long overtakes what is urgent. The time is made up, so the output is the same each time.
 //!
 //! `cargo run --example priorities`
@@ -46,12 +46,12 @@ fn one_by_one() {
     assert_eq!(*order.borrow(), ["urgent", "raised", "first", "second", "nightly", "later"]);
 }
 
-/// Each job takes ten seconds, and before it ends, another urgent one has come. Without ageing, the low one would start last.
+/// Each job takes ten seconds, and before it ends, another urgent one has come. Without aging, the low one would start last.
 fn with_ageing() {
     const STEP: Duration = Duration::from_secs(10);
     let clock = ManualTimer::new();
     let order = RefCell::new(Vec::new());
-    let (pool, workers) = Pool::builder().workers(1).ageing(STEP).timer(clock.clone()).build(|name: &'static str| {
+    let (pool, workers) = Pool::builder().workers(1).aging(STEP).timer(clock.clone()).build(|name: &'static str| {
         order.borrow_mut().push(name);
         let work = clock.sleep(STEP);
         async move {
@@ -74,9 +74,9 @@ fn with_ageing() {
             clock.sleepers(1).await;
         }
         clock.advance(STEP);
-        pool.idle().await;
+        pool.wait_idle().await;
     }));
-    println!("with ageing: {}", order.borrow().join(", "));
+    println!("with aging: {}", order.borrow().join(", "));
     // It has risen by one for each step, and after three of them it is the oldest of its rank.
     let expected = ["running", "urgent 1", "urgent 2", "urgent 3", "low", "urgent 4", "urgent 5"];
     assert_eq!(*order.borrow(), expected);

@@ -1,5 +1,5 @@
-//! Twelve requests at two a second, with a burst of three; then the same with a strict window. Time is a clock that the example
-//! moves itself, so the output is the same each time, at once.
+//! Twelve requests at two a second, with a burst of three; then the same with a strict window. Time is a clock that is
+//! moved by hand, so the output is the same each time, at once. With `start` in place of `timer` and `build`, the builder is the same.
 //!
 //! `cargo run --example rate_limited`
 
@@ -17,15 +17,9 @@ fn starts(limit: RateLimit) -> Vec<u128> {
         starts.borrow_mut().push(clock.elapsed().as_millis());
         async { Ok::<_, ()>(()) }
     });
-    // When nobody can go on, the clock moves to the next moment that somebody waits for.
-    let time = async {
-        loop {
-            future::yield_now().await;
-            clock.advance_to_next();
-        }
-    };
+    // When the whole run waits, the clock jumps to the next moment that it waits for.
     let run = pool.map(0..12).for_each(drop);
-    let summary = future::block_on(workers.drive(future::or(run, time)));
+    let summary = future::block_on(clock.run(workers.drive(run)));
     assert!(summary.is_complete());
     starts.into_inner()
 }

@@ -1,5 +1,6 @@
 //! A server that is overloaded says when to come back, and the whole pool waits until then; other errors are tried again with
-//! growing delays, and some not at all. The server is made up, and so is the time.
+//! growing delays, and some not at all. The server is made up, and time is a clock that is moved by
+//! hand. With `start` in place of `timer` and `build`, the builder is the same.
 //!
 //! `cargo run --example retry_after`
 
@@ -7,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use brigade::{Hold, JobError, ManualTimer, Pool, Retry};
+use brigade::{JobError, ManualTimer, Pool, Retry, RetryAfterScope};
 use futures_lite::future;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +38,7 @@ fn main() {
             HttpError::TooManyRequests { retry_after } => Some(*retry_after),
             _ => None,
         })
-        .retry_after_holds(Hold::Pool)
+        .retry_after_scope(RetryAfterScope::Pool)
         .on_retry(|retrying| println!("attempt {} failed, again in {:?}", retrying.attempt, retrying.delay));
     let (pool, workers) = Pool::builder().workers(1).retry(retry).timer(clock.clone()).build(|path: &'static str| {
         let mut attempts = attempts.borrow_mut();
@@ -52,14 +53,8 @@ fn main() {
     let run = pool.map(paths).for_each(|completion| {
         results.insert(paths[completion.index], (completion.result, completion.attempts));
     });
-    // When nobody can go on, the clock moves to the next moment that somebody waits for.
-    let time = async {
-        loop {
-            future::yield_now().await;
-            clock.advance_to_next();
-        }
-    };
-    future::block_on(workers.drive(future::or(run, time)));
+    // When the whole run waits, the clock jumps to the next moment that it waits for.
+    future::block_on(clock.run(workers.drive(run)));
 
     let attempts = attempts.into_inner();
     for (path, (result, _)) in &results {

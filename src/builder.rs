@@ -30,21 +30,25 @@ pub(crate) const DEFAULT_CHILD_CAPACITY: usize = 65_536;
 /// How many jobs may wait for another attempt if nothing else is said.
 pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 
-/// Builds a [`Pool`]; made by [`Pool::builder`].
+/// Builds a [`Pool`]; made by [`Pool::builder`] or [`Builder::new`].
 ///
-/// The types are those of the input and of the handler's error; they follow from the handler.
+/// The types are those of the input and of the handler's error; they follow from the handler. A function may return a builder
+/// without one, such as `fn policy() -> Builder<Url, Error>`, so that tests run their handler under the policy of the program.
 ///
 /// # Defaults
 ///
 /// | knob | default |
 /// |---|---|
 /// | [`workers`](Self::workers) | 10 |
+/// | [`jobs_per_worker`](Self::jobs_per_worker) | 1 |
 /// | [`queue_capacity`](Self::queue_capacity) | 1024 jobs |
 /// | [`child_capacity`](Self::child_capacity) | 65,536 jobs |
 /// | [`max_waiting`](Self::max_waiting) | no bound but the number of tasks that submit |
-/// | [`rate_limit`](Self::rate_limit), [`rate_limit_per_key`](Self::rate_limit_per_key), [`max_running_per_key`](Self::max_running_per_key) | none |
-/// | [`key_by`](Self::key_by), [`cost_by`](Self::cost_by) | no keys; each job costs one permit |
-/// | [`ageing`](Self::ageing) | none: priorities are strict |
+/// | [`rate_limit`](Self::rate_limit) | none |
+/// | [`cost_by`](Self::cost_by) | each job costs one permit |
+/// | [`key_by`](Self::key_by) | no keys |
+/// | [`max_running_per_key`](Self::max_running_per_key), [`rate_limit_per_key`](Self::rate_limit_per_key) | none |
+/// | [`aging`](Self::aging) | none: priorities are strict |
 /// | [`retry`](Self::retry) | none: one attempt |
 /// | [`retry_capacity`](Self::retry_capacity) | 65,536 jobs |
 /// | [`attempt_timeout`](Self::attempt_timeout), [`job_timeout`](Self::job_timeout) | none |
@@ -56,9 +60,9 @@ pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 ///
 /// ```text
 ///  job time-out ┌─────────────────────────────────────────────────────────────────────────────────────┐
-///               │ queue ─► delay ─► turn: priority, key, ageing ─► gate: pause, worker, rate, key's rate │
+///               │ queue ─► delay ─► turn: priority, key, aging ─► gate: pause, worker, rate, key's rate │
 ///               │   ▲                                                  │                              │
-///               │   └── retry: not before ◄── verdict ◄── handler ◄── panic guard ◄── attempt time-out│
+///               │   └── retry: not before ◄── decision ◄─ handler ◄── panic guard ◄── attempt time-out│
 ///               └─────────────────────────────────────────────────────────────────────────────────────┘
 /// ```
 ///
@@ -122,8 +126,15 @@ impl<In, E> Clone for Builder<In, E> {
     }
 }
 
+impl<In, E> Default for Builder<In, E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<In, E> Builder<In, E> {
-    pub(crate) fn new() -> Self {
+    /// Starts to build a pool, as [`Pool::builder`] does.
+    pub fn new() -> Self {
         Self {
             workers: DEFAULT_WORKERS,
             jobs_per_worker: 1,
@@ -150,6 +161,7 @@ impl<In, E> Builder<In, E> {
     /// # Panics
     ///
     /// If `count` is 0; the methods that build panic if there are more workers than memory can hold.
+    #[doc(alias("concurrency", "max_concurrent", "semaphore"))]
     #[track_caller]
     pub const fn workers(mut self, count: usize) -> Self {
         assert!(count > 0, "workers must be at least 1, got 0");
@@ -189,16 +201,8 @@ impl<In, E> Builder<In, E> {
     ///     }
     /// });
     /// // One worker, one second for a hundred jobs that sleep for one.
-    /// future::block_on(workers.drive(async {
-    ///     let all = pool.map(0..100).try_collect::<Vec<_>>();
-    ///     let ticks = async {
-    ///         clock.sleepers(100).await;
-    ///         assert_eq!(pool.stats().running, 100);
-    ///         clock.advance_to_next();
-    ///         std::future::pending().await
-    ///     };
-    ///     assert_eq!(future::or(all, ticks).await, Ok((0..100).collect()));
-    /// }));
+    /// let all = pool.map(0..100).try_collect::<Vec<_>>();
+    /// assert_eq!(future::block_on(clock.run(workers.drive(all))), Ok((0..100).collect()));
     /// assert_eq!(clock.elapsed().as_secs(), 1);
     /// ```
     #[track_caller]
@@ -233,9 +237,13 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Bounds how many may wait for room in the queue at once: one more gets [`SubmitError::Overloaded`] in place of a place in
-    /// the line. Maps are not counted, since they wait in no line. Zero: nobody waits.
+    /// Bounds how many callers of [`submit`](Pool::submit) and [`reserve`](Pool::reserve) wait for room at once. Further callers get
+    /// [`SubmitError::Overloaded`]. With zero, none waits. Maps are not counted.
     ///
+    /// A service that answers "try again later" has two ways to refuse: [`try_submit`](Pool::try_submit), which fails with
+    /// [`SubmitError::Full`] as soon as the queue is full, or this bound with `submit`.
+    ///
+    /// [`SubmitError::Full`]: crate::SubmitError::Full
     /// [`SubmitError::Overloaded`]: crate::SubmitError::Overloaded
     pub const fn max_waiting(mut self, submitters: usize) -> Self {
         self.max_waiting = submitters;
@@ -260,40 +268,36 @@ impl<In, E> Builder<In, E> {
     ///     .rate_limit(RateLimit::per_second(2))
     ///     .timer(clock.clone())
     ///     .build(|n: u32| async move { Ok::<_, ()>(n) });
-    /// let finished = future::block_on(workers.drive(async {
-    ///     let handles: Vec<_> = (0..3).map(|n| pool.try_submit(n).unwrap()).collect();
-    ///     for _ in 0..2 {
-    ///         clock.sleepers(1).await;                      // a worker waits for the next permit
-    ///         clock.advance(Duration::from_millis(500));
-    ///     }
-    ///     for handle in handles {
-    ///         handle.await.unwrap();
-    ///     }
-    ///     clock.elapsed()
-    /// }));
-    /// assert_eq!(finished, Duration::from_secs(1));
+    /// future::block_on(clock.run(workers.drive(pool.map(0..3).for_each(drop))));
+    /// assert_eq!(clock.elapsed(), Duration::from_secs(1));
     /// ```
+    #[doc(alias("throttle", "interval_cap", "debounce"))]
     pub const fn rate_limit(mut self, limit: RateLimit) -> Self {
         self.policy.rate = Some(limit);
         self
     }
 
-    /// Says how many permits of the rate limits a job takes, by its input; without this, one. Zero passes free.
+    /// Sets how many permits of the rate limits a job takes, by its input; without this, one. Zero passes free.
+    ///
+    /// It is for rates only: it does not bound the sum of the costs that run at once, such as memory.
     ///
     /// A job that costs more than a limit ever allows at once (its burst, or the number of its window) is not queued: it ends at
-    /// once as [`TooCostly`](crate::JobError::TooCostly). The closure is called by whoever submits, once a job; if it panics,
+    /// once as [`CostExceedsLimit`](crate::JobError::CostExceedsLimit). The closure is called by whoever submits, once a job; if it panics,
     /// the job ends as [`Panicked`](crate::JobError::Panicked).
     pub fn cost_by(mut self, cost: impl Fn(&In) -> u32 + Send + Sync + 'static) -> Self {
         self.cost_by = Some(Arc::new(cost));
         self
     }
 
-    /// Says which jobs belong together, such as requests to one host, by their inputs. Jobs of one key start in their order; of
+    /// Sets which jobs belong together, such as requests to one host, by their inputs. Jobs of one key start in their order; of
     /// several keys whose next jobs are of equal priority, each starts one in turn. So a key with many jobs, or one that has
     /// reached its limit, does not hold up the others.
     ///
-    /// What is remembered of a key is dropped when it has no more jobs and its rate limit is as if it were new. The closure is
-    /// called as that of [`cost_by`](Self::cost_by).
+    /// A key takes memory until it has no more jobs and its rate limit has all its permits back. The closure is called as that of
+    /// [`cost_by`](Self::cost_by).
+    ///
+    /// The closure returns a value that is not borrowed from the input. For a key that is part of the input, make a [`Key`] of it:
+    /// `|request: &Request| Key::from(&request.host)`.
     ///
     /// # Examples
     ///
@@ -315,6 +319,7 @@ impl<In, E> Builder<In, E> {
     /// future::block_on(workers.drive(pool.map(pages).for_each(drop)));
     /// assert_eq!(*order.borrow(), ["a1", "b1", "a2", "b2", "a3"]);
     /// ```
+    #[doc(alias("group_by", "partition_by"))]
     pub fn key_by<K: Into<Key>>(mut self, key: impl Fn(&In) -> K + Send + Sync + 'static) -> Self {
         self.key_by = Some(Arc::new(move |input| key(input).into()));
         self
@@ -326,6 +331,7 @@ impl<In, E> Builder<In, E> {
     /// # Panics
     ///
     /// If `count` is 0. When the pool is built, if it has no [`key_by`](Self::key_by).
+    #[doc(alias("concurrency_per_key"))]
     #[track_caller]
     pub const fn max_running_per_key(mut self, count: usize) -> Self {
         assert!(count > 0, "max_running_per_key must be at least 1, got 0");
@@ -343,7 +349,7 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Lets waiting jobs rise: by one [priority](crate::Job::priority) for each `step` that they wait. So a job of priority `p`
+    /// Enables priority aging: a waiting job gains one [priority](crate::Job::priority) level per `step`. So a job of priority `p`
     /// that waits since time `t` starts before every job of its key of priority `q` that comes at `t + (q - p) × step` or
     /// later; a job of another key and the same rank takes turns with it.
     ///
@@ -353,8 +359,8 @@ impl<In, E> Builder<In, E> {
     ///
     /// If `step` is zero.
     #[track_caller]
-    pub const fn ageing(mut self, step: Duration) -> Self {
-        assert!(!step.is_zero(), "the step of ageing must be longer than 0, got 0ns");
+    pub const fn aging(mut self, step: Duration) -> Self {
+        assert!(!step.is_zero(), "the step of aging must be longer than 0, got 0ns");
         self.policy.ageing = Some(step);
         self
     }
@@ -362,6 +368,7 @@ impl<In, E> Builder<In, E> {
     // ---- retry ----
 
     /// Tries failed jobs again; see [`Retry`]. Before each attempt that may be followed by another, the input is cloned.
+    #[doc(alias("backoff"))]
     pub fn retry(mut self, retry: Retry<E>) -> Self
     where
         In: Clone,
@@ -384,6 +391,7 @@ impl<In, E> Builder<In, E> {
     /// # Panics
     ///
     /// If `limit` is zero.
+    #[doc(alias("deadline"))]
     #[track_caller]
     pub const fn attempt_timeout(mut self, limit: Duration) -> Self {
         assert!(!limit.is_zero(), "attempt_timeout must be longer than 0, got 0ns");
@@ -429,7 +437,8 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Sets the clock: of time-outs, timings and grace periods.
+    /// Sets the clock of time-outs, delays, rates, timings and grace periods. Tests use a [`ManualTimer`](crate::ManualTimer).
+    #[doc(alias("clock"))]
     pub fn timer(mut self, timer: impl Timer) -> Self {
         self.timer = Some(Arc::new(timer));
         self
@@ -549,16 +558,41 @@ impl<In, E> Builder<In, E> {
 
     /// Makes a pool and spawns its workers on smol's global executor.
     ///
+    /// That executor has **one** thread unless the environment variable `SMOL_THREADS` names another number: handlers that compute take
+    /// turns there. See [`SmolGlobal`](crate::rt::SmolGlobal).
+    ///
+    /// # Panics
+    ///
+    /// As [`build`](Self::build).
+    ///
     /// # Examples
     ///
     /// ```
     /// use brigade::Pool;
+    /// use std::convert::Infallible;
     ///
-    /// let pool = Pool::builder().workers(2).start(|n: u32| async move { Ok::<_, ()>(n + 1) });
+    /// let pool = Pool::builder().workers(2).start(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
     /// let handle = pool.try_submit(1).unwrap();
     /// assert_eq!(smol::block_on(handle), Ok(2));
     /// ```
+    ///
+    /// A handler that captures a value clones it for each job; an `async move` closure would move it into the first one:
+    ///
+    /// ```
+    /// use brigade::Pool;
+    /// use std::convert::Infallible;
+    /// use std::sync::Arc;
+    ///
+    /// let client = Arc::new("client".to_owned());
+    /// let pool = Pool::builder().workers(2).start(move |path: &'static str| {
+    ///     let client = client.clone();
+    ///     async move { Ok::<_, Infallible>(format!("{client} got {path}")) }
+    /// });
+    /// let handle = pool.try_submit("/").unwrap();
+    /// assert_eq!(smol::block_on(handle).unwrap(), "client got /");
+    /// ```
     #[cfg(feature = "smol")]
+    #[track_caller]
     pub fn start<T, F, Fut>(self, handler: F) -> Pool<In, T, E>
     where
         In: Send + 'static,
@@ -595,13 +629,13 @@ impl<In, E> Builder<In, E> {
         let Some(timer) = self.timer else {
             panic!("timer must be set without the feature `async-io`, got none");
         };
-        let Policy { rate, lanes, ageing } = self.policy;
+        let Policy { rate, lanes, ageing: aging } = self.policy;
         if self.key_by.is_none() {
             assert!(lanes.max_running.is_none(), "max_running_per_key needs key_by, got none");
             assert!(lanes.limit.is_none(), "rate_limit_per_key needs key_by, got none");
         }
         let is_scheduled = rate.is_some()
-            || ageing.is_some()
+            || aging.is_some()
             || self.key_by.is_some()
             || self.cost_by.is_some()
             || self.retry.is_some()

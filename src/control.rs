@@ -6,6 +6,7 @@ use crate::pool::Pool;
 use crate::queue::ledger::Ledger;
 use crate::queue::schedule::gate::RateLimit;
 
+/// While the pool runs.
 impl<In, T, E> Pool<In, T, E> {
     /// Starts no more jobs until [`resume`](Self::resume). Running jobs go on, and jobs are accepted as before.
     ///
@@ -61,9 +62,9 @@ impl<In, T, E> Pool<In, T, E> {
 
     /// Changes the [rate limit](crate::Builder::rate_limit) of the pool, for what is queued too, at once. `None`: no limit.
     ///
-    /// Permits that the old limit counts as taken are taken under the new one, as far as that knows so many; so the same limit set
-    /// again gives none back. By how much a burst or a number is greater, so many may start at once. What the old limit has
-    /// forgotten, such as the starts before its period, does not count. From no limit to one, nothing counts yet.
+    /// Consumed permits carry over, up to the new limit's burst or number: setting the same limit again refills nothing, and raising
+    /// the burst by n lets n more jobs start at once. Permits that the old limit has refilled by now do not count. After no limit, a
+    /// new one starts full.
     pub fn set_rate_limit(&self, limit: impl Into<Option<RateLimit>>) {
         self.engine().set_rate(limit.into());
     }
@@ -73,9 +74,10 @@ impl<In, T, E> Pool<In, T, E> {
         self.engine().running()
     }
 
-    /// Waits until fewer than `count` jobs are queued, delayed ones included.
+    /// Waits until fewer than `count` jobs are queued, delayed ones included; or until the pool ends. With 1 it waits for an empty
+    /// queue.
     ///
-    /// With 0 it waits for what cannot be, and ends when the pool does.
+    /// 0 is never reached: then it waits until the pool ends.
     ///
     /// # Panics
     ///
@@ -85,24 +87,31 @@ impl<In, T, E> Pool<In, T, E> {
     /// # Cancel safety
     ///
     /// Dropping the future changes nothing.
-    pub async fn queued_below(&self, count: usize) {
-        self.wait_below("queued_below", |ledger| ledger.queued_total() < count, |ledger| ledger.mark_queued(count))
-            .await;
+    #[doc(alias("on_empty", "on_size_less_than", "queued_below"))]
+    pub async fn wait_queued_below(&self, count: usize) {
+        self.wait_below(
+            "wait_queued_below",
+            |ledger| ledger.queued_total() < count,
+            |ledger| ledger.mark_queued(count),
+        )
+        .await;
     }
 
     /// Waits until fewer than `count` jobs are running: with 1, until none is, be the pool paused or not.
     ///
-    /// With 0 it waits for what cannot be, and ends when the pool does.
+    /// 0 is never reached: then it waits until the pool ends.
     ///
     /// # Panics
     ///
-    /// As [`queued_below`](Self::queued_below).
+    /// As [`wait_queued_below`](Self::wait_queued_below).
     ///
     /// # Cancel safety
     ///
     /// Dropping the future changes nothing.
-    pub async fn running_below(&self, count: usize) {
-        self.wait_below("running_below", |ledger| ledger.running() < count, |ledger| ledger.mark_running(count)).await;
+    #[doc(alias("on_pending_zero", "running_below"))]
+    pub async fn wait_running_below(&self, count: usize) {
+        self.wait_below("wait_running_below", |ledger| ledger.running() < count, |ledger| ledger.mark_running(count))
+            .await;
     }
 
     async fn wait_below(&self, what: &str, is_so: impl Fn(&Ledger) -> bool, mark: impl Fn(&mut Ledger)) {

@@ -4,6 +4,7 @@
 //! ([`JobError`]), with the handler's own error passed through by value; a collection that is not whole says
 //! which job or which circumstance broke it ([`CollectError`]).
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 
@@ -34,15 +35,16 @@ use crate::results::Summary;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SubmitError<In> {
-    /// There is no room: the queue holds as many jobs as its capacity (or, for a job added from inside a running job,
-    /// as its child capacity; or, for a group, as its window).
+    /// There is no room, and the call does not wait for any: the queue holds as many jobs as its capacity (or, for a job added from
+    /// inside a running job, as its child capacity; or, for a group, as its window).
     Full(In),
     /// The pool, or the part of it that was asked, takes no more jobs.
     Closed(In),
     /// Waiting for room could never end: it was asked for inside a job of this pool while every slot is occupied
     /// by a job that waits for the pool itself.
     WouldDeadlock(In),
-    /// As many wait for room already as [`max_waiting`](crate::Builder::max_waiting) allows.
+    /// There is no room, and as many callers wait for it already as [`max_waiting`](crate::Builder::max_waiting) allows. Only calls
+    /// that wait yield it: [`submit`](crate::Pool::submit) and [`reserve`](crate::Pool::reserve).
     Overloaded(In),
 }
 
@@ -121,8 +123,11 @@ impl<In> Error for SubmitError<In> {}
 
 /// Why a job did not succeed.
 ///
-/// It is an [`Error`] where `E` is one, and its source is the handler's. `Box<dyn Error>`, `String` and the like are none: for
-/// these, [`into_failed`](Self::into_failed) or `map_err` take out what `?` can pass on.
+/// [`Failed`](Self::Failed) is transparent: it prints as the handler's error does, `{:#}` included, and its
+/// [`source`](Error::source) is that of the handler's error.
+///
+/// `JobError<E>` is an [`Error`] where `E` is one, and `?` passes it on. `anyhow::Error` and `Box<dyn Error + Send + Sync>` are
+/// not themselves an `Error`: for these, [`flatten`](Self::flatten) makes one error of both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JobError<E> {
@@ -141,7 +146,7 @@ pub enum JobError<E> {
     /// every slot was occupied by a job that waits for the pool itself, so nothing could ever have run.
     WouldDeadlock,
     /// The job costs more permits than a rate limit ever allows at once, so it is not started, or not tried again.
-    TooCostly {
+    CostExceedsLimit {
         /// What the job [costs](crate::Builder::cost_by).
         cost: u32,
         /// The most that the limits allow.
@@ -181,8 +186,8 @@ impl<E> JobError<E> {
     }
 
     /// Whether the job costs more than a rate limit ever allows.
-    pub const fn is_too_costly(&self) -> bool {
-        matches!(self, Self::TooCostly { .. })
+    pub const fn is_cost_exceeds_limit(&self) -> bool {
+        matches!(self, Self::CostExceedsLimit { .. })
     }
 
     /// How a job with this error has ended.
@@ -193,8 +198,67 @@ impl<E> JobError<E> {
             Self::Panicked(_) => Outcome::Panicked,
             Self::Cancelled(_) => Outcome::Cancelled,
             Self::Abandoned | Self::WouldDeadlock => Outcome::Abandoned,
-            Self::TooCostly { .. } => Outcome::Rejected,
+            Self::CostExceedsLimit { .. } => Outcome::Rejected,
         }
+    }
+
+    /// Makes one error of both: returns the handler's own error by value, and converts any other into the same type.
+    ///
+    /// `anyhow::Error` and `Box<dyn Error + Send + Sync>` can be made of any error; for a type of your own, implement
+    /// `From<JobError<Infallible>>`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{JobError, ManualTimer, Pool};
+    /// use futures_lite::future;
+    ///
+    /// # fn main() -> anyhow::Result<()> {
+    /// let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(|text: &'static str| async move {
+    ///     text.parse::<u32>().map_err(|error| anyhow::Error::new(error).context("not a number"))
+    /// });
+    /// let job = async |text| -> anyhow::Result<u32> {
+    ///     let number = pool.submit(text).await?.await.map_err(JobError::flatten)?;
+    ///     Ok(number)
+    /// };
+    /// future::block_on(workers.drive(async {
+    ///     assert_eq!(job("7").await?, 7);
+    ///     let error = job("seven").await.unwrap_err();
+    ///     assert_eq!(format!("{error:#}"), "not a number: invalid digit found in string");
+    ///     Ok(())
+    /// }))
+    /// # }
+    /// ```
+    ///
+    /// With a boxed error:
+    ///
+    /// ```
+    /// use brigade::JobError;
+    /// use std::error::Error;
+    ///
+    /// let failed: JobError<Box<dyn Error + Send + Sync>> = JobError::Failed("no route".into());
+    /// assert_eq!(failed.flatten().to_string(), "no route");
+    /// let abandoned: JobError<Box<dyn Error + Send + Sync>> = JobError::Abandoned;
+    /// assert_eq!(abandoned.flatten().to_string(), "the job's worker was dropped");
+    /// ```
+    pub fn flatten(self) -> E
+    where
+        E: From<JobError<Infallible>>,
+    {
+        self.split().unwrap_or_else(E::from)
+    }
+
+    /// The handler's own error; as `Err`, that of the pool.
+    fn split(self) -> Result<E, JobError<Infallible>> {
+        Err(match self {
+            Self::Failed(error) => return Ok(error),
+            Self::TimedOut(limit) => JobError::TimedOut(limit),
+            Self::Panicked(message) => JobError::Panicked(message),
+            Self::Cancelled(reason) => JobError::Cancelled(reason),
+            Self::Abandoned => JobError::Abandoned,
+            Self::WouldDeadlock => JobError::WouldDeadlock,
+            Self::CostExceedsLimit { cost, most } => JobError::CostExceedsLimit { cost, most },
+        })
     }
 
     /// Returns the handler's own error, if that is what it is.
@@ -209,13 +273,13 @@ impl<E> JobError<E> {
 impl<E: fmt::Display> fmt::Display for JobError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(error) => write!(f, "the job failed: {error}"),
+            Self::Failed(error) => error.fmt(f),
             Self::TimedOut(limit) => write!(f, "the job ran out of its {limit}"),
             Self::Panicked(message) => write!(f, "the job panicked: {message}"),
             Self::Cancelled(reason) => write!(f, "the job was cancelled: {reason}"),
             Self::Abandoned => f.write_str("the job's worker was dropped"),
             Self::WouldDeadlock => f.write_str("every slot is occupied by a job that waits for its own pool"),
-            Self::TooCostly { cost, most } => {
+            Self::CostExceedsLimit { cost, most } => {
                 write!(f, "the job costs {cost} permits, and its rate limits allow {most} at most")
             }
         }
@@ -225,7 +289,7 @@ impl<E: fmt::Display> fmt::Display for JobError<E> {
 impl<E: Error + 'static> Error for JobError<E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Failed(error) => Some(error),
+            Self::Failed(error) => error.source(),
             _ => None,
         }
     }
@@ -311,6 +375,8 @@ impl fmt::Display for PanicMessage {
 }
 
 /// Why [`try_collect`](crate::Map::try_collect) has no whole list to return.
+///
+/// It prints as its [`JobError`] does, behind the index of the input; a failure of the handler is as transparent as there.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CollectError<In, E> {
@@ -328,6 +394,49 @@ pub enum CollectError<In, E> {
     Incomplete(Summary),
 }
 
+impl<In, E> CollectError<In, E> {
+    /// Makes one error of all: returns the handler's own error by value, without the index, and converts any other into the same
+    /// type, without the input.
+    ///
+    /// `anyhow::Error` and `Box<dyn Error + Send + Sync>` can be made of any error; for a type of your own, implement
+    /// `From<CollectError<Infallible, Infallible>>`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{CollectError, ManualTimer, Pool};
+    /// use futures_lite::future;
+    ///
+    /// async fn parse(text: &str) -> anyhow::Result<u32> {
+    ///     text.parse().map_err(|error| anyhow::anyhow!("{text}: {error}"))
+    /// }
+    ///
+    /// # fn main() -> anyhow::Result<()> {
+    /// let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build(parse);
+    /// let run = async |texts| -> anyhow::Result<Vec<u32>> {
+    ///     let numbers = pool.map(texts).try_collect().await.map_err(CollectError::flatten)?;
+    ///     Ok(numbers)
+    /// };
+    /// future::block_on(workers.drive(async {
+    ///     assert_eq!(run(["7", "8"]).await?, [7, 8]);
+    ///     assert_eq!(run(["7", "eight"]).await.unwrap_err().to_string(), "eight: invalid digit found in string");
+    ///     Ok(())
+    /// }))
+    /// # }
+    /// ```
+    pub fn flatten(self) -> E
+    where
+        E: From<CollectError<Infallible, Infallible>>,
+    {
+        match self {
+            Self::Job { index, input: _, error } => {
+                error.split().unwrap_or_else(|error| CollectError::Job { index, input: None, error }.into())
+            }
+            Self::Incomplete(summary) => CollectError::Incomplete(summary).into(),
+        }
+    }
+}
+
 impl<In, E: fmt::Debug> fmt::Debug for CollectError<In, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -342,7 +451,10 @@ impl<In, E: fmt::Debug> fmt::Debug for CollectError<In, E> {
 impl<In, E: fmt::Display> fmt::Display for CollectError<In, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Job { index, error, .. } => write!(f, "input {index}: {error}"),
+            Self::Job { index, error, .. } => {
+                write!(f, "input {index}: ")?;
+                error.fmt(f)
+            }
             Self::Incomplete(summary) => write!(f, "the run is incomplete: {}", summary.end),
         }
     }

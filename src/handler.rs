@@ -1,5 +1,8 @@
-//! The kinds of handlers, behind one private call: an input goes in, the user's future comes out. A worker is generic over
-//! [`Call`] and knows nothing of the kinds.
+//! The kinds of handlers, for naming the type of [`Workers`](crate::Workers): they are its last parameter. No other use needs this
+//! module.
+//!
+//! A [`Plain`] handler is given the input alone, [`WithSubmitter`] also the means to add jobs, and [`WithState`] also the state of
+//! its worker. Their types follow from the method of the [`Builder`](crate::Builder) that made the workers.
 
 use std::fmt;
 use std::future::Future;
@@ -10,7 +13,7 @@ use crate::attempt::unwind;
 use crate::submit::Submitter;
 use crate::worker::{self, Seat};
 
-/// What a worker calls; implemented by the types of this module only.
+/// A handler of any kind; implemented by the types of this module only.
 pub trait Call<In>: sealed::Sealed {
     /// The value of a job.
     type Value;

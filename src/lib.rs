@@ -23,6 +23,45 @@
 //! # }
 //! ```
 //!
+//! # Which call?
+//!
+//! | you have | call | you get |
+//! |---|---|---|
+//! | a list or an iterator, and want all values or the first error | [`map(..)`](Pool::map)[`.try_collect()`](Map::try_collect) | `Vec<T>` |
+//! | the same, each result as it comes, or in order | [`map(..)`](Pool::map), [`.ordered()`](Map::ordered) | a stream of [`Completion`]s |
+//! | a `Stream`, such as a channel or the map of another pool | [`map_stream`](Pool::map_stream) | the same |
+//! | items that may be bad and end the run, such as rows or pages | [`try_map`](Pool::try_map), [`try_map_stream`](Pool::try_map_stream) | a stream of `Result<Completion, F>` |
+//! | items to be handled in lists of up to n | [`map_stream`](Pool::map_stream) of [`batches`](Pool::batches) | one completion a list |
+//! | one input; wait for room | [`submit`](Pool::submit) | a [`JobHandle`], which is a future |
+//! | one input; refuse when the queue is full | [`try_submit`](Pool::try_submit) | the same, or the input back |
+//! | one input with a priority, a delay or a time limit | [`job(input)`](Pool::job)[`.priority(..)`](Job::priority), then `submit` or `try_submit` | the same |
+//! | an input to be made only when there is room | [`reserve`](Pool::reserve), then [`permit.submit`](Permit::submit) | the same |
+//! | a handle, in a loop that must not wait | [`handle.try_take()`](JobHandle::try_take) | the result, if it is there |
+//! | inputs that come bit by bit, and results together | [`group`](Pool::group) | a stream, or [`join()`](Group::join) |
+//! | jobs that find jobs | [`build_with_submitter`](Builder::build_with_submitter), then `map` | a stream that ends after the last of them |
+//! | futures of any type | [`TaskPool`] | a [`TaskHandle`] each |
+//!
+//! Seven types are enough for most programs: [`Pool`], [`Builder`], [`JobHandle`], [`Map`], [`Completion`], [`Retry`] and
+//! [`RateLimit`].
+//!
+//! A handler that needs a client of its own clones it for each job:
+//!
+//! ```
+//! # #[cfg(feature = "smol")] {
+//! use brigade::Pool;
+//! use std::convert::Infallible;
+//! use std::sync::Arc;
+//!
+//! let client = Arc::new("client".to_owned());
+//! let pool = Pool::builder().start(move |path: &'static str| {
+//!     let client = client.clone();
+//!     async move { Ok::<_, Infallible>(format!("{client} got {path}")) }
+//! });
+//! let page = smol::block_on(async { pool.submit("/").await.unwrap().await });
+//! assert_eq!(page.unwrap(), "client got /");
+//! # }
+//! ```
+//!
 //! # The way of a job
 //!
 //! ```text
@@ -41,7 +80,8 @@
 //! * **Many:** [`Pool::map`] pulls inputs as there is room and is a stream of [`Completion`]s.
 //! * **Some that belong together:** [`Pool::group`].
 //! * **Futures of any type:** [`TaskPool`].
-//! * **The executor:** `Builder::start` uses smol's; [`spawn_on`](Builder::spawn_on) takes any that implements
+//! * **The executor:** `Builder::start` uses smol's, which has one thread unless `SMOL_THREADS` says more;
+//!   [`spawn_on`](Builder::spawn_on) takes any that implements
 //!   [`Spawn`]; [`build`](Builder::build) hands out the [`Workers`], for you to poll. [`Workers::drive`] runs them inside
 //!   your own future, so that handlers may borrow.
 //! * **Kinds of handlers:** the input alone; with a state for each worker
@@ -61,7 +101,7 @@
 //!
 //! | dropped | then |
 //! |---|---|
-//! | [`JobHandle`] | its job is cancelled: queued, it never starts; running, its future is dropped at its next await. [`detach`](JobHandle::detach) lets it go on |
+//! | [`JobHandle`] | its job is cancelled: queued, it never starts; running, its future is dropped at its next await. `let _ = pool.submit(..).await` drops it at once; [`detach`](JobHandle::detach) lets the job go on |
 //! | [`Map`], [`Group`] | what is left of its jobs is cancelled in the same way |
 //! | future of `next` on these | nothing is lost |
 //! | future of [`submit`](Pool::submit) | nothing was accepted; the input is dropped with it |
@@ -71,7 +111,7 @@
 //! | the last worker | what is queued is abandoned too, and the pool takes no more |
 //! | the executor | its workers, as above. One that is neither polled nor dropped leaves its jobs waiting |
 //! | future of [`drive`](Workers::drive) | all workers, as above |
-//! | future of [`idle`](Pool::idle) | nothing changes |
+//! | future of [`wait_idle`](Pool::wait_idle) | nothing changes |
 //! | future of [`drain`](Pool::drain) | the pool stays closed |
 //! | future of [`drain_within`](Pool::drain_within) | before its time is over: the pool stays closed, and nothing is aborted |
 //! | future of [`abort`](Pool::abort) | the abort goes on; another call returns the report |
@@ -84,7 +124,7 @@
 //!
 //! | feature | brings | without it |
 //! |---|---|---|
-//! | `smol` (default) | `Builder::start`, `TaskPool::start`, `rt::SmolGlobal`; implies `async-io` | `spawn_on` or `build`, with an executor of yours |
+//! | `smol` (default) | `Builder::start`, `Builder::start_tasks`, `rt::SmolGlobal`; implies `async-io` | `spawn_on` or `build`, with an executor of yours |
 //! | `async-io` | the timer that a pool has unless another is set, `rt::AsyncIoTimer` | [`Builder::timer`] has to be called |
 //! | `csv` (default) | the module `csv`: rows of files as inputs, results as rows | no such module |
 //! | `tracing` | a span `job` with `id`, `attempt` and `worker`, entered around each poll of a handler | no spans; [`Observer`] sees events either way |
@@ -111,7 +151,6 @@
 mod attempt;
 mod builder;
 mod channel;
-mod control;
 #[cfg(feature = "csv")]
 pub mod csv;
 mod engine;
@@ -133,7 +172,10 @@ mod task_pool;
 pub mod testing;
 mod worker;
 
-pub use crate::attempt::retry::{Hold, Jitter, Retry, RetryBudget, Retrying, Verdict};
+// Behind `pool`, since rustdoc lists the methods of `Pool` in the order of their modules: submitting first.
+mod control;
+
+pub use crate::attempt::retry::{Jitter, Retry, RetryAfterScope, RetryBudget, RetryDecision, Retrying};
 pub use crate::attempt::unwind::panic_isolation;
 pub use crate::builder::Builder;
 pub use crate::error::{CancelReason, CollectError, JobError, PanicMessage, SubmitError, TimeLimit};

@@ -75,7 +75,7 @@ impl Outcome {
 ///     .build(|n: u32| async move { if n == 1 { Err("one") } else { Ok(n) } });
 /// let handles: Vec<_> = (0..3).map(|n| pool.try_submit(n).unwrap()).collect();
 /// assert_eq!(pool.stats().queued, 3);
-/// futures_lite::future::block_on(workers.drive(pool.idle()));
+/// futures_lite::future::block_on(workers.drive(pool.wait_idle()));
 /// let stats = pool.stats();
 /// assert_eq!((stats.accepted, stats.succeeded, stats.failed, stats.queued), (3, 2, 1, 0));
 /// # drop(handles);
@@ -127,9 +127,13 @@ pub struct RunningJob {
     pub attempt: u32,
     /// Its key, in a pool that has [`key_by`](crate::Builder::key_by).
     pub key: Option<Key>,
-    /// When the attempt started, by the pool's timer. Known where the pool looks at the clock for each job: with a knob of the
-    /// builder that says when jobs start, with retries or a job time-out, or once a job had a priority, a delay or a time limit
-    /// of its own, or a control such as [`Pool::pause`](crate::Pool::pause) was used.
+    /// When the attempt started, by the pool's timer. `None` in a pool without a schedule, which does not read the clock for each
+    /// job.
+    ///
+    /// A pool has a schedule with [`rate_limit`](crate::Builder::rate_limit), [`key_by`](crate::Builder::key_by),
+    /// [`cost_by`](crate::Builder::cost_by), [`aging`](crate::Builder::aging), [`retry`](crate::Builder::retry) or
+    /// [`job_timeout`](crate::Builder::job_timeout); and from then on when a job has a priority, a delay or a time limit of its own,
+    /// or a control such as [`Pool::pause`](crate::Pool::pause) is used.
     pub since: Option<Instant>,
 }
 

@@ -27,7 +27,7 @@ use crate::sync::atomic::Ordering;
 /// pool is closed**: what was accepted is still done, then the workers end.
 ///
 /// `In` is what a job is made of, `T` what it yields, `E` how it fails. The handler's type is not part of the pool's, so a
-/// pool can be a field of a struct.
+/// pool can be a field of a struct, or have a short name: `type Fetches = Pool<Url, Page, FetchError>`.
 ///
 /// # Comparison to other ways
 ///
@@ -63,6 +63,9 @@ pub struct Pool<In, T, E> {
 
 impl Pool<(), (), ()> {
     /// Starts to build a pool, of any input, value and error.
+    ///
+    /// It is called on `Pool` without types, which follow from the handler. Where they have to be named, use
+    /// [`Builder::<In, E>::new`](Builder::new).
     pub fn builder<In, E>() -> Builder<In, E> {
         Builder::new()
     }
@@ -95,6 +98,7 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// If the future is dropped early, nothing was accepted, and the input is dropped with it; [`reserve`](Self::reserve)
     /// keeps it out of the future.
+    #[doc(alias("add", "spawn", "execute", "enqueue"))]
     pub async fn submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         let input = match self.try_submit(input) {
             Err(SubmitError::Full(input)) => input,
@@ -147,6 +151,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// let handle = permit.submit(2).unwrap();
     /// assert_eq!(future::block_on(workers.drive(handle)), Ok(2));
     /// ```
+    #[doc(alias("acquire", "semaphore"))]
     pub async fn reserve(&self) -> Result<Permit<In, T, E>, SubmitError<()>> {
         match self.try_reserve() {
             Err(SubmitError::Full(())) => {}
@@ -189,6 +194,7 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// On one thread, jobs start in the order of their inputs. Workers on several threads may start a job up to 64 places before one that
     /// another of them has taken along; [`ordered`](Map::ordered) restores the order of the completions.
+    #[doc(alias("add_all", "buffer_unordered", "join_all", "for_each_concurrent"))]
     pub fn map<I: IntoIterator<Item = In>>(&self, inputs: I) -> Map<In, T, E, Inputs<stream::Iter<I::IntoIter>>> {
         self.map_stream(stream::iter(inputs))
     }
@@ -230,6 +236,7 @@ impl<In, T, E> Pool<In, T, E> {
     }
 
     /// Makes a group: jobs that are handed in one by one and belong together.
+    #[doc(alias("join_set", "scope"))]
     pub fn group(&self) -> Group<In, T, E> {
         Group::new(self.clone(), self.default_window())
     }
@@ -256,6 +263,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// let sizes = future::block_on(workers.drive(pool.map_stream(batches).try_collect::<Vec<_>>()));
     /// assert_eq!(sizes, Ok(vec![3, 3, 1]));
     /// ```
+    #[doc(alias("chunks_timeout"))]
     #[track_caller]
     pub fn batches<S: Stream>(&self, source: S, max: usize, wait: Duration) -> Batches<S> {
         Batches::new(source, max, wait, Arc::clone(&self.engine.timer))
@@ -284,9 +292,11 @@ impl<In, T, E> Pool<In, T, E> {
         self.engine.state_alone().limits.attempt = limit;
     }
 
-    /// Sets the one place where failures go that nobody awaits: those of detached jobs, of jobs added by such, and of jobs
-    /// whose handle was dropped with the failure unread. Each comes once; a failure that somebody has awaited, or that a map
-    /// or group has yielded, does not come.
+    /// Sets a callback for errors that no handle or stream will deliver: from detached jobs, jobs they add, and handles dropped
+    /// unread. It is called once per error.
+    ///
+    /// A job of these that an abort cancels, as at the end of [`drain_within`](Self::drain_within), is such an error too:
+    /// [`Cancelled`](JobError::Cancelled), though the [`Report`] names it. A callback that counts failures leaves these out.
     ///
     /// The closure is called by the worker, with no lock held. A panic in it is contained and ignored. Setting another one
     /// replaces it.
@@ -304,7 +314,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// let log = Arc::clone(&seen);
     /// pool.on_unhandled(move |failure| log.lock().unwrap().push(failure.error));
     /// pool.try_submit(7).unwrap().detach();
-    /// future::block_on(workers.drive(pool.idle()));
+    /// future::block_on(workers.drive(pool.wait_idle()));
     /// assert_eq!(*seen.lock().unwrap(), [JobError::Failed(7)]);
     /// ```
     pub fn on_unhandled(&self, handler: impl Fn(Unhandled<E>) + Send + Sync + 'static) {
@@ -325,8 +335,9 @@ impl<In, T, E> Pool<In, T, E> {
     /// # Cancel safety
     ///
     /// Dropping the future changes nothing.
-    pub async fn idle(&self) {
-        self.wait_idle("idle").await;
+    #[doc(alias("on_idle", "idle", "join", "flush"))]
+    pub async fn wait_idle(&self) {
+        self.wait_until_idle("wait_idle").await;
     }
 
     /// Takes no more jobs from outside. Running jobs may still add some; what was accepted is done, and then the workers end.
@@ -336,8 +347,7 @@ impl<In, T, E> Pool<In, T, E> {
         self.engine.close(Life::Closed);
     }
 
-    /// Takes no more jobs from anybody, running jobs included: closed means closed. What was accepted is done, and then the
-    /// workers end.
+    /// Takes no more jobs, not even from running jobs. What was accepted is done, and then the workers end.
     ///
     /// # Examples
     ///
@@ -373,25 +383,26 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// # Panics
     ///
-    /// As [`idle`](Self::idle).
+    /// As [`wait_idle`](Self::wait_idle).
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the pool closed, and changes nothing else.
+    #[doc(alias("shutdown", "graceful", "finish"))]
     pub async fn drain(&self) {
         self.close();
-        self.wait_idle("drain").await;
+        self.wait_until_idle("drain").await;
     }
 
     /// [Drains](Self::drain) the pool for as long as `grace`, counted from the first poll; then [aborts](Self::abort) it.
     ///
-    /// It never takes longer than `grace`, even if nobody polls the workers: the attempts it interrupts are dropped when
-    /// their workers are polled next, which it does not wait for. [`idle`](Self::idle) does. What it does wait for is a map
+    /// It never takes longer than `grace`, even if the workers are not polled: the attempts it interrupts are dropped when
+    /// their workers are polled next, which it does not wait for. [`wait_idle`](Self::wait_idle) does. What it does wait for is a map
     /// that is just pulling inputs, should its source block the thread.
     ///
     /// # Panics
     ///
-    /// As [`idle`](Self::idle).
+    /// As [`wait_idle`](Self::wait_idle).
     ///
     /// # Cancel safety
     ///
@@ -410,23 +421,18 @@ impl<In, T, E> Pool<In, T, E> {
     ///     .timer(clock.clone())
     ///     .build(|_: u32| future::pending::<Result<(), ()>>());
     /// let handles = [pool.try_submit(1).unwrap(), pool.try_submit(2).unwrap()];
-    /// let report = future::block_on(workers.drive(async {
-    ///     let (report, ()) = future::zip(pool.drain_within(Duration::from_secs(5)), async {
-    ///         clock.sleepers(1).await;
-    ///         clock.advance(Duration::from_secs(5));
-    ///     }).await;
-    ///     report
-    /// }));
+    /// let report = future::block_on(clock.run(workers.drive(pool.drain_within(Duration::from_secs(5)))));
     /// assert_eq!(report.interrupted[0].id, handles[0].id());
     /// assert_eq!(report.unstarted[0].input, 2);
     /// ```
+    #[doc(alias("shutdown", "graceful", "shutdown_timeout"))]
     pub async fn drain_within(&self, grace: Duration) -> Report<In> {
         self.close();
         let deadline = self.engine.timer.now().checked_add(grace);
         let timer = &self.engine.timer;
         let is_drained = future::or(
             async {
-                self.wait_idle("drain_within").await;
+                self.wait_until_idle("drain_within").await;
                 true
             },
             async {
@@ -458,6 +464,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// # Cancel safety
     ///
     /// If the future is dropped early, the abort goes on; another call returns what this one would have.
+    #[doc(alias("shutdown", "shutdown_now"))]
     pub async fn abort(&self) -> Report<In> {
         self.engine.begin_abort();
         self.engine.wait_idle().await;
@@ -476,7 +483,7 @@ impl<In, T, E> Pool<In, T, E> {
         }
     }
 
-    async fn wait_idle(&self, what: &str) {
+    async fn wait_until_idle(&self, what: &str) {
         if !self.engine.is_idle() {
             self.assert_outside(what);
             self.engine.wait_idle().await;
@@ -551,7 +558,7 @@ pub struct Interrupted {
     pub attempts: u32,
 }
 
-/// A failure that nobody awaits; see [`Pool::on_unhandled`].
+/// An error that no handle or stream delivers; see [`Pool::on_unhandled`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unhandled<E> {

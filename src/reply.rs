@@ -233,21 +233,16 @@ impl<In, T, E> Entry<In, T, E> {
         }
     }
 
-    /// Starts the job, unless it has its outcome already or gets it now: makes it the ticket's, and returns the input. What the
-    /// slot did before is booked first, if it is not yet. The start is booked unless `note` says that it is noted.
+    /// Starts the job, unless it has its outcome already or gets it now: makes it the ticket's, and returns the input. The start is booked unless `note` says that it is noted.
     pub(crate) fn start(
         self,
         engine: &Arc<Engine<In, T, E>>,
         ticket: &mut Ticket<In, T, E>,
-        outbox: &mut Outbox<In, T, E>,
         note: impl FnOnce(Runner) -> bool,
     ) -> Option<In> {
         match self {
-            Self::Streamed(job) => job.start(engine, ticket, outbox, note),
-            Self::Handled(cell) => {
-                outbox.book();
-                cell.start(ticket, note)
-            }
+            Self::Streamed(job) => job.start(engine, ticket, note),
+            Self::Handled(cell) => cell.start(ticket, note),
         }
     }
 }
@@ -269,7 +264,7 @@ impl<In, T, E> Streamed<In, T, E> {
     ) {
         let Self { input, stream, id, index, origin, spot, accepted_at } = self;
         let kept = part_with(input, &stream);
-        if matches!(error, JobError::TimedOut(_) | JobError::TooCostly { .. } | JobError::Panicked(_)) {
+        if matches!(error, JobError::TimedOut(_) | JobError::CostExceedsLimit { .. } | JobError::Panicked(_)) {
             stream.count_failure(&error);
         }
         stream.announce(engine::DeliveryKind::Unstarted);
@@ -286,12 +281,10 @@ impl<In, T, E> Streamed<In, T, E> {
         self,
         engine: &Arc<Engine<In, T, E>>,
         ticket: &mut Ticket<In, T, E>,
-        outbox: &mut Outbox<In, T, E>,
         note: impl FnOnce(Runner) -> bool,
     ) -> Option<In> {
         let slot = ticket.slot;
         if self.stream.cancelled().is_some() {
-            outbox.book();
             let entry = Entry::Streamed(self);
             let attempts = engine.attempts(&entry);
             entry.settle_unstarted(engine, JobError::Abandoned, attempts);
@@ -299,21 +292,18 @@ impl<In, T, E> Streamed<In, T, E> {
         }
         let stream = self.stream.identity();
         let mut limits = Limits::default();
-        let is_noted = engine.is_plain && self.origin == Origin::Outside && {
-            outbox.book();
-            note(Runner { id: self.id, index: self.index, stream: Some(stream) })
-        };
+        let is_noted = engine.is_plain
+            && self.origin == Origin::Outside
+            && note(Runner { id: self.id, index: self.index, stream: Some(stream) });
         if is_noted {
             ticket.past = Past::NONE;
         } else {
             let mut wakes = Wakes::default();
             let mut occupant = Occupant::new(self.id, self.index, Some(stream.get()));
             occupant.spot = self.spot;
-            let finishes = outbox.is_unbooked();
-            match engine.book_start(slot, self.origin, occupant, finishes, &mut limits, &mut wakes, &mut ticket.past) {
+            match engine.book_start(slot, self.origin, occupant, &mut limits, &mut wakes, &mut ticket.past) {
                 Begun::Yes => {}
                 Begun::Aborted => {
-                    outbox.book();
                     let entry = Entry::Streamed(self);
                     let attempts = engine.attempts(&entry);
                     entry.return_unstarted(engine, attempts);
@@ -321,13 +311,11 @@ impl<In, T, E> Streamed<In, T, E> {
                 }
                 Begun::NotYet => {
                     engine.carry_out(wakes);
-                    outbox.note_booked();
                     engine.readmit(Entry::Streamed(self));
                     return None;
                 }
             }
             engine.carry_out(wakes);
-            outbox.note_booked();
         }
         let Self { input, stream, id, index, accepted_at, .. } = self;
         if let Some(reason) = stream.cancelled() {
@@ -447,7 +435,7 @@ impl<In, T, E> Cell<In, T, E> {
             occupant.spot = self.spot();
             let origin = state.origin;
             let past = &mut ticket.past;
-            let begun = self.engine.book_start(slot, origin, occupant, false, &mut limits, &mut wakes, past);
+            let begun = self.engine.book_start(slot, origin, occupant, &mut limits, &mut wakes, past);
             if begun != Begun::Yes {
                 state.phase = Phase::Queued(input);
                 drop(state);
@@ -896,33 +884,10 @@ impl<In, T, E> Ticket<In, T, E> {
     }
 
     /// Gives the job its outcome; one for a stream travels by the outbox.
-    ///
-    /// A success without an observer is booked together with the slot's next start, or before the worker does anything else.
     #[inline(always)]
     pub(crate) fn settle(&mut self, result: Result<T, JobError<E>>, outbox: &mut Outbox<In, T, E>) {
-        // No promise depends on it: what is not quiet is booked and sent at once.
-        let is_quiet = match &self.reply {
-            Some(Reply::Stream(stream)) => {
-                result.is_ok() && !stream.engine.is_observed() && !stream.engine.is_scheduled()
-            }
-            _ => false,
-        };
-        if is_quiet {
-            if let Some(Reply::Stream(stream)) = self.reply.take() {
-                let timings = self.timings(&stream.engine);
-                let (id, index, attempts, input) = (self.id, self.index, self.attempts, self.kept.take());
-                outbox.prepare_for(stream);
-                outbox.announce_first();
-                outbox.unbooked = Some((self.slot, id));
-                outbox.held.push(Completion { id, index, attempts, input, result, timings });
-            }
-            return;
-        }
         if let Some((stream, completion)) = self.conclude(result) {
-            outbox.prepare_for(stream);
-            outbox.held.push(completion);
-            outbox.announced += 1;
-            outbox.send_if_due();
+            outbox.push(stream, completion);
         }
     }
 
@@ -1011,20 +976,13 @@ pub(crate) struct Outbox<In, T, E> {
     successes: Vec<Success<T>>,
     /// How many are announced.
     announced: usize,
-    /// The slot and the job of a success, the last one held, that is not in the books yet. Nothing is sent before it is.
-    unbooked: Option<(usize, JobId)>,
 }
 
 impl<In, T, E> Outbox<In, T, E> {
     const MOST: usize = 64;
 
     pub(crate) const fn new() -> Self {
-        Self { stream: None, held: Vec::new(), successes: Vec::new(), announced: 0, unbooked: None }
-    }
-
-    /// Whether the last job of the slot is still to be booked.
-    const fn is_unbooked(&self) -> bool {
-        self.unbooked.is_some()
+        Self { stream: None, held: Vec::new(), successes: Vec::new(), announced: 0 }
     }
 
     /// A job of this stream starts, or one of none: what others wait for leaves before, since the job may wait for that
@@ -1036,46 +994,23 @@ impl<In, T, E> Outbox<In, T, E> {
         }
     }
 
-    /// Books the last job of the slot, if it is not yet.
-    pub(crate) fn book(&mut self) {
-        if let (Some((slot, id)), Some(stream)) = (self.unbooked, &self.stream) {
-            stream.engine.book_finish(slot, id, Outcome::Succeeded, 1);
-            self.note_booked();
-        }
-    }
-
-    /// Books the last job, unless it was one of this slot, whose next start books it.
-    #[inline]
-    pub(crate) fn book_unless_of(&mut self, slot: usize) {
-        if self.unbooked.is_some_and(|(unbooked, _)| unbooked != slot) {
-            self.book();
-        }
-    }
-
-    /// The last job of the slot is in the books.
+    /// A completion of this stream, which is announced and in the books.
     #[inline(always)]
-    fn note_booked(&mut self) {
-        if self.unbooked.take().is_some() {
-            self.send_if_due();
-        }
-    }
-
-    /// Makes room for a completion of this stream.
-    #[inline(always)]
-    fn prepare_for(&mut self, stream: Arc<Stream<In, T, E>>) {
-        let is_its_own = |held| Arc::ptr_eq(held, &stream);
+    fn push(&mut self, stream: Arc<Stream<In, T, E>>, completion: Completion<In, T, E>) {
         debug_assert!(
-            self.stream.as_ref().is_none_or(is_its_own),
+            self.stream.as_ref().is_none_or(|held| Arc::ptr_eq(held, &stream)),
             "what is for others has left before the job started"
         );
+        if !self.successes.is_empty() {
+            self.send();
+        }
         if self.held.capacity() == 0 {
             self.held = stream.spares.take();
         }
-        if self.stream.is_none() {
-            self.stream = Some(stream);
-        } else if !self.successes.is_empty() {
-            self.send();
-        }
+        self.stream.get_or_insert(stream);
+        self.held.push(completion);
+        self.announced += 1;
+        self.send_if_due();
     }
 
     /// A job of this stream has succeeded, and is about to be booked.
@@ -1147,7 +1082,6 @@ impl<In, T, E> Outbox<In, T, E> {
 
     /// Sends what it holds.
     pub(crate) fn flush(&mut self) {
-        self.book();
         if self.stream.is_some() {
             self.send();
             self.stream = None;

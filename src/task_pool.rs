@@ -18,7 +18,9 @@ use crate::sync::Mutex;
 /// The input of the pool beneath: a future that leaves its value where its handle finds it.
 type Task = BoxFuture<'static, ()>;
 
-/// Runs futures, at most as many at once as there are workers.
+/// Runs futures, at most as many at once as there are workers. Made by
+#[cfg_attr(feature = "smol", doc = "[`Builder::start_tasks`] or")]
+/// [`Builder::spawn_tasks_on`].
 ///
 /// All that holds for a [`Pool`] holds here: bounds, panics, cancellation, draining. [`pool`](Self::pool) is that pool, for
 /// what has no method here.
@@ -31,7 +33,7 @@ type Task = BoxFuture<'static, ()>;
 /// use futures_lite::future;
 ///
 /// let executor = Executor::new();
-/// let tasks = TaskPool::spawn_on(Pool::builder().workers(2).timer(ManualTimer::new()), &executor);
+/// let tasks: TaskPool = Pool::builder().workers(2).timer(ManualTimer::new()).spawn_tasks_on(&executor);
 /// future::block_on(executor.run(async {
 ///     let number = tasks.spawn(async { 6 * 7 }).await.unwrap();
 ///     let text = tasks.spawn(async { "text".to_owned() }).await.unwrap();
@@ -39,24 +41,48 @@ type Task = BoxFuture<'static, ()>;
 ///     assert_eq!(text.await, Ok("text".to_owned()));
 /// }));
 /// ```
+#[doc(alias("join_set", "semaphore"))]
 #[derive(Clone)]
 pub struct TaskPool {
     pool: Pool<Task, (), Infallible>,
 }
 
-impl TaskPool {
-    /// Makes a pool and spawns its workers on an executor.
+/// A builder without a handler makes a pool of tasks.
+impl Builder<Task, Infallible> {
+    /// Makes a [`TaskPool`] and spawns its workers on an executor.
+    ///
+    /// # Panics
+    ///
+    /// As [`build`](Self::build).
     #[track_caller]
-    pub fn spawn_on(builder: Builder<Task, Infallible>, executor: &(impl Spawn + ?Sized)) -> Self {
-        Self { pool: builder.spawn_on(executor, run) }
+    pub fn spawn_tasks_on(self, executor: &(impl Spawn + ?Sized)) -> TaskPool {
+        TaskPool { pool: self.spawn_on(executor, run) }
     }
 
-    /// Makes a pool and spawns its workers on smol's global executor.
+    /// Makes a [`TaskPool`] and spawns its workers on smol's global executor, which has one thread unless the environment says
+    /// more; see [`start`](Self::start).
+    ///
+    /// # Panics
+    ///
+    /// As [`build`](Self::build).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::Pool;
+    ///
+    /// let tasks = Pool::builder().workers(2).start_tasks();
+    /// let task = tasks.try_spawn(async { 6 * 7 }).unwrap();
+    /// assert_eq!(smol::block_on(task), Ok(42));
+    /// ```
     #[cfg(feature = "smol")]
-    pub fn start(builder: Builder<Task, Infallible>) -> Self {
-        Self::spawn_on(builder, &crate::rt::SmolGlobal)
+    #[track_caller]
+    pub fn start_tasks(self) -> TaskPool {
+        self.spawn_tasks_on(&crate::rt::SmolGlobal)
     }
+}
 
+impl TaskPool {
     /// Submits a future; waits for room.
     ///
     /// # Errors
@@ -140,6 +166,18 @@ impl<T> TaskHandle<T> {
     pub fn is_finished(&self) -> bool {
         self.job.is_finished()
     }
+
+    /// Takes the value if the future is finished, and waits for nothing. As [`JobHandle::try_take`].
+    pub fn try_take(&mut self) -> Option<Result<T, JobError<Infallible>>> {
+        self.job.try_take().map(|result| self.value_of(result))
+    }
+
+    fn value_of(&self, result: Result<(), JobError<Infallible>>) -> Result<T, JobError<Infallible>> {
+        result.and_then(|()| {
+            let value = self.value.lock().unwrap_or_else(PoisonError::into_inner).take();
+            value.ok_or(JobError::Abandoned)
+        })
+    }
 }
 
 impl<T> Future for TaskHandle<T> {
@@ -147,12 +185,7 @@ impl<T> Future for TaskHandle<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        Pin::new(&mut this.job).poll(cx).map(|result| {
-            result.and_then(|()| {
-                let value = this.value.lock().unwrap_or_else(PoisonError::into_inner).take();
-                value.ok_or(JobError::Abandoned)
-            })
-        })
+        Pin::new(&mut this.job).poll(cx).map(|result| this.value_of(result))
     }
 }
 

@@ -47,16 +47,8 @@ use crate::queue::schedule::clock::nanos;
 ///         let tries = tries.get();
 ///         async move { if tries < 3 { Err("not yet") } else { Ok(tries) } }
 ///     });
-/// let outcome = future::block_on(workers.drive(async {
-///     let handle = pool.try_submit(7).unwrap();
-///     future::or(handle, async {
-///         loop {
-///             clock.advance(Duration::from_millis(100));
-///             future::yield_now().await;
-///         }
-///     })
-///     .await
-/// }));
+/// let handle = pool.try_submit(7).unwrap();
+/// let outcome = future::block_on(clock.run(workers.drive(handle)));
 /// assert_eq!(outcome, Ok(3));
 /// ```
 pub struct Retry<E> {
@@ -69,15 +61,15 @@ pub struct Retry<E> {
     timeouts: bool,
     when: Option<Arc<Predicate<E>>>,
     hint: Option<Arc<Hint<E>>>,
-    hint_holds: Hold,
-    verdict: Option<Arc<Judge<E>>>,
+    hint_scope: RetryAfterScope,
+    judge: Option<Arc<Judge<E>>>,
     on_retry: Option<Arc<Hook<E>>>,
     budget: Option<RetryBudget>,
 }
 
 type Predicate<E> = dyn Fn(&E) -> bool + Send + Sync;
 type Hint<E> = dyn Fn(&E) -> Option<Duration> + Send + Sync;
-type Judge<E> = dyn Fn(&E) -> Verdict + Send + Sync;
+type Judge<E> = dyn Fn(&E) -> RetryDecision + Send + Sync;
 type Hook<E> = dyn Fn(&Retrying<'_, E>) + Send + Sync;
 type Delays = Box<dyn Iterator<Item = Duration> + Send>;
 
@@ -100,10 +92,10 @@ pub enum Jitter {
     Equal,
 }
 
-/// What a handler's error says about another attempt; see [`Retry::verdict`].
+/// What a handler's error says about another attempt; see [`Retry::decide_by`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum RetryDecision {
     /// Another attempt after the usual delay.
     Retry,
     /// Another attempt after this time.
@@ -117,15 +109,15 @@ pub enum Verdict {
     GiveUp,
 }
 
-/// For whom the time of a [`retry_after`](Retry::retry_after) holds.
+/// Which jobs wait for the time that a [`retry_after`](Retry::retry_after) names; see [`Retry::retry_after_scope`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub enum Hold {
-    /// For the job alone. The default.
+pub enum RetryAfterScope {
+    /// The job alone. The default.
     #[default]
     Job,
-    /// For all jobs of its [key](crate::Builder::key_by): none of them starts before.
+    /// All jobs of its [key](crate::Builder::key_by): none of them starts before.
     Key,
-    /// For all jobs of the pool: none starts before.
+    /// All jobs of the pool: none starts before.
     Pool,
 }
 
@@ -137,7 +129,7 @@ pub struct Retrying<'a, E> {
     pub job: JobId,
     /// The number of the attempt that failed, counted from 1.
     pub attempt: u32,
-    /// How many attempts were not counted, because of [`Verdict::Snooze`], this one included.
+    /// How many attempts were not counted, because of [`RetryDecision::Snooze`], this one included.
     pub snoozes: u32,
     /// How it failed.
     pub error: &'a JobError<E>,
@@ -156,13 +148,13 @@ pub struct Retrying<'a, E> {
 /// use std::time::Duration;
 ///
 /// let _: Retry<()> = Retry::fixed(Duration::from_secs(1)).budget(0.2);
-/// let _: Retry<()> = Retry::fixed(Duration::from_secs(1)).budget(RetryBudget::share(0.2).floor(3));
+/// let _: Retry<()> = Retry::fixed(Duration::from_secs(1)).budget(RetryBudget::ratio(0.2).min_concurrent(3));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryBudget {
     /// What a first attempt earns; a retry costs [`RetryBudget::RETRY`].
     earned: u64,
-    floor: usize,
+    min_concurrent: usize,
 }
 
 impl RetryBudget {
@@ -171,32 +163,32 @@ impl RetryBudget {
     /// As many first attempts count as can be saved up.
     const REMEMBERED: u64 = 1_000;
 
-    /// Allows as many retries as this share of the first attempts: `0.2` means one for five. Of the first attempts that have
-    /// not paid for a retry, no more than the last thousand count; so a share of less than a thousandth allows none but those of
-    /// the [`floor`](Self::floor).
+    /// Allows as many retries as this ratio of the first attempts: `0.2` means one for five. Of the first attempts that have
+    /// not paid for a retry, no more than the last thousand count; so a ratio of less than a thousandth allows none but those of
+    /// the [`min_concurrent`](Self::min_concurrent).
     ///
     /// # Panics
     ///
-    /// If `share` is not between 0 and 1000.
+    /// If `ratio` is not between 0 and 1000.
     #[track_caller]
-    pub fn share(share: f64) -> Self {
-        assert!((0.0..=1000.0).contains(&share), "the share of a retry budget must be between 0 and 1000, got {share}");
-        Self { earned: (share * Self::RETRY as f64).round() as u64, floor: 10 }
+    pub fn ratio(ratio: f64) -> Self {
+        assert!((0.0..=1000.0).contains(&ratio), "the ratio of a retry budget must be between 0 and 1000, got {ratio}");
+        Self { earned: (ratio * Self::RETRY as f64).round() as u64, min_concurrent: 10 }
     }
 
     /// Allows a retry in any case while fewer than `jobs` wait for or run another attempt. Without this, 10.
     ///
-    /// It bounds how many there are at once, not how many there are over time: only with a floor of 0 is the share never passed.
-    pub const fn floor(mut self, jobs: usize) -> Self {
-        self.floor = jobs;
+    /// It bounds how many there are at once, not how many there are over time: the ratio is a bound only with `min_concurrent(0)`.
+    pub const fn min_concurrent(mut self, jobs: usize) -> Self {
+        self.min_concurrent = jobs;
         self
     }
 }
 
 impl From<f64> for RetryBudget {
     #[track_caller]
-    fn from(share: f64) -> Self {
-        Self::share(share)
+    fn from(ratio: f64) -> Self {
+        Self::ratio(ratio)
     }
 }
 
@@ -224,7 +216,7 @@ impl Account {
             self.credit = rest;
             return true;
         }
-        retrying < self.budget.floor
+        retrying < self.budget.min_concurrent
     }
 }
 
@@ -259,7 +251,7 @@ pub(crate) enum Decision {
     Again {
         delay: Duration,
         /// Who has to wait as well.
-        hold: Hold,
+        hold: RetryAfterScope,
         /// Whether the budget has to pay for it.
         is_paid: bool,
     },
@@ -277,8 +269,8 @@ impl<E> Retry<E> {
             timeouts: true,
             when: None,
             hint: None,
-            hint_holds: Hold::Job,
-            verdict: None,
+            hint_scope: RetryAfterScope::Job,
+            judge: None,
             on_retry: None,
             budget: None,
         }
@@ -296,8 +288,8 @@ impl<E> Retry<E> {
     }
 
     /// Tries again after delays of your own. The closure is called before a job's first retry; of the iterator, one delay is
-    /// taken for each retry, at its time, though a [`retry_after`](Self::retry_after) or a [`verdict`](Self::verdict) names
-    /// another one. When there is none left, the failure is final. A [snoozed](Verdict::Snooze) attempt takes none.
+    /// taken for each retry, at its time, though a [`retry_after`](Self::retry_after) or a [`decide_by`](Self::decide_by) names
+    /// another one. When there is none left, the failure is final. A [snoozed](RetryDecision::Snooze) attempt takes none.
     ///
     /// # Examples
     ///
@@ -350,7 +342,7 @@ impl<E> Retry<E> {
     }
 
     /// Bounds each delay, jitter included. The time of a [`retry_after`](Self::retry_after) or of a
-    /// [`verdict`](Self::verdict) is not bounded by it.
+    /// [`decide_by`](Self::decide_by) is not bounded by it.
     pub fn max_delay(mut self, delay: Duration) -> Self {
         self.max_delay = Some(delay);
         self
@@ -396,18 +388,17 @@ impl<E> Retry<E> {
         self
     }
 
-    /// Says who else has to wait for as long as a [`retry_after`](Self::retry_after) says. After a failure that is final, nobody
-    /// has to.
-    pub fn retry_after_holds(mut self, hold: Hold) -> Self {
-        self.hint_holds = hold;
+    /// Sets which other jobs wait for the time that a [`retry_after`](Self::retry_after) names. After a final failure, none does.
+    pub fn retry_after_scope(mut self, scope: RetryAfterScope) -> Self {
+        self.hint_scope = scope;
         self
     }
 
     /// Lets the error decide: whether there is another attempt, when, and whether the one that ended counts.
     ///
     /// It is asked after [`when`](Self::when), and its times go before that of a [`retry_after`](Self::retry_after).
-    pub fn verdict(mut self, judge: impl Fn(&E) -> Verdict + Send + Sync + 'static) -> Self {
-        self.verdict = Some(Arc::new(judge));
+    pub fn decide_by(mut self, judge: impl Fn(&E) -> RetryDecision + Send + Sync + 'static) -> Self {
+        self.judge = Some(Arc::new(judge));
         self
     }
 
@@ -418,7 +409,7 @@ impl<E> Retry<E> {
         self
     }
 
-    /// Bounds the load that retries add: while most attempts fail, most failures are final. A share of the first attempts,
+    /// Bounds the load that retries add: while most attempts fail, most failures are final. A ratio to the first attempts,
     /// such as `0.2`, or a [`RetryBudget`].
     #[track_caller]
     pub fn budget(mut self, budget: impl Into<RetryBudget>) -> Self {
@@ -441,7 +432,7 @@ impl<E> Retry<E> {
     /// Whether an attempt of this number may be followed by another.
     pub(crate) const fn may_follow(&self, attempt: u32) -> bool {
         // An attempt that is snoozed does not count.
-        attempt < self.max_attempts || self.verdict.is_some()
+        attempt < self.max_attempts || self.judge.is_some()
     }
 
     /// Decides after attempt number `attempt`, which ended at `now`. Calls closures of the user's.
@@ -454,12 +445,12 @@ impl<E> Retry<E> {
         now: Instant,
     ) -> Decision {
         let verdict = match error {
-            JobError::Failed(error) if self.when.as_ref().is_some_and(|when| !when(error)) => Verdict::GiveUp,
-            JobError::Failed(error) => self.verdict.as_ref().map_or(Verdict::Retry, |judge| judge(error)),
-            JobError::TimedOut(TimeLimit::Attempt) if self.timeouts => Verdict::Retry,
-            _ => Verdict::GiveUp,
+            JobError::Failed(error) if self.when.as_ref().is_some_and(|when| !when(error)) => RetryDecision::GiveUp,
+            JobError::Failed(error) => self.judge.as_ref().map_or(RetryDecision::Retry, |judge| judge(error)),
+            JobError::TimedOut(TimeLimit::Attempt) if self.timeouts => RetryDecision::Retry,
+            _ => RetryDecision::GiveUp,
         };
-        let is_snoozed = matches!(verdict, Verdict::Snooze(_));
+        let is_snoozed = matches!(verdict, RetryDecision::Snooze(_));
         if !is_snoozed && attempt >= self.max_attempts {
             return Decision::Final;
         }
@@ -468,9 +459,9 @@ impl<E> Retry<E> {
             _ => None,
         };
         let named = match (verdict, hint) {
-            (Verdict::GiveUp, _) => return Decision::Final,
-            (Verdict::RetryIn(delay) | Verdict::Snooze(delay), _) => Some((delay, Hold::Job)),
-            (Verdict::Retry, hint) => hint.map(|delay| (delay, self.hint_holds)),
+            (RetryDecision::GiveUp, _) => return Decision::Final,
+            (RetryDecision::RetryIn(delay) | RetryDecision::Snooze(delay), _) => Some((delay, RetryAfterScope::Job)),
+            (RetryDecision::Retry, hint) => hint.map(|delay| (delay, self.hint_scope)),
         };
         let elapsed = now.saturating_duration_since(history.since);
         let is_too_late = |delay| self.max_elapsed.is_some_and(|most| elapsed.saturating_add(delay) > most);
@@ -480,7 +471,7 @@ impl<E> Retry<E> {
             Some(named) if is_snoozed => named,
             // A retry that counts uses one of the policy's own delays up, whatever names its time: so they bound the attempts.
             named => match self.delay(job, attempt, history) {
-                Some(delay) => named.unwrap_or((delay, Hold::Job)),
+                Some(delay) => named.unwrap_or((delay, RetryAfterScope::Job)),
                 None => return Decision::Final,
             },
         };
@@ -544,7 +535,7 @@ impl<E> Clone for Retry<E> {
             backoff: self.backoff.clone(),
             when: self.when.clone(),
             hint: self.hint.clone(),
-            verdict: self.verdict.clone(),
+            judge: self.judge.clone(),
             on_retry: self.on_retry.clone(),
             ..*self
         }

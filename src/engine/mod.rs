@@ -284,10 +284,6 @@ impl<In, T, E> Engine<In, T, E> {
         stats
     }
 
-    pub(crate) const fn is_observed(&self) -> bool {
-        self.observer.is_some()
-    }
-
     pub(crate) fn observe(&self, event: impl FnOnce() -> Event) {
         if let Some(observer) = &self.observer {
             let event = event();
@@ -478,17 +474,14 @@ impl<In, T, E> Engine<In, T, E> {
 
     /// Books the start of a job and says what limits it, and, where there is a schedule, what its past is.
     ///
-    /// With `finishes`, the success of the slot's last job is booked first, under the same lock, unless the pool is aborted.
     /// Before it returns, the slot is clear of old interruptions and a new one will find the job. The caller carries out the
     /// wakes.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "it is inlined; what it fills in lives with the caller")]
     pub(crate) fn book_start(
         &self,
         slot: usize,
         origin: Origin,
         occupant: Occupant,
-        finishes: bool,
         limits: &mut Limits,
         wakes: &mut Wakes,
         past: &mut Past,
@@ -498,15 +491,7 @@ impl<In, T, E> Engine<In, T, E> {
         if state.ledger.life() >= Life::Aborted {
             return Begun::Aborted;
         }
-        if finishes {
-            state.running.finish(slot);
-            state.ledger.finish(Outcome::Succeeded, wakes);
-        }
         if state.schedule.is_some() {
-            if finishes {
-                // The schedule is new, and has not seen that a worker is free: it looks when the job comes back.
-                return Begun::NotYet;
-            }
             *limits = state.limits;
             return self.start_scheduled(&mut state, slot, origin, occupant, reading, wakes, past);
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::timekeeper::Notice;
 use super::{Begun, Engine, Past, State};
-use crate::attempt::retry::{History, Hold, Retry};
+use crate::attempt::retry::{History, Retry, RetryAfterScope};
 use crate::attempt::unwind;
 use crate::error::{JobError, PanicMessage, TimeLimit};
 use crate::observe::{Event, JobId, Outcome};
@@ -241,6 +241,7 @@ impl<In, T, E> Engine<In, T, E> {
             return;
         }
         let (id, spot, stream) = (entry.id().as_u64(), entry.spot(), entry.stream());
+        let cell = if let Entry::Handled(cell) = &entry { Some(Arc::clone(cell)) } else { None };
         let gone = self.change_schedule(|engine, state, now| match (&mut state.schedule, spot) {
             (Some(schedule), Some(spot)) if schedule.is_released(spot, id) => {
                 schedule.put_back(spot, Held::from(entry), now);
@@ -259,6 +260,10 @@ impl<In, T, E> Engine<In, T, E> {
         }
         if let Some(stream) = stream {
             stream.look_again();
+        }
+        if let Some(cell) = cell.filter(|cell| cell.is_dead()) {
+            // It was cancelled before the schedule knew of it.
+            self.remove_tombstone(cell.spot(), cell.id);
         }
         self.look_for_end();
     }
@@ -323,7 +328,7 @@ impl<In, T, E> Engine<In, T, E> {
         if !(expired.is_empty() && too_costly.is_empty()) {
             let expired = expired.into_iter().map(|leaver| (leaver, JobError::TimedOut(TimeLimit::Job)));
             let too_costly = too_costly.into_iter();
-            let too_costly = too_costly.map(|(leaver, cost, most)| (leaver, JobError::TooCostly { cost, most }));
+            let too_costly = too_costly.map(|(leaver, cost, most)| (leaver, JobError::CostExceedsLimit { cost, most }));
             self.settle_given_up(expired.chain(too_costly).collect());
         }
     }
@@ -492,7 +497,7 @@ impl<In, T, E> Engine<In, T, E> {
         job: Held<In, T, E>,
         history: Box<History>,
         delay: Duration,
-        hold: Hold,
+        hold: RetryAfterScope,
     ) -> Result<(Effects<In, T, E>, Wakes), (Held<In, T, E>, Box<History>)> {
         let reading = self.reading();
         let mut wakes = Wakes::default();
@@ -510,9 +515,9 @@ impl<In, T, E> Engine<In, T, E> {
         let now = self.tell_time(schedule, reading);
         let at = now.after(delay);
         match hold {
-            Hold::Job => {}
-            Hold::Key => schedule.hold_lane(spot, at),
-            Hold::Pool => schedule.hold(at),
+            RetryAfterScope::Job => {}
+            RetryAfterScope::Key => schedule.hold_lane(spot, at),
+            RetryAfterScope::Pool => schedule.hold(at),
         }
         schedule.requeue(spot, job, history, at, now);
         state.running.finish_scheduled(slot);

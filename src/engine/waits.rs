@@ -449,8 +449,9 @@ impl<In, T, E> Feeding<In, T, E> {
         if !std::mem::take(&mut self.is_waiting) {
             return None;
         }
-        let mut state = self.engine.state();
-        state.ledger.leave_feeding(self.map)
+        let (waker, wakes) = self.engine.state().ledger.leave_feeding(self.map);
+        self.engine.carry_out(wakes);
+        waker
     }
 }
 

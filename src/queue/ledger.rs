@@ -412,6 +412,8 @@ impl Ledger {
     pub(crate) fn end_pull(&mut self) -> Wakes {
         self.pulling -= 1;
         let mut wakes = Wakes::default();
+        // It may have been told of room that it has not used.
+        self.grant(&mut wakes);
         // An open pool is neither more nor less idle than before.
         if self.life != Life::Open {
             self.look_for_quiet(&mut wakes);
@@ -478,11 +480,14 @@ impl Ledger {
     }
 
     /// The map waits no more. Returns its waker, which is not to be dropped under the lock.
-    pub(crate) fn leave_feeding(&mut self, map: usize) -> Option<Waker> {
-        let Feeder { waker, wants_room } = self.feeders.remove(&map)?;
+    pub(crate) fn leave_feeding(&mut self, map: usize) -> (Option<Waker>, Wakes) {
+        let mut wakes = Wakes::default();
+        let Some(Feeder { waker, wants_room }) = self.feeders.remove(&map) else { return (None, wakes) };
         self.wanting -= usize::from(wants_room);
         self.untold -= usize::from(wants_room && waker.is_some());
-        waker
+        // It may have been told of room that it has not used.
+        self.grant(&mut wakes);
+        (waker, wakes)
     }
 
     /// Whether maps that wait for room are to be told: there is much of it, or any while nothing is queued, since permits may

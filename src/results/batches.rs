@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
-use crate::rt::{BoxFuture, Timer};
+use crate::rt::{Alarm, Timer};
 
-/// A stream of lists of at most `max` items; made by [`Pool::batches`](crate::Pool::batches).
+/// A stream of lists, cut from another stream; made by [`Pool::batches`](crate::Pool::batches), which says how.
 ///
 /// A list is yielded when it has `max` items, when `wait` has passed since its first item came, or when the source ends.
 /// No list is empty. Memory is bounded by `max` items.
@@ -28,7 +28,7 @@ pub struct Batches<S: Stream> {
     timer: Arc<dyn Timer>,
     items: Vec<S::Item>,
     /// Until when the first item may wait.
-    alarm: Option<BoxFuture<'static, ()>>,
+    alarm: Option<Alarm>,
 }
 
 impl<S: Stream> Batches<S> {
@@ -61,12 +61,12 @@ impl<S: Stream> Stream for Batches<S> {
                     }
                     if this.alarm.is_none() {
                         let at = this.timer.now().checked_add(this.wait);
-                        this.alarm = at.map(|at| this.timer.sleep_until(at));
+                        this.alarm = at.map(|at| Alarm::new(this.timer.sleep_until(at)));
                     }
                 }
                 Poll::Ready(None) => this.source = None,
                 Poll::Pending => {
-                    let is_due = this.alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(cx).is_ready());
+                    let is_due = this.alarm.as_mut().is_some_and(|alarm| Pin::new(alarm).poll(cx).is_ready());
                     return if is_due { Poll::Ready(Some(this.take())) } else { Poll::Pending };
                 }
             }

@@ -18,7 +18,7 @@ use crate::engine::{Feeding, Pull};
 use crate::error::{CancelReason, CollectError};
 use crate::pool::Pool;
 use crate::reply::{Entry, Lot, Streamed};
-use crate::rt::BoxFuture;
+use crate::rt::Alarm;
 
 /// How many inputs are pulled between two looks at the results.
 const CHUNK: usize = 64;
@@ -135,6 +135,9 @@ impl<In, T, E, F, S: Stream<Item = Result<In, F>>> Source<In, T, E> for TryInput
 /// A map keeps its pool open, as a clone of the [`Pool`] would. If the pool is closed meanwhile, the map pulls no more,
 /// yields what was accepted, and ends; the [`summary`](Self::summary) says so.
 ///
+/// The last type parameter is that of the source. A map that is a field of a struct, or that is returned, is best named
+/// `Pin<Box<dyn Stream<Item = Completion<In, T, E>> + Send>>` or `impl Stream`.
+///
 /// A map whose stream is not polled makes no progress of its own: jobs that were accepted run to their end and wait to be
 /// read, at most `window` of them.
 ///
@@ -184,7 +187,7 @@ pub struct Map<In, T, E, S> {
     order: Option<Reorder<Completion<In, T, E>>>,
     reader: Reader<In, T, E>,
     /// Ends when the map has to.
-    deadline: Option<BoxFuture<'static, ()>>,
+    deadline: Option<Alarm>,
 }
 
 /// How things stand with the source.
@@ -222,6 +225,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     ///
     /// A job that takes long holds back those behind it; no more than the window wait there, and the source is not pulled
     /// meanwhile.
+    #[doc(alias("buffered"))]
     pub fn ordered(mut self) -> Self {
         self.order = Some(Reorder::new());
         self
@@ -262,7 +266,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     /// by [`cancel`](Self::cancel), with [`CancelReason::Deadline`] as the reason, and the [`summary`](Self::summary) says
     /// [`End::TimedOut`]. Jobs that are finished keep their outcome.
     ///
-    /// It is the consumer who finds out: a map that is not polled is not cancelled before it is.
+    /// The deadline is seen when the map is polled; a map that is not polled is not cancelled.
     ///
     /// # Examples
     ///
@@ -277,18 +281,12 @@ impl<In, T, E, S> Map<In, T, E, S> {
     ///     .timer(clock.clone())
     ///     .build(|_: u32| future::pending::<Result<(), ()>>());
     /// let run = pool.map(0..5).deadline(Duration::from_secs(60)).for_each(drop);
-    /// let summary = future::block_on(workers.drive(async {
-    ///     let (summary, ()) = future::zip(run, async {
-    ///         clock.sleepers(1).await;
-    ///         clock.advance(Duration::from_secs(60));
-    ///     }).await;
-    ///     summary
-    /// }));
+    /// let summary = future::block_on(clock.run(workers.drive(run)));
     /// assert_eq!((summary.end, summary.cancelled), (End::TimedOut, 5));
     /// ```
     pub fn deadline(mut self, limit: Duration) -> Self {
         let timer = &self.pool.engine().timer;
-        self.deadline = timer.now().checked_add(limit).map(|at| timer.sleep_until(at));
+        self.deadline = timer.now().checked_add(limit).map(|at| Alarm::new(timer.sleep_until(at)));
         self
     }
 
@@ -330,7 +328,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     /// Cancels what is left if the time of the map has passed.
     fn look_at_deadline(&mut self, cx: &mut Context<'_>) {
         if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
+            && Pin::new(deadline).poll(cx).is_ready()
         {
             let is_over = self.intake != Intake::Open && self.reader.unread() == 0;
             if is_over { self.deadline = None } else { self.stop(CancelReason::Deadline) }
@@ -582,6 +580,7 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
     ///     assert_eq!((index, input, error), (1, Some(7), JobError::Failed("too big")));
     /// }));
     /// ```
+    #[doc(alias("join_all", "try_join_all"))]
     pub async fn try_collect<C: FromIterator<T>>(mut self) -> Result<C, CollectError<In, E>> {
         self.reader.stream.set_on_error(OnError::Stop);
         let mut values = Vec::new();

@@ -26,8 +26,13 @@ pub struct Completion<In, T, E> {
     pub index: usize,
     /// How many attempts started; 0 for a job that never ran.
     pub attempts: u32,
-    /// The input: of a job that ran, with [`keep_inputs`](crate::Map::keep_inputs); of one that never started, always, unless
-    /// the report of an abort has it or its `Clone` has panicked.
+    /// The input, where it is still known:
+    ///
+    /// | the job | input |
+    /// |---|---|
+    /// | ran, with [`keep_inputs`](crate::Map::keep_inputs) | `Some`, unless its `Clone` panicked |
+    /// | ran, without it | `None` |
+    /// | never started | `Some`; `None` if the [`Report`](crate::Report) of an abort has it, or its `Clone` panicked |
     pub input: Option<In>,
     /// What the handler returned, or why there is no such thing.
     pub result: Result<T, JobError<E>>,

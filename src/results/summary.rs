@@ -7,7 +7,7 @@ use crate::error::{CancelReason, JobError};
 /// What became of the jobs of a map or a group.
 ///
 /// `accepted == succeeded + failed + timed_out + panicked + cancelled + abandoned + rejected + unread`, always.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Summary {
     /// Jobs that were accepted.
@@ -79,6 +79,23 @@ impl fmt::Display for End {
     }
 }
 
+impl fmt::Debug for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Summary")
+            .field("accepted", &self.accepted)
+            .field("succeeded", &self.succeeded)
+            .field("failed", &self.failed)
+            .field("timed_out", &self.timed_out)
+            .field("panicked", &self.panicked)
+            .field("cancelled", &self.cancelled)
+            .field("abandoned", &self.abandoned)
+            .field("rejected", &self.rejected)
+            .field("unread", &self.unread)
+            .field("end", &self.end)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Summary {
     /// Whether every input became a job and each job ran to an outcome of its own, be it a failure.
     pub fn is_complete(&self) -> bool {
@@ -102,7 +119,7 @@ impl Summary {
                 &mut self.cancelled
             }
             Err(JobError::Abandoned | JobError::WouldDeadlock) => &mut self.abandoned,
-            Err(JobError::TooCostly { .. }) => &mut self.rejected,
+            Err(JobError::CostExceedsLimit { .. }) => &mut self.rejected,
         };
         *counter += 1;
     }

@@ -4,16 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use super::{BoxFuture, Timer};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard, in_wakers};
 
-/// A [`Timer`] that stands still until somebody moves it.
+/// A [`Timer`] that stands still until it is moved: by [`run`](Self::run), which jumps to the next alarm when its future waits, or
+/// by [`advance`](Self::advance).
 ///
 /// Clones share one clock. What sleeps is kept in the order of its deadlines; the memory is bounded by the number of
 /// futures that sleep at once.
@@ -31,13 +33,11 @@ use crate::sync::{Mutex, MutexGuard};
 ///     .attempt_timeout(Duration::from_secs(5))
 ///     .timer(clock.clone())
 ///     .build(|()| future::pending::<Result<(), ()>>());
-/// let outcome = future::block_on(workers.drive(async {
-///     let handle = pool.try_submit(()).unwrap();
-///     clock.sleepers(1).await;                      // the worker waits for the time-out
-///     clock.advance(Duration::from_secs(5));
-///     handle.await
-/// }));
+/// let outcome = future::block_on(clock.run(workers.drive(async {
+///     pool.try_submit(()).unwrap().await
+/// })));
 /// assert_eq!(outcome, Err(JobError::TimedOut(TimeLimit::Attempt)));
+/// assert_eq!(clock.elapsed(), Duration::from_secs(5));
 /// ```
 #[derive(Clone)]
 pub struct ManualTimer {
@@ -79,9 +79,9 @@ impl ManualTimer {
         self.clock.lock().now.saturating_duration_since(self.clock.start)
     }
 
-    /// Moves the clock on and wakes everybody whose time has come, in the order of their deadlines.
+    /// Moves the clock on and wakes the sleeps whose deadline has come, in the order of their deadlines.
     ///
-    /// They are woken, not run: who runs first is the executor's choice. A step past what an [`Instant`] can hold
+    /// They are woken, not run: what runs first is the executor's choice. A step past what an [`Instant`] can hold
     /// stops where it stands.
     pub fn advance(&self, by: Duration) {
         let mut state = self.clock.lock();
@@ -91,7 +91,7 @@ impl ManualTimer {
         due.into_iter().for_each(Waker::wake);
     }
 
-    /// Moves the clock to the next deadline and wakes all who wait for it; says whether anybody did.
+    /// Moves the clock to the next deadline and wakes the sleeps that wait for it. Returns `false` if nothing sleeps.
     ///
     /// A deadline that has passed already is the next one, and leaves the clock where it is.
     pub fn advance_to_next(&self) -> bool {
@@ -102,6 +102,47 @@ impl ManualTimer {
         drop(state);
         due.into_iter().for_each(Waker::wake);
         true
+    }
+
+    /// Polls the future to its end; whenever all of it waits, moves the clock [to the next deadline](Self::advance_to_next).
+    ///
+    /// It is for futures of one task, such as [`Workers::drive`](crate::Workers::drive): the clock does not wait for what other
+    /// tasks or threads are about to do. If nothing sleeps on the clock, it waits for the future to be woken, and so for ever if
+    /// nothing wakes it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the one that it polls; the clock stays where it is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::ManualTimer;
+    /// use futures_lite::future;
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualTimer::new();
+    /// future::block_on(clock.run(async {
+    ///     clock.sleep(Duration::from_secs(3600)).await;
+    ///     clock.sleep(Duration::from_secs(60)).await;
+    /// }));
+    /// assert_eq!(clock.elapsed(), Duration::from_secs(3660));
+    /// ```
+    pub async fn run<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        let wakes = Arc::new(Wakes { task: in_wakers::Mutex::new(None), is_woken: AtomicBool::new(false) });
+        let waker = Waker::from(Arc::clone(&wakes));
+        poll_fn(|cx| {
+            wakes.begin(cx.waker());
+            let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+            // A future that was woken meanwhile goes on by itself. So does, as a rule, one that slept until the next deadline; but a
+            // sleep may belong to another task.
+            if polled.is_pending() && !wakes.is_woken.load(Ordering::SeqCst) && self.advance_to_next() {
+                cx.waker().wake_by_ref();
+            }
+            polled
+        })
+        .await
     }
 
     /// How many futures sleep now: polled at least once, not due, not dropped.
@@ -159,6 +200,29 @@ impl Timer for ManualTimer {
 
     fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
         Box::pin(ManualSleep { clock: Arc::clone(&self.clock), at: Some(at), key: None })
+    }
+}
+
+/// Passes on wake-ups to the task of a [`ManualTimer::run`], and knows of those that came while it polled.
+struct Wakes {
+    task: in_wakers::Mutex<Option<Waker>>,
+    is_woken: AtomicBool,
+}
+
+impl Wakes {
+    /// Called before each poll. Wake-ups from before are answered by it.
+    fn begin(&self, task: &Waker) {
+        let old = self.task.lock().unwrap_or_else(PoisonError::into_inner).replace(task.clone());
+        drop(old);
+        self.is_woken.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.is_woken.store(true, Ordering::SeqCst);
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        task.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a pool needs of its surroundings: somebody who polls its workers ([`Spawn`]) and a clock ([`Timer`]).
+//! What a pool needs of its surroundings: an executor that polls its workers ([`Spawn`]) and a clock ([`Timer`]).
 //!
 //! Both are small traits, so that any executor and any clock will do. Nothing here starts a thread, and nothing is
 //! shared by the whole process.
@@ -10,7 +10,8 @@ mod smol;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 #[cfg(feature = "async-io")]
@@ -21,6 +22,23 @@ pub use manual::{ManualSleep, ManualTimer, SleepersReached};
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A sleep of a timer that can be part of a type which is `Sync`. It is polled by `&mut` only, so its lock is never taken.
+pub(crate) struct Alarm(Mutex<BoxFuture<'static, ()>>);
+
+impl Alarm {
+    pub(crate) const fn new(sleep: BoxFuture<'static, ()>) -> Self {
+        Self(Mutex::new(sleep))
+    }
+}
+
+impl Future for Alarm {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx)
+    }
+}
 
 /// An executor that polls a future until it ends.
 ///

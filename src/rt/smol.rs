@@ -31,6 +31,10 @@ mod global {
     use crate::rt::{BoxFuture, Spawn};
 
     /// smol's global executor, as [`smol::spawn`] uses it.
+    ///
+    /// It has **one** thread unless the environment variable `SMOL_THREADS` names another number when it is first used: handlers that
+    /// compute take turns there, however many workers there are. For more threads without the variable, use
+    /// [`spawn_on`](crate::Builder::spawn_on) with an executor that several threads run.
     #[derive(Debug, Clone, Copy, Default)]
     pub struct SmolGlobal;
 

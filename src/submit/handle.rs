@@ -16,14 +16,19 @@ use crate::reply::Cell;
 /// **Dropping the handle cancels the job**: a queued one never starts, a running one is dropped at its next await.
 /// [`detach`](Self::detach) lets it go on without the handle.
 ///
-/// A handle may be awaited inside another job of the same pool. If every slot is then occupied by a job that waits for
-/// the pool itself, and none of these waits is over, nothing could ever run; the last one to wait gets
-/// [`JobError::WouldDeadlock`] instead. What counts as waiting: a handle, map, group or submission that was polled inside
-/// the job and has neither ended nor been dropped. The same holds where workers are free, but whatever is queued can never
-/// start, since its [key](crate::Builder::max_running_per_key) is busy with a job that waits, or its delay has no end.
+/// The types are those of the [`Pool`](crate::Pool). `In` is among them since a job that is cancelled or aborted gives its input
+/// back.
 ///
-/// Not seen, and so without an end unless something else ends them, are jobs that await each other in a circle while a slot is free, a
-/// circle through a second pool, and a wait that the handler moves to a task of its own.
+/// # Waiting inside a job
+///
+/// A handle may be awaited inside another job of the same pool. If every slot then waits for the pool itself, no job could ever
+/// run again: the last wait yields [`JobError::WouldDeadlock`]. So it does if slots are free, but no queued job can ever start:
+/// its [key](crate::Builder::max_running_per_key) is busy with a job that waits, or its delay has no end.
+///
+/// A wait is a handle, map, group or submission that was polled inside the job and has neither ended nor been dropped.
+///
+/// Three waits are not seen, and may never end: jobs that await each other in a circle while a slot is free; a circle through a
+/// second pool; a wait that the handler moves to a task of its own.
 ///
 /// # Cancel safety
 ///
@@ -66,6 +71,33 @@ impl<In, T, E> JobHandle<In, T, E> {
         self.cell.as_ref().is_none_or(|cell| cell.is_done())
     }
 
+    /// Takes the result if the job is finished, and waits for nothing: for loops that look now and then.
+    ///
+    /// `None` before the outcome is known, and after the result was taken or yielded. A handle that nothing awaits wakes
+    /// nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::future;
+    /// use std::convert::Infallible;
+    ///
+    /// let (pool, workers) =
+    ///     Pool::builder().workers(1).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, Infallible>(n + 1) });
+    /// let mut handle = pool.try_submit(1).unwrap();
+    /// assert_eq!(handle.try_take(), None);
+    /// future::block_on(workers.drive(pool.wait_idle()));
+    /// assert_eq!(handle.try_take(), Some(Ok(2)));
+    /// assert_eq!(handle.try_take(), None);
+    /// ```
+    #[doc(alias("try_join", "now_or_never"))]
+    pub fn try_take(&mut self) -> Option<Result<T, JobError<E>>> {
+        let result = self.cell.as_ref()?.take_result()?;
+        self.mark = None;
+        Some(result)
+    }
+
     /// Changes the priority of a job that has not started, or that waits for another attempt; says whether it was in time. See
     /// [`Job::priority`](crate::Job::priority).
     ///
@@ -84,7 +116,7 @@ impl<In, T, E> JobHandle<In, T, E> {
     /// pool.try_submit("first").unwrap().detach();
     /// let second = pool.try_submit("second").unwrap();
     /// assert!(second.set_priority(1));
-    /// future::block_on(workers.drive(pool.idle()));
+    /// future::block_on(workers.drive(pool.wait_idle()));
     /// assert_eq!(*order.borrow(), ["second", "first"]);
     /// ```
     pub fn set_priority(&self, priority: i32) -> bool {
@@ -121,6 +153,7 @@ impl<In, T, E> JobHandle<In, T, E> {
     /// assert_eq!(pool.stats().cancelled, 1);
     /// # drop(workers);
     /// ```
+    #[doc(alias("abort"))]
     #[must_use = "dropping the future is fine, but say so: the cancellation goes on"]
     pub fn cancel(mut self) -> Cancelling<In, T, E> {
         let Some(cell) = self.cell.take() else { return Cancelling { cell: None, mark: None } };

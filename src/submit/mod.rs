@@ -37,12 +37,10 @@ use crate::reply::{Cell, Entry};
 ///     .workers(1)
 ///     .timer(clock.clone())
 ///     .build(|()| future::pending::<Result<(), ()>>());
-/// let outcome = future::block_on(workers.drive(async {
+/// let outcome = future::block_on(clock.run(workers.drive(async {
 ///     let handle = pool.job(()).timeout(Duration::from_secs(60)).submit().await.unwrap();
-///     clock.sleepers(1).await;
-///     clock.advance(Duration::from_secs(60));
 ///     handle.await
-/// }));
+/// })));
 /// assert_eq!(outcome, Err(JobError::TimedOut(TimeLimit::Job)));
 /// ```
 #[must_use = "a job does nothing until it is submitted"]
@@ -73,7 +71,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     }
 
     /// Lets the job start before all queued jobs of a smaller priority. Without this it is 0. Among equals, the one that was
-    /// accepted first starts first. Priorities are strict, unless the pool has [`ageing`](crate::Builder::ageing): as long as
+    /// accepted first starts first. Priorities are strict, unless the pool has [`aging`](crate::Builder::aging): as long as
     /// there are jobs of a greater one, this one waits.
     pub fn priority(mut self, priority: i32) -> Self {
         self.own.priority = priority;

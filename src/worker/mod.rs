@@ -251,7 +251,7 @@ fn start<In, T, E>(
     wants_submitter: bool,
     note: impl FnOnce(Runner) -> bool,
 ) -> Option<Start<In, T, E>> {
-    let input = entry.start(engine, ticket, outbox, note)?;
+    let input = entry.start(engine, ticket, note)?;
     ticket.give_notice(engine);
     outbox.clear_for(ticket.stream());
     let input = match ticket.prepare(input) {

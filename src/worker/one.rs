@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 
 use futures_lite::future;
 
-use super::post::{Fresh, Post, Step};
 use super::{JOBS_PER_TURN, Seat, Start, end, start};
 use crate::attempt::{Attempt, Begin};
 use crate::channel::KeptNote;
@@ -16,9 +15,8 @@ use crate::engine::timekeeper::Timekeeping;
 use crate::error::JobError;
 use crate::handler::Call;
 use crate::observe::Event;
-use crate::queue::injector::{Closed, Taken};
+use crate::queue::injector::Closed;
 use crate::reply::{Entry, Outbox, Ticket};
-use crate::results::stream::Success;
 
 /// Runs jobs until the pool is drained or aborted.
 pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::Error>, mut call: C) {
@@ -29,66 +27,36 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
     // Declared before the attempts, so dropped after them: an outcome is out when the handler's future is gone.
     let mut ticket = Ticket::new(slot);
     let mut time = Timekeeping::new(Arc::clone(&engine), slot);
-    let mut post = Post::new(Arc::clone(&engine));
     let kept = KeptNote::default();
     let mut jobs = 0;
-    // Whether the last job had to wait: the next one will, too, and others in the hand would only have to be given back.
-    let mut has_waited = false;
-    let mut next: Option<Fresh<In>> = None;
     loop {
-        let (started, mut fresh) = if let Some(job) = next.take() {
-            let (id, index) = (job.id, job.index);
-            (Start { id, attempts: 1, deadline: None, input: job.input, submitter: None }, Some((id, index)))
-        } else {
-            if jobs >= JOBS_PER_TURN {
+        if jobs >= JOBS_PER_TURN {
+            jobs = 0;
+            outbox.flush();
+            future::yield_now().await;
+        }
+        let entry = match engine.injector.try_pop() {
+            Ok(Some(entry)) => entry,
+            Ok(None) => {
                 jobs = 0;
-                post.close();
                 outbox.flush();
-                future::yield_now().await;
-            }
-            let taken = match post.hand() {
-                Some(_) => Ok(Taken::Hand),
-                None if has_waited => post.take_one(),
-                None => post.take(),
-            };
-            let entry = match taken {
-                Ok(Taken::One(entry)) => entry,
-                Ok(Taken::Hand) => {
-                    outbox.book();
-                    outbox.clear_for(post.hand());
-                    match post.step(slot, false) {
-                        Step::Job(job) => next = Some(job),
-                        Step::Empty => {}
-                        Step::Called => post.close(),
-                    }
-                    continue;
-                }
-                Ok(Taken::Nothing | Taken::WantsDesk) => {
-                    jobs = 0;
-                    post.close();
-                    outbox.flush();
-                    match job_or_moment(&engine, &mut time, &kept).await {
-                        Some(Ok(entry)) => entry,
-                        Some(Err(Closed)) => break,
-                        None => {
-                            // Not in line for a job any more, so what it releases does not wake this worker itself.
-                            time.pass();
-                            continue;
-                        }
+                match job_or_moment(&engine, &mut time, &kept).await {
+                    Some(Ok(entry)) => entry,
+                    Some(Err(Closed)) => break,
+                    None => {
+                        // Not in line for a job any more, so what it releases does not wake this worker itself.
+                        time.pass();
+                        continue;
                     }
                 }
-                Err(Closed) => break,
-            };
-            match start(&engine, slot, entry, &mut ticket, &mut outbox, C::WANTS_SUBMITTER, |_| false) {
-                Some(started) => (started, None),
-                None => {
-                    jobs += 1;
-                    continue;
-                }
             }
+            Err(Closed) => break,
         };
         jobs += 1;
-        has_waited = false;
+        // Its state is a connection, say, and its jobs wait: there is nothing to gain by a desk.
+        let Some(started) = start(&engine, slot, entry, &mut ticket, &mut outbox, C::WANTS_SUBMITTER, |_| false) else {
+            continue;
+        };
         let Start { id, attempts, deadline, input, submitter } = started;
         let begin = Begin { id, attempts, deadline };
         let drop_panicked;
@@ -96,13 +64,6 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
             let mut attempt = pin!(Attempt::new(slot));
             let mut make = Some(|| call.call(input, submitter));
             let mut before_wait = |cx: &mut Context<'_>| {
-                if !has_waited {
-                    has_waited = true;
-                    if let Some((id, index)) = fresh.take() {
-                        post.adopt(id, index, &mut ticket);
-                    }
-                    post.close();
-                }
                 outbox.flush();
                 // It is ready a few times at most.
                 while time.poll(cx).is_ready() {
@@ -123,20 +84,7 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
         if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
             call.renew();
         }
-        let Some((id, index)) = fresh else {
-            end(&engine, result, &mut ticket, &mut outbox);
-            continue;
-        };
-        match result {
-            Ok(value) => {
-                let success = Success { id, index, value };
-                next = post.succeed(slot, success, &mut ticket, &mut outbox, jobs < JOBS_PER_TURN);
-            }
-            failure => {
-                post.adopt(id, index, &mut ticket);
-                end(&engine, failure, &mut ticket, &mut outbox);
-            }
-        }
+        end(&engine, result, &mut ticket, &mut outbox);
     }
 }
 

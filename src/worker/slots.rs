@@ -240,7 +240,6 @@ where
     ) {
         let at = self.free_slot();
         let number = self.first + at;
-        outbox.book_unless_of(number);
         let ticket = &mut self.slots[at].ticket;
         let note = |runner| post.note_start(number, runner);
         let Some(started) = start(self.engine, number, entry, ticket, outbox, wants_submitter, note) else { return };
@@ -269,7 +268,6 @@ where
         outbox.clear_for(post.hand());
         let mut jobs = 0;
         while jobs < most && !self.is_full() {
-            outbox.book();
             let at = self.free_slot();
             let number = self.first + at;
             let mut first = match post.step(number, false) {
@@ -349,7 +347,6 @@ where
         }
         // It may have been woken by a job that is gone.
         if !slot.attempt.is_over() {
-            outbox.book();
             outbox.clear_for(slot.ticket.stream());
             let slot = &mut self.slots[at];
             let polled = slot.attempt.as_mut().poll(self.engine, |_| {}, &mut own_context(&slot.waker, cx));

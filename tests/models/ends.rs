@@ -85,7 +85,7 @@ fn two_drains_and_a_wait_for_idle_all_end() {
                 if is_drain {
                     pool.drain().await;
                 } else {
-                    pool.idle().await;
+                    pool.wait_idle().await;
                 }
                 assert_eq!(pool.stats().running, 0);
             })
@@ -198,7 +198,7 @@ fn the_last_worker_that_leaves_takes_no_job_with_it() {
             join(submitters).await;
             join(tellers).await;
             join(tasks).await;
-            pool.idle().await;
+            pool.wait_idle().await;
             assert_settled(&pool, &seen, 2 * slots);
             assert_eq!(load(&answers.accepted) + load(&answers.returned), 4);
             assert_eq!(pool.stats().abandoned, load(&answers.abandoned) as u64);

@@ -22,7 +22,7 @@ fn every_submitted_job_is_answered_once() {
             })
             .into();
         join(submitters).await;
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_eq!(seen.started.load(Ordering::SeqCst), 4);
         pool.drain().await;
         join(workers).await;
@@ -128,7 +128,7 @@ fn a_handle_that_is_dropped_loses_no_job_and_no_failure() {
         });
         let handles: Vec<_> = (0..2).map(|n| pool.try_submit(n).expect("there is room")).collect();
         let droppers: Vec<_> = handles.into_iter().map(|handle| spawn(async move { handle.detach() })).collect();
-        pool.idle().await;
+        pool.wait_idle().await;
         join(droppers).await;
         pool.drain().await;
         join(workers).await;
@@ -188,7 +188,7 @@ fn a_map_that_is_dropped_leaves_nothing_behind() {
         let other = pool.submit(8).await.expect("the pool is open");
         assert_eq!(other.await, Ok(8));
         join([reader]).await;
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_settled(&pool, &seen, 2 * slots);
         pool.drain().await;
         join(workers).await;

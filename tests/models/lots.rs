@@ -102,9 +102,9 @@ fn who_waits_for_room_or_for_an_end_is_told() {
                 }
             }
         });
-        pool.queued_below(1).await;
+        pool.wait_queued_below(1).await;
         join([reading, submitter]).await;
-        pool.idle().await;
+        pool.wait_idle().await;
         pool.drain().await;
         join(workers).await;
         assert_eq!(seen.started.load(Ordering::SeqCst), 7);

@@ -112,7 +112,7 @@ fn a_cancelled_job_is_not_revived_when_its_turn_comes() {
         assert!(second.cancel().await.is_none());
         gate.open(2);
         assert!(first.await.is_ok());
-        pool.idle().await;
+        pool.wait_idle().await;
         // Two inputs, and a future and a value of the first only.
         assert_eq!(drops.counts(), (4, 4));
         let stats = assert_settled(&pool);
@@ -331,7 +331,7 @@ fn no_waker_and_no_timer_is_left_behind() {
             {
                 let mut submit = pin!(pool.submit(n));
                 assert!(!poll_with(&task, submit.as_mut()));
-                let mut idle = pin!(pool.idle());
+                let mut idle = pin!(pool.wait_idle());
                 assert!(!poll_with(&task, idle.as_mut()));
                 let mut map = pool.map([n]);
                 assert!(!poll_with(&task, pin!(map.next())));
@@ -369,7 +369,7 @@ fn dropping_a_handle_cancels_its_job_and_detaching_lets_it_go_on() {
             future::yield_now().await;
         }
         gate.open(1);
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_eq!(drops.counts(), (6, 6));
         let stats = assert_settled(&pool);
         assert_eq!((stats.accepted, stats.succeeded, stats.cancelled), (2, 1, 1));
@@ -386,7 +386,7 @@ fn a_caller_who_is_dropped_with_his_handle_cancels_the_job() {
             assert!(poll_once(caller.as_mut()).is_none());
             gate.arrived(1).await;
         }
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_eq!(drops.counts(), (3, 3));
         assert_eq!(assert_settled(&pool).cancelled, 1);
     });
@@ -425,7 +425,7 @@ fn a_cancellation_goes_on_if_nobody_waits_for_it() {
         let handle = pool.try_submit(drops.token()).unwrap();
         gate.arrived(1).await;
         drop(handle.cancel());
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_eq!(drops.counts(), (3, 3));
         assert_eq!(assert_settled(&pool).cancelled, 1);
     });

@@ -563,7 +563,7 @@ fn a_rate_that_is_faster_than_the_loop_of_a_worker_does_not_stop_it() {
                 });
             assert!(own.set(pool.clone()).is_ok());
             pool.try_submit(20).unwrap().detach();
-            future::block_on(workers.drive(pool.idle()));
+            future::block_on(workers.drive(pool.wait_idle()));
             let stats = pool.stats();
             assert_eq!((stats.succeeded, stats.queued), (stats.accepted, 0));
         });

@@ -52,7 +52,7 @@ fn a_paused_pool_lets_running_jobs_end_and_starts_the_others_when_it_is_resumed(
         let mut waiting = pin!(pool.submit(6));
         assert!(poll_once(waiting.as_mut()).is_none());
         gate.open(2);
-        pool.running_below(1).await;
+        pool.wait_running_below(1).await;
         assert_eq!(figures(&pool), (4, 0, 0), "{}", env.name);
         assert!(poll_once(waiting.as_mut()).is_none());
         let mut before = started.take();
@@ -340,8 +340,8 @@ fn a_job_that_pauses_its_own_pool_is_the_last_to_start() {
         place.set(pool.clone()).unwrap();
         let handles: Vec<_> = (0..6).map(|n| pool.try_submit(n).unwrap()).collect();
         pool.resume();
-        pool.queued_below(3).await;
-        pool.running_below(1).await;
+        pool.wait_queued_below(3).await;
+        pool.wait_running_below(1).await;
         assert_eq!((started.take(), figures(&pool)), (vec![0, 1, 2, 3], (2, 0, 0)), "{}", env.name);
         pool.resume();
         for (n, handle) in (0..).zip(handles) {
@@ -380,7 +380,7 @@ fn more_workers_start_jobs_at_once_and_fewer_stop_none_and_hold_as_jobs_end() {
         assert_eq!((figures(&pool), live.now()), ((16, 0, 4), 4), "{}", env.name);
         // Three end, and none takes their place; then one after another.
         gate.open(3);
-        pool.running_below(2).await;
+        pool.wait_running_below(2).await;
         assert_eq!((figures(&pool), live.now()), ((16, 0, 1), 1), "{}", env.name);
         gate.open(1);
         gate.arrived(1).await;
@@ -572,7 +572,7 @@ fn controls_that_make_no_sense_are_refused_where_they_are_set() {
     let messages = [
         message(|| pool.set_workers(0)),
         message(|| pool.set_workers(4)),
-        message(|| drop(builder().ageing(Duration::ZERO))),
+        message(|| drop(builder().aging(Duration::ZERO))),
         message(|| drop(builder().key_by(|n| *n).max_running_per_key(0))),
         message(|| build(builder().max_running_per_key(1))),
         message(|| build(builder().rate_limit_per_key(RateLimit::per_second(1)))),
@@ -580,7 +580,7 @@ fn controls_that_make_no_sense_are_refused_where_they_are_set() {
     let expected = [
         "workers must be at least 1, got 0; to start none, pause the pool",
         "workers must be at most 3, as many as were built, got 4",
-        "the step of ageing must be longer than 0, got 0ns",
+        "the step of aging must be longer than 0, got 0ns",
         "max_running_per_key must be at least 1, got 0",
         "max_running_per_key needs key_by, got none",
         "rate_limit_per_key needs key_by, got none",
@@ -655,7 +655,7 @@ fn running_jobs_are_listed_in_the_order_of_their_workers_with_all_that_is_known_
         gate.open(3);
         assert!(map.for_each(drop).await.is_complete());
         assert_eq!(handle.await, Ok(3));
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_eq!(pool.running(), []);
         assert_over(&env, &pool).await;
     });
@@ -731,7 +731,7 @@ fn the_figures_add_up_at_every_event() {
         let mut map = pool.map(0..60).priority(1);
         // The first one costs too much, and is told so at once.
         let first = poll_once(pin!(map.next())).flatten().expect("it waits for nothing");
-        assert!(first.result.is_err_and(|error| error.is_too_costly()));
+        assert!(first.result.is_err_and(|error| error.is_cost_exceeds_limit()));
         handles.retain(|handle| handle.id().as_u64() % 9 > 0);
         while figures(&pool) != (0, 0, 0) {
             env.clock.advance(secs(1));
@@ -800,14 +800,14 @@ fn a_wait_for_a_shorter_queue_ends_when_so_few_are_queued_or_delayed() {
     everywhere(|env| async move {
         let (pool, gate, _) = gated(&env, env.one_by_one());
         // At once, where it is so already.
-        assert_eq!(poll_once(pin!(pool.queued_below(1))), Some(()));
+        assert_eq!(poll_once(pin!(pool.wait_queued_below(1))), Some(()));
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let mut queued: Vec<_> = (1..6).map(|n| pool.try_submit(n).unwrap()).collect();
         let delayed = pool.job(6).delay(secs(60)).try_submit().unwrap();
-        assert_eq!(poll_once(pin!(pool.queued_below(7))), Some(()));
+        assert_eq!(poll_once(pin!(pool.wait_queued_below(7))), Some(()));
         // Several wait, each for a number of its own, and one gives up.
-        let mut waits: Vec<_> = [6, 3, 1, 6].map(|count| (count, Box::pin(pool.queued_below(count)))).into();
+        let mut waits: Vec<_> = [6, 3, 1, 6].map(|count| (count, Box::pin(pool.wait_queued_below(count)))).into();
         for (_, wait) in &mut waits {
             assert!(poll_once(wait.as_mut()).is_none());
         }
@@ -844,15 +844,15 @@ fn a_wait_for_a_shorter_queue_ends_when_so_few_are_queued_or_delayed() {
 fn a_wait_for_fewer_running_jobs_ends_when_so_few_run_and_does_not_mind_what_is_queued() {
     everywhere(|env| async move {
         let (pool, gate, _) = gated(&env, env.at_once(4));
-        assert_eq!(poll_once(pin!(pool.running_below(1))), Some(()));
+        assert_eq!(poll_once(pin!(pool.wait_running_below(1))), Some(()));
         let handles: Vec<_> = (0..6).map(|n| pool.try_submit(n).unwrap()).collect();
         gate.arrived(4).await;
         pool.pause();
-        assert_eq!(poll_once(pin!(pool.running_below(5))), Some(()));
-        let mut last = pin!(pool.running_below(1));
+        assert_eq!(poll_once(pin!(pool.wait_running_below(5))), Some(()));
+        let mut last = pin!(pool.wait_running_below(1));
         assert!(poll_once(last.as_mut()).is_none());
         for running in [3, 2] {
-            future::zip(pool.running_below(running + 1), async { gate.open(1) }).await;
+            future::zip(pool.wait_running_below(running + 1), async { gate.open(1) }).await;
             assert_eq!(figures(&pool), (2, 0, running), "{}", env.name);
             assert!(poll_once(last.as_mut()).is_none());
         }
@@ -888,7 +888,7 @@ fn a_wait_for_what_cannot_be_ends_with_the_pool() {
             }
             let handle = pool.try_submit(0).unwrap();
             gate.arrived(1).await;
-            let waits = future::zip(pool.queued_below(0), pool.running_below(0));
+            let waits = future::zip(pool.wait_queued_below(0), pool.wait_running_below(0));
             let mut waits = pin!(waits);
             assert!(poll_once(waits.as_mut()).is_none());
             match end {
@@ -916,9 +916,9 @@ fn a_job_that_waits_for_a_quieter_moment_of_its_own_pool_panics_if_it_would_wait
             async move {
                 match n {
                     // It is the one that runs, and nothing is queued.
-                    0 => future::zip(pool.queued_below(1), pool.running_below(2)).await,
-                    1 => (pool.queued_below(0).await, ()),
-                    _ => (pool.running_below(1).await, ()),
+                    0 => future::zip(pool.wait_queued_below(1), pool.wait_running_below(2)).await,
+                    1 => (pool.wait_queued_below(0).await, ()),
+                    _ => (pool.wait_running_below(1).await, ()),
                 };
                 Ok(n)
             }
@@ -934,7 +934,7 @@ fn a_job_that_waits_for_a_quieter_moment_of_its_own_pool_panics_if_it_would_wait
         let must_not = |what, job| format!("{what} must not be awaited inside a job of the same pool, got job {job}");
         assert_eq!(
             messages,
-            ["Ok(0)".into(), must_not("queued_below", 1), must_not("running_below", 2)],
+            ["Ok(0)".into(), must_not("wait_queued_below", 1), must_not("wait_running_below", 2)],
             "{}",
             env.name
         );
@@ -1043,7 +1043,7 @@ fn a_wait_that_is_given_up_takes_no_other_along() {
             Pool::builder().workers(1).timer(ManualTimer::new()).build(|_: u32| future::pending::<Result<(), ()>>());
         let _stays = pool.try_submit(0).unwrap();
         let second = pool.try_submit(1).unwrap();
-        let (mut idle, mut below) = (Box::pin(pool.idle()), Box::pin(pool.queued_below(2)));
+        let (mut idle, mut below) = (Box::pin(pool.wait_idle()), Box::pin(pool.wait_queued_below(2)));
         if is_polled {
             assert!(poll_once(idle.as_mut()).is_none());
         }

@@ -6,7 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use brigade::{CollectError, End, Group, JobHandle, ManualTimer, Map, Pool, Summary};
+use brigade::handler::{Plain, WithState, WithSubmitter};
+use brigade::rt::{ManualSleep, SleepersReached};
+use brigade::{
+    Batches, Builder, CancelReason, Cancelling, CollectError, Completion, End, Event, Group, Inputs, Interrupted,
+    Jitter, Job, JobError, JobHandle, JobId, Key, ManualTimer, Map, Next, OnError, Outcome, PanicMessage, Permit, Pool,
+    Pulled, RateLimit, Report, Retry, RetryAfterScope, RetryBudget, RetryDecision, Retrying, RunningJob, Stats,
+    SubmitError, Submitter, Summary, TaskHandle, TaskPool, TimeLimit, TryInputs, Unhandled, Unstarted, Worker, Workers,
+};
 use futures_lite::stream;
 
 use crate::harness::{Live, assert_settled, block_on, everywhere, everywhere_once, poll_once};
@@ -122,7 +129,7 @@ fn no_jobs_at_all_are_done_at_once() {
         assert_eq!(poll_once(collected.as_mut()), Some(Ok::<_, CollectError<u32, ()>>(Vec::new())));
         let mut joined = std::pin::pin!(pool.group().join());
         assert_eq!(poll_once(joined.as_mut()), Some(Vec::new()));
-        assert_eq!(poll_once(std::pin::pin!(pool.idle())), Some(()));
+        assert_eq!(poll_once(std::pin::pin!(pool.wait_idle())), Some(()));
         assert_eq!(poll_once(std::pin::pin!(pool.drain())), Some(()));
         assert_eq!(assert_settled(&pool).accepted, 0);
     });
@@ -147,6 +154,7 @@ struct Service {
 }
 
 const fn is_send_and_unpin<T: Send + Unpin>() {}
+const fn is_send_sync_and_unpin<T: Send + Sync + Unpin>() {}
 const fn is_send_sync_clone_and_unpin<T: Send + Sync + Clone + Unpin>() {}
 
 #[test]
@@ -164,4 +172,49 @@ fn handles_of_a_pool_go_wherever_their_values_may_go() {
     map_is_send_and_unpin(&service.pool.map([]));
     map_is_send_and_unpin(&service.pool.map_stream(stream::pending()));
     map_is_send_and_unpin(&service.pool.try_map([Err(HttpError)]));
+}
+
+#[test]
+fn public_types_are_send_and_sync_where_their_parts_are() {
+    fn of<In: Send + Sync, T: Send + Sync, E: Send + Sync, S: Send + Sync + Unpin, C: Send + Sync + Unpin>() {
+        // One job.
+        is_send_sync_clone_and_unpin::<Pool<In, T, E>>();
+        is_send_sync_clone_and_unpin::<Builder<In, E>>();
+        is_send_sync_and_unpin::<Permit<In, T, E>>();
+        is_send_sync_and_unpin::<JobHandle<In, T, E>>();
+        is_send_sync_and_unpin::<Cancelling<In, T, E>>();
+        is_send_sync_and_unpin::<Submitter<In, T, E>>();
+        is_send_sync::<Job<'_, In, T, E>>();
+        // Many jobs.
+        is_send_sync_and_unpin::<Map<In, T, E, Inputs<S>>>();
+        is_send_sync_and_unpin::<Map<In, T, E, TryInputs<S, E>>>();
+        is_send_sync_and_unpin::<Next<'_, In, T, E, Inputs<S>>>();
+        is_send_sync_and_unpin::<Group<In, T, E>>();
+        is_send_sync::<Completion<In, T, E>>();
+        is_send_sync::<CollectError<In, E>>();
+        is_send_sync::<SubmitError<In>>();
+        is_send_sync::<JobError<E>>();
+        is_send_sync::<Unhandled<E>>();
+        is_send_sync::<Report<In>>();
+        is_send_sync::<Pulled<In>>();
+        // Workers, of each kind of handler.
+        is_send_sync_and_unpin::<Workers<In, T, E, Plain<C>>>();
+        is_send_sync_and_unpin::<Workers<In, T, E, WithSubmitter<C, T, E>>>();
+        is_send_sync_and_unpin::<Workers<In, T, E, WithState<C, C, C>>>();
+        is_send_sync_and_unpin::<Worker<In, T, E, Plain<C>>>();
+        // Tasks and policies.
+        is_send_sync_clone_and_unpin::<TaskPool>();
+        is_send_sync_and_unpin::<TaskHandle<T>>();
+        is_send_sync_clone_and_unpin::<Retry<E>>();
+        is_send_sync::<Retrying<'_, E>>();
+    }
+    const fn is_send_sync<T: Send + Sync>() {}
+    of::<u32, u32, u32, stream::Empty<u32>, u32>();
+    is_send_sync_and_unpin::<Batches<stream::Empty<u32>>>();
+    is_send_sync_clone_and_unpin::<ManualTimer>();
+    is_send_sync_and_unpin::<ManualSleep>();
+    is_send_sync_and_unpin::<SleepersReached>();
+    is_send_sync_clone_and_unpin::<(CancelReason, End, Event, Interrupted, Jitter, JobId, Key)>();
+    is_send_sync_clone_and_unpin::<(OnError, Outcome, PanicMessage, RateLimit, RetryAfterScope, RetryBudget)>();
+    is_send_sync_clone_and_unpin::<(RetryDecision, RunningJob, Stats, Summary, TimeLimit, Unstarted<u32>)>();
 }

@@ -300,7 +300,7 @@ fn run(scenario: &Scenario, fault: Fault) -> bool {
     let pool = run.env.pool.clone();
     let end = run.steps.add("end", async move {
         drop(pool.abort().await);
-        pool.idle().await;
+        pool.wait_idle().await;
         pool.drain().await;
         assert!(pool.drain_within(Duration::from_secs(1)).await.is_complete());
     });
@@ -545,7 +545,7 @@ fn submits_what_grows(env: Env) -> Local {
         for (number, handle) in (0..).zip(handles) {
             if number % 2 == 0 { handle.detach() } else { drop(handle.await) }
         }
-        env.pool.idle().await;
+        env.pool.wait_idle().await;
     })
 }
 
@@ -570,9 +570,9 @@ fn groups(env: Env) -> Local {
 fn waits_for_idle(env: Env) -> Local {
     Box::pin(async move {
         yield_now().await;
-        env.pool.idle().await;
+        env.pool.wait_idle().await;
         yield_now().await;
-        env.pool.idle().await;
+        env.pool.wait_idle().await;
     })
 }
 
@@ -632,7 +632,7 @@ fn drains_within_a_while(env: Env) -> Local {
     Box::pin(async move {
         let report = env.pool.drain_within(Duration::from_millis(1500)).await;
         assert_eq!(report.stats.queued, 0);
-        env.pool.idle().await;
+        env.pool.wait_idle().await;
         assert_settled(&env.pool);
     })
 }

@@ -90,7 +90,7 @@ all! {
         PausedHandle,
         /// `JobHandle::cancel` of a job that runs, before its worker is polled.
         Cancel,
-        /// `idle`.
+        /// `wait_idle`.
         Idle,
         /// `drain`.
         Drain,
@@ -98,9 +98,9 @@ all! {
         DrainWithin,
         /// `abort`, before a worker is polled.
         Abort,
-        /// `queued_below(1)`; two jobs are queued.
+        /// `wait_queued_below(1)`; two jobs are queued.
         QueuedBelow,
-        /// `running_below(1)`.
+        /// `wait_running_below(1)`.
         RunningBelow,
         /// `Pool::batches`, with one item in a list of two.
         Batches,
@@ -564,7 +564,7 @@ impl Stage {
             }
             Wait::Idle => {
                 self.submit_others(SLOTS).await;
-                done(async move { pool.idle().await })
+                done(async move { pool.wait_idle().await })
             }
             Wait::Drain => {
                 self.submit_others(SLOTS).await;
@@ -580,11 +580,11 @@ impl Stage {
             }
             Wait::QueuedBelow => {
                 self.submit_others(SLOTS + CAPACITY).await;
-                done(async move { pool.queued_below(1).await })
+                done(async move { pool.wait_queued_below(1).await })
             }
             Wait::RunningBelow => {
                 self.submit_others(SLOTS).await;
-                done(async move { pool.running_below(1).await })
+                done(async move { pool.wait_running_below(1).await })
             }
             Wait::Batches => {
                 let mut batches = pool.batches(stream::once(7).chain(self.silent_source()), 2, LONG);

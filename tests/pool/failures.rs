@@ -361,7 +361,7 @@ fn the_first_error_and_the_end_of_all_jobs_can_race() {
             };
             // Polled first, so that an error that is there when all is idle wins.
             let idle = async {
-                pool.idle().await;
+                pool.wait_idle().await;
                 None
             };
             let mut first_error = pin!(first_error);
@@ -372,7 +372,7 @@ fn the_first_error_and_the_end_of_all_jobs_can_race() {
             assert_eq!(raced, expected);
         }
         // The third job of the second round was cancelled with its group.
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_settled(&pool);
     });
 }

@@ -521,7 +521,7 @@ impl<J: Debug + PartialEq> Starts<J> {
                     break next().await;
                 }
                 let quiet = async {
-                    pool.running_below(1).await;
+                    pool.wait_running_below(1).await;
                     self.clock.sleepers(1).await;
                     None
                 };

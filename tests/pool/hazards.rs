@@ -147,7 +147,7 @@ fn a_submission_that_is_given_up_has_submitted_nothing_and_blocks_nobody() {
         gate.open(9);
         assert_eq!((queued.await, third.await), (Ok(1), Ok(4)), "{}", env.name);
         drop(waiting);
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_eq!(assert_settled(&pool).accepted, 3);
     });
 }
@@ -158,7 +158,7 @@ fn submitters_that_race_with_a_close_have_each_input_accepted_or_back() {
         let slots = Slots::BOTH[round / 2 % 2];
         let builder = slots.at_once(Pool::builder(), 2).queue_capacity(8).timer(ManualTimer::new());
         // With a schedule every other time.
-        let builder = if round % 2 == 0 { builder } else { builder.ageing(Duration::from_secs(1)) };
+        let builder = if round % 2 == 0 { builder } else { builder.aging(Duration::from_secs(1)) };
         let (pool, workers) = builder.build(|n: u64| async move { Ok::<_, ()>(n) });
         let (accepted, returned, done) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
@@ -398,7 +398,7 @@ fn a_job_that_waits_for_its_own_end_panics_instead() {
             async move {
                 let pool = own.get().unwrap();
                 if n == 0 {
-                    pool.idle().await;
+                    pool.wait_idle().await;
                 } else {
                     pool.drain().await;
                 }
@@ -410,7 +410,7 @@ fn a_job_that_waits_for_its_own_end_panics_instead() {
             let result = pool.try_submit(n).unwrap().await;
             assert!(matches!(result, Err(JobError::Panicked(_))), "{result:?} on {}", env.name);
         }
-        pool.idle().await;
+        pool.wait_idle().await;
         assert!(pool.is_closed());
         assert_eq!(assert_settled(&pool).panicked, 2);
     });
@@ -463,7 +463,7 @@ fn jobs_go_on_while_their_reader_is_busy_elsewhere() {
             let mut map = pool.map(0..20);
             assert!(poll_once(pin!(map.next())).is_none());
             // The reader awaits something else; all that it has handed in is done meanwhile.
-            pool.idle().await;
+            pool.wait_idle().await;
             assert_eq!((pool.stats().succeeded, map.count().await), (20, 20));
         }));
     });
@@ -496,7 +496,7 @@ fn no_inputs_are_done_at_once() {
 fn producers_that_wait_for_room_are_served_in_turn() {
     everywhere(|env| async move {
         // Without a schedule, and with one.
-        for builder in [env.in_order(), env.in_order().ageing(Duration::from_secs(1))] {
+        for builder in [env.in_order(), env.in_order().aging(Duration::from_secs(1))] {
             let pool = builder.queue_capacity(1).spawn_on(&env, |n: usize| async move { Ok::<_, ()>(n) });
             let shares: Vec<_> = (0..5).map(|_| Arc::new(AtomicUsize::new(0))).collect();
             let producer = |share: Arc<AtomicUsize>, pool: Pool<usize, usize, ()>| async move {
@@ -658,7 +658,7 @@ fn call_everything(pool: &Pool<u32, u32, u32>, handles: &Mutex<Vec<JobHandle<u32
     pool.set_workers(1);
     pool.set_rate_limit(RateLimit::per_second(1).burst(1000));
     pool.set_rate_limit(None);
-    let _ = (poll_once(pin!(pool.queued_below(usize::MAX))), poll_once(pin!(pool.running_below(usize::MAX))));
+    let _ = (poll_once(pin!(pool.wait_queued_below(usize::MAX))), poll_once(pin!(pool.wait_running_below(usize::MAX))));
     pool.on_unhandled(drop);
     pool.set_attempt_timeout(Some(Duration::from_secs(accepted + 1)));
     let _ = (pool.is_closed(), format!("{pool:?}"), pool.clone());
@@ -737,7 +737,7 @@ fn after_panics_everywhere_every_method_still_returns() {
             pool.try_submit(n).unwrap().detach();
         }
         future::block_on(workers.drive(async {
-            pool.idle().await;
+            pool.wait_idle().await;
             let handles = Mutex::default();
             for _ in 0..20 {
                 call_everything(&pool, &handles);
@@ -945,7 +945,7 @@ fn a_waker_that_panics_costs_neither_a_job_nor_the_pool() {
         let mut handle = pool.try_submit(round).unwrap();
         assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&panics())).is_pending());
         let mut waits = pin!(pool.submit(7));
-        let mut idle = pin!(pool.idle());
+        let mut idle = pin!(pool.wait_idle());
         assert!(waits.as_mut().poll(&mut Context::from_waker(&panics())).is_pending());
         assert!(idle.as_mut().poll(&mut Context::from_waker(&panics())).is_pending());
         for worker in &mut workers {

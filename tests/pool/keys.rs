@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use brigade::{
-    Builder, Completion, End, Hold, JobError, Key, ManualTimer, OnError, Outcome, Pool, RateLimit, Retry, Spawn,
-    SubmitError, Submitter, Timer,
+    Builder, Completion, End, JobError, Key, ManualTimer, OnError, Outcome, Pool, RateLimit, Retry, RetryAfterScope,
+    Spawn, SubmitError, Submitter, Timer,
 };
 use futures_lite::future;
 
@@ -62,7 +62,7 @@ fn a_key_whose_job_comes_back_before_it_starts_keeps_its_turn() {
     for (workers, slots) in [(1, 1), (2, 1), (1, 2)] {
         let (clock, started) = (ManualTimer::new(), Log::new());
         let (log, has_failed) = (started.clone(), Mutex::new(false));
-        let retry = Retry::fixed(millis(1)).retry_after(|()| Some(millis(10))).retry_after_holds(Hold::Pool);
+        let retry = Retry::fixed(millis(1)).retry_after(|()| Some(millis(10))).retry_after_scope(RetryAfterScope::Pool);
         let builder = Pool::builder().workers(workers).jobs_per_worker(slots).key_by(key).retry(retry);
         let (pool, workers) = builder.timer(clock.clone()).build(move |input: Input| {
             log.push(input);

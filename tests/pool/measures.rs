@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Context;
 use std::time::Duration;
 
-use brigade::{End, ManualTimer, Pool};
+use brigade::{End, ManualTimer, Pool, Summary};
 use futures_lite::StreamExt;
 
 use crate::harness::{Log, assert_settled, everywhere, gated, in_both_ways, on_wake, poll_once};
@@ -126,4 +126,10 @@ fn a_consumer_with_nothing_to_read_is_woken_before_the_next_job_starts() {
         assert_eq!(poll_once(worker.as_mut()), None);
         assert_eq!(*events.lock().unwrap(), ["start 0", "woken", "start 1", "start 2"]);
     });
+}
+
+#[test]
+fn a_summary_prints_its_public_fields_only() {
+    let printed = format!("{:?}", Summary::default());
+    assert!(printed.ends_with("unread: 0, end: Unfinished, .. }"), "got {printed}");
 }

@@ -1,4 +1,4 @@
-//! Which of the waiting jobs comes next: priorities, ageing, delays; and that it changes nothing else when a pool that
+//! Which of the waiting jobs comes next: priorities, aging, delays; and that it changes nothing else when a pool that
 //! ran without an order is given one.
 
 use std::pin::pin;
@@ -171,7 +171,7 @@ fn without_ageing_a_steady_stream_of_urgent_jobs_keeps_others_waiting() {
     });
 }
 
-// ---- ageing ----
+// ---- aging ----
 
 #[test]
 fn with_ageing_a_job_overtakes_those_that_come_as_many_steps_later_as_they_are_more_urgent() {
@@ -179,7 +179,7 @@ fn with_ageing_a_job_overtakes_those_that_come_as_many_steps_later_as_they_are_m
         for (low, urgent) in [(0, 5), (-7, -2), (i32::MAX - 5, i32::MAX), (i32::MIN, i32::MIN + 5)] {
             let (starts, began) = (Log::new(), env.clock.elapsed());
             let (log, clock) = (starts.clone(), env.clock.clone());
-            let pool = env.one_by_one().ageing(secs(10)).spawn_on(&env, move |name: &'static str| {
+            let pool = env.one_by_one().aging(secs(10)).spawn_on(&env, move |name: &'static str| {
                 log.push((name, (clock.elapsed() - began).as_secs()));
                 let work = clock.sleep(secs(1));
                 async move {
@@ -219,7 +219,7 @@ fn with_ageing_a_job_overtakes_those_that_come_as_many_steps_later_as_they_are_m
 #[test]
 fn ageing_changes_no_order_among_equals() {
     everywhere(|env| async move {
-        let (pool, gate, started) = gated(&env, env.one_by_one().ageing(secs(1)));
+        let (pool, gate, started) = gated(&env, env.one_by_one().aging(secs(1)));
         let mut handles = vec![pool.try_submit(0).unwrap()];
         gate.arrived(1).await;
         for n in 1..50 {

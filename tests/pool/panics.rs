@@ -340,9 +340,9 @@ fn values_and_errors_that_panic_when_they_are_dropped_cost_no_worker() {
             gate.open(3);
             // Detached before it ends, and after; dropped with its result unread.
             pool.try_submit(n).unwrap().detach();
-            pool.idle().await;
+            pool.wait_idle().await;
             let (late, unread) = (pool.try_submit(n).unwrap(), pool.try_submit(n).unwrap());
-            pool.idle().await;
+            pool.wait_idle().await;
             late.detach();
             drop(unread);
             // Of a map and a group that nobody reads to the end.
@@ -353,7 +353,7 @@ fn values_and_errors_that_panic_when_they_are_dropped_cost_no_worker() {
                 group.try_submit(n).unwrap();
             }
             gate.open(13);
-            pool.idle().await;
+            pool.wait_idle().await;
             drop(map);
             drop(group);
         }

@@ -391,7 +391,7 @@ fn seven<T>() -> Result<T, String> {
 }
 
 /// A job that costs more than its limit ever allows.
-const TOO_COSTLY: JobError<()> = JobError::TooCostly { cost: 4, most: 3 };
+const TOO_COSTLY: JobError<()> = JobError::CostExceedsLimit { cost: 4, most: 3 };
 
 #[test]
 fn a_job_that_costs_too_much_ends_at_once_whoever_submits_it() {
@@ -616,7 +616,7 @@ fn another_rate_grants_no_new_burst() {
             let pool = brief_pool(&env, env.in_order().rate_limit(first), &starts);
             submit_all(&pool, 0..3);
             starts.expect(&pool, (0..3).map(|n| (n, secs(0)))).await;
-            pool.idle().await;
+            pool.wait_idle().await;
             pool.set_rate_limit(second);
             submit_all(&pool, 3..6);
             starts.expect(&pool, (3..6).zip(times.map(secs))).await;

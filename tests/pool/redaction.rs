@@ -3,7 +3,7 @@
 use std::fmt::{self, Debug, Display};
 use std::sync::{Arc, Mutex};
 
-use brigade::{Event, ManualTimer, Pool, SubmitError, TaskPool, Workers};
+use brigade::{Event, ManualTimer, Pool, SubmitError, Workers};
 use futures_lite::future::{block_on, poll_once};
 use futures_lite::stream;
 
@@ -138,7 +138,7 @@ fn events_tell_numbers_and_no_values() {
 #[test]
 fn a_pool_of_tasks_prints_none_of_their_values() {
     let executor = async_executor::Executor::new();
-    let pool = TaskPool::spawn_on(Pool::builder().workers(1).timer(ManualTimer::new()), &executor);
+    let pool = Pool::builder().workers(1).timer(ManualTimer::new()).spawn_tasks_on(&executor);
     let mut printed = Printed::default();
     let handle = pool.try_spawn(async { Secret }).unwrap();
     printed.debug(&pool);

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use brigade::{
-    Builder, CancelReason, Completion, End, Event, Hold, Jitter, JobError, JobHandle, ManualTimer, OnError, Outcome,
-    Pool, RateLimit, Retry, RetryBudget, SubmitError, Submitter, TimeLimit, Verdict,
+    Builder, CancelReason, Completion, End, Event, Jitter, JobError, JobHandle, ManualTimer, OnError, Outcome, Pool,
+    RateLimit, Retry, RetryAfterScope, RetryBudget, RetryDecision, SubmitError, Submitter, TimeLimit,
 };
 use futures_lite::{StreamExt, future};
 
@@ -230,7 +230,7 @@ fn an_error_that_is_not_transient_is_final() {
             assert_eq!(run_alone(&env, never, failing(7), way, [secs(0)]).await, (1, Err(JobError::Failed(1))));
             let once = Retry::fixed(SECOND).when(|attempt| *attempt == 1);
             assert_eq!(run_alone(&env, once, failing(7), way, [0, 1].map(secs)).await, (2, Err(JobError::Failed(2))));
-            let judged = Retry::fixed(SECOND).verdict(|_| Verdict::GiveUp);
+            let judged = Retry::fixed(SECOND).decide_by(|_| RetryDecision::GiveUp);
             assert_eq!(run_alone(&env, judged, failing(7), way, [secs(0)]).await, (1, Err(JobError::Failed(1))));
         }
     });
@@ -372,7 +372,7 @@ fn an_attempt_that_runs_out_of_its_time_is_made_again_unless_it_is_said_not_to_b
                 starts.expect(&pool, [(7, secs(6 * attempt))]).await;
                 env.clock.sleepers(1).await;
                 env.clock.advance(secs(5));
-                pool.running_below(1).await;
+                pool.wait_running_below(1).await;
             }
             let completion = map.next().await.unwrap();
             let timed_out = Err(JobError::TimedOut(TimeLimit::Attempt));
@@ -479,10 +479,10 @@ fn the_time_of_an_error_goes_before_the_usual_delay_and_that_of_a_verdict_before
             let hinted = usual().retry_after(|attempt| (*attempt < 4).then(|| secs(10 * u64::from(*attempt))));
             let ran = run_alone(&env, hinted, failing(7), way, [0, 10, 30, 60].map(secs)).await;
             assert_eq!(ran, (4, Err(JobError::Failed(4))));
-            let judged = usual().retry_after(|_| Some(secs(10))).verdict(|attempt| match attempt {
-                1 => Verdict::RetryIn(secs(3)),
-                2 => Verdict::Retry,
-                _ => Verdict::GiveUp,
+            let judged = usual().retry_after(|_| Some(secs(10))).decide_by(|attempt| match attempt {
+                1 => RetryDecision::RetryIn(secs(3)),
+                2 => RetryDecision::Retry,
+                _ => RetryDecision::GiveUp,
             });
             let ran = run_alone(&env, judged, failing(7), way, [0, 3, 13].map(secs)).await;
             assert_eq!(ran, (3, Err(JobError::Failed(3))));
@@ -499,7 +499,7 @@ fn there_is_one_attempt_more_than_delays_whatever_names_their_times() {
             for (retry, times) in [
                 (listed().retry_after(move |_| ten()), [0, 10, 20]),
                 (listed().retry_after(move |attempt| ten().filter(|_| *attempt == 1)), [0, 10, 15]),
-                (listed().verdict(|_| Verdict::RetryIn(secs(7))), [0, 7, 14]),
+                (listed().decide_by(|_| RetryDecision::RetryIn(secs(7))), [0, 7, 14]),
             ] {
                 let ran = run_alone(&env, retry, failing(7), way, times.map(secs)).await;
                 assert_eq!(ran, (3, Err(JobError::Failed(3))));
@@ -517,8 +517,8 @@ fn a_snoozed_attempt_is_not_counted() {
             // Nothing is left of the budget, either.
             let retry = Retry::fixed(SECOND)
                 .max_attempts(2)
-                .budget(RetryBudget::share(1.0).floor(0))
-                .verdict(|run| if *run <= 3 { Verdict::Snooze(secs(60)) } else { Verdict::Retry })
+                .budget(RetryBudget::ratio(1.0).min_concurrent(0))
+                .decide_by(|run| if *run <= 3 { RetryDecision::Snooze(secs(60)) } else { RetryDecision::Retry })
                 .on_retry(move |retrying| {
                     let (attempt, snoozes) = (retrying.attempt, retrying.snoozes);
                     log.lock().unwrap().push((attempt, snoozes, retrying.delay, retrying.is_last));
@@ -659,10 +659,10 @@ fn a_delay_longer_than_time_keeps_its_job_waiting_and_hurts_nobody() {
             (1, || Retry::exponential(END).factor(u32::MAX).max_attempts(u32::MAX).max_delay(END).max_elapsed(END)),
             (1, || Retry::delays(|| iter::repeat(END))),
             (1, || Retry::fixed(SECOND).retry_after(|_| Some(END))),
-            (1, || Retry::fixed(SECOND).retry_after(|_| Some(END)).retry_after_holds(Hold::Key)),
-            (1, || Retry::fixed(SECOND).verdict(|_| Verdict::RetryIn(END))),
+            (1, || Retry::fixed(SECOND).retry_after(|_| Some(END)).retry_after_scope(RetryAfterScope::Key)),
+            (1, || Retry::fixed(SECOND).decide_by(|_| RetryDecision::RetryIn(END))),
             // The one attempt does not count.
-            (0, || Retry::fixed(SECOND).verdict(|_| Verdict::Snooze(END))),
+            (0, || Retry::fixed(SECOND).decide_by(|_| RetryDecision::Snooze(END))),
         ];
         for (attempts, policy) in policies {
             let work = Work::new(&env.clock);
@@ -841,13 +841,13 @@ fn the_time_of_an_error_holds_for_its_job_or_its_key_or_all() {
     everywhere(|env| async move {
         // The first job of the first key is told to come back in ten seconds; the key of a job is its tens.
         for (hold, expected) in [
-            (Hold::Job, [(10, 0), (20, 0), (11, 0), (21, 0), (10, 10)]),
-            (Hold::Key, [(10, 0), (20, 0), (21, 0), (10, 10), (11, 10)]),
-            (Hold::Pool, [(10, 0), (20, 10), (10, 10), (21, 10), (11, 10)]),
+            (RetryAfterScope::Job, [(10, 0), (20, 0), (11, 0), (21, 0), (10, 10)]),
+            (RetryAfterScope::Key, [(10, 0), (20, 0), (21, 0), (10, 10), (11, 10)]),
+            (RetryAfterScope::Pool, [(10, 0), (20, 10), (10, 10), (21, 10), (11, 10)]),
         ] {
             for way in WAYS {
                 let work = Work::new(&env.clock);
-                let retry = Retry::fixed(SECOND).retry_after(|_| Some(secs(10))).retry_after_holds(hold);
+                let retry = Retry::fixed(SECOND).retry_after(|_| Some(secs(10))).retry_after_scope(hold);
                 let pool = work.pool(&env, env.in_order().key_by(|(name, _)| name / 10).retry(retry));
                 pool.pause();
                 let inputs = [(10, 1), (11, 0), (20, 0), (21, 0)];
@@ -870,7 +870,7 @@ fn the_time_of_an_error_holds_for_its_job_or_its_key_or_all() {
 fn jobs_that_come_while_the_time_of_an_error_holds_for_all_wait_too() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let retry = Retry::fixed(SECOND).retry_after(|_| Some(secs(10))).retry_after_holds(Hold::Pool);
+        let retry = Retry::fixed(SECOND).retry_after(|_| Some(secs(10))).retry_after_scope(RetryAfterScope::Pool);
         let pool = work.pool(&env, env.in_order().retry(retry));
         let first = submit(&pool, (0, 1));
         work.starts.expect(&pool, [(0, secs(0))]).await;
@@ -887,10 +887,10 @@ fn jobs_that_come_while_the_time_of_an_error_holds_for_all_wait_too() {
 fn the_time_of_an_error_holds_for_what_is_on_its_way_to_a_worker() {
     // On one thread, so that both jobs are on their way when the first one starts.
     in_both_ways(|slots| {
-        for hold in [Hold::Key, Hold::Pool] {
+        for hold in [RetryAfterScope::Key, RetryAfterScope::Pool] {
             let clock = ManualTimer::new();
             let starts = Starts::new(&clock);
-            let retry = Retry::fixed(SECOND).retry_after(|()| Some(secs(10))).retry_after_holds(hold);
+            let retry = Retry::fixed(SECOND).retry_after(|()| Some(secs(10))).retry_after_scope(hold);
             let noted = starts.clone();
             let failed = AtomicBool::new(false);
             let (pool, workers) =
@@ -923,7 +923,7 @@ fn two_failures_at_the_same_time_stay_within_the_bounds() {
         let inside = Arc::clone(&second);
         let told = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&told);
-        let retry = Retry::fixed(SECOND).budget(RetryBudget::share(0.0).floor(floor)).on_retry(move |_| {
+        let retry = Retry::fixed(SECOND).budget(RetryBudget::ratio(0.0).min_concurrent(floor)).on_retry(move |_| {
             count.fetch_add(1, Ordering::SeqCst);
             let worker = inside.lock().unwrap().take();
             if let Some(mut worker) = worker {
@@ -994,7 +994,7 @@ fn with_a_budget_no_more_than_a_share_is_tried_again_though_all_fail() {
     everywhere(|env| async move {
         for way in WAYS {
             let work = Work::new(&env.clock);
-            let retry = Retry::fixed(SECOND).max_attempts(50).budget(RetryBudget::share(0.2).floor(0));
+            let retry = Retry::fixed(SECOND).max_attempts(50).budget(RetryBudget::ratio(0.2).min_concurrent(0));
             let pool = work.pool(&env, env.in_order().retry(retry));
             let results = async {
                 let inputs = (0..100).map(failing);
@@ -1029,7 +1029,7 @@ fn a_budget_without_a_floor_holds_over_a_minute_in_which_everything_fails() {
         let clock = ManualTimer::new();
         let work = Work::new(&clock);
         let retry = Retry::exponential(millis(100)).jitter(Jitter::Full).seed(7).max_attempts(5);
-        let retry = retry.budget(RetryBudget::share(0.1).floor(0));
+        let retry = retry.budget(RetryBudget::ratio(0.1).min_concurrent(0));
         let (pool, mut steps) = work.steps(&clock, slots.at_once(Pool::builder(), 10).retry(retry));
         let (submitter, timer) = (pool.clone(), clock.clone());
         steps.add("submitter", async move {
@@ -1075,7 +1075,7 @@ fn of_jobs_that_fail_together_no_more_are_tried_again_than_the_budget_and_its_fl
 fn a_retry_is_allowed_while_fewer_than_the_floor_are_on_their_way() {
     everywhere(|env| async move {
         let work = Work::new(&env.clock);
-        let retry = Retry::fixed(SECOND).max_attempts(3).budget(RetryBudget::share(0.0).floor(3));
+        let retry = Retry::fixed(SECOND).max_attempts(3).budget(RetryBudget::ratio(0.0).min_concurrent(3));
         let pool = work.pool(&env, env.in_order().retry(retry));
         let mut map = pool.map((0..10).map(failing)).ordered();
         assert_eq!(poll_once(pin!(map.next())), None);
@@ -1095,7 +1095,7 @@ fn a_thousand_first_attempts_are_saved_up_at_most() {
     in_both_ways(|slots| {
         let clock = ManualTimer::new();
         let work = Work::new(&clock);
-        let retry = Retry::fixed(SECOND).max_attempts(2).budget(RetryBudget::share(0.2).floor(0));
+        let retry = Retry::fixed(SECOND).max_attempts(2).budget(RetryBudget::ratio(0.2).min_concurrent(0));
         let (pool, mut steps) = work.steps(&clock, slots.in_order(Pool::builder()).queue_capacity(6000).retry(retry));
         for name in 0..6000 {
             submit(&pool, (name, if name < 5000 { 0 } else { 1 })).detach();
@@ -1310,7 +1310,9 @@ fn a_panic_of_a_closure_of_the_policy_is_the_outcome_of_its_job_and_of_no_other(
         let policies: [(&str, fn(Retry<u32>) -> Retry<u32>); 4] = [
             ("when", |retry| retry.when(|error| is_good(*error))),
             ("retry_after", |retry| retry.retry_after(|error| is_good(*error).then_some(Duration::ZERO))),
-            ("verdict", |retry| retry.verdict(|error| if is_good(*error) { Verdict::Retry } else { Verdict::GiveUp })),
+            ("verdict", |retry| {
+                retry.decide_by(|error| if is_good(*error) { RetryDecision::Retry } else { RetryDecision::GiveUp })
+            }),
             ("on_retry", |retry| {
                 retry.on_retry(|retrying| {
                     if let JobError::Failed(error) = retrying.error {
@@ -1396,7 +1398,7 @@ fn a_drain_waits_for_jobs_that_wait_for_another_attempt() {
         let pool = work.pool(&env, env.at_once(2).retry(Retry::fixed(HOUR)));
         let handle = submit(&pool, (0, 2));
         until_delayed(&pool, 1).await;
-        let (mut drain, mut idle) = (pin!(pool.drain()), pin!(pool.idle()));
+        let (mut drain, mut idle) = (pin!(pool.drain()), pin!(pool.wait_idle()));
         assert_eq!((poll_once(drain.as_mut()), poll_once(idle.as_mut())), (None, None));
         work.starts.expect(&pool, [0, 1, 2].map(|hours| (0, HOUR * hours))).await;
         drain.await;
@@ -1454,7 +1456,7 @@ fn an_attempt_that_a_shutdown_interrupts_is_not_made_again() {
         for is_abort in [false, true] {
             let (pool, handle, mut map) = second_attempts_without_end(&env, env.at_once(2)).await;
             let report = if is_abort { pool.abort().await } else { pool.drain_within(Duration::ZERO).await };
-            pool.idle().await;
+            pool.wait_idle().await;
             let interrupted: Vec<_> =
                 report.interrupted.iter().map(|job| (job.id.as_u64(), job.index, job.attempts)).collect();
             assert_eq!((interrupted, report.unstarted.len()), (vec![(0, 0, 2), (1, 0, 2)], 0));

@@ -204,7 +204,7 @@ fn an_abort_that_is_given_up_goes_on_and_the_next_call_returns_what_it_would_hav
         let queued = pool.try_submit(1).unwrap();
         let (running_id, queued_id) = (running.id(), queued.id());
         let early = poll_once(pin!(pool.abort()));
-        pool.idle().await;
+        pool.wait_idle().await;
         let report = match early {
             Some(report) => report,
             None => pool.abort().await,
@@ -269,7 +269,7 @@ fn a_drain_within_its_grace_reports_nothing_and_one_past_it_reports_the_rest() {
         assert!(pool.is_closed() && !queued.is_finished());
         env.clock.advance(Duration::from_nanos(1));
         assert_eq!(words(&drain.await), (vec![(ids.1, 0, 2, 0)], vec![(ids.0, 0, 1)]));
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_eq!(env.clock.sleeping(), 0);
         drop((running, queued));
         assert_settled(&pool);
@@ -524,7 +524,7 @@ fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
             let report = poll_once(pin!(pool.abort())).expect("the pool is idle");
             seen.lock().unwrap().1 = report.unstarted.into_iter().map(|job| job.input).collect();
         });
-        let mut idle = pin!(pool.idle());
+        let mut idle = pin!(pool.wait_idle());
         assert!(idle.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         assert_eq!(words(&pool.abort().await), (vec![], vec![]));
         assert_eq!(place.lock().unwrap().1, [5, 6]);
@@ -566,7 +566,7 @@ fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
         let (seen, own) = (Arc::clone(&looks), Arc::clone(&pool_of_the_observer));
         let observer = move |event: &Event| {
             if let (Event::Finished { .. }, Some(pool)) = (event, &*own.lock().unwrap()) {
-                seen.lock().unwrap().push(poll_once(pin!(pool.idle())).is_some());
+                seen.lock().unwrap().push(poll_once(pin!(pool.wait_idle())).is_some());
             }
         };
         let builder = slots.at_once(Pool::builder(), 2).timer(ManualTimer::new()).observe(observer);
@@ -586,7 +586,7 @@ fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
         group.try_submit(3).unwrap();
         group.cancel();
         assert_eq!(*looks.lock().unwrap(), [false; 4]);
-        assert!(poll_once(pin!(pool.idle())).is_some());
+        assert!(poll_once(pin!(pool.wait_idle())).is_some());
         *pool_of_the_observer.lock().unwrap() = None;
     });
 }
@@ -601,11 +601,11 @@ fn a_pool_is_idle_only_when_what_its_workers_keep_back_is_with_its_group() {
         for n in 0..3 {
             group.try_submit(n).unwrap();
         }
-        let mut idle = pin!(pool.idle());
+        let mut idle = pin!(pool.wait_idle());
         let (counted, count) = std::sync::mpsc::channel();
         let own = pool.clone();
         let waker = on_wake(move || {
-            let is_idle = poll_once(pin!(own.idle())).is_some();
+            let is_idle = poll_once(pin!(own.wait_idle())).is_some();
             let there = std::iter::from_fn(|| poll_once(pin!(group.next())).flatten()).count();
             counted.send((is_idle, there)).unwrap();
         });

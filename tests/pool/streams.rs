@@ -185,7 +185,7 @@ fn a_map_that_is_dropped_or_cancelled_pulls_no_more() {
         assert!(map.next().await.is_some());
         let before = pulled.load(Ordering::SeqCst);
         drop(map);
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_eq!(pulled.swap(0, Ordering::SeqCst), before);
 
         let mut map = pool.map(source()).window(4);
@@ -210,7 +210,7 @@ fn results_that_nobody_reads_hold_up_neither_workers_nor_a_drain() {
         let group = pool.group();
         let mut map = pool.map(0..1000).window(60);
         let first = poll_once(pin!(map.next())).is_some();
-        pool.idle().await;
+        pool.wait_idle().await;
         for n in 0..50 {
             group.submit(n).await.unwrap();
         }
@@ -222,7 +222,7 @@ fn results_that_nobody_reads_hold_up_neither_workers_nor_a_drain() {
                 }
                 handles
             },
-            pool.idle(),
+            pool.wait_idle(),
         )
         .await
         .0;
@@ -316,7 +316,7 @@ fn the_first_success_can_end_a_race_and_stops_the_others() {
         .await;
         assert_eq!(winner, 2);
         drop(map);
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_eq!(drops.counts(), (4, 4));
         let stats = assert_settled(&pool);
         assert_eq!((stats.succeeded, stats.failed, stats.cancelled), (1, 1, 2));
@@ -692,7 +692,7 @@ fn a_source_may_wait_for_its_pool_to_be_idle() {
     let source = stream::once(1).chain(stream::once(()).then(move |()| {
         let inner = inner.clone();
         Box::pin(async move {
-            inner.idle().await;
+            inner.wait_idle().await;
             2
         })
     }));
@@ -705,7 +705,7 @@ fn a_source_may_wait_for_its_pool_to_be_idle() {
 fn a_task_may_wait_for_the_end_of_a_pool_while_it_reads_a_map_of_it() {
     let (pool, _workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
     let mut map = pool.map_stream(stream::pending());
-    let both = future::or(pool.running_below(0), async {
+    let both = future::or(pool.wait_running_below(0), async {
         map.next().await;
     });
     assert!(polls_until_asleep(pin!(both)) < 5);

@@ -122,7 +122,7 @@ fn an_endless_source_is_pulled_no_further_than_the_window() {
         let summary = map.summary();
         assert_eq!((summary.accepted, summary.unread, summary.end), (9, 6, End::Unfinished));
         drop(map);
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_eq!(pulled.load(Ordering::SeqCst), 9);
         assert_settled(&pool);
     });
@@ -197,7 +197,7 @@ fn a_chain_of_waits_longer_than_the_slots_ends_in_an_error_and_not_in_silence() 
         assert_eq!(pool.submit(2).await.unwrap().await, Ok(2));
         assert_eq!(pool.submit(3).await.unwrap().await, Err(JobError::Failed(JobError::WouldDeadlock)));
         // Whoever was told may have been the first of the chain, and the others are still being cancelled.
-        pool.idle().await;
+        pool.wait_idle().await;
         assert_eq!(pool.submit(2).await.unwrap().await, Ok(2));
         pool.drain().await;
         assert_settled(&pool);

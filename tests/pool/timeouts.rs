@@ -229,7 +229,7 @@ fn the_time_of_a_job_counts_its_waits_and_all_its_attempts() {
                     env.clock.sleepers(1).await;
                     env.clock.advance_to_next();
                     if attempt < attempts {
-                        pool.running_below(1).await;
+                        pool.wait_running_below(1).await;
                         env.clock.sleepers(1).await;
                         env.clock.advance_to_next();
                     }
@@ -323,7 +323,7 @@ fn a_cancellation_that_comes_right_before_the_worker_finds_the_limit_passed_wins
             .timer(timer)
             .build(|_: u32| future::pending::<Result<u32, u32>>());
         *place.lock().unwrap() = Some(pool.try_submit(7).unwrap());
-        future::block_on(workers.drive(pool.idle()));
+        future::block_on(workers.drive(pool.wait_idle()));
         let stats = assert_settled(&pool);
         assert_eq!((stats.cancelled, stats.timed_out), (1, 0));
     });
@@ -394,7 +394,7 @@ fn the_limit_of_attempts_counts_for_those_that_start_after_it_was_set_and_a_job_
                 }
                 assert_eq!(pool.stats().running, 1);
                 env.clock.advance(millis(1));
-                pool.running_below(1).await;
+                pool.wait_running_below(1).await;
                 if !is_last {
                     env.clock.advance(SECOND);
                     pool.resume();

@@ -218,7 +218,7 @@ fn a_job_whose_wait_is_about_to_be_over_does_not_count_as_waiting() {
         let (inside, looks) = (Arc::clone(&own), Arc::clone(&first));
         let (pool, workers) = Pool::builder()
             .workers(3)
-            .ageing(Duration::from_secs(1))
+            .aging(Duration::from_secs(1))
             .timer(ManualTimer::new())
             .observe(move |event: &Event| {
                 if let Event::Finished { .. } = event
@@ -389,7 +389,7 @@ fn an_abort_that_finds_the_pool_idle_has_all_inputs() {
         // Aborts the pool once more when it becomes idle, and keeps what that call reports.
         let (again, (report, reported)) = (pool.clone(), std::sync::mpsc::channel());
         let waker = on_wake(move || report.send(poll_once(pin!(again.abort()))).unwrap());
-        let mut idle = pin!(pool.idle());
+        let mut idle = pin!(pool.wait_idle());
         assert!(idle.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         let first = poll_once(pin!(pool.abort())).unwrap();
         let second = reported.try_recv().unwrap().expect("the pool is idle");

@@ -143,13 +143,13 @@ fn a_group() {
 
 #[test]
 fn waits_for_a_quieter_moment() {
-    at_each_await(2, |_, pool| Box::pin(async move { pool.idle().await }));
-    at_each_await(2, |_, pool| Box::pin(async move { pool.queued_below(1).await }));
+    at_each_await(2, |_, pool| Box::pin(async move { pool.wait_idle().await }));
+    at_each_await(2, |_, pool| Box::pin(async move { pool.wait_queued_below(1).await }));
     at_each_await(3, |sim, pool| {
         Box::pin(async move {
             // Once some run.
             sim.clock().sleep(Duration::from_millis(1)).await;
-            pool.running_below(1).await;
+            pool.wait_running_below(1).await;
         })
     });
 }

@@ -106,7 +106,7 @@ fn outcome_of<T, E>(result: &Result<T, JobError<E>>) -> Outcome {
         Err(JobError::TimedOut(_)) => Outcome::TimedOut,
         Err(JobError::Panicked(_)) => Outcome::Panicked,
         Err(JobError::Cancelled(_)) => Outcome::Cancelled,
-        Err(JobError::TooCostly { .. }) => Outcome::Rejected,
+        Err(JobError::CostExceedsLimit { .. }) => Outcome::Rejected,
         Err(_) => Outcome::Abandoned,
     }
 }
@@ -397,7 +397,7 @@ fn with_policies(sim: &Sim, mut builder: Builder<Input, Token>, allowed: Allowed
         builder = builder.rate_limit(RateLimit::sliding_window(1 + below(4) as u32, Duration::from_secs(2)));
     }
     if !is_in_order && sim.one_in(3) {
-        builder = builder.ageing(Duration::from_secs(1 + sim.below(3)));
+        builder = builder.aging(Duration::from_secs(1 + sim.below(3)));
     }
     if !is_in_order && sim.one_in(2) {
         let mut retry = if sim.one_in(2) {
@@ -759,7 +759,7 @@ impl Action {
             Self::Reserve => reserves(world).await,
             Self::Map => maps(world).await,
             Self::Group => groups(world).await,
-            Self::Idle => world.pool().idle().await,
+            Self::Idle => world.pool().wait_idle().await,
             Self::Control => controls(world).await,
             Self::Stop => stopper(world).await,
             Self::NestMaps => nests_maps(world).await,
@@ -802,8 +802,8 @@ async fn controls(world: &World) {
             world.sleep(500 * world.below(6)).await;
         }
         2 => pool.set_workers(1 + world.below(world.workers)),
-        3 => pool.queued_below(1 + world.below(3)).await,
-        4 => pool.running_below(1 + world.below(3)).await,
+        3 => pool.wait_queued_below(1 + world.below(3)).await,
+        4 => pool.wait_running_below(1 + world.below(3)).await,
         _ => {
             // Each is right at its moment; others may go on between the two.
             let (running, stats) = (pool.running(), pool.stats());
@@ -1199,7 +1199,7 @@ async fn knows_after_idle(world: &World) {
     match world.below(12) {
         0 => pool.drain().await,
         1 => world.told_report(pool.abort().await),
-        _ => pool.idle().await,
+        _ => pool.wait_idle().await,
     }
     for (handle, _) in &handles {
         assert!(handle.is_finished(), "the pool was idle, and the outcome of job {} is not known", handle.id());
@@ -1246,7 +1246,7 @@ async fn waits_with_panicking_wakers(world: &World) {
     let pool = world.pool();
     for _ in 0..1 + world.below(4) {
         match world.below(4) {
-            0 => with_panics(pool.idle()).await,
+            0 => with_panics(pool.wait_idle()).await,
             1 => {
                 let ours = world.clone();
                 let mut map = pool.map((0..world.below(6)).map(move |_| ours.input_of(0)));

@@ -208,11 +208,11 @@ impl Client {
             }
             Action::IdleAfterSubmissions => self.idle_after_submissions().await,
             Action::QueuedBelow => {
-                self.pool.queued_below(self.rng.usize(1..=self.round.config.capacity)).await;
+                self.pool.wait_queued_below(self.rng.usize(1..=self.round.config.capacity)).await;
                 Continue(())
             }
             Action::RunningBelow => {
-                self.pool.running_below(self.rng.usize(1..=self.round.config.workers)).await;
+                self.pool.wait_running_below(self.rng.usize(1..=self.round.config.workers)).await;
                 Continue(())
             }
             Action::PauseResume => self.pause_resume().await,
@@ -652,7 +652,7 @@ impl Client {
 
     /// Waits until nothing is queued or running: all that this client has kept is finished then.
     pub(crate) async fn rest(&mut self) {
-        self.pool.idle().await;
+        self.pool.wait_idle().await;
         self.expect_finished("idle");
         self.kept.clear();
     }

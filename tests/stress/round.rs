@@ -188,7 +188,7 @@ impl Config {
             builder = builder.retry(Retry::fixed(Duration::ZERO).max_attempts(3));
         }
         if policies.ages {
-            builder = builder.ageing(Duration::from_micros(50));
+            builder = builder.aging(Duration::from_micros(50));
         }
         if let Some(limit) = policies.attempt_timeout {
             builder = builder.attempt_timeout(limit);

@@ -392,8 +392,8 @@ fn failures_can_be_the_input_of_the_next_run() {
     let options = ["--delimiter", ";", "--workers", "1", "--failures", "again.csv"];
     let ran = dir.run(&[&["in.csv", "--fail-on", "no"], &options[..]].concat());
     let lines = [
-        r#"in.csv:3: the job failed: the path contains "no""#,
-        r#"in.csv:6: the job failed: the path contains "no""#,
+        r#"in.csv:3: the path contains "no""#,
+        r#"in.csv:6: the path contains "no""#,
         "rows=4 bad=0 ok=2 failed=2 not_started=0",
     ];
     assert_eq!(ran, expected(1, &["a", "b"], &lines));
@@ -423,8 +423,8 @@ fn max_failures_stops_the_run_and_no_row_that_was_read_is_lost() {
         format!("rows={read} bad=0 ok=0 failed=2 not_started={not_started}"),
     );
     let lines = [
-        r#"in.csv:2: the job failed: the path contains "p""#,
-        r#"in.csv:3: the job failed: the path contains "p""#,
+        r#"in.csv:2: the path contains "p""#,
+        r#"in.csv:3: the path contains "p""#,
         "stopped by --max-failures",
         &incomplete,
         &account,
@@ -459,7 +459,7 @@ fn of_a_hundred_thousand_rows_each_is_accounted_for() {
     let stderr: Vec<&str> = ran.stderr.lines().collect();
     let (bad, others): (Vec<&str>, Vec<&str>) = stderr.iter().partition(|line| line.contains("expected 2 fields"));
     assert_eq!(bad, of_bad_rows.collect::<Vec<_>>());
-    let (failed, others): (Vec<&str>, Vec<&str>) = others.iter().partition(|line| line.contains("the job failed: "));
+    let (failed, others): (Vec<&str>, Vec<&str>) = others.iter().partition(|line| line.contains("the path contains "));
     assert_eq!(failed.len(), 20);
     let rest = ["in.csv: and 80 more bad rows", "in.csv: and 880 more failed jobs"];
     assert_eq!(others, [&rest[..], &["rows=100000 bad=100 ok=99000 failed=900 not_started=0"]].concat());
@@ -580,7 +580,7 @@ impl Waiting {
 
 /// A job that does not end while a test runs, and does not outlive one that failed for long.
 const MINUTE: &str = "60000";
-const REFUSED: &str = "stdin:3: the job failed: the path contains \"no\"\n";
+const REFUSED: &str = "stdin:3: the path contains \"no\"\n";
 const INTERRUPTED: &str = "interrupted: finishing the jobs that were accepted; a second signal cuts them short\n";
 const TERMINATED: &str = "terminated: finishing the jobs that were accepted; a second signal cuts them short\n";
 

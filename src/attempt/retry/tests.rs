@@ -73,7 +73,7 @@ proptest! {
         match decision {
             Decision::Final => prop_assert_eq!(attempt, u32::MAX),
             Decision::Again { delay, hold, is_paid } => {
-                prop_assert_eq!((hold, is_paid), (Hold::Job, true));
+                prop_assert_eq!((hold, is_paid), (RetryAfterScope::Job, true));
                 let least = match jitter {
                     Jitter::None => whole,
                     Jitter::Full => Duration::ZERO,
@@ -118,7 +118,7 @@ proptest! {
     fn a_budget_is_an_account_that_pays_for_retries(
         share in prop_oneof![Just(0.0), 0.0..2.0, Just(0.2)], floor in 0..4_usize, steps in vec((any::<bool>(), 0..6_usize), 0..400),
     ) {
-        let budget = RetryBudget::share(share).floor(floor);
+        let budget = RetryBudget::ratio(share).min_concurrent(floor);
         let mut account = Account::new(budget);
         let earned = (share * 1e6).round() as u64;
         let mut credit = 0;
@@ -137,7 +137,7 @@ proptest! {
 
 #[test]
 fn no_more_than_a_share_of_the_first_attempts_is_made_again() {
-    let mut account = Account::new(RetryBudget::share(0.2).floor(0));
+    let mut account = Account::new(RetryBudget::ratio(0.2).min_concurrent(0));
     let spent: u32 = (0..1000)
         .map(|_| {
             account.earn();
@@ -149,7 +149,7 @@ fn no_more_than_a_share_of_the_first_attempts_is_made_again() {
 
 #[test]
 fn a_thousand_first_attempts_are_remembered_and_no_more() {
-    let mut account = Account::new(RetryBudget::share(0.5).floor(0));
+    let mut account = Account::new(RetryBudget::ratio(0.5).min_concurrent(0));
     (0..5000).for_each(|_| account.earn());
     assert_eq!((0..5000).filter(|_| account.spend(1000)).count(), 500);
 }
@@ -165,7 +165,7 @@ fn nothing_but_errors_and_attempts_that_were_too_long_is_tried_again() {
         JobError::Abandoned,
         JobError::WouldDeadlock,
         JobError::Cancelled(crate::error::CancelReason::Handle),
-        JobError::TooCostly { cost: 2, most: 1 },
+        JobError::CostExceedsLimit { cost: 2, most: 1 },
     ] {
         assert_eq!(delays(&retry, &error, 9), [], "{error:?}");
     }
@@ -183,17 +183,17 @@ fn a_predicate_comes_before_everything_and_is_asked_about_errors_only() {
 #[test]
 fn a_hint_replaces_the_delay_without_jitter_or_bound_and_holds_whom_it_says() {
     let now = Instant::now();
-    for holds in [Hold::Job, Hold::Key, Hold::Pool] {
+    for holds in [RetryAfterScope::Job, RetryAfterScope::Key, RetryAfterScope::Pool] {
         let retry = Retry::fixed(SECOND)
             .jitter(Jitter::Full)
             .max_delay(SECOND)
             .retry_after(|error: &u32| (*error > 0).then_some(SECOND * *error))
-            .retry_after_holds(holds);
+            .retry_after_scope(holds);
         let decide = |error: u32| retry.decide(JOB, 1, &JobError::Failed(error), &mut History::new(now), now);
         assert_eq!(decide(5), Decision::Again { delay: SECOND * 5, hold: holds, is_paid: true });
         let Decision::Again { delay, hold, is_paid } = decide(0) else { panic!("it is final") };
         assert!((Duration::ZERO..=SECOND).contains(&delay));
-        assert_eq!((hold, is_paid), (Hold::Job, true));
+        assert_eq!((hold, is_paid), (RetryAfterScope::Job, true));
     }
 }
 
@@ -216,7 +216,7 @@ fn counted(count: u32) -> (Retry<u32>, Arc<std::sync::atomic::AtomicU32>) {
 fn there_are_as_many_retries_as_delays_whatever_names_their_times() {
     let named = [SECOND * 7; 3];
     assert_eq!(delays(&counted(3).0.retry_after(|_| Some(SECOND * 7)), &failed(), 100), named);
-    assert_eq!(delays(&counted(3).0.verdict(|_| Verdict::RetryIn(SECOND * 7)), &failed(), 100), named);
+    assert_eq!(delays(&counted(3).0.decide_by(|_| RetryDecision::RetryIn(SECOND * 7)), &failed(), 100), named);
     // One of them is named.
     let nth = std::sync::atomic::AtomicU32::new(0);
     let second = move |_: &u32| (nth.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 1).then_some(SECOND * 7);
@@ -229,8 +229,8 @@ fn no_delay_is_taken_for_a_retry_that_is_not_made_or_does_not_count() {
     for (policy, made, taken) in [
         (Box::new(|retry: Retry<u32>| retry.max_attempts(2)) as Box<dyn Fn(Retry<u32>) -> Retry<u32>>, 1, 1),
         (Box::new(|retry| retry.when(|_| false)), 0, 0),
-        (Box::new(|retry| retry.verdict(|_| Verdict::GiveUp)), 0, 0),
-        (Box::new(|retry| retry.verdict(|_| Verdict::Snooze(SECOND))), 9, 0),
+        (Box::new(|retry| retry.decide_by(|_| RetryDecision::GiveUp)), 0, 0),
+        (Box::new(|retry| retry.decide_by(|_| RetryDecision::Snooze(SECOND))), 9, 0),
         (Box::new(|retry| retry.retry_after(|_| Some(SECOND * 5)).max_elapsed(SECOND * 12)), 2, 2),
     ] {
         let (retry, count) = counted(5);
@@ -240,18 +240,23 @@ fn no_delay_is_taken_for_a_retry_that_is_not_made_or_does_not_count() {
 
 #[test]
 fn a_verdict_decides_whether_when_and_what_counts() {
-    let verdicts = [Verdict::Retry, Verdict::RetryIn(SECOND * 5), Verdict::Snooze(SECOND * 7), Verdict::GiveUp];
+    let verdicts = [
+        RetryDecision::Retry,
+        RetryDecision::RetryIn(SECOND * 5),
+        RetryDecision::Snooze(SECOND * 7),
+        RetryDecision::GiveUp,
+    ];
     let retry = Retry::fixed(SECOND)
         .max_attempts(2)
         .retry_after(|_| Some(SECOND * 3))
-        .verdict(move |error: &u32| verdicts[*error as usize]);
+        .decide_by(move |error: &u32| verdicts[*error as usize]);
     let now = Instant::now();
     let decide = |attempt, error| {
         let mut history = History::new(now);
         let decision = retry.decide(JOB, attempt, &JobError::Failed(error), &mut history, now);
         (decision, history.attempts, history.snoozes)
     };
-    let again = |delay, is_paid| Decision::Again { delay, hold: Hold::Job, is_paid };
+    let again = |delay, is_paid| Decision::Again { delay, hold: RetryAfterScope::Job, is_paid };
     assert_eq!(decide(1, 0), (again(SECOND * 3, true), 1, 0));
     assert_eq!(decide(1, 1), (again(SECOND * 5, true), 1, 0));
     assert_eq!(decide(1, 2), (again(SECOND * 7, false), 0, 1));
@@ -323,6 +328,6 @@ fn the_defaults_are_three_attempts_and_every_error() {
     let retry = Retry::<u32>::exponential(SECOND);
     assert_eq!(delays(&retry, &failed(), 9), [SECOND, SECOND * 2]);
     assert_eq!(delays(&Retry::fixed(SECOND), &failed(), 9), [SECOND, SECOND]);
-    assert_eq!(RetryBudget::from(0.5), RetryBudget { earned: 500_000, floor: 10 });
+    assert_eq!(RetryBudget::from(0.5), RetryBudget { earned: 500_000, min_concurrent: 10 });
     assert!(retry.account().is_none() && retry.budget(0.5).account().is_some());
 }

@@ -486,7 +486,8 @@ impl Pair {
             }
             Op::LeaveFeeding(map) => {
                 told.unneeded = naive.feeders[map].take().and_then(|feeder| feeder.waker);
-                wakes.unneeded = self.real.leave_feeding(map);
+                let (waker, after) = self.real.leave_feeding(map);
+                wakes = Wakes { unneeded: waker, ..after };
             }
             Op::TellAnyRoom => {
                 naive.tells_any_room = true;
@@ -668,6 +669,27 @@ fn who_waits_although_there_is_room_is_found() {
     ledger.life = Life::Closed;
     assert!(!ledger.is_anybody_held_up());
     assert!(!Ledger::new(1, 1, 1, 1).is_anybody_held_up());
+}
+
+/// There is room for one of two maps that wait.
+#[test]
+fn a_map_that_goes_away_leaves_the_room_that_it_was_told_of_to_the_next() {
+    let mut ledger = Ledger::new(2, 0, 2, 1);
+    (0..2).for_each(|_| assert!(ledger.accept(Origin::Outside).is_ok()));
+    let woken = Arc::new(Mutex::new(Vec::new()));
+    for map in [1, 2] {
+        assert_eq!(ledger.begin_pull(map), Ok(true));
+        ledger.accept_extra(map);
+        let waker = Waker::from(Arc::new(Numbered(map, Arc::clone(&woken))));
+        assert!(!ledger.wait_to_feed(map, true, &Context::from_waker(&waker)).0);
+    }
+    let mut wakes = Wakes::default();
+    (0..2).for_each(|_| ledger.start(Origin::Outside, &mut wakes));
+    wakes.room.into_iter().for_each(Waker::wake);
+    assert_eq!(*woken.lock().unwrap(), [1]);
+    let (_, wakes) = ledger.leave_feeding(1);
+    wakes.room.into_iter().for_each(Waker::wake);
+    assert_eq!(*woken.lock().unwrap(), [1, 2]);
 }
 
 #[cfg(feature = "testing")]
