@@ -17,7 +17,10 @@ enum Found {
 
 fn look(path: &Path) -> io::Result<Found> {
     if path.is_dir() {
-        let children = path.read_dir()?.map(|child| child.map(|child| child.path())).collect::<io::Result<_>>()?;
+        let children = path
+            .read_dir()?
+            .map(|child| child.map(|child| child.path()))
+            .collect::<io::Result<_>>()?;
         Ok(Found::Directory(children))
     } else {
         Ok(Found::File(path.metadata()?.len()))
@@ -56,7 +59,9 @@ fn main() -> io::Result<()> {
     let (pool, workers) = Pool::builder().workers(4).build_with_submitter(visit);
     workers.spawn_on(&SmolGlobal);
     let mut bytes = 0;
-    let walk = pool.map([root]).for_each(|completion| bytes += completion.result.expect("the tree can be read"));
+    let walk = pool
+        .map([root])
+        .for_each(|completion| bytes += completion.result.expect("the tree can be read"));
     let summary = smol::block_on(walk);
 
     assert!(summary.is_complete());

@@ -17,7 +17,9 @@ const WORDS: [&str; 4] = ["a", "line", "of", "buckets"];
 
 /// The time-out works everywhere: the timer needs no runtime.
 fn builder<In, E>() -> Builder<In, E> {
-    Pool::builder().workers(2).attempt_timeout(Duration::from_secs(60))
+    Pool::builder()
+        .workers(2)
+        .attempt_timeout(Duration::from_secs(60))
 }
 
 async fn measure<W: AsRef<str>>(word: W) -> Result<usize, String> {
@@ -65,9 +67,11 @@ fn on_plain_threads() -> Vec<usize> {
 }
 
 fn main() {
-    for (name, lengths) in
-        [("async-std", inside_async_std()), ("one thread", on_one_thread()), ("plain threads", on_plain_threads())]
-    {
+    for (name, lengths) in [
+        ("async-std", inside_async_std()),
+        ("one thread", on_one_thread()),
+        ("plain threads", on_plain_threads()),
+    ] {
         assert_eq!(lengths, [1, 4, 2, 7]);
         println!("{name}: {lengths:?}");
     }

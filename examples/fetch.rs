@@ -23,7 +23,10 @@ impl Client {
 /// The handler.
 async fn title(client: &Client, url: &str) -> anyhow::Result<String> {
     let page = client.get(url).await.context("request")?;
-    let Some(title) = page.strip_prefix("<title>").and_then(|rest| rest.strip_suffix("</title>")) else {
+    let Some(title) = page
+        .strip_prefix("<title>")
+        .and_then(|rest| rest.strip_suffix("</title>"))
+    else {
         bail!("no title");
     };
     Ok(title.to_owned())
@@ -41,23 +44,39 @@ fn main() {
         .max_running_per_key(2)
         .rate_limit(RateLimit::per_second(500).burst(10))
         .attempt_timeout(Duration::from_secs(10))
-        .retry(Retry::exponential(Duration::from_millis(10)).max_attempts(2).jitter(Jitter::Equal))
+        .retry(
+            Retry::exponential(Duration::from_millis(10))
+                .max_attempts(2)
+                .jitter(Jitter::Equal),
+        )
         .start(move |url: String| {
             let client = client.clone();
             async move { title(&client, &url).await }
         });
 
-    let urls = (0..20).map(|n| format!("http://host{}.example/{}", n % 3, if n == 7 { "refused" } else { "page" }));
-    let mut failures = Vec::new();
-    let run = pool.map(urls).keep_inputs().for_each(|done| match (done.input, done.result) {
-        (Some(url), Err(error)) => failures.push(format!("{url}: {error:#}")),
-        (_, Err(error)) => failures.push(format!("{error:#}")),
-        (_, Ok(title)) => println!("{title}"),
+    let urls = (0..20).map(|n| {
+        format!(
+            "http://host{}.example/{}",
+            n % 3,
+            if n == 7 { "refused" } else { "page" }
+        )
     });
+    let mut failures = Vec::new();
+    let run = pool
+        .map(urls)
+        .keep_inputs()
+        .for_each(|done| match (done.input, done.result) {
+            (Some(url), Err(error)) => failures.push(format!("{url}: {error:#}")),
+            (_, Err(error)) => failures.push(format!("{error:#}")),
+            (_, Ok(title)) => println!("{title}"),
+        });
     let summary = smol::block_on(run);
     println!("{} succeeded, {} failed", summary.succeeded, summary.failed);
     failures.iter().for_each(|failure| println!("{failure}"));
     assert!(summary.is_complete());
     assert_eq!((summary.succeeded, summary.failed), (19, 1));
-    assert_eq!(failures, ["http://host1.example/refused: request: connection refused"]);
+    assert_eq!(
+        failures,
+        ["http://host1.example/refused: request: connection refused"]
+    );
 }

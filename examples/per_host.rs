@@ -37,9 +37,13 @@ fn main() {
             }
         });
 
-    let pages = [("big.example", 6), ("slow.example", 3), ("small.example", 1)]
-        .into_iter()
-        .flat_map(|(host, pages)| (1..=pages).map(move |number| Page { host, number }));
+    let pages = [
+        ("big.example", 6),
+        ("slow.example", 3),
+        ("small.example", 1),
+    ]
+    .into_iter()
+    .flat_map(|(host, pages)| (1..=pages).map(move |number| Page { host, number }));
     let mut starts = BTreeMap::<_, Vec<_>>::new();
     let run = pool.map(pages).for_each(|completion| {
         if let Ok((page, at)) = completion.result {
@@ -50,7 +54,10 @@ fn main() {
     let summary = future::block_on(clock.run(workers.drive(run)));
 
     for (host, starts) in &starts {
-        let starts: Vec<_> = starts.iter().map(|(number, at)| format!("page {number} at {at} s")).collect();
+        let starts: Vec<_> = starts
+            .iter()
+            .map(|(number, at)| format!("page {number} at {at} s"))
+            .collect();
         println!("{host}: {}", starts.join(", "));
     }
     assert!(summary.is_complete());

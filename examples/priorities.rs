@@ -17,13 +17,22 @@ fn main() {
 fn one_by_one() {
     let clock = ManualTimer::new();
     let order = RefCell::new(Vec::new());
-    let (pool, workers) = Pool::builder().workers(1).timer(clock.clone()).build(|name: &'static str| {
-        order.borrow_mut().push(name);
-        async { Ok::<_, ()>(()) }
-    });
+    let (pool, workers) =
+        Pool::builder()
+            .workers(1)
+            .timer(clock.clone())
+            .build(|name: &'static str| {
+                order.borrow_mut().push(name);
+                async { Ok::<_, ()>(()) }
+            });
     // What is submitted while the pool is paused is put in order before anything starts.
     pool.pause();
-    let submit = |name, priority| pool.job(name).priority(priority).try_submit().expect("there is room");
+    let submit = |name, priority| {
+        pool.job(name)
+            .priority(priority)
+            .try_submit()
+            .expect("there is room")
+    };
     let nightly = submit("nightly", -5);
     let first = submit("first", 0);
     let second = submit("second", 0);
@@ -31,7 +40,12 @@ fn one_by_one() {
     let raised = submit("raised", 0);
     assert!(raised.set_priority(5));
     let dropped = submit("dropped", 100);
-    let later = pool.job("later").priority(100).delay(Duration::from_secs(60)).try_submit().expect("there is room");
+    let later = pool
+        .job("later")
+        .priority(100)
+        .delay(Duration::from_secs(60))
+        .try_submit()
+        .expect("there is room");
     future::block_on(workers.drive(async {
         dropped.cancel().await;
         pool.resume();
@@ -43,7 +57,10 @@ fn one_by_one() {
         later.await.expect("it succeeds");
     }));
     println!("strict: {}", order.borrow().join(", "));
-    assert_eq!(*order.borrow(), ["urgent", "raised", "first", "second", "nightly", "later"]);
+    assert_eq!(
+        *order.borrow(),
+        ["urgent", "raised", "first", "second", "nightly", "later"]
+    );
 }
 
 /// Each job takes ten seconds, and before it ends, another urgent one has come. Without aging, the low one would start last.
@@ -51,15 +68,25 @@ fn with_ageing() {
     const STEP: Duration = Duration::from_secs(10);
     let clock = ManualTimer::new();
     let order = RefCell::new(Vec::new());
-    let (pool, workers) = Pool::builder().workers(1).aging(STEP).timer(clock.clone()).build(|name: &'static str| {
-        order.borrow_mut().push(name);
-        let work = clock.sleep(STEP);
-        async move {
-            work.await;
-            Ok::<_, ()>(())
-        }
-    });
-    let submit = |name, priority| pool.job(name).priority(priority).try_submit().expect("there is room").detach();
+    let (pool, workers) = Pool::builder()
+        .workers(1)
+        .aging(STEP)
+        .timer(clock.clone())
+        .build(|name: &'static str| {
+            order.borrow_mut().push(name);
+            let work = clock.sleep(STEP);
+            async move {
+                work.await;
+                Ok::<_, ()>(())
+            }
+        });
+    let submit = |name, priority| {
+        pool.job(name)
+            .priority(priority)
+            .try_submit()
+            .expect("there is room")
+            .detach()
+    };
     future::block_on(workers.drive(async {
         submit("running", 0);
         clock.sleepers(1).await;
@@ -78,6 +105,8 @@ fn with_ageing() {
     }));
     println!("with aging: {}", order.borrow().join(", "));
     // It has risen by one for each step, and after three of them it is the oldest of its rank.
-    let expected = ["running", "urgent 1", "urgent 2", "urgent 3", "low", "urgent 4", "urgent 5"];
+    let expected = [
+        "running", "urgent 1", "urgent 2", "urgent 3", "low", "urgent 4", "urgent 5",
+    ];
     assert_eq!(*order.borrow(), expected);
 }

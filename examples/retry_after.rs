@@ -23,7 +23,9 @@ fn answer(path: &str, attempt: u32) -> Result<&'static str, HttpError> {
     match (path, attempt) {
         ("/missing", _) => Err(HttpError::NotFound),
         ("/flaky", 1 | 2) => Err(HttpError::Reset),
-        ("/busy", 1) => Err(HttpError::TooManyRequests { retry_after: Duration::from_secs(30) }),
+        ("/busy", 1) => Err(HttpError::TooManyRequests {
+            retry_after: Duration::from_secs(30),
+        }),
         _ => Ok("200"),
     }
 }
@@ -39,19 +41,31 @@ fn main() {
             _ => None,
         })
         .retry_after_scope(RetryAfterScope::Pool)
-        .on_retry(|retrying| println!("attempt {} failed, again in {:?}", retrying.attempt, retrying.delay));
-    let (pool, workers) = Pool::builder().workers(1).retry(retry).timer(clock.clone()).build(|path: &'static str| {
-        let mut attempts = attempts.borrow_mut();
-        let starts = attempts.entry(path).or_default();
-        starts.push(clock.elapsed().as_secs());
-        let answer = answer(path, starts.len() as u32);
-        async move { answer }
-    });
+        .on_retry(|retrying| {
+            println!(
+                "attempt {} failed, again in {:?}",
+                retrying.attempt, retrying.delay
+            )
+        });
+    let (pool, workers) = Pool::builder()
+        .workers(1)
+        .retry(retry)
+        .timer(clock.clone())
+        .build(|path: &'static str| {
+            let mut attempts = attempts.borrow_mut();
+            let starts = attempts.entry(path).or_default();
+            starts.push(clock.elapsed().as_secs());
+            let answer = answer(path, starts.len() as u32);
+            async move { answer }
+        });
 
     let mut results = BTreeMap::new();
     let paths = ["/flaky", "/missing", "/busy", "/fine"];
     let run = pool.map(paths).for_each(|completion| {
-        results.insert(paths[completion.index], (completion.result, completion.attempts));
+        results.insert(
+            paths[completion.index],
+            (completion.result, completion.attempts),
+        );
     });
     // When the whole run waits, the clock jumps to the next moment that it waits for.
     future::block_on(clock.run(workers.drive(run)));
@@ -61,10 +75,16 @@ fn main() {
         println!("{path}: {result:?}, attempts at {:?} s", attempts[path]);
     }
     assert_eq!(results["/flaky"], (Ok("200"), 3));
-    assert_eq!(results["/missing"], (Err(JobError::Failed(HttpError::NotFound)), 1));
+    assert_eq!(
+        results["/missing"],
+        (Err(JobError::Failed(HttpError::NotFound)), 1)
+    );
     assert_eq!(results["/busy"], (Ok("200"), 2));
     assert_eq!(results["/fine"], (Ok("200"), 1));
     // The busy server holds up everything, the flaky path's second attempt and the fine one included.
     assert_eq!(attempts["/flaky"], [0, 30, 32]);
-    assert_eq!((attempts["/busy"].as_slice(), attempts["/fine"].as_slice()), (&[0, 30][..], &[30][..]));
+    assert_eq!(
+        (attempts["/busy"].as_slice(), attempts["/fine"].as_slice()),
+        (&[0, 30][..], &[30][..])
+    );
 }

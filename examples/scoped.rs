@@ -17,18 +17,32 @@ fn main() {
         async move {
             lookups.set(lookups.get() + 1);
             future::yield_now().await;
-            prices.iter().find(|(known, _)| *known == name).map(|(_, price)| *price).ok_or("no such fruit")
+            prices
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, price)| *price)
+                .ok_or("no such fruit")
         }
     };
     let (pool, workers) = Pool::builder().workers(2).build(price);
 
     future::block_on(workers.drive(async {
-        let basket: Vec<u32> = pool.map(["plum", "apple", "plum"]).try_collect().await.expect("all are known");
+        let basket: Vec<u32> = pool
+            .map(["plum", "apple", "plum"])
+            .try_collect()
+            .await
+            .expect("all are known");
         assert_eq!(basket, [20, 30, 20]);
         println!("plum, apple, plum: {}", basket.iter().sum::<u32>());
 
-        let refused = pool.map(["pear", "stone"]).keep_inputs().try_collect::<Vec<_>>().await;
-        let Err(CollectError::Job { input, error, .. }) = refused else { panic!("a stone has no price") };
+        let refused = pool
+            .map(["pear", "stone"])
+            .keep_inputs()
+            .try_collect::<Vec<_>>()
+            .await;
+        let Err(CollectError::Job { input, error, .. }) = refused else {
+            panic!("a stone has no price")
+        };
         assert_eq!(input, Some("stone"));
         println!("stone: {error}");
     }));

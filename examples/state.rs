@@ -22,10 +22,17 @@ impl Connection {
         // What happens in between is the time in which a panic would leave it half done.
         self.is_broken = true;
         future::yield_now().await;
-        assert!(request != 5, "request 5 is more than this connection can bear");
+        assert!(
+            request != 5,
+            "request 5 is more than this connection can bear"
+        );
         self.is_broken = false;
         self.requests += 1;
-        if request == 7 { Err("no answer".to_owned()) } else { Ok(self.number) }
+        if request == 7 {
+            Err("no answer".to_owned())
+        } else {
+            Ok(self.number)
+        }
     }
 }
 
@@ -33,11 +40,17 @@ fn main() {
     let opened = Cell::new(0);
     let open = |_worker| {
         opened.set(opened.get() + 1);
-        Connection { number: opened.get(), requests: 0, is_broken: false }
+        Connection {
+            number: opened.get(),
+            requests: 0,
+            is_broken: false,
+        }
     };
     let (pool, workers) = Pool::builder()
         .workers(2)
-        .build_with_state(open, async |connection: &mut Connection, request| connection.ask(request).await);
+        .build_with_state(open, async |connection: &mut Connection, request| {
+            connection.ask(request).await
+        });
 
     // The panic is reported where its job is; it need not be on stderr as well.
     panic::set_hook(Box::new(|_| {}));
@@ -48,7 +61,9 @@ fn main() {
             match completion.result {
                 Ok(_) => {}
                 Err(JobError::Failed(error)) => failed.push((completion.index, error)),
-                Err(JobError::Panicked(message)) => panicked.push((completion.index, message.to_string())),
+                Err(JobError::Panicked(message)) => {
+                    panicked.push((completion.index, message.to_string()))
+                }
                 Err(other) => panic!("{other}"),
             }
         }
@@ -56,10 +71,24 @@ fn main() {
     }));
 
     assert_eq!(failed, [(7, "no answer".to_owned())]);
-    assert_eq!(panicked, [(5, "request 5 is more than this connection can bear".to_owned())]);
+    assert_eq!(
+        panicked,
+        [(
+            5,
+            "request 5 is more than this connection can bear".to_owned()
+        )]
+    );
     assert_eq!((summary.accepted, summary.succeeded), (20, 18));
-    assert_eq!(opened.get(), 3, "one for each of the two workers, and one in place of the broken one");
-    println!("{} requests over {} connections", summary.accepted, opened.get());
+    assert_eq!(
+        opened.get(),
+        3,
+        "one for each of the two workers, and one in place of the broken one"
+    );
+    println!(
+        "{} requests over {} connections",
+        summary.accepted,
+        opened.get()
+    );
     println!("request 7 failed: {}", failed[0].1);
     println!("request 5 panicked: {}", panicked[0].1);
 }

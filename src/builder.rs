@@ -141,7 +141,10 @@ impl<In, E> Builder<In, E> {
             capacity: DEFAULT_QUEUE_CAPACITY,
             child_capacity: DEFAULT_CHILD_CAPACITY,
             max_waiting: usize::MAX,
-            limits: Limits { attempt: None, job: None },
+            limits: Limits {
+                attempt: None,
+                job: None,
+            },
             timings: false,
             slow_poll: None,
             observer: None,
@@ -360,7 +363,10 @@ impl<In, E> Builder<In, E> {
     /// If `step` is zero.
     #[track_caller]
     pub const fn aging(mut self, step: Duration) -> Self {
-        assert!(!step.is_zero(), "the step of aging must be longer than 0, got 0ns");
+        assert!(
+            !step.is_zero(),
+            "the step of aging must be longer than 0, got 0ns"
+        );
         self.policy.ageing = Some(step);
         self
     }
@@ -373,7 +379,11 @@ impl<In, E> Builder<In, E> {
     where
         In: Clone,
     {
-        self.retry = Some(Retries { policy: retry, copy: In::clone, capacity: 0 });
+        self.retry = Some(Retries {
+            policy: retry,
+            copy: In::clone,
+            capacity: 0,
+        });
         self
     }
 
@@ -394,7 +404,10 @@ impl<In, E> Builder<In, E> {
     #[doc(alias("deadline"))]
     #[track_caller]
     pub const fn attempt_timeout(mut self, limit: Duration) -> Self {
-        assert!(!limit.is_zero(), "attempt_timeout must be longer than 0, got 0ns");
+        assert!(
+            !limit.is_zero(),
+            "attempt_timeout must be longer than 0, got 0ns"
+        );
         self.limits.attempt = Some(limit);
         self
     }
@@ -409,7 +422,10 @@ impl<In, E> Builder<In, E> {
     /// If `limit` is zero.
     #[track_caller]
     pub const fn job_timeout(mut self, limit: Duration) -> Self {
-        assert!(!limit.is_zero(), "job_timeout must be longer than 0, got 0ns");
+        assert!(
+            !limit.is_zero(),
+            "job_timeout must be longer than 0, got 0ns"
+        );
         self.limits.job = Some(limit);
         self
     }
@@ -619,7 +635,9 @@ impl<In, E> Builder<In, E> {
         match made {
             Ok(made) => made,
             Err(_) => {
-                panic!("workers × jobs_per_worker must be no more than memory can hold, got {count} × {slots_each}")
+                panic!(
+                    "workers × jobs_per_worker must be no more than memory can hold, got {count} × {slots_each}"
+                )
             }
         }
     }
@@ -629,10 +647,20 @@ impl<In, E> Builder<In, E> {
         let Some(timer) = self.timer else {
             panic!("timer must be set without the feature `async-io`, got none");
         };
-        let Policy { rate, lanes, ageing: aging } = self.policy;
+        let Policy {
+            rate,
+            lanes,
+            ageing: aging,
+        } = self.policy;
         if self.key_by.is_none() {
-            assert!(lanes.max_running.is_none(), "max_running_per_key needs key_by, got none");
-            assert!(lanes.limit.is_none(), "rate_limit_per_key needs key_by, got none");
+            assert!(
+                lanes.max_running.is_none(),
+                "max_running_per_key needs key_by, got none"
+            );
+            assert!(
+                lanes.limit.is_none(),
+                "rate_limit_per_key needs key_by, got none"
+            );
         }
         let is_scheduled = rate.is_some()
             || aging.is_some()
@@ -658,7 +686,11 @@ impl<In, E> Builder<In, E> {
             observer: self.observer,
             timings: self.timings,
             slow_poll: self.slow_poll,
-            retry: self.retry.map(|retry| Retries { policy: retry.policy.seeded(), capacity, ..retry }),
+            retry: self.retry.map(|retry| Retries {
+                policy: retry.policy.seeded(),
+                capacity,
+                ..retry
+            }),
             key_by: self.key_by,
             cost_by: self.cost_by,
             policy: self.policy,

@@ -22,8 +22,18 @@ use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
 pub(crate) fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = channel::unbounded();
     let noted = Arc::new(Noted::default());
-    let sender = Sender { channel: sender, noted: Arc::clone(&noted) };
-    (sender, Receiver { channel: Box::pin(receiver), noted, waker: None })
+    let sender = Sender {
+        channel: sender,
+        noted: Arc::clone(&noted),
+    };
+    (
+        sender,
+        Receiver {
+            channel: Box::pin(receiver),
+            noted,
+            waker: None,
+        },
+    )
 }
 
 /// Wakers of receivers that the channel has woken.
@@ -37,7 +47,10 @@ struct Noted {
 
 impl Noted {
     fn add(&self, task: Waker) {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        self.wakers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(task);
         self.is_any.store(true, Ordering::SeqCst);
     }
 
@@ -58,7 +71,10 @@ impl Noted {
     }
 
     fn take(&self) -> Option<Waker> {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        self.wakers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
     }
 }
 
@@ -95,10 +111,18 @@ fn poll_with_note<R>(
     // What is replaced is dropped after the poll, or the last of it would be dropped under the lock of the channel.
     let replaced = known.take_if(|known| !known.task.will_wake(cx.waker()));
     let new = || {
-        let note = Arc::new(Note { task: cx.waker().clone(), noted: Arc::clone(noted) });
-        NotedWaker { task: cx.waker().clone(), note: Waker::from(note) }
+        let note = Arc::new(Note {
+            task: cx.waker().clone(),
+            noted: Arc::clone(noted),
+        });
+        NotedWaker {
+            task: cx.waker().clone(),
+            note: Waker::from(note),
+        }
     };
-    let polled = poll(&mut Context::from_waker(&known.get_or_insert_with(new).note));
+    let polled = poll(&mut Context::from_waker(
+        &known.get_or_insert_with(new).note,
+    ));
     drop(replaced);
     polled
 }
@@ -112,7 +136,10 @@ pub(crate) struct Sender<T> {
 impl<T> Sender<T> {
     /// Sends a value and wakes a receiver; a closed channel gives the value back.
     pub(crate) fn send(&self, value: T) -> Result<(), T> {
-        let sent = self.channel.try_send(value).map_err(channel::TrySendError::into_inner);
+        let sent = self
+            .channel
+            .try_send(value)
+            .map_err(channel::TrySendError::into_inner);
         self.noted.wake();
         sent
     }
@@ -143,7 +170,11 @@ pub(crate) struct Receiver<T> {
 impl<T> Receiver<T> {
     /// Receives the next value; `None` once the channel is closed and empty. For one task at a time.
     pub(crate) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<T>> {
-        let Self { channel, noted, waker } = self;
+        let Self {
+            channel,
+            noted,
+            waker,
+        } = self;
         poll_with_note(waker, noted, cx, |cx| channel.as_mut().poll_next(cx))
     }
 
@@ -160,7 +191,11 @@ impl<T> Receiver<T> {
     /// Waits for a value. Dropping the future loses none: the next receiver is woken for it. `kept` saves a task that waits again and
     /// again an allocation each time.
     pub(crate) fn recv<'a>(&'a self, kept: &'a KeptNote) -> Recv<'a, T> {
-        Recv { channel: Some(self.channel.recv()), noted: &self.noted, kept }
+        Recv {
+            channel: Some(self.channel.recv()),
+            noted: &self.noted,
+            kept,
+        }
     }
 }
 
@@ -203,7 +238,9 @@ impl<T> Future for Recv<'_, T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Some(channel) = this.channel.as_pin_mut() else { return Poll::Pending };
+        let Some(channel) = this.channel.as_pin_mut() else {
+            return Poll::Pending;
+        };
         let mut note = this.kept.take();
         let polled = poll_with_note(&mut note, this.noted, cx, |cx| channel.poll(cx));
         this.kept.put(note);
@@ -234,11 +271,17 @@ mod tests {
     #[test]
     fn a_waker_may_use_the_channel_that_wakes_it() {
         let (sender, receiver) = unbounded();
-        let sends = Arc::new(Sends { sender, wakes: AtomicUsize::new(0) });
+        let sends = Arc::new(Sends {
+            sender,
+            wakes: AtomicUsize::new(0),
+        });
         let waker = Waker::from(Arc::clone(&sends));
         let cx = &mut Context::from_waker(&waker);
         let kept = [(); 3].map(|()| KeptNote::default());
-        let mut waiting: Vec<_> = kept.iter().map(|kept| Box::pin(receiver.recv(kept))).collect();
+        let mut waiting: Vec<_> = kept
+            .iter()
+            .map(|kept| Box::pin(receiver.recv(kept)))
+            .collect();
         for recv in &mut waiting {
             assert!(recv.as_mut().poll(cx).is_pending());
         }
@@ -263,12 +306,20 @@ mod tests {
         let panics = Waker::from(Arc::new(Panics));
         let noop = &mut Context::from_waker(Waker::noop());
         for value in 0..3 {
-            assert!(receiver.poll_next(&Context::from_waker(&panics)).is_pending());
+            assert!(
+                receiver
+                    .poll_next(&Context::from_waker(&panics))
+                    .is_pending()
+            );
             assert_eq!(sender.send(value), Ok(()));
             assert_eq!(receiver.poll_next(noop), Poll::Ready(Some(value)));
             let kept = KeptNote::default();
             let mut recv = Box::pin(receiver.recv(&kept));
-            assert!(recv.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+            assert!(
+                recv.as_mut()
+                    .poll(&mut Context::from_waker(&panics))
+                    .is_pending()
+            );
             assert_eq!(sender.send(value), Ok(()));
             assert_eq!(recv.as_mut().poll(noop), Poll::Ready(Ok(value)));
         }
@@ -289,7 +340,11 @@ mod tests {
         let (sender, mut receiver) = unbounded();
         for counts in &counts {
             let waker = Waker::from(Arc::clone(counts));
-            assert!(receiver.poll_next(&Context::from_waker(&waker)).is_pending());
+            assert!(
+                receiver
+                    .poll_next(&Context::from_waker(&waker))
+                    .is_pending()
+            );
         }
         sender.send(1).unwrap();
         assert_eq!(counts.map(|counts| counts.0.load(Ordering::SeqCst)), [0, 1]);

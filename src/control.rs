@@ -55,8 +55,14 @@ impl<In, T, E> Pool<In, T, E> {
     #[track_caller]
     pub fn set_workers(&self, count: usize) {
         let built = self.engine().built();
-        assert!(count > 0, "workers must be at least 1, got 0; to start none, pause the pool");
-        assert!(count <= built, "workers must be at most {built}, as many as were built, got {count}");
+        assert!(
+            count > 0,
+            "workers must be at least 1, got 0; to start none, pause the pool"
+        );
+        assert!(
+            count <= built,
+            "workers must be at most {built}, as many as were built, got {count}"
+        );
         self.engine().set_workers(count);
     }
 
@@ -110,11 +116,20 @@ impl<In, T, E> Pool<In, T, E> {
     /// Dropping the future changes nothing.
     #[doc(alias("on_pending_zero", "running_below"))]
     pub async fn wait_running_below(&self, count: usize) {
-        self.wait_below("wait_running_below", |ledger| ledger.running() < count, |ledger| ledger.mark_running(count))
-            .await;
+        self.wait_below(
+            "wait_running_below",
+            |ledger| ledger.running() < count,
+            |ledger| ledger.mark_running(count),
+        )
+        .await;
     }
 
-    async fn wait_below(&self, what: &str, is_so: impl Fn(&Ledger) -> bool, mark: impl Fn(&mut Ledger)) {
+    async fn wait_below(
+        &self,
+        what: &str,
+        is_so: impl Fn(&Ledger) -> bool,
+        mark: impl Fn(&mut Ledger),
+    ) {
         let is_over = |ledger: &Ledger| is_so(ledger) || ledger.has_ended();
         if !is_over(&self.engine().state().ledger) {
             self.assert_outside(what);

@@ -62,7 +62,10 @@ impl<In> SubmitError<In> {
     #[must_use = "the input is dropped otherwise"]
     pub fn into_input(self) -> In {
         match self {
-            Self::Full(input) | Self::Closed(input) | Self::WouldDeadlock(input) | Self::Overloaded(input) => input,
+            Self::Full(input)
+            | Self::Closed(input)
+            | Self::WouldDeadlock(input)
+            | Self::Overloaded(input) => input,
         }
     }
 
@@ -278,9 +281,14 @@ impl<E: fmt::Display> fmt::Display for JobError<E> {
             Self::Panicked(message) => write!(f, "the job panicked: {message}"),
             Self::Cancelled(reason) => write!(f, "the job was cancelled: {reason}"),
             Self::Abandoned => f.write_str("the job's worker was dropped"),
-            Self::WouldDeadlock => f.write_str("every slot is occupied by a job that waits for its own pool"),
+            Self::WouldDeadlock => {
+                f.write_str("every slot is occupied by a job that waits for its own pool")
+            }
             Self::CostExceedsLimit { cost, most } => {
-                write!(f, "the job costs {cost} permits, and its rate limits allow {most} at most")
+                write!(
+                    f,
+                    "the job costs {cost} permits, and its rate limits allow {most} at most"
+                )
             }
         }
     }
@@ -429,9 +437,18 @@ impl<In, E> CollectError<In, E> {
         E: From<CollectError<Infallible, Infallible>>,
     {
         match self {
-            Self::Job { index, input: _, error } => {
-                error.split().unwrap_or_else(|error| CollectError::Job { index, input: None, error }.into())
-            }
+            Self::Job {
+                index,
+                input: _,
+                error,
+            } => error.split().unwrap_or_else(|error| {
+                CollectError::Job {
+                    index,
+                    input: None,
+                    error,
+                }
+                .into()
+            }),
             Self::Incomplete(summary) => CollectError::Incomplete(summary).into(),
         }
     }
@@ -440,9 +457,11 @@ impl<In, E> CollectError<In, E> {
 impl<In, E: fmt::Debug> fmt::Debug for CollectError<In, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Job { index, error, .. } => {
-                f.debug_struct("Job").field("index", index).field("error", error).finish_non_exhaustive()
-            }
+            Self::Job { index, error, .. } => f
+                .debug_struct("Job")
+                .field("index", index)
+                .field("error", error)
+                .finish_non_exhaustive(),
             Self::Incomplete(summary) => f.debug_tuple("Incomplete").field(summary).finish(),
         }
     }

@@ -46,11 +46,18 @@ pub(crate) trait Shared<In>: Call<In> {
     type Future: Future<Output = Result<Self::Value, Self::Error>>;
 
     /// Makes the future of one attempt.
-    fn start(&self, input: In, submitter: Option<Submitter<In, Self::Value, Self::Error>>) -> Self::Future;
+    fn start(
+        &self,
+        input: In,
+        submitter: Option<Submitter<In, Self::Value, Self::Error>>,
+    ) -> Self::Future;
 }
 
 mod sealed {
-    #[expect(unnameable_types, reason = "nobody outside can implement what needs it")]
+    #[expect(
+        unnameable_types,
+        reason = "nobody outside can implement what needs it"
+    )]
     pub trait Sealed {}
 }
 
@@ -76,27 +83,41 @@ pub struct WithState<Init, F, S> {
 
 impl<F> Plain<F> {
     pub(crate) fn new(handler: F) -> Self {
-        Self { handler: Arc::new(handler) }
+        Self {
+            handler: Arc::new(handler),
+        }
     }
 
     pub(crate) fn share(&self) -> Self {
-        Self { handler: Arc::clone(&self.handler) }
+        Self {
+            handler: Arc::clone(&self.handler),
+        }
     }
 }
 
 impl<F, T, E> WithSubmitter<F, T, E> {
     pub(crate) fn new(handler: F) -> Self {
-        Self { handler: Arc::new(handler), output: PhantomData }
+        Self {
+            handler: Arc::new(handler),
+            output: PhantomData,
+        }
     }
 
     pub(crate) fn share(&self) -> Self {
-        Self { handler: Arc::clone(&self.handler), output: PhantomData }
+        Self {
+            handler: Arc::clone(&self.handler),
+            output: PhantomData,
+        }
     }
 }
 
 impl<Init, F, S> WithState<Init, F, S> {
     pub(crate) const fn new(shared: Arc<(Init, F)>, worker: usize) -> Self {
-        Self { shared, worker, state: None }
+        Self {
+            shared,
+            worker,
+            state: None,
+        }
     }
 }
 
@@ -114,7 +135,11 @@ where
 
     const WANTS_SUBMITTER: bool = false;
 
-    fn call(&mut self, input: In, submitter: Option<Submitter<In, T, E>>) -> impl Future<Output = Result<T, E>> {
+    fn call(
+        &mut self,
+        input: In,
+        submitter: Option<Submitter<In, T, E>>,
+    ) -> impl Future<Output = Result<T, E>> {
         self.start(input, submitter)
     }
 
@@ -147,7 +172,11 @@ where
 
     const WANTS_SUBMITTER: bool = true;
 
-    fn call(&mut self, input: In, submitter: Option<Submitter<In, T, E>>) -> impl Future<Output = Result<T, E>> {
+    fn call(
+        &mut self,
+        input: In,
+        submitter: Option<Submitter<In, T, E>>,
+    ) -> impl Future<Output = Result<T, E>> {
         self.start(input, submitter)
     }
 
@@ -181,7 +210,11 @@ where
 
     const WANTS_SUBMITTER: bool = false;
 
-    fn call(&mut self, input: In, _: Option<Submitter<In, T, E>>) -> impl Future<Output = Result<T, E>> {
+    fn call(
+        &mut self,
+        input: In,
+        _: Option<Submitter<In, T, E>>,
+    ) -> impl Future<Output = Result<T, E>> {
         let (init, handler) = &*self.shared;
         let state = self.state.get_or_insert_with(|| init(self.worker));
         handler(state, input)

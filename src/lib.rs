@@ -175,10 +175,14 @@ mod worker;
 // Behind `pool`, since rustdoc lists the methods of `Pool` in the order of their modules: submitting first.
 mod control;
 
-pub use crate::attempt::retry::{Jitter, Retry, RetryAfterScope, RetryBudget, RetryDecision, Retrying};
+pub use crate::attempt::retry::{
+    Jitter, Retry, RetryAfterScope, RetryBudget, RetryDecision, Retrying,
+};
 pub use crate::attempt::unwind::panic_isolation;
 pub use crate::builder::Builder;
-pub use crate::error::{CancelReason, CollectError, JobError, PanicMessage, SubmitError, TimeLimit};
+pub use crate::error::{
+    CancelReason, CollectError, JobError, PanicMessage, SubmitError, TimeLimit,
+};
 pub use crate::observe::{Event, JobId, Observer, Outcome, RunningJob, Stats};
 pub use crate::pool::{Interrupted, Pool, Report, Unhandled, Unstarted};
 pub use crate::queue::schedule::gate::RateLimit;

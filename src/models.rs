@@ -51,7 +51,9 @@ fn explore(model: impl Fn() + Send + Sync + 'static) {
             runs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let model = Arc::clone(&model);
             // Loom's first thread has little room.
-            spawn(move || model()).join().expect("the model does not panic");
+            spawn(move || model())
+                .join()
+                .expect("the model does not panic");
         }
     });
     let runs = runs.load(std::sync::atomic::Ordering::Relaxed);
@@ -60,24 +62,46 @@ fn explore(model: impl Fn() + Send + Sync + 'static) {
 }
 
 fn spawn<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
-    thread::Builder::new().stack_size(STACK).spawn(f).expect("there are few threads")
+    thread::Builder::new()
+        .stack_size(STACK)
+        .spawn(f)
+        .expect("there are few threads")
 }
 
 /// In words; more than what a worker needs without optimisation.
 const STACK: usize = 1 << 17;
 
 /// A pool whose workers are not run: the threads of the model do what they would.
-fn pool(workers: usize, clock: &ManualTimer) -> (Jobs, Workers<u32, u32, u32, Plain<impl Fn(u32) -> Handled + use<>>>) {
-    Pool::builder().workers(workers).queue_capacity(2).timer(clock.clone()).build(|n| std::future::ready(Ok(n)))
+fn pool(
+    workers: usize,
+    clock: &ManualTimer,
+) -> (
+    Jobs,
+    Workers<u32, u32, u32, Plain<impl Fn(u32) -> Handled + use<>>>,
+) {
+    Pool::builder()
+        .workers(workers)
+        .queue_capacity(2)
+        .timer(clock.clone())
+        .build(|n| std::future::ready(Ok(n)))
 }
 
 type Handled = std::future::Ready<Result<u32, u32>>;
 
 /// What a worker does with a job whose handler answers at once.
-fn run(engine: &Books, slot: usize, entry: Entry<u32, u32, u32>, answer: impl FnOnce(u32) -> Result<u32, u32>) {
+fn run(
+    engine: &Books,
+    slot: usize,
+    entry: Entry<u32, u32, u32>,
+    answer: impl FnOnce(u32) -> Result<u32, u32>,
+) {
     let (mut ticket, mut outbox) = (Ticket::new(slot), Outbox::new());
-    let Some(input) = entry.start(engine, &mut ticket, &mut outbox, |_| false) else { return };
-    let result = ticket.prepare(input).and_then(|input| answer(input).map_err(JobError::Failed));
+    let Some(input) = entry.start(engine, &mut ticket, &mut outbox, |_| false) else {
+        return;
+    };
+    let result = ticket
+        .prepare(input)
+        .and_then(|input| answer(input).map_err(JobError::Failed));
     ticket.settle(result, &mut outbox);
 }
 
@@ -94,7 +118,9 @@ fn one_job(
         let handle = pool.try_submit(7).expect("there is room");
         let engine = Arc::clone(pool.engine());
         let worker = spawn(move || {
-            let Ok(Some(entry)) = engine.injector.try_pop() else { return };
+            let Ok(Some(entry)) = engine.injector.try_pop() else {
+                return;
+            };
             if is_lost {
                 let (mut ticket, mut outbox) = (Ticket::new(0), Outbox::new());
                 entry.start(&engine, &mut ticket, &mut outbox, |_| false);
@@ -106,7 +132,11 @@ fn one_job(
         worker.join().expect("it does not panic");
         let stats = pool.stats();
         let ended = stats.succeeded + stats.failed + stats.cancelled + stats.abandoned;
-        assert_eq!((stats.accepted, ended, stats.queued, stats.running), (1, 1, 0, 0), "{stats:?}");
+        assert_eq!(
+            (stats.accepted, ended, stats.queued, stats.running),
+            (1, 1, 0, 0),
+            "{stats:?}"
+        );
         drop(workers);
     });
 }
@@ -118,7 +148,9 @@ fn whoever_awaits_a_job_is_told() {
 
 #[test]
 fn whoever_awaits_a_job_is_told_that_its_worker_has_left() {
-    one_job(Ok, true, |handle, _| assert_eq!(block_on(handle), Err(JobError::Abandoned)));
+    one_job(Ok, true, |handle, _| {
+        assert_eq!(block_on(handle), Err(JobError::Abandoned))
+    });
 }
 
 #[test]
@@ -151,7 +183,9 @@ fn a_failure_that_nobody_awaits_goes_to_the_place_for_them_once() {
         let handle = pool.try_submit(7).expect("there is room");
         let engine = Arc::clone(pool.engine());
         let worker = spawn(move || {
-            let Ok(Some(entry)) = engine.injector.try_pop() else { return };
+            let Ok(Some(entry)) = engine.injector.try_pop() else {
+                return;
+            };
             run(&engine, 0, entry, Err);
         });
         handle.detach();
@@ -166,7 +200,13 @@ fn an_abort_and_a_worker_settle_a_job_once() {
     one_job(Ok, false, |handle, pool| {
         pool.engine().begin_abort();
         let result = block_on(handle);
-        assert!(matches!(result, Ok(7) | Err(JobError::Cancelled(CancelReason::Aborted))), "{result:?}");
+        assert!(
+            matches!(
+                result,
+                Ok(7) | Err(JobError::Cancelled(CancelReason::Aborted))
+            ),
+            "{result:?}"
+        );
     });
 }
 
@@ -236,7 +276,9 @@ fn share(leave: impl Fn(&Injector<Row>, Arc<Desk<Row>>) + Copy + Send + Sync + '
         let injector = Arc::new(Injector::<Row>::new());
         let other = spawn({
             let injector = Arc::clone(&injector);
-            move || [(); 2].map(|()| block_on(injector.pop(&KeptNote::default())).expect("it is open"))
+            move || {
+                [(); 2].map(|()| block_on(injector.pop(&KeptNote::default())).expect("it is open"))
+            }
         });
         injector.push_batch([1, 2, 3].into()).expect("it is open");
         let desk = Arc::new(Desk::default());
@@ -274,7 +316,9 @@ fn no_job_overtakes_another_while_somebody_looks_for_dead_ones() {
         let injector = Arc::new(Injector::<Row>::new());
         let worker = spawn({
             let injector = Arc::clone(&injector);
-            move || [(); 2].map(|()| block_on(injector.pop(&KeptNote::default())).expect("it is open"))
+            move || {
+                [(); 2].map(|()| block_on(injector.pop(&KeptNote::default())).expect("it is open"))
+            }
         });
         let sweeper = spawn({
             let injector = Arc::clone(&injector);
@@ -341,7 +385,9 @@ fn a_slot_that_is_woken_is_looked_at() {
                 }
             }
         }));
-        waking.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
+        waking
+            .into_iter()
+            .for_each(|thread| thread.join().expect("it does not panic"));
         woken.leave();
     });
 }
@@ -375,7 +421,11 @@ fn the_one_who_keeps_the_time_is_woken_for_an_earlier_moment() {
         let (pool, workers) = pool(1, &clock);
         let engine = Arc::clone(pool.engine());
         let worker = spawn(move || serve(&engine, 0));
-        let handle = pool.job(7).delay(DELAY).try_submit().expect("there is room");
+        let handle = pool
+            .job(7)
+            .delay(DELAY)
+            .try_submit()
+            .expect("there is room");
         clock.advance(DELAY);
         assert_eq!(block_on(handle), Ok(7));
         worker.join().expect("it does not panic");
@@ -388,7 +438,11 @@ fn the_time_is_kept_after_its_keeper_has_left() {
     explore(|| {
         let clock = ManualTimer::new();
         let (pool, workers) = pool(2, &clock);
-        let handle = pool.job(7).delay(DELAY).try_submit().expect("there is room");
+        let handle = pool
+            .job(7)
+            .delay(DELAY)
+            .try_submit()
+            .expect("there is room");
         let leaver = spawn({
             let engine = Arc::clone(pool.engine());
             move || {

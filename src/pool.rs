@@ -195,7 +195,10 @@ impl<In, T, E> Pool<In, T, E> {
     /// On one thread, jobs start in the order of their inputs. Workers on several threads may start a job up to 64 places before one that
     /// another of them has taken along; [`ordered`](Map::ordered) restores the order of the completions.
     #[doc(alias("add_all", "buffer_unordered", "join_all", "for_each_concurrent"))]
-    pub fn map<I: IntoIterator<Item = In>>(&self, inputs: I) -> Map<In, T, E, Inputs<stream::Iter<I::IntoIter>>> {
+    pub fn map<I: IntoIterator<Item = In>>(
+        &self,
+        inputs: I,
+    ) -> Map<In, T, E, Inputs<stream::Iter<I::IntoIter>>> {
         self.map_stream(stream::iter(inputs))
     }
 
@@ -231,7 +234,10 @@ impl<In, T, E> Pool<In, T, E> {
     }
 
     /// Makes a job of each item of a stream that may fail; otherwise as [`try_map`](Self::try_map).
-    pub fn try_map_stream<F, S: Stream<Item = Result<In, F>>>(&self, inputs: S) -> Map<In, T, E, TryInputs<S, F>> {
+    pub fn try_map_stream<F, S: Stream<Item = Result<In, F>>>(
+        &self,
+        inputs: S,
+    ) -> Map<In, T, E, TryInputs<S, F>> {
         Map::new(self.clone(), TryInputs::new(inputs), self.default_window())
     }
 
@@ -271,7 +277,10 @@ impl<In, T, E> Pool<In, T, E> {
 
     fn default_window(&self) -> usize {
         let state = self.engine.state();
-        state.ledger.capacity().saturating_add(self.engine.signals.len())
+        state
+            .ledger
+            .capacity()
+            .saturating_add(self.engine.signals.len())
     }
 
     // ---- control ----
@@ -288,7 +297,10 @@ impl<In, T, E> Pool<In, T, E> {
     /// If `limit` is zero.
     #[track_caller]
     pub fn set_attempt_timeout(&self, limit: Option<Duration>) {
-        assert!(limit.is_none_or(|limit| !limit.is_zero()), "attempt_timeout must be longer than 0, got 0ns");
+        assert!(
+            limit.is_none_or(|limit| !limit.is_zero()),
+            "attempt_timeout must be longer than 0, got 0ns"
+        );
         self.engine.state_alone().limits.attempt = limit;
     }
 
@@ -319,7 +331,11 @@ impl<In, T, E> Pool<In, T, E> {
     /// ```
     pub fn on_unhandled(&self, handler: impl Fn(Unhandled<E>) + Send + Sync + 'static) {
         let handler: Option<Arc<crate::engine::UnhandledFn<E>>> = Some(Arc::new(handler));
-        let mut place = self.engine.unhandled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self
+            .engine
+            .unhandled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *place, handler);
         drop(place);
         drop(old);
@@ -472,14 +488,22 @@ impl<In, T, E> Pool<In, T, E> {
     }
 
     fn report(&self) -> Report<In> {
-        let (unstarted, interrupted) = (self.engine.take_returned(), self.engine.take_interrupted());
-        Report { unstarted, interrupted, stats: self.stats() }
+        let (unstarted, interrupted) =
+            (self.engine.take_returned(), self.engine.take_interrupted());
+        Report {
+            unstarted,
+            interrupted,
+            stats: self.stats(),
+        }
     }
 
     /// Inside a job of this pool, a wait for it would be one for the job itself.
     pub(crate) fn assert_outside(&self, what: &str) {
         if let Some(place) = inside::find(self.engine.identity()) {
-            panic!("{what} must not be awaited inside a job of the same pool, got job {}", place.id);
+            panic!(
+                "{what} must not be awaited inside a job of the same pool, got job {}",
+                place.id
+            );
         }
     }
 
@@ -494,7 +518,9 @@ impl<In, T, E> Pool<In, T, E> {
 impl<In, T, E> Clone for Pool<In, T, E> {
     fn clone(&self) -> Self {
         self.engine.handles.fetch_add(1, Ordering::Relaxed);
-        Self { engine: Arc::clone(&self.engine) }
+        Self {
+            engine: Arc::clone(&self.engine),
+        }
     }
 }
 

@@ -58,9 +58,19 @@ pub(crate) struct Lot<In, T, E> {
 }
 
 impl<In, T, E> Lot<In, T, E> {
-    pub(crate) fn new(stream: Arc<Stream<In, T, E>>, id: JobId, index: usize, mut inputs: Vec<In>) -> Self {
+    pub(crate) fn new(
+        stream: Arc<Stream<In, T, E>>,
+        id: JobId,
+        index: usize,
+        mut inputs: Vec<In>,
+    ) -> Self {
         inputs.reverse();
-        Self { stream, id, index, inputs }
+        Self {
+            stream,
+            id,
+            index,
+            inputs,
+        }
     }
 
     /// Takes out the oldest: its number, its number within the map, and its input.
@@ -83,7 +93,15 @@ impl<In, T, E> Split for Lot<In, T, E> {
     fn take_first(&mut self) -> Option<Entry<In, T, E>> {
         let (id, index, input) = self.take_input()?;
         let (stream, origin) = (Arc::clone(&self.stream), Origin::Outside);
-        Some(Entry::Streamed(Streamed { input, stream, id, index, origin, spot: None, accepted_at: None }))
+        Some(Entry::Streamed(Streamed {
+            input,
+            stream,
+            id,
+            index,
+            origin,
+            spot: None,
+            accepted_at: None,
+        }))
     }
 
     fn split_half(&mut self) -> Self {
@@ -91,7 +109,12 @@ impl<In, T, E> Split for Lot<In, T, E> {
         let inputs = self.inputs.split_off(self.inputs.len() - half);
         let (id, index) = (self.id, self.index);
         (self.id, self.index) = (id.offset(half), index + half);
-        Self { stream: Arc::clone(&self.stream), id, index, inputs }
+        Self {
+            stream: Arc::clone(&self.stream),
+            id,
+            index,
+            inputs,
+        }
     }
 
     fn number(&self) -> u64 {
@@ -111,7 +134,9 @@ impl<In, T, E> Drop for Lot<In, T, E> {
     fn drop(&mut self) {
         // Whoever takes the last one out has the room of the list to spare.
         if self.inputs.is_empty() {
-            self.stream.input_spares.keep(std::mem::take(&mut self.inputs));
+            self.stream
+                .input_spares
+                .keep(std::mem::take(&mut self.inputs));
         }
     }
 }
@@ -195,7 +220,12 @@ impl<In, T, E> Entry<In, T, E> {
     }
 
     /// Gives the job its outcome without having started it. A cancellation that came first stays the reason.
-    pub(crate) fn settle_unstarted(self, engine: &Engine<In, T, E>, error: JobError<E>, attempts: u32) {
+    pub(crate) fn settle_unstarted(
+        self,
+        engine: &Engine<In, T, E>,
+        error: JobError<E>,
+        attempts: u32,
+    ) {
         match self {
             Self::Streamed(job) => {
                 let error = job.stream.cancelled().map_or(error, JobError::Cancelled);
@@ -211,8 +241,17 @@ impl<In, T, E> Entry<In, T, E> {
     pub(crate) fn return_unstarted(self, engine: &Engine<In, T, E>, attempts: u32) {
         // Before the books know of it: who finds the pool idle then finds all inputs.
         let hand_back = |id, index, input| {
-            let unstarted = Unstarted { id, index, input, attempts };
-            engine.returned.lock().unwrap_or_else(PoisonError::into_inner).push(unstarted);
+            let unstarted = Unstarted {
+                id,
+                index,
+                input,
+                attempts,
+            };
+            engine
+                .returned
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(unstarted);
         };
         let aborted = JobError::Cancelled(CancelReason::Aborted);
         match self {
@@ -262,17 +301,45 @@ impl<In, T, E> Streamed<In, T, E> {
         attempts: u32,
         part_with: impl FnOnce(In, &Stream<In, T, E>) -> Option<In>,
     ) {
-        let Self { input, stream, id, index, origin, spot, accepted_at } = self;
+        let Self {
+            input,
+            stream,
+            id,
+            index,
+            origin,
+            spot,
+            accepted_at,
+        } = self;
         let kept = part_with(input, &stream);
-        if matches!(error, JobError::TimedOut(_) | JobError::CostExceedsLimit { .. } | JobError::Panicked(_)) {
+        if matches!(
+            error,
+            JobError::TimedOut(_) | JobError::CostExceedsLimit { .. } | JobError::Panicked(_)
+        ) {
             stream.count_failure(&error);
         }
         stream.announce(engine::DeliveryKind::Unstarted);
-        engine.book_unstarted(origin, id, error.outcome(), spot, attempts, Some(stream.identity().get()));
+        engine.book_unstarted(
+            origin,
+            id,
+            error.outcome(),
+            spot,
+            attempts,
+            Some(stream.identity().get()),
+        );
         let timings = accepted_at.filter(|_| engine.timings).map(|at| {
-            Box::new(Timings { queued_for: engine.timer.now().saturating_duration_since(at), ran_for: None })
+            Box::new(Timings {
+                queued_for: engine.timer.now().saturating_duration_since(at),
+                ran_for: None,
+            })
         });
-        let completion = Completion { id, index, attempts, input: kept, result: Err(error), timings };
+        let completion = Completion {
+            id,
+            index,
+            attempts,
+            input: kept,
+            result: Err(error),
+            timings,
+        };
         stream.deliver(Delivery::One(completion));
         stream.arrived(engine::DeliveryKind::Unstarted, 1);
     }
@@ -294,14 +361,25 @@ impl<In, T, E> Streamed<In, T, E> {
         let mut limits = Limits::default();
         let is_noted = engine.is_plain
             && self.origin == Origin::Outside
-            && note(Runner { id: self.id, index: self.index, stream: Some(stream) });
+            && note(Runner {
+                id: self.id,
+                index: self.index,
+                stream: Some(stream),
+            });
         if is_noted {
             ticket.past = Past::NONE;
         } else {
             let mut wakes = Wakes::default();
             let mut occupant = Occupant::new(self.id, self.index, Some(stream.get()));
             occupant.spot = self.spot;
-            match engine.book_start(slot, self.origin, occupant, &mut limits, &mut wakes, &mut ticket.past) {
+            match engine.book_start(
+                slot,
+                self.origin,
+                occupant,
+                &mut limits,
+                &mut wakes,
+                &mut ticket.past,
+            ) {
                 Begun::Yes => {}
                 Begun::Aborted => {
                     let entry = Entry::Streamed(self);
@@ -317,7 +395,14 @@ impl<In, T, E> Streamed<In, T, E> {
             }
             engine.carry_out(wakes);
         }
-        let Self { input, stream, id, index, accepted_at, .. } = self;
+        let Self {
+            input,
+            stream,
+            id,
+            index,
+            accepted_at,
+            ..
+        } = self;
         if let Some(reason) = stream.cancelled() {
             // The canceller may have looked for running jobs before this one was among them.
             let _ = engine.signals[slot].interrupt(reason);
@@ -381,8 +466,18 @@ impl<In, T, E> Cell<In, T, E> {
         input: In,
         is_detached: bool,
     ) -> Arc<Self> {
-        let state = CellState { phase: Phase::Queued(input), is_detached, origin, waker: None };
-        let times = (!limits.is_none() || accepted_at.is_some()).then(|| Box::new(Times { limits, accepted_at }));
+        let state = CellState {
+            phase: Phase::Queued(input),
+            is_detached,
+            origin,
+            waker: None,
+        };
+        let times = (!limits.is_none() || accepted_at.is_some()).then(|| {
+            Box::new(Times {
+                limits,
+                accepted_at,
+            })
+        });
         Arc::new(Self {
             engine: Arc::clone(engine),
             id,
@@ -410,7 +505,11 @@ impl<In, T, E> Cell<In, T, E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(self: Arc<Self>, ticket: &mut Ticket<In, T, E>, note: impl FnOnce(Runner) -> bool) -> Option<In> {
+    fn start(
+        self: Arc<Self>,
+        ticket: &mut Ticket<In, T, E>,
+        note: impl FnOnce(Runner) -> bool,
+    ) -> Option<In> {
         let slot = ticket.slot;
         let mut state = self.lock();
         let input = match std::mem::replace(&mut state.phase, Phase::Running(slot)) {
@@ -425,7 +524,11 @@ impl<In, T, E> Cell<In, T, E> {
         let mut limits = Limits::default();
         let is_noted = self.engine.is_plain
             && state.origin == Origin::Outside
-            && note(Runner { id: self.id, index: 0, stream: None });
+            && note(Runner {
+                id: self.id,
+                index: 0,
+                stream: None,
+            });
         if is_noted {
             drop(state);
             ticket.past = Past::NONE;
@@ -435,7 +538,9 @@ impl<In, T, E> Cell<In, T, E> {
             occupant.spot = self.spot();
             let origin = state.origin;
             let past = &mut ticket.past;
-            let begun = self.engine.book_start(slot, origin, occupant, &mut limits, &mut wakes, past);
+            let begun =
+                self.engine
+                    .book_start(slot, origin, occupant, &mut limits, &mut wakes, past);
             if begun != Begun::Yes {
                 state.phase = Phase::Queued(input);
                 drop(state);
@@ -453,16 +558,28 @@ impl<In, T, E> Cell<In, T, E> {
             drop(state);
             self.engine.carry_out(wakes);
         }
-        let (own, accepted_at) =
-            self.times.as_ref().map_or((Limits::default(), None), |times| (times.limits, times.accepted_at));
-        let limits = Limits { attempt: own.attempt.or(limits.attempt), job: own.job };
+        let (own, accepted_at) = self
+            .times
+            .as_ref()
+            .map_or((Limits::default(), None), |times| {
+                (times.limits, times.accepted_at)
+            });
+        let limits = Limits {
+            attempt: own.attempt.or(limits.attempt),
+            job: own.job,
+        };
         let id = self.id;
         ticket.begin(Reply::Cell(self), id, 0, accepted_at, limits);
         Some(input)
     }
 
     /// Settles a job that is still queued, once `part_with` has its input; says whether it was. One that is not is left alone.
-    pub(crate) fn settle_queued(&self, error: JobError<E>, attempts: u32, part_with: impl FnOnce(In)) -> bool {
+    pub(crate) fn settle_queued(
+        &self,
+        error: JobError<E>,
+        attempts: u32,
+        part_with: impl FnOnce(In),
+    ) -> bool {
         let mut state = self.lock();
         let input = match std::mem::replace(&mut state.phase, Phase::Settling) {
             Phase::Queued(input) => input,
@@ -476,10 +593,14 @@ impl<In, T, E> Cell<In, T, E> {
         part_with(input);
         let outcome = error.outcome();
         let wanted = self.discard_unwanted(Err(error), attempts);
-        self.engine.deliveries.begin(engine::DeliveryKind::Unstarted);
-        self.engine.book_unstarted(origin, self.id, outcome, self.spot(), attempts, None);
+        self.engine
+            .deliveries
+            .begin(engine::DeliveryKind::Unstarted);
+        self.engine
+            .book_unstarted(origin, self.id, outcome, self.spot(), attempts, None);
         self.complete(wanted, attempts);
-        self.engine.end_deliveries(engine::DeliveryKind::Unstarted, 1);
+        self.engine
+            .end_deliveries(engine::DeliveryKind::Unstarted, 1);
         true
     }
 
@@ -586,7 +707,11 @@ impl<In, T, E> Cell<In, T, E> {
 
     /// Gives up a result that nobody will ask for, before the books are closed over the job: whoever waits for the pool
     /// to be idle finds the failure reported and the value dropped.
-    fn discard_unwanted(&self, result: Result<T, JobError<E>>, attempts: u32) -> Option<Result<T, JobError<E>>> {
+    fn discard_unwanted(
+        &self,
+        result: Result<T, JobError<E>>,
+        attempts: u32,
+    ) -> Option<Result<T, JobError<E>>> {
         if self.lock().is_detached {
             self.discard(result, attempts);
             return None;
@@ -619,7 +744,11 @@ impl<In, T, E> Cell<In, T, E> {
         match result {
             // Whoever cancelled knows.
             Err(JobError::Cancelled(CancelReason::Handle)) => {}
-            Err(error) => self.engine.report_unhandled(Unhandled { id: self.id, attempts, error }),
+            Err(error) => self.engine.report_unhandled(Unhandled {
+                id: self.id,
+                attempts,
+                error,
+            }),
             Ok(value) => {
                 unwind::discard(value);
             }
@@ -686,7 +815,14 @@ impl<In, T, E> Ticket<In, T, E> {
 
     /// Takes over a job whose start is booked.
     #[inline(always)]
-    fn begin(&mut self, reply: Reply<In, T, E>, id: JobId, index: usize, accepted_at: Option<Instant>, limits: Limits) {
+    fn begin(
+        &mut self,
+        reply: Reply<In, T, E>,
+        id: JobId,
+        index: usize,
+        accepted_at: Option<Instant>,
+        limits: Limits,
+    ) {
         let engine = reply.engine();
         if engine.timings || !limits.is_none() || self.past.since.is_some() {
             let now = self.past.since.unwrap_or_else(|| engine.timer.now());
@@ -713,7 +849,13 @@ impl<In, T, E> Ticket<In, T, E> {
     /// Takes over a job that was in a hand, in its first attempt.
     pub(crate) fn adopt(&mut self, stream: &Arc<Stream<In, T, E>>, id: JobId, index: usize) {
         self.past = Past::NONE;
-        self.begin(Reply::Stream(Arc::clone(stream)), id, index, None, Limits::default());
+        self.begin(
+            Reply::Stream(Arc::clone(stream)),
+            id,
+            index,
+            None,
+            Limits::default(),
+        );
         self.attempts = 1;
     }
 
@@ -725,7 +867,10 @@ impl<In, T, E> Ticket<In, T, E> {
         outbox: &mut Outbox<In, T, E>,
         note: impl FnOnce() -> bool,
     ) -> Option<T> {
-        match self.reply.take_if(|reply| reply.engine().is_plain && self.attempts == 1 && self.kept.is_none()) {
+        match self
+            .reply
+            .take_if(|reply| reply.engine().is_plain && self.attempts == 1 && self.kept.is_none())
+        {
             None => Some(value),
             Some(Reply::Cell(cell)) => {
                 self.answer(&cell, Ok(value), note);
@@ -737,7 +882,11 @@ impl<In, T, E> Ticket<In, T, E> {
                     self.reply = Some(Reply::Stream(stream));
                     return Some(value);
                 }
-                outbox.succeed(Success { id: self.id, index: self.index, value });
+                outbox.succeed(Success {
+                    id: self.id,
+                    index: self.index,
+                    value,
+                });
                 None
             }
         }
@@ -755,7 +904,9 @@ impl<In, T, E> Ticket<In, T, E> {
     ///
     /// The error is the job's outcome; its input is in the ticket then, unless the copying has panicked.
     pub(crate) fn prepare(&mut self, input: In) -> Result<In, JobError<E>> {
-        let Some(reply) = &self.reply else { return Ok(input) };
+        let Some(reply) = &self.reply else {
+            return Ok(input);
+        };
         if let Some(interrupt) = reply.engine().signals[self.slot].interrupted() {
             self.kept = Some(input);
             return Err(JobError::Cancelled(interrupt.0));
@@ -767,8 +918,14 @@ impl<In, T, E> Ticket<In, T, E> {
             return Err(JobError::TimedOut(TimeLimit::Job));
         }
         let attempt = self.past.attempts().saturating_add(1);
-        let retries = reply.engine().retry.as_ref().filter(|retry| retry.policy.may_follow(attempt));
-        let keep = retries.map(|retry| retry.copy).or_else(|| self.stream().and_then(|stream| stream.keeper()));
+        let retries = reply
+            .engine()
+            .retry
+            .as_ref()
+            .filter(|retry| retry.policy.may_follow(attempt));
+        let keep = retries
+            .map(|retry| retry.copy)
+            .or_else(|| self.stream().and_then(|stream| stream.keeper()));
         if let Some(keep) = keep {
             match unwind::catch(|| keep(&input)) {
                 Ok(copy) => self.kept = Some(copy),
@@ -786,7 +943,8 @@ impl<In, T, E> Ticket<In, T, E> {
     /// that is the result.
     pub(crate) fn goes_again(&mut self, result: &mut Result<T, JobError<E>>) -> bool {
         match result {
-            Err(JobError::Failed(_) | JobError::TimedOut(TimeLimit::Attempt)) if self.kept.is_some() => {}
+            Err(JobError::Failed(_) | JobError::TimedOut(TimeLimit::Attempt))
+                if self.kept.is_some() => {}
             _ => return false,
         }
         self.retry(result).unwrap_or_else(|panicked| {
@@ -798,15 +956,32 @@ impl<In, T, E> Ticket<In, T, E> {
     /// Whether the job waits for another attempt now. The error: a closure of the policy has panicked.
     #[cold]
     fn retry(&mut self, result: &Result<T, JobError<E>>) -> Result<bool, JobError<E>> {
-        let Some(reply) = &self.reply else { return Ok(false) };
+        let Some(reply) = &self.reply else {
+            return Ok(false);
+        };
         let engine = Arc::clone(reply.engine());
-        let (Err(error), Some(retry)) = (result, &engine.retry) else { return Ok(false) };
+        let (Err(error), Some(retry)) = (result, &engine.retry) else {
+            return Ok(false);
+        };
         let (id, attempt, now) = (self.id, self.attempts, engine.timer.now());
         let since = self.started_at.unwrap_or(now);
-        let history = self.past.history.get_or_insert_with(|| Box::new(History::new(since)));
+        let history = self
+            .past
+            .history
+            .get_or_insert_with(|| Box::new(History::new(since)));
         let decision = unwind::catch(|| retry.policy.decide(id, attempt, error, history, now));
-        let Decision::Again { delay, hold, is_paid } = decision.map_err(JobError::Panicked)? else { return Ok(false) };
-        if self.job_deadline.is_some_and(|deadline| now.checked_add(delay).is_none_or(|at| at >= deadline)) {
+        let Decision::Again {
+            delay,
+            hold,
+            is_paid,
+        } = decision.map_err(JobError::Panicked)?
+        else {
+            return Ok(false);
+        };
+        if self
+            .job_deadline
+            .is_some_and(|deadline| now.checked_add(delay).is_none_or(|at| at >= deadline))
+        {
             return Ok(false);
         }
         match engine.allow_retry(self.slot, retry.capacity, is_paid) {
@@ -817,18 +992,40 @@ impl<In, T, E> Ticket<In, T, E> {
             }
             None => return Ok(false),
         }
-        if let Err(message) = unwind::catch(|| retry.policy.tell(id, attempt, error, delay, history)) {
+        if let Err(message) =
+            unwind::catch(|| retry.policy.tell(id, attempt, error, delay, history))
+        {
             engine.forgo_retry();
             return Err(JobError::Panicked(message));
         }
-        engine.observe(|| Event::Retrying { job: id, attempt, delay });
-        let (Some(input), Some(history)) = (self.kept.take(), self.past.history.take()) else { return Ok(false) };
+        engine.observe(|| Event::Retrying {
+            job: id,
+            attempt,
+            delay,
+        });
+        let (Some(input), Some(history)) = (self.kept.take(), self.past.history.take()) else {
+            return Ok(false);
+        };
         match self.reply.take() {
             Some(Reply::Stream(stream)) => {
                 let (index, accepted_at) = (self.index, self.accepted_at);
                 let again = Arc::clone(&stream);
-                let job = Streamed { input, stream, id, index, origin: Origin::Retry, spot: None, accepted_at };
-                match engine.requeue(self.slot, Held::Streamed(Box::new(job)), history, delay, hold) {
+                let job = Streamed {
+                    input,
+                    stream,
+                    id,
+                    index,
+                    origin: Origin::Retry,
+                    spot: None,
+                    accepted_at,
+                };
+                match engine.requeue(
+                    self.slot,
+                    Held::Streamed(Box::new(job)),
+                    history,
+                    delay,
+                    hold,
+                ) {
                     Ok((effects, wakes)) => {
                         engine.carry_out_effects(effects);
                         engine.carry_out(wakes);
@@ -862,7 +1059,9 @@ impl<In, T, E> Ticket<In, T, E> {
                     Err((_, history)) => self.past.history = Some(history),
                 }
                 state.origin = origin;
-                if let Phase::Queued(input) = std::mem::replace(&mut state.phase, Phase::Running(self.slot)) {
+                if let Phase::Queued(input) =
+                    std::mem::replace(&mut state.phase, Phase::Running(self.slot))
+                {
                     self.kept = Some(input);
                 }
                 drop(state);
@@ -892,7 +1091,10 @@ impl<In, T, E> Ticket<In, T, E> {
     }
 
     /// Books the outcome and gives it to a cell; one for a stream is returned, and announced there.
-    fn conclude(&mut self, result: Result<T, JobError<E>>) -> Option<(Arc<Stream<In, T, E>>, Completion<In, T, E>)> {
+    fn conclude(
+        &mut self,
+        result: Result<T, JobError<E>>,
+    ) -> Option<(Arc<Stream<In, T, E>>, Completion<In, T, E>)> {
         match self.reply.take()? {
             Reply::Cell(cell) => {
                 self.answer(&cell, result, || false);
@@ -906,16 +1108,33 @@ impl<In, T, E> Ticket<In, T, E> {
                 let input = self.take_kept(&stream);
                 self.past.history.take().map(unwind::discard);
                 stream.announce(engine::DeliveryKind::Finished);
-                stream.engine.book_finish(self.slot, self.id, outcome_of(&result), self.attempts);
+                stream
+                    .engine
+                    .book_finish(self.slot, self.id, outcome_of(&result), self.attempts);
                 let timings = self.timings(&stream.engine);
                 let (id, index, attempts) = (self.id, self.index, self.attempts);
-                Some((stream, Completion { id, index, attempts, input, result, timings }))
+                Some((
+                    stream,
+                    Completion {
+                        id,
+                        index,
+                        attempts,
+                        input,
+                        result,
+                        timings,
+                    },
+                ))
             }
         }
     }
 
     /// Gives the outcome to a cell, and books it in between unless `note` says that it is noted.
-    fn answer(&mut self, cell: &Cell<In, T, E>, result: Result<T, JobError<E>>, note: impl FnOnce() -> bool) {
+    fn answer(
+        &mut self,
+        cell: &Cell<In, T, E>,
+        result: Result<T, JobError<E>>,
+        note: impl FnOnce() -> bool,
+    ) {
         if let Some(kept) = self.kept.take() {
             drop_input(Some(kept));
         }
@@ -924,10 +1143,12 @@ impl<In, T, E> Ticket<In, T, E> {
         let wanted = cell.discard_unwanted(result, self.attempts);
         cell.engine.deliveries.begin(engine::DeliveryKind::Finished);
         if !note() {
-            cell.engine.book_finish(self.slot, self.id, outcome, self.attempts);
+            cell.engine
+                .book_finish(self.slot, self.id, outcome, self.attempts);
         }
         cell.complete(wanted, self.attempts);
-        cell.engine.end_deliveries(engine::DeliveryKind::Finished, 1);
+        cell.engine
+            .end_deliveries(engine::DeliveryKind::Finished, 1);
     }
 
     #[inline]
@@ -938,7 +1159,10 @@ impl<In, T, E> Ticket<In, T, E> {
         let (accepted_at, started_at) = (self.accepted_at?, self.started_at?);
         let queued_for = started_at.saturating_duration_since(accepted_at);
         let ran_for = Some(engine.timer.now().saturating_duration_since(started_at));
-        Some(Box::new(Timings { queued_for, ran_for }))
+        Some(Box::new(Timings {
+            queued_for,
+            ran_for,
+        }))
     }
 }
 
@@ -947,7 +1171,9 @@ impl<In, T, E> Drop for Ticket<In, T, E> {
         let Some(reply) = &self.reply else { return };
         // An interruption that was under way is the reason, though the worker did not live to see it.
         let interrupt = reply.engine().signals[self.slot].interrupted();
-        let result = Err(interrupt.map_or(JobError::Abandoned, |interrupt| JobError::Cancelled(interrupt.0)));
+        let result = Err(interrupt.map_or(JobError::Abandoned, |interrupt| {
+            JobError::Cancelled(interrupt.0)
+        }));
         if let Some((stream, completion)) = self.conclude(result) {
             stream.deliver(Delivery::One(completion));
             stream.arrived(engine::DeliveryKind::Finished, 1);
@@ -982,14 +1208,23 @@ impl<In, T, E> Outbox<In, T, E> {
     const MOST: usize = 64;
 
     pub(crate) const fn new() -> Self {
-        Self { stream: None, held: Vec::new(), successes: Vec::new(), announced: 0 }
+        Self {
+            stream: None,
+            held: Vec::new(),
+            successes: Vec::new(),
+            announced: 0,
+        }
     }
 
     /// A job of this stream starts, or one of none: what others wait for leaves before, since the job may wait for that
     /// itself.
     #[inline]
     pub(crate) fn clear_for(&mut self, stream: Option<&Arc<Stream<In, T, E>>>) {
-        if self.stream.as_ref().is_some_and(|held| !stream.is_some_and(|stream| Arc::ptr_eq(held, stream))) {
+        if self
+            .stream
+            .as_ref()
+            .is_some_and(|held| !stream.is_some_and(|stream| Arc::ptr_eq(held, stream)))
+        {
             self.flush();
         }
     }
@@ -998,7 +1233,9 @@ impl<In, T, E> Outbox<In, T, E> {
     #[inline(always)]
     fn push(&mut self, stream: Arc<Stream<In, T, E>>, completion: Completion<In, T, E>) {
         debug_assert!(
-            self.stream.as_ref().is_none_or(|held| Arc::ptr_eq(held, &stream)),
+            self.stream
+                .as_ref()
+                .is_none_or(|held| Arc::ptr_eq(held, &stream)),
             "what is for others has left before the job started"
         );
         if !self.successes.is_empty() {
@@ -1065,7 +1302,11 @@ impl<In, T, E> Outbox<In, T, E> {
         // Lists of none and of one would do, but cost more.
         match self.held.len() {
             0 => {}
-            1 => self.held.pop().into_iter().for_each(|completion| stream.deliver(Delivery::One(completion))),
+            1 => self
+                .held
+                .pop()
+                .into_iter()
+                .for_each(|completion| stream.deliver(Delivery::One(completion))),
             _ => stream.deliver(Delivery::Many(std::mem::take(&mut self.held))),
         }
         match self.successes.len() {
@@ -1077,7 +1318,10 @@ impl<In, T, E> Outbox<In, T, E> {
                 .for_each(|success| stream.deliver(Delivery::One(success.into_completion()))),
             _ => stream.deliver(Delivery::Successes(std::mem::take(&mut self.successes))),
         }
-        stream.arrived(engine::DeliveryKind::Finished, std::mem::take(&mut self.announced));
+        stream.arrived(
+            engine::DeliveryKind::Finished,
+            std::mem::take(&mut self.announced),
+        );
     }
 
     /// Sends what it holds.
@@ -1110,7 +1354,9 @@ mod tests {
         let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
         let mut map = pool.map(0..1);
         assert_eq!(block_on(poll_once(map.next())), None);
-        let Ok(Some(entry)) = pool.engine().injector.try_pop() else { panic!("the job is ready") };
+        let Ok(Some(entry)) = pool.engine().injector.try_pop() else {
+            panic!("the job is ready")
+        };
         pool.pause();
         map.cancel();
         pool.engine().readmit(entry);
@@ -1123,7 +1369,10 @@ mod tests {
     #[test]
     fn what_cancelled_handles_leave_in_the_queue_is_bounded() {
         for is_scheduled in [false, true] {
-            let mut builder = Pool::builder().workers(1).queue_capacity(1).timer(ManualTimer::new());
+            let mut builder = Pool::builder()
+                .workers(1)
+                .queue_capacity(1)
+                .timer(ManualTimer::new());
             if is_scheduled {
                 builder = builder.key_by(|n: &u32| *n);
             }

@@ -15,12 +15,19 @@ pub(crate) struct Spares<V> {
 impl<V> Spares<V> {
     /// How many are kept at most is a matter of memory and speed.
     pub(crate) fn new(most: usize) -> Self {
-        Self { lists: Mutex::new(Vec::new()), most }
+        Self {
+            lists: Mutex::new(Vec::new()),
+            most,
+        }
     }
 
     /// An empty list, with room where there is some to spare.
     pub(crate) fn take(&self) -> Vec<V> {
-        self.lists.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+        self.lists
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .unwrap_or_default()
     }
 
     /// Keeps the room of a list that is empty.

@@ -56,7 +56,9 @@ impl Builder<Task, Infallible> {
     /// As [`build`](Self::build).
     #[track_caller]
     pub fn spawn_tasks_on(self, executor: &(impl Spawn + ?Sized)) -> TaskPool {
-        TaskPool { pool: self.spawn_on(executor, run) }
+        TaskPool {
+            pool: self.spawn_on(executor, run),
+        }
     }
 
     /// Makes a [`TaskPool`] and spawns its workers on smol's global executor, which has one thread unless the environment says
@@ -172,9 +174,16 @@ impl<T> TaskHandle<T> {
         self.job.try_take().map(|result| self.value_of(result))
     }
 
-    fn value_of(&self, result: Result<(), JobError<Infallible>>) -> Result<T, JobError<Infallible>> {
+    fn value_of(
+        &self,
+        result: Result<(), JobError<Infallible>>,
+    ) -> Result<T, JobError<Infallible>> {
         result.and_then(|()| {
-            let value = self.value.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let value = self
+                .value
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             value.ok_or(JobError::Abandoned)
         })
     }
@@ -185,12 +194,16 @@ impl<T> Future for TaskHandle<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        Pin::new(&mut this.job).poll(cx).map(|result| this.value_of(result))
+        Pin::new(&mut this.job)
+            .poll(cx)
+            .map(|result| this.value_of(result))
     }
 }
 
 impl<T> fmt::Debug for TaskHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TaskHandle").field("id", &self.job.id()).finish_non_exhaustive()
+        f.debug_struct("TaskHandle")
+            .field("id", &self.job.id())
+            .finish_non_exhaustive()
     }
 }

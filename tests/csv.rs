@@ -9,7 +9,8 @@ use std::{
 };
 
 use brigade::csv::{
-    BadRowKind, CsvError, CsvErrorKind, FailuresWriter, Header, Reader, RejectsWriter, Row, RowError, Rows, Writer,
+    BadRowKind, CsvError, CsvErrorKind, FailuresWriter, Header, Reader, RejectsWriter, Row,
+    RowError, Rows, Writer,
 };
 use proptest::prelude::*;
 
@@ -25,11 +26,20 @@ enum Seen {
 }
 
 fn good(line: u64, fields: &[&str]) -> Seen {
-    Seen::Good { line, fields: fields.iter().map(|field| (*field).to_owned()).collect() }
+    Seen::Good {
+        line,
+        fields: fields.iter().map(|field| (*field).to_owned()).collect(),
+    }
 }
 
 fn ragged(line: u64, fields: &[&str]) -> Seen {
-    Seen::Ragged { line, fields: fields.iter().map(|field| field.as_bytes().to_vec()).collect() }
+    Seen::Ragged {
+        line,
+        fields: fields
+            .iter()
+            .map(|field| field.as_bytes().to_vec())
+            .collect(),
+    }
 }
 
 fn file(message: &str) -> Seen {
@@ -38,10 +48,20 @@ fn file(message: &str) -> Seen {
 
 fn seen<R: Read>(rows: Rows<R>) -> Vec<Seen> {
     rows.map(|row| match row {
-        Ok(row) => Seen::Good { line: row.line(), fields: row.iter().map(str::to_owned).collect() },
+        Ok(row) => Seen::Good {
+            line: row.line(),
+            fields: row.iter().map(str::to_owned).collect(),
+        },
         Err(RowError::Bad(bad)) => {
-            let (line, fields) = (bad.line(), bad.record().iter().map(<[u8]>::to_vec).collect());
-            if bad.is_ragged() { Seen::Ragged { line, fields } } else { Seen::Undecodable { line, fields } }
+            let (line, fields) = (
+                bad.line(),
+                bad.record().iter().map(<[u8]>::to_vec).collect(),
+            );
+            if bad.is_ragged() {
+                Seen::Ragged { line, fields }
+            } else {
+                Seen::Undecodable { line, fields }
+            }
         }
         Err(RowError::File(error)) => Seen::File(error.to_string()),
     })
@@ -105,7 +125,10 @@ impl Read for Endless {
             }
             length => length,
         };
-        self.most = self.most.checked_sub(length).expect("no more bytes are taken than allowed");
+        self.most = self
+            .most
+            .checked_sub(length)
+            .expect("no more bytes are taken than allowed");
         Ok(length)
     }
 }
@@ -147,7 +170,10 @@ fn a_missing_file_cannot_be_opened() {
     let error = Reader::new().open("/no/such/file.csv").unwrap_err();
     assert!(error.is_cannot_open());
     let source = error.source().expect("the error of the system");
-    assert_eq!(error.to_string(), format!("/no/such/file.csv: cannot open: {source}"));
+    assert_eq!(
+        error.to_string(),
+        format!("/no/such/file.csv: cannot open: {source}")
+    );
 }
 
 #[test]
@@ -169,10 +195,17 @@ fn a_file_is_named_by_its_path() {
 
 #[test]
 fn utf16_is_refused_by_name() {
-    for text in [&b"\xff\xfei\0d\0\n\0"[..], b"\xfe\xff\0i\0d\0\n", b"\xff\xfe"] {
+    for text in [
+        &b"\xff\xfei\0d\0\n\0"[..],
+        b"\xfe\xff\0i\0d\0\n",
+        b"\xff\xfe",
+    ] {
         let error = refused(text);
         assert!(error.is_utf16());
-        assert_eq!(error.to_string(), "in.csv:1: the file is UTF-16, convert it to UTF-8");
+        assert_eq!(
+            error.to_string(),
+            "in.csv:1: the file is UTF-16, convert it to UTF-8"
+        );
     }
 }
 
@@ -188,7 +221,16 @@ fn a_byte_order_mark_is_dropped_however_the_bytes_arrive() {
     let text = "\u{feff}\"id\"\n1\n".as_bytes();
     for size in 1..6 {
         let sizes = [size];
-        let rows = Reader::new().from_reader("in.csv", Pieces { bytes: text, sizes: &sizes, next: 0 }).unwrap();
+        let rows = Reader::new()
+            .from_reader(
+                "in.csv",
+                Pieces {
+                    bytes: text,
+                    sizes: &sizes,
+                    next: 0,
+                },
+            )
+            .unwrap();
         assert_eq!(rows.header().get(0), Some("id"), "pieces of {size}");
         assert_eq!(seen(rows), [good(2, &["1"])]);
     }
@@ -203,22 +245,38 @@ fn a_second_byte_order_mark_is_data() {
 
 #[test]
 fn a_read_error_is_reported_once_after_the_complete_rows_and_ends_the_iteration() {
-    let rows = Reader::new().from_reader("in.csv", Failing(b"id,name\n1,a\n2,b\n3,", false)).unwrap();
-    let expected = [good(2, &["1", "a"]), good(3, &["2", "b"]), file("in.csv:4: cannot read: the disk is gone")];
+    let rows = Reader::new()
+        .from_reader("in.csv", Failing(b"id,name\n1,a\n2,b\n3,", false))
+        .unwrap();
+    let expected = [
+        good(2, &["1", "a"]),
+        good(3, &["2", "b"]),
+        file("in.csv:4: cannot read: the disk is gone"),
+    ];
     assert_eq!(seen(rows), expected);
 }
 
 #[test]
 fn a_read_error_before_the_header_is_an_error_of_the_file() {
-    let error = Reader::new().from_reader("in.csv", Failing(b"", false)).unwrap_err();
+    let error = Reader::new()
+        .from_reader("in.csv", Failing(b"", false))
+        .unwrap_err();
     assert!(error.is_cannot_read());
-    assert_eq!(error.source().expect("the error of the reader").to_string(), "the disk is gone");
+    assert_eq!(
+        error.source().expect("the error of the reader").to_string(),
+        "the disk is gone"
+    );
     assert_eq!(error.to_string(), "in.csv:1: cannot read: the disk is gone");
 }
 
 #[test]
 fn an_interrupted_read_is_tried_again() {
-    let rows = Reader::new().from_reader("in.csv", Interrupted("\u{feff}id\n1\n2\n".as_bytes(), false)).unwrap();
+    let rows = Reader::new()
+        .from_reader(
+            "in.csv",
+            Interrupted("\u{feff}id\n1\n2\n".as_bytes(), false),
+        )
+        .unwrap();
     assert_eq!(seen(rows), [good(2, &["1"]), good(3, &["2"])]);
 }
 
@@ -237,20 +295,32 @@ fn a_header_that_is_not_utf8_is_refused() {
     let error = refused(b"\nid,na\xefme\n1,a\n");
     assert!(error.is_undecodable_header());
     assert!(error.source().is_some());
-    assert_eq!(error.to_string(), "in.csv:2: invalid UTF-8 in the header, column 2");
+    assert_eq!(
+        error.to_string(),
+        "in.csv:2: invalid UTF-8 in the header, column 2"
+    );
 }
 
 #[test]
 fn a_duplicate_column_is_refused() {
     let error = refused("id,name,id\n1,a,2\n");
     assert!(error.is_duplicate_column());
-    assert_eq!(error.to_string(), "in.csv:1: duplicate column \"id\": columns 1 and 3");
+    assert_eq!(
+        error.to_string(),
+        "in.csv:1: duplicate column \"id\": columns 1 and 3"
+    );
 }
 
 #[test]
 fn columns_that_differ_only_in_white_space_are_duplicates_once_trimmed() {
     assert_eq!(open("id, id\n").unwrap().header().column_count(), 2);
-    assert!(Reader::new().trim(true).from_reader("in.csv", &b"id, id\n"[..]).unwrap_err().is_duplicate_column());
+    assert!(
+        Reader::new()
+            .trim(true)
+            .from_reader("in.csv", &b"id, id\n"[..])
+            .unwrap_err()
+            .is_duplicate_column()
+    );
 }
 
 #[test]
@@ -258,12 +328,19 @@ fn columns_are_found_in_the_order_asked_for() {
     let rows = open("id,name,age\n").unwrap();
     let [age, id] = rows.columns(["age", "id"]).unwrap();
     assert_eq!((age.index(), id.index()), (2, 0));
-    assert!(rows.columns(["age", "size"]).unwrap_err().is_missing_column());
+    assert!(
+        rows.columns(["age", "size"])
+            .unwrap_err()
+            .is_missing_column()
+    );
 }
 
 #[test]
 fn a_missing_column_is_one_error_with_the_line_of_the_header() {
-    let error = open("\nid,Name, age\n").unwrap().column("name").unwrap_err();
+    let error = open("\nid,Name, age\n")
+        .unwrap()
+        .column("name")
+        .unwrap_err();
     assert!(error.is_missing_column());
     assert_eq!(
         error.to_string(),
@@ -274,14 +351,29 @@ fn a_missing_column_is_one_error_with_the_line_of_the_header() {
 #[test]
 fn the_wrong_delimiter_shows_in_the_error_about_the_missing_column() {
     let error = open("id;name\n1;a\n").unwrap().column("id").unwrap_err();
-    assert_eq!(error.to_string(), "in.csv:1: no column \"id\": the header has 1 column (\"id;name\")");
+    assert_eq!(
+        error.to_string(),
+        "in.csv:1: no column \"id\": the header has 1 column (\"id;name\")"
+    );
 }
 
 #[test]
 fn an_error_about_a_missing_column_is_short_however_long_the_header() {
-    let names = (0..50).map(|index| format!("{}{index}", "x".repeat(100))).collect::<Vec<_>>().join(",");
-    let error = Reader::new().from_reader("in.csv", names.as_bytes()).unwrap().column("id").unwrap_err();
-    let CsvErrorKind::MissingColumn { columns: 50, first, .. } = error.kind() else { panic!("{error:?}") };
+    let names = (0..50)
+        .map(|index| format!("{}{index}", "x".repeat(100)))
+        .collect::<Vec<_>>()
+        .join(",");
+    let error = Reader::new()
+        .from_reader("in.csv", names.as_bytes())
+        .unwrap()
+        .column("id")
+        .unwrap_err();
+    let CsvErrorKind::MissingColumn {
+        columns: 50, first, ..
+    } = error.kind()
+    else {
+        panic!("{error:?}")
+    };
     assert_eq!(*first, vec!["x".repeat(40); 10]);
     assert!(error.to_string().ends_with(", …)"));
 }
@@ -290,12 +382,18 @@ fn an_error_about_a_missing_column_is_short_however_long_the_header() {
 fn an_unclosed_quote_in_the_header_refuses_the_file() {
     let error = refused("id,\"name\n1,a\n");
     assert!(error.is_unclosed_quote());
-    assert_eq!(error.to_string(), "in.csv:1: unclosed quote opened at line 1");
+    assert_eq!(
+        error.to_string(),
+        "in.csv:1: unclosed quote opened at line 1"
+    );
 }
 
 #[test]
 fn a_header_that_is_too_long_refuses_the_file() {
-    let error = Reader::new().max_record_bytes(6).from_reader("in.csv", &b"id,name\n"[..]).unwrap_err();
+    let error = Reader::new()
+        .max_record_bytes(6)
+        .from_reader("in.csv", &b"id,name\n"[..])
+        .unwrap_err();
     assert!(error.is_record_too_long());
     assert_eq!(error.to_string(), "in.csv:1: record has more than 6 bytes");
 }
@@ -303,7 +401,10 @@ fn a_header_that_is_too_long_refuses_the_file() {
 #[test]
 fn a_header_may_span_lines() {
     let rows = open("\n\"id\nof it\",name\n1,a\n").unwrap();
-    assert_eq!((rows.header().line(), rows.header().get(0)), (2, Some("id\nof it")));
+    assert_eq!(
+        (rows.header().line(), rows.header().get(0)),
+        (2, Some("id\nof it"))
+    );
     assert_eq!(seen(rows), [good(4, &["1", "a"])]);
 }
 
@@ -311,29 +412,51 @@ fn a_header_may_span_lines() {
 
 #[test]
 fn a_ragged_row_is_bad_and_the_next_one_follows() {
-    let expected = [ragged(2, &["1"]), ragged(3, &["2", "b", "c"]), good(4, &["3", "d"])];
+    let expected = [
+        ragged(2, &["1"]),
+        ragged(3, &["2", "b", "c"]),
+        good(4, &["3", "d"]),
+    ];
     assert_eq!(read("id,name\n1\n2,b,c\n3,d\n"), expected);
     let mut rows = open("id,name\n1\n").unwrap();
-    let Some(Err(error @ RowError::Bad(_))) = rows.next() else { panic!("a bad row") };
+    let Some(Err(error @ RowError::Bad(_))) = rows.next() else {
+        panic!("a bad row")
+    };
     assert!(!error.is_fatal());
     assert_eq!(error.to_string(), "in.csv:2: expected 2 fields, found 1");
 }
 
 #[test]
 fn a_field_that_is_not_utf8_makes_a_bad_row_that_keeps_its_bytes() {
-    let expected =
-        [Seen::Undecodable { line: 2, fields: vec![b"1".to_vec(), b"J\xfcrgen".to_vec()] }, good(3, &["2", "b"])];
+    let expected = [
+        Seen::Undecodable {
+            line: 2,
+            fields: vec![b"1".to_vec(), b"J\xfcrgen".to_vec()],
+        },
+        good(3, &["2", "b"]),
+    ];
     let text = b"id,name\n1,J\xfcrgen\n2,b\n";
     assert_eq!(read(text), expected);
-    let Some(Err(RowError::Bad(bad))) = open(text).unwrap().next() else { panic!("a bad row") };
+    let Some(Err(RowError::Bad(bad))) = open(text).unwrap().next() else {
+        panic!("a bad row")
+    };
     assert!(bad.is_undecodable());
     assert!(bad.source().is_some());
-    assert_eq!(bad.to_string(), "in.csv:2: invalid UTF-8 in field 2 (\"name\")");
+    assert_eq!(
+        bad.to_string(),
+        "in.csv:2: invalid UTF-8 in field 2 (\"name\")"
+    );
 }
 
 #[test]
 fn a_row_that_is_ragged_and_undecodable_is_reported_as_ragged() {
-    assert_eq!(read(b"id,name\n\xff\n"), [Seen::Ragged { line: 2, fields: vec![b"\xff".to_vec()] }]);
+    assert_eq!(
+        read(b"id,name\n\xff\n"),
+        [Seen::Ragged {
+            line: 2,
+            fields: vec![b"\xff".to_vec()]
+        }]
+    );
 }
 
 #[test]
@@ -344,13 +467,20 @@ fn blank_lines_are_skipped_and_counted() {
 
 #[test]
 fn a_line_of_white_space_is_a_row_of_one_field() {
-    assert_eq!(read("id,name\n  \n1,a\n"), [ragged(2, &["  "]), good(3, &["1", "a"])]);
+    assert_eq!(
+        read("id,name\n  \n1,a\n"),
+        [ragged(2, &["  "]), good(3, &["1", "a"])]
+    );
     assert_eq!(read("id\n  \n"), [good(2, &["  "])]);
 }
 
 #[test]
 fn lines_are_exact_with_each_kind_of_line_end() {
-    let expected = [good(2, &["1", "a"]), good(3, &["2", "b"]), good(5, &["3", "c"])];
+    let expected = [
+        good(2, &["1", "a"]),
+        good(3, &["2", "b"]),
+        good(5, &["3", "c"]),
+    ];
     for end in ["\n", "\r\n", "\r"] {
         let text = "id,name\n1,a\n2,b\n\n3,c\n".replace('\n', end);
         assert_eq!(read(&text), expected, "{end:?}");
@@ -365,22 +495,34 @@ fn line_breaks_inside_quotes_count() {
 
 #[test]
 fn a_doubled_quote_is_one_quote() {
-    assert_eq!(read("id,name\n1,\"say \"\"hi\"\"\"\n2,\"\"\n"), [good(2, &["1", "say \"hi\""]), good(3, &["2", ""])]);
+    assert_eq!(
+        read("id,name\n1,\"say \"\"hi\"\"\"\n2,\"\"\n"),
+        [good(2, &["1", "say \"hi\""]), good(3, &["2", ""])]
+    );
 }
 
 #[test]
 fn a_quote_inside_a_field_is_data() {
-    assert_eq!(read("id,name\n1,a\"b\n2, \"c\"\n"), [good(2, &["1", "a\"b"]), good(3, &["2", " \"c\""])]);
+    assert_eq!(
+        read("id,name\n1,a\"b\n2, \"c\"\n"),
+        [good(2, &["1", "a\"b"]), good(3, &["2", " \"c\""])]
+    );
 }
 
 #[test]
 fn text_after_a_closing_quote_continues_the_field() {
-    assert_eq!(read("id,name\n1,\"a\"x\"y\n2,b\n"), [good(2, &["1", "ax\"y"]), good(3, &["2", "b"])]);
+    assert_eq!(
+        read("id,name\n1,\"a\"x\"y\n2,b\n"),
+        [good(2, &["1", "ax\"y"]), good(3, &["2", "b"])]
+    );
 }
 
 #[test]
 fn an_unclosed_quote_ends_the_iteration_and_never_becomes_a_row() {
-    let expected = [good(2, &["1", "a"]), file("in.csv:3: unclosed quote opened at line 3")];
+    let expected = [
+        good(2, &["1", "a"]),
+        file("in.csv:3: unclosed quote opened at line 3"),
+    ];
     assert_eq!(read("id,name\n1,a\n2,\"b\n3,c\n4,d\n"), expected);
     // Also where it swallows nothing.
     assert_eq!(read("id,name\n1,a\n2,\""), expected);
@@ -390,23 +532,42 @@ fn an_unclosed_quote_ends_the_iteration_and_never_becomes_a_row() {
 
 #[test]
 fn an_unclosed_quote_after_a_quoted_field_with_line_breaks_names_its_own_line() {
-    assert_eq!(read("id,name\n\"1\n\n\",\"b\n3,c\n"), [file("in.csv:4: unclosed quote opened at line 4")]);
+    assert_eq!(
+        read("id,name\n\"1\n\n\",\"b\n3,c\n"),
+        [file("in.csv:4: unclosed quote opened at line 4")]
+    );
 }
 
 #[test]
 fn a_record_of_the_greatest_size_passes_and_a_longer_one_ends_the_iteration() {
     let reader = Reader::new().max_record_bytes(9);
-    let rows = reader.from_reader("in.csv", &b"id,name\n1,\"\"\"bcd\"\r\n2,3456789\n"[..]).unwrap();
-    assert_eq!(seen(rows), [good(2, &["1", "\"bcd"]), good(3, &["2", "3456789"])]);
-    let rows = reader.from_reader("in.csv", &b"id,name\n1,a\n2,34567890\n3,b\n"[..]).unwrap();
-    assert_eq!(seen(rows), [good(2, &["1", "a"]), file("in.csv:3: record has more than 9 bytes")]);
+    let rows = reader
+        .from_reader("in.csv", &b"id,name\n1,\"\"\"bcd\"\r\n2,3456789\n"[..])
+        .unwrap();
+    assert_eq!(
+        seen(rows),
+        [good(2, &["1", "\"bcd"]), good(3, &["2", "3456789"])]
+    );
+    let rows = reader
+        .from_reader("in.csv", &b"id,name\n1,a\n2,34567890\n3,b\n"[..])
+        .unwrap();
+    assert_eq!(
+        seen(rows),
+        [
+            good(2, &["1", "a"]),
+            file("in.csv:3: record has more than 9 bytes")
+        ]
+    );
 }
 
 #[test]
 fn a_record_that_is_too_long_names_the_quote_that_is_still_open() {
-    let rows =
-        Reader::new().max_record_bytes(9).from_reader("in.csv", &b"id,name\n\"\n\",\"a\n3,b\n4,c\n"[..]).unwrap();
-    let message = "in.csv:2: record has more than 9 bytes, and a quote opened at line 3 is not closed";
+    let rows = Reader::new()
+        .max_record_bytes(9)
+        .from_reader("in.csv", &b"id,name\n\"\n\",\"a\n3,b\n4,c\n"[..])
+        .unwrap();
+    let message =
+        "in.csv:2: record has more than 9 bytes, and a quote opened at line 3 is not closed";
     assert_eq!(seen(rows), [file(message)]);
 }
 
@@ -422,18 +583,30 @@ fn white_space_is_kept_unless_trimmed() {
     assert!(rows.column("id").is_err());
     assert_eq!(seen(rows), [good(2, &[" 1 ", " a "])]);
 
-    let rows = Reader::new().trim(true).from_reader("in.csv", text).unwrap();
+    let rows = Reader::new()
+        .trim(true)
+        .from_reader("in.csv", text)
+        .unwrap();
     assert_eq!(rows.column("id").unwrap().index(), 0);
     assert_eq!(seen(rows), [good(2, &["1", "a"])]);
 }
 
 #[test]
 fn each_way_to_a_field_trims_alike_and_the_record_keeps_what_was_read() {
-    let mut rows = Reader::new().trim(true).from_reader("in.csv", &b" id \n 7 \n"[..]).unwrap();
+    let mut rows = Reader::new()
+        .trim(true)
+        .from_reader("in.csv", &b" id \n 7 \n"[..])
+        .unwrap();
     let id = rows.column("id").unwrap();
     let row = rows.next().unwrap().unwrap();
-    assert_eq!((row.get(0), row.get_by_name("id"), row.field(id)), (Some("7"), Some("7"), "7"));
-    assert_eq!(row.deserialize::<HashMap<String, u8>>().unwrap(), HashMap::from([("id".to_owned(), 7)]));
+    assert_eq!(
+        (row.get(0), row.get_by_name("id"), row.field(id)),
+        (Some("7"), Some("7"), "7")
+    );
+    assert_eq!(
+        row.deserialize::<HashMap<String, u8>>().unwrap(),
+        HashMap::from([("id".to_owned(), 7)])
+    );
     assert_eq!(row.record(), &[" 7 "][..]);
 }
 
@@ -469,10 +642,22 @@ fn a_mistyped_row_names_its_line_and_column_and_keeps_its_record() {
     let row = open("id,age\n\n1,old\n").unwrap().next().unwrap().unwrap();
     let bad = row.deserialize::<(u32, u32)>().unwrap_err();
     assert!(bad.is_mistyped());
-    assert_eq!((bad.file(), bad.line(), bad.record_number()), ("in.csv", 3, 1));
+    assert_eq!(
+        (bad.file(), bad.line(), bad.record_number()),
+        ("in.csv", 3, 1)
+    );
     assert_eq!(bad.record(), &["1", "old"][..]);
-    assert_eq!(bad.to_string(), "in.csv:3: field 2 (\"age\"): invalid digit found in string");
-    let BadRowKind::Mistyped { field: Some((2, column)), .. } = bad.kind() else { panic!("{bad:?}") };
+    assert_eq!(
+        bad.to_string(),
+        "in.csv:3: field 2 (\"age\"): invalid digit found in string"
+    );
+    let BadRowKind::Mistyped {
+        field: Some((2, column)),
+        ..
+    } = bad.kind()
+    else {
+        panic!("{bad:?}")
+    };
     assert_eq!(column, "age");
     assert!(bad.source().is_some());
 }
@@ -514,10 +699,17 @@ fn the_defaults_are_a_comma_one_mebibyte_and_no_trimming() {
     assert_eq!(Reader::DEFAULT_MAX_RECORD_BYTES, 1024 * 1024);
     for (bytes, passes) in [(1024 * 1024, true), (1024 * 1024 + 1, false)] {
         let rows = open(format!("a\n{}\n", "x".repeat(bytes))).unwrap();
-        assert_eq!(matches!(seen(rows)[..], [Seen::Good { .. }]), passes, "{bytes} bytes");
+        assert_eq!(
+            matches!(seen(rows)[..], [Seen::Good { .. }]),
+            passes,
+            "{bytes} bytes"
+        );
     }
     assert_eq!(read("a\n b \n"), [good(2, &[" b "])]);
-    assert_eq!(format!("{:?}", Reader::default()), format!("{:?}", Reader::new()));
+    assert_eq!(
+        format!("{:?}", Reader::default()),
+        format!("{:?}", Reader::new())
+    );
 }
 
 #[test]
@@ -531,9 +723,13 @@ fn a_delimiter_that_cannot_separate_is_refused() {
     for delimiter in [b'"', b'\r', b'\n', 0x80, 0xff] {
         let panic = std::panic::catch_unwind(|| Reader::new().delimiter(delimiter)).unwrap_err();
         let message = panic.downcast::<String>().unwrap();
-        let expected = format!("delimiter must be ASCII and neither a quote nor a line break, got {delimiter:#04x}");
+        let expected = format!(
+            "delimiter must be ASCII and neither a quote nor a line break, got {delimiter:#04x}"
+        );
         assert_eq!(*message, expected);
-        assert!(std::panic::catch_unwind(|| Writer::with_delimiter(io::sink(), delimiter)).is_err());
+        assert!(
+            std::panic::catch_unwind(|| Writer::with_delimiter(io::sink(), delimiter)).is_err()
+        );
     }
 }
 
@@ -541,10 +737,23 @@ fn a_delimiter_that_cannot_separate_is_refused() {
 
 #[test]
 fn of_an_endless_record_no_more_is_taken_than_the_limit_and_a_buffer() {
-    for (first, again) in [(&b"id\n\"x"[..], b'x'), (b"id\n", b'x'), (b"id\n", b','), (b"id\n\"", b'\n'), (b"", b'x')] {
+    for (first, again) in [
+        (&b"id\n\"x"[..], b'x'),
+        (b"id\n", b'x'),
+        (b"id\n", b','),
+        (b"id\n\"", b'\n'),
+        (b"", b'x'),
+    ] {
         for limit in [2, 3, BUFFER - 1, BUFFER, BUFFER + 1, 1_000_000] {
-            let endless = Endless { first, again, most: first.len() + limit + BUFFER };
-            let error = match Reader::new().max_record_bytes(limit).from_reader("in.csv", endless) {
+            let endless = Endless {
+                first,
+                again,
+                most: first.len() + limit + BUFFER,
+            };
+            let error = match Reader::new()
+                .max_record_bytes(limit)
+                .from_reader("in.csv", endless)
+            {
                 Err(error) => error,
                 Ok(mut rows) => match rows.next() {
                     Some(Err(RowError::File(error))) => error,
@@ -580,13 +789,20 @@ impl Write for &mut Full {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.flush_fails { Err(io::Error::other("the cache is lost")) } else { Ok(()) }
+        if self.flush_fails {
+            Err(io::Error::other("the cache is lost"))
+        } else {
+            Ok(())
+        }
     }
 }
 
 #[test]
 fn finish_reports_what_could_not_be_written() {
-    let mut full = Full { room: 3, ..Full::default() };
+    let mut full = Full {
+        room: 3,
+        ..Full::default()
+    };
     let mut writer = Writer::new(&mut full);
     writer.write_row(["abc", "def"]).unwrap();
     assert_eq!(writer.finish().unwrap_err().to_string(), "the disk is full");
@@ -596,27 +812,46 @@ fn finish_reports_what_could_not_be_written() {
 
 #[test]
 fn finish_reports_what_could_not_be_flushed() {
-    let mut full = Full { room: 100, flush_fails: true, ..Full::default() };
+    let mut full = Full {
+        room: 100,
+        flush_fails: true,
+        ..Full::default()
+    };
     let mut writer = Writer::new(&mut full);
     writer.write_row(["a"]).unwrap();
-    assert_eq!(writer.finish().unwrap_err().to_string(), "the cache is lost");
+    assert_eq!(
+        writer.finish().unwrap_err().to_string(),
+        "the cache is lost"
+    );
 }
 
 #[test]
 fn after_an_error_nothing_more_is_written() {
-    let mut full = Full { room: 3, ..Full::default() };
+    let mut full = Full {
+        room: 3,
+        ..Full::default()
+    };
     let mut writer = Writer::new(&mut full);
     writer.write_row(["abcdef"]).unwrap();
     assert_eq!(writer.flush().unwrap_err().to_string(), "the disk is full");
-    assert_eq!(writer.write_row(["g"]).unwrap_err().to_string(), "an earlier write failed");
-    assert_eq!(writer.flush().unwrap_err().to_string(), "an earlier write failed");
+    assert_eq!(
+        writer.write_row(["g"]).unwrap_err().to_string(),
+        "an earlier write failed"
+    );
+    assert_eq!(
+        writer.flush().unwrap_err().to_string(),
+        "an earlier write failed"
+    );
     assert!(writer.finish().is_err());
     assert_eq!(full.written, b"abc");
 }
 
 #[test]
 fn a_dropped_writer_writes_its_buffer() {
-    let mut full = Full { room: 100, ..Full::default() };
+    let mut full = Full {
+        room: 100,
+        ..Full::default()
+    };
     Writer::new(&mut full).write_row(["a", "b"]).unwrap();
     assert_eq!(full.written, b"a,b\n");
 }
@@ -633,17 +868,26 @@ fn a_row_without_text_is_not_written_as_a_blank_line() {
 fn a_name_that_starts_with_a_byte_order_mark_survives_the_way_out_and_in() {
     let rows = open("\"\"\u{feff}\n").unwrap();
     assert_eq!(rows.header().get(0), Some("\u{feff}"));
-    let text = FailuresWriter::new(Vec::new(), rows.header()).unwrap().finish().unwrap();
+    let text = FailuresWriter::new(Vec::new(), rows.header())
+        .unwrap()
+        .finish()
+        .unwrap();
     assert_eq!(open(text).unwrap().header().get(0), Some("\u{feff}"));
 }
 
 #[test]
 fn formulas_are_escaped_only_when_asked_and_only_at_the_start_of_a_field() {
     let cells = ["=a", "+b", "-c", "@d", "e=f", "", " =g"];
-    for (escape, expected) in [(false, "=a,+b,-c,@d,e=f,, =g\n"), (true, "'=a,'+b,'-c,'@d,e=f,, =g\n")] {
+    for (escape, expected) in [
+        (false, "=a,+b,-c,@d,e=f,, =g\n"),
+        (true, "'=a,'+b,'-c,'@d,e=f,, =g\n"),
+    ] {
         let mut writer = Writer::new(Vec::new()).escape_formulas(escape);
         writer.write_row(cells).unwrap();
-        assert_eq!(String::from_utf8(writer.finish().unwrap()).unwrap(), expected);
+        assert_eq!(
+            String::from_utf8(writer.finish().unwrap()).unwrap(),
+            expected
+        );
     }
     let mut writer = Writer::new(Vec::new());
     writer.write_row(["=a"]).unwrap();
@@ -653,7 +897,10 @@ fn formulas_are_escaped_only_when_asked_and_only_at_the_start_of_a_field() {
 #[test]
 fn rejects_keep_each_bad_record_as_it_was_read() {
     let text = &b" id ,name\n 1 \n2,\xff\n3, c \n4,d,e\n"[..];
-    let rows = Reader::new().trim(true).from_reader("in.csv", text).unwrap();
+    let rows = Reader::new()
+        .trim(true)
+        .from_reader("in.csv", text)
+        .unwrap();
     let mut rejects = RejectsWriter::new(Writer::new(Vec::new()), rows.header()).unwrap();
     for row in rows {
         match row {
@@ -727,7 +974,11 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn pieces() -> impl Strategy<Value = Vec<usize>> {
-    prop_oneof![Just(vec![1]), Just(vec![BUFFER]), prop::collection::vec(1_usize..9, 1..6)]
+    prop_oneof![
+        Just(vec![1]),
+        Just(vec![BUFFER]),
+        prop::collection::vec(1_usize..9, 1..6)
+    ]
 }
 
 /// The records of `text` as the parser alone returns them.
@@ -738,7 +989,13 @@ fn parsed(text: &[u8], delimiter: u8) -> Vec<Vec<Vec<u8>>> {
         .flexible(true)
         .from_reader(text)
         .byte_records()
-        .map(|record| record.expect("bytes in memory").iter().map(<[u8]>::to_vec).collect())
+        .map(|record| {
+            record
+                .expect("bytes in memory")
+                .iter()
+                .map(<[u8]>::to_vec)
+                .collect()
+        })
         .collect()
 }
 
@@ -751,14 +1008,23 @@ fn swallows_the_rest(text: &[u8], delimiter: u8) -> bool {
 /// The lines on which records start, found by searching for what ends each field; and that of an unclosed quote.
 fn lines(text: &[u8], delimiter: u8) -> (Vec<u64>, Option<u64>) {
     let line_at = |position: usize| {
-        let before = String::from_utf8_lossy(&text[..position]).replace("\r\n", "\n").replace('\r', "\n");
+        let before = String::from_utf8_lossy(&text[..position])
+            .replace("\r\n", "\n")
+            .replace('\r', "\n");
         before.matches('\n').count() as u64 + 1
     };
     let find = |from: usize, wanted: &[u8]| {
-        text[from..].iter().position(|byte| wanted.contains(byte)).map_or(text.len(), |offset| from + offset)
+        text[from..]
+            .iter()
+            .position(|byte| wanted.contains(byte))
+            .map_or(text.len(), |offset| from + offset)
     };
     let mut starts = Vec::new();
-    let mut at = if text.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+    let mut at = if text.starts_with(b"\xef\xbb\xbf") {
+        3
+    } else {
+        0
+    };
     while at < text.len() {
         if matches!(text[at], b'\r' | b'\n') {
             at += 1;
@@ -791,7 +1057,11 @@ fn lines(text: &[u8], delimiter: u8) -> (Vec<u64>, Option<u64>) {
 }
 
 fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 proptest! {
@@ -918,11 +1188,23 @@ fn sizes(text: &[u8], lines: &[u64], unclosed: bool) -> Vec<usize> {
         }
     }
     let start = |line: u64| offsets[line as usize - 1];
-    let ends = lines.iter().skip(1).map(|line| start(*line)).chain([text.len()]);
+    let ends = lines
+        .iter()
+        .skip(1)
+        .map(|line| start(*line))
+        .chain([text.len()]);
     let sizes = lines.iter().zip(ends).map(|(line, end)| {
         let record = &text[start(*line)..end];
-        let line_ends = record.iter().rev().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-        if unclosed && end == text.len() { record.len() } else { record.len() - line_ends }
+        let line_ends = record
+            .iter()
+            .rev()
+            .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+            .count();
+        if unclosed && end == text.len() {
+            record.len()
+        } else {
+            record.len() - line_ends
+        }
     });
     sizes.collect()
 }

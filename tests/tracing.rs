@@ -61,15 +61,18 @@ impl Subscriber for Log {
 #[test]
 fn each_job_has_a_span_that_is_entered_for_each_poll() {
     let log = Log::default();
-    let values = tracing::subscriber::with_default(log.clone(), || {
-        let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(|yields: u32| async move {
-            for _ in 0..yields {
-                future::yield_now().await;
-            }
-            Ok::<_, ()>(yields)
+    let values =
+        tracing::subscriber::with_default(log.clone(), || {
+            let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(
+                |yields: u32| async move {
+                    for _ in 0..yields {
+                        future::yield_now().await;
+                    }
+                    Ok::<_, ()>(yields)
+                },
+            );
+            future::block_on(workers.drive(pool.map([0, 1]).try_collect::<Vec<_>>()))
         });
-        future::block_on(workers.drive(pool.map([0, 1]).try_collect::<Vec<_>>()))
-    });
     assert_eq!(values, Ok(vec![0, 1]));
     assert_eq!(
         *log.lines.lock().unwrap(),
@@ -90,7 +93,10 @@ fn each_job_has_a_span_that_is_entered_for_each_poll() {
 fn a_span_names_the_worker_and_not_its_slot() {
     let log = Log::default();
     tracing::subscriber::with_default(log.clone(), || {
-        let builder = Pool::builder().workers(2).jobs_per_worker(2).timer(ManualTimer::new());
+        let builder = Pool::builder()
+            .workers(2)
+            .jobs_per_worker(2)
+            .timer(ManualTimer::new());
         let (pool, workers) = builder.build(|n: u32| async move {
             future::yield_now().await;
             Ok::<_, ()>(n)
@@ -98,8 +104,11 @@ fn a_span_names_the_worker_and_not_its_slot() {
         future::block_on(workers.drive(pool.map(0..4).for_each(drop)));
     });
     let lines = log.lines.lock().unwrap();
-    let mut workers: Vec<_> =
-        lines.iter().filter_map(|line| line.split_once("worker=")).map(|(_, worker)| worker).collect();
+    let mut workers: Vec<_> = lines
+        .iter()
+        .filter_map(|line| line.split_once("worker="))
+        .map(|(_, worker)| worker)
+        .collect();
     workers.sort_unstable();
     assert_eq!(workers, ["0", "0", "1", "1"]);
 }

@@ -23,12 +23,42 @@ const LONG: u64 = 24_000;
 /// What a job may cost, in instructions and in allocations: not what it should, which the table of bounds says, but what it costs
 /// today and a little more. So whoever makes it dearer finds out.
 const CEILINGS: [(&str, Contender, &str, [f64; 2]); 6] = [
-    ("ready, one slot a worker", Brigade, "ready-10", [400.0, 0.04]),
-    ("ready, many slots a worker", BrigadeSlots, "ready-1000", [380.0, 0.04]),
-    ("yields once, many slots a worker", BrigadeSlots, "yield-1000", [1_160.0, 0.04]),
-    ("submitted one by one, nobody waits", BrigadeDetached, "submit", [2_030.0, 1.01]),
-    ("submitted one by one, each awaited", BrigadeHandles, "submit", [5_900.0, 2.1]),
-    ("ready, every policy", BrigadePolicies, "ready-10", [7_800.0, 1.6]),
+    (
+        "ready, one slot a worker",
+        Brigade,
+        "ready-10",
+        [400.0, 0.04],
+    ),
+    (
+        "ready, many slots a worker",
+        BrigadeSlots,
+        "ready-1000",
+        [380.0, 0.04],
+    ),
+    (
+        "yields once, many slots a worker",
+        BrigadeSlots,
+        "yield-1000",
+        [1_160.0, 0.04],
+    ),
+    (
+        "submitted one by one, nobody waits",
+        BrigadeDetached,
+        "submit",
+        [2_030.0, 1.01],
+    ),
+    (
+        "submitted one by one, each awaited",
+        BrigadeHandles,
+        "submit",
+        [5_900.0, 2.1],
+    ),
+    (
+        "ready, every policy",
+        BrigadePolicies,
+        "ready-10",
+        [7_800.0, 1.6],
+    ),
 ];
 
 /// Counts what the repository's own check looks at, and says whether nothing costs more than it did.
@@ -37,34 +67,67 @@ pub(crate) fn check() -> Result<bool, String> {
     for (what, contender, name, [instructions, allocations]) in CEILINGS {
         let at_once = workload::named(name)?.at_once;
         let counted = instructions_a_job(contender, name, at_once)?;
-        is_held &= hold(&format!("{what}: instructions a job"), counted, instructions, "");
+        is_held &= hold(
+            &format!("{what}: instructions a job"),
+            counted,
+            instructions,
+            "",
+        );
         let counted = allocations_a_job(contender, name, at_once)?;
-        is_held &= hold(&format!("{what}: allocations a job"), counted, allocations, "");
+        is_held &= hold(
+            &format!("{what}: allocations a job"),
+            counted,
+            allocations,
+            "",
+        );
     }
     let cronoq = instructions_a_job(Cronoq, "ready-10", 10)?;
-    println!("{:<66} {cronoq:>9.2}", "beside it, a queue with such policies: instructions a job");
+    println!(
+        "{:<66} {cronoq:>9.2}",
+        "beside it, a queue with such policies: instructions a job"
+    );
     Ok(is_held)
 }
 
 /// Counts these contenders at this workload, and prints.
-pub(crate) fn print(contenders: &[Contender], workload: &'static str, at_once: usize) -> Result<(), String> {
-    println!("{workload}, one thread: {:<12} {:>14} {:>14}", "", "instructions", "allocations");
+pub(crate) fn print(
+    contenders: &[Contender],
+    workload: &'static str,
+    at_once: usize,
+) -> Result<(), String> {
+    println!(
+        "{workload}, one thread: {:<12} {:>14} {:>14}",
+        "", "instructions", "allocations"
+    );
     for &contender in contenders {
         let instructions = instructions_a_job(contender, workload, at_once)?;
         let allocations = allocations_a_job(contender, workload, at_once)?;
-        println!("{:<34} {instructions:>14.1} {allocations:>14.3}", contender.name());
+        println!(
+            "{:<34} {instructions:>14.1} {allocations:>14.3}",
+            contender.name()
+        );
     }
     Ok(())
 }
 
 /// Of the long run beside the short one.
-pub(crate) fn instructions_a_job(contender: Contender, workload: &'static str, at_once: usize) -> Result<f64, String> {
+pub(crate) fn instructions_a_job(
+    contender: Contender,
+    workload: &'static str,
+    at_once: usize,
+) -> Result<f64, String> {
     per_job(contender, workload, at_once, instructions)
 }
 
 /// Of the long run beside the short one.
-pub(crate) fn allocations_a_job(contender: Contender, workload: &'static str, at_once: usize) -> Result<f64, String> {
-    per_job(contender, workload, at_once, |run| Ok(dhat(run, "Total:")?.1))
+pub(crate) fn allocations_a_job(
+    contender: Contender,
+    workload: &'static str,
+    at_once: usize,
+) -> Result<f64, String> {
+    per_job(contender, workload, at_once, |run| {
+        Ok(dhat(run, "Total:")?.1)
+    })
 }
 
 fn per_job(
@@ -73,7 +136,14 @@ fn per_job(
     at_once: usize,
     count: impl Fn(Run) -> Result<u64, String>,
 ) -> Result<f64, String> {
-    let run = |jobs| count(Run { contender, workload, jobs, at_once });
+    let run = |jobs| {
+        count(Run {
+            contender,
+            workload,
+            jobs,
+            at_once,
+        })
+    };
     Ok((run(LONG)? as f64 - run(SHORT)? as f64) / (LONG - SHORT) as f64)
 }
 
@@ -93,23 +163,43 @@ pub(crate) fn live_bytes(run: Run) -> Result<u64, String> {
 /// Bytes and blocks of a line of dhat's.
 fn dhat(run: Run, line: &str) -> Result<(u64, u64), String> {
     let told = valgrind("dhat", "--dhat-out-file=/dev/null", run)?;
-    let found = told.lines().find_map(|told| told.split_once(line)).and_then(|(_, figures)| {
-        let (bytes, blocks) = figures.split_once("bytes in")?;
-        let number = |text: &str| text.replace(',', "").split_whitespace().next()?.parse().ok();
-        Some((number(bytes)?, number(blocks)?))
-    });
+    let found = told
+        .lines()
+        .find_map(|told| told.split_once(line))
+        .and_then(|(_, figures)| {
+            let (bytes, blocks) = figures.split_once("bytes in")?;
+            let number = |text: &str| {
+                text.replace(',', "")
+                    .split_whitespace()
+                    .next()?
+                    .parse()
+                    .ok()
+            };
+            Some((number(bytes)?, number(blocks)?))
+        });
     found.ok_or_else(|| format!("dhat tells nothing of `{line}`:\n{told}"))
 }
 
 fn valgrind(tool: &str, option: &str, run: Run) -> Result<String, String> {
-    let program = std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;
+    let program =
+        std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;
     let output = Command::new("valgrind")
         .args([&format!("--tool={tool}"), option])
         .arg(program)
-        .args(["run", &run.contender.name(), run.workload, "--jobs", &run.jobs.to_string()])
+        .args([
+            "run",
+            &run.contender.name(),
+            run.workload,
+            "--jobs",
+            &run.jobs.to_string(),
+        ])
         .args(["--at-once", &run.at_once.to_string()])
         .output()
         .map_err(|error| format!("valgrind: {error}; it is a package of the same name"))?;
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.success() { Ok(told) } else { Err(format!("{tool}, {run:?}: {}\n{told}", output.status)) }
+    if output.status.success() {
+        Ok(told)
+    } else {
+        Err(format!("{tool}, {run:?}: {}\n{told}", output.status))
+    }
 }

@@ -81,7 +81,11 @@ struct How {
 
 impl How {
     fn run(&self, names: &[String]) -> Result<bool, String> {
-        matrix::run(names, Effort::matrix(self.rounds.max(1), self.fewer), self.json.as_deref())
+        matrix::run(
+            names,
+            Effort::matrix(self.rounds.max(1), self.fewer),
+            self.json.as_deref(),
+        )
     }
 }
 
@@ -186,7 +190,9 @@ fn main() -> ExitCode {
 fn run(options: Options) -> Result<bool, String> {
     let Some(what) = options.what else {
         if options.parts.names.is_empty() {
-            Options::command().print_long_help().map_err(|error| error.to_string())?;
+            Options::command()
+                .print_long_help()
+                .map_err(|error| error.to_string())?;
             return Ok(true);
         }
         return options.parts.how.run(&options.parts.names);
@@ -201,15 +207,27 @@ fn run(options: Options) -> Result<bool, String> {
         What::Page { from } => print!("{}", page::markdown(&Report::read(&from)?)),
         What::Schedule { rounds } => return schedule::measure(rounds),
         What::Count { contenders, .. } if contenders.is_empty() => return count::check(),
-        What::Count { contenders, workload } => count::print(&contenders, workload.name, workload.at_once)?,
+        What::Count {
+            contenders,
+            workload,
+        } => count::print(&contenders, workload.name, workload.at_once)?,
         What::Soak { jobs } => return Ok(soak::soak(jobs)),
         What::Stress { threads, rounds } => soak::stress(threads, rounds),
-        What::Run { contender, work: (workload, number), jobs, at_once, threads } => {
+        What::Run {
+            contender,
+            work: (workload, number),
+            jobs,
+            at_once,
+            threads,
+        } => {
             let mut load = workload.load(contender, threads);
             load.jobs = jobs.or(number).unwrap_or(load.jobs);
             load.at_once = at_once.unwrap_or(load.at_once);
             let sample = workload.run(contender, load)?;
-            println!("{}", serde_json::to_string(&sample).map_err(|error| error.to_string())?);
+            println!(
+                "{}",
+                serde_json::to_string(&sample).map_err(|error| error.to_string())?
+            );
         }
         What::Serve => workload::echo::serve().map_err(|error| error.to_string())?,
     }

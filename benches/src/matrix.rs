@@ -13,7 +13,10 @@ use crate::workload::{self, WORKLOADS, Workload};
 /// The sections of the report, each of which has tables, bounds, or both.
 fn sections() -> Vec<&'static str> {
     let mut sections = Vec::new();
-    let tables = WORKLOADS.iter().filter(|workload| !workload.contenders.is_empty()).map(Workload::section);
+    let tables = WORKLOADS
+        .iter()
+        .filter(|workload| !workload.contenders.is_empty())
+        .map(Workload::section);
     for section in tables.chain(bounds::all().iter().map(|bound| bound.section)) {
         if !sections.contains(&section) {
             sections.push(section);
@@ -29,9 +32,16 @@ pub(crate) fn run(only: &[String], effort: Effort, json: Option<&Path>) -> Resul
     let (mut results, mut report) = (Results::default(), Report::new());
     println!("{}", report.machine);
     for section in sections() {
-        let bounds: Vec<Bound> = bounds::all().into_iter().filter(|bound| bound.section == section).collect();
-        let all = WORKLOADS.iter().filter(|workload| workload.section() == section);
-        let tables: Vec<_> = all.filter(|workload| is_meant(section) || is_meant(workload.name)).collect();
+        let bounds: Vec<Bound> = bounds::all()
+            .into_iter()
+            .filter(|bound| bound.section == section)
+            .collect();
+        let all = WORKLOADS
+            .iter()
+            .filter(|workload| workload.section() == section);
+        let tables: Vec<_> = all
+            .filter(|workload| is_meant(section) || is_meant(workload.name))
+            .collect();
         if tables.is_empty() && !is_meant(section) {
             continue;
         }
@@ -42,7 +52,10 @@ pub(crate) fn run(only: &[String], effort: Effort, json: Option<&Path>) -> Resul
             results.measure(&entries, workload.rounds(effort.rounds), effort.divisor)?;
             // Who only tries something out does not want to wait for it.
             if workload.is_counted() && effort.divisor == 1 {
-                entries.iter().filter(|entry| entry.threads == 1).try_for_each(|entry| results.count(*entry))?;
+                entries
+                    .iter()
+                    .filter(|entry| entry.threads == 1)
+                    .try_for_each(|entry| results.count(*entry))?;
             }
         }
         let judged = judge(&bounds, &mut results, effort)?;
@@ -67,7 +80,10 @@ pub(crate) fn quick(json: Option<&Path>) -> Result<bool, String> {
     let (mut results, mut report) = (Results::default(), Report::new());
     println!("{}", report.machine);
     for section in bounds::QUICK {
-        let bounds: Vec<Bound> = bounds::all().into_iter().filter(|bound| bound.section == section).collect();
+        let bounds: Vec<Bound> = bounds::all()
+            .into_iter()
+            .filter(|bound| bound.section == section)
+            .collect();
         let judged = judge(&bounds, &mut results, effort)?;
         judged.iter().for_each(Judged::print);
         report.bounds.extend(judged);
@@ -82,7 +98,11 @@ fn entries_of(workload: &Workload, results: &mut Results) -> Vec<Entry> {
         for &contender in workload.contenders {
             let is_first = threads == workload.threads[0];
             if (is_first || contender.is_parallel()) && results.why_absent(contender).is_none() {
-                entries.push(Entry { workload: workload.name, threads, contender });
+                entries.push(Entry {
+                    workload: workload.name,
+                    threads,
+                    contender,
+                });
             }
         }
     }
@@ -91,16 +111,33 @@ fn entries_of(workload: &Workload, results: &mut Results) -> Vec<Entry> {
 
 /// Measures whoever has not been yet, and settles each bound.
 fn judge(bounds: &[Bound], results: &mut Results, effort: Effort) -> Result<Vec<Judged>, String> {
-    let needed: BTreeSet<Entry> = bounds.iter().flat_map(|bound| bound.figure.entries()).collect();
-    let missing: Vec<Entry> = needed.into_iter().filter(|entry| results.of(*entry).is_empty()).collect();
+    let needed: BTreeSet<Entry> = bounds
+        .iter()
+        .flat_map(|bound| bound.figure.entries())
+        .collect();
+    let missing: Vec<Entry> = needed
+        .into_iter()
+        .filter(|entry| results.of(*entry).is_empty())
+        .collect();
     results.measure(&missing, effort.rounds, effort.divisor)?;
-    bounds.iter().map(|bound| Ok(Judged::new(bound, bound.settle(results, effort)?))).collect()
+    bounds
+        .iter()
+        .map(|bound| Ok(Judged::new(bound, bound.settle(results, effort)?)))
+        .collect()
 }
 
 fn finish(mut report: Report, start: Instant, json: Option<&Path>) -> Result<bool, String> {
     report.seconds = start.elapsed().as_secs();
-    let missed = report.bounds.iter().filter(|judged| !judged.is_held).count();
-    println!("\n{} bounds, {missed} missed, in {} s", report.bounds.len(), report.seconds);
+    let missed = report
+        .bounds
+        .iter()
+        .filter(|judged| !judged.is_held)
+        .count();
+    println!(
+        "\n{} bounds, {missed} missed, in {} s",
+        report.bounds.len(),
+        report.seconds
+    );
     if let Some(path) = json {
         report.write(path)?;
     }
@@ -111,7 +148,9 @@ fn finish(mut report: Report, start: Instant, json: Option<&Path>) -> Result<boo
 pub(crate) fn name(text: &str) -> Result<String, String> {
     let sections = sections();
     match workload::named(text) {
-        Err(error) if !sections.contains(&text) => Err(format!("{error}; the sections are {}", sections.join(", "))),
+        Err(error) if !sections.contains(&text) => {
+            Err(format!("{error}; the sections are {}", sections.join(", ")))
+        }
         _ => Ok(text.to_owned()),
     }
 }

@@ -37,7 +37,8 @@ impl Sample {
 
     /// Of jobs that are measured one by one; else of all, which is their mean.
     pub(crate) fn median(&self) -> f64 {
-        self.median_ns.map_or_else(|| self.wall_a_job(), |median| median as f64)
+        self.median_ns
+            .map_or_else(|| self.wall_a_job(), |median| median as f64)
     }
 
     pub(crate) fn peak_mb(&self) -> f64 {
@@ -54,7 +55,10 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start() -> Self {
-        Self { cpu: ProcessTime::now(), wall: Instant::now() }
+        Self {
+            cpu: ProcessTime::now(),
+            wall: Instant::now(),
+        }
     }
 
     /// Stops, and panics unless all of `0..jobs` have results.
@@ -63,7 +67,13 @@ impl Running {
         let wall = self.wall.elapsed();
         let cpu = self.cpu.elapsed();
         tally.check(jobs);
-        Sample { jobs, wall_ns: nanos(wall), cpu_ns: nanos(cpu), peak_kib: peak_kib(), ..Sample::default() }
+        Sample {
+            jobs,
+            wall_ns: nanos(wall),
+            cpu_ns: nanos(cpu),
+            peak_kib: peak_kib(),
+            ..Sample::default()
+        }
     }
 }
 
@@ -85,7 +95,9 @@ pub(crate) fn latencies(mut each: Vec<Duration>, cpu: Duration) -> Sample {
 pub(crate) fn peak_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse().ok()).unwrap_or(0)
+    line.and_then(|line| line.split_whitespace().next())
+        .and_then(|kib| kib.parse().ok())
+        .unwrap_or(0)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -74,10 +74,15 @@ pub(crate) struct Judged {
 impl Report {
     pub(crate) fn new() -> Self {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        let model = info
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
         let model = model.map_or("unknown processor", |(_, model)| model.trim());
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        Self { machine: format!("{cores} cores, {model}, {}", std::env::consts::ARCH), ..Self::default() }
+        Self {
+            machine: format!("{cores} cores, {model}, {}", std::env::consts::ARCH),
+            ..Self::default()
+        }
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<(), String> {
@@ -86,7 +91,8 @@ impl Report {
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
-        let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let text =
+            fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
         serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
     }
 }
@@ -97,19 +103,49 @@ impl Table {
         let mut rows: Vec<Row> = Vec::new();
         let mut absent = Vec::new();
         for &contender in workload.contenders {
-            absent.extend(results.why_absent(contender).map(|why| format!("{}: {why}", contender.name())));
-            rows.extend(Row::new(workload, Entry { workload: workload.name, threads, contender }, results));
+            absent.extend(
+                results
+                    .why_absent(contender)
+                    .map(|why| format!("{}: {why}", contender.name())),
+            );
+            rows.extend(Row::new(
+                workload,
+                Entry {
+                    workload: workload.name,
+                    threads,
+                    contender,
+                },
+                results,
+            ));
         }
         rows.sort_by(|one, other| one.order().total_cmp(&other.order()));
-        Self { workload: workload.name.into(), about: workload.about.into(), threads, rows, absent }
+        Self {
+            workload: workload.name.into(),
+            about: workload.about.into(),
+            threads,
+            rows,
+            absent,
+        }
     }
 
     pub(crate) fn print(&self) {
-        let on = if self.threads == 1 { "1 thread" } else { "2 threads" };
+        let on = if self.threads == 1 {
+            "1 thread"
+        } else {
+            "2 threads"
+        };
         println!("\n{} ({}), {on}", self.about, self.workload);
-        let brigade = self.rows.iter().find(|row| row.contender == Contender::Brigade.name()).map(Row::order);
+        let brigade = self
+            .rows
+            .iter()
+            .find(|row| row.contender == Contender::Brigade.name())
+            .map(Row::order);
         let is_single = self.rows.iter().any(|row| row.median_ns.is_some());
-        let wall = if is_single { ["median", "99th %"] } else { ["wall min", "median"] };
+        let wall = if is_single {
+            ["median", "99th %"]
+        } else {
+            ["wall min", "median"]
+        };
         println!(
             "  {:<20} {:>12} {:>12} {:>12} {:>12} {:>10} {:>8} {:>8} {:>7} {:>8} {:>6}",
             "ns a job",
@@ -144,14 +180,19 @@ impl Table {
                 row.rounds
             );
         }
-        self.absent.iter().for_each(|word| println!("  without {word}"));
+        self.absent
+            .iter()
+            .for_each(|word| println!("  without {word}"));
     }
 }
 
 impl Row {
     fn new(workload: &Workload, entry: Entry, results: &Results) -> Option<Self> {
         let spread = |figure: fn(&Sample) -> f64| {
-            Some(Spread { min: results.least(entry, figure)?, median: results.median(entry, figure)? })
+            Some(Spread {
+                min: results.least(entry, figure)?,
+                median: results.median(entry, figure)?,
+            })
         };
         let wall_ns = spread(Sample::wall_a_job)?;
         let first = results.of(entry).first()?;
@@ -167,7 +208,9 @@ impl Row {
             counts: results.counts(entry),
             beside_ideal: (workload.kind == Kind::Sleep).then(|| wall_ns.min / ideal),
             median_ns: first.median_ns.and_then(|_| spread(Sample::median)),
-            p99_ns: first.p99_ns.and_then(|_| spread(|sample| sample.p99_ns.unwrap_or(0) as f64)),
+            p99_ns: first
+                .p99_ns
+                .and_then(|_| spread(|sample| sample.p99_ns.unwrap_or(0) as f64)),
         })
     }
 
@@ -191,10 +234,20 @@ impl Judged {
     }
 
     pub(crate) fn print(&self) {
-        let Self { section, what, figure, limit, bound, unit, is_held } = self;
+        let Self {
+            section,
+            what,
+            figure,
+            limit,
+            bound,
+            unit,
+            is_held,
+        } = self;
         let word = if *is_held { "held" } else { "missed" };
         let digits = if *bound < 1.0 { 3 } else { 2 };
-        println!("{section:<13} {what:<78} {figure:>9.digits$} {unit:<5} {limit:>8} {bound:>7.digits$}  {word}");
+        println!(
+            "{section:<13} {what:<78} {figure:>9.digits$} {unit:<5} {limit:>8} {bound:>7.digits$}  {word}"
+        );
     }
 }
 

@@ -34,12 +34,22 @@ impl Effort {
     /// For all tables.
     pub(crate) fn matrix(rounds: usize, divisor: u64) -> Self {
         let until = Instant::now() + Duration::from_secs(12 * 60);
-        Self { rounds, most_rounds: rounds * 3, divisor, until }
+        Self {
+            rounds,
+            most_rounds: rounds * 3,
+            divisor,
+            until,
+        }
     }
 
     /// For the first rows, in a minute.
     pub(crate) fn quick() -> Self {
-        Self { rounds: 5, most_rounds: 15, divisor: 2, until: Instant::now() + Duration::from_secs(20) }
+        Self {
+            rounds: 5,
+            most_rounds: 15,
+            divisor: 2,
+            until: Instant::now() + Duration::from_secs(20),
+        }
     }
 }
 
@@ -55,11 +65,19 @@ pub(crate) struct Results {
 impl Results {
     /// Why this contender cannot take part here, if it cannot.
     pub(crate) fn why_absent(&mut self, contender: Contender) -> Option<String> {
-        self.absent.entry(contender).or_insert_with(|| script::why_absent(contender)).clone()
+        self.absent
+            .entry(contender)
+            .or_insert_with(|| script::why_absent(contender))
+            .clone()
     }
 
     /// Measures so many rounds more, in turn.
-    pub(crate) fn measure(&mut self, entries: &[Entry], rounds: usize, divisor: u64) -> Result<(), String> {
+    pub(crate) fn measure(
+        &mut self,
+        entries: &[Entry],
+        rounds: usize,
+        divisor: u64,
+    ) -> Result<(), String> {
         for round in 0..rounds {
             for at in 0..entries.len() {
                 let entry = entries[(at + round) % entries.len()];
@@ -73,7 +91,11 @@ impl Results {
     /// Counts instructions and allocations a job; the scripts have interpreters that do much else.
     pub(crate) fn count(&mut self, entry: Entry) -> Result<(), String> {
         if !script::is_script(entry.contender) {
-            let Entry { workload, contender, .. } = entry;
+            let Entry {
+                workload,
+                contender,
+                ..
+            } = entry;
             let at_once = workload::named(workload)?.at_once;
             let instructions = count::instructions_a_job(contender, workload, at_once)?;
             let allocations = count::allocations_a_job(contender, workload, at_once)?;
@@ -106,13 +128,23 @@ impl Results {
 }
 
 fn in_its_own_process(entry: Entry, divisor: u64) -> Result<Sample, String> {
-    let program = std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;
+    let program =
+        std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;
     let load = workload::named(entry.workload)?.load(entry.contender, entry.threads);
     let output = Command::new(program)
         .args(["run", &entry.contender.name(), entry.workload])
-        .args(["--jobs", &(load.jobs.div_ceil(divisor)).to_string(), "--threads", &load.threads.to_string()])
+        .args([
+            "--jobs",
+            &(load.jobs.div_ceil(divisor)).to_string(),
+            "--threads",
+            &load.threads.to_string(),
+        ])
         .output()
         .map_err(|error| format!("{entry:?}: {error}"))?;
-    serde_json::from_slice(&output.stdout)
-        .map_err(|error| format!("{entry:?}: {error}: {}", String::from_utf8_lossy(&output.stderr)))
+    serde_json::from_slice(&output.stdout).map_err(|error| {
+        format!(
+            "{entry:?}: {error}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })
 }

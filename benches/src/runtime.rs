@@ -24,7 +24,11 @@ pub(crate) type Threads = Arc<Executor<'static>>;
 
 /// Blocks on a future: by way of async-io's reactor if the work waits for it, which is what smol does.
 pub(crate) fn block_on<W: Work, T>(future: impl Future<Output = T>) -> T {
-    if W::WAITS { async_io::block_on(future) } else { future::block_on(future) }
+    if W::WAITS {
+        async_io::block_on(future)
+    } else {
+        future::block_on(future)
+    }
 }
 
 /// Without an executor: a future that polls what it holds.
@@ -35,7 +39,10 @@ pub(crate) fn on_this_thread<W: Work>(load: Load, body: impl Future<Output = Tal
 }
 
 /// On async-executor; the body runs on the first of its threads.
-pub(crate) fn on_async_executor<W: Work>(load: Load, body: impl AsyncFnOnce(&Threads) -> Tally) -> Sample {
+pub(crate) fn on_async_executor<W: Work>(
+    load: Load,
+    body: impl AsyncFnOnce(&Threads) -> Tally,
+) -> Sample {
     beside_threads::<W, _>(load.threads - 1, |executor| {
         let running = Running::start();
         let tally = block_on::<W, _>(executor.run(body(executor)));
@@ -71,7 +78,11 @@ where
     let tally = if load.threads == 1 {
         runtime.block_on(body())
     } else {
-        runtime.block_on(async { tokio::spawn(async { body().await }).await.expect("the body does not panic") })
+        runtime.block_on(async {
+            tokio::spawn(async { body().await })
+                .await
+                .expect("the body does not panic")
+        })
     };
     running.stop(load.jobs, tally)
 }
@@ -81,5 +92,9 @@ pub(crate) fn tokio_runtime(threads: usize) -> tokio::runtime::Runtime {
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    builder.worker_threads(threads).enable_all().build().expect("a runtime can be built")
+    builder
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .expect("a runtime can be built")
 }

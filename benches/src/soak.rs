@@ -16,9 +16,17 @@ const MOST_GROWTH: u64 = 10 << 20;
 /// Memory in bytes, threads and open files of this process, by the kernel's account.
 fn account() -> (u64, usize, usize) {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    let pages: u64 = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .unwrap_or(0);
     let count = |path| fs::read_dir(path).map_or(0, Iterator::count);
-    (pages * 4096, count("/proc/self/task"), count("/proc/self/fd"))
+    (
+        pages * 4096,
+        count("/proc/self/task"),
+        count("/proc/self/fd"),
+    )
 }
 
 /// Runs so many jobs through a pool without and one with policies; says whether memory, threads and files stay as they are.
@@ -36,7 +44,9 @@ pub(crate) fn soak(jobs: u64) -> bool {
                     .retry(Retry::fixed(Duration::ZERO).max_attempts(2))
                     .job_timeout(Duration::from_secs(3600));
             }
-            let pool = builder.spawn_on(&executor, |n| async move { if n % 64 == 0 { Err(n) } else { Ok(n) } });
+            let pool = builder.spawn_on(&executor, |n| async move {
+                if n % 64 == 0 { Err(n) } else { Ok(n) }
+            });
             let (mut map, mut read, mut failed) = (pool.map(0..jobs), 0, 0);
             while let Some(completion) = map.next().await {
                 read += 1;
@@ -54,7 +64,11 @@ pub(crate) fn soak(jobs: u64) -> bool {
             failed
         }));
         assert_eq!(failed, jobs.div_ceil(64));
-        let name = if is_scheduled { "every policy" } else { "no policy" };
+        let name = if is_scheduled {
+            "every policy"
+        } else {
+            "no policy"
+        };
         println!(
             "soak, {name}: {jobs} jobs, memory grew by {} KiB, {} threads, {} files",
             most >> 10,
@@ -97,14 +111,20 @@ pub(crate) fn stress(threads: u64, rounds: u64) {
                 scope.spawn(move || future::block_on(use_it(&pool, thread, rounds)))
             })
             .collect();
-        users.into_iter().for_each(|user| user.join().expect("no user of the pool panics"));
+        users
+            .into_iter()
+            .for_each(|user| user.join().expect("no user of the pool panics"));
         while pool.is_paused() {
             pool.resume();
         }
         future::block_on(pool.drain());
         let stats = pool.stats();
         let outcomes = stats.succeeded + stats.failed + stats.cancelled;
-        assert_eq!((stats.accepted, stats.queued, stats.delayed, stats.running), (outcomes, 0, 0, 0), "{stats:?}");
+        assert_eq!(
+            (stats.accepted, stats.queued, stats.delayed, stats.running),
+            (outcomes, 0, 0, 0),
+            "{stats:?}"
+        );
         println!(
             "stress: {threads} threads, {} jobs, {} attempts, none lost",
             stats.accepted,
@@ -138,12 +158,21 @@ async fn use_it(pool: &Pool<u64, u64, u64>, thread: u64, rounds: u64) {
             }
             5 => pool.set_workers(dice.usize(1..=8)),
             6 => {
-                let handle = pool.job(n).priority(dice.i32(-2..3)).submit().await.expect("it is open");
+                let handle = pool
+                    .job(n)
+                    .priority(dice.i32(-2..3))
+                    .submit()
+                    .await
+                    .expect("it is open");
                 handle.set_priority(3);
                 let _ = handle.await;
             }
             7 => {
-                let handle = pool.job(n).delay(Duration::from_micros(dice.u64(0..200))).submit().await;
+                let handle = pool
+                    .job(n)
+                    .delay(Duration::from_micros(dice.u64(0..200)))
+                    .submit()
+                    .await;
                 let _ = handle.expect("it is open").await;
             }
             _ => {

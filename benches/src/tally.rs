@@ -23,7 +23,11 @@ impl Tally {
     #[track_caller]
     pub(crate) fn check(self, jobs: u64) {
         let sum = jobs * jobs.saturating_sub(1) / 2;
-        assert_eq!(self, Self { count: jobs, sum }, "a job is missing, or ran twice");
+        assert_eq!(
+            self,
+            Self { count: jobs, sum },
+            "a job is missing, or ran twice"
+        );
     }
 }
 
@@ -38,7 +42,12 @@ pub(crate) struct SharedTally {
 
 impl SharedTally {
     pub(crate) fn expecting(jobs: u64) -> Arc<Self> {
-        Arc::new(Self { count: AtomicU64::new(0), sum: AtomicU64::new(0), expected: jobs, all_there: Notify::new() })
+        Arc::new(Self {
+            count: AtomicU64::new(0),
+            sum: AtomicU64::new(0),
+            expected: jobs,
+            all_there: Notify::new(),
+        })
     }
 
     pub(crate) fn add(&self, n: u64) {
@@ -52,6 +61,9 @@ impl SharedTally {
     /// Waits for the last of them; one task may.
     pub(crate) async fn complete(&self) -> Tally {
         self.all_there.notified().await;
-        Tally { count: self.count.load(Ordering::Acquire), sum: self.sum.load(Ordering::Relaxed) }
+        Tally {
+            count: self.count.load(Ordering::Acquire),
+            sum: self.sum.load(Ordering::Relaxed),
+        }
     }
 }

@@ -86,7 +86,9 @@ impl Work for Compute {
 pub(crate) fn compute(n: u64) -> u64 {
     let mut state = n;
     for _ in 0..MULTIPLICATIONS {
-        state = black_box(state).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = black_box(state)
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
     }
     black_box(state);
     n
@@ -108,13 +110,19 @@ pub(crate) struct TokioEcho {
 
 impl Echo {
     pub(crate) fn new(server: SocketAddr) -> Self {
-        Self { server, idle: Arc::default() }
+        Self {
+            server,
+            idle: Arc::default(),
+        }
     }
 }
 
 impl TokioEcho {
     pub(crate) fn new(server: SocketAddr) -> Self {
-        Self { server, idle: Arc::default() }
+        Self {
+            server,
+            idle: Arc::default(),
+        }
     }
 }
 
@@ -126,14 +134,22 @@ impl Work for Echo {
         let mut stream = match kept {
             Some(stream) => stream,
             None => {
-                let stream = Async::<TcpStream>::connect(self.server).await.expect("the server listens");
-                stream.get_ref().set_nodelay(true).expect("a connection can be set up");
+                let stream = Async::<TcpStream>::connect(self.server)
+                    .await
+                    .expect("the server listens");
+                stream
+                    .get_ref()
+                    .set_nodelay(true)
+                    .expect("a connection can be set up");
                 stream
             }
         };
         let mut message = message_of(n);
         stream.write_all(&message).await.expect("the server reads");
-        stream.read_exact(&mut message).await.expect("the server answers");
+        stream
+            .read_exact(&mut message)
+            .await
+            .expect("the server answers");
         put(&self.idle, stream);
         number_in(&message)
     }
@@ -146,14 +162,21 @@ impl Work for TokioEcho {
         let mut stream = match kept {
             Some(stream) => stream,
             None => {
-                let stream = tokio::net::TcpStream::connect(self.server).await.expect("the server listens");
-                stream.set_nodelay(true).expect("a connection can be set up");
+                let stream = tokio::net::TcpStream::connect(self.server)
+                    .await
+                    .expect("the server listens");
+                stream
+                    .set_nodelay(true)
+                    .expect("a connection can be set up");
                 stream
             }
         };
         let mut message = message_of(n);
         stream.write_all(&message).await.expect("the server reads");
-        stream.read_exact(&mut message).await.expect("the server answers");
+        stream
+            .read_exact(&mut message)
+            .await
+            .expect("the server answers");
         put(&self.idle, stream);
         number_in(&message)
     }
@@ -165,7 +188,9 @@ fn take<T>(idle: &Mutex<Vec<T>>) -> Option<T> {
 
 /// Never more than there are jobs at once.
 fn put<T>(idle: &Mutex<Vec<T>>, stream: T) {
-    idle.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+    idle.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(stream);
 }
 
 fn message_of(n: u64) -> [u8; MESSAGE] {

@@ -28,7 +28,11 @@ impl Innermost {
     const fn get(&self) -> Option<Place> {
         match self.pool.get() {
             0 => None,
-            pool => Some(Place { pool, slot: self.slot.get(), id: JobId(self.id.get()) }),
+            pool => Some(Place {
+                pool,
+                slot: self.slot.get(),
+                id: JobId(self.id.get()),
+            }),
         }
     }
 
@@ -55,7 +59,10 @@ pub(crate) fn enter<R>(place: Place, call: impl FnOnce() -> R) -> R {
             push_around(innermost);
         }
         innermost.set(place);
-        let _leave = Leave { innermost, has_outer };
+        let _leave = Leave {
+            innermost,
+            has_outer,
+        };
         call()
     })
 }
@@ -67,7 +74,17 @@ pub(crate) fn find(pool: usize) -> Option<Place> {
         return Some(innermost);
     }
     // While a thread ends, this local may be gone; no worker polls there any more.
-    AROUND.try_with(|around| around.borrow().iter().rev().find(|place| place.pool == pool).copied()).ok().flatten()
+    AROUND
+        .try_with(|around| {
+            around
+                .borrow()
+                .iter()
+                .rev()
+                .find(|place| place.pool == pool)
+                .copied()
+        })
+        .ok()
+        .flatten()
 }
 
 #[cold]
@@ -77,7 +94,10 @@ fn push_around(innermost: &Innermost) {
 
 #[cold]
 fn pop_around(innermost: &Innermost) {
-    let outer = AROUND.try_with(|around| around.borrow_mut().pop()).ok().flatten();
+    let outer = AROUND
+        .try_with(|around| around.borrow_mut().pop())
+        .ok()
+        .flatten();
     match outer {
         Some(outer) => innermost.set(outer),
         None => innermost.pool.set(0),
@@ -106,11 +126,18 @@ mod tests {
 
     #[test]
     fn a_job_is_found_while_it_is_entered_however_deep() {
-        let place = |pool| Place { pool, slot: 0, id: JobId(7) };
+        let place = |pool| Place {
+            pool,
+            slot: 0,
+            id: JobId(7),
+        };
         assert_eq!(find(1), None);
         enter(place(1), || {
             enter(place(2), || {
-                assert_eq!((find(1), find(2), find(3)), (Some(place(1)), Some(place(2)), None));
+                assert_eq!(
+                    (find(1), find(2), find(3)),
+                    (Some(place(1)), Some(place(2)), None)
+                );
             });
             assert_eq!((find(1), find(2)), (Some(place(1)), None));
         });
@@ -119,8 +146,16 @@ mod tests {
 
     #[test]
     fn a_panic_leaves_the_job() {
-        let panicked =
-            std::panic::catch_unwind(|| enter(Place { pool: 1, slot: 0, id: JobId(7) }, || panic!("on purpose")));
+        let panicked = std::panic::catch_unwind(|| {
+            enter(
+                Place {
+                    pool: 1,
+                    slot: 0,
+                    id: JobId(7),
+                },
+                || panic!("on purpose"),
+            )
+        });
         assert!(panicked.is_err());
         assert_eq!(find(1), None);
     }

@@ -98,7 +98,8 @@ impl<F> Attempt<F> {
     {
         let this = self.as_mut().project();
         (*this.id, *this.deadline, *this.drop_panicked) = (job.id, job.deadline, false);
-        this.span.renew(job.id, job.attempts, engine.worker_of(*this.slot));
+        this.span
+            .renew(job.id, job.attempts, engine.worker_of(*this.slot));
         self.go_on(engine, Some(make), before_wait, cx)
     }
 
@@ -121,7 +122,9 @@ impl<F> Attempt<F> {
         let mut at = Standing::Over(None);
         let guarded = unwind::catch(|| {
             while let Standing::Over(value) = &mut at {
-                let Some((id, input)) = next(value.take()) else { return };
+                let Some((id, input)) = next(value.take()) else {
+                    return;
+                };
                 at = Standing::Panicked;
                 *this.id = id;
                 if let Some(interrupt) = signal.interrupted() {
@@ -131,18 +134,29 @@ impl<F> Attempt<F> {
                 }
                 this.span.renew(id, 1, engine.worker_of(slot));
                 this.span.in_scope(|| {
-                    inside::enter(Place { pool: engine.identity(), slot, id }, || {
-                        this.future.set(Some(make(input)));
-                        let Some(future) = this.future.as_mut().as_pin_mut() else { return };
-                        at = match future.poll(cx) {
-                            Poll::Pending => Standing::Waits,
-                            Poll::Ready(Ok(value)) => Standing::Over(Some(value)),
-                            Poll::Ready(Err(error)) => Standing::Failed(JobError::Failed(error)),
-                        };
-                        if !matches!(at, Standing::Waits) {
-                            this.future.set(None);
-                        }
-                    });
+                    inside::enter(
+                        Place {
+                            pool: engine.identity(),
+                            slot,
+                            id,
+                        },
+                        || {
+                            this.future.set(Some(make(input)));
+                            let Some(future) = this.future.as_mut().as_pin_mut() else {
+                                return;
+                            };
+                            at = match future.poll(cx) {
+                                Poll::Pending => Standing::Waits,
+                                Poll::Ready(Ok(value)) => Standing::Over(Some(value)),
+                                Poll::Ready(Err(error)) => {
+                                    Standing::Failed(JobError::Failed(error))
+                                }
+                            };
+                            if !matches!(at, Standing::Waits) {
+                                this.future.set(None);
+                            }
+                        },
+                    );
                 });
                 if !matches!(at, Standing::Waits) {
                     this.span.close();
@@ -208,7 +222,11 @@ impl<F> Attempt<F> {
     ) -> Poll<Result<T, JobError<E>>> {
         let signal = &engine.signals[self.slot];
         let this = self.project();
-        let interrupt = if this.left.as_ref().is_some_and(|left| left.will_wake(cx.waker())) {
+        let interrupt = if this
+            .left
+            .as_ref()
+            .is_some_and(|left| left.will_wake(cx.waker()))
+        {
             signal.interrupted()
         } else {
             *this.left = Some(cx.waker().clone());
@@ -218,10 +236,18 @@ impl<F> Attempt<F> {
             return Poll::Ready(Err(interrupted(interrupt)));
         }
         before_wait(cx);
-        let Some((at, limit)) = *this.deadline else { return Poll::Pending };
-        let sleep = this.sleep.get_or_insert_with(|| engine.timer.sleep_until(at));
+        let Some((at, limit)) = *this.deadline else {
+            return Poll::Pending;
+        };
+        let sleep = this
+            .sleep
+            .get_or_insert_with(|| engine.timer.sleep_until(at));
         // An interruption that came during this poll may have come before the limit passed.
-        sleep.as_mut().poll(cx).map(|()| Err(signal.interrupted().map_or(JobError::TimedOut(limit), interrupted)))
+        sleep.as_mut().poll(cx).map(|()| {
+            Err(signal
+                .interrupted()
+                .map_or(JobError::TimedOut(limit), interrupted))
+        })
     }
 
     #[inline(always)]
@@ -235,7 +261,11 @@ impl<F> Attempt<F> {
         F: Future<Output = Result<T, E>>,
     {
         let job = self.id;
-        let place = Place { pool: engine.identity(), slot: self.slot, id: job };
+        let place = Place {
+            pool: engine.identity(),
+            slot: self.slot,
+            id: job,
+        };
         let start = engine.slow_poll.map(|_| engine.timer.now());
         let polled = self.poll_guarded(place, make, cx);
         if let (Some(bound), Some(start)) = (engine.slow_poll, start) {
@@ -266,7 +296,9 @@ impl<F> Attempt<F> {
                     if let Some(make) = make {
                         this.future.set(Some(make()));
                     }
-                    let Some(future) = this.future.as_mut().as_pin_mut() else { return };
+                    let Some(future) = this.future.as_mut().as_pin_mut() else {
+                        return;
+                    };
                     if let Poll::Ready(value) = future.poll(cx) {
                         result = Some(value);
                         this.future.set(None);

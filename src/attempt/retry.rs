@@ -172,8 +172,14 @@ impl RetryBudget {
     /// If `ratio` is not between 0 and 1000.
     #[track_caller]
     pub fn ratio(ratio: f64) -> Self {
-        assert!((0.0..=1000.0).contains(&ratio), "the ratio of a retry budget must be between 0 and 1000, got {ratio}");
-        Self { earned: (ratio * Self::RETRY as f64).round() as u64, min_concurrent: 10 }
+        assert!(
+            (0.0..=1000.0).contains(&ratio),
+            "the ratio of a retry budget must be between 0 and 1000, got {ratio}"
+        );
+        Self {
+            earned: (ratio * Self::RETRY as f64).round() as u64,
+            min_concurrent: 10,
+        }
     }
 
     /// Allows a retry in any case while fewer than `jobs` wait for or run another attempt. Without this, 10.
@@ -232,14 +238,21 @@ pub(crate) struct History {
 
 impl History {
     pub(crate) const fn new(since: Instant) -> Self {
-        Self { attempts: 0, snoozes: 0, since, delays: None }
+        Self {
+            attempts: 0,
+            snoozes: 0,
+            since,
+            delays: None,
+        }
     }
 }
 
 impl fmt::Debug for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut f = f.debug_struct("History");
-        f.field("attempts", &self.attempts).field("snoozes", &self.snoozes).finish_non_exhaustive()
+        f.field("attempts", &self.attempts)
+            .field("snoozes", &self.snoozes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -312,7 +325,10 @@ impl<E> Retry<E> {
         I: IntoIterator<Item = Duration>,
         I::IntoIter: Send + 'static,
     {
-        Self::new(Backoff::Delays(Arc::new(move || Box::new(delays().into_iter()))), u32::MAX)
+        Self::new(
+            Backoff::Delays(Arc::new(move || Box::new(delays().into_iter()))),
+            u32::MAX,
+        )
     }
 
     /// Multiplies the delay of [`exponential`](Self::exponential) by this after each attempt, in place of 2.
@@ -383,7 +399,10 @@ impl<E> Retry<E> {
     }
 
     /// Takes the delay from the error, where it has one, such as the `Retry-After` of a server. There is no jitter on it.
-    pub fn retry_after(mut self, hint: impl Fn(&E) -> Option<Duration> + Send + Sync + 'static) -> Self {
+    pub fn retry_after(
+        mut self,
+        hint: impl Fn(&E) -> Option<Duration> + Send + Sync + 'static,
+    ) -> Self {
         self.hint = Some(Arc::new(hint));
         self
     }
@@ -397,7 +416,10 @@ impl<E> Retry<E> {
     /// Lets the error decide: whether there is another attempt, when, and whether the one that ended counts.
     ///
     /// It is asked after [`when`](Self::when), and its times go before that of a [`retry_after`](Self::retry_after).
-    pub fn decide_by(mut self, judge: impl Fn(&E) -> RetryDecision + Send + Sync + 'static) -> Self {
+    pub fn decide_by(
+        mut self,
+        judge: impl Fn(&E) -> RetryDecision + Send + Sync + 'static,
+    ) -> Self {
         self.judge = Some(Arc::new(judge));
         self
     }
@@ -445,8 +467,13 @@ impl<E> Retry<E> {
         now: Instant,
     ) -> Decision {
         let verdict = match error {
-            JobError::Failed(error) if self.when.as_ref().is_some_and(|when| !when(error)) => RetryDecision::GiveUp,
-            JobError::Failed(error) => self.judge.as_ref().map_or(RetryDecision::Retry, |judge| judge(error)),
+            JobError::Failed(error) if self.when.as_ref().is_some_and(|when| !when(error)) => {
+                RetryDecision::GiveUp
+            }
+            JobError::Failed(error) => self
+                .judge
+                .as_ref()
+                .map_or(RetryDecision::Retry, |judge| judge(error)),
             JobError::TimedOut(TimeLimit::Attempt) if self.timeouts => RetryDecision::Retry,
             _ => RetryDecision::GiveUp,
         };
@@ -460,11 +487,16 @@ impl<E> Retry<E> {
         };
         let named = match (verdict, hint) {
             (RetryDecision::GiveUp, _) => return Decision::Final,
-            (RetryDecision::RetryIn(delay) | RetryDecision::Snooze(delay), _) => Some((delay, RetryAfterScope::Job)),
+            (RetryDecision::RetryIn(delay) | RetryDecision::Snooze(delay), _) => {
+                Some((delay, RetryAfterScope::Job))
+            }
             (RetryDecision::Retry, hint) => hint.map(|delay| (delay, self.hint_scope)),
         };
         let elapsed = now.saturating_duration_since(history.since);
-        let is_too_late = |delay| self.max_elapsed.is_some_and(|most| elapsed.saturating_add(delay) > most);
+        let is_too_late = |delay| {
+            self.max_elapsed
+                .is_some_and(|most| elapsed.saturating_add(delay) > most)
+        };
         let (delay, hold) = match named {
             // First, so that no delay is taken of an iterator for an attempt that is not made.
             Some((delay, _)) if is_too_late(delay) => return Decision::Final,
@@ -483,14 +515,32 @@ impl<E> Retry<E> {
         } else {
             history.attempts = attempt;
         }
-        Decision::Again { delay, hold, is_paid: !is_snoozed }
+        Decision::Again {
+            delay,
+            hold,
+            is_paid: !is_snoozed,
+        }
     }
 
     /// Tells the hook.
-    pub(crate) fn tell(&self, job: JobId, attempt: u32, error: &JobError<E>, delay: Duration, history: &History) {
+    pub(crate) fn tell(
+        &self,
+        job: JobId,
+        attempt: u32,
+        error: &JobError<E>,
+        delay: Duration,
+        history: &History,
+    ) {
         if let Some(hook) = &self.on_retry {
             let is_last = history.attempts.saturating_add(1) >= self.max_attempts;
-            hook(&Retrying { job, attempt, snoozes: history.snoozes, error, delay, is_last });
+            hook(&Retrying {
+                job,
+                attempt,
+                snoozes: history.snoozes,
+                error,
+                delay,
+                is_last,
+            });
         }
     }
 
@@ -498,11 +548,14 @@ impl<E> Retry<E> {
     fn delay(&self, job: JobId, attempt: u32, history: &mut History) -> Option<Duration> {
         let delay = match &self.backoff {
             Backoff::Fixed(delay) => *delay,
-            Backoff::Exponential { base, factor } => grown(*base, *factor, attempt.saturating_sub(1)),
+            Backoff::Exponential { base, factor } => {
+                grown(*base, *factor, attempt.saturating_sub(1))
+            }
             Backoff::Delays(make) => history.delays.get_or_insert_with(|| make()).next()?,
         };
         let delay = self.max_delay.map_or(delay, |most| delay.min(most));
-        let chance = || fastrand::Rng::with_seed(mix(self.seed.unwrap_or(0), job.as_u64(), attempt));
+        let chance =
+            || fastrand::Rng::with_seed(mix(self.seed.unwrap_or(0), job.as_u64(), attempt));
         Some(match self.jitter {
             Jitter::None => delay,
             Jitter::Full => Duration::from_nanos(chance().u64(0..=nanos(delay))),
@@ -516,14 +569,21 @@ impl<E> Retry<E> {
 
 /// The base after `times` multiplications; no longer than what a `u64` of nanoseconds can hold.
 fn grown(base: Duration, factor: u32, times: u32) -> Duration {
-    let grown = u64::from(factor).checked_pow(times).and_then(|factor| factor.checked_mul(nanos(base)));
+    let grown = u64::from(factor)
+        .checked_pow(times)
+        .and_then(|factor| factor.checked_mul(nanos(base)));
     // Nothing stays nothing, however often it is multiplied.
-    Duration::from_nanos(if base.is_zero() { 0 } else { grown.unwrap_or(u64::MAX) })
+    Duration::from_nanos(if base.is_zero() {
+        0
+    } else {
+        grown.unwrap_or(u64::MAX)
+    })
 }
 
 /// One number of three, so that neighbours have nothing in common (the finalizer of `SplitMix64`, Steele et al., 2014).
 const fn mix(seed: u64, job: u64, attempt: u32) -> u64 {
-    let mut mixed = seed ^ job.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (attempt as u64).rotate_left(40);
+    let mut mixed =
+        seed ^ job.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (attempt as u64).rotate_left(40);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     mixed ^ (mixed >> 31)
@@ -547,7 +607,9 @@ impl<E> fmt::Debug for Retry<E> {
         let mut f = f.debug_struct("Retry");
         match &self.backoff {
             Backoff::Fixed(delay) => f.field("fixed", delay),
-            Backoff::Exponential { base, factor } => f.field("exponential", base).field("factor", factor),
+            Backoff::Exponential { base, factor } => {
+                f.field("exponential", base).field("factor", factor)
+            }
             Backoff::Delays(_) => f.field("delays", &format_args!("..")),
         };
         f.field("max_attempts", &self.max_attempts)

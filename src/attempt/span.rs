@@ -39,7 +39,11 @@ mod without {
     #[derive(Debug)]
     pub(crate) struct JobSpan;
 
-    #[expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "the same calls as with the feature")]
+    #[expect(
+        clippy::unused_self,
+        clippy::needless_pass_by_ref_mut,
+        reason = "the same calls as with the feature"
+    )]
     impl JobSpan {
         pub(crate) const NONE: Self = Self;
 

@@ -25,9 +25,18 @@ impl Limits {
     }
 
     /// When an attempt that starts now has to end, and which limit that is. At a tie it is the job's.
-    pub(crate) fn deadline(&self, accepted_at: Instant, now: Instant) -> Option<(Instant, TimeLimit)> {
-        let job = self.job_deadline(accepted_at).map(|at| (at, TimeLimit::Job));
-        let attempt = self.attempt.and_then(|limit| now.checked_add(limit)).map(|at| (at, TimeLimit::Attempt));
+    pub(crate) fn deadline(
+        &self,
+        accepted_at: Instant,
+        now: Instant,
+    ) -> Option<(Instant, TimeLimit)> {
+        let job = self
+            .job_deadline(accepted_at)
+            .map(|at| (at, TimeLimit::Job));
+        let attempt = self
+            .attempt
+            .and_then(|limit| now.checked_add(limit))
+            .map(|at| (at, TimeLimit::Attempt));
         match (job, attempt) {
             (Some(job), Some(attempt)) if attempt.0 < job.0 => Some(attempt),
             (job, attempt) => job.or(attempt),
@@ -44,11 +53,23 @@ mod tests {
     #[test]
     fn the_earlier_limit_counts_and_the_job_wins_a_tie() {
         let start = Instant::now();
-        let limits = |attempt, job| Limits { attempt: Some(SECOND * attempt), job: Some(SECOND * job) };
+        let limits = |attempt, job| Limits {
+            attempt: Some(SECOND * attempt),
+            job: Some(SECOND * job),
+        };
         let now = start + SECOND * 2;
-        assert_eq!(limits(1, 9).deadline(start, now), Some((start + SECOND * 3, TimeLimit::Attempt)));
-        assert_eq!(limits(9, 5).deadline(start, now), Some((start + SECOND * 5, TimeLimit::Job)));
-        assert_eq!(limits(3, 5).deadline(start, now), Some((start + SECOND * 5, TimeLimit::Job)));
+        assert_eq!(
+            limits(1, 9).deadline(start, now),
+            Some((start + SECOND * 3, TimeLimit::Attempt))
+        );
+        assert_eq!(
+            limits(9, 5).deadline(start, now),
+            Some((start + SECOND * 5, TimeLimit::Job))
+        );
+        assert_eq!(
+            limits(3, 5).deadline(start, now),
+            Some((start + SECOND * 5, TimeLimit::Job))
+        );
     }
 
     #[test]
@@ -63,7 +84,10 @@ mod tests {
     #[test]
     fn a_limit_past_the_end_of_time_is_no_limit() {
         let start = Instant::now();
-        let limits = Limits { attempt: Some(Duration::MAX), job: Some(Duration::MAX) };
+        let limits = Limits {
+            attempt: Some(Duration::MAX),
+            job: Some(Duration::MAX),
+        };
         assert_eq!(limits.deadline(start, start), None);
         assert_eq!(Limits::default().deadline(start, start), None);
     }

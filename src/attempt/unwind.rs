@@ -30,7 +30,9 @@ pub const fn panic_isolation() -> bool {
 /// panic could break.
 pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, PanicMessage> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
-        let message = PanicMessage { text: text(&*payload) };
+        let message = PanicMessage {
+            text: text(&*payload),
+        };
         discard_payload(payload);
         message
     })
@@ -84,14 +86,23 @@ mod tests {
     fn the_message_of_a_panic_is_its_text() {
         assert_eq!(catch(|| panic!("plain")).unwrap_err().as_str(), "plain");
         let number = 7;
-        assert_eq!(catch(|| panic!("number {number}")).unwrap_err().as_str(), "number 7");
-        assert_eq!(catch(|| std::panic::panic_any(7)).unwrap_err().as_str(), "the panic's payload is not text");
+        assert_eq!(
+            catch(|| panic!("number {number}")).unwrap_err().as_str(),
+            "number 7"
+        );
+        assert_eq!(
+            catch(|| std::panic::panic_any(7)).unwrap_err().as_str(),
+            "the panic's payload is not text"
+        );
         assert_eq!(catch(|| 7), Ok(7));
     }
 
     #[test]
     fn a_payload_whose_drop_panics_is_contained() {
-        assert_eq!(catch(|| std::panic::panic_any(Bomb)).unwrap_err().as_str(), "the panic's payload is not text");
+        assert_eq!(
+            catch(|| std::panic::panic_any(Bomb)).unwrap_err().as_str(),
+            "the panic's payload is not text"
+        );
         assert!(discard(Bomb));
         assert!(!discard(7));
     }

@@ -82,7 +82,11 @@ pub enum CsvErrorKind {
 
 impl CsvError {
     pub(super) fn new(file: &Arc<str>, line: Option<u64>, kind: CsvErrorKind) -> Self {
-        Self { file: Arc::clone(file), line, kind }
+        Self {
+            file: Arc::clone(file),
+            line,
+            kind,
+        }
     }
 
     /// The name of the file, as it was given.
@@ -158,14 +162,31 @@ impl fmt::Display for CsvError {
             CsvErrorKind::CannotRead(error) => write!(f, "cannot read: {error}"),
             CsvErrorKind::Utf16 => f.write_str("the file is UTF-16, convert it to UTF-8"),
             CsvErrorKind::NoHeader => f.write_str("no header, the file is empty"),
-            CsvErrorKind::UndecodableHeader { column, .. } => write!(f, "invalid UTF-8 in the header, column {column}"),
-            CsvErrorKind::DuplicateColumn { name, columns: (one, other) } => {
+            CsvErrorKind::UndecodableHeader { column, .. } => {
+                write!(f, "invalid UTF-8 in the header, column {column}")
+            }
+            CsvErrorKind::DuplicateColumn {
+                name,
+                columns: (one, other),
+            } => {
                 write!(f, "duplicate column {name:?}: columns {one} and {other}")
             }
-            CsvErrorKind::MissingColumn { name, columns, first } => {
+            CsvErrorKind::MissingColumn {
+                name,
+                columns,
+                first,
+            } => {
                 let more = if first.len() < *columns { ", …" } else { "" };
-                let present = first.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-                write!(f, "no column {name:?}: the header has {} ({present}{more})", counted(*columns, "column"))
+                let present = first
+                    .iter()
+                    .map(|name| format!("{name:?}"))
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                write!(
+                    f,
+                    "no column {name:?}: the header has {} ({present}{more})",
+                    counted(*columns, "column")
+                )
             }
             // The line in front may be read as that of the record, so it is said again.
             CsvErrorKind::UnclosedQuote => match self.line {
@@ -292,12 +313,22 @@ impl BadRow {
 impl fmt::Display for BadRowKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ragged { expected, found } => write!(f, "expected {}, found {found}", counted(*expected, "field")),
-            Self::Undecodable { field, column, .. } => write!(f, "invalid UTF-8 in field {field} ({column:?})"),
-            Self::Mistyped { field: Some((field, column)), source } => {
+            Self::Ragged { expected, found } => {
+                write!(f, "expected {}, found {found}", counted(*expected, "field"))
+            }
+            Self::Undecodable { field, column, .. } => {
+                write!(f, "invalid UTF-8 in field {field} ({column:?})")
+            }
+            Self::Mistyped {
+                field: Some((field, column)),
+                source,
+            } => {
                 write!(f, "field {field} ({column:?}): {}", source.kind())
             }
-            Self::Mistyped { field: None, source } => write!(f, "{}", source.kind()),
+            Self::Mistyped {
+                field: None,
+                source,
+            } => write!(f, "{}", source.kind()),
         }
     }
 }

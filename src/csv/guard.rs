@@ -36,12 +36,21 @@ pub(super) enum Fault {
     /// The input ended inside a quoted field.
     UnclosedQuote { line: u64 },
     /// A record has more bytes than allowed; `quote` is the line of the quote that is still open, if one is.
-    RecordTooLong { line: u64, limit: usize, quote: Option<u64> },
+    RecordTooLong {
+        line: u64,
+        limit: usize,
+        quote: Option<u64>,
+    },
 }
 
 impl<R> Guard<R> {
     pub(super) fn new(inner: R, delimiter: u8, max_record_bytes: usize) -> Self {
-        Self { inner, opening: Opening::default(), scanner: Scanner::new(delimiter, max_record_bytes), fault: None }
+        Self {
+            inner,
+            opening: Opening::default(),
+            scanner: Scanner::new(delimiter, max_record_bytes),
+            fault: None,
+        }
     }
 
     /// Takes the line on which the oldest record not yet asked for starts.
@@ -81,8 +90,11 @@ impl<R: Read> Read for Guard<R> {
             0 => read_uninterrupted(&mut self.inner, buffer)?,
             held => held,
         };
-        let (good, fault) =
-            if length == 0 { (0, self.scanner.end().err()) } else { self.scanner.scan(&buffer[..length]) };
+        let (good, fault) = if length == 0 {
+            (0, self.scanner.end().err())
+        } else {
+            self.scanner.scan(&buffer[..length])
+        };
         match fault {
             // What precedes the fault still goes out, so that complete records before it are not lost.
             Some(fault) if good > 0 => self.fault = Some(fault),
@@ -105,7 +117,9 @@ impl fmt::Display for Fault {
         match self {
             Self::Utf16 => f.write_str("the file is UTF-16"),
             Self::UnclosedQuote { line } => write!(f, "unclosed quote opened at line {line}"),
-            Self::RecordTooLong { line, limit, .. } => write!(f, "record at line {line} has more than {limit} bytes"),
+            Self::RecordTooLong { line, limit, .. } => {
+                write!(f, "record at line {line} has more than {limit} bytes")
+            }
         }
     }
 }
@@ -134,7 +148,10 @@ struct Opening {
 impl Opening {
     /// Reads while a mark is possible, drops one of UTF-8 and says whether there is one of UTF-16.
     fn read(&mut self, reader: &mut impl Read) -> io::Result<bool> {
-        while MARKS.iter().any(|mark| mark.len() > self.to && mark.starts_with(&self.bytes[..self.to])) {
+        while MARKS
+            .iter()
+            .any(|mark| mark.len() > self.to && mark.starts_with(&self.bytes[..self.to]))
+        {
             match read_uninterrupted(reader, &mut self.bytes[self.to..])? {
                 0 => break,
                 length => self.to += length,
@@ -242,13 +259,19 @@ impl Scanner {
 
     fn too_long(&self) -> Fault {
         let quote = (self.state == State::Quoted).then_some(self.quote_start);
-        Fault::RecordTooLong { line: self.record_start, limit: self.limit, quote }
+        Fault::RecordTooLong {
+            line: self.record_start,
+            limit: self.limit,
+            quote,
+        }
     }
 
     /// Says whether the input may end here.
     fn end(&self) -> Result<(), Fault> {
         match self.state {
-            State::Quoted => Err(Fault::UnclosedQuote { line: self.quote_start }),
+            State::Quoted => Err(Fault::UnclosedQuote {
+                line: self.quote_start,
+            }),
             _ => Ok(()),
         }
     }
@@ -282,20 +305,33 @@ mod tests {
     fn a_quote_opens_a_field_only_at_its_start() {
         assert_eq!(starts("a\"\nb"), (vec![1, 2], Ok(())));
         assert_eq!(starts("\"a\"x\"\nb"), (vec![1, 2], Ok(())));
-        assert_eq!(starts("\"a\"\"\nb"), (vec![1], Err(Fault::UnclosedQuote { line: 1 })));
-        assert_eq!(starts("a\n\nb,\"c\n"), (vec![1, 3], Err(Fault::UnclosedQuote { line: 3 })));
+        assert_eq!(
+            starts("\"a\"\"\nb"),
+            (vec![1], Err(Fault::UnclosedQuote { line: 1 }))
+        );
+        assert_eq!(
+            starts("a\n\nb,\"c\n"),
+            (vec![1, 3], Err(Fault::UnclosedQuote { line: 3 }))
+        );
     }
 
     #[test]
     fn an_unclosed_quote_names_the_line_of_the_quote_and_not_of_the_record() {
-        assert_eq!(starts("a\n\"b\nc\",\"d\ne"), (vec![1, 2], Err(Fault::UnclosedQuote { line: 3 })));
+        assert_eq!(
+            starts("a\n\"b\nc\",\"d\ne"),
+            (vec![1, 2], Err(Fault::UnclosedQuote { line: 3 }))
+        );
     }
 
     #[test]
     fn a_record_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
         let mut scanner = Scanner::new(b',', 4);
         assert_eq!(scanner.scan(b"ab,d\r\n\r\nabcd\n"), (13, None));
-        let fault = Fault::RecordTooLong { line: 4, limit: 4, quote: None };
+        let fault = Fault::RecordTooLong {
+            line: 4,
+            limit: 4,
+            quote: None,
+        };
         assert_eq!(scanner.scan(b"ab,de\n"), (4, Some(fault)));
     }
 
@@ -306,7 +342,10 @@ mod tests {
         assert_eq!(guard.read(&mut buffer).unwrap(), 1);
         assert_eq!(guard.read(&mut buffer).unwrap(), 2);
         for _ in 0..2 {
-            assert_eq!(guard.read(&mut buffer).unwrap_err().to_string(), "unclosed quote opened at line 1");
+            assert_eq!(
+                guard.read(&mut buffer).unwrap_err().to_string(),
+                "unclosed quote opened at line 1"
+            );
         }
         assert_eq!(guard.fault(), Some(Fault::UnclosedQuote { line: 1 }));
     }
@@ -314,11 +353,10 @@ mod tests {
     #[test]
     fn line_numbers_are_held_only_for_records_in_the_buffer_of_the_parser() {
         let text = "a\n".repeat(100_000);
-        let mut parser = ::csv::ReaderBuilder::new().has_headers(false).buffer_capacity(1_000).from_reader(Guard::new(
-            text.as_bytes(),
-            b',',
-            10,
-        ));
+        let mut parser = ::csv::ReaderBuilder::new()
+            .has_headers(false)
+            .buffer_capacity(1_000)
+            .from_reader(Guard::new(text.as_bytes(), b',', 10));
         let (mut record, mut lines, mut most) = (::csv::ByteRecord::new(), 0, 0);
         while parser.read_byte_record(&mut record).unwrap() {
             most = most.max(parser.get_ref().scanner.starts.len());

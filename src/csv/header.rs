@@ -61,7 +61,10 @@ impl Header {
         let at_header = |kind| CsvError::new(file, Some(line), kind);
         let original = StringRecord::from_byte_record(record).map_err(|error| {
             let source = error.utf8_error().clone();
-            at_header(CsvErrorKind::UndecodableHeader { column: source.field() + 1, source })
+            at_header(CsvErrorKind::UndecodableHeader {
+                column: source.field() + 1,
+                source,
+            })
         })?;
         let mut names = original.clone();
         if trim {
@@ -71,10 +74,20 @@ impl Header {
         for (name, number) in names.iter().zip(1..) {
             if let Some(earlier) = seen.insert(name, number) {
                 let name = name.to_owned();
-                return Err(at_header(CsvErrorKind::DuplicateColumn { name, columns: (earlier, number) }));
+                return Err(at_header(CsvErrorKind::DuplicateColumn {
+                    name,
+                    columns: (earlier, number),
+                }));
             }
         }
-        Ok(Self(Arc::new(Shared { file: Arc::clone(file), line, delimiter, trim, names, original })))
+        Ok(Self(Arc::new(Shared {
+            file: Arc::clone(file),
+            line,
+            delimiter,
+            trim,
+            names,
+            original,
+        })))
     }
 
     /// The name of the file, as it was given.
@@ -108,15 +121,17 @@ impl Header {
     ///
     /// An error that [is a missing column](CsvError::is_missing_column), with the line of the header.
     pub fn column(&self, name: &str) -> Result<Column, CsvError> {
-        self.position(name).map(|index| Column { index }).ok_or_else(|| {
-            let shortened = |name: &str| name.chars().take(LISTED_CHARACTERS).collect();
-            let kind = CsvErrorKind::MissingColumn {
-                name: name.to_owned(),
-                columns: self.column_count(),
-                first: self.iter().take(LISTED_NAMES).map(shortened).collect(),
-            };
-            CsvError::new(&self.0.file, Some(self.0.line), kind)
-        })
+        self.position(name)
+            .map(|index| Column { index })
+            .ok_or_else(|| {
+                let shortened = |name: &str| name.chars().take(LISTED_CHARACTERS).collect();
+                let kind = CsvErrorKind::MissingColumn {
+                    name: name.to_owned(),
+                    columns: self.column_count(),
+                    first: self.iter().take(LISTED_NAMES).map(shortened).collect(),
+                };
+                CsvError::new(&self.0.file, Some(self.0.line), kind)
+            })
     }
 
     /// Finds several columns, in the order of `names`.

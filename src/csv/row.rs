@@ -46,18 +46,40 @@ pub struct Row {
 
 impl Row {
     /// Checks a record against the header.
-    pub(super) fn new(header: &Header, line: u64, number: u64, record: ByteRecord) -> Result<Self, BadRow> {
-        let bad = |record, kind| Err(BadRow { file: header.shared_file(), line, number, record, kind });
+    pub(super) fn new(
+        header: &Header,
+        line: u64,
+        number: u64,
+        record: ByteRecord,
+    ) -> Result<Self, BadRow> {
+        let bad = |record, kind| {
+            Err(BadRow {
+                file: header.shared_file(),
+                line,
+                number,
+                record,
+                kind,
+            })
+        };
         let (expected, found) = (header.column_count(), record.len());
         if found != expected {
             return bad(record, BadRowKind::Ragged { expected, found });
         }
         match StringRecord::from_byte_record(record) {
-            Ok(fields) => Ok(Self { header: header.clone(), line, number, fields }),
+            Ok(fields) => Ok(Self {
+                header: header.clone(),
+                line,
+                number,
+                fields,
+            }),
             Err(error) => {
                 let source = error.utf8_error().clone();
                 let index = source.field();
-                let kind = BadRowKind::Undecodable { field: index + 1, column: header.label(index), source };
+                let kind = BadRowKind::Undecodable {
+                    field: index + 1,
+                    column: header.label(index),
+                    source,
+                };
                 bad(error.into_byte_record(), kind)
             }
         }
@@ -100,7 +122,9 @@ impl Row {
     #[track_caller]
     pub fn field(&self, column: Column) -> &str {
         let (index, count) = (column.index(), self.header.column_count());
-        self.get(index).unwrap_or_else(|| panic!("column must be of this file, got index {index} of {count} columns"))
+        self.get(index).unwrap_or_else(|| {
+            panic!("column must be of this file, got index {index} of {count} columns")
+        })
     }
 
     /// The fields in the order of the columns.
@@ -131,7 +155,11 @@ impl Row {
     }
 
     fn trimmed<'a>(&self, field: &'a str) -> &'a str {
-        if self.header.trims() { field.trim() } else { field }
+        if self.header.trims() {
+            field.trim()
+        } else {
+            field
+        }
     }
 
     fn mistyped(&self, error: ::csv::Error) -> BadRow {
@@ -144,7 +172,10 @@ impl Row {
             line: self.line,
             number: self.number,
             record: self.record().clone(),
-            kind: BadRowKind::Mistyped { field: field.map(|index| (index + 1, self.header.label(index))), source },
+            kind: BadRowKind::Mistyped {
+                field: field.map(|index| (index + 1, self.header.label(index))),
+                source,
+            },
         }
     }
 }

@@ -64,7 +64,11 @@ impl Reader {
 
     /// Starts with the defaults.
     pub const fn new() -> Self {
-        Self { delimiter: Self::DEFAULT_DELIMITER, max_record_bytes: Self::DEFAULT_MAX_RECORD_BYTES, trim: false }
+        Self {
+            delimiter: Self::DEFAULT_DELIMITER,
+            max_record_bytes: Self::DEFAULT_MAX_RECORD_BYTES,
+            trim: false,
+        }
     }
 
     /// Sets the byte between two fields.
@@ -91,7 +95,10 @@ impl Reader {
     /// If it is 0.
     #[track_caller]
     pub fn max_record_bytes(mut self, bytes: usize) -> Self {
-        assert!(bytes >= 1, "max_record_bytes must be at least 1, got {bytes}");
+        assert!(
+            bytes >= 1,
+            "max_record_bytes must be at least 1, got {bytes}"
+        );
         self.max_record_bytes = bytes;
         self
     }
@@ -130,7 +137,11 @@ impl Reader {
     ///
     /// If reading fails, there is no header, or it is UTF-16, not UTF-8, too long, has an unclosed quote or names a
     /// column twice.
-    pub fn from_reader<R: Read>(self, name: impl Into<String>, reader: R) -> Result<Rows<R>, CsvError> {
+    pub fn from_reader<R: Read>(
+        self,
+        name: impl Into<String>,
+        reader: R,
+    ) -> Result<Rows<R>, CsvError> {
         self.read_header(name.into().into(), reader)
     }
 
@@ -149,7 +160,11 @@ impl Reader {
             return Err(CsvError::new(&records.file, None, CsvErrorKind::NoHeader));
         };
         let header = Header::new(&records.file, line, record, self.delimiter, self.trim)?;
-        Ok(Rows { records, header, count: 0 })
+        Ok(Rows {
+            records,
+            header,
+            count: 0,
+        })
     }
 }
 
@@ -241,7 +256,10 @@ impl<R: Read> FusedIterator for Rows<R> {}
 
 impl<R> fmt::Debug for Rows<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rows").field("header", &self.header).field("count", &self.count).finish_non_exhaustive()
+        f.debug_struct("Rows")
+            .field("header", &self.header)
+            .field("count", &self.count)
+            .finish_non_exhaustive()
     }
 }
 
@@ -258,8 +276,11 @@ impl<R: Read> Records<R> {
         match self.parser.read_byte_record(&mut self.scratch) {
             Ok(true) => {
                 let line = self.parser.get_mut().take_start();
-                let line = line.expect("the guard has seen the first byte of each record that the parser returns");
-                let mut record = ByteRecord::with_capacity(self.scratch.as_slice().len(), self.scratch.len());
+                let line = line.expect(
+                    "the guard has seen the first byte of each record that the parser returns",
+                );
+                let mut record =
+                    ByteRecord::with_capacity(self.scratch.as_slice().len(), self.scratch.len());
                 record.extend(&self.scratch);
                 Ok(Some((line, record)))
             }
@@ -274,9 +295,13 @@ impl<R: Read> Records<R> {
         let (line, kind) = match guard.fault() {
             Some(Fault::Utf16) => (1, CsvErrorKind::Utf16),
             Some(Fault::UnclosedQuote { line }) => (line, CsvErrorKind::UnclosedQuote),
-            Some(Fault::RecordTooLong { line, limit, quote }) => {
-                (line, CsvErrorKind::RecordTooLong { limit, open_quote: quote })
-            }
+            Some(Fault::RecordTooLong { line, limit, quote }) => (
+                line,
+                CsvErrorKind::RecordTooLong {
+                    limit,
+                    open_quote: quote,
+                },
+            ),
             None => (guard.line(), CsvErrorKind::CannotRead(error)),
         };
         CsvError::new(&self.file, Some(line), kind)

@@ -55,9 +55,19 @@ impl<W: Write> Writer<W> {
     #[track_caller]
     pub fn with_delimiter(output: W, delimiter: u8) -> Self {
         check_delimiter(delimiter);
-        let output = Output { inner: output, started: false, failed: false };
-        let inner = WriterBuilder::new().delimiter(delimiter).flexible(true).from_writer(output);
-        Self { inner, escape_formulas: false }
+        let output = Output {
+            inner: output,
+            started: false,
+            failed: false,
+        };
+        let inner = WriterBuilder::new()
+            .delimiter(delimiter)
+            .flexible(true)
+            .from_writer(output);
+        Self {
+            inner,
+            escape_formulas: false,
+        }
     }
 
     /// Sets whether `'` is put before a field that starts with `=`, `+`, `-` or `@`. Off by default.
@@ -132,7 +142,9 @@ impl<W: Write> Writer<W> {
 
 impl<W: Write> fmt::Debug for Writer<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writer").field("escape_formulas", &self.escape_formulas).finish_non_exhaustive()
+        f.debug_struct("Writer")
+            .field("escape_formulas", &self.escape_formulas)
+            .finish_non_exhaustive()
     }
 }
 
@@ -204,9 +216,15 @@ impl<W: Write> RejectsWriter<W> {
         self.writer.finish()
     }
 
-    fn write(&mut self, record: &::csv::ByteRecord, line: u64, error: impl fmt::Display) -> io::Result<()> {
+    fn write(
+        &mut self,
+        record: &::csv::ByteRecord,
+        line: u64,
+        error: impl fmt::Display,
+    ) -> io::Result<()> {
         let (line, error) = (line.to_string(), error.to_string());
-        self.writer.write_row(record.iter().chain([line.as_bytes(), error.as_bytes()]))
+        self.writer
+            .write_row(record.iter().chain([line.as_bytes(), error.as_bytes()]))
     }
 }
 

@@ -13,7 +13,9 @@ impl<In, T, E> Engine<In, T, E> {
     pub(crate) fn prioritise(&self, number: u32) -> bool {
         self.is_scheduled()
             && self.change_schedule(|_, state, _| {
-                let Some(schedule) = &mut state.schedule else { return false };
+                let Some(schedule) = &mut state.schedule else {
+                    return false;
+                };
                 schedule.prioritise(number)
             })
     }
@@ -25,8 +27,13 @@ impl<In, T, E> Engine<In, T, E> {
         let schedule = state
             .schedule
             .as_ref()
-            .map_or_else(String::new, |schedule| format!(", {} in the schedule", schedule.not_running()));
-        format!("{}, {ready} in the queue{schedule}", state.ledger.describe())
+            .map_or_else(String::new, |schedule| {
+                format!(", {} in the schedule", schedule.not_running())
+            });
+        format!(
+            "{}, {ready} in the queue{schedule}",
+            state.ledger.describe()
+        )
     }
 
     /// What is to hold whenever the lock is free.
@@ -35,9 +42,15 @@ impl<In, T, E> Engine<In, T, E> {
         state.ledger.audit()?;
         let occupied = state.running.occupied().count();
         if occupied != state.ledger.running() {
-            return Err(format!("{occupied} slots are occupied, and {} jobs run", state.ledger.running()));
+            return Err(format!(
+                "{occupied} slots are occupied, and {} jobs run",
+                state.ledger.running()
+            ));
         }
-        state.schedule.as_ref().map_or(Ok(()), |schedule| schedule.audit())
+        state
+            .schedule
+            .as_ref()
+            .map_or(Ok(()), |schedule| schedule.audit())
     }
 
     /// What is to hold between two polls.
@@ -49,13 +62,19 @@ impl<In, T, E> Engine<In, T, E> {
         let state = self.state();
         let queued = state.ledger.queued_total();
         if ready > 2 * queued + FEW {
-            return Err(format!("{ready} jobs are in the queue, of which {queued} are not cancelled"));
+            return Err(format!(
+                "{ready} jobs are in the queue, of which {queued} are not cancelled"
+            ));
         }
-        let Some(schedule) = &state.schedule else { return Ok(()) };
+        let Some(schedule) = &state.schedule else {
+            return Ok(());
+        };
         let waiting = schedule.not_running();
         // One that was on its way when the schedule was switched on comes to it by way of a worker.
         if waiting > queued && state.ledger.life() < Life::Aborted {
-            return Err(format!("the schedule knows of {waiting} jobs that wait, the ledger of {queued}"));
+            return Err(format!(
+                "the schedule knows of {waiting} jobs that wait, the ledger of {queued}"
+            ));
         }
         Ok(())
     }
@@ -73,14 +92,25 @@ impl<In, T, E> Engine<In, T, E> {
             return Ok(());
         }
         // With a schedule, those that it holds back are not in the queue of the workers.
-        let queued = if state.schedule.is_some() { ready } else { state.ledger.queued_total() };
+        let queued = if state.schedule.is_some() {
+            ready
+        } else {
+            state.ledger.queued_total()
+        };
         if queued > 0 && load.running < load.slots {
-            return Err(format!("{queued} jobs are queued and {} slots idle", load.slots - load.running));
+            return Err(format!(
+                "{queued} jobs are queued and {} slots idle",
+                load.slots - load.running
+            ));
         }
-        let Some(schedule) = &mut state.schedule else { return Ok(()) };
+        let Some(schedule) = &mut state.schedule else {
+            return Ok(());
+        };
         let (waiting, queued) = (schedule.not_running(), state.ledger.queued_total());
         if waiting != queued && load.running < load.slots {
-            return Err(format!("the schedule knows of {waiting} jobs that wait, the ledger of {queued}"));
+            return Err(format!(
+                "the schedule knows of {waiting} jobs that wait, the ledger of {queued}"
+            ));
         }
         if schedule.could_start(load) {
             return Err("a job could start, and nobody sees to it".into());
@@ -107,7 +137,11 @@ impl<In, T, E> Engine<In, T, E> {
         if state.keeper.is_held() {
             return Err("a worker that has left keeps the time".into());
         }
-        let wakers = self.signals.made(0..self.signals.len()).filter(|signal| signal.waker().is_some()).count();
+        let wakers = self
+            .signals
+            .made(0..self.signals.len())
+            .filter(|signal| signal.waker().is_some())
+            .count();
         if wakers > 0 {
             return Err(format!("{wakers} wakers of workers are left"));
         }

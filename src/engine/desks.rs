@@ -19,7 +19,12 @@ impl<In, T, E> State<In, T, E> {
 
     #[inline(never)]
     pub(super) fn enter_journals(&mut self) {
-        let Self { open_desks, ledger, running, .. } = self;
+        let Self {
+            open_desks,
+            ledger,
+            running,
+            ..
+        } = self;
         for desk in open_desks {
             desk.papers().journal.enter(ledger, running);
         }
@@ -28,7 +33,12 @@ impl<In, T, E> State<In, T, E> {
     /// Keeps the workers from starting jobs and noting ends before they have closed their desks, and enters what they have noted
     /// until then: in one go, or what happened in between would be neither in the books nor kept from happening.
     pub(crate) fn call_desks(&mut self) {
-        let Self { open_desks, ledger, running, .. } = self;
+        let Self {
+            open_desks,
+            ledger,
+            running,
+            ..
+        } = self;
         for desk in open_desks {
             let mut papers = desk.papers();
             papers.call();

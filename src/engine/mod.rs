@@ -173,9 +173,15 @@ impl<In, T, E> Engine<In, T, E> {
         let mut running = Running::new();
         running.reserve(slots)?;
         let signals = Signals::new(slots)?;
-        let schedule =
-            settings.is_scheduled.then(|| Box::new(Schedule::new(settings.policy, slots, settings.timer.now())));
-        let mut ledger = Ledger::new(settings.capacity, settings.child_capacity, workers, slots_each);
+        let schedule = settings
+            .is_scheduled
+            .then(|| Box::new(Schedule::new(settings.policy, slots, settings.timer.now())));
+        let mut ledger = Ledger::new(
+            settings.capacity,
+            settings.child_capacity,
+            workers,
+            slots_each,
+        );
         ledger.set_max_waiting(settings.max_waiting);
         Ok(Arc::new(Self {
             state: Mutex::new(State {
@@ -188,7 +194,10 @@ impl<In, T, E> Engine<In, T, E> {
                 schedule,
                 settling: Settling::new(),
                 keeper: Keeper::default(),
-                account: settings.retry.as_ref().and_then(|retry| retry.policy.account()),
+                account: settings
+                    .retry
+                    .as_ref()
+                    .and_then(|retry| retry.policy.account()),
                 retries_ahead: 0,
                 retries: 0,
                 retries_refused: 0,
@@ -294,7 +303,11 @@ impl<In, T, E> Engine<In, T, E> {
 
     /// Hands a failure that nobody awaits to the pool's one place for them.
     pub(crate) fn report_unhandled(&self, failure: Unhandled<E>) {
-        let handler = self.unhandled.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let handler = self
+            .unhandled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let Some(handler) = handler else {
             unwind::discard(failure);
             return;
@@ -367,7 +380,10 @@ impl<In, T, E> Engine<In, T, E> {
 
     /// Accepts a job from whoever it is.
     pub(crate) fn accept_from(&self, parent: Option<Place>) -> Result<(JobId, Limits), Refusal> {
-        parent.map_or_else(|| self.accept(Origin::Outside), |parent| self.accept_child(parent))
+        parent.map_or_else(
+            || self.accept(Origin::Outside),
+            |parent| self.accept_child(parent),
+        )
     }
 
     /// Puts an accepted job on its way.
@@ -409,7 +425,10 @@ impl<In, T, E> Engine<In, T, E> {
         self.abandon(self.injector.take_all());
         for leaver in self.unschedule(|_| true) {
             let attempts = leaver.attempts();
-            leaver.job.into_entry().settle_unstarted(self, JobError::Abandoned, attempts);
+            leaver
+                .job
+                .into_entry()
+                .settle_unstarted(self, JobError::Abandoned, attempts);
             unwind::discard(leaver.history);
         }
     }
@@ -513,7 +532,11 @@ impl<In, T, E> Engine<In, T, E> {
             state.running.finish(slot);
             state.ledger.finish(outcome, &mut wakes);
         }
-        self.observe(|| Event::Finished { job: id, outcome, attempts });
+        self.observe(|| Event::Finished {
+            job: id,
+            outcome,
+            attempts,
+        });
         self.carry_out(wakes);
     }
 
@@ -535,10 +558,18 @@ impl<In, T, E> Engine<In, T, E> {
             state.ledger.settle_queued(origin, outcome, &mut wakes);
             let forgotten = spot.map(|spot| self.forget_scheduled(&mut state, spot, id, reading));
             // It may have been the last one that could start without a job that waits for the pool.
-            let blocked = if forgotten.is_none() { state.blocked() } else { Vec::new() };
+            let blocked = if forgotten.is_none() {
+                state.blocked()
+            } else {
+                Vec::new()
+            };
             (wakes, forgotten, blocked)
         };
-        self.observe(|| Event::Finished { job: id, outcome, attempts });
+        self.observe(|| Event::Finished {
+            job: id,
+            outcome,
+            attempts,
+        });
         if let Some((job, history, effects)) = forgotten {
             drop(job);
             unwind::discard(history);
@@ -566,7 +597,8 @@ impl<In, T, E> Engine<In, T, E> {
         if let Some(spot) = spot {
             // It was cancelled before the schedule knew of it.
             let reading = self.reading();
-            let (job, history, effects) = self.forget_scheduled(&mut self.state(), spot, id, reading);
+            let (job, history, effects) =
+                self.forget_scheduled(&mut self.state(), spot, id, reading);
             drop((job, history));
             self.carry_out_effects(effects);
         }
@@ -580,7 +612,10 @@ impl<In, T, E> Engine<In, T, E> {
         }
         for leaver in self.unschedule(Held::is_dead) {
             let attempts = leaver.attempts();
-            leaver.job.into_entry().settle_unstarted(self, JobError::Abandoned, attempts);
+            leaver
+                .job
+                .into_entry()
+                .settle_unstarted(self, JobError::Abandoned, attempts);
             unwind::discard(leaver.history);
         }
         self.look_for_end();
@@ -627,7 +662,11 @@ impl<In, T, E> Engine<In, T, E> {
         let mut interrupted = Vec::new();
         for (slot, occupant) in state.running.occupied() {
             wakers.extend(self.signals[slot].interrupt(CancelReason::Aborted));
-            interrupted.push(Interrupted { id: occupant.id, index: occupant.index, attempts: occupant.attempts });
+            interrupted.push(Interrupted {
+                id: occupant.id,
+                index: occupant.index,
+                attempts: occupant.attempts,
+            });
         }
         state.interrupted = interrupted;
         drop(state);
@@ -643,7 +682,8 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     pub(crate) fn take_returned(&self) -> Vec<Unstarted<In>> {
-        let mut returned = std::mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut returned =
+            std::mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
         returned.sort_by_key(|unstarted| unstarted.id);
         returned
     }
@@ -696,7 +736,11 @@ pub(crate) struct Past {
 }
 
 impl Past {
-    pub(crate) const NONE: Self = Self { since: None, history: None, notice: Notice::NONE };
+    pub(crate) const NONE: Self = Self {
+        since: None,
+        history: None,
+        notice: Notice::NONE,
+    };
 
     /// How many attempts were made.
     #[inline]

@@ -31,7 +31,11 @@ pub(crate) struct Retries<In, E> {
 
 impl<In, E> Clone for Retries<In, E> {
     fn clone(&self) -> Self {
-        Self { policy: self.policy.clone(), copy: self.copy, capacity: self.capacity }
+        Self {
+            policy: self.policy.clone(),
+            copy: self.copy,
+            capacity: self.capacity,
+        }
     }
 }
 
@@ -45,7 +49,11 @@ pub(crate) struct Effects<In, T, E> {
 }
 
 impl<In, T, E> Effects<In, T, E> {
-    const NONE: Self = Self { released: Released::new(), notice: Notice::NONE, blocked: Vec::new() };
+    const NONE: Self = Self {
+        released: Released::new(),
+        notice: Notice::NONE,
+        blocked: Vec::new(),
+    };
 }
 
 /// A job that the schedule has given up, and what its outcome is to be.
@@ -101,12 +109,21 @@ impl<In, T, E> Engine<In, T, E> {
     pub(super) fn look_at_clock(&self) -> Reading {
         // In this order: what was taken over before this count is older than the time that is looked up now.
         let generation = self.readings.load(Ordering::SeqCst);
-        Reading { at: self.timer.now(), generation }
+        Reading {
+            at: self.timer.now(),
+            generation,
+        }
     }
 
     /// Tells the schedule what time it is.
-    pub(super) fn tell_time(&self, schedule: &mut Schedule<Held<In, T, E>>, reading: Option<Reading>) -> Tick {
-        let Some(reading) = reading else { return schedule.now() };
+    pub(super) fn tell_time(
+        &self,
+        schedule: &mut Schedule<Held<In, T, E>>,
+        reading: Option<Reading>,
+    ) -> Tick {
+        let Some(reading) = reading else {
+            return schedule.now();
+        };
         let now = schedule.read(reading);
         self.readings.store(schedule.generation(), Ordering::SeqCst);
         now
@@ -119,7 +136,10 @@ impl<In, T, E> Engine<In, T, E> {
             return;
         }
         let start = self.timer.now();
-        let switching = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
+        let switching = self
+            .switching
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if self.is_scheduled() {
             // Another thread was faster; what is in the injector now is released.
             return;
@@ -172,7 +192,13 @@ impl<In, T, E> Engine<In, T, E> {
                 cost = self.cost_by.as_ref().map_or(1, |cost_by| cost_by(input));
             })?;
         }
-        Ok(Terms { priority, cost, key, start, deadline })
+        Ok(Terms {
+            priority,
+            cost,
+            key,
+            start,
+            deadline,
+        })
     }
 
     #[cold]
@@ -219,13 +245,22 @@ impl<In, T, E> Engine<In, T, E> {
     /// builder's then nor a limit.
     fn own_terms(entry: &Entry<In, T, E>) -> Terms {
         match entry {
-            Entry::Streamed(job) => Terms { cost: 1, priority: job.stream.priority(), ..Terms::default() },
-            Entry::Handled(_) => Terms { cost: 1, ..Terms::default() },
+            Entry::Streamed(job) => Terms {
+                cost: 1,
+                priority: job.stream.priority(),
+                ..Terms::default()
+            },
+            Entry::Handled(_) => Terms {
+                cost: 1,
+                ..Terms::default()
+            },
         }
     }
 
     fn insert(&self, state: &mut State<In, T, E>, entry: Entry<In, T, E>, terms: Terms, now: Tick) {
-        let Some(schedule) = &mut state.schedule else { return };
+        let Some(schedule) = &mut state.schedule else {
+            return;
+        };
         let number = entry.id().as_u64();
         let spot = schedule.insert(Held::from(entry), number, terms, now);
         if let Some(Held::Handled(cell)) = schedule.job(spot) {
@@ -241,7 +276,11 @@ impl<In, T, E> Engine<In, T, E> {
             return;
         }
         let (id, spot, stream) = (entry.id().as_u64(), entry.spot(), entry.stream());
-        let cell = if let Entry::Handled(cell) = &entry { Some(Arc::clone(cell)) } else { None };
+        let cell = if let Entry::Handled(cell) = &entry {
+            Some(Arc::clone(cell))
+        } else {
+            None
+        };
         let gone = self.change_schedule(|engine, state, now| match (&mut state.schedule, spot) {
             (Some(schedule), Some(spot)) if schedule.is_released(spot, id) => {
                 schedule.put_back(spot, Held::from(entry), now);
@@ -271,7 +310,10 @@ impl<In, T, E> Engine<In, T, E> {
     // ---- through ----
 
     /// Changes something under the lock, looks what may start then, and carries that out.
-    pub(super) fn change_schedule<R>(&self, change: impl FnOnce(&Self, &mut State<In, T, E>, Tick) -> R) -> R {
+    pub(super) fn change_schedule<R>(
+        &self,
+        change: impl FnOnce(&Self, &mut State<In, T, E>, Tick) -> R,
+    ) -> R {
         let reading = self.reading();
         let mut state = self.state();
         let now = match &mut state.schedule {
@@ -279,7 +321,10 @@ impl<In, T, E> Engine<In, T, E> {
             None => Tick(0),
         };
         let changed = change(self, &mut state, now);
-        let now = state.schedule.as_ref().map_or(now, |schedule| schedule.now());
+        let now = state
+            .schedule
+            .as_ref()
+            .map_or(now, |schedule| schedule.now());
         let effects = self.look(&mut state, now);
         drop(state);
         self.carry_out_effects(effects);
@@ -312,23 +357,38 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     pub(crate) fn carry_out_effects(&self, effects: Effects<In, T, E>) {
-        let Effects { released, notice, blocked } = effects;
-        let Released { first, more, expired, too_costly } = released;
+        let Effects {
+            released,
+            notice,
+            blocked,
+        } = effects;
+        let Released {
+            first,
+            more,
+            expired,
+            too_costly,
+        } = released;
         if let Some((job, spot)) = first {
             let job = job.release(spot);
             if more.is_empty() {
                 self.push(job);
             } else {
-                self.push_many(std::iter::once(job).chain(more.into_iter().map(|(job, spot)| job.release(spot))));
+                self.push_many(
+                    std::iter::once(job)
+                        .chain(more.into_iter().map(|(job, spot)| job.release(spot))),
+                );
             }
             self.look_for_end();
         }
         self.give_notice(notice);
         unwind::wake(blocked);
         if !(expired.is_empty() && too_costly.is_empty()) {
-            let expired = expired.into_iter().map(|leaver| (leaver, JobError::TimedOut(TimeLimit::Job)));
+            let expired = expired
+                .into_iter()
+                .map(|leaver| (leaver, JobError::TimedOut(TimeLimit::Job)));
             let too_costly = too_costly.into_iter();
-            let too_costly = too_costly.map(|(leaver, cost, most)| (leaver, JobError::CostExceedsLimit { cost, most }));
+            let too_costly = too_costly
+                .map(|(leaver, cost, most)| (leaver, JobError::CostExceedsLimit { cost, most }));
             self.settle_given_up(expired.chain(too_costly).collect());
         }
     }
@@ -347,7 +407,10 @@ impl<In, T, E> Engine<In, T, E> {
             let next = self.state().settling.next(thread);
             let Some((leaver, error)) = next else { break };
             let attempts = leaver.attempts();
-            leaver.job.into_entry().settle_unstarted(self, error, attempts);
+            leaver
+                .job
+                .into_entry()
+                .settle_unstarted(self, error, attempts);
             unwind::discard(leaver.history);
         }
     }
@@ -366,8 +429,13 @@ impl<In, T, E> Engine<In, T, E> {
         past: &mut Past,
     ) -> Begun {
         let load = load(state);
-        let Some(schedule) = &mut state.schedule else { return Begun::NotYet };
-        let Some(spot) = occupant.spot.filter(|spot| schedule.is_released(*spot, occupant.id.as_u64())) else {
+        let Some(schedule) = &mut state.schedule else {
+            return Begun::NotYet;
+        };
+        let Some(spot) = occupant
+            .spot
+            .filter(|spot| schedule.is_released(*spot, occupant.id.as_u64()))
+        else {
             return Begun::NotYet;
         };
         let now = self.tell_time(schedule, reading);
@@ -381,7 +449,9 @@ impl<In, T, E> Engine<In, T, E> {
         }
         // Those that have waited for this start wait for a time now.
         past.notice = state.keeper.look(schedule.next());
-        let since = reading.map(|reading| reading.at).or_else(|| schedule.instant(now));
+        let since = reading
+            .map(|reading| reading.at)
+            .or_else(|| schedule.instant(now));
         if let Some(history) = &past.history {
             occupant.attempts = history.attempts.saturating_add(1);
             occupant.is_retry = true;
@@ -397,7 +467,13 @@ impl<In, T, E> Engine<In, T, E> {
 
     /// The part of [`book_finish`](Self::book_finish) for a pool that has a schedule.
     #[inline(never)]
-    pub(super) fn book_scheduled_finish(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
+    pub(super) fn book_scheduled_finish(
+        &self,
+        slot: usize,
+        id: JobId,
+        outcome: Outcome,
+        attempts: u32,
+    ) {
         let reading = self.reading();
         let mut wakes = Wakes::default();
         let effects = {
@@ -418,7 +494,11 @@ impl<In, T, E> Engine<In, T, E> {
             }
             self.look(state, now)
         };
-        self.observe(|| Event::Finished { job: id, outcome, attempts });
+        self.observe(|| Event::Finished {
+            job: id,
+            outcome,
+            attempts,
+        });
         self.carry_out_effects(effects);
         self.carry_out(wakes);
     }
@@ -430,7 +510,11 @@ impl<In, T, E> Engine<In, T, E> {
         spot: Spot,
         id: JobId,
         reading: Option<Reading>,
-    ) -> (Option<Held<In, T, E>>, Option<Box<History>>, Effects<In, T, E>) {
+    ) -> (
+        Option<Held<In, T, E>>,
+        Option<Box<History>>,
+        Effects<In, T, E>,
+    ) {
         let (mut job, mut history, mut now) = (None, None, Tick(0));
         if let Some(schedule) = &mut state.schedule {
             now = self.tell_time(schedule, reading);
@@ -446,17 +530,27 @@ impl<In, T, E> Engine<In, T, E> {
 
     pub(crate) fn attempts_of(&self, spot: Option<Spot>, id: JobId) -> u32 {
         let Some(spot) = spot else { return 0 };
-        self.state().schedule.as_ref().map_or(0, |schedule| schedule.attempts(spot, id.as_u64()))
+        self.state()
+            .schedule
+            .as_ref()
+            .map_or(0, |schedule| schedule.attempts(spot, id.as_u64()))
     }
 
     /// Takes out the scheduled jobs of which `is_dead` is true, released ones excepted.
-    pub(super) fn unschedule(&self, is_dead: impl Fn(&Held<In, T, E>) -> bool) -> Vec<Leaver<Held<In, T, E>>> {
+    pub(super) fn unschedule(
+        &self,
+        is_dead: impl Fn(&Held<In, T, E>) -> bool,
+    ) -> Vec<Leaver<Held<In, T, E>>> {
         if !self.is_scheduled() {
             return Vec::new();
         }
         // Those behind them may start now.
         self.change_schedule(|_, state, now| {
-            state.schedule.as_mut().map(|schedule| schedule.extract(now, is_dead)).unwrap_or_default()
+            state
+                .schedule
+                .as_mut()
+                .map(|schedule| schedule.extract(now, is_dead))
+                .unwrap_or_default()
         })
     }
 
@@ -474,7 +568,11 @@ impl<In, T, E> Engine<In, T, E> {
         let itself = state.running.is_retry(slot);
         let others = state.ledger.retrying() + state.running.retries() - usize::from(itself);
         let is_allowed = state.ledger.retrying() + state.retries_ahead < capacity
-            && (!is_paid || state.account.as_mut().is_none_or(|account| account.spend(others)));
+            && (!is_paid
+                || state
+                    .account
+                    .as_mut()
+                    .is_none_or(|account| account.spend(others)));
         if is_allowed {
             state.retries_ahead += 1;
             state.running.mark_retry(slot);
@@ -505,7 +603,9 @@ impl<In, T, E> Engine<In, T, E> {
         let state = &mut *guard;
         state.retries_ahead -= 1;
         let spot = state.running.spot(slot);
-        let (Some(schedule), Some(spot)) = (&mut state.schedule, spot) else { return Err((job, history)) };
+        let (Some(schedule), Some(spot)) = (&mut state.schedule, spot) else {
+            return Err((job, history));
+        };
         if state.ledger.life() >= Life::Aborted || self.signals[slot].interrupted().is_some() {
             return Err((job, history));
         }
@@ -528,5 +628,9 @@ impl<In, T, E> Engine<In, T, E> {
 }
 
 pub(super) fn load<In, T, E>(state: &State<In, T, E>) -> Load {
-    Load { slots: state.ledger.slots(), running: state.ledger.running(), is_closing: state.ledger.life() > Life::Open }
+    Load {
+        slots: state.ledger.slots(),
+        running: state.ledger.running(),
+        is_closing: state.ledger.life() > Life::Open,
+    }
 }

@@ -32,7 +32,10 @@ const REASONS: [CancelReason; 6] = [
 
 /// The number of a reason, for an atomic; 0 stands for none.
 pub(crate) fn reason_to_code(reason: CancelReason) -> u8 {
-    (1..).zip(REASONS).find(|(_, known)| *known == reason).map_or(0, |(code, _)| code)
+    (1..)
+        .zip(REASONS)
+        .find(|(_, known)| *known == reason)
+        .map_or(0, |(code, _)| code)
 }
 
 /// The reason behind a number.
@@ -52,7 +55,10 @@ impl Signal {
     /// Leaves the waker for an interruption to come, and looks once more whether one has come already.
     pub(crate) fn listen(&self, waker: &Waker) -> Option<Interrupt> {
         let mut listener = self.waker();
-        if !listener.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        if !listener
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker))
+        {
             let old = listener.replace(waker.clone());
             drop(listener);
             drop(old);
@@ -72,7 +78,12 @@ impl Signal {
     /// Sets the reason, if there is none yet; the waker is to be woken once all locks are released.
     #[must_use = "the worker sleeps on otherwise"]
     pub(crate) fn interrupt(&self, reason: CancelReason) -> Option<Waker> {
-        let _ = self.interrupt.compare_exchange(0, reason_to_code(reason), Ordering::SeqCst, Ordering::SeqCst);
+        let _ = self.interrupt.compare_exchange(
+            0,
+            reason_to_code(reason),
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
         self.listener()
     }
 
@@ -111,7 +122,10 @@ impl Signals {
         chunks.flat_map(move |(number, chunk)| {
             let first = number * TOGETHER;
             let own = slots.start.saturating_sub(first)..(slots.end - first).min(TOGETHER);
-            chunk.get().into_iter().flat_map(move |chunk| &chunk[own.clone()])
+            chunk
+                .get()
+                .into_iter()
+                .flat_map(move |chunk| &chunk[own.clone()])
         })
     }
 }
@@ -121,8 +135,8 @@ impl Index<usize> for Signals {
 
     #[inline]
     fn index(&self, slot: usize) -> &Signal {
-        &self.chunks[slot / TOGETHER].get_or_init(|| Box::new(std::array::from_fn(|_| Signal::default())))
-            [slot % TOGETHER]
+        &self.chunks[slot / TOGETHER]
+            .get_or_init(|| Box::new(std::array::from_fn(|_| Signal::default())))[slot % TOGETHER]
     }
 }
 
@@ -136,16 +150,40 @@ mod tests {
         let made = |slots| signals.made(slots).count();
         assert_eq!((signals.len(), made(0..200)), (200, 0));
         let _ = signals[70].interrupt(CancelReason::Handle);
-        assert_eq!((made(0..200), made(0..64), made(60..70), made(127..200), made(70..71)), (64, 0, 6, 1, 1));
-        let interrupted = |slots| signals.made(slots).filter(|signal| signal.interrupted().is_some()).count();
-        assert_eq!((interrupted(70..71), interrupted(0..70), interrupted(71..200)), (1, 0, 0));
+        assert_eq!(
+            (
+                made(0..200),
+                made(0..64),
+                made(60..70),
+                made(127..200),
+                made(70..71)
+            ),
+            (64, 0, 6, 1, 1)
+        );
+        let interrupted = |slots| {
+            signals
+                .made(slots)
+                .filter(|signal| signal.interrupted().is_some())
+                .count()
+        };
+        assert_eq!(
+            (
+                interrupted(70..71),
+                interrupted(0..70),
+                interrupted(71..200)
+            ),
+            (1, 0, 0)
+        );
         let _ = &signals[199];
         assert_eq!(made(0..200), 64 + 8);
     }
 
     #[test]
     fn more_signals_than_memory_can_hold_are_an_error() {
-        assert!([1 << 55, usize::MAX / 8, usize::MAX].map(|count| Signals::new(count).is_err()) == [true; 3]);
+        assert!(
+            [1 << 55, usize::MAX / 8, usize::MAX].map(|count| Signals::new(count).is_err())
+                == [true; 3]
+        );
     }
 
     #[test]

@@ -47,7 +47,10 @@ pub(crate) struct Notice {
 }
 
 impl Notice {
-    pub(crate) const NONE: Self = Self { keeper: None, hand_on: false };
+    pub(crate) const NONE: Self = Self {
+        keeper: None,
+        hand_on: false,
+    };
 }
 
 impl Keeper {
@@ -56,13 +59,19 @@ impl Keeper {
         if !self.is_held {
             let hand_on = next != Tick::NEVER && !self.is_offered;
             self.is_offered |= hand_on;
-            return Notice { keeper: None, hand_on };
+            return Notice {
+                keeper: None,
+                hand_on,
+            };
         }
         if self.is_awake || self.armed == Some(next) {
             return Notice::NONE;
         }
         self.is_awake = true;
-        Notice { keeper: self.waker.clone(), hand_on: false }
+        Notice {
+            keeper: self.waker.clone(),
+            hand_on: false,
+        }
     }
 
     /// The worker that has the role runs: it looks at the moment before it waits, and need not be woken for that.
@@ -107,7 +116,12 @@ struct Alarm {
 
 impl<In, T, E> Timekeeping<In, T, E> {
     pub(crate) const fn new(engine: Arc<Engine<In, T, E>>, slot: usize) -> Self {
-        Self { engine, slot, alarm: None, passed: 0 }
+        Self {
+            engine,
+            slot,
+            alarm: None,
+            passed: 0,
+        }
     }
 
     /// Called each time the worker is about to wait. Ready when the next moment has come; it is to [`pass`](Self::pass) then.
@@ -115,7 +129,11 @@ impl<In, T, E> Timekeeping<In, T, E> {
     /// So a caller may go on as long as it is ready: after so many times it has the worker woken, and is pending.
     #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.engine.is_scheduled() { self.keep_time(cx) } else { Poll::Pending }
+        if self.engine.is_scheduled() {
+            self.keep_time(cx)
+        } else {
+            Poll::Pending
+        }
     }
 
     fn keep_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -129,7 +147,11 @@ impl<In, T, E> Timekeeping<In, T, E> {
             return Poll::Pending;
         }
         let polled = self.poll_alarm(cx);
-        self.passed = if polled.is_ready() { self.passed + 1 } else { 0 };
+        self.passed = if polled.is_ready() {
+            self.passed + 1
+        } else {
+            0
+        };
         polled
     }
 
@@ -140,7 +162,13 @@ impl<In, T, E> Timekeeping<In, T, E> {
         };
         match &mut self.alarm {
             Some(alarm) if alarm.at == at => alarm.tick = tick,
-            _ => self.alarm = Some(Alarm { at, tick, sleep: self.engine.timer.sleep_until(at) }),
+            _ => {
+                self.alarm = Some(Alarm {
+                    at,
+                    tick,
+                    sleep: self.engine.timer.sleep_until(at),
+                })
+            }
         }
         match &mut self.alarm {
             Some(alarm) => alarm.sleep.as_mut().poll(cx),
@@ -150,7 +178,9 @@ impl<In, T, E> Timekeeping<In, T, E> {
 
     /// Lets the schedule know that the moment has come.
     pub(crate) fn pass(&mut self) {
-        let Some(Alarm { tick, .. }) = self.alarm.take() else { return };
+        let Some(Alarm { tick, .. }) = self.alarm.take() else {
+            return;
+        };
         self.engine.change_schedule(|_, state, _| {
             if let Some(schedule) = &mut state.schedule {
                 schedule.reach(tick);
@@ -174,8 +204,15 @@ impl<In, T, E> Timekeeping<In, T, E> {
         let next = schedule.next();
         keeper.armed = Some(next);
         let moment = schedule.instant(next).map(|at| (at, next));
-        let is_known = keeper.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-        let replaced = if is_known { None } else { keeper.waker.replace(cx.waker().clone()) };
+        let is_known = keeper
+            .waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()));
+        let replaced = if is_known {
+            None
+        } else {
+            keeper.waker.replace(cx.waker().clone())
+        };
         drop(guard);
         drop(replaced);
         moment
@@ -196,7 +233,10 @@ impl<In, T, E> Drop for Timekeeping<In, T, E> {
             // If no worker has the role, it may be this one that was woken to take it.
             let keeper = std::mem::take(&mut state.keeper);
             self.engine.keeper_slot.store(usize::MAX, Ordering::SeqCst);
-            let next = state.schedule.as_ref().map_or(Tick::NEVER, |schedule| schedule.next());
+            let next = state
+                .schedule
+                .as_ref()
+                .map_or(Tick::NEVER, |schedule| schedule.next());
             (keeper.waker, state.keeper.look(next))
         };
         drop(waker);

@@ -32,16 +32,31 @@ impl<In, T, E> Engine<In, T, E> {
         };
         // The waker of what waits, which may be another than that of the job.
         let mut waker = cx.waker().clone();
-        let is_known = mark.as_ref().filter(|mark| mark.place == place).is_some_and(|mark| {
-            let mut state = self.state();
-            let waiting = state.running.wait_mut(mark.number);
-            waiting.map(|waiting| std::mem::swap(&mut waiting.waker, &mut waker)).is_some()
-        });
+        let is_known = mark
+            .as_ref()
+            .filter(|mark| mark.place == place)
+            .is_some_and(|mark| {
+                let mut state = self.state();
+                let waiting = state.running.wait_mut(mark.number);
+                waiting
+                    .map(|waiting| std::mem::swap(&mut waiting.waker, &mut waker))
+                    .is_some()
+            });
         if !is_known {
             *mark = None;
-            let waiting = Waiting { what: what(), waker };
-            let number = self.state().running.begin_wait(place.slot, place.id, waiting);
-            *mark = Some(WaitMark { engine: Arc::clone(self), place, number });
+            let waiting = Waiting {
+                what: what(),
+                waker,
+            };
+            let number = self
+                .state()
+                .running
+                .begin_wait(place.slot, place.id, waiting);
+            *mark = Some(WaitMark {
+                engine: Arc::clone(self),
+                place,
+                number,
+            });
         }
         let is_stuck = self.is_stuck();
         if is_stuck {
@@ -59,10 +74,16 @@ impl<In, T, E> Engine<In, T, E> {
             if !state.is_blocked() {
                 return false;
             }
-            state.running.waiting().map(|(slot, waiting)| (slot, waiting.what.clone())).collect()
+            state
+                .running
+                .waiting()
+                .map(|(slot, waiting)| (slot, waiting.what.clone()))
+                .collect()
         };
         // A job that is interrupted is about to leave its slot.
-        waits.iter().all(|(slot, what)| !what.is_over(self) && self.signals[*slot].interrupted().is_none())
+        waits
+            .iter()
+            .all(|(slot, what)| !what.is_over(self) && self.signals[*slot].interrupted().is_none())
     }
 }
 
@@ -78,7 +99,8 @@ impl<In, T, E> State<In, T, E> {
             None => self.running.is_blocked(slots),
             Some(schedule) => {
                 blocked >= self.ledger.running()
-                    && (blocked >= slots.min(schedule.allowed()) || schedule.is_stuck(self.ledger.queued_total()))
+                    && (blocked >= slots.min(schedule.allowed())
+                        || schedule.is_stuck(self.ledger.queued_total()))
             }
         }
     }
@@ -86,7 +108,10 @@ impl<In, T, E> State<In, T, E> {
     /// Those to wake so that they find that they would wait for ever, if it is so.
     pub(super) fn blocked(&self) -> Vec<Waker> {
         if self.is_blocked() {
-            self.running.waiting().map(|(_, waiting)| waiting.waker.clone()).collect()
+            self.running
+                .waiting()
+                .map(|(_, waiting)| waiting.waker.clone())
+                .collect()
         } else {
             Vec::new()
         }
@@ -217,7 +242,11 @@ impl<In, T, E> Engine<In, T, E> {
 
     /// Waits until the pool is idle.
     pub(crate) async fn wait_idle(&self) {
-        self.watch(|state| state.ledger.is_idle() && self.are_delivered(), |_| {}).await;
+        self.watch(
+            |state| state.ledger.is_idle() && self.are_delivered(),
+            |_| {},
+        )
+        .await;
     }
 
     /// Waits until no job of an aborted pool is queued.
@@ -230,7 +259,11 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     /// Waits until `is_so`; `mark` sets the threshold at which the wait is woken.
-    pub(crate) async fn wait_below(&self, is_so: impl Fn(&Ledger) -> bool, mark: impl Fn(&mut Ledger)) {
+    pub(crate) async fn wait_below(
+        &self,
+        is_so: impl Fn(&Ledger) -> bool,
+        mark: impl Fn(&mut Ledger),
+    ) {
         let is_over = |state: &State<In, T, E>| is_so(&state.ledger);
         let mark = |state: &mut State<In, T, E>| {
             mark(&mut state.ledger);
@@ -244,11 +277,16 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     pub(super) fn are_delivered(&self) -> bool {
-        self.deliveries.are_none(DeliveryKind::Finished) && self.deliveries.are_none(DeliveryKind::Unstarted)
+        self.deliveries.are_none(DeliveryKind::Finished)
+            && self.deliveries.are_none(DeliveryKind::Unstarted)
     }
 
     /// Waits until `is_over`, which is looked at under the lock. `prepare` sees to it that the wait is woken.
-    async fn watch(&self, is_over: impl Fn(&State<In, T, E>) -> bool, prepare: impl Fn(&mut State<In, T, E>)) {
+    async fn watch(
+        &self,
+        is_over: impl Fn(&State<In, T, E>) -> bool,
+        prepare: impl Fn(&mut State<In, T, E>),
+    ) {
         let mut watch = Watch::new(self);
         poll_fn(|cx| {
             let mut state = self.state();
@@ -282,7 +320,10 @@ struct Watch<'a, In, T, E> {
 impl<'a, In, T, E> Watch<'a, In, T, E> {
     fn new(engine: &'a Engine<In, T, E>) -> Self {
         engine.watchers.fetch_add(1, Ordering::SeqCst);
-        Self { engine, number: None }
+        Self {
+            engine,
+            number: None,
+        }
     }
 }
 
@@ -323,7 +364,12 @@ impl<In, T, E> Room<In, T, E> {
         if let Some(group) = &group {
             group.begin_submit();
         }
-        Self { engine, group, ticket: None, mark: None }
+        Self {
+            engine,
+            group,
+            ticket: None,
+            mark: None,
+        }
     }
 
     /// Ends with one reserved place, which the caller has to use or release.
@@ -341,7 +387,11 @@ impl<In, T, E> Room<In, T, E> {
         };
         self.engine.carry_out(wakes);
         // After it stands in line: a cancellation wakes those that do.
-        if self.group.as_ref().is_some_and(|group| group.cancelled().is_some()) {
+        if self
+            .group
+            .as_ref()
+            .is_some_and(|group| group.cancelled().is_some())
+        {
             if matches!(polled, Poll::Ready(Ok(()))) {
                 self.engine.release_place();
             }
@@ -357,7 +407,9 @@ impl<In, T, E> Room<In, T, E> {
                 }))
             }
             Poll::Pending
-                if self.engine.may_wait(&mut self.mark, cx, || Wait::Room(self.ticket.unwrap_or_default())) =>
+                if self.engine.may_wait(&mut self.mark, cx, || {
+                    Wait::Room(self.ticket.unwrap_or_default())
+                }) =>
             {
                 Poll::Pending
             }
@@ -400,7 +452,12 @@ pub(crate) struct Feeding<In, T, E> {
 
 impl<In, T, E> Feeding<In, T, E> {
     pub(crate) const fn new(engine: Arc<Engine<In, T, E>>, map: usize) -> Self {
-        Self { engine, map, is_waiting: false, room: None }
+        Self {
+            engine,
+            map,
+            is_waiting: false,
+            room: None,
+        }
     }
 
     /// Begins to pull an input, for which no place is needed. `None`: there has to be room first.
@@ -410,7 +467,11 @@ impl<In, T, E> Feeding<In, T, E> {
     ) -> Result<Option<Pull<'a, In, T, E>>, Refusal> {
         self.room = None;
         let may_pull = engine.state().ledger.begin_pull(self.map)?;
-        Ok(may_pull.then(|| Pull { engine, map: self.map, state: PullState::First }))
+        Ok(may_pull.then(|| Pull {
+            engine,
+            map: self.map,
+            state: PullState::First,
+        }))
     }
 
     /// Has the task woken when the pool closes and, if the map `wants_room`, when there is some.
@@ -418,7 +479,11 @@ impl<In, T, E> Feeding<In, T, E> {
         // Before the waker is left: a map that is told after that has not been counted.
         let told = self.engine.told.load(Ordering::SeqCst);
         self.is_waiting = true;
-        let (looks_again, wakes) = self.engine.state().ledger.wait_to_feed(self.map, wants_room, cx);
+        let (looks_again, wakes) = self
+            .engine
+            .state()
+            .ledger
+            .wait_to_feed(self.map, wants_room, cx);
         self.engine.carry_out(wakes);
         if looks_again {
             cx.waker().wake_by_ref();
@@ -502,7 +567,11 @@ impl<In, T, E> Pull<'_, In, T, E> {
         let (first, origin, limits, wakes) = {
             let mut state = self.engine.state();
             let (first, origin, wakes) = match self.state {
-                PullState::First => (state.ledger.accept_extra(self.map), Origin::Extra, Wakes::default()),
+                PullState::First => (
+                    state.ledger.accept_extra(self.map),
+                    Origin::Extra,
+                    Wakes::default(),
+                ),
                 PullState::Places(places) => {
                     let (first, wakes) = state.ledger.commit(places, used);
                     (first, Origin::Outside, wakes)
@@ -510,7 +579,11 @@ impl<In, T, E> Pull<'_, In, T, E> {
             };
             // None, where it would cost a wake: a map that asks again is told why.
             let is_open = more > 0 && state.ledger.life() == Life::Open;
-            self.state = PullState::Places(if is_open { state.ledger.take_more(more) } else { 0 });
+            self.state = PullState::Places(if is_open {
+                state.ledger.take_more(more)
+            } else {
+                0
+            });
             (first, origin, state.limits, wakes)
         };
         self.engine.carry_out(wakes);

@@ -38,7 +38,13 @@ pub(crate) struct Papers<L> {
 
 impl<L> Default for Desk<L> {
     fn default() -> Self {
-        Self { papers: Mutex::new(Papers { hand: None, journal: Journal::default(), is_called: false }) }
+        Self {
+            papers: Mutex::new(Papers {
+                hand: None,
+                journal: Journal::default(),
+                is_called: false,
+            }),
+        }
     }
 }
 
@@ -119,9 +125,14 @@ impl Journal {
 
     /// Enters everything in the books.
     pub(crate) fn enter<W>(&mut self, ledger: &mut Ledger, running: &mut Running<W>) {
-        ledger.enter(std::mem::take(&mut self.started), std::mem::take(&mut self.succeeded));
+        ledger.enter(
+            std::mem::take(&mut self.started),
+            std::mem::take(&mut self.succeeded),
+        );
         for (slot, runner) in self.changes.drain(..) {
-            let occupant = |Runner { id, index, stream }| Occupant::new(id, index, stream.map(NonZeroUsize::get));
+            let occupant = |Runner { id, index, stream }| {
+                Occupant::new(id, index, stream.map(NonZeroUsize::get))
+            };
             running.replace(slot, runner.map(occupant));
         }
     }
@@ -133,14 +144,24 @@ mod tests {
     use crate::queue::ledger::Origin;
 
     fn job(id: u64) -> Runner {
-        Runner { id: JobId(id), index: 0, stream: None }
+        Runner {
+            id: JobId(id),
+            index: 0,
+            stream: None,
+        }
     }
 
     /// What runs in the slots, and queued, running, succeeded.
     fn books(ledger: &Ledger, running: &Running<()>) -> (Vec<(usize, u64)>, [u64; 3]) {
-        let runs = running.occupied().map(|(slot, occupant)| (slot, occupant.id.0)).collect();
+        let runs = running
+            .occupied()
+            .map(|(slot, occupant)| (slot, occupant.id.0))
+            .collect();
         let stats = ledger.stats();
-        (runs, [stats.queued as u64, stats.running as u64, stats.succeeded])
+        (
+            runs,
+            [stats.queued as u64, stats.running as u64, stats.succeeded],
+        )
     }
 
     #[test]

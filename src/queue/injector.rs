@@ -132,8 +132,18 @@ struct Holder<B> {
 impl<B: Split> Injector<B> {
     pub(crate) fn new() -> Self {
         let (notifier, notifications) = channel::unbounded();
-        let queue = Queue { items: VecDeque::new(), holders: Vec::new(), sleepers: 0, notified: 0, is_closed: false };
-        Self { queue: Mutex::new(queue), notifier, notifications }
+        let queue = Queue {
+            items: VecDeque::new(),
+            holders: Vec::new(),
+            sleepers: 0,
+            notified: 0,
+            is_closed: false,
+        };
+        Self {
+            queue: Mutex::new(queue),
+            notifier,
+            notifications,
+        }
     }
 
     #[inline]
@@ -233,21 +243,43 @@ impl<B: Split> Injector<B> {
             Some(_) => false,
             None => match queue.steal_half() {
                 Some(is_left) => is_left,
-                None => return if queue.is_closed { Err(Closed) } else { Ok(Taken::Nothing) },
+                None => {
+                    return if queue.is_closed {
+                        Err(Closed)
+                    } else {
+                        Ok(Taken::Nothing)
+                    };
+                }
             },
         };
         if !matches!(queue.items.front(), Some(Item::Batch(_))) {
-            let Some((job, is_more)) = queue.pop() else { return Ok(Taken::Nothing) };
+            let Some((job, is_more)) = queue.pop() else {
+                return Ok(Taken::Nothing);
+            };
             self.notify_one_if(is_more, queue);
             return Ok(Taken::One(job));
         }
-        let Some(desk) = desk else { return Ok(Taken::WantsDesk) };
-        let Some(Item::Batch(batch)) = queue.items.pop_front() else { return Ok(Taken::Nothing) };
+        let Some(desk) = desk else {
+            return Ok(Taken::WantsDesk);
+        };
+        let Some(Item::Batch(batch)) = queue.items.pop_front() else {
+            return Ok(Taken::Nothing);
+        };
         let is_more = is_left || batch.len() > 1 || !queue.items.is_empty();
         let emptied = desk.papers().hand.replace(batch);
-        debug_assert!(emptied.is_none_or(|hand| hand.len() == 0), "a worker that takes more has nothing left");
-        if !queue.holders.iter().any(|holder| Arc::ptr_eq(&holder.desk, desk)) {
-            queue.holders.push(Holder { desk: Arc::clone(desk), seen: 0 });
+        debug_assert!(
+            emptied.is_none_or(|hand| hand.len() == 0),
+            "a worker that takes more has nothing left"
+        );
+        if !queue
+            .holders
+            .iter()
+            .any(|holder| Arc::ptr_eq(&holder.desk, desk))
+        {
+            queue.holders.push(Holder {
+                desk: Arc::clone(desk),
+                seen: 0,
+            });
         }
         self.notify_one_if(is_more, queue);
         Ok(Taken::Hand)
@@ -256,8 +288,12 @@ impl<B: Split> Injector<B> {
     /// What is left in the local queue is put back, and it is filled no more.
     pub(crate) fn give_back(&self, desk: &Arc<Desk<B>>) {
         let mut queue = self.lock();
-        queue.holders.retain(|holder| !Arc::ptr_eq(&holder.desk, desk));
-        let Some(hand) = desk.papers().hand.take().filter(|hand| hand.len() > 0) else { return };
+        queue
+            .holders
+            .retain(|holder| !Arc::ptr_eq(&holder.desk, desk));
+        let Some(hand) = desk.papers().hand.take().filter(|hand| hand.len() > 0) else {
+            return;
+        };
         queue.put_back(hand);
         self.notify_one(queue);
     }
@@ -319,7 +355,10 @@ impl<B: Split> Injector<B> {
         let mut queue = self.lock();
         while queue.steal_half().is_some() {}
         let mut jobs = VecDeque::new();
-        queue.items.drain(..).for_each(|item| item.into_jobs(&mut jobs));
+        queue
+            .items
+            .drain(..)
+            .for_each(|item| item.into_jobs(&mut jobs));
         take(jobs)
     }
 
@@ -334,14 +373,19 @@ impl<B: Split> Injector<B> {
         let mut dead = Vec::new();
         for holder in &queue.holders {
             let hand = holder.desk.papers().hand.take_if(|hand| hand.is_dead());
-            hand.into_iter().for_each(|hand| Item::Batch(hand).into_jobs(&mut dead));
+            hand.into_iter()
+                .for_each(|hand| Item::Batch(hand).into_jobs(&mut dead));
         }
         for item in std::mem::take(&mut queue.items) {
             let is_dead = match &item {
                 Item::One(job) => is_dead(job),
                 Item::Batch(batch) => batch.is_dead(),
             };
-            if is_dead { item.into_jobs(&mut dead) } else { queue.items.push_back(item) }
+            if is_dead {
+                item.into_jobs(&mut dead)
+            } else {
+                queue.items.push_back(item)
+            }
         }
         dead
     }
@@ -350,7 +394,11 @@ impl<B: Split> Injector<B> {
 impl<B: Split> Queue<B> {
     /// Takes the next job; says whether others are left for other workers.
     fn pop(&mut self) -> Option<(B::Job, bool)> {
-        let is_left = if self.items.is_empty() { self.steal_half()? } else { false };
+        let is_left = if self.items.is_empty() {
+            self.steal_half()?
+        } else {
+            false
+        };
         let job = if let Some(Item::Batch(batch)) = self.items.front_mut() {
             let job = batch.take_first();
             if batch.len() == 0 {
@@ -369,7 +417,11 @@ impl<B: Split> Queue<B> {
     /// Puts jobs where they were taken from, before all that are younger.
     fn put_back(&mut self, batch: B) {
         let number = batch.number();
-        let at = self.items.iter().take_while(|item| item.number() < number).count();
+        let at = self
+            .items
+            .iter()
+            .take_while(|item| item.number() < number)
+            .count();
         self.items.insert(at, Item::Batch(batch));
     }
 
@@ -377,14 +429,25 @@ impl<B: Split> Queue<B> {
     fn steal_half(&mut self) -> Option<bool> {
         let half = self.holders.iter().find_map(|holder| {
             let mut papers = holder.desk.papers();
-            papers.hand.as_mut().filter(|hand| hand.len() > 0).map(|hand| hand.split_half())
+            papers
+                .hand
+                .as_mut()
+                .filter(|hand| hand.len() > 0)
+                .map(|hand| hand.split_half())
         })?;
         self.put_back(half);
         Some(self.has_local_jobs())
     }
 
     fn has_local_jobs(&self) -> bool {
-        self.holders.iter().any(|holder| holder.desk.papers().hand.as_ref().is_some_and(|hand| hand.len() > 0))
+        self.holders.iter().any(|holder| {
+            holder
+                .desk
+                .papers()
+                .hand
+                .as_ref()
+                .is_some_and(|hand| hand.len() > 0)
+        })
     }
 
     /// Steals half of each local queue that has not shrunk since a worker looked last: it is older than what is in the queue, and
@@ -396,7 +459,9 @@ impl<B: Split> Queue<B> {
                 continue;
             }
             let mut papers = holder.desk.papers();
-            let Some(hand) = &mut papers.hand else { continue };
+            let Some(hand) = &mut papers.hand else {
+                continue;
+            };
             if hand.len() == 0 || hand.len() != holder.seen {
                 holder.seen = hand.len();
                 continue;
@@ -476,7 +541,10 @@ mod tests {
         std::iter::from_fn(|| injector.try_pop().ok().flatten()).collect()
     }
 
-    fn asleep(injector: &Numbers, count: usize) -> Vec<Pin<Box<dyn Future<Output = Result<u32, Closed>> + '_>>> {
+    fn asleep(
+        injector: &Numbers,
+        count: usize,
+    ) -> Vec<Pin<Box<dyn Future<Output = Result<u32, Closed>> + '_>>> {
         let mut sleepers: Vec<Pin<Box<dyn Future<Output = _>>>> = Vec::new();
         for _ in 0..count {
             let mut sleeper = Box::pin(pop(injector));
@@ -493,9 +561,14 @@ mod tests {
         injector.push_batch((1..4).collect()).unwrap();
         injector.push(4).unwrap();
         assert!(injector.push_many(5..9).is_ok());
-        let first: Vec<_> = (0..5).map(|_| injector.try_pop().unwrap().unwrap()).collect();
+        let first: Vec<_> = (0..5)
+            .map(|_| injector.try_pop().unwrap().unwrap())
+            .collect();
         assert!(injector.push_many(9..13).is_ok());
-        assert_eq!((first, drain(&injector)), ((0..5).collect(), (5..13).collect()));
+        assert_eq!(
+            (first, drain(&injector)),
+            ((0..5).collect(), (5..13).collect())
+        );
         assert_eq!(injector.try_pop(), Ok(None));
     }
 
@@ -504,7 +577,10 @@ mod tests {
         let injector = Numbers::new();
         let mut sleepers = asleep(&injector, 3);
         assert!(injector.push_many(1..5).is_ok());
-        let woken: Vec<_> = sleepers.iter_mut().map(|sleeper| block_on(poll_once(sleeper))).collect();
+        let woken: Vec<_> = sleepers
+            .iter_mut()
+            .map(|sleeper| block_on(poll_once(sleeper)))
+            .collect();
         assert_eq!(woken, [Some(Ok(1)), Some(Ok(2)), Some(Ok(3))]);
         assert_eq!(drain(&injector), [4]);
     }
@@ -519,8 +595,13 @@ mod tests {
                 injector.push(job).unwrap();
             }
             assert!(injector.push_many(first..first + 2).is_ok());
-            let taken = sleepers.iter_mut().filter_map(|sleeper| block_on(poll_once(sleeper)));
-            assert_eq!(taken.map(Result::unwrap).collect::<Vec<_>>(), (0..first + 2).collect::<Vec<_>>());
+            let taken = sleepers
+                .iter_mut()
+                .filter_map(|sleeper| block_on(poll_once(sleeper)));
+            assert_eq!(
+                taken.map(Result::unwrap).collect::<Vec<_>>(),
+                (0..first + 2).collect::<Vec<_>>()
+            );
         }
     }
 
@@ -534,7 +615,9 @@ mod tests {
                 // It may take a job; then that is one less.
                 drop(sleepers.remove(0));
             }
-            let mut left = sleepers.iter_mut().filter_map(|sleeper| block_on(poll_once(sleeper)));
+            let mut left = sleepers
+                .iter_mut()
+                .filter_map(|sleeper| block_on(poll_once(sleeper)));
             assert_eq!(left.next(), Some(Ok(1)), "with {polls} dropped");
             drop(left);
             drop(sleepers);
@@ -568,7 +651,10 @@ mod tests {
         let desk = Arc::new(Desk::default());
         assert_eq!(injector.take(Some(&desk)), Ok(Taken::Hand));
         injector.push(9).unwrap();
-        let taken: Vec<_> = sleepers.iter_mut().map(|sleeper| block_on(poll_once(sleeper))).collect();
+        let taken: Vec<_> = sleepers
+            .iter_mut()
+            .map(|sleeper| block_on(poll_once(sleeper)))
+            .collect();
         assert_eq!(taken, [Some(Ok(9)), Some(Ok(0))]);
     }
 
@@ -579,7 +665,10 @@ mod tests {
         let desk = Arc::new(Desk::default());
         let mut sleepers = Vec::new();
         assert_eq!(injector.take(Some(&desk)), Ok(Taken::Hand));
-        assert_eq!(desk.papers().hand.as_mut().and_then(VecDeque::pop_front), Some(0));
+        assert_eq!(
+            desk.papers().hand.as_mut().and_then(VecDeque::pop_front),
+            Some(0)
+        );
         // Another worker steals one of the two and leaves the other.
         let thief = Arc::new(Desk::default());
         assert_eq!(injector.take(Some(&thief)), Ok(Taken::Hand));
@@ -605,17 +694,31 @@ mod tests {
     #[test]
     fn a_waker_may_submit_and_cancel_before_it_returns() {
         let injector = Arc::new(Numbers::new());
-        let submits = Arc::new(Submits { injector: Arc::clone(&injector), wakes: AtomicUsize::new(0) });
+        let submits = Arc::new(Submits {
+            injector: Arc::clone(&injector),
+            wakes: AtomicUsize::new(0),
+        });
         let waker = Waker::from(Arc::clone(&submits));
         let mut sleepers: Vec<_> = (0..3).map(|_| Box::pin(pop(&injector))).collect();
         for sleeper in &mut sleepers {
-            assert!(sleeper.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            assert!(
+                sleeper
+                    .as_mut()
+                    .poll(&mut Context::from_waker(&waker))
+                    .is_pending()
+            );
         }
         injector.push(1).unwrap();
         assert_eq!(submits.wakes.load(Ordering::SeqCst), 3);
         let noop = &mut Context::from_waker(Waker::noop());
-        let taken: Vec<_> = sleepers.iter_mut().map(|sleeper| sleeper.as_mut().poll(noop)).collect();
-        assert_eq!(taken, [Poll::Ready(Ok(1)), Poll::Ready(Ok(7)), Poll::Ready(Ok(7))]);
+        let taken: Vec<_> = sleepers
+            .iter_mut()
+            .map(|sleeper| sleeper.as_mut().poll(noop))
+            .collect();
+        assert_eq!(
+            taken,
+            [Poll::Ready(Ok(1)), Poll::Ready(Ok(7)), Poll::Ready(Ok(7))]
+        );
     }
 
     #[test]
@@ -629,7 +732,12 @@ mod tests {
         let injector = Numbers::new();
         let mut sleeper = Box::pin(pop(&injector));
         let waker = Waker::from(Arc::new(Panics));
-        assert!(sleeper.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(
+            sleeper
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
         assert_eq!(injector.push(1), Ok(()));
         assert_eq!(block_on(poll_once(&mut sleeper)), Some(Ok(1)));
     }
@@ -649,10 +757,20 @@ mod tests {
         let injector = Arc::new(Numbers::new());
         let mut sleeper = Box::pin(pop(&injector));
         let waker = Waker::from(Arc::new(Looks(Arc::clone(&injector))));
-        assert!(sleeper.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(
+            sleeper
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
         drop(waker);
         assert_eq!(Arc::strong_count(&injector), 2);
-        assert!(sleeper.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(
+            sleeper
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
         assert_eq!(Arc::strong_count(&injector), 1);
     }
 
@@ -686,7 +804,10 @@ mod tests {
         injector.push(1).unwrap();
         injector.close();
         assert_eq!(injector.push(5), Err(5));
-        assert_eq!(injector.push_batch(VecDeque::from([5])), Err(VecDeque::from([5])));
+        assert_eq!(
+            injector.push_batch(VecDeque::from([5])),
+            Err(VecDeque::from([5]))
+        );
         assert_eq!(injector.push_many(5..6).err(), Some(5..6));
         assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(0)));
         assert_eq!(injector.take_all(), [1]);

@@ -145,7 +145,12 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) const fn new(capacity: usize, child_capacity: usize, workers: usize, slots_each: usize) -> Self {
+    pub(crate) const fn new(
+        capacity: usize,
+        child_capacity: usize,
+        workers: usize,
+        slots_each: usize,
+    ) -> Self {
         Self {
             life: Life::Open,
             capacity,
@@ -206,7 +211,9 @@ impl Ledger {
     /// Whether no job is queued or about to be. A map that may pull an input is no work yet, except that a pool does not end
     /// under it.
     pub(crate) fn is_queue_empty(&self) -> bool {
-        self.queued_total() == 0 && self.committing == 0 && (self.pulling == 0 || self.life == Life::Open)
+        self.queued_total() == 0
+            && self.committing == 0
+            && (self.pulling == 0 || self.life == Life::Open)
     }
 
     /// Jobs that do not run and have no outcome.
@@ -255,12 +262,17 @@ impl Ledger {
     // ---- admission ----
 
     const fn free(&self) -> usize {
-        self.capacity.saturating_sub(self.queued + self.reserved + self.committing)
+        self.capacity
+            .saturating_sub(self.queued + self.reserved + self.committing)
     }
 
     /// Free places that nobody waits for: a newcomer never overtakes a waiter.
     fn open_places(&self) -> usize {
-        if self.waiting.is_empty() { self.free() } else { 0 }
+        if self.waiting.is_empty() {
+            self.free()
+        } else {
+            0
+        }
     }
 
     /// Accepts one job now, or not at all.
@@ -322,7 +334,10 @@ impl Ledger {
                 decided => return (Poll::Ready(decided), wakes),
             },
         };
-        let waiter = Waiter { waker: cx.waker().clone(), group };
+        let waiter = Waiter {
+            waker: cx.waker().clone(),
+            group,
+        };
         wakes.unneeded = self.waiting.insert(number, waiter).map(|old| old.waker);
         self.is_watched = true;
         (Poll::Pending, wakes)
@@ -335,7 +350,10 @@ impl Ledger {
 
     /// The wakers of those in line that submit to this group.
     pub(crate) fn wakers_of(&self, group: usize) -> Vec<Waker> {
-        let of_group = self.waiting.values().filter(|waiter| waiter.group == Some(group));
+        let of_group = self
+            .waiting
+            .values()
+            .filter(|waiter| waiter.group == Some(group));
         of_group.map(|waiter| waiter.waker.clone()).collect()
     }
 
@@ -347,7 +365,11 @@ impl Ledger {
     /// Leaves the line; a place that was granted meanwhile goes to the next in line.
     pub(crate) fn leave_line(&mut self, ticket: u64) -> Wakes {
         let unneeded = self.waiting.remove(&ticket).map(|waiter| waiter.waker);
-        let wakes = if self.granted.remove(&ticket) { self.release() } else { Wakes::default() };
+        let wakes = if self.granted.remove(&ticket) {
+            self.release()
+        } else {
+            Wakes::default()
+        };
         Wakes { unneeded, ..wakes }
     }
 
@@ -448,7 +470,11 @@ impl Ledger {
         // Another job of the map may stand for it, since there was room for it in the meantime.
         if self.extras.remove(&map) {
             self.queued += 1;
-            if let Some(feeder) = self.feeders.get_mut(&map).filter(|feeder| feeder.wants_room) {
+            if let Some(feeder) = self
+                .feeders
+                .get_mut(&map)
+                .filter(|feeder| feeder.wants_room)
+            {
                 let waker = feeder.waker.take();
                 self.untold -= usize::from(waker.is_some());
                 wakes.told |= waker.is_some();
@@ -458,9 +484,16 @@ impl Ledger {
     }
 
     /// A map waits for room, or for its source. Says whether it need not wait.
-    pub(crate) fn wait_to_feed(&mut self, map: usize, wants_room: bool, cx: &Context<'_>) -> (bool, Wakes) {
+    pub(crate) fn wait_to_feed(
+        &mut self,
+        map: usize,
+        wants_room: bool,
+        cx: &Context<'_>,
+    ) -> (bool, Wakes) {
         let mut wakes = Wakes::default();
-        if self.life != Life::Open || (wants_room && (!self.extras.contains(&map) || self.room_for_maps() > 0)) {
+        if self.life != Life::Open
+            || (wants_room && (!self.extras.contains(&map) || self.room_for_maps() > 0))
+        {
             return (true, wakes);
         }
         let known = self.feeders.get_mut(&map).and_then(|known| {
@@ -473,7 +506,13 @@ impl Ledger {
             known => (cx.waker().clone(), known),
         };
         wakes.unneeded = unneeded;
-        self.feeders.insert(map, Feeder { waker: Some(waker), wants_room });
+        self.feeders.insert(
+            map,
+            Feeder {
+                waker: Some(waker),
+                wants_room,
+            },
+        );
         self.wanting += usize::from(wants_room);
         self.untold += usize::from(wants_room);
         (false, wakes)
@@ -482,7 +521,9 @@ impl Ledger {
     /// The map waits no more. Returns its waker, which is not to be dropped under the lock.
     pub(crate) fn leave_feeding(&mut self, map: usize) -> (Option<Waker>, Wakes) {
         let mut wakes = Wakes::default();
-        let Some(Feeder { waker, wants_room }) = self.feeders.remove(&map) else { return (None, wakes) };
+        let Some(Feeder { waker, wants_room }) = self.feeders.remove(&map) else {
+            return (None, wakes);
+        };
         self.wanting -= usize::from(wants_room);
         self.untold -= usize::from(wants_room && waker.is_some());
         // It may have been told of room that it has not used.
@@ -502,7 +543,10 @@ impl Ledger {
     fn tell_of_room(&mut self, wakes: &mut Wakes) {
         let (room, last) = (self.room_for_maps(), self.last_told);
         let mut told = 0;
-        for range in [(Bound::Excluded(last), Bound::Unbounded), (Bound::Unbounded, Bound::Included(last))] {
+        for range in [
+            (Bound::Excluded(last), Bound::Unbounded),
+            (Bound::Unbounded, Bound::Included(last)),
+        ] {
             for (map, feeder) in self.feeders.range_mut(range) {
                 if told == room {
                     break;
@@ -564,7 +608,9 @@ impl Ledger {
     #[cold]
     fn tell_watchers(&mut self, wakes: &mut Wakes) {
         while self.life == Life::Open && self.free() > 0 {
-            let Some((number, waiter)) = self.waiting.pop_first() else { break };
+            let Some((number, waiter)) = self.waiting.pop_first() else {
+                break;
+            };
             self.reserved += 1;
             self.granted.insert(number);
             wakes.room.push(waiter.waker);
@@ -694,7 +740,10 @@ impl Ledger {
             return (false, wakes);
         }
         self.life = life;
-        wakes.room = std::mem::take(&mut self.waiting).into_values().map(|waiter| waiter.waker).collect();
+        wakes.room = std::mem::take(&mut self.waiting)
+            .into_values()
+            .map(|waiter| waiter.waker)
+            .collect();
         self.tell_all_feeders(&mut wakes);
         if life != Life::Ended {
             self.look_for_quiet(&mut wakes);
@@ -722,19 +771,37 @@ impl Ledger {
         let outcomes: u64 = self.outcomes.iter().sum();
         let unfinished = self.queued_total() + self.running;
         if self.accepted != outcomes + unfinished as u64 {
-            return Err(format!("{} accepted, {outcomes} outcomes, {unfinished} unfinished", self.accepted));
+            return Err(format!(
+                "{} accepted, {outcomes} outcomes, {unfinished} unfinished",
+                self.accepted
+            ));
         }
         if self.queued + self.reserved + self.committing > self.capacity && self.queued > 0 {
-            return Err(format!("{} places are taken of {}", self.queued + self.reserved, self.capacity));
+            return Err(format!(
+                "{} places are taken of {}",
+                self.queued + self.reserved,
+                self.capacity
+            ));
         }
         if self.queued_children > self.child_capacity {
-            return Err(format!("{} children are queued of {}", self.queued_children, self.child_capacity));
+            return Err(format!(
+                "{} children are queued of {}",
+                self.queued_children, self.child_capacity
+            ));
         }
         if self.running > self.slots() {
-            return Err(format!("{} jobs run in {} slots", self.running, self.slots()));
+            return Err(format!(
+                "{} jobs run in {} slots",
+                self.running,
+                self.slots()
+            ));
         }
         if self.granted.len() > self.reserved {
-            return Err(format!("{} places are granted, and {} reserved", self.granted.len(), self.reserved));
+            return Err(format!(
+                "{} places are granted, and {} reserved",
+                self.granted.len(),
+                self.reserved
+            ));
         }
         Ok(())
     }
@@ -771,13 +838,23 @@ impl Ledger {
     }
 
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {
-        let left = (self.queued_total(), self.running, self.reserved, self.committing + self.pulling, self.workers);
+        let left = (
+            self.queued_total(),
+            self.running,
+            self.reserved,
+            self.committing + self.pulling,
+            self.workers,
+        );
         if left != (0, 0, 0, 0, 0) {
-            return Err(format!("queued, running, reserved, committing, workers: {left:?} are left"));
+            return Err(format!(
+                "queued, running, reserved, committing, workers: {left:?} are left"
+            ));
         }
         let waits = (self.waiting.len(), self.feeders.len(), self.granted.len());
         if waits != (0, 0, 0) {
-            return Err(format!("futures in line, maps that wait, and granted places: {waits:?} are left"));
+            return Err(format!(
+                "futures in line, maps that wait, and granted places: {waits:?} are left"
+            ));
         }
         Ok(())
     }

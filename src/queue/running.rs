@@ -29,7 +29,15 @@ pub(crate) struct Occupant {
 
 impl Occupant {
     pub(crate) const fn new(id: JobId, index: usize, stream: Option<usize>) -> Self {
-        Self { id, index, attempts: 1, spot: None, is_retry: false, stream, waits: 0 }
+        Self {
+            id,
+            index,
+            attempts: 1,
+            spot: None,
+            is_retry: false,
+            stream,
+            waits: 0,
+        }
     }
 }
 
@@ -68,7 +76,13 @@ struct Wait<W> {
 
 impl<W> Running<W> {
     pub(crate) const fn new() -> Self {
-        Self { chunks: Vec::new(), retries: 0, blocked: 0, waits: BTreeMap::new(), next_wait: 0 }
+        Self {
+            chunks: Vec::new(),
+            retries: 0,
+            blocked: 0,
+            waits: BTreeMap::new(),
+            next_wait: 0,
+        }
     }
 
     /// Makes room for so many slots.
@@ -116,7 +130,12 @@ impl<W> Running<W> {
     }
 
     /// The same, for a job that was scheduled.
-    pub(crate) fn start_scheduled(&mut self, slot: usize, occupant: Occupant, since: Option<Instant>) {
+    pub(crate) fn start_scheduled(
+        &mut self,
+        slot: usize,
+        occupant: Occupant,
+        since: Option<Instant>,
+    ) {
         self.start(slot, occupant);
         self.place_made(slot).since = since;
         self.retries += usize::from(occupant.is_retry);
@@ -133,7 +152,11 @@ impl<W> Running<W> {
 
     #[inline]
     pub(crate) fn finish(&mut self, slot: usize) {
-        if self.place_mut(slot).and_then(|place| place.occupant.take()).is_some_and(|occupant| occupant.waits > 0) {
+        if self
+            .place_mut(slot)
+            .and_then(|place| place.occupant.take())
+            .is_some_and(|occupant| occupant.waits > 0)
+        {
             self.end_waits_of(slot);
         }
     }
@@ -142,7 +165,10 @@ impl<W> Running<W> {
     #[cold]
     fn end_waits_of(&mut self, slot: usize) {
         self.blocked -= 1;
-        self.waits.values_mut().filter(|wait| wait.slot == Some(slot)).for_each(|wait| wait.slot = None);
+        self.waits
+            .values_mut()
+            .filter(|wait| wait.slot == Some(slot))
+            .for_each(|wait| wait.slot = None);
     }
 
     /// The slot is occupied like this now, by a job that is not scheduled.
@@ -151,7 +177,8 @@ impl<W> Running<W> {
         let id = |occupant: &Option<Occupant>| occupant.as_ref().map(|occupant| occupant.id);
         let place = self.place_made(slot);
         if id(&place.occupant) != id(&occupant)
-            && std::mem::replace(&mut place.occupant, occupant).is_some_and(|before| before.waits > 0)
+            && std::mem::replace(&mut place.occupant, occupant)
+                .is_some_and(|before| before.waits > 0)
         {
             self.end_waits_of(slot);
         }
@@ -164,7 +191,10 @@ impl<W> Running<W> {
 
     /// Another attempt of the slot's job is allowed, and counts from now on.
     pub(crate) fn mark_retry(&mut self, slot: usize) {
-        if let Some(occupant) = self.occupant_mut(slot).filter(|occupant| !occupant.is_retry) {
+        if let Some(occupant) = self
+            .occupant_mut(slot)
+            .filter(|occupant| !occupant.is_retry)
+        {
             occupant.is_retry = true;
             self.retries += 1;
         }
@@ -172,7 +202,8 @@ impl<W> Running<W> {
 
     /// Whether the slot runs another attempt.
     pub(crate) fn is_retry(&self, slot: usize) -> bool {
-        self.occupant(slot).is_some_and(|occupant| occupant.is_retry)
+        self.occupant(slot)
+            .is_some_and(|occupant| occupant.is_retry)
     }
 
     /// The record of the slot's job in the schedule.
@@ -187,14 +218,20 @@ impl<W> Running<W> {
 
     /// Whether this very job runs in this slot.
     pub(crate) fn is_running(&self, slot: usize, id: JobId) -> bool {
-        self.occupant(slot).is_some_and(|occupant| occupant.id == id)
+        self.occupant(slot)
+            .is_some_and(|occupant| occupant.id == id)
     }
 
     /// The occupied slots, in the order of their numbers.
     pub(crate) fn occupied(&self) -> impl Iterator<Item = (usize, Occupant)> {
-        let chunks = self.chunks.iter().enumerate().filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)));
+        let chunks = self
+            .chunks
+            .iter()
+            .enumerate()
+            .filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)));
         chunks.flat_map(|(number, chunk)| {
-            let occupied = move |(at, place): (usize, &Place)| Some((number * TOGETHER + at, place.occupant?));
+            let occupied =
+                move |(at, place): (usize, &Place)| Some((number * TOGETHER + at, place.occupant?));
             chunk.iter().enumerate().filter_map(occupied)
         })
     }
@@ -211,7 +248,9 @@ impl<W> Running<W> {
 
     /// The slots whose jobs wait for the pool, and what for.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (usize, &W)> {
-        self.waits.values().filter_map(|wait| Some((wait.slot?, &wait.what)))
+        self.waits
+            .values()
+            .filter_map(|wait| Some((wait.slot?, &wait.what)))
     }
 
     /// A job begins to wait for its own pool; returns the number of the wait.
@@ -230,7 +269,10 @@ impl<W> Running<W> {
 
     /// What a wait of this number says, to be changed in place; `None` if the job does not run any more.
     pub(crate) fn wait_mut(&mut self, number: u64) -> Option<&mut W> {
-        self.waits.get_mut(&number).filter(|wait| wait.slot.is_some()).map(|wait| &mut wait.what)
+        self.waits
+            .get_mut(&number)
+            .filter(|wait| wait.slot.is_some())
+            .map(|wait| &mut wait.what)
     }
 
     /// A wait is over, or given up. Returns what it was for, which is not to be dropped under the lock.

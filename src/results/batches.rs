@@ -35,7 +35,14 @@ impl<S: Stream> Batches<S> {
     #[track_caller]
     pub(crate) fn new(source: S, max: usize, wait: Duration, timer: Arc<dyn Timer>) -> Self {
         assert!(max > 0, "max must be at least 1, got 0");
-        Self { source: Some(Box::pin(source)), max, wait, timer, items: Vec::new(), alarm: None }
+        Self {
+            source: Some(Box::pin(source)),
+            max,
+            wait,
+            timer,
+            items: Vec::new(),
+            alarm: None,
+        }
     }
 
     fn take(&mut self) -> Vec<S::Item> {
@@ -66,8 +73,15 @@ impl<S: Stream> Stream for Batches<S> {
                 }
                 Poll::Ready(None) => this.source = None,
                 Poll::Pending => {
-                    let is_due = this.alarm.as_mut().is_some_and(|alarm| Pin::new(alarm).poll(cx).is_ready());
-                    return if is_due { Poll::Ready(Some(this.take())) } else { Poll::Pending };
+                    let is_due = this
+                        .alarm
+                        .as_mut()
+                        .is_some_and(|alarm| Pin::new(alarm).poll(cx).is_ready());
+                    return if is_due {
+                        Poll::Ready(Some(this.take()))
+                    } else {
+                        Poll::Pending
+                    };
                 }
             }
         }
@@ -78,6 +92,9 @@ impl<S: Stream> Stream for Batches<S> {
 
 impl<S: Stream> fmt::Debug for Batches<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batches").field("max", &self.max).field("wait", &self.wait).finish_non_exhaustive()
+        f.debug_struct("Batches")
+            .field("max", &self.max)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
     }
 }

@@ -60,7 +60,11 @@ impl<In, T, E> Group<In, T, E> {
     pub(crate) fn new(pool: Pool<In, T, E>, window: usize) -> Self {
         let reader = Reader::new(pool.engine());
         reader.stream.set_window(window);
-        Self { pool, reader, window }
+        Self {
+            pool,
+            reader,
+            window,
+        }
     }
 
     /// Bounds how many jobs of this group may be queued, running, or finished and unread at once.
@@ -91,7 +95,9 @@ impl<In, T, E> Group<In, T, E> {
     /// [`SubmitError::Full`] if the queue is full, or the window; [`SubmitError::Closed`] if the pool is closed or the group
     /// cancelled.
     pub fn try_submit(&self, input: In) -> Result<(), SubmitError<In>> {
-        self.reader.stream.submit(input, None, self.reader.limit(self.window))
+        self.reader
+            .stream
+            .submit(input, None, self.reader.limit(self.window))
     }
 
     /// Adds a job; waits for room in the pool's queue, but not for room in the window, since that comes only by reading.
@@ -113,9 +119,15 @@ impl<In, T, E> Group<In, T, E> {
         if self.unread() >= self.window {
             return Err(SubmitError::Full(input));
         }
-        match self.pool.wait_for_room(Some(Arc::clone(&self.reader.stream))).await {
+        match self
+            .pool
+            .wait_for_room(Some(Arc::clone(&self.reader.stream)))
+            .await
+        {
             // Others may have filled the window, or cancelled the group, while this waited for room.
-            Ok(permit) => permit.submit_to(&self.reader.stream, input, self.reader.limit(self.window)),
+            Ok(permit) => {
+                permit.submit_to(&self.reader.stream, input, self.reader.limit(self.window))
+            }
             Err(refused) => Err(refused.map(|()| input)),
         }
     }
@@ -177,6 +189,9 @@ impl<In, T, E> Stream for Group<In, T, E> {
 
 impl<In, T, E> fmt::Debug for Group<In, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group").field("window", &self.window).field("unread", &self.unread()).finish_non_exhaustive()
+        f.debug_struct("Group")
+            .field("window", &self.window)
+            .field("unread", &self.unread())
+            .finish_non_exhaustive()
     }
 }

@@ -42,7 +42,10 @@ pub trait Source<In, T, E>: sealed::Sealed + Unpin {
 }
 
 mod sealed {
-    #[expect(unnameable_types, reason = "nobody outside can implement what needs it")]
+    #[expect(
+        unnameable_types,
+        reason = "nobody outside can implement what needs it"
+    )]
     pub trait Sealed {}
 }
 
@@ -76,7 +79,10 @@ impl<S> Inputs<S> {
 
 impl<S, F> TryInputs<S, F> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream: Box::pin(stream), failure: None }
+        Self {
+            stream: Box::pin(stream),
+            failure: None,
+        }
     }
 }
 
@@ -90,7 +96,10 @@ impl<In, T, E, S: Stream<Item = In>> Source<In, T, E> for Inputs<S> {
     type Item = Completion<In, T, E>;
 
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Pulled<In>> {
-        self.0.as_mut().poll_next(cx).map(|input| input.map_or(Pulled::Exhausted, Pulled::Input))
+        self.0
+            .as_mut()
+            .poll_next(cx)
+            .map(|input| input.map_or(Pulled::Exhausted, Pulled::Input))
     }
 
     fn completion(completion: Completion<In, T, E>) -> Self::Item {
@@ -286,7 +295,10 @@ impl<In, T, E, S> Map<In, T, E, S> {
     /// ```
     pub fn deadline(mut self, limit: Duration) -> Self {
         let timer = &self.pool.engine().timer;
-        self.deadline = timer.now().checked_add(limit).map(|at| Alarm::new(timer.sleep_until(at)));
+        self.deadline = timer
+            .now()
+            .checked_add(limit)
+            .map(|at| Alarm::new(timer.sleep_until(at)));
         self
     }
 
@@ -331,7 +343,11 @@ impl<In, T, E, S> Map<In, T, E, S> {
             && Pin::new(deadline).poll(cx).is_ready()
         {
             let is_over = self.intake != Intake::Open && self.reader.unread() == 0;
-            if is_over { self.deadline = None } else { self.stop(CancelReason::Deadline) }
+            if is_over {
+                self.deadline = None
+            } else {
+                self.stop(CancelReason::Deadline)
+            }
         }
     }
 
@@ -349,7 +365,10 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing.
-    #[expect(clippy::should_implement_trait, reason = "the name that streams have for it")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the name that streams have for it"
+    )]
     pub fn next(&mut self) -> Next<'_, In, T, E, S> {
         Next { map: self }
     }
@@ -443,10 +462,23 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             engine.launch_lot(Lot::new(Arc::clone(stream), first, index, inputs));
         } else {
             let accepted_at = engine.clock_in(limits);
-            let entries = self.pulled.drain(..used).enumerate().map(|(offset, input)| {
-                let (stream, id, index) = (Arc::clone(stream), first.offset(offset), index + offset);
-                Entry::Streamed(Streamed { input, stream, id, index, origin, spot: None, accepted_at })
-            });
+            let entries = self
+                .pulled
+                .drain(..used)
+                .enumerate()
+                .map(|(offset, input)| {
+                    let (stream, id, index) =
+                        (Arc::clone(stream), first.offset(offset), index + offset);
+                    Entry::Streamed(Streamed {
+                        input,
+                        stream,
+                        id,
+                        index,
+                        origin,
+                        spot: None,
+                        accepted_at,
+                    })
+                });
             engine.launch_many(entries.collect());
         }
         stream.look_again();
@@ -592,7 +624,11 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
                 Err(error) if error.is_cancelled() && self.summary().end == End::Stopped => {}
                 Err(error) => {
                     let (index, input) = (completion.index, completion.input);
-                    first_failure = Some(CollectError::Job { index, input, error });
+                    first_failure = Some(CollectError::Job {
+                        index,
+                        input,
+                        error,
+                    });
                     break;
                 }
             }
@@ -639,12 +675,19 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
 impl<In, T, E, S> Drop for Map<In, T, E, S> {
     fn drop(&mut self) {
         self.discard_pulled();
-        self.order.take().into_iter().flat_map(Reorder::into_values).for_each(Completion::discard);
+        self.order
+            .take()
+            .into_iter()
+            .flat_map(Reorder::into_values)
+            .for_each(Completion::discard);
     }
 }
 
 impl<In, T, E, S> fmt::Debug for Map<In, T, E, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Map").field("window", &self.window).field("intake", &self.intake).finish_non_exhaustive()
+        f.debug_struct("Map")
+            .field("window", &self.window)
+            .field("intake", &self.intake)
+            .finish_non_exhaustive()
     }
 }

@@ -15,7 +15,10 @@ pub(crate) struct Reorder<V> {
 
 impl<V> Reorder<V> {
     pub(crate) const fn new() -> Self {
-        Self { next: 0, waiting: VecDeque::new() }
+        Self {
+            next: 0,
+            waiting: VecDeque::new(),
+        }
     }
 
     /// What is held back, in order.
@@ -25,7 +28,9 @@ impl<V> Reorder<V> {
 
     /// Puts in a value. Each index comes once.
     pub(crate) fn insert(&mut self, index: usize, value: V) {
-        let Some(distance) = index.checked_sub(self.next) else { return };
+        let Some(distance) = index.checked_sub(self.next) else {
+            return;
+        };
         if distance >= self.waiting.len() {
             self.waiting.resize_with(distance + 1, || None);
         }

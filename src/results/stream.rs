@@ -43,7 +43,14 @@ pub(crate) struct Success<T> {
 impl<T> Success<T> {
     pub(crate) fn into_completion<In, E>(self) -> Completion<In, T, E> {
         let Self { id, index, value } = self;
-        Completion { id, index, attempts: 1, input: None, result: Ok(value), timings: None }
+        Completion {
+            id,
+            index,
+            attempts: 1,
+            input: None,
+            result: Ok(value),
+            timings: None,
+        }
     }
 }
 
@@ -106,7 +113,12 @@ impl<In, T, E> Stream<In, T, E> {
 
     /// Cancels what is queued and running; the first reason counts.
     pub(crate) fn cancel(&self, reason: CancelReason) {
-        let first = self.cancelled.compare_exchange(0, reason_to_code(reason), Ordering::SeqCst, Ordering::SeqCst);
+        let first = self.cancelled.compare_exchange(
+            0,
+            reason_to_code(reason),
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
         // To look once more, or where nothing is left, would only cost time.
         if first.is_ok() && self.unread.load(Ordering::SeqCst) > 0 {
             self.engine.interrupt_stream(self.identity().get(), reason);
@@ -129,7 +141,8 @@ impl<In, T, E> Stream<In, T, E> {
     /// Says how large the window is; what running jobs add comes on top, as many as may be queued.
     pub(crate) fn set_window(&self, window: usize) {
         let children = self.engine.state().ledger.child_capacity();
-        self.child_limit.store(window.saturating_add(children), Ordering::SeqCst);
+        self.child_limit
+            .store(window.saturating_add(children), Ordering::SeqCst);
     }
 
     /// How many may be unread for a running job to add another.
@@ -148,7 +161,8 @@ impl<In, T, E> Stream<In, T, E> {
 
     pub(crate) fn count_failure(&self, error: &JobError<E>) {
         if !error.is_cancelled()
-            && self.failures.fetch_add(1, Ordering::SeqCst) + 1 >= self.stop_after.load(Ordering::SeqCst)
+            && self.failures.fetch_add(1, Ordering::SeqCst) + 1
+                >= self.stop_after.load(Ordering::SeqCst)
         {
             self.cancel(CancelReason::Stopped);
         }
@@ -226,7 +240,9 @@ impl<In, T, E> Stream<In, T, E> {
     /// Expects one more completion, unless `window` of them are expected already.
     pub(crate) fn expect_within(&self, window: usize) -> bool {
         let more = |unread| (unread < window).then_some(unread + 1);
-        self.unread.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+        self.unread
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
+            .is_ok()
     }
 
     /// Takes back one expectation, of a job that was not accepted after all.
@@ -283,7 +299,15 @@ impl<In, T, E> Stream<In, T, E> {
         let (stream, index) = (Arc::clone(self), self.take_indices(1));
         let accepted_at = self.engine.clock_in(limits);
         let spot = None;
-        self.engine.launch(Entry::Streamed(Streamed { input, stream, id, index, origin, spot, accepted_at }));
+        self.engine.launch(Entry::Streamed(Streamed {
+            input,
+            stream,
+            id,
+            index,
+            origin,
+            spot,
+            accepted_at,
+        }));
         self.look_again();
         Ok(())
     }
@@ -362,7 +386,9 @@ impl<In, T, E> Reader<In, T, E> {
                 Poll::Ready(Some(Delivery::Successes(mut batch))) => {
                     self.mark = None;
                     batch.reverse();
-                    self.stream.success_spares.keep(std::mem::replace(&mut self.successes, batch));
+                    self.stream
+                        .success_spares
+                        .keep(std::mem::replace(&mut self.successes, batch));
                 }
                 // The sender is in `self.stream`, so the channel is never closed.
                 Poll::Ready(None) => return Poll::Pending,
@@ -370,7 +396,9 @@ impl<In, T, E> Reader<In, T, E> {
                     return Poll::Pending;
                 }
                 Poll::Pending => {
-                    if self.stream.engine.may_wait(&mut self.mark, cx, || Wait::Stream(Arc::clone(&self.stream))) {
+                    if self.stream.engine.may_wait(&mut self.mark, cx, || {
+                        Wait::Stream(Arc::clone(&self.stream))
+                    }) {
                         return Poll::Pending;
                     }
                     self.stream.cancel(CancelReason::WouldDeadlock);
@@ -417,7 +445,9 @@ impl<In, T, E> Reader<In, T, E> {
     fn settle_read(&mut self) {
         // None of them would change nothing, but cost time.
         if self.read > 0 {
-            self.stream.unread.fetch_sub(std::mem::take(&mut self.read), Ordering::SeqCst);
+            self.stream
+                .unread
+                .fetch_sub(std::mem::take(&mut self.read), Ordering::SeqCst);
         }
     }
 
@@ -459,12 +489,21 @@ mod tests {
 
     #[test]
     fn submissions_that_are_refused_leave_one_message_at_most() {
-        let builder = Pool::builder().workers(1).queue_capacity(1).timer(ManualTimer::new());
+        let builder = Pool::builder()
+            .workers(1)
+            .queue_capacity(1)
+            .timer(ManualTimer::new());
         let (pool, _workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
         let _full = pool.try_submit(0).unwrap();
         let reader = Reader::new(pool.engine());
         for n in 0..1000 {
-            assert!(reader.stream.submit(n, None, usize::MAX).unwrap_err().is_full());
+            assert!(
+                reader
+                    .stream
+                    .submit(n, None, usize::MAX)
+                    .unwrap_err()
+                    .is_full()
+            );
         }
         let left = std::iter::from_fn(|| reader.results.try_recv()).count();
         assert!(left <= 1, "{left} messages are left");

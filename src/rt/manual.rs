@@ -70,13 +70,26 @@ impl ManualTimer {
     #[must_use]
     pub fn new() -> Self {
         let start = Instant::now();
-        let state = State { now: start, next: 0, sleeps: BTreeMap::new(), watchers: BTreeMap::new() };
-        Self { clock: Arc::new(Clock { start, state: Mutex::new(state) }) }
+        let state = State {
+            now: start,
+            next: 0,
+            sleeps: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+        };
+        Self {
+            clock: Arc::new(Clock {
+                start,
+                state: Mutex::new(state),
+            }),
+        }
     }
 
     /// How far the clock has moved since it was made.
     pub fn elapsed(&self) -> Duration {
-        self.clock.lock().now.saturating_duration_since(self.clock.start)
+        self.clock
+            .lock()
+            .now
+            .saturating_duration_since(self.clock.start)
     }
 
     /// Moves the clock on and wakes the sleeps whose deadline has come, in the order of their deadlines.
@@ -96,7 +109,9 @@ impl ManualTimer {
     /// A deadline that has passed already is the next one, and leaves the clock where it is.
     pub fn advance_to_next(&self) -> bool {
         let mut state = self.clock.lock();
-        let Some((&(at, _), _)) = state.sleeps.first_key_value() else { return false };
+        let Some((&(at, _), _)) = state.sleeps.first_key_value() else {
+            return false;
+        };
         let now = at.max(state.now);
         let due = state.advance_to(now);
         drop(state);
@@ -130,14 +145,20 @@ impl ManualTimer {
     /// ```
     pub async fn run<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
-        let wakes = Arc::new(Wakes { task: in_wakers::Mutex::new(None), is_woken: AtomicBool::new(false) });
+        let wakes = Arc::new(Wakes {
+            task: in_wakers::Mutex::new(None),
+            is_woken: AtomicBool::new(false),
+        });
         let waker = Waker::from(Arc::clone(&wakes));
         poll_fn(|cx| {
             wakes.begin(cx.waker());
             let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
             // A future that was woken meanwhile goes on by itself. So does, as a rule, one that slept until the next deadline; but a
             // sleep may belong to another task.
-            if polled.is_pending() && !wakes.is_woken.load(Ordering::SeqCst) && self.advance_to_next() {
+            if polled.is_pending()
+                && !wakes.is_woken.load(Ordering::SeqCst)
+                && self.advance_to_next()
+            {
                 cx.waker().wake_by_ref();
             }
             polled
@@ -158,13 +179,21 @@ impl ManualTimer {
     ///
     /// Dropping the future changes nothing.
     pub fn sleepers(&self, count: usize) -> SleepersReached {
-        SleepersReached { clock: Arc::clone(&self.clock), count, key: None }
+        SleepersReached {
+            clock: Arc::clone(&self.clock),
+            count,
+            key: None,
+        }
     }
 
     /// Sleeps until the clock has moved by `duration` from now, when this is called.
     pub fn sleep(&self, duration: Duration) -> ManualSleep {
         let at = self.now().checked_add(duration);
-        ManualSleep { clock: Arc::clone(&self.clock), at, key: None }
+        ManualSleep {
+            clock: Arc::clone(&self.clock),
+            at,
+            key: None,
+        }
     }
 }
 
@@ -172,7 +201,9 @@ impl State {
     fn advance_to(&mut self, now: Instant) -> Vec<Waker> {
         self.now = now;
         let later = self.sleeps.split_off(&(now, u64::MAX));
-        std::mem::replace(&mut self.sleeps, later).into_values().collect()
+        std::mem::replace(&mut self.sleeps, later)
+            .into_values()
+            .collect()
     }
 
     fn number(&mut self) -> u64 {
@@ -199,7 +230,11 @@ impl Timer for ManualTimer {
     }
 
     fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
-        Box::pin(ManualSleep { clock: Arc::clone(&self.clock), at: Some(at), key: None })
+        Box::pin(ManualSleep {
+            clock: Arc::clone(&self.clock),
+            at: Some(at),
+            key: None,
+        })
     }
 }
 
@@ -212,7 +247,11 @@ struct Wakes {
 impl Wakes {
     /// Called before each poll. Wake-ups from before are answered by it.
     fn begin(&self, task: &Waker) {
-        let old = self.task.lock().unwrap_or_else(PoisonError::into_inner).replace(task.clone());
+        let old = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(task.clone());
         drop(old);
         self.is_woken.store(false, Ordering::SeqCst);
     }
@@ -221,7 +260,11 @@ impl Wakes {
 impl Wake for Wakes {
     fn wake(self: Arc<Self>) {
         self.is_woken.store(true, Ordering::SeqCst);
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         task.into_iter().for_each(Waker::wake);
     }
 }
@@ -239,7 +282,9 @@ impl Future for ManualSleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(at) = self.at else { return Poll::Pending };
+        let Some(at) = self.at else {
+            return Poll::Pending;
+        };
         let clock = Arc::clone(&self.clock);
         let mut state = clock.lock();
         if at <= state.now {
@@ -251,8 +296,12 @@ impl Future for ManualSleep {
         let key = *self.key.get_or_insert_with(|| (at, state.number()));
         let replaced = state.sleeps.insert(key, cx.waker().clone());
         let count = state.sleeps.len();
-        let reached: Vec<Waker> =
-            state.watchers.values().filter(|(wanted, _)| *wanted <= count).map(|(_, waker)| waker.clone()).collect();
+        let reached: Vec<Waker> = state
+            .watchers
+            .values()
+            .filter(|(wanted, _)| *wanted <= count)
+            .map(|(_, waker)| waker.clone())
+            .collect();
         drop(state);
         drop(replaced);
         reached.into_iter().for_each(Waker::wake);

@@ -58,7 +58,11 @@ pub struct JobHandle<In, T, E> {
 impl<In, T, E> JobHandle<In, T, E> {
     pub(crate) fn new(cell: Arc<Cell<In, T, E>>) -> Self {
         let id = cell.id;
-        Self { cell: Some(cell), id, mark: None }
+        Self {
+            cell: Some(cell),
+            id,
+            mark: None,
+        }
     }
 
     /// The number of the job within its pool.
@@ -120,7 +124,9 @@ impl<In, T, E> JobHandle<In, T, E> {
     /// assert_eq!(*order.borrow(), ["second", "first"]);
     /// ```
     pub fn set_priority(&self, priority: i32) -> bool {
-        self.cell.as_ref().is_some_and(|cell| cell.engine.set_priority(cell, priority))
+        self.cell
+            .as_ref()
+            .is_some_and(|cell| cell.engine.set_priority(cell, priority))
     }
 
     /// Lets the job go on without the handle. Its value is dropped; a failure goes to
@@ -156,12 +162,20 @@ impl<In, T, E> JobHandle<In, T, E> {
     #[doc(alias("abort"))]
     #[must_use = "dropping the future is fine, but say so: the cancellation goes on"]
     pub fn cancel(mut self) -> Cancelling<In, T, E> {
-        let Some(cell) = self.cell.take() else { return Cancelling { cell: None, mark: None } };
+        let Some(cell) = self.cell.take() else {
+            return Cancelling {
+                cell: None,
+                mark: None,
+            };
+        };
         let result = cell.take_result();
         if result.is_none() {
             cell.cancel();
         }
-        Cancelling { cell: Some((cell, result)), mark: None }
+        Cancelling {
+            cell: Some((cell, result)),
+            mark: None,
+        }
     }
 }
 
@@ -170,13 +184,21 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let Some(cell) = &this.cell else { return Poll::Pending };
+        let Some(cell) = &this.cell else {
+            return Poll::Pending;
+        };
         match cell.poll_result(cx.waker()) {
             Poll::Ready(result) => {
                 this.mark = None;
                 Poll::Ready(result)
             }
-            Poll::Pending if cell.engine.may_wait(&mut this.mark, cx, || Wait::Cell(Arc::clone(cell))) => Poll::Pending,
+            Poll::Pending
+                if cell
+                    .engine
+                    .may_wait(&mut this.mark, cx, || Wait::Cell(Arc::clone(cell))) =>
+            {
+                Poll::Pending
+            }
             Poll::Pending => Poll::Ready(Err(JobError::WouldDeadlock)),
         }
     }
@@ -192,7 +214,9 @@ impl<In, T, E> Drop for JobHandle<In, T, E> {
 
 impl<In, T, E> fmt::Debug for JobHandle<In, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JobHandle").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("JobHandle")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -211,12 +235,17 @@ impl<In, T, E> Future for Cancelling<In, T, E> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let Some((cell, result)) = &mut this.cell else { return Poll::Ready(None) };
+        let Some((cell, result)) = &mut this.cell else {
+            return Poll::Ready(None);
+        };
         if let Some(result) = result.take() {
             this.cell = None;
             return Poll::Ready(Some(result));
         }
-        if !cell.poll_cancelled(cx.waker()) && cell.engine.may_wait(&mut this.mark, cx, || Wait::Cell(Arc::clone(cell)))
+        if !cell.poll_cancelled(cx.waker())
+            && cell
+                .engine
+                .may_wait(&mut this.mark, cx, || Wait::Cell(Arc::clone(cell)))
         {
             return Poll::Pending;
         }

@@ -67,7 +67,11 @@ impl Own {
 
 impl<'a, In, T, E> Job<'a, In, T, E> {
     pub(crate) fn new(pool: &'a Pool<In, T, E>, input: In) -> Self {
-        Self { pool, input, own: Own::default() }
+        Self {
+            pool,
+            input,
+            own: Own::default(),
+        }
     }
 
     /// Lets the job start before all queued jobs of a smaller priority. Without this it is 0. Among equals, the one that was
@@ -112,7 +116,10 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     /// If `limit` is zero.
     #[track_caller]
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
-        assert!(!limit.is_zero(), "attempt_timeout must be longer than 0, got 0ns");
+        assert!(
+            !limit.is_zero(),
+            "attempt_timeout must be longer than 0, got 0ns"
+        );
         self.own.limits.attempt = Some(limit);
         self
     }
@@ -145,7 +152,9 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
 
 impl<In, T, E> fmt::Debug for Job<'_, In, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job").field("own", &self.own).finish_non_exhaustive()
+        f.debug_struct("Job")
+            .field("own", &self.own)
+            .finish_non_exhaustive()
     }
 }
 
@@ -158,7 +167,9 @@ pub(crate) fn submit_now<In, T, E>(
 ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
     let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
     match engine.accept_from(parent) {
-        Ok((id, limits)) => Ok(JobHandle::new(launch(engine, id, origin, own, limits, input, false))),
+        Ok((id, limits)) => Ok(JobHandle::new(launch(
+            engine, id, origin, own, limits, input, false,
+        ))),
         Err(refusal) => Err(SubmitError::refused(refusal, input)),
     }
 }
@@ -175,11 +186,30 @@ fn launch<In, T, E>(
     is_detached: bool,
 ) -> Arc<Cell<In, T, E>> {
     // What the pool says of attempts is looked up when the job starts, so that a change counts for it.
-    let limits = Limits { attempt: None, job: pools.job };
+    let limits = Limits {
+        attempt: None,
+        job: pools.job,
+    };
     if own.is_some() || engine.is_scheduled() {
-        return launch_as_asked(engine, id, origin, own.unwrap_or_default(), limits, input, is_detached);
+        return launch_as_asked(
+            engine,
+            id,
+            origin,
+            own.unwrap_or_default(),
+            limits,
+            input,
+            is_detached,
+        );
     }
-    let cell = Cell::new(engine, id, origin, limits, engine.clock_in(limits), input, is_detached);
+    let cell = Cell::new(
+        engine,
+        id,
+        origin,
+        limits,
+        engine.clock_in(limits),
+        input,
+        is_detached,
+    );
     engine.launch(Entry::Handled(Arc::clone(&cell)));
     cell
 }
@@ -194,7 +224,10 @@ fn launch_as_asked<In, T, E>(
     input: In,
     is_detached: bool,
 ) -> Arc<Cell<In, T, E>> {
-    let limits = Limits { attempt: own.limits.attempt, job: own.limits.job.or(pools.job) };
+    let limits = Limits {
+        attempt: own.limits.attempt,
+        job: own.limits.job.or(pools.job),
+    };
     let accepted_at: Option<Instant> = engine.clock_in(limits);
     if own.is_special() {
         engine.switch_on_schedule();
@@ -209,7 +242,10 @@ fn launch_as_asked<In, T, E>(
     let cell = Cell::new(engine, id, origin, limits, accepted_at, input, is_detached);
     match terms {
         Ok(terms) => engine.launch_by(terms, Entry::Handled(Arc::clone(&cell))),
-        Err(message) => engine.refuse(Entry::Handled(Arc::clone(&cell)), JobError::Panicked(message)),
+        Err(message) => engine.refuse(
+            Entry::Handled(Arc::clone(&cell)),
+            JobError::Panicked(message),
+        ),
     }
     cell
 }

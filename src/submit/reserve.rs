@@ -24,7 +24,9 @@ pub struct Permit<In, T, E> {
 impl<In, T, E> Permit<In, T, E> {
     /// Takes over a place that is reserved in the ledger.
     pub(crate) const fn new(engine: Arc<Engine<In, T, E>>) -> Self {
-        Self { engine: Some(engine) }
+        Self {
+            engine: Some(engine),
+        }
     }
 
     /// Submits a job into the place, without waiting.
@@ -36,11 +38,21 @@ impl<In, T, E> Permit<In, T, E> {
         self.submit_with(input, None)
     }
 
-    pub(crate) fn submit_with(self, input: In, own: Option<Own>) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
+    pub(crate) fn submit_with(
+        self,
+        input: In,
+        own: Option<Own>,
+    ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         match self.accept() {
-            (Some(engine), Ok((id, limits))) => {
-                Ok(JobHandle::new(launch(&engine, id, Origin::Outside, own, limits, input, false)))
-            }
+            (Some(engine), Ok((id, limits))) => Ok(JobHandle::new(launch(
+                &engine,
+                id,
+                Origin::Outside,
+                own,
+                limits,
+                input,
+                false,
+            ))),
             _ => Err(SubmitError::Closed(input)),
         }
     }
@@ -62,8 +74,15 @@ impl<In, T, E> Permit<In, T, E> {
     }
 
     /// Turns the place into an accepted job, or gives it back if the pool was closed since.
-    fn accept(mut self) -> (Option<Arc<Engine<In, T, E>>>, Result<(JobId, Limits), Refusal>) {
-        let Some(engine) = self.engine.take() else { return (None, Err(Refusal::Closed)) };
+    fn accept(
+        mut self,
+    ) -> (
+        Option<Arc<Engine<In, T, E>>>,
+        Result<(JobId, Limits), Refusal>,
+    ) {
+        let Some(engine) = self.engine.take() else {
+            return (None, Err(Refusal::Closed));
+        };
         let (accepted, wakes) = {
             let mut state = engine.state();
             let (accepted, wakes) = state.ledger.accept_reserved();

@@ -59,7 +59,11 @@ impl<In, T, E> Submitter<In, T, E> {
         place: Place,
         stream: Option<Arc<Stream<In, T, E>>>,
     ) -> Self {
-        Self { engine, place, stream }
+        Self {
+            engine,
+            place,
+            stream,
+        }
     }
 
     /// The number of the running job.
@@ -103,6 +107,8 @@ impl<In, T, E> Submitter<In, T, E> {
 
 impl<In, T, E> fmt::Debug for Submitter<In, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Submitter").field("job_id", &self.place.id).finish_non_exhaustive()
+        f.debug_struct("Submitter")
+            .field("job_id", &self.place.id)
+            .finish_non_exhaustive()
     }
 }

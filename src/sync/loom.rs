@@ -141,9 +141,20 @@ pub(crate) mod channel {
     }
 
     pub(crate) fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
-        let state = State { queue: VecDeque::new(), is_closed: false, next: 0, waiting: VecDeque::new() };
+        let state = State {
+            queue: VecDeque::new(),
+            is_closed: false,
+            next: 0,
+            waiting: VecDeque::new(),
+        };
         let shared = Arc::new(Mutex::new(state));
-        (Sender(Arc::clone(&shared)), Receiver { shared, number: None })
+        (
+            Sender(Arc::clone(&shared)),
+            Receiver {
+                shared,
+                number: None,
+            },
+        )
     }
 
     #[derive(Debug)]
@@ -180,7 +191,10 @@ pub(crate) mod channel {
 
     impl<T> Receiver<T> {
         pub(crate) fn recv(&self) -> Recv<'_, T> {
-            Recv { shared: &self.shared, number: None }
+            Recv {
+                shared: &self.shared,
+                number: None,
+            }
         }
 
         pub(crate) fn try_recv(&self) -> Result<T, TryRecvError> {
@@ -221,7 +235,11 @@ pub(crate) mod channel {
         woken.into_iter().for_each(Waker::wake);
     }
 
-    fn poll<T>(shared: &Shared<T>, number: &mut Option<u64>, cx: &Context<'_>) -> Poll<Result<T, RecvError>> {
+    fn poll<T>(
+        shared: &Shared<T>,
+        number: &mut Option<u64>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<T, RecvError>> {
         let mut state = lock(shared);
         let known = number.take();
         state.waiting.retain(|(waits, ..)| Some(*waits) != known);
@@ -242,7 +260,10 @@ pub(crate) mod channel {
     fn leave<T>(shared: &Shared<T>, number: Option<u64>) {
         let Some(number) = number else { return };
         let mut state = lock(shared);
-        let was_woken = state.waiting.iter().any(|(known, _, is_woken)| *known == number && *is_woken);
+        let was_woken = state
+            .waiting
+            .iter()
+            .any(|(known, _, is_woken)| *known == number && *is_woken);
         state.waiting.retain(|(known, ..)| *known != number);
         let woken = if was_woken { state.notify() } else { None };
         drop(state);

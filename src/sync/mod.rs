@@ -16,7 +16,10 @@ mod imp {
 
 #[cfg(feature = "testing")]
 pub(crate) mod preempt;
-#[cfg(all(feature = "testing", not(any(brigade_model = "loom", brigade_model = "shuttle"))))]
+#[cfg(all(
+    feature = "testing",
+    not(any(brigade_model = "loom", brigade_model = "shuttle"))
+))]
 use self::preempt as imp;
 
 #[cfg(brigade_model = "shuttle")]

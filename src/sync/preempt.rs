@@ -54,7 +54,11 @@ pub(crate) fn is_locked() -> bool {
 /// Installs the hook on this thread until the guard is dropped; then the one before is back.
 pub(crate) fn install(hook: Hook) -> Installed {
     let before = HOOK.replace(Some(hook));
-    Installed { was_installed: IS_INSTALLED.replace(true), before, locks_held: LOCKS_HELD.replace(0) }
+    Installed {
+        was_installed: IS_INSTALLED.replace(true),
+        before,
+        locks_held: LOCKS_HELD.replace(0),
+    }
 }
 
 /// Keeps a hook installed.
@@ -103,7 +107,10 @@ impl<T> PerThread<T> {
         self.0.with(|locals| call(&locals[THREAD.get()]))
     }
 
-    pub(crate) fn try_with<R>(&'static self, call: impl FnOnce(&T) -> R) -> Result<R, std::thread::AccessError> {
+    pub(crate) fn try_with<R>(
+        &'static self,
+        call: impl FnOnce(&T) -> R,
+    ) -> Result<R, std::thread::AccessError> {
         self.0.try_with(|locals| call(&locals[THREAD.get()]))
     }
 }
@@ -138,8 +145,14 @@ impl<T> Mutex<T> {
     #[inline]
     pub(crate) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
         preemption_point();
-        let guard = |inner| MutexGuard { inner, _held: Held::new() };
-        self.0.lock().map(guard).map_err(|poisoned| PoisonError::new(guard(poisoned.into_inner())))
+        let guard = |inner| MutexGuard {
+            inner,
+            _held: Held::new(),
+        };
+        self.0
+            .lock()
+            .map(guard)
+            .map_err(|poisoned| PoisonError::new(guard(poisoned.into_inner())))
     }
 }
 
@@ -263,7 +276,9 @@ pub(crate) mod channel {
         }
 
         pub(crate) fn recv(&self) -> Recv<'_, T> {
-            Recv { inner: self.inner.recv() }
+            Recv {
+                inner: self.inner.recv(),
+            }
         }
 
         pub(crate) fn close(&self) -> bool {
@@ -366,7 +381,11 @@ mod tests {
             let looks = Arc::new(Looks(AtomicBool::new(false)));
             let mut recv = pin!(receiver.recv());
             let waker = Waker::from(Arc::clone(&looks));
-            assert!(recv.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            assert!(
+                recv.as_mut()
+                    .poll(&mut Context::from_waker(&waker))
+                    .is_pending()
+            );
             sender.try_send(1).unwrap();
             assert_eq!((looks.0.load(Ordering::SeqCst), is_locked()), (true, false));
         });
@@ -385,7 +404,14 @@ mod tests {
             let _locks = Locks(&mutex);
             std::panic::resume_unwind(Box::new(()));
         };
-        assert_eq!(points(|| drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)))), 0);
+        assert_eq!(
+            points(
+                || drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(
+                    panics
+                )))
+            ),
+            0
+        );
     }
 
     #[test]

@@ -9,7 +9,9 @@ pub(super) struct Dice(Cell<u64>);
 impl Dice {
     /// Streams of the same seed with different numbers have nothing in common.
     pub(super) fn new(seed: u64, stream: u64) -> Self {
-        let mut state = seed.wrapping_add(stream.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_add(0x2545_F491);
+        let mut state = seed
+            .wrapping_add(stream.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+            .wrapping_add(0x2545_F491);
         // A seed of few bits is spread over all (the finalizer of SplitMix64); the state must not be 0.
         state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -52,7 +54,11 @@ impl Chooser {
     pub(super) fn new(seed: u64, stream: u64) -> Self {
         let dice = Dice::new(seed, stream);
         let by_priority = dice.below(2) == 0;
-        Self { dice, by_priority, priorities: RefCell::default() }
+        Self {
+            dice,
+            by_priority,
+            priorities: RefCell::default(),
+        }
     }
 
     /// The same; `None` if all have a low priority, as if their threads were suspended.
@@ -73,9 +79,13 @@ impl Chooser {
             priorities.push(self.dice.number());
         }
         if self.dice.below(Self::CHANGE) == 0 {
-            priorities.iter_mut().for_each(|priority| *priority = self.dice.number());
+            priorities
+                .iter_mut()
+                .for_each(|priority| *priority = self.dice.number());
         }
-        (0..tasks.len()).max_by_key(|at| priorities[tasks[*at]]).unwrap_or(0)
+        (0..tasks.len())
+            .max_by_key(|at| priorities[tasks[*at]])
+            .unwrap_or(0)
     }
 }
 
@@ -106,7 +116,10 @@ mod tests {
             longest
         };
         let rows: Vec<usize> = (0..20).map(longest).collect();
-        assert!(rows.iter().any(|row| *row > 20) && rows.iter().any(|row| *row < 10), "{rows:?}");
+        assert!(
+            rows.iter().any(|row| *row > 20) && rows.iter().any(|row| *row < 10),
+            "{rows:?}"
+        );
     }
 
     #[test]
@@ -127,6 +140,9 @@ mod tests {
         let dice = Dice::new(3, 0);
         let mut seen = [0; 6];
         (0..6000).for_each(|_| seen[dice.below(6) as usize] += 1);
-        assert!(seen.iter().all(|count| (800..1200).contains(count)), "{seen:?}");
+        assert!(
+            seen.iter().all(|count| (800..1200).contains(count)),
+            "{seen:?}"
+        );
     }
 }

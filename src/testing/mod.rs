@@ -121,7 +121,12 @@ pub struct Simulation<S> {
 impl<S: IntoIterator<Item = u64>> Simulation<S> {
     /// One run for each seed.
     pub fn new(seeds: S) -> Self {
-        Self { seeds, kinds: Vec::new(), plan: None, max_steps: DEFAULT_MAX_STEPS }
+        Self {
+            seeds,
+            kinds: Vec::new(),
+            plan: None,
+            max_steps: DEFAULT_MAX_STEPS,
+        }
     }
 
     /// Lets faults of these kinds strike, at steps that the seed decides; one run in four stays without.
@@ -160,18 +165,30 @@ impl<S: IntoIterator<Item = u64>> Simulation<S> {
     {
         let mut runs = Runs::default();
         for seed in self.seeds {
-            let plan = self.plan.clone().unwrap_or_else(|| Plan::random(seed, &self.kinds));
+            let plan = self
+                .plan
+                .clone()
+                .unwrap_or_else(|| Plan::random(seed, &self.kinds));
             let ended = run::run(seed, &plan, self.max_steps, &scenario);
             runs.runs += 1;
             runs.steps += ended.steps;
-            let polls =
-                ended.struck.strikes().iter().filter(|strike| matches!(strike.fault, Fault::Poll(_))).count() as u64;
+            let polls = ended
+                .struck
+                .strikes()
+                .iter()
+                .filter(|strike| matches!(strike.fault, Fault::Poll(_)))
+                .count() as u64;
             runs.strikes += ended.struck.strikes().len() as u64 - polls;
             runs.polls += polls;
             if ended.failed.is_some() {
                 let (plan, ended) = shrink::shrink(seed, ended, self.max_steps, &scenario);
                 let message = ended.failed.unwrap_or_default();
-                return Err(Box::new(Failure { seed, plan, message, trace: ended.trace }));
+                return Err(Box::new(Failure {
+                    seed,
+                    plan,
+                    message,
+                    trace: ended.trace,
+                }));
             }
         }
         Ok(runs)
@@ -189,15 +206,28 @@ impl<S: IntoIterator<Item = u64>> Simulation<S> {
         F: Fn(Sim) -> Fut,
         Fut: Future<Output = ()> + 'static,
     {
-        let chosen = std::env::var("BRIGADE_SEED").ok().map(|text| match text.parse::<u64>() {
-            Ok(seed) => seed,
-            Err(error) => panic!("BRIGADE_SEED must be a number, got {text:?}: {error}"),
-        });
-        let Self { seeds, kinds, plan, max_steps } = self;
+        let chosen = std::env::var("BRIGADE_SEED")
+            .ok()
+            .map(|text| match text.parse::<u64>() {
+                Ok(seed) => seed,
+                Err(error) => panic!("BRIGADE_SEED must be a number, got {text:?}: {error}"),
+            });
+        let Self {
+            seeds,
+            kinds,
+            plan,
+            max_steps,
+        } = self;
         // The chosen one, or all.
         let all = chosen.is_none().then_some(seeds).into_iter().flatten();
         let seeds = chosen.into_iter().chain(all);
-        let ran = Simulation { seeds, kinds, plan, max_steps }.run(scenario);
+        let ran = Simulation {
+            seeds,
+            kinds,
+            plan,
+            max_steps,
+        }
+        .run(scenario);
         match ran {
             Ok(runs) => runs,
             Err(failure) => panic!("{failure}"),
@@ -279,8 +309,16 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, plan, message, trace } = self;
-        write!(f, "{trace}seed {seed}, plan [{plan}]: {message}\nto replay it: BRIGADE_SEED={seed}")
+        let Self {
+            seed,
+            plan,
+            message,
+            trace,
+        } = self;
+        write!(
+            f,
+            "{trace}seed {seed}, plan [{plan}]: {message}\nto replay it: BRIGADE_SEED={seed}"
+        )
     }
 }
 
@@ -292,7 +330,8 @@ impl Error for Failure {}
 pub async fn poll_times<F: Future>(future: F, times: usize) -> Option<F::Output> {
     let mut future = Box::pin(future);
     for time in 0..times {
-        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx))).await;
+        let polled =
+            std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx))).await;
         if let std::task::Poll::Ready(output) = polled {
             return Some(output);
         }
@@ -307,7 +346,11 @@ pub async fn poll_times<F: Future>(future: F, times: usize) -> Option<F::Output>
 async fn wait_for_wake<F>(_held: &mut F) {
     let mut is_first = true;
     std::future::poll_fn(|_| {
-        if std::mem::take(&mut is_first) { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
+        if std::mem::take(&mut is_first) {
+            std::task::Poll::Pending
+        } else {
+            std::task::Poll::Ready(())
+        }
     })
     .await;
 }
@@ -338,7 +381,10 @@ async fn wait_for_wake<F>(_held: &mut F) {
 /// assert!(polls >= 1);
 /// ```
 #[track_caller]
-pub fn drop_at_every_poll<F, Fut>(seeds: impl IntoIterator<Item = u64> + Clone, scenario: F) -> usize
+pub fn drop_at_every_poll<F, Fut>(
+    seeds: impl IntoIterator<Item = u64> + Clone,
+    scenario: F,
+) -> usize
 where
     F: Fn(Sim, usize) -> Fut,
     Fut: Future<Output = bool> + 'static,

@@ -146,8 +146,14 @@ impl FaultKind {
 }
 
 impl HandlerFault {
-    const ALL: [Self; 6] =
-        [Self::PanicInFactory, Self::PanicInPoll, Self::PanicInDrop, Self::PanicWithBomb, Self::Slow, Self::Fail];
+    const ALL: [Self; 6] = [
+        Self::PanicInFactory,
+        Self::PanicInPoll,
+        Self::PanicInDrop,
+        Self::PanicWithBomb,
+        Self::Slow,
+        Self::Fail,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -234,7 +240,10 @@ impl Plan {
     pub fn new(strikes: impl IntoIterator<Item = Strike>) -> Self {
         let mut strikes: Vec<Strike> = strikes.into_iter().collect();
         strikes.sort_by_key(Strike::place);
-        Self { preempt: 0, strikes }
+        Self {
+            preempt: 0,
+            strikes,
+        }
     }
 
     /// Polls another task at one in so many preemption points, which the seed chooses; 0: at none.
@@ -261,16 +270,28 @@ impl Plan {
         let strike = |bytes: &[u8]| {
             step += u64::from(bytes[0]) + 256 * u64::from(bytes[1] % 4);
             let kind = FaultKind::ALL[usize::from(bytes[2]) % FaultKind::ALL.len()];
-            Strike { step, point: u32::from(bytes[1] / 4), fault: kind.draw(&Dice::new(bytes[3].into(), 3)) }
+            Strike {
+                step,
+                point: u32::from(bytes[1] / 4),
+                fault: kind.draw(&Dice::new(bytes[3].into(), 3)),
+            }
         };
         Self::new(bytes.chunks_exact(4).map(strike))
     }
 
     /// Makes the plan that the seed decides, of faults of these kinds.
     pub fn random(seed: u64, kinds: &[FaultKind]) -> Self {
-        let inside = kinds.contains(&FaultKind::Preempt).then(|| Dice::new(seed, 4));
-        let preempt = inside.as_ref().map_or(0, |dice| PREEMPT[dice.below(PREEMPT.len() as u64) as usize]);
-        let kinds: Vec<FaultKind> = kinds.iter().copied().filter(|kind| *kind != FaultKind::Preempt).collect();
+        let inside = kinds
+            .contains(&FaultKind::Preempt)
+            .then(|| Dice::new(seed, 4));
+        let preempt = inside
+            .as_ref()
+            .map_or(0, |dice| PREEMPT[dice.below(PREEMPT.len() as u64) as usize]);
+        let kinds: Vec<FaultKind> = kinds
+            .iter()
+            .copied()
+            .filter(|kind| *kind != FaultKind::Preempt)
+            .collect();
         let dice = Dice::new(seed, 2);
         if kinds.is_empty() || dice.below(4) == 0 {
             return Self::default().preempt(preempt);
@@ -282,9 +303,15 @@ impl Plan {
             let kind = kinds[dice.below(kinds.len() as u64) as usize];
             let (step, fault) = (dice.below(horizon), kind.draw(&dice));
             // Half of them between steps. Most polls come to a few points, some to many.
-            let point =
-                inside.as_ref().filter(|dice| dice.below(2) == 0).map_or(0, |dice| 1 + dice.below(4 << dice.below(5)));
-            Strike { step, point: point as u32, fault }
+            let point = inside
+                .as_ref()
+                .filter(|dice| dice.below(2) == 0)
+                .map_or(0, |dice| 1 + dice.below(4 << dice.below(5)));
+            Strike {
+                step,
+                point: point as u32,
+                fault,
+            }
         };
         Self::new((0..count).map(strike)).preempt(preempt)
     }
@@ -332,7 +359,9 @@ impl FromStr for Plan {
         let strike = |text: &str| {
             let (place, fault) = text.split_once(':')?;
             let (step, point) = place.split_once('.').unwrap_or((place, "0"));
-            let (name, value) = fault.split_once('=').map_or((fault, None), |(name, value)| (name, Some(value)));
+            let (name, value) = fault
+                .split_once('=')
+                .map_or((fault, None), |(name, value)| (name, Some(value)));
             let number = || value?.parse::<u32>().ok();
             let fault = match name {
                 "drop-worker" => Fault::DropWorker(number()?),
@@ -351,15 +380,29 @@ impl FromStr for Plan {
                 "abort" => Fault::Abort,
                 "poll" => Fault::Poll(number()?),
                 "stats" => Fault::Stats,
-                name => Fault::Handler(HandlerFault::ALL.into_iter().find(|fault| fault.name() == name)?),
+                name => Fault::Handler(
+                    HandlerFault::ALL
+                        .into_iter()
+                        .find(|fault| fault.name() == name)?,
+                ),
             };
-            Some(Strike { step: step.parse().ok()?, point: point.parse().ok()?, fault })
+            Some(Strike {
+                step: step.parse().ok()?,
+                point: point.parse().ok()?,
+                fault,
+            })
         };
         let mut words = text.split_whitespace().peekable();
-        let preempt = words.peek().and_then(|word| word.strip_prefix("preempt=")?.parse().ok());
+        let preempt = words
+            .peek()
+            .and_then(|word| word.strip_prefix("preempt=")?.parse().ok());
         let strikes: Result<Vec<Strike>, ParsePlanError> = words
             .skip(usize::from(preempt.is_some()))
-            .map(|text| strike(text).ok_or_else(|| ParsePlanError { strike: text.to_owned() }))
+            .map(|text| {
+                strike(text).ok_or_else(|| ParsePlanError {
+                    strike: text.to_owned(),
+                })
+            })
             .collect();
         Ok(Self::new(strikes?).preempt(preempt.unwrap_or(0)))
     }
@@ -368,7 +411,9 @@ impl FromStr for Plan {
 /// As many nanoseconds, up to what a duration can hold.
 fn nanos(count: u128) -> Duration {
     const SECOND: u128 = 1_000_000_000;
-    u64::try_from(count / SECOND).map_or(Duration::MAX, |secs| Duration::new(secs, (count % SECOND) as u32))
+    u64::try_from(count / SECOND).map_or(Duration::MAX, |secs| {
+        Duration::new(secs, (count % SECOND) as u32)
+    })
 }
 
 #[cfg(test)]
@@ -393,7 +438,15 @@ mod tests {
             let plans = (0..500).map(|seed| Plan::random(seed, kinds));
             let mut names: Vec<String> = plans
                 .flat_map(|plan| plan.strikes)
-                .map(|strike| strike.fault.to_string().split('=').next().unwrap_or_default().to_owned())
+                .map(|strike| {
+                    strike
+                        .fault
+                        .to_string()
+                        .split('=')
+                        .next()
+                        .unwrap_or_default()
+                        .to_owned()
+                })
                 .collect();
             names.sort_unstable();
             names.dedup();
@@ -407,21 +460,44 @@ mod tests {
 
     #[test]
     fn nothing_strikes_inside_a_poll_unless_preemption_is_asked_for() {
-        let kinds = FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::Preempt).collect::<Vec<_>>();
+        let kinds = FaultKind::ALL
+            .into_iter()
+            .filter(|kind| *kind != FaultKind::Preempt)
+            .collect::<Vec<_>>();
         for seed in 0..100 {
             let plan = Plan::random(seed, &kinds);
-            assert!(plan.preempt == 0 && plan.strikes.iter().all(|strike| strike.point == 0), "{plan}");
+            assert!(
+                plan.preempt == 0 && plan.strikes.iter().all(|strike| strike.point == 0),
+                "{plan}"
+            );
         }
-        let plans: Vec<_> = (0..100).map(|seed| Plan::random(seed, &FaultKind::ALL)).collect();
+        let plans: Vec<_> = (0..100)
+            .map(|seed| Plan::random(seed, &FaultKind::ALL))
+            .collect();
         assert!(plans.iter().any(|plan| plan.preempt == 2));
-        assert!(plans.iter().any(|plan| plan.strikes.iter().any(|strike| strike.point > 20)));
+        assert!(
+            plans
+                .iter()
+                .any(|plan| plan.strikes.iter().any(|strike| strike.point > 20))
+        );
     }
 
     #[test]
     fn a_text_that_is_no_plan_is_named() {
         let error = "1:pause x:abort".parse::<Plan>().unwrap_err();
-        assert_eq!(error.to_string(), "\"x:abort\" is not a step, a colon and a fault");
-        for text in ["pause", "1:drop-worker", "1:rate=x", "1:tea", "-1:pause", "1.x:pause", "1:pause preempt=3"] {
+        assert_eq!(
+            error.to_string(),
+            "\"x:abort\" is not a step, a colon and a fault"
+        );
+        for text in [
+            "pause",
+            "1:drop-worker",
+            "1:rate=x",
+            "1:tea",
+            "-1:pause",
+            "1.x:pause",
+            "1:pause preempt=3",
+        ] {
             assert!(text.parse::<Plan>().is_err(), "{text}");
         }
     }

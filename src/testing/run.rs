@@ -37,25 +37,40 @@ where
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let scenario = Box::pin(scenario(sim.clone()));
         sim.add("scenario".into(), Kind::Scenario, scenario);
-        Going { sim: sim.clone(), max_steps }.go_to_the_end()
+        Going {
+            sim: sim.clone(),
+            max_steps,
+        }
+        .go_to_the_end()
     }));
     drop(installed);
     let mut failed = ran.unwrap_or_else(|payload| Err(text(&*payload))).err();
     // What went wrong inside a poll came first.
     failed = sim.world.strikes.take_failure().or(failed);
     for pool in sim.world.pools.borrow().iter().filter(|_| failed.is_some()) {
-        sim.world.trace.borrow_mut().add(format_args!("pool: {}", pool.describe()));
+        sim.world
+            .trace
+            .borrow_mut()
+            .add(format_args!("pool: {}", pool.describe()));
     }
     // Drops may panic as well, and fail the run.
     loop {
-        let task = sim.world.tasks.borrow_mut().iter_mut().find_map(|task| task.future.take());
+        let task = sim
+            .world
+            .tasks
+            .borrow_mut()
+            .iter_mut()
+            .find_map(|task| task.future.take());
         let Some(task) = task else { break };
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(task))) {
             failed.get_or_insert_with(|| text(&*payload));
         }
     }
     if let Some(message) = &failed {
-        sim.world.trace.borrow_mut().add(format_args!("failed: {message}"));
+        sim.world
+            .trace
+            .borrow_mut()
+            .add(format_args!("failed: {message}"));
     }
     let trace = sim.world.trace.borrow().text();
     // The scenario's clones of it would keep it, and what it watches.
@@ -63,12 +78,20 @@ where
     sim.world.recorders.borrow_mut().clear();
     drop(sim.world.end_checks.take());
     let struck = sim.world.strikes.struck.take();
-    Run { steps: sim.world.strikes.steps.get(), struck: Plan::new(struck), failed, trace }
+    Run {
+        steps: sim.world.strikes.steps.get(),
+        struck: Plan::new(struck),
+        failed,
+        trace,
+    }
 }
 
 pub(super) fn text(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without text".into())
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without text".into())
 }
 
 struct Going {
@@ -108,9 +131,15 @@ impl Going {
     /// Fails if a task of these kinds waits, which nothing can end any more.
     fn look_who_waits(&self, kinds: &[Kind]) -> Result<(), String> {
         let tasks = self.sim.world.tasks.borrow();
-        let waiting = tasks.iter().filter(|task| task.is_alive() && kinds.contains(&task.kind));
+        let waiting = tasks
+            .iter()
+            .filter(|task| task.is_alive() && kinds.contains(&task.kind));
         let names: Vec<&str> = waiting.map(|task| task.name.as_str()).collect();
-        if names.is_empty() { Ok(()) } else { Err(format!("nothing can end the wait of: {}", names.join(", "))) }
+        if names.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("nothing can end the wait of: {}", names.join(", ")))
+        }
     }
 
     /// Goes on until nobody can.
@@ -118,7 +147,10 @@ impl Going {
         let (world, strikes) = (&self.sim.world, &self.sim.world.strikes);
         loop {
             if strikes.steps.get() >= self.max_steps {
-                return Err(format!("it does not come to rest in {} steps", self.max_steps));
+                return Err(format!(
+                    "it does not come to rest in {} steps",
+                    self.max_steps
+                ));
             }
             strikes.begin_step();
             self.sim.strike_between_steps()?;
@@ -156,7 +188,9 @@ impl Going {
         }
         // A pause that struck is not to be taken for a wait without end.
         let pools: Vec<_> = world.pools.borrow().clone();
-        if strikes.has_struck(Fault::Pause) && pools.iter().filter(|pool| pool.resume_all()).count() > 0 {
+        if strikes.has_struck(Fault::Pause)
+            && pools.iter().filter(|pool| pool.resume_all()).count() > 0
+        {
             add("pauses end");
             return true;
         }
@@ -170,7 +204,12 @@ impl Going {
     }
 
     fn is_anybody_waiting(&self) -> bool {
-        self.sim.world.tasks.borrow().iter().any(|task| task.is_alive() && task.kind != Kind::Worker)
+        self.sim
+            .world
+            .tasks
+            .borrow()
+            .iter()
+            .any(|task| task.is_alive() && task.kind != Kind::Worker)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -179,8 +218,16 @@ impl Going {
         for recorder in &*world.recorders.borrow() {
             recorder.check()?;
         }
-        if let Some(task) = world.tasks.borrow().iter().find(|task| task.woken.is_under_lock()) {
-            return Err(format!("{} was woken under a lock, which its waker might need", task.name));
+        if let Some(task) = world
+            .tasks
+            .borrow()
+            .iter()
+            .find(|task| task.woken.is_under_lock())
+        {
+            return Err(format!(
+                "{} was woken under a lock, which its waker might need",
+                task.name
+            ));
         }
         let pools: Vec<_> = world.pools.borrow().clone();
         pools.iter().try_for_each(|pool| pool.check())

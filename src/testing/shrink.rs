@@ -43,5 +43,9 @@ where
     // What is told is a run by the very plan that is told.
     let plan = best.struck.clone();
     let again = run::run(seed, &plan, max_steps, scenario);
-    if again.failed.is_some() { (plan, again) } else { (plan, best) }
+    if again.failed.is_some() {
+        (plan, again)
+    } else {
+        (plan, best)
+    }
 }

@@ -165,7 +165,9 @@ impl Sim {
             handler_faults: HandlerFaults::default(),
             end_checks: RefCell::default(),
         };
-        Self { world: Rc::new(world) }
+        Self {
+            world: Rc::new(world),
+        }
     }
 
     // ---- what decides ----
@@ -203,7 +205,11 @@ impl Sim {
 
     /// Spawns a task. It goes on if the [`Task`] is dropped. One that still waits when the run is at its end fails it, unless it is
     /// [cancelled](Task::cancel).
-    pub fn spawn(&self, name: impl Into<String>, future: impl Future<Output = ()> + 'static) -> Task {
+    pub fn spawn(
+        &self,
+        name: impl Into<String>,
+        future: impl Future<Output = ()> + 'static,
+    ) -> Task {
         self.add(name.into(), Kind::Task, Box::pin(future))
     }
 
@@ -219,12 +225,28 @@ impl Sim {
     }
 
     pub(super) fn add(&self, name: String, kind: Kind, future: Local) -> Task {
-        let ending = Rc::new(Ending { state: Cell::new(TaskState::Waiting), waker: RefCell::default() });
-        let woken = Arc::new(Woken { is_set: AtomicBool::new(true), is_under_lock: AtomicBool::new(false) });
-        let running = Running { name, kind, future: Some(future), woken, ending: Rc::clone(&ending) };
+        let ending = Rc::new(Ending {
+            state: Cell::new(TaskState::Waiting),
+            waker: RefCell::default(),
+        });
+        let woken = Arc::new(Woken {
+            is_set: AtomicBool::new(true),
+            is_under_lock: AtomicBool::new(false),
+        });
+        let running = Running {
+            name,
+            kind,
+            future: Some(future),
+            woken,
+            ending: Rc::clone(&ending),
+        };
         let mut tasks = self.world.tasks.borrow_mut();
         tasks.push(running);
-        Task { sim: self.clone(), number: tasks.len() - 1, ending }
+        Task {
+            sim: self.clone(),
+            number: tasks.len() - 1,
+            ending,
+        }
     }
 
     /// Spawns the workers of a pool, whether they are `Send` or not.
@@ -245,7 +267,10 @@ impl Sim {
     pub(super) fn trace_events(&self) {
         let mut trace = self.world.trace.borrow_mut();
         for recorder in &*self.world.recorders.borrow() {
-            recorder.take_lines().into_iter().for_each(|line| trace.add(format_args!("{line}")));
+            recorder
+                .take_lines()
+                .into_iter()
+                .for_each(|line| trace.add(format_args!("{line}")));
         }
     }
 
@@ -269,7 +294,10 @@ impl Sim {
     /// woken under a lock of the pool; and, at the end, when the pool
     /// cannot be drained, or a job, a place, a permit, a waker or a timer is left. At the end it is closed and drained.
     pub fn watch<In: 'static, T: 'static, E: 'static>(&self, pool: &Pool<In, T, E>) {
-        self.world.pools.borrow_mut().push(Rc::new(Arc::clone(pool.engine())));
+        self.world
+            .pools
+            .borrow_mut()
+            .push(Rc::new(Arc::clone(pool.engine())));
     }
 
     /// An observer that checks the order of events, and puts them into the trace.
@@ -286,19 +314,30 @@ impl Sim {
     where
         F: Fn(In) -> Fut,
     {
-        let (faults, clock) = (Arc::clone(&self.world.handler_faults), self.world.clock.clone());
+        let (faults, clock) = (
+            Arc::clone(&self.world.handler_faults),
+            self.world.clock.clone(),
+        );
         move |input| {
             if take(&faults, |fault| fault == HandlerFault::PanicInFactory).is_some() {
                 unwind("struck where the future is made");
             }
             let (faults, clock) = (Arc::clone(&faults), clock.clone());
-            Faulty { future: handler(input), slow: None, clock, guard: Guard { faults } }
+            Faulty {
+                future: handler(input),
+                slow: None,
+                clock,
+                guard: Guard { faults },
+            }
         }
     }
 
     /// Whether a [`HandlerFault::Fail`] has struck; whoever asks first is the one to return its error.
     pub fn is_to_fail(&self) -> bool {
-        take(&self.world.handler_faults, |fault| fault == HandlerFault::Fail).is_some()
+        take(&self.world.handler_faults, |fault| {
+            fault == HandlerFault::Fail
+        })
+        .is_some()
     }
 
     /// Puts a line into the trace.
@@ -321,14 +360,22 @@ fn unwind(text: &'static str) -> ! {
 
 impl Spawn for Sim {
     fn spawn(&self, future: BoxFuture<'static, ()>) {
-        let count = self.world.tasks.borrow().iter().filter(|task| task.kind == Kind::Worker).count();
+        let count = self
+            .world
+            .tasks
+            .borrow()
+            .iter()
+            .filter(|task| task.kind == Kind::Worker)
+            .count();
         self.add(format!("worker {count}"), Kind::Worker, future);
     }
 }
 
 impl fmt::Debug for Sim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sim").field("seed", &self.world.seed).finish_non_exhaustive()
+        f.debug_struct("Sim")
+            .field("seed", &self.world.seed)
+            .finish_non_exhaustive()
     }
 }
 
@@ -369,7 +416,9 @@ impl Future for Task {
 
 impl fmt::Debug for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Task").field("state", &self.ending.state.get()).finish_non_exhaustive()
+        f.debug_struct("Task")
+            .field("state", &self.ending.state.get())
+            .finish_non_exhaustive()
     }
 }
 
@@ -393,7 +442,9 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         // A second panic while one unwinds would end the process.
-        if !std::thread::panicking() && take(&self.faults, |fault| fault == HandlerFault::PanicInDrop).is_some() {
+        if !std::thread::panicking()
+            && take(&self.faults, |fault| fault == HandlerFault::PanicInDrop).is_some()
+        {
             unwind("struck in the drop of a future");
         }
     }
@@ -415,8 +466,12 @@ impl<Fut: Future> Future for Faulty<Fut> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Fut::Output> {
         let this = self.project();
-        let is_of_a_poll =
-            |fault| matches!(fault, HandlerFault::PanicInPoll | HandlerFault::PanicWithBomb | HandlerFault::Slow);
+        let is_of_a_poll = |fault| {
+            matches!(
+                fault,
+                HandlerFault::PanicInPoll | HandlerFault::PanicWithBomb | HandlerFault::Slow
+            )
+        };
         match take(&this.guard.faults, is_of_a_poll) {
             Some(HandlerFault::PanicInPoll) => unwind("struck in a poll"),
             Some(HandlerFault::PanicWithBomb) => resume_unwind(Box::new(Bomb)),

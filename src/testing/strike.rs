@@ -75,18 +75,28 @@ impl Strikes {
     /// Takes the next strike of the plan if its step and point have come.
     fn take_due(&self) -> Option<Strike> {
         let here = (self.steps.get(), self.point.get());
-        let strike = *self.plan.strikes().get(self.next.get()).filter(|strike| (strike.step, strike.point) <= here)?;
+        let strike = *self
+            .plan
+            .strikes()
+            .get(self.next.get())
+            .filter(|strike| (strike.step, strike.point) <= here)?;
         self.next.set(self.next.get() + 1);
         Some(strike)
     }
 
     /// The step of the next strike of the plan.
     pub(super) fn next_step(&self) -> Option<u64> {
-        self.plan.strikes().get(self.next.get()).map(|strike| strike.step)
+        self.plan
+            .strikes()
+            .get(self.next.get())
+            .map(|strike| strike.step)
     }
 
     pub(super) fn has_struck(&self, fault: Fault) -> bool {
-        self.struck.borrow().iter().any(|strike| strike.fault == fault)
+        self.struck
+            .borrow()
+            .iter()
+            .any(|strike| strike.fault == fault)
     }
 
     pub(super) fn take_failure(&self) -> Option<String> {
@@ -103,8 +113,16 @@ impl Strikes {
     fn draw_poll(&self, tasks: &[usize]) -> Option<u32> {
         let one_in = self.plan.preempts_one_in();
         // Once one was polled, another one is more often than not: a race may take several.
-        let one_in = if self.polls.get() == 0 || one_in == 0 { one_in } else { one_in.min(6) };
-        if tasks.is_empty() || one_in == 0 || self.polls.get() == MAX_POLLS || self.dice.below(one_in.into()) > 0 {
+        let one_in = if self.polls.get() == 0 || one_in == 0 {
+            one_in
+        } else {
+            one_in.min(6)
+        };
+        if tasks.is_empty()
+            || one_in == 0
+            || self.polls.get() == MAX_POLLS
+            || self.dice.below(one_in.into()) > 0
+        {
             return None;
         }
         let at = self.order.choose_awake(tasks)?;
@@ -155,9 +173,14 @@ impl Sim {
                 },
             };
             // The poll around it may be one that contains panics.
-            let struck = catch_unwind(AssertUnwindSafe(|| on_another_thread(|| self.strike(fault))));
+            let struck = catch_unwind(AssertUnwindSafe(|| {
+                on_another_thread(|| self.strike(fault))
+            }));
             if let Err(payload) = struck {
-                strikes.failed.borrow_mut().get_or_insert_with(|| text(&*payload));
+                strikes
+                    .failed
+                    .borrow_mut()
+                    .get_or_insert_with(|| text(&*payload));
                 break;
             }
         }
@@ -172,26 +195,41 @@ impl Sim {
         let is_told = !matches!(fault, Fault::Poll(_));
         if is_told {
             let place = self.place();
-            trace.borrow_mut().add(format_args!("{place}: strikes {fault}"));
+            trace
+                .borrow_mut()
+                .add(format_args!("{place}: strikes {fault}"));
         }
         // Before it strikes, since that may be what fails.
         let number = strikes.struck.borrow().len();
-        strikes.struck.borrow_mut().push(Strike { step, point, fault });
+        strikes
+            .struck
+            .borrow_mut()
+            .push(Strike { step, point, fault });
         if self.apply(fault) {
             strikes.advance_point();
             return;
         }
         strikes.struck.borrow_mut().remove(number);
         if is_told {
-            trace.borrow_mut().add(format_args!("  there is nothing to strike"));
+            trace
+                .borrow_mut()
+                .add(format_args!("  there is nothing to strike"));
         }
     }
 
     /// The step, and the preemption point if there is one, indented by depth.
     fn place(&self) -> String {
         let strikes = &self.world.strikes;
-        let (step, point, depth) = (strikes.steps.get(), strikes.point.get(), strikes.depth.get());
-        if depth == 0 { step.to_string() } else { format!("{:depth$}{step}.{point}", "") }
+        let (step, point, depth) = (
+            strikes.steps.get(),
+            strikes.point.get(),
+            strikes.depth.get(),
+        );
+        if depth == 0 {
+            step.to_string()
+        } else {
+            format!("{:depth$}{step}.{point}", "")
+        }
     }
 
     /// Says whether there was something to strike.
@@ -217,7 +255,9 @@ impl Sim {
             }
             Fault::Clock(by) => {
                 // What is further away than a year only makes the sums overflow.
-                world.clock.advance(by.min(Duration::from_secs(366 * 24 * 3600)));
+                world
+                    .clock
+                    .advance(by.min(Duration::from_secs(366 * 24 * 3600)));
                 true
             }
             Fault::Stall(steps) => {
@@ -225,7 +265,11 @@ impl Sim {
                 true
             }
             Fault::Handler(fault) => {
-                world.handler_faults.lock().unwrap_or_else(PoisonError::into_inner).push_back(fault);
+                world
+                    .handler_faults
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push_back(fault);
                 true
             }
             _ => {
@@ -246,7 +290,9 @@ impl Sim {
     fn drop_one(&self, kind: Kind, number: u32) -> bool {
         let left: Vec<usize> = {
             let tasks = self.world.tasks.borrow();
-            (0..tasks.len()).filter(|at| tasks[*at].kind == kind && tasks[*at].is_left()).collect()
+            (0..tasks.len())
+                .filter(|at| tasks[*at].kind == kind && tasks[*at].is_left())
+                .collect()
         };
         if !left.is_empty() {
             self.drop_task(left[number as usize % left.len()]);
@@ -271,9 +317,14 @@ impl Sim {
         let (mut future, waker) = {
             let mut tasks = self.world.tasks.borrow_mut();
             let task = &mut tasks[at];
-            let Some(future) = task.future.take() else { return };
+            let Some(future) = task.future.take() else {
+                return;
+            };
             task.woken.clear();
-            self.world.trace.borrow_mut().add(format_args!("{}: {}", self.place(), task.name));
+            self.world
+                .trace
+                .borrow_mut()
+                .add(format_args!("{}: {}", self.place(), task.name));
             (future, Waker::from(Arc::clone(&task.woken)))
         };
         let _inside = Inside::new(&self.world.strikes.depth);
@@ -287,7 +338,11 @@ impl Sim {
         // Dropped with no borrow, since that may do anything; and before the task has ended for others.
         drop(tasks);
         drop(future);
-        let state = if polled.is_ready() { TaskState::Done } else { TaskState::Dropped };
+        let state = if polled.is_ready() {
+            TaskState::Done
+        } else {
+            TaskState::Dropped
+        };
         let waker = self.world.tasks.borrow_mut()[at].end(state);
         waker.into_iter().for_each(Waker::wake);
     }

@@ -69,7 +69,10 @@ impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Engine<In, T, E>> {
             Fault::Drain => return (true, Some(self.drain())),
             Fault::Abort => {
                 let pool = handle(self);
-                return (true, Some(Box::pin(async move { drop(pool.abort().await) })));
+                return (
+                    true,
+                    Some(Box::pin(async move { drop(pool.abort().await) })),
+                );
             }
             _ => return (false, None),
         }
@@ -145,7 +148,10 @@ impl Recorder {
             is_in_order: false,
             starts: VecDeque::new(),
         };
-        Self { log: Arc::new(Mutex::new(log)), clock }
+        Self {
+            log: Arc::new(Mutex::new(log)),
+            clock,
+        }
     }
 
     /// Fails the run when more than `burst + permits × W / period` attempts start in any stretch of time of length `W`.
@@ -208,25 +214,41 @@ impl Log {
                 return Err(format!("job {job} was accepted twice"));
             }
             Event::Started { job, attempt, .. } => {
-                let seen = self.jobs.get_mut(job).ok_or_else(|| format!("job {job} starts and was not accepted"))?;
+                let seen = self
+                    .jobs
+                    .get_mut(job)
+                    .ok_or_else(|| format!("job {job} starts and was not accepted"))?;
                 // An attempt that was snoozed does not count, so its number comes again.
-                let is_next = *attempt == seen.attempts + 1 || (seen.is_retried && *attempt == seen.attempts);
+                let is_next =
+                    *attempt == seen.attempts + 1 || (seen.is_retried && *attempt == seen.attempts);
                 if seen.is_running || seen.outcome.is_some() || !is_next {
-                    return Err(format!("job {job} starts late, twice at once, or counts wrong"));
+                    return Err(format!(
+                        "job {job} starts late, twice at once, or counts wrong"
+                    ));
                 }
                 (seen.attempts, seen.is_running, seen.is_retried) = (*attempt, true, false);
                 self.look_at_order(*job)?;
                 self.look_at_rate(now)?;
             }
             Event::Retrying { job, attempt, .. } => {
-                let seen = self.jobs.get_mut(job).ok_or_else(|| format!("job {job} was not accepted"))?;
+                let seen = self
+                    .jobs
+                    .get_mut(job)
+                    .ok_or_else(|| format!("job {job} was not accepted"))?;
                 seen.is_retried = true;
                 if !std::mem::replace(&mut seen.is_running, false) || *attempt != seen.attempts {
                     return Err(format!("job {job} is tried again, and did not run"));
                 }
             }
-            Event::Finished { job, outcome, attempts } => {
-                let seen = self.jobs.get_mut(job).ok_or_else(|| format!("job {job} ends and was not accepted"))?;
+            Event::Finished {
+                job,
+                outcome,
+                attempts,
+            } => {
+                let seen = self
+                    .jobs
+                    .get_mut(job)
+                    .ok_or_else(|| format!("job {job} ends and was not accepted"))?;
                 if seen.outcome.is_some() || (*attempts != seen.attempts && !seen.is_retried) {
                     return Err(format!(
                         "job {job} ends twice, or after {attempts} attempts in place of {}",
@@ -251,7 +273,9 @@ impl Log {
 
     /// Of the bucket of this limit, what one stretch of time sees is bounded if each start finds a permit in it.
     fn look_at_rate(&mut self, now: Instant) -> Result<(), String> {
-        let Some((permits, period, burst)) = self.limit else { return Ok(()) };
+        let Some((permits, period, burst)) = self.limit else {
+            return Ok(());
+        };
         self.starts.push_back(now);
         // Every stretch that ends now.
         for (back, start) in self.starts.iter().rev().enumerate() {
@@ -259,7 +283,10 @@ impl Log {
             let most = u128::from(burst) + width.saturating_mul(permits.into()) / period.as_nanos();
             if back as u128 + 1 > most {
                 let start = start.saturating_duration_since(self.start);
-                return Err(format!("{} attempts started since {start:?}, and {most} may", back + 1));
+                return Err(format!(
+                    "{} attempts started since {start:?}, and {most} may",
+                    back + 1
+                ));
             }
         }
         Ok(())

@@ -86,8 +86,14 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Workers<In, T, E, C> {
         let (mut workers, count) = (Vec::new(), engine.state().ledger.workers());
         workers.try_reserve_exact(count)?;
         workers.extend((0..count).map(|worker| {
-            let seat = Seat { engine: Arc::clone(engine), worker };
-            Worker { call: call(worker), seat }
+            let seat = Seat {
+                engine: Arc::clone(engine),
+                worker,
+            };
+            Worker {
+                call: call(worker),
+                seat,
+            }
         }));
         Ok(Self { workers })
     }
@@ -184,7 +190,9 @@ impl<In, T, E, C> IntoIterator for Workers<In, T, E, C> {
 
 impl<In, T, E, C> fmt::Debug for Workers<In, T, E, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Workers").field("len", &self.workers.len()).finish_non_exhaustive()
+        f.debug_struct("Workers")
+            .field("len", &self.workers.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -262,12 +270,26 @@ fn start<In, T, E>(
         }
     };
     let (id, attempts, deadline) = (ticket.id, ticket.attempts, ticket.deadline);
-    engine.observe(|| Event::Started { job: id, attempt: attempts, worker: engine.worker_of(slot) });
+    engine.observe(|| Event::Started {
+        job: id,
+        attempt: attempts,
+        worker: engine.worker_of(slot),
+    });
     let submitter = wants_submitter.then(|| {
-        let place = Place { pool: engine.identity(), slot, id };
+        let place = Place {
+            pool: engine.identity(),
+            slot,
+            id,
+        };
         Submitter::new(Arc::clone(engine), place, ticket.stream().map(Arc::clone))
     });
-    Some(Start { id, attempts, deadline, input, submitter })
+    Some(Start {
+        id,
+        attempts,
+        deadline,
+        input,
+        submitter,
+    })
 }
 
 /// Gives a job its outcome, or sends it back to be tried again.
@@ -286,6 +308,8 @@ fn end<In, T, E>(
 
 impl<In, T, E, C> fmt::Debug for Worker<In, T, E, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker").field("id", &self.seat.worker).finish_non_exhaustive()
+        f.debug_struct("Worker")
+            .field("id", &self.seat.worker)
+            .finish_non_exhaustive()
     }
 }

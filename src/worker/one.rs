@@ -19,7 +19,10 @@ use crate::queue::injector::Closed;
 use crate::reply::{Entry, Outbox, Ticket};
 
 /// Runs jobs until the pool is drained or aborted.
-pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::Error>, mut call: C) {
+pub(crate) async fn run_one_by_one<In, C: Call<In>>(
+    seat: Seat<In, C::Value, C::Error>,
+    mut call: C,
+) {
     // Parameters are dropped last, the seat after the state: that goes while its worker still counts as there.
     let engine = Arc::clone(&seat.engine);
     let slot = engine.slots_of(seat.worker).start;
@@ -54,11 +57,29 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
         };
         jobs += 1;
         // Its state is a connection, say, and its jobs wait: there is nothing to gain by a desk.
-        let Some(started) = start(&engine, slot, entry, &mut ticket, &mut outbox, C::WANTS_SUBMITTER, |_| false) else {
+        let Some(started) = start(
+            &engine,
+            slot,
+            entry,
+            &mut ticket,
+            &mut outbox,
+            C::WANTS_SUBMITTER,
+            |_| false,
+        ) else {
             continue;
         };
-        let Start { id, attempts, deadline, input, submitter } = started;
-        let begin = Begin { id, attempts, deadline };
+        let Start {
+            id,
+            attempts,
+            deadline,
+            input,
+            submitter,
+        } = started;
+        let begin = Begin {
+            id,
+            attempts,
+            deadline,
+        };
         let drop_panicked;
         let result = {
             let mut attempt = pin!(Attempt::new(slot));
@@ -71,7 +92,9 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(seat: Seat<In, C::Value, C::
                 }
             };
             let result = poll_fn(|cx| match make.take() {
-                Some(make) => attempt.as_mut().begin(&engine, &begin, make, &mut before_wait, cx),
+                Some(make) => attempt
+                    .as_mut()
+                    .begin(&engine, &begin, make, &mut before_wait, cx),
                 None => attempt.as_mut().poll(&engine, &mut before_wait, cx),
             })
             .await;

@@ -41,13 +41,23 @@ pub(super) struct Fresh<In> {
 
 impl<In, T, E> Post<In, T, E> {
     pub(super) const fn new(engine: Arc<Engine<In, T, E>>) -> Self {
-        Self { engine, desk: None, stream: None, has_hand: false, is_holder: false }
+        Self {
+            engine,
+            desk: None,
+            stream: None,
+            has_hand: false,
+            is_holder: false,
+        }
     }
 
     /// Of the jobs in the hand, if there are any.
     #[inline]
     pub(super) fn hand(&self) -> Option<&Arc<Stream<In, T, E>>> {
-        if self.has_hand { self.stream.as_ref() } else { None }
+        if self.has_hand {
+            self.stream.as_ref()
+        } else {
+            None
+        }
     }
 
     /// Takes a desk, where there may be one.
@@ -87,14 +97,27 @@ impl<In, T, E> Post<In, T, E> {
         let (stream, is_known) = {
             let papers = desk.papers();
             let stream = papers.hand.as_ref().map(|hand| &hand.stream);
-            let is_known = stream.zip(self.stream.as_ref()).is_some_and(|(stream, known)| Arc::ptr_eq(stream, known));
-            (if is_known { None } else { stream.map(Arc::clone) }, is_known)
+            let is_known = stream
+                .zip(self.stream.as_ref())
+                .is_some_and(|(stream, known)| Arc::ptr_eq(stream, known));
+            (
+                if is_known {
+                    None
+                } else {
+                    stream.map(Arc::clone)
+                },
+                is_known,
+            )
         };
         if !is_known {
             self.stream = stream;
         }
         self.has_hand = self.stream.is_some();
-        if self.stream.as_ref().is_some_and(|stream| stream.cancelled().is_some()) {
+        if self
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.cancelled().is_some())
+        {
             // The canceller has called the desk, unless it looked for running jobs before that was open.
             self.has_hand = false;
             self.engine.sweep();
@@ -103,15 +126,23 @@ impl<In, T, E> Post<In, T, E> {
 
     /// Takes one job.
     pub(super) fn take_one(&self) -> Result<Taken<Entry<In, T, E>>, Closed> {
-        Ok(self.engine.injector.try_pop()?.map_or(Taken::Nothing, Taken::One))
+        Ok(self
+            .engine
+            .injector
+            .try_pop()?
+            .map_or(Taken::Nothing, Taken::One))
     }
 
     /// Notes that the job of the slot has succeeded, where it has, and starts the next of the hand there.
     #[inline(always)]
     pub(super) fn step(&mut self, slot: usize, has_succeeded: bool) -> Step<In> {
-        let Some(mut papers) = self.papers() else { return Step::Called };
+        let Some(mut papers) = self.papers() else {
+            return Step::Called;
+        };
         let Papers { hand, journal, .. } = &mut *papers;
-        let next = hand.as_mut().and_then(|hand| Some((hand.take_input()?, hand.stream.identity())));
+        let next = hand
+            .as_mut()
+            .and_then(|hand| Some((hand.take_input()?, hand.stream.identity())));
         let Some(((id, index, input), stream)) = next else {
             if has_succeeded {
                 journal.succeed(slot);
@@ -120,7 +151,11 @@ impl<In, T, E> Post<In, T, E> {
             self.has_hand = false;
             return Step::Empty;
         };
-        let runner = Runner { id, index, stream: Some(stream) };
+        let runner = Runner {
+            id,
+            index,
+            stream: Some(stream),
+        };
         if has_succeeded {
             journal.follow(slot, runner);
         } else {
@@ -175,7 +210,9 @@ impl<In, T, E> Post<In, T, E> {
 
     /// Notes that a job from outside has started in the slot; says whether it could be noted here.
     pub(super) fn note_start(&self, slot: usize, runner: Runner) -> bool {
-        let Some(mut papers) = self.papers() else { return false };
+        let Some(mut papers) = self.papers() else {
+            return false;
+        };
         papers.journal.start(slot, runner);
         self.engine.signals[slot].clear();
         self.lay_down(papers);
@@ -184,7 +221,9 @@ impl<In, T, E> Post<In, T, E> {
 
     /// Notes that the job of the slot has succeeded; says whether it could be noted here.
     pub(super) fn note_success(&self, slot: usize) -> bool {
-        let Some(mut papers) = self.papers() else { return false };
+        let Some(mut papers) = self.papers() else {
+            return false;
+        };
         papers.journal.succeed(slot);
         self.lay_down(papers);
         true
@@ -193,7 +232,10 @@ impl<In, T, E> Post<In, T, E> {
     /// What lies on the desk, unless there is none or it was called.
     #[inline(always)]
     fn papers(&self) -> Option<MutexGuard<'_, Papers<Lot<In, T, E>>>> {
-        self.desk.as_ref().map(|desk| desk.papers()).filter(|papers| !papers.is_called())
+        self.desk
+            .as_ref()
+            .map(|desk| desk.papers())
+            .filter(|papers| !papers.is_called())
     }
 
     /// Something was written down.

@@ -32,13 +32,18 @@ const JOBS_PER_LOOK: usize = 16;
 /// Runs jobs until the pool is drained or aborted.
 pub(crate) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C) {
     // What a worker works with is made when there is work, so that one that waits for its first job takes little memory.
-    let Some(first) = first_job(&seat).await else { return };
+    let Some(first) = first_job(&seat).await else {
+        return;
+    };
     Box::pin(work(seat, call, first)).await;
 }
 
 /// Waits for the first job, and keeps the time meanwhile; `None` if there is none.
 async fn first_job<In, T, E>(seat: &Seat<In, T, E>) -> Option<Entry<In, T, E>> {
-    let mut time = Timekeeping::new(Arc::clone(&seat.engine), seat.engine.slots_of(seat.worker).start);
+    let mut time = Timekeeping::new(
+        Arc::clone(&seat.engine),
+        seat.engine.slots_of(seat.worker).start,
+    );
     let kept = KeptNote::default();
     loop {
         match job_or_moment(&seat.engine, &mut time, &kept).await {
@@ -50,14 +55,20 @@ async fn first_job<In, T, E>(seat: &Seat<In, T, E>) -> Option<Entry<In, T, E>> {
 }
 
 /// Runs this job and others.
-async fn work<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C, first: Entry<In, C::Value, C::Error>) {
+async fn work<In, C: Shared<In>>(
+    seat: Seat<In, C::Value, C::Error>,
+    call: C,
+    first: Entry<In, C::Value, C::Error>,
+) {
     // Parameters are dropped last, the seat after the handler: that goes while its worker still counts as there.
     let engine = Arc::clone(&seat.engine);
     let own = engine.slots_of(seat.worker);
     let mut first = Some(first);
     // An outcome is out when its future is gone, so this is dropped after the slots.
     let mut outbox = Outbox::new();
-    let mut slots = Slots::new(&engine, own.len(), own.start, |input, submitter| call.start(input, submitter));
+    let mut slots = Slots::new(&engine, own.len(), own.start, |input, submitter| {
+        call.start(input, submitter)
+    });
     let mut time = Timekeeping::new(Arc::clone(&engine), own.start);
     let mut post = Post::new(Arc::clone(&engine));
     // Its place in the line for a job, while it stands there.
@@ -100,7 +111,12 @@ async fn work<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C, fi
             };
             match next {
                 Some(Ok(Taken::Hand)) => {
-                    jobs += slots.run_hand(&mut post, &mut outbox, (JOBS_PER_TURN - jobs).min(JOBS_PER_LOOK), cx);
+                    jobs += slots.run_hand(
+                        &mut post,
+                        &mut outbox,
+                        (JOBS_PER_TURN - jobs).min(JOBS_PER_LOOK),
+                        cx,
+                    );
                     continue;
                 }
                 Some(Ok(Taken::One(entry))) => {
@@ -242,13 +258,33 @@ where
         let number = self.first + at;
         let ticket = &mut self.slots[at].ticket;
         let note = |runner| post.note_start(number, runner);
-        let Some(started) = start(self.engine, number, entry, ticket, outbox, wants_submitter, note) else { return };
+        let Some(started) = start(
+            self.engine,
+            number,
+            entry,
+            ticket,
+            outbox,
+            wants_submitter,
+            note,
+        ) else {
+            return;
+        };
         self.free.pop();
-        let Start { id, attempts, deadline, input, submitter } = started;
+        let Start {
+            id,
+            attempts,
+            deadline,
+            input,
+            submitter,
+        } = started;
         let (slot, make) = (&mut self.slots[at], &self.make);
         let polled = slot.attempt.as_mut().begin(
             self.engine,
-            &Begin { id, attempts, deadline },
+            &Begin {
+                id,
+                attempts,
+                deadline,
+            },
             || make(input, submitter),
             |_| {},
             &mut own_context(&slot.waker, cx),
@@ -278,7 +314,12 @@ where
                     break;
                 }
             };
-            let Slot { attempt, ticket, waker, .. } = &mut self.slots[at];
+            let Slot {
+                attempt,
+                ticket,
+                waker,
+                ..
+            } = &mut self.slots[at];
             let mut now = (JobId(0), 0);
             // One after another, until one waits.
             let ran = attempt.as_mut().run(
@@ -287,7 +328,11 @@ where
                     let next = match value {
                         None => first.take(),
                         Some(value) => {
-                            let success = Success { id: now.0, index: now.1, value };
+                            let success = Success {
+                                id: now.0,
+                                index: now.1,
+                                value,
+                            };
                             post.succeed(number, success, ticket, outbox, jobs < most)
                         }
                     };
@@ -340,7 +385,13 @@ where
     }
 
     /// Goes on with the job of a slot that was woken.
-    fn go_on(&mut self, at: usize, post: &mut Post<In, T, E>, outbox: &mut Outbox<In, T, E>, cx: &mut Context<'_>) {
+    fn go_on(
+        &mut self,
+        at: usize,
+        post: &mut Post<In, T, E>,
+        outbox: &mut Outbox<In, T, E>,
+        cx: &mut Context<'_>,
+    ) {
         let slot = &self.slots[at];
         if let Some((listing, _)) = &slot.waker {
             listing.unlist();
@@ -349,7 +400,10 @@ where
         if !slot.attempt.is_over() {
             outbox.clear_for(slot.ticket.stream());
             let slot = &mut self.slots[at];
-            let polled = slot.attempt.as_mut().poll(self.engine, |_| {}, &mut own_context(&slot.waker, cx));
+            let polled =
+                slot.attempt
+                    .as_mut()
+                    .poll(self.engine, |_| {}, &mut own_context(&slot.waker, cx));
             self.proceed(at, polled, post, outbox);
         }
     }
@@ -376,7 +430,10 @@ where
         }
         let number = self.first + at;
         let result = match result {
-            Ok(value) if post.is_open() => match slot.ticket.succeed(value, outbox, || post.note_success(number)) {
+            Ok(value) if post.is_open() => match slot
+                .ticket
+                .succeed(value, outbox, || post.note_success(number))
+            {
                 None => return,
                 Some(value) => Ok(value),
             },

@@ -42,8 +42,15 @@ impl Woken {
         if !state.slots.is_empty() {
             return false;
         }
-        let is_known = state.worker.as_ref().is_some_and(|known| known.will_wake(waker));
-        let replaced = if is_known { None } else { state.worker.replace(waker.clone()) };
+        let is_known = state
+            .worker
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker));
+        let replaced = if is_known {
+            None
+        } else {
+            state.worker.replace(waker.clone())
+        };
         drop(state);
         drop(replaced);
         true
@@ -67,7 +74,11 @@ pub(crate) struct SlotWaker {
 
 impl SlotWaker {
     pub(crate) fn new(woken: &Arc<Woken>, slot: usize) -> Arc<Self> {
-        Arc::new(Self { woken: Arc::clone(woken), slot, is_listed: AtomicBool::new(false) })
+        Arc::new(Self {
+            woken: Arc::clone(woken),
+            slot,
+            is_listed: AtomicBool::new(false),
+        })
     }
 
     /// The slot is about to be polled: whoever wakes it from now on puts it into the list again.
@@ -122,7 +133,10 @@ mod tests {
         wakers[0].wake_by_ref();
         wakers[1].wake_by_ref();
         assert_eq!(count(), 1);
-        assert!(!woken.wait(&worker), "it may not wait over a slot that was woken");
+        assert!(
+            !woken.wait(&worker),
+            "it may not wait over a slot that was woken"
+        );
         let mut list = VecDeque::from([9]);
         woken.take(&mut list);
         assert_eq!(list, [9, 8, 7]);

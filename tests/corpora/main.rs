@@ -4,12 +4,18 @@
 mod plan;
 mod rows;
 #[path = "../simulation/scenario.rs"]
-#[expect(dead_code, reason = "some actions are for simulations of one fault each")]
+#[expect(
+    dead_code,
+    reason = "some actions are for simulations of one fault each"
+)]
 mod scenario;
 
 fn each_of(name: &str, check: impl Fn(&[u8])) {
     let directory = format!("{}/tests/corpora/found/{name}", env!("CARGO_MANIFEST_DIR"));
-    let files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path()).collect();
+    let files: Vec<_> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
     assert!(files.len() > 20, "only {} files", files.len());
     for file in files {
         println!("{}", file.display());

@@ -21,7 +21,12 @@ impl Answers {
 }
 
 /// Submits two jobs, and counts what became of them. With the second one, the schedule may be switched on.
-fn submit_two(pool: &Jobs, first: u32, answers: &Arc<Answers>, is_scheduled: bool) -> JoinHandle<()> {
+fn submit_two(
+    pool: &Jobs,
+    first: u32,
+    answers: &Arc<Answers>,
+    is_scheduled: bool,
+) -> JoinHandle<()> {
     let (pool, answers) = (pool.clone(), Arc::clone(answers));
     spawn(async move {
         for n in [first, first + 2] {
@@ -32,7 +37,9 @@ fn submit_two(pool: &Jobs, first: u32, answers: &Arc<Answers>, is_scheduled: boo
                     match handle.await {
                         Ok(value) => assert_eq!(value, n),
                         Err(JobError::Abandoned) => Answers::add(&answers.abandoned),
-                        Err(JobError::Cancelled(CancelReason::Aborted)) => Answers::add(&answers.aborted),
+                        Err(JobError::Cancelled(CancelReason::Aborted)) => {
+                            Answers::add(&answers.aborted)
+                        }
                         Err(other) => panic!("{other:?}"),
                     }
                 }
@@ -56,8 +63,10 @@ fn a_close_answers_or_hands_back_every_job() {
         explore(move |slots| async move {
             let (pool, workers, seen) = pool(2, slots, 1);
             let answers = Arc::new(Answers::default());
-            let submitters =
-                [submit_two(&pool, 0, &answers, is_scheduled), submit_two(&pool, 10, &answers, is_scheduled)];
+            let submitters = [
+                submit_two(&pool, 0, &answers, is_scheduled),
+                submit_two(&pool, 10, &answers, is_scheduled),
+            ];
             let closer = spawn({
                 let pool = pool.clone();
                 async move { pool.close() }
@@ -104,8 +113,10 @@ fn an_abort_names_every_job_that_was_not_done() {
         explore(move |slots| async move {
             let (pool, workers, seen) = pool(2, slots, 2);
             let answers = Arc::new(Answers::default());
-            let submitters =
-                [submit_two(&pool, 0, &answers, is_scheduled), submit_two(&pool, 10, &answers, is_scheduled)];
+            let submitters = [
+                submit_two(&pool, 0, &answers, is_scheduled),
+                submit_two(&pool, 10, &answers, is_scheduled),
+            ];
             let report = pool.abort().await;
             assert_eq!(load(&seen.running), 0);
             join(submitters).await;
@@ -125,7 +136,11 @@ fn an_abort_names_every_job_that_was_not_done() {
 fn an_abort_hands_back_all_jobs_though_no_worker_is_polled_any_more() {
     for is_scheduled in [false, true] {
         explore(move |slots| async move {
-            let builder = Pool::builder().workers(1).jobs_per_worker(slots).queue_capacity(4).timer(ManualTimer::new());
+            let builder = Pool::builder()
+                .workers(1)
+                .jobs_per_worker(slots)
+                .queue_capacity(4)
+                .timer(ManualTimer::new());
             let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, u32>(n) });
             let answers = Arc::new(Answers::default());
             let submitters = [0, 10].map(|first| submit_two(&pool, first, &answers, is_scheduled));
@@ -133,7 +148,10 @@ fn an_abort_hands_back_all_jobs_though_no_worker_is_polled_any_more() {
             join(submitters).await;
             let late = pool.abort().await;
             let named = report.unstarted.len() + late.unstarted.len();
-            assert_eq!((load(&answers.accepted), load(&answers.aborted)), (named, named));
+            assert_eq!(
+                (load(&answers.accepted), load(&answers.aborted)),
+                (named, named)
+            );
             assert_eq!(named + load(&answers.returned), 4);
             assert_settled(&pool, &Seen::default(), slots);
             drop(workers);
@@ -162,7 +180,9 @@ fn an_abort_during_a_drain_ends_both() {
 }
 
 /// Runs the worker until it is told to leave, in whatever it is doing.
-fn spawn_leaver(worker: impl Future<Output = ()> + Send + 'static) -> (async_channel::Sender<()>, JoinHandle<()>) {
+fn spawn_leaver(
+    worker: impl Future<Output = ()> + Send + 'static,
+) -> (async_channel::Sender<()>, JoinHandle<()>) {
     let (tell, told) = async_channel::bounded(1);
     let task = spawn(future::or(
         async move {
@@ -178,15 +198,24 @@ fn the_last_worker_that_leaves_takes_no_job_with_it() {
     for is_scheduled in [false, true] {
         explore(move |slots| async move {
             let seen = Arc::new(Seen::default());
-            let builder = Pool::builder().workers(2).jobs_per_worker(slots).queue_capacity(1).timer(ManualTimer::new());
+            let builder = Pool::builder()
+                .workers(2)
+                .jobs_per_worker(slots)
+                .queue_capacity(1)
+                .timer(ManualTimer::new());
             let (pool, workers) = builder.build({
                 let seen = Arc::clone(&seen);
                 move |n: u32| work(n, Arc::clone(&seen))
             });
-            let (leave, tasks): (Vec<_>, Vec<_>) = workers.into_iter().map(|worker| spawn_leaver(worker.run())).unzip();
+            let (leave, tasks): (Vec<_>, Vec<_>) = workers
+                .into_iter()
+                .map(|worker| spawn_leaver(worker.run()))
+                .unzip();
             let answers = Arc::new(Answers::default());
-            let submitters =
-                [submit_two(&pool, 0, &answers, is_scheduled), submit_two(&pool, 10, &answers, is_scheduled)];
+            let submitters = [
+                submit_two(&pool, 0, &answers, is_scheduled),
+                submit_two(&pool, 10, &answers, is_scheduled),
+            ];
             let tellers: Vec<_> = leave
                 .into_iter()
                 .map(|tell| {
@@ -212,7 +241,11 @@ fn a_worker_that_leaves_hands_what_it_was_woken_for_to_another() {
     for is_scheduled in [false, true] {
         explore(move |slots| async move {
             let seen = Arc::new(Seen::default());
-            let builder = Pool::builder().workers(2).jobs_per_worker(slots).queue_capacity(4).timer(ManualTimer::new());
+            let builder = Pool::builder()
+                .workers(2)
+                .jobs_per_worker(slots)
+                .queue_capacity(4)
+                .timer(ManualTimer::new());
             let (pool, workers) = builder.build({
                 let seen = Arc::clone(&seen);
                 move |n: u32| work(n, Arc::clone(&seen))
@@ -226,7 +259,10 @@ fn a_worker_that_leaves_hands_what_it_was_woken_for_to_another() {
                 let _ = leave.send(()).await;
             });
             join([submitter, teller, leaver]).await;
-            assert!(load(&answers.abandoned) <= slots, "only what it was running");
+            assert!(
+                load(&answers.abandoned) <= slots,
+                "only what it was running"
+            );
             pool.drain().await;
             join([stayer]).await;
             assert_settled(&pool, &seen, 2 * slots);
@@ -238,12 +274,19 @@ fn a_worker_that_leaves_hands_what_it_was_woken_for_to_another() {
 fn a_map_ends_when_the_workers_leave() {
     explore(|slots| async move {
         let seen = Arc::new(Seen::default());
-        let builder = Pool::builder().workers(1).jobs_per_worker(slots).queue_capacity(2).timer(ManualTimer::new());
+        let builder = Pool::builder()
+            .workers(1)
+            .jobs_per_worker(slots)
+            .queue_capacity(2)
+            .timer(ManualTimer::new());
         let (pool, workers) = builder.build({
             let seen = Arc::clone(&seen);
             move |n: u32| work(n, Arc::clone(&seen))
         });
-        let (leave, tasks): (Vec<_>, Vec<_>) = workers.into_iter().map(|worker| spawn_leaver(worker.run())).unzip();
+        let (leave, tasks): (Vec<_>, Vec<_>) = workers
+            .into_iter()
+            .map(|worker| spawn_leaver(worker.run()))
+            .unzip();
         let teller = spawn(async move {
             let _ = leave[0].send(()).await;
         });
@@ -251,7 +294,9 @@ fn a_map_ends_when_the_workers_leave() {
         let mut told = Vec::new();
         while let Some(completion) = map.next().await {
             match completion.result {
-                Ok(_) | Err(JobError::Abandoned) => told.push(u32::try_from(completion.index).expect("small")),
+                Ok(_) | Err(JobError::Abandoned) => {
+                    told.push(u32::try_from(completion.index).expect("small"))
+                }
                 Err(other) => panic!("{other:?}"),
             }
         }

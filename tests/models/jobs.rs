@@ -15,7 +15,11 @@ fn every_submitted_job_is_answered_once() {
                 spawn(async move {
                     for n in first..first + 2 {
                         let handle = pool.submit(n).await.expect("the pool is open");
-                        let expected = if n % 2 == 0 { Ok(n) } else { Err(JobError::Failed(n)) };
+                        let expected = if n % 2 == 0 {
+                            Ok(n)
+                        } else {
+                            Err(JobError::Failed(n))
+                        };
                         assert_eq!(handle.await, expected);
                     }
                 })
@@ -52,7 +56,9 @@ fn jobs_that_wait_for_room_all_get_it() {
 fn a_cancelled_job_runs_no_more_once_that_is_told() {
     explore(|slots| async move {
         let (pool, workers, seen) = pool(1, slots, 4);
-        let handles: Vec<_> = (0..2).map(|n| pool.try_submit(n).expect("there is room")).collect();
+        let handles: Vec<_> = (0..2)
+            .map(|n| pool.try_submit(n).expect("there is room"))
+            .collect();
         let cancelling: Vec<_> = handles
             .into_iter()
             .map(|handle| {
@@ -69,7 +75,13 @@ fn a_cancelled_job_runs_no_more_once_that_is_told() {
         pool.drain().await;
         join(workers).await;
         let stats = pool.stats();
-        assert_eq!((stats.accepted, stats.succeeded + stats.failed + stats.cancelled), (3, 3));
+        assert_eq!(
+            (
+                stats.accepted,
+                stats.succeeded + stats.failed + stats.cancelled
+            ),
+            (3, 3)
+        );
         assert_settled(&pool, &seen, slots);
     });
 }
@@ -98,7 +110,10 @@ fn a_job_that_never_ends_is_ended_by_whoever_cancels_it() {
                     assert!(future::poll_once(map.next()).await.is_none());
                     map.cancel();
                     while let Some(completion) = map.next().await {
-                        assert_eq!(completion.result, Err(JobError::Cancelled(CancelReason::Stream)));
+                        assert_eq!(
+                            completion.result,
+                            Err(JobError::Cancelled(CancelReason::Stream))
+                        );
                     }
                 }
                 Canceller::Abort => {
@@ -126,8 +141,13 @@ fn a_handle_that_is_dropped_loses_no_job_and_no_failure() {
                 failures.fetch_add(1, Ordering::SeqCst);
             }
         });
-        let handles: Vec<_> = (0..2).map(|n| pool.try_submit(n).expect("there is room")).collect();
-        let droppers: Vec<_> = handles.into_iter().map(|handle| spawn(async move { handle.detach() })).collect();
+        let handles: Vec<_> = (0..2)
+            .map(|n| pool.try_submit(n).expect("there is room"))
+            .collect();
+        let droppers: Vec<_> = handles
+            .into_iter()
+            .map(|handle| spawn(async move { handle.detach() }))
+            .collect();
         pool.wait_idle().await;
         join(droppers).await;
         pool.drain().await;
@@ -147,7 +167,11 @@ fn a_map_yields_each_completion_once_and_keeps_its_window() {
             let stats = pool.stats();
             assert!(stats.queued + stats.running <= 2, "{stats:?}");
             let n = u32::try_from(completion.index).expect("small");
-            let expected = if n % 2 == 0 { Ok(n) } else { Err(JobError::Failed(n)) };
+            let expected = if n % 2 == 0 {
+                Ok(n)
+            } else {
+                Err(JobError::Failed(n))
+            };
             assert_eq!(completion.result, expected);
             numbers.push(n);
         }
@@ -215,7 +239,10 @@ fn a_map_that_stops_at_a_failure_tells_all_it_took() {
             told.push(u32::try_from(completion.index).expect("small"));
         }
         assert_eq!(failed, 1);
-        assert_eq!(unique(told.iter().copied()).len() as u64, pool.stats().accepted);
+        assert_eq!(
+            unique(told.iter().copied()).len() as u64,
+            pool.stats().accepted
+        );
         pool.drain().await;
         join(workers).await;
         assert_settled(&pool, &seen, 2 * slots);
@@ -227,11 +254,16 @@ fn jobs_that_wait_for_one_another_all_run_where_there_are_workers_for_them() {
     explore(|slots| async move {
         let seen = Arc::new(Seen::default());
         let (arrive, arrivals) = async_channel::unbounded::<()>();
-        let builder = Pool::builder().workers(3).jobs_per_worker(slots).queue_capacity(4).timer(ManualTimer::new());
+        let builder = Pool::builder()
+            .workers(3)
+            .jobs_per_worker(slots)
+            .queue_capacity(4)
+            .timer(ManualTimer::new());
         let (pool, workers) = builder.build({
             let seen = Arc::clone(&seen);
             move |n: u32| {
-                let (seen, arrive, arrivals) = (Arc::clone(&seen), arrive.clone(), arrivals.clone());
+                let (seen, arrive, arrivals) =
+                    (Arc::clone(&seen), arrive.clone(), arrivals.clone());
                 async move {
                     let _running = Running::new(&seen);
                     // The last of three lets all go on.
@@ -245,7 +277,10 @@ fn jobs_that_wait_for_one_another_all_run_where_there_are_workers_for_them() {
                 }
             }
         });
-        let workers: Workers = workers.into_iter().map(|worker| spawn(worker.run())).collect();
+        let workers: Workers = workers
+            .into_iter()
+            .map(|worker| spawn(worker.run()))
+            .collect();
         let mut map = pool.map([0, 2, 4]);
         let mut values = Vec::new();
         while let Some(completion) = map.next().await {
@@ -262,23 +297,36 @@ fn jobs_that_wait_for_one_another_all_run_where_there_are_workers_for_them() {
 fn jobs_that_add_jobs_are_all_read_from_their_group() {
     explore(|slots| async move {
         let seen = Arc::new(Seen::default());
-        let builder = Pool::builder().workers(2).jobs_per_worker(slots).queue_capacity(1).timer(ManualTimer::new());
+        let builder = Pool::builder()
+            .workers(2)
+            .jobs_per_worker(slots)
+            .queue_capacity(1)
+            .timer(ManualTimer::new());
         let (pool, workers) = builder.build_with_submitter({
             let seen = Arc::clone(&seen);
             move |n: u32, submitter| {
                 let seen = Arc::clone(&seen);
                 async move {
                     if n < 4 {
-                        submitter.add(2 * n + 2).expect("there is room for children");
+                        submitter
+                            .add(2 * n + 2)
+                            .expect("there is room for children");
                     }
                     work(n, seen).await
                 }
             }
         });
-        let workers: Workers = workers.into_iter().map(|worker| spawn(worker.run())).collect();
+        let workers: Workers = workers
+            .into_iter()
+            .map(|worker| spawn(worker.run()))
+            .collect();
         let group = pool.group();
         group.submit(0).await.expect("the pool is open");
-        let values = group.join().await.into_iter().map(|completion| completion.result.expect("even"));
+        let values = group
+            .join()
+            .await
+            .into_iter()
+            .map(|completion| completion.result.expect("even"));
         assert_eq!(unique(values), BTreeSet::from([0, 2, 6]));
         pool.drain().await;
         join(workers).await;

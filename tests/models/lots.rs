@@ -21,7 +21,11 @@ fn read(pool: &Jobs, jobs: u32) -> JoinHandle<()> {
         while let Some(completion) = map.next().await {
             let is_known = matches!(
                 completion.result,
-                Ok(_) | Err(JobError::Cancelled(CancelReason::Aborted | CancelReason::Stream) | JobError::Abandoned)
+                Ok(_)
+                    | Err(
+                        JobError::Cancelled(CancelReason::Aborted | CancelReason::Stream)
+                            | JobError::Abandoned
+                    )
             );
             assert!(is_known && told.insert(completion.index), "{completion:?}");
         }
@@ -37,8 +41,15 @@ fn the_figures_add_up_at_any_moment() {
         let mut done = 0;
         for _ in 0..4 {
             let stats = pool.stats();
-            assert_eq!(stats.accepted, ended(&stats) + (stats.queued + stats.running) as u64, "{stats:?}");
-            assert!(stats.running <= 2 * slots && stats.queued <= 4 && stats.succeeded >= done, "{stats:?}");
+            assert_eq!(
+                stats.accepted,
+                ended(&stats) + (stats.queued + stats.running) as u64,
+                "{stats:?}"
+            );
+            assert!(
+                stats.running <= 2 * slots && stats.queued <= 4 && stats.succeeded >= done,
+                "{stats:?}"
+            );
             assert!(pool.running().len() <= 2 * slots);
             done = stats.succeeded;
             future::yield_now().await;
@@ -81,8 +92,14 @@ fn an_aborted_pool_names_each_job_once() {
         future::yield_now().await;
         let report = pool.abort().await;
         let stats = pool.stats();
-        assert_eq!((ended(&stats), stats.queued, stats.running), (stats.accepted, 0, 0));
-        assert_eq!(stats.cancelled, (report.unstarted.len() + report.interrupted.len()) as u64);
+        assert_eq!(
+            (ended(&stats), stats.queued, stats.running),
+            (stats.accepted, 0, 0)
+        );
+        assert_eq!(
+            stats.cancelled,
+            (report.unstarted.len() + report.interrupted.len()) as u64
+        );
         join([reading]).await;
         join(workers).await;
         assert_settled(&pool, &seen, 2 * slots);
@@ -122,11 +139,17 @@ fn each_job_of_a_cancelled_map_has_one_outcome() {
         map.cancel();
         let mut outcomes = 1;
         while let Some(completion) = map.next().await {
-            assert!(matches!(completion.result, Ok(_) | Err(JobError::Cancelled(CancelReason::Stream))));
+            assert!(matches!(
+                completion.result,
+                Ok(_) | Err(JobError::Cancelled(CancelReason::Stream))
+            ));
             outcomes += 1;
         }
         let summary = map.summary();
-        assert_eq!((summary.accepted, summary.succeeded + summary.cancelled), (outcomes, outcomes));
+        assert_eq!(
+            (summary.accepted, summary.succeeded + summary.cancelled),
+            (outcomes, outcomes)
+        );
         drop(map);
         pool.drain().await;
         join(workers).await;
@@ -144,7 +167,10 @@ fn a_cancellation_reaches_all_jobs_of_a_map() {
         map.cancel();
         let mut outcomes = 0;
         while let Some(completion) = map.next().await {
-            assert_eq!(completion.result, Err(JobError::Cancelled(CancelReason::Stream)));
+            assert_eq!(
+                completion.result,
+                Err(JobError::Cancelled(CancelReason::Stream))
+            );
             outcomes += 1;
         }
         assert_eq!(outcomes, 5);

@@ -33,7 +33,8 @@ const CHANGES: usize = 3;
 /// Runs the model in many orders, for workers of one slot and of two. A wait that never ends is a deadlock, which the explorer finds by itself.
 fn explore<F: Future<Output = ()> + 'static>(model: impl Fn(usize) -> F + Send + Sync + 'static) {
     let model = Arc::new(model);
-    let only = std::env::var("BRIGADE_SLOTS").map(|text| text.parse().expect("BRIGADE_SLOTS is a number"));
+    let only =
+        std::env::var("BRIGADE_SLOTS").map(|text| text.parse().expect("BRIGADE_SLOTS is a number"));
     for slots in only.map_or(vec![1, 2], |slots| vec![slots]) {
         let _tell = TellSlots(slots);
         let model = Arc::clone(&model);
@@ -56,8 +57,9 @@ fn explore_orders(model: impl Fn() + Send + Sync + 'static) {
     if let Ok(schedule) = std::env::var("BRIGADE_SCHEDULE") {
         return shuttle::replay(model, &schedule);
     }
-    let schedules = std::env::var("BRIGADE_SCHEDULES")
-        .map_or(SCHEDULES, |text| text.parse().expect("BRIGADE_SCHEDULES is a number"));
+    let schedules = std::env::var("BRIGADE_SCHEDULES").map_or(SCHEDULES, |text| {
+        text.parse().expect("BRIGADE_SCHEDULES is a number")
+    });
     let model = Arc::new(model);
     let random = Arc::clone(&model);
     shuttle::check_random(move || random(), schedules);
@@ -116,13 +118,23 @@ fn pool_of<F: Future<Output = Result<u32, u32>> + Send + 'static>(
     work: impl Fn(u32, Arc<Seen>) -> F + Send + Sync + 'static,
 ) -> (Jobs, Workers, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
-    let builder =
-        Pool::builder().workers(workers).jobs_per_worker(slots).queue_capacity(capacity).timer(ManualTimer::new());
+    let builder = Pool::builder()
+        .workers(workers)
+        .jobs_per_worker(slots)
+        .queue_capacity(capacity)
+        .timer(ManualTimer::new());
     let (pool, workers) = builder.build({
         let seen = Arc::clone(&seen);
         move |n: u32| work(n, Arc::clone(&seen))
     });
-    (pool, workers.into_iter().map(|worker| spawn(worker.run())).collect(), seen)
+    (
+        pool,
+        workers
+            .into_iter()
+            .map(|worker| spawn(worker.run()))
+            .collect(),
+        seen,
+    )
 }
 
 /// A job that never ends.
@@ -150,7 +162,11 @@ fn ended(stats: &Stats) -> u64 {
 /// Nothing runs, nothing is queued, and each accepted job has its one outcome.
 fn assert_settled<In, T, E>(pool: &Pool<In, T, E>, seen: &Seen, slots: usize) {
     let stats = pool.stats();
-    assert_eq!((stats.queued, stats.running, stats.delayed, ended(&stats)), (0, 0, 0, stats.accepted), "{stats:?}");
+    assert_eq!(
+        (stats.queued, stats.running, stats.delayed, ended(&stats)),
+        (0, 0, 0, stats.accepted),
+        "{stats:?}"
+    );
     assert_eq!(seen.running.load(Ordering::SeqCst), 0);
     assert!(seen.most.load(Ordering::SeqCst) <= slots, "{seen:?}");
 }
@@ -166,5 +182,9 @@ fn unique(numbers: impl IntoIterator<Item = u32>) -> BTreeSet<u32> {
 
 /// What a result says of its number.
 fn outcome_of(n: u32) -> Outcome {
-    if n.is_multiple_of(2) { Outcome::Succeeded } else { Outcome::Failed }
+    if n.is_multiple_of(2) {
+        Outcome::Succeeded
+    } else {
+        Outcome::Failed
+    }
 }

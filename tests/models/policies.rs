@@ -36,7 +36,11 @@ fn the_schedule_may_be_switched_on_while_jobs_come_and_go() {
                 let pool = pool.clone();
                 spawn(async move {
                     let plain = pool.try_submit(first).expect("there is room");
-                    let urgent = pool.job(first + 2).priority(1).try_submit().expect("there is room");
+                    let urgent = pool
+                        .job(first + 2)
+                        .priority(1)
+                        .try_submit()
+                        .expect("there is room");
                     assert_eq!((plain.await, urgent.await), (Ok(first), Ok(first + 2)));
                 })
             })
@@ -54,10 +58,14 @@ fn a_delayed_job_starts_whoever_keeps_the_time() {
     explore(|slots| async move {
         let clock = ManualTimer::new();
         let seen = Arc::new(Seen::default());
-        let (pool, workers) = Pool::builder().workers(2).jobs_per_worker(slots).timer(clock.clone()).build({
-            let seen = Arc::clone(&seen);
-            move |n: u32| work(n, Arc::clone(&seen))
-        });
+        let (pool, workers) = Pool::builder()
+            .workers(2)
+            .jobs_per_worker(slots)
+            .timer(clock.clone())
+            .build({
+                let seen = Arc::clone(&seen);
+                move |n: u32| work(n, Arc::clone(&seen))
+            });
         let mut workers = workers.into_iter();
         // One of them leaves at any moment; it may be the one that keeps the time.
         let (leave, told) = async_channel::bounded::<()>(1);
@@ -74,7 +82,11 @@ fn a_delayed_job_starts_whoever_keeps_the_time() {
                 let pool = pool.clone();
                 spawn(async move {
                     let delay = Duration::from_secs(seconds);
-                    let handle = pool.job(0).delay(delay).try_submit().expect("there is room");
+                    let handle = pool
+                        .job(0)
+                        .delay(delay)
+                        .try_submit()
+                        .expect("there is room");
                     // It is answered, be it because the leaver ran it.
                     let _ = handle.await;
                 })
@@ -86,7 +98,11 @@ fn a_delayed_job_starts_whoever_keeps_the_time() {
         drop(over);
         join([leaver, stayer, ticker]).await;
         assert_settled(&pool, &seen, 2 * slots);
-        assert!(clock.elapsed() <= Duration::from_secs(4), "{:?}", clock.elapsed());
+        assert!(
+            clock.elapsed() <= Duration::from_secs(4),
+            "{:?}",
+            clock.elapsed()
+        );
     });
 }
 
@@ -104,12 +120,18 @@ fn what_fails_is_tried_again_beside_other_work() {
             let seen = Arc::clone(&seen);
             move |n: u32| work(n, Arc::clone(&seen))
         });
-        let workers: Workers = workers.into_iter().map(|worker| spawn(worker.run())).collect();
+        let workers: Workers = workers
+            .into_iter()
+            .map(|worker| spawn(worker.run()))
+            .collect();
         let (over, ticker) = spawn_clock(&clock);
         let mut map = pool.map([0, 1]);
         let mut told = Vec::new();
         while let Some(completion) = map.next().await {
-            told.push((u32::try_from(completion.index).expect("small"), completion.attempts));
+            told.push((
+                u32::try_from(completion.index).expect("small"),
+                completion.attempts,
+            ));
         }
         told.sort_unstable();
         assert_eq!(told, [(0, 1), (1, 2)]);
@@ -140,7 +162,10 @@ fn a_rate_is_kept_by_many_threads() {
                 async move { Ok::<_, u32>(n) }
             }
         });
-        let workers: Workers = workers.into_iter().map(|worker| spawn(worker.run())).collect();
+        let workers: Workers = workers
+            .into_iter()
+            .map(|worker| spawn(worker.run()))
+            .collect();
         let (over, ticker) = spawn_clock(&clock);
         let mut handles = Vec::new();
         for n in 0..3 {
@@ -156,7 +181,13 @@ fn a_rate_is_kept_by_many_threads() {
         let starts = starts.lock().expect("nobody panics").clone();
         // The clock may go on between a start and the look at it, so starts are seen late, and never early.
         assert_eq!(starts.len(), 3);
-        assert!(starts.iter().zip(0..).all(|(at, second)| *at >= Duration::from_secs(second)), "{starts:?}");
+        assert!(
+            starts
+                .iter()
+                .zip(0..)
+                .all(|(at, second)| *at >= Duration::from_secs(second)),
+            "{starts:?}"
+        );
     });
 }
 

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use brigade::{Builder, CancelReason, End, JobError, OnError, Pool, SubmitError, Submitter, TimeLimit};
+use brigade::{
+    Builder, CancelReason, End, JobError, OnError, Pool, SubmitError, Submitter, TimeLimit,
+};
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{DropToken, Drops, Env, Gate, assert_settled, everywhere, poll_once};
@@ -83,7 +85,10 @@ fn what_is_cancelled_before_it_starts_never_runs() {
         map.cancel();
         // All have their outcomes while the only worker is still busy.
         let inputs = |completions: Vec<brigade::Completion<u32, u32, ()>>| {
-            completions.into_iter().map(|c| (c.attempts, c.input, c.result)).collect::<Vec<_>>()
+            completions
+                .into_iter()
+                .map(|c| (c.attempts, c.input, c.result))
+                .collect::<Vec<_>>()
         };
         let cancelled = |n| (0, Some(n), Err(JobError::Cancelled(CancelReason::Stream)));
         assert_eq!(inputs((&mut map).collect().await), [4, 5].map(cancelled));
@@ -91,7 +96,10 @@ fn what_is_cancelled_before_it_starts_never_runs() {
         let mut never_polled = pool.map(0..10);
         never_polled.cancel();
         assert_eq!(never_polled.next().await, None);
-        assert_eq!((map.summary().end, never_polled.summary().end), (End::Cancelled, End::Cancelled));
+        assert_eq!(
+            (map.summary().end, never_polled.summary().end),
+            (End::Cancelled, End::Cancelled)
+        );
         assert_eq!((pool.stats().running, pool.stats().queued), (1, 0));
         gate.open(1);
         assert_eq!(busy.await, Ok(0));
@@ -116,7 +124,10 @@ fn a_cancelled_job_is_not_revived_when_its_turn_comes() {
         // Two inputs, and a future and a value of the first only.
         assert_eq!(drops.counts(), (4, 4));
         let stats = assert_settled(&pool);
-        assert_eq!((stats.accepted, stats.succeeded, stats.cancelled), (2, 1, 1));
+        assert_eq!(
+            (stats.accepted, stats.succeeded, stats.cancelled),
+            (2, 1, 1)
+        );
     });
 }
 
@@ -165,7 +176,10 @@ fn attempts_that_take_too_long_time_out_and_others_do_not() {
             };
             assert_eq!(seen, expected);
             let summary = map.summary();
-            assert_eq!((summary.succeeded, summary.timed_out, summary.end), (2, 2, End::Complete));
+            assert_eq!(
+                (summary.succeeded, summary.timed_out, summary.end),
+                (2, 2, End::Complete)
+            );
             assert_eq!(env.clock.sleeping(), 0);
             assert_settled(&pool);
         }
@@ -184,7 +198,11 @@ fn an_attempt_timeout_counts_from_the_start_of_the_attempt_and_the_nearest_setti
             env.clock.advance(millis(40));
             assert_eq!(handle.await, Ok(40));
         }
-        let own = pool.job(40).attempt_timeout(millis(30)).try_submit().unwrap();
+        let own = pool
+            .job(40)
+            .attempt_timeout(millis(30))
+            .try_submit()
+            .unwrap();
         env.clock.sleepers(2).await;
         env.clock.advance(millis(30));
         assert_eq!(own.await, timed_out);
@@ -192,7 +210,11 @@ fn an_attempt_timeout_counts_from_the_start_of_the_attempt_and_the_nearest_setti
         let running = pool.try_submit(1000).unwrap();
         env.clock.sleepers(2).await;
         let later = pool.try_submit(1000).unwrap();
-        let with_own = pool.job(1000).attempt_timeout(millis(7)).try_submit().unwrap();
+        let with_own = pool
+            .job(1000)
+            .attempt_timeout(millis(7))
+            .try_submit()
+            .unwrap();
         pool.set_attempt_timeout(Some(millis(5)));
         for (handle, limit) in [(running, 50), (later, 5), (with_own, 7)] {
             env.clock.sleepers(2).await;
@@ -215,7 +237,11 @@ fn an_attempt_timeout_counts_from_the_start_of_the_attempt_and_the_nearest_setti
 fn a_job_timeout_counts_the_wait_and_a_late_job_never_starts() {
     everywhere(|env| async move {
         let pool = sleeping_pool(&env, env.one_by_one().job_timeout(millis(50)));
-        let handles = [pool.try_submit(40).unwrap(), pool.try_submit(40).unwrap(), pool.try_submit(40).unwrap()];
+        let handles = [
+            pool.try_submit(40).unwrap(),
+            pool.try_submit(40).unwrap(),
+            pool.try_submit(40).unwrap(),
+        ];
         let own = pool.job(30).timeout(millis(1000)).try_submit().unwrap();
         let [first, second, third] = handles;
         env.clock.sleepers(2).await;
@@ -265,12 +291,27 @@ fn the_first_failure_of_a_stopping_map_cancels_what_runs_and_what_waits() {
         assert_eq!(poll_once(pin!(map.next())), None);
         gate.arrived(2).await;
         gate.open(2);
-        let results = (&mut map).map(|c| (c.attempts, c.input, c.result)).collect::<Vec<_>>().await;
+        let results = (&mut map)
+            .map(|c| (c.attempts, c.input, c.result))
+            .collect::<Vec<_>>()
+            .await;
         let stopped = || Err(JobError::Cancelled(CancelReason::Stopped));
-        let expected = [(1, None, Err(JobError::Failed("zero"))), (1, None, stopped()), (0, Some(2), stopped())];
+        let expected = [
+            (1, None, Err(JobError::Failed("zero"))),
+            (1, None, stopped()),
+            (0, Some(2), stopped()),
+        ];
         assert_eq!(results, expected);
         let summary = map.summary();
-        assert_eq!((summary.accepted, summary.succeeded, summary.failed, summary.cancelled), (3, 0, 1, 2));
+        assert_eq!(
+            (
+                summary.accepted,
+                summary.succeeded,
+                summary.failed,
+                summary.cancelled
+            ),
+            (3, 0, 1, 2)
+        );
         assert_eq!((summary.unread, summary.end), (0, End::Stopped));
         assert_eq!(drops.counts(), (2, 2));
         assert_settled(&pool);
@@ -280,17 +321,32 @@ fn the_first_failure_of_a_stopping_map_cancels_what_runs_and_what_waits() {
 #[test]
 fn a_map_stops_after_as_many_failures_as_it_was_told() {
     everywhere(|env| async move {
-        for (policy, failures) in [(OnError::StopAfter(0), 1), (OnError::StopAfter(1), 1), (OnError::StopAfter(3), 3)] {
-            let pool = env.in_order().spawn_on(&env, |n: u32| async move { Err::<(), _>(n) });
+        for (policy, failures) in [
+            (OnError::StopAfter(0), 1),
+            (OnError::StopAfter(1), 1),
+            (OnError::StopAfter(3), 3),
+        ] {
+            let pool = env
+                .in_order()
+                .spawn_on(&env, |n: u32| async move { Err::<(), _>(n) });
             let mut map = pool.map(0..10).on_error(policy).ordered();
             let results = (&mut map).map(|c| c.result).collect::<Vec<_>>().await;
-            let failed: Vec<_> =
-                results.iter().take_while(|result| !matches!(result, Err(JobError::Cancelled(_)))).collect();
+            let failed: Vec<_> = results
+                .iter()
+                .take_while(|result| !matches!(result, Err(JobError::Cancelled(_))))
+                .collect();
             assert_eq!(
                 failed,
-                (0..failures).map(|n| Err(JobError::Failed(n))).collect::<Vec<_>>().iter().collect::<Vec<_>>()
+                (0..failures)
+                    .map(|n| Err(JobError::Failed(n)))
+                    .collect::<Vec<_>>()
+                    .iter()
+                    .collect::<Vec<_>>()
             );
-            assert_eq!((map.summary().failed, map.summary().end), (failures as usize, End::Stopped));
+            assert_eq!(
+                (map.summary().failed, map.summary().end),
+                (failures as usize, End::Stopped)
+            );
             assert_settled(&pool);
         }
     });
@@ -304,7 +360,9 @@ impl Wake for Task {
 }
 
 fn poll_with<F: Future>(task: &Arc<Task>, future: Pin<&mut F>) -> bool {
-    future.poll(&mut Context::from_waker(&Waker::from(Arc::clone(task)))).is_ready()
+    future
+        .poll(&mut Context::from_waker(&Waker::from(Arc::clone(task))))
+        .is_ready()
 }
 
 #[test]
@@ -313,13 +371,17 @@ fn no_waker_and_no_timer_is_left_behind() {
         let task = Arc::new(Task);
         let gate = Gate::new();
         let inside = gate.clone();
-        let pool = env.one_by_one().queue_capacity(2).attempt_timeout(millis(50)).spawn_on(&env, move |n: u32| {
-            let gate = inside.clone();
-            async move {
-                gate.pass().await;
-                Ok::<_, ()>(n)
-            }
-        });
+        let pool = env
+            .one_by_one()
+            .queue_capacity(2)
+            .attempt_timeout(millis(50))
+            .spawn_on(&env, move |n: u32| {
+                let gate = inside.clone();
+                async move {
+                    gate.pass().await;
+                    Ok::<_, ()>(n)
+                }
+            });
         for n in 0..1000 {
             let mut running = pool.try_submit(n).unwrap();
             gate.arrived(1).await;
@@ -351,7 +413,10 @@ fn no_waker_and_no_timer_is_left_behind() {
         assert_eq!(env.clock.sleeping(), 0);
         let stats = assert_settled(&pool);
         // The map has its one job in the queue though that is full.
-        assert_eq!((stats.accepted, stats.succeeded, stats.cancelled), (4000, 500, 3500));
+        assert_eq!(
+            (stats.accepted, stats.succeeded, stats.cancelled),
+            (4000, 500, 3500)
+        );
     });
 }
 
@@ -372,7 +437,10 @@ fn dropping_a_handle_cancels_its_job_and_detaching_lets_it_go_on() {
         pool.wait_idle().await;
         assert_eq!(drops.counts(), (6, 6));
         let stats = assert_settled(&pool);
-        assert_eq!((stats.accepted, stats.succeeded, stats.cancelled), (2, 1, 1));
+        assert_eq!(
+            (stats.accepted, stats.succeeded, stats.cancelled),
+            (2, 1, 1)
+        );
     });
 }
 
@@ -438,18 +506,20 @@ fn a_job_may_cancel_itself_and_its_neighbours() {
         let inside = gate.clone();
         let place: Arc<Mutex<Vec<brigade::JobHandle<u32, (), ()>>>> = Arc::default();
         let handles = Arc::clone(&place);
-        let (pool, workers) = env.one_by_one().build_with_submitter(move |n: u32, _: Submitter<u32, (), ()>| {
-            let (gate, handles) = (inside.clone(), Arc::clone(&handles));
-            async move {
-                gate.pass().await;
-                if n == 0 {
-                    let taken = std::mem::take(&mut *handles.lock().unwrap());
-                    drop(taken);
-                    future::pending::<()>().await;
-                }
-                Ok(())
-            }
-        });
+        let (pool, workers) =
+            env.one_by_one()
+                .build_with_submitter(move |n: u32, _: Submitter<u32, (), ()>| {
+                    let (gate, handles) = (inside.clone(), Arc::clone(&handles));
+                    async move {
+                        gate.pass().await;
+                        if n == 0 {
+                            let taken = std::mem::take(&mut *handles.lock().unwrap());
+                            drop(taken);
+                            future::pending::<()>().await;
+                        }
+                        Ok(())
+                    }
+                });
         workers.spawn_on(&env);
         *place.lock().unwrap() = (0..3).map(|n| pool.try_submit(n).unwrap()).collect();
         let last = pool.try_submit(3).unwrap();

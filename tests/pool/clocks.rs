@@ -61,16 +61,29 @@ impl State {
 impl Bent {
     fn new(alarms: Alarms) -> Self {
         let shown = Instant::now() + TEN_DAYS;
-        Self(Arc::new(Mutex::new(State { shown, passed: Duration::ZERO, alarms, next: 0, sleeps: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(State {
+            shown,
+            passed: Duration::ZERO,
+            alarms,
+            next: 0,
+            sleeps: BTreeMap::new(),
+        })))
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.0.lock().unwrap();
         change(&mut state);
-        let is_due: Vec<u64> =
-            state.sleeps.iter().filter(|(_, (due, _))| state.is_due(*due)).map(|(id, _)| *id).collect();
-        let wakers: Vec<Waker> =
-            is_due.iter().filter_map(|id| state.sleeps.remove(id)).map(|(_, waker)| waker).collect();
+        let is_due: Vec<u64> = state
+            .sleeps
+            .iter()
+            .filter(|(_, (due, _))| state.is_due(*due))
+            .map(|(id, _)| *id)
+            .collect();
+        let wakers: Vec<Waker> = is_due
+            .iter()
+            .filter_map(|id| state.sleeps.remove(id))
+            .map(|(_, waker)| waker)
+            .collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -108,8 +121,15 @@ impl Timer for Bent {
     fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
         let mut state = self.0.lock().unwrap();
         state.next += 1;
-        let due = Due { shown: at, passed: state.passed + at.saturating_duration_since(state.shown) };
-        Box::pin(Sleep { clock: self.clone(), id: state.next, due })
+        let due = Due {
+            shown: at,
+            passed: state.passed + at.saturating_duration_since(state.shown),
+        };
+        Box::pin(Sleep {
+            clock: self.clone(),
+            id: state.next,
+            due,
+        })
     }
 }
 
@@ -151,7 +171,10 @@ impl Stage {
     fn new(slots: Slots, alarms: Alarms, limit: RateLimit) -> Self {
         let (clock, started) = (Bent::new(alarms), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&started);
-        let builder = slots.at_once(Pool::builder(), 2).rate_limit(limit).timer(clock.clone());
+        let builder = slots
+            .at_once(Pool::builder(), 2)
+            .rate_limit(limit)
+            .timer(clock.clone());
         let (pool, workers) = builder.build(move |()| {
             count.fetch_add(1, Ordering::SeqCst);
             future::ready(Ok(()))
@@ -160,7 +183,12 @@ impl Stage {
         for worker in workers {
             steps.add("worker", worker.run());
         }
-        Self { clock, pool, steps, started }
+        Self {
+            clock,
+            pool,
+            steps,
+            started,
+        }
     }
 
     fn submit(&self, count: usize) {
@@ -208,7 +236,9 @@ impl Limit {
     fn to_rate(self) -> RateLimit {
         match self {
             Self::Bucket { burst } => RateLimit::every(SECOND).burst(burst as u32),
-            Self::Window { permits, seconds } => RateLimit::sliding_window(permits as u32, SECOND * seconds as u32),
+            Self::Window { permits, seconds } => {
+                RateLimit::sliding_window(permits as u32, SECOND * seconds as u32)
+            }
         }
     }
 }
@@ -230,7 +260,11 @@ impl Model {
                 true
             }
             Limit::Window { permits, seconds } => {
-                self.starts.iter().filter(|start| **start + seconds > self.now).count() < permits
+                self.starts
+                    .iter()
+                    .filter(|start| **start + seconds > self.now)
+                    .count()
+                    < permits
             }
         }
     }
@@ -249,13 +283,25 @@ impl Model {
 fn a_bent_clock_gives_no_permit_too_many_and_keeps_nobody_waiting_once_it_goes_on() {
     for seed in 0..300 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let alarms = if seed % 2 == 0 { Alarms::Shown } else { Alarms::True };
+        let alarms = if seed % 2 == 0 {
+            Alarms::Shown
+        } else {
+            Alarms::True
+        };
         let limit = match random.u64(0..4) {
-            0 => Limit::Window { permits: 3, seconds: 5 },
+            0 => Limit::Window {
+                permits: 3,
+                seconds: 5,
+            },
             burst => Limit::Bucket { burst },
         };
         let mut stage = Stage::new(Slots::BOTH[seed as usize / 2 % 2], alarms, limit.to_rate());
-        let mut model = Model { limit, now: 0, starts: Vec::new(), waiting: 10 };
+        let mut model = Model {
+            limit,
+            now: 0,
+            starts: Vec::new(),
+            waiting: 10,
+        };
         stage.submit(10);
         assert_eq!(stage.started(), model.look(0), "seed {seed}");
         for step in 0..40 {
@@ -278,11 +324,19 @@ fn a_bent_clock_gives_no_permit_too_many_and_keeps_nobody_waiting_once_it_goes_o
                 _ if alarms == Alarms::Shown => stage.clock.stand_still(HOUR),
                 _ => {}
             }
-            assert_eq!(stage.started(), model.look(0), "seed {seed}, step {step}, {alarms:?}, {limit:?}");
+            assert_eq!(
+                stage.started(),
+                model.look(0),
+                "seed {seed}, step {step}, {alarms:?}, {limit:?}"
+            );
             // Somebody comes, so that the pool looks at the clock.
             stage.submit(1);
             model.waiting += 1;
-            assert_eq!(stage.started(), model.look(unseen), "seed {seed}, step {step}, {alarms:?}, {limit:?}");
+            assert_eq!(
+                stage.started(),
+                model.look(unseen),
+                "seed {seed}, step {step}, {alarms:?}, {limit:?}"
+            );
         }
         stage.end();
     }
@@ -310,7 +364,13 @@ fn a_clock_that_was_set_back_ends_a_delay_after_as_long_as_it_shows_going_on() {
     in_both_ways(|slots| {
         for alarms in [Alarms::Shown, Alarms::True] {
             let mut stage = Stage::new(slots, alarms, RateLimit::every(SECOND).burst(1000));
-            stage.pool.job(()).delay(SECOND * 10).try_submit().unwrap().detach();
+            stage
+                .pool
+                .job(())
+                .delay(SECOND * 10)
+                .try_submit()
+                .unwrap()
+                .detach();
             assert_eq!(stage.started(), 0);
             stage.clock.pass(SECOND * 4);
             stage.submit(1);
@@ -344,7 +404,13 @@ struct Looks {
 impl Hasty {
     fn new(most: u64) -> Self {
         let [count, step, passed] = [0, 1, 0].map(AtomicU64::new);
-        Self(Arc::new(Looks { start: Instant::now(), count, most, step, passed }))
+        Self(Arc::new(Looks {
+            start: Instant::now(),
+            count,
+            most,
+            step,
+            passed,
+        }))
     }
 
     /// From here on each look takes so many microseconds.
@@ -391,14 +457,22 @@ fn a_rate_that_is_faster_than_any_clock_lets_all_jobs_run() {
                     builder.rate_limit(limit)
                 };
                 const JOBS: u64 = 2000;
-                let (pool, workers) = builder.timer(Hasty::new(100 * JOBS)).build(|n: u64| ready(Ok::<_, ()>(n)));
+                let (pool, workers) = builder
+                    .timer(Hasty::new(100 * JOBS))
+                    .build(|n: u64| ready(Ok::<_, ()>(n)));
                 let mut steps = Steps::default();
                 for worker in workers {
                     steps.add("worker", worker.run());
                 }
                 let reader = pool.clone();
                 steps.add("reader", async move {
-                    let sum: u64 = reader.map(0..JOBS).try_collect::<Vec<_>>().await.unwrap().iter().sum();
+                    let sum: u64 = reader
+                        .map(0..JOBS)
+                        .try_collect::<Vec<_>>()
+                        .await
+                        .unwrap()
+                        .iter()
+                        .sum();
                     assert_eq!(sum, JOBS * (JOBS - 1) / 2);
                     reader.drain().await;
                 });
@@ -416,8 +490,13 @@ fn jobs_that_run_out_of_time_while_others_are_settled_follow_one_after_another()
     const JOBS: u64 = 5_000;
     for of_maps in [false, true] {
         let clock = Hasty::new(100 * JOBS);
-        let builder = Pool::builder().workers(1).queue_capacity(2 * JOBS as usize).job_timeout(SECOND);
-        let (pool, workers) = builder.timer(clock.clone()).build(|(): ()| ready(Ok::<_, ()>(())));
+        let builder = Pool::builder()
+            .workers(1)
+            .queue_capacity(2 * JOBS as usize)
+            .job_timeout(SECOND);
+        let (pool, workers) = builder
+            .timer(clock.clone())
+            .build(|(): ()| ready(Ok::<_, ()>(())));
         pool.pause();
         let mut maps = Vec::new();
         for _ in 0..JOBS {
@@ -440,7 +519,9 @@ fn jobs_that_run_out_of_time_while_others_are_settled_follow_one_after_another()
         steps.settle();
         assert_eq!(pool.stats().timed_out, JOBS, "of maps: {of_maps}");
         for mut map in maps {
-            let completion = poll_once(pin!(map.next())).flatten().expect("it has its outcome");
+            let completion = poll_once(pin!(map.next()))
+                .flatten()
+                .expect("it has its outcome");
             assert_eq!(completion.result, Err(JobError::TimedOut(TimeLimit::Job)));
         }
     }
@@ -465,12 +546,17 @@ const STEPS: u64 = 256;
 /// The only worker of a pool with an eager clock, whose jobs of input 0 never end.
 fn eager(builder: Builder<u64, ()>, has_state: bool) -> (Pool<u64, u64, ()>, Steps) {
     async fn handle(n: u64) -> Result<u64, ()> {
-        if n > 0 { Ok(n) } else { future::pending().await }
+        if n > 0 {
+            Ok(n)
+        } else {
+            future::pending().await
+        }
     }
     let builder = builder.timer(Eager(Instant::now()));
     let mut steps = Steps::default();
     let pool = if has_state {
-        let (pool, workers) = builder.build_with_state(|_| (), async |(): &mut (), n| handle(n).await);
+        let (pool, workers) =
+            builder.build_with_state(|_| (), async |(): &mut (), n| handle(n).await);
         for worker in workers {
             steps.add("worker", worker.run());
         }
@@ -505,12 +591,20 @@ fn a_worker_that_lets_one_moment_after_another_pass_lets_others_have_the_thread(
             // Each deadline is a moment of its own, and lets no job start.
             for n in 1..=1000 {
                 let time = Duration::from_millis(n);
-                pool.job(n).delay(HOUR).timeout(time).try_submit().unwrap().detach();
+                pool.job(n)
+                    .delay(HOUR)
+                    .timeout(time)
+                    .try_submit()
+                    .unwrap()
+                    .detach();
             }
             let mut seen = 0;
             while steps.step().is_some() {
                 let passed = pool.stats().timed_out - seen;
-                assert!(passed <= STEPS, "{passed} moments in one poll, busy: {is_busy}, state: {has_state}");
+                assert!(
+                    passed <= STEPS,
+                    "{passed} moments in one poll, busy: {is_busy}, state: {has_state}"
+                );
                 seen += passed;
             }
             assert_eq!(seen, 1000);
@@ -527,7 +621,10 @@ fn a_worker_whose_jobs_come_one_moment_after_another_lets_others_have_the_thread
         let mut seen = 0;
         while steps.step().is_some() {
             let ended = pool.stats().succeeded - seen;
-            assert!(ended <= STEPS, "{ended} jobs in one poll, state: {has_state}");
+            assert!(
+                ended <= STEPS,
+                "{ended} jobs in one poll, state: {has_state}"
+            );
             seen += ended;
         }
         assert_eq!(seen, 1000);

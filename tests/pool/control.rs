@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use brigade::rt::BoxFuture;
 use brigade::{
-    Builder, CancelReason, End, Event, JobError, JobHandle, JobId, ManualTimer, Pool, RateLimit, Retry, RunningJob,
-    Spawn, SubmitError, Submitter, TimeLimit, Timer,
+    Builder, CancelReason, End, Event, JobError, JobHandle, JobId, ManualTimer, Pool, RateLimit,
+    Retry, RunningJob, Spawn, SubmitError, Submitter, TimeLimit, Timer,
 };
 use futures_lite::future;
 
 use crate::harness::{
-    Env, Gate, Live, Log, Watchdog, assert_adds_up, assert_over, assert_settled, block_on, everywhere, everywhere_once,
-    gated, in_both_ways, on_wake, poll_once, yield_now,
+    Env, Gate, Live, Log, Watchdog, assert_adds_up, assert_over, assert_settled, block_on,
+    everywhere, everywhere_once, gated, in_both_ways, on_wake, poll_once, yield_now,
 };
 use crate::steps::Steps;
 
@@ -77,8 +77,11 @@ fn a_pause_holds_back_what_is_on_its_way_to_a_worker() {
     for slots in [1, 2] {
         let (log, clock) = (Log::new(), ManualTimer::new());
         let started = log.clone();
-        let (pool, workers) =
-            Pool::builder().workers(3).jobs_per_worker(slots).timer(clock.clone()).build(move |n: u32| {
+        let (pool, workers) = Pool::builder()
+            .workers(3)
+            .jobs_per_worker(slots)
+            .timer(clock.clone())
+            .build(move |n: u32| {
                 started.push(n);
                 future::ready(Ok::<_, ()>(n))
             });
@@ -123,13 +126,22 @@ impl Timer for Slow {
 #[test]
 fn two_threads_that_use_the_first_control_at_once_leave_all_workers_free() {
     in_both_ways(|slots| {
-        let timer = Arc::new(Slow { clock: ManualTimer::new(), meanwhile: Mutex::default() });
-        let (pool, workers) =
-            slots.in_order(Pool::builder()).timer(Arc::clone(&timer)).build(|n: u32| async move { Ok::<_, ()>(n) });
+        let timer = Arc::new(Slow {
+            clock: ManualTimer::new(),
+            meanwhile: Mutex::default(),
+        });
+        let (pool, workers) = slots
+            .in_order(Pool::builder())
+            .timer(Arc::clone(&timer))
+            .build(|n: u32| async move { Ok::<_, ()>(n) });
         let mut handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
         // While one thread looks at the clock for the first time, another one is through with it.
         let other = pool.clone();
-        let faster = move || std::thread::spawn(move || other.set_workers(1)).join().unwrap();
+        let faster = move || {
+            std::thread::spawn(move || other.set_workers(1))
+                .join()
+                .unwrap()
+        };
         *timer.meanwhile.lock().unwrap() = Some(Box::new(faster));
         pool.set_workers(1);
         let mut steps = Steps::default();
@@ -137,7 +149,10 @@ fn two_threads_that_use_the_first_control_at_once_leave_all_workers_free() {
             steps.add("worker", worker.run());
         }
         steps.settle();
-        assert_eq!(handles.each_mut().map(|handle| poll_once(pin!(handle))), [Some(Ok(0)), Some(Ok(1))]);
+        assert_eq!(
+            handles.each_mut().map(|handle| poll_once(pin!(handle))),
+            [Some(Ok(0)), Some(Ok(1))]
+        );
         assert_settled(&pool);
     });
 }
@@ -163,7 +178,12 @@ fn pauses_are_counted_and_a_resume_without_one_is_nothing() {
         pool.pause();
         let handle = pool.try_submit(1).unwrap();
         yield_now().await;
-        assert_eq!((pool.is_paused(), figures(&pool), started.take()), (true, (1, 0, 0), vec![0]), "{}", env.name);
+        assert_eq!(
+            (pool.is_paused(), figures(&pool), started.take()),
+            (true, (1, 0, 0), vec![0]),
+            "{}",
+            env.name
+        );
         pool.resume();
         gate.open(1);
         assert_eq!(handle.await, Ok(1));
@@ -193,10 +213,18 @@ fn a_pause_holds_while_others_pause_and_resume_at_the_same_time() {
                     })
                 })
                 .collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+            threads
+                .into_iter()
+                .flat_map(|thread| thread.join().unwrap())
+                .collect()
         });
         yield_now().await;
-        assert_eq!((pool.is_paused(), figures(&pool), started.take()), (true, (100, 0, 0), vec![]), "{}", env.name);
+        assert_eq!(
+            (pool.is_paused(), figures(&pool), started.take()),
+            (true, (100, 0, 0), vec![]),
+            "{}",
+            env.name
+        );
         pool.resume();
         for (n, handle) in (0..).zip(handles) {
             assert_eq!(handle.await, Ok(n));
@@ -262,13 +290,24 @@ fn draining_a_paused_pool_ends_and_stopping_it_hands_back_what_has_not_started()
                 pool.job(2).priority(1).try_submit().unwrap(),
                 pool.job(3).delay(secs(1)).try_submit().unwrap(),
             ];
-            let report = if is_aborted { pool.abort().await } else { pool.drain_within(Duration::ZERO).await };
-            let unstarted: Vec<_> = report.unstarted.iter().map(|job| (job.input, job.attempts)).collect();
+            let report = if is_aborted {
+                pool.abort().await
+            } else {
+                pool.drain_within(Duration::ZERO).await
+            };
+            let unstarted: Vec<_> = report
+                .unstarted
+                .iter()
+                .map(|job| (job.input, job.attempts))
+                .collect();
             assert_eq!(unstarted, [(1, 0), (2, 0), (3, 0)], "{}", env.name);
             let interrupted: Vec<_> = report.interrupted.iter().map(|job| job.id).collect();
             assert_eq!(interrupted, [running.id()]);
             for handle in [running].into_iter().chain(waiting) {
-                assert_eq!(handle.await, Err(JobError::Cancelled(CancelReason::Aborted)));
+                assert_eq!(
+                    handle.await,
+                    Err(JobError::Cancelled(CancelReason::Aborted))
+                );
             }
             let stats = assert_over(&env, &pool).await;
             assert_eq!((stats.cancelled, started.take()), (4, vec![0]));
@@ -287,18 +326,33 @@ fn an_alarm_that_goes_off_in_an_aborted_pool_is_the_last() {
             .jobs_per_worker(slots)
             .timer(clock.clone())
             .build(|_: u32| future::pending::<Result<(), ()>>());
-        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut workers: Vec<_> = workers
+            .into_iter()
+            .map(|worker| Box::pin(worker.run()))
+            .collect();
         let running = pool.try_submit(0).unwrap();
         assert_eq!(poll_once(workers[0].as_mut()), None);
         let delayed = pool.job(1).delay(secs(60)).try_submit().unwrap();
-        assert_eq!((poll_once(workers[1].as_mut()), clock.sleeping()), (None, 1));
+        assert_eq!(
+            (poll_once(workers[1].as_mut()), clock.sleeping()),
+            (None, 1)
+        );
         let mut abort = pin!(pool.abort());
         assert_eq!(poll_once(abort.as_mut()), None);
         clock.advance(secs(60));
-        assert_eq!((poll_once(workers[1].as_mut()), clock.sleeping()), (None, 0));
-        assert_eq!([0, 1].map(|at| poll_once(workers[at].as_mut())), [Some(()); 2]);
+        assert_eq!(
+            (poll_once(workers[1].as_mut()), clock.sleeping()),
+            (None, 0)
+        );
+        assert_eq!(
+            [0, 1].map(|at| poll_once(workers[at].as_mut())),
+            [Some(()); 2]
+        );
         let report = poll_once(abort.as_mut()).expect("nothing runs any more");
-        assert_eq!((report.unstarted[0].id, report.interrupted[0].id), (delayed.id(), running.id()));
+        assert_eq!(
+            (report.unstarted[0].id, report.interrupted[0].id),
+            (delayed.id(), running.id())
+        );
         assert_settled(&pool);
     }
 }
@@ -312,7 +366,12 @@ fn time_goes_on_in_a_paused_pool() {
         let delayed = pool.job(1).delay(secs(60)).try_submit().unwrap();
         env.clock.sleepers(1).await;
         env.clock.advance(secs(60));
-        assert_eq!(late.await, Err(JobError::TimedOut(TimeLimit::Job)), "{}", env.name);
+        assert_eq!(
+            late.await,
+            Err(JobError::TimedOut(TimeLimit::Job)),
+            "{}",
+            env.name
+        );
         assert_eq!(figures(&pool), (1, 0, 0));
         gate.open(1);
         pool.resume();
@@ -342,7 +401,12 @@ fn a_job_that_pauses_its_own_pool_is_the_last_to_start() {
         pool.resume();
         pool.wait_queued_below(3).await;
         pool.wait_running_below(1).await;
-        assert_eq!((started.take(), figures(&pool)), (vec![0, 1, 2, 3], (2, 0, 0)), "{}", env.name);
+        assert_eq!(
+            (started.take(), figures(&pool)),
+            (vec![0, 1, 2, 3], (2, 0, 0)),
+            "{}",
+            env.name
+        );
         pool.resume();
         for (n, handle) in (0..).zip(handles) {
             assert_eq!(handle.await, Ok(n));
@@ -377,18 +441,33 @@ fn more_workers_start_jobs_at_once_and_fewer_stop_none_and_hold_as_jobs_end() {
             assert_eq!(figures(&pool), (20 - workers, 0, workers), "{}", env.name);
         }
         pool.set_workers(1);
-        assert_eq!((figures(&pool), live.now()), ((16, 0, 4), 4), "{}", env.name);
+        assert_eq!(
+            (figures(&pool), live.now()),
+            ((16, 0, 4), 4),
+            "{}",
+            env.name
+        );
         // Three end, and none takes their place; then one after another.
         gate.open(3);
         pool.wait_running_below(2).await;
-        assert_eq!((figures(&pool), live.now()), ((16, 0, 1), 1), "{}", env.name);
+        assert_eq!(
+            (figures(&pool), live.now()),
+            ((16, 0, 1), 1),
+            "{}",
+            env.name
+        );
         gate.open(1);
         gate.arrived(1).await;
         assert_eq!(figures(&pool), (15, 0, 1), "{}", env.name);
         // In one go, and not one by one.
         pool.set_workers(4);
         gate.arrived(3).await;
-        assert_eq!((figures(&pool), live.most()), ((12, 0, 4), 4), "{}", env.name);
+        assert_eq!(
+            (figures(&pool), live.most()),
+            ((12, 0, 4), 4),
+            "{}",
+            env.name
+        );
         gate.open(20);
         for (n, handle) in (0..).zip(handles) {
             assert_eq!(handle.await, Ok(n));
@@ -462,19 +541,22 @@ fn a_job_that_waits_for_another_is_told_when_no_worker_is_left_for_that() {
     everywhere_once(|env| async move {
         let (gate, waits) = (Gate::new(), Log::new());
         let (pass, log) = (gate.clone(), waits.clone());
-        let (pool, workers) = env.builder().workers(2).build_with_submitter(move |n: u32, jobs: Jobs| {
-            let (gate, log) = (pass.clone(), log.clone());
-            async move {
-                if n == 0 {
-                    return Ok(None);
-                }
-                gate.pass().await;
-                let mut child = jobs.submit(0).unwrap();
-                assert!(poll_once(pin!(&mut child)).is_none());
-                log.push(());
-                Ok(child.await.err())
-            }
-        });
+        let (pool, workers) =
+            env.builder()
+                .workers(2)
+                .build_with_submitter(move |n: u32, jobs: Jobs| {
+                    let (gate, log) = (pass.clone(), log.clone());
+                    async move {
+                        if n == 0 {
+                            return Ok(None);
+                        }
+                        gate.pass().await;
+                        let mut child = jobs.submit(0).unwrap();
+                        assert!(poll_once(pin!(&mut child)).is_none());
+                        log.push(());
+                        Ok(child.await.err())
+                    }
+                });
         workers.spawn_on(&env);
         let handle = pool.try_submit(1).unwrap();
         gate.arrived(1).await;
@@ -483,7 +565,12 @@ fn a_job_that_waits_for_another_is_told_when_no_worker_is_left_for_that() {
         gate.open(1);
         waits.next().await;
         pool.set_workers(1);
-        assert_eq!(handle.await, Ok(Some(JobError::WouldDeadlock)), "{}", env.name);
+        assert_eq!(
+            handle.await,
+            Ok(Some(JobError::WouldDeadlock)),
+            "{}",
+            env.name
+        );
         let stats = assert_over(&env, &pool).await;
         assert_eq!((stats.succeeded, stats.cancelled), (1, 1));
     });
@@ -495,19 +582,23 @@ fn a_job_whose_pool_is_paused_waits_for_another_until_it_is_resumed() {
     everywhere(|env| async move {
         let (gate, waits) = (Gate::new(), Log::new());
         let (pass, log) = (gate.clone(), waits.clone());
-        let (pool, workers) = env.at_once(2).build_with_submitter(move |n: u32, jobs: Jobs| {
-            let (gate, log) = (pass.clone(), log.clone());
-            async move {
-                if n == 0 {
-                    return Ok(0);
+        let (pool, workers) = env
+            .at_once(2)
+            .build_with_submitter(move |n: u32, jobs: Jobs| {
+                let (gate, log) = (pass.clone(), log.clone());
+                async move {
+                    if n == 0 {
+                        return Ok(0);
+                    }
+                    gate.pass().await;
+                    let mut child = jobs.submit(0).unwrap();
+                    assert!(poll_once(pin!(&mut child)).is_none());
+                    log.push(());
+                    child
+                        .await
+                        .map_err(|error| error.into_failed().unwrap_or(JobError::WouldDeadlock))
                 }
-                gate.pass().await;
-                let mut child = jobs.submit(0).unwrap();
-                assert!(poll_once(pin!(&mut child)).is_none());
-                log.push(());
-                child.await.map_err(|error| error.into_failed().unwrap_or(JobError::WouldDeadlock))
-            }
-        });
+            });
         workers.spawn_on(&env);
         let handle = pool.try_submit(1).unwrap();
         gate.arrived(1).await;
@@ -527,10 +618,13 @@ fn another_rate_counts_at_once_for_what_waits_and_grants_no_new_burst() {
         let every = |millis| RateLimit::every(Duration::from_millis(millis));
         let (starts, began) = (Log::new(), env.clock.elapsed());
         let (log, clock) = (starts.clone(), env.clock.clone());
-        let pool = env.at_once(8).rate_limit(every(1000).burst(2)).spawn_on(&env, move |n: u32| {
-            log.push((clock.elapsed() - began).as_millis());
-            future::ready(Ok::<_, ()>(n))
-        });
+        let pool = env
+            .at_once(8)
+            .rate_limit(every(1000).burst(2))
+            .spawn_on(&env, move |n: u32| {
+                log.push((clock.elapsed() - began).as_millis());
+                future::ready(Ok::<_, ()>(n))
+            });
         let submit = |count| (0..count).for_each(|n| pool.try_submit(n).unwrap().detach());
         let advance = |millis| env.clock.advance(Duration::from_millis(millis));
         submit(8);
@@ -554,7 +648,12 @@ fn another_rate_counts_at_once_for_what_waits_and_grants_no_new_burst() {
         times.extend(starts.many(1).await);
         advance(1000);
         times.extend(starts.many(1).await);
-        assert_eq!(times, [0, 0, 1000, 1250, 1500, 1500, 1500, 1500, 1500, 2500], "{}", env.name);
+        assert_eq!(
+            times,
+            [0, 0, 1000, 1250, 1500, 1500, 1500, 1500, 1500, 2500],
+            "{}",
+            env.name
+        );
         assert_over(&env, &pool).await;
     });
 }
@@ -563,10 +662,17 @@ fn another_rate_counts_at_once_for_what_waits_and_grants_no_new_burst() {
 fn controls_that_make_no_sense_are_refused_where_they_are_set() {
     fn message(misuse: impl FnOnce()) -> String {
         let payload = catch_unwind(AssertUnwindSafe(misuse)).expect_err("it makes no sense");
-        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| payload.downcast_ref::<String>().cloned()).expect("the message is text")
+        let text = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned());
+        text.or_else(|| payload.downcast_ref::<String>().cloned())
+            .expect("the message is text")
     }
-    let builder = || Pool::builder::<u32, ()>().workers(3).timer(ManualTimer::new());
+    let builder = || {
+        Pool::builder::<u32, ()>()
+            .workers(3)
+            .timer(ManualTimer::new())
+    };
     let (pool, workers) = builder().build(|n: u32| async move { Ok(n) });
     let build = |builder: Builder<u32, ()>| drop(builder.build(|n: u32| async move { Ok(n) }));
     let messages = [
@@ -593,7 +699,10 @@ fn controls_that_make_no_sense_are_refused_where_they_are_set() {
     let executor = async_executor::LocalExecutor::new();
     workers.for_each(|worker| executor.spawn(worker.run()).detach());
     let collected = block_on(executor.run(pool.map(0..4).try_collect::<Vec<_>>()));
-    assert_eq!((collected, assert_settled(&pool).workers), (Ok(vec![0, 1, 2, 3]), 2));
+    assert_eq!(
+        (collected, assert_settled(&pool).workers),
+        (Ok(vec![0, 1, 2, 3]), 2)
+    );
 }
 
 // ---- what can be seen ----
@@ -603,7 +712,18 @@ type Seen = Vec<(JobId, usize, usize, u32, Option<Duration>)>;
 
 fn seen(env: &Env, running: Vec<RunningJob>) -> Seen {
     let since = |at| env.clock.elapsed() - (env.clock.now() - at);
-    running.into_iter().map(|job| (job.id, job.index, job.worker, job.attempt, job.since.map(since))).collect()
+    running
+        .into_iter()
+        .map(|job| {
+            (
+                job.id,
+                job.index,
+                job.worker,
+                job.attempt,
+                job.since.map(since),
+            )
+        })
+        .collect()
 }
 
 #[test]
@@ -616,7 +736,12 @@ fn running_jobs_are_listed_in_the_order_of_their_workers_with_all_that_is_known_
             .builder()
             .workers(3)
             .observe(move |event: &Event| {
-                if let Event::Started { job, attempt, worker } = event {
+                if let Event::Started {
+                    job,
+                    attempt,
+                    worker,
+                } = event
+                {
                     log.push((*job, *worker, *attempt));
                 }
             })
@@ -638,8 +763,17 @@ fn running_jobs_are_listed_in_the_order_of_their_workers_with_all_that_is_known_
         assert!(poll_once(pin!(map.next())).is_none());
         let first = starts.many(3).await;
         gate.arrived(3).await;
-        let index = |job: JobId| if job == handle.id() { 0 } else { job.as_u64() as usize - 1 };
-        let plain = first.iter().map(|(job, worker, attempt)| (*job, index(*job), *worker, *attempt, None)).collect();
+        let index = |job: JobId| {
+            if job == handle.id() {
+                0
+            } else {
+                job.as_u64() as usize - 1
+            }
+        };
+        let plain = first
+            .iter()
+            .map(|(job, worker, attempt)| (*job, index(*job), *worker, *attempt, None))
+            .collect();
         assert_eq!(seen(&env, pool.running()), expected(plain), "{}", env.name);
         // With a schedule somebody does, for those that start from then on.
         let start = env.clock.elapsed();
@@ -649,7 +783,9 @@ fn running_jobs_are_listed_in_the_order_of_their_workers_with_all_that_is_known_
         let (job, worker, attempt) = starts.next().await;
         gate.arrived(1).await;
         let rest = first.iter().filter(|(_, other, _)| *other != worker);
-        let mut now: Vec<_> = rest.map(|(job, worker, attempt)| (*job, index(*job), *worker, *attempt, None)).collect();
+        let mut now: Vec<_> = rest
+            .map(|(job, worker, attempt)| (*job, index(*job), *worker, *attempt, None))
+            .collect();
         now.push((job, index(job), worker, attempt, Some(start + secs(7))));
         assert_eq!(seen(&env, pool.running()), expected(now), "{}", env.name);
         gate.open(3);
@@ -664,13 +800,14 @@ fn running_jobs_are_listed_in_the_order_of_their_workers_with_all_that_is_known_
 #[test]
 fn the_figures_of_a_pool_are_the_sums_of_those_of_its_maps_and_groups_children_included() {
     everywhere(|env| async move {
-        let (pool, workers) =
-            env.at_once(10).build_with_submitter(|n: u32, jobs: Submitter<u32, u32, u32>| async move {
+        let (pool, workers) = env.at_once(10).build_with_submitter(
+            |n: u32, jobs: Submitter<u32, u32, u32>| async move {
                 if n < 2000 {
                     jobs.add(n + 2000).unwrap();
                 }
                 if n.is_multiple_of(2) { Ok(n) } else { Err(n) }
-            });
+            },
+        );
         workers.spawn_on(&env);
         // All of them, which gives the pool an order.
         pool.set_workers(env.workers(10));
@@ -682,15 +819,31 @@ fn the_figures_of_a_pool_are_the_sums_of_those_of_its_maps_and_groups_children_i
             }
         }
         while group.next().await.is_some() {}
-        let (low, high) = (pool.map(0..2000).for_each(drop), pool.map(0..2000).priority(1).for_each(drop));
+        let (low, high) = (
+            pool.map(0..2000).for_each(drop),
+            pool.map(0..2000).priority(1).for_each(drop),
+        );
         let (low, high) = future::zip(low, high).await;
         for (summary, accepted) in [(low, 4000), (high, 4000), (group.summary(), 2000)] {
             let half = accepted / 2;
-            let figures = (summary.accepted, summary.succeeded, summary.failed, summary.cancelled, summary.unread);
+            let figures = (
+                summary.accepted,
+                summary.succeeded,
+                summary.failed,
+                summary.cancelled,
+                summary.unread,
+            );
             assert_eq!(figures, (accepted, half, half, 0, 0), "{}", env.name);
         }
         let stats = assert_over(&env, &pool).await;
-        let figures = (stats.accepted, stats.succeeded, stats.failed, stats.cancelled, stats.rejected, stats.retries);
+        let figures = (
+            stats.accepted,
+            stats.succeeded,
+            stats.failed,
+            stats.cancelled,
+            stats.rejected,
+            stats.retries,
+        );
         assert_eq!(figures, (10_000, 5_000, 5_000, 0, 0, 0), "{}", env.name);
     });
 }
@@ -725,13 +878,25 @@ fn the_figures_add_up_at_every_event() {
         let mut handles: Vec<_> = (0..60)
             .map(|n| {
                 let job = pool.job(n).priority((n % 3) as i32);
-                if n.is_multiple_of(5) { job.delay(secs(u64::from(n))) } else { job }.try_submit().unwrap()
+                if n.is_multiple_of(5) {
+                    job.delay(secs(u64::from(n)))
+                } else {
+                    job
+                }
+                .try_submit()
+                .unwrap()
             })
             .collect();
         let mut map = pool.map(0..60).priority(1);
         // The first one costs too much, and is told so at once.
-        let first = poll_once(pin!(map.next())).flatten().expect("it waits for nothing");
-        assert!(first.result.is_err_and(|error| error.is_cost_exceeds_limit()));
+        let first = poll_once(pin!(map.next()))
+            .flatten()
+            .expect("it waits for nothing");
+        assert!(
+            first
+                .result
+                .is_err_and(|error| error.is_cost_exceeds_limit())
+        );
         handles.retain(|handle| handle.id().as_u64() % 9 > 0);
         while figures(&pool) != (0, 0, 0) {
             env.clock.advance(secs(1));
@@ -739,7 +904,10 @@ fn the_figures_add_up_at_every_event() {
         }
         drop(handles);
         let summary = map.for_each(drop).await;
-        assert_eq!((summary.accepted, summary.unread, summary.end), (60, 0, End::Complete));
+        assert_eq!(
+            (summary.accepted, summary.unread, summary.end),
+            (60, 0, End::Complete)
+        );
         let stats = assert_over(&env, &pool).await;
         assert_eq!(stats.accepted, 120);
         let mut looks = looks.take();
@@ -747,7 +915,12 @@ fn the_figures_add_up_at_every_event() {
         looks.pop_if(|last| last.is_none());
         // At the least, each job was accepted and has ended.
         assert!(looks.len() >= 2 * 240, "{} on {}", looks.len(), env.name);
-        assert_eq!(looks.iter().flatten().count() * 2, looks.len(), "{}", env.name);
+        assert_eq!(
+            looks.iter().flatten().count() * 2,
+            looks.len(),
+            "{}",
+            env.name
+        );
         for stats in looks.into_iter().flatten() {
             assert_adds_up(&stats);
             assert!(stats.running <= 3, "{stats:?}");
@@ -789,7 +962,12 @@ fn a_slow_poll_is_reported_with_its_job_and_its_length_and_one_at_the_bound_is_n
         // Jobs that share a worker go on in any order.
         let mut slow = slow.take();
         slow.sort_unstable();
-        assert_eq!(slow, [(ids[2], 11), (ids[3], 12), (ids[4], 13), (ids[4], 14)], "{}", env.name);
+        assert_eq!(
+            slow,
+            [(ids[2], 11), (ids[3], 12), (ids[4], 13), (ids[4], 14)],
+            "{}",
+            env.name
+        );
     });
 }
 
@@ -807,7 +985,9 @@ fn a_wait_for_a_shorter_queue_ends_when_so_few_are_queued_or_delayed() {
         let delayed = pool.job(6).delay(secs(60)).try_submit().unwrap();
         assert_eq!(poll_once(pin!(pool.wait_queued_below(7))), Some(()));
         // Several wait, each for a number of its own, and one gives up.
-        let mut waits: Vec<_> = [6, 3, 1, 6].map(|count| (count, Box::pin(pool.wait_queued_below(count)))).into();
+        let mut waits: Vec<_> = [6, 3, 1, 6]
+            .map(|count| (count, Box::pin(pool.wait_queued_below(count))))
+            .into();
         for (_, wait) in &mut waits {
             assert!(poll_once(wait.as_mut()).is_none());
         }
@@ -884,7 +1064,9 @@ fn a_wait_for_what_cannot_be_ends_with_the_pool() {
             let (kill, killed) = async_channel::bounded::<()>(1);
             for worker in workers {
                 let killed = killed.clone();
-                env.spawn(Box::pin(future::or(worker.run(), async move { killed.recv().await.unwrap_or_default() })));
+                env.spawn(Box::pin(future::or(worker.run(), async move {
+                    killed.recv().await.unwrap_or_default()
+                })));
             }
             let handle = pool.try_submit(0).unwrap();
             gate.arrived(1).await;
@@ -900,7 +1082,12 @@ fn a_wait_for_what_cannot_be_ends_with_the_pool() {
                 _ => drop(kill.close()),
             }
             waits.await;
-            assert_eq!(handle.await.is_ok(), end == "drained", "{end} on {}", env.name);
+            assert_eq!(
+                handle.await.is_ok(),
+                end == "drained",
+                "{end} on {}",
+                env.name
+            );
             assert_settled(&pool);
         }
     });
@@ -931,10 +1118,16 @@ fn a_job_that_waits_for_a_quieter_moment_of_its_own_pool_panics_if_it_would_wait
                 other => format!("{other:?}"),
             });
         }
-        let must_not = |what, job| format!("{what} must not be awaited inside a job of the same pool, got job {job}");
+        let must_not = |what, job| {
+            format!("{what} must not be awaited inside a job of the same pool, got job {job}")
+        };
         assert_eq!(
             messages,
-            ["Ok(0)".into(), must_not("wait_queued_below", 1), must_not("wait_running_below", 2)],
+            [
+                "Ok(0)".into(),
+                must_not("wait_queued_below", 1),
+                must_not("wait_running_below", 2)
+            ],
             "{}",
             env.name
         );
@@ -955,13 +1148,24 @@ fn one_more_than_may_wait_for_room_is_told_so_at_once() {
         {
             let mut first = pin!(pool.submit(2));
             assert!(poll_once(first.as_mut()).is_none());
-            assert_eq!(poll_once(pin!(pool.submit(3))).unwrap().unwrap_err(), SubmitError::Overloaded(3));
             assert_eq!(
-                poll_once(pin!(pool.job(4).priority(9).submit())).unwrap().unwrap_err(),
+                poll_once(pin!(pool.submit(3))).unwrap().unwrap_err(),
+                SubmitError::Overloaded(3)
+            );
+            assert_eq!(
+                poll_once(pin!(pool.job(4).priority(9).submit()))
+                    .unwrap()
+                    .unwrap_err(),
                 SubmitError::Overloaded(4)
             );
-            assert_eq!(poll_once(pin!(pool.reserve())).unwrap().unwrap_err(), SubmitError::Overloaded(()));
-            assert_eq!(poll_once(pin!(group.submit(5))), Some(Err(SubmitError::Overloaded(5))));
+            assert_eq!(
+                poll_once(pin!(pool.reserve())).unwrap().unwrap_err(),
+                SubmitError::Overloaded(())
+            );
+            assert_eq!(
+                poll_once(pin!(group.submit(5))),
+                Some(Err(SubmitError::Overloaded(5)))
+            );
             // One that does not want to wait is told as ever, and the one that waits goes on to.
             assert_eq!(pool.try_submit(6).unwrap_err(), SubmitError::Full(6));
             assert!(poll_once(first.as_mut()).is_none());
@@ -971,7 +1175,10 @@ fn one_more_than_may_wait_for_room_is_told_so_at_once() {
             let mut second = pin!(pool.submit(7));
             assert!(poll_once(second.as_mut()).is_none());
             handles.push(first.await.unwrap());
-            assert_eq!(poll_once(pin!(pool.submit(8))).unwrap().unwrap_err(), SubmitError::Overloaded(8));
+            assert_eq!(
+                poll_once(pin!(pool.submit(8))).unwrap().unwrap_err(),
+                SubmitError::Overloaded(8)
+            );
         }
         // The second one has given up, so another one may wait.
         let mut third = pin!(pool.submit(9));
@@ -982,7 +1189,12 @@ fn one_more_than_may_wait_for_room_is_told_so_at_once() {
         for handle in handles {
             results.push(handle.await);
         }
-        assert_eq!((results, started.take()), ([0, 1, 2, 9].map(Ok).into(), vec![0, 1, 2, 9]), "{}", env.name);
+        assert_eq!(
+            (results, started.take()),
+            ([0, 1, 2, 9].map(Ok).into(), vec![0, 1, 2, 9]),
+            "{}",
+            env.name
+        );
         assert_over(&env, &pool).await;
     });
 }
@@ -994,11 +1206,22 @@ fn where_nobody_may_wait_a_full_queue_is_told_at_once_and_room_is_used() {
         let running = pool.submit(0).await.unwrap();
         gate.arrived(1).await;
         let permit = pool.reserve().await.unwrap();
-        assert_eq!(pool.submit(1).await.unwrap_err(), SubmitError::Overloaded(1));
+        assert_eq!(
+            pool.submit(1).await.unwrap_err(),
+            SubmitError::Overloaded(1)
+        );
         let queued = permit.submit(2).unwrap();
-        assert_eq!(pool.submit(3).await.unwrap_err(), SubmitError::Overloaded(3));
+        assert_eq!(
+            pool.submit(3).await.unwrap_err(),
+            SubmitError::Overloaded(3)
+        );
         gate.open(2);
-        assert_eq!((running.await, queued.await), (Ok(0), Ok(2)), "{}", env.name);
+        assert_eq!(
+            (running.await, queued.await),
+            (Ok(0), Ok(2)),
+            "{}",
+            env.name
+        );
         pool.close();
         assert_eq!(pool.submit(4).await.unwrap_err(), SubmitError::Closed(4));
         assert_over(&env, &pool).await;
@@ -1019,17 +1242,31 @@ fn maps_wait_for_room_without_taking_up_the_number_of_those_who_may() {
         }
         let mut waiting = Box::pin(pool.submit(2));
         assert!(poll_once(waiting.as_mut()).is_none());
-        assert_eq!(poll_once(pin!(pool.submit(3))).unwrap().unwrap_err(), SubmitError::Overloaded(3));
+        assert_eq!(
+            poll_once(pin!(pool.submit(3))).unwrap().unwrap_err(),
+            SubmitError::Overloaded(3)
+        );
         drop(nexts);
         let mut late = pool.map(30..40);
         assert!(poll_once(pin!(late.next())).is_none());
         gate.open(40);
         let submitted = async { waiting.await.unwrap().await };
         let [first, second] = maps;
-        let maps = future::zip(first.for_each(drop), future::zip(second.for_each(drop), late.for_each(drop)));
+        let maps = future::zip(
+            first.for_each(drop),
+            future::zip(second.for_each(drop), late.for_each(drop)),
+        );
         let (submitted, (first, (second, third))) = future::zip(submitted, maps).await;
-        assert_eq!((submitted, running.await, queued.await), (Ok(2), Ok(0), Ok(1)), "{}", env.name);
-        assert_eq!([first, second, third].map(|summary| (summary.succeeded, summary.end)), [(10, End::Complete); 3]);
+        assert_eq!(
+            (submitted, running.await, queued.await),
+            (Ok(2), Ok(0), Ok(1)),
+            "{}",
+            env.name
+        );
+        assert_eq!(
+            [first, second, third].map(|summary| (summary.succeeded, summary.end)),
+            [(10, End::Complete); 3]
+        );
         assert_over(&env, &pool).await;
         assert_eq!(started.take().len(), 33);
     });
@@ -1039,17 +1276,27 @@ fn maps_wait_for_room_without_taking_up_the_number_of_those_who_may() {
 #[test]
 fn a_wait_that_is_given_up_takes_no_other_along() {
     for is_polled in [false, true] {
-        let (pool, _workers) =
-            Pool::builder().workers(1).timer(ManualTimer::new()).build(|_: u32| future::pending::<Result<(), ()>>());
+        let (pool, _workers) = Pool::builder()
+            .workers(1)
+            .timer(ManualTimer::new())
+            .build(|_: u32| future::pending::<Result<(), ()>>());
         let _stays = pool.try_submit(0).unwrap();
         let second = pool.try_submit(1).unwrap();
-        let (mut idle, mut below) = (Box::pin(pool.wait_idle()), Box::pin(pool.wait_queued_below(2)));
+        let (mut idle, mut below) = (
+            Box::pin(pool.wait_idle()),
+            Box::pin(pool.wait_queued_below(2)),
+        );
         if is_polled {
             assert!(poll_once(idle.as_mut()).is_none());
         }
         let (woken, tell) = std::sync::mpsc::channel();
         let waker = on_wake(move || woken.send(()).unwrap());
-        assert!(below.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(
+            below
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
         drop(idle);
         drop(second);
         assert_eq!(tell.try_recv(), Ok(()), "it is not woken");

@@ -9,10 +9,12 @@ use std::time::Duration;
 use brigade::handler::{Plain, WithState, WithSubmitter};
 use brigade::rt::{ManualSleep, SleepersReached};
 use brigade::{
-    Batches, Builder, CancelReason, Cancelling, CollectError, Completion, End, Event, Group, Inputs, Interrupted,
-    Jitter, Job, JobError, JobHandle, JobId, Key, ManualTimer, Map, Next, OnError, Outcome, PanicMessage, Permit, Pool,
-    Pulled, RateLimit, Report, Retry, RetryAfterScope, RetryBudget, RetryDecision, Retrying, RunningJob, Stats,
-    SubmitError, Submitter, Summary, TaskHandle, TaskPool, TimeLimit, TryInputs, Unhandled, Unstarted, Worker, Workers,
+    Batches, Builder, CancelReason, Cancelling, CollectError, Completion, End, Event, Group,
+    Inputs, Interrupted, Jitter, Job, JobError, JobHandle, JobId, Key, ManualTimer, Map, Next,
+    OnError, Outcome, PanicMessage, Permit, Pool, Pulled, RateLimit, Report, Retry,
+    RetryAfterScope, RetryBudget, RetryDecision, Retrying, RunningJob, Stats, SubmitError,
+    Submitter, Summary, TaskHandle, TaskPool, TimeLimit, TryInputs, Unhandled, Unstarted, Worker,
+    Workers,
 };
 use futures_lite::stream;
 
@@ -58,7 +60,9 @@ fn one_worker_runs_jobs_one_after_another_in_the_order_of_submission() {
             async move {
                 let start = clock.elapsed();
                 clock.sleep(Duration::from_millis(millis)).await;
-                log.lock().unwrap().push((millis, start.as_millis(), clock.elapsed().as_millis()));
+                log.lock()
+                    .unwrap()
+                    .push((millis, start.as_millis(), clock.elapsed().as_millis()));
                 Ok::<_, ()>(())
             }
         });
@@ -68,7 +72,10 @@ fn one_worker_runs_jobs_one_after_another_in_the_order_of_submission() {
             assert!(env.clock.advance_to_next());
             assert_eq!(handle.await, Ok(()));
         }
-        assert_eq!(*spans.lock().unwrap(), [(300, 0, 300), (100, 300, 400), (200, 400, 600)]);
+        assert_eq!(
+            *spans.lock().unwrap(),
+            [(300, 0, 300), (100, 300, 400), (200, 400, 600)]
+        );
         assert_settled(&pool);
     });
 }
@@ -76,14 +83,17 @@ fn one_worker_runs_jobs_one_after_another_in_the_order_of_submission() {
 #[test]
 fn numbers_that_make_no_sense_are_refused_where_they_are_set() {
     fn message(misuse: impl FnOnce()) -> String {
-        let payload = catch_unwind(AssertUnwindSafe(misuse)).expect_err("the number makes no sense");
+        let payload =
+            catch_unwind(AssertUnwindSafe(misuse)).expect_err("the number makes no sense");
         payload
             .downcast_ref::<&str>()
             .map(|text| (*text).to_owned())
             .or_else(|| payload.downcast_ref::<String>().cloned())
             .expect("the message is text")
     }
-    let (pool, _workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    let (pool, _workers) = Pool::builder()
+        .timer(ManualTimer::new())
+        .build(|n: u32| async move { Ok::<_, ()>(n) });
     let messages = [
         message(|| drop(Pool::builder::<(), ()>().workers(0))),
         message(|| drop(Pool::builder::<(), ()>().queue_capacity(0))),
@@ -110,14 +120,19 @@ fn numbers_that_make_no_sense_are_refused_where_they_are_set() {
     ];
     assert_eq!(messages, expected);
     // A refusal leaves the pool as it was.
-    assert_eq!(block_on(_workers.drive(pool.map([7]).try_collect::<Vec<_>>())), Ok(vec![7]));
+    assert_eq!(
+        block_on(_workers.drive(pool.map([7]).try_collect::<Vec<_>>())),
+        Ok(vec![7])
+    );
     assert_eq!(assert_settled(&pool).accepted, 1);
 }
 
 #[test]
 fn no_jobs_at_all_are_done_at_once() {
     everywhere(|env| async move {
-        let pool = env.at_once(2).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let pool = env
+            .at_once(2)
+            .spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
         let mut map = pool.map([]);
         {
             let mut next = std::pin::pin!(map.next());
@@ -126,7 +141,10 @@ fn no_jobs_at_all_are_done_at_once() {
         assert!(map.summary().is_complete());
         assert_eq!(map.summary(), map_of_nothing());
         let mut collected = std::pin::pin!(pool.map([]).try_collect::<Vec<_>>());
-        assert_eq!(poll_once(collected.as_mut()), Some(Ok::<_, CollectError<u32, ()>>(Vec::new())));
+        assert_eq!(
+            poll_once(collected.as_mut()),
+            Some(Ok::<_, CollectError<u32, ()>>(Vec::new()))
+        );
         let mut joined = std::pin::pin!(pool.group().join());
         assert_eq!(poll_once(joined.as_mut()), Some(Vec::new()));
         assert_eq!(poll_once(std::pin::pin!(pool.wait_idle())), Some(()));
@@ -145,9 +163,15 @@ fn map_of_nothing() -> Summary {
 
 struct HttpError;
 
-struct Request(#[expect(dead_code, reason = "it makes the type neither `Sync` nor `Unpin`")] Cell<u8>, PhantomPinned);
+struct Request(
+    #[expect(dead_code, reason = "it makes the type neither `Sync` nor `Unpin`")] Cell<u8>,
+    PhantomPinned,
+);
 
-struct Page(#[expect(dead_code, reason = "it makes the type neither `Sync` nor `Unpin`")] Cell<u8>, PhantomPinned);
+struct Page(
+    #[expect(dead_code, reason = "it makes the type neither `Sync` nor `Unpin`")] Cell<u8>,
+    PhantomPinned,
+);
 
 struct Service {
     pool: Pool<Request, Page, HttpError>,
@@ -176,7 +200,13 @@ fn handles_of_a_pool_go_wherever_their_values_may_go() {
 
 #[test]
 fn public_types_are_send_and_sync_where_their_parts_are() {
-    fn of<In: Send + Sync, T: Send + Sync, E: Send + Sync, S: Send + Sync + Unpin, C: Send + Sync + Unpin>() {
+    fn of<
+        In: Send + Sync,
+        T: Send + Sync,
+        E: Send + Sync,
+        S: Send + Sync + Unpin,
+        C: Send + Sync + Unpin,
+    >() {
         // One job.
         is_send_sync_clone_and_unpin::<Pool<In, T, E>>();
         is_send_sync_clone_and_unpin::<Builder<In, E>>();
@@ -215,6 +245,20 @@ fn public_types_are_send_and_sync_where_their_parts_are() {
     is_send_sync_and_unpin::<ManualSleep>();
     is_send_sync_and_unpin::<SleepersReached>();
     is_send_sync_clone_and_unpin::<(CancelReason, End, Event, Interrupted, Jitter, JobId, Key)>();
-    is_send_sync_clone_and_unpin::<(OnError, Outcome, PanicMessage, RateLimit, RetryAfterScope, RetryBudget)>();
-    is_send_sync_clone_and_unpin::<(RetryDecision, RunningJob, Stats, Summary, TimeLimit, Unstarted<u32>)>();
+    is_send_sync_clone_and_unpin::<(
+        OnError,
+        Outcome,
+        PanicMessage,
+        RateLimit,
+        RetryAfterScope,
+        RetryBudget,
+    )>();
+    is_send_sync_clone_and_unpin::<(
+        RetryDecision,
+        RunningJob,
+        Stats,
+        Summary,
+        TimeLimit,
+        Unstarted<u32>,
+    )>();
 }

@@ -57,18 +57,39 @@ struct Tracker {
 
 impl Tracker {
     fn input(&self, number: u32) -> Input {
-        Input { number, token: self.inputs.token() }
+        Input {
+            number,
+            token: self.inputs.token(),
+        }
     }
 
     fn assert_all_dropped(&self, what: &str) {
-        let all = [&self.inputs, &self.futures, &self.values, &self.states, &self.handlers];
-        let left: Vec<_> = all.iter().map(|drops| drops.counts()).map(|(made, dropped)| made - dropped).collect();
-        assert_eq!(left, [0; 5], "{what}: not dropped of inputs, futures, values, states, handlers");
+        let all = [
+            &self.inputs,
+            &self.futures,
+            &self.values,
+            &self.states,
+            &self.handlers,
+        ];
+        let left: Vec<_> = all
+            .iter()
+            .map(|drops| drops.counts())
+            .map(|(made, dropped)| made - dropped)
+            .collect();
+        assert_eq!(
+            left, [0; 5],
+            "{what}: not dropped of inputs, futures, values, states, handlers"
+        );
     }
 }
 
 /// The body of a job: yields, or sleeps, or both, or never ends; then succeeds or fails.
-async fn work(tracker: Tracker, clock: ManualTimer, input: Input, token: DropToken) -> Result<Output, Failure> {
+async fn work(
+    tracker: Tracker,
+    clock: ManualTimer,
+    input: Input,
+    token: DropToken,
+) -> Result<Output, Failure> {
     let _token = token;
     let number = input.number;
     if number >= STUCK {
@@ -82,7 +103,11 @@ async fn work(tracker: Tracker, clock: ManualTimer, input: Input, token: DropTok
     }
     drop(input.token);
     let token = Token(tracker.values.token());
-    if number % 4 == 3 { Err(Failure(token)) } else { Ok(Output(token)) }
+    if number % 4 == 3 {
+        Err(Failure(token))
+    } else {
+        Ok(Output(token))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -142,8 +167,15 @@ impl Run {
     fn new(scenario: &Scenario) -> Self {
         let mut steps = Steps::default();
         let mut workers = Vec::new();
-        let run = Self::spawn(scenario, |n, worker| workers.push(steps.add(format!("worker {n}"), worker)));
-        Self { steps, workers, ..run }.with_consumers(scenario)
+        let run = Self::spawn(scenario, |n, worker| {
+            workers.push(steps.add(format!("worker {n}"), worker))
+        });
+        Self {
+            steps,
+            workers,
+            ..run
+        }
+        .with_consumers(scenario)
     }
 
     /// Leaves the workers to somebody else.
@@ -168,18 +200,39 @@ impl Run {
             });
         if scenario.is_scheduled {
             let limit = RateLimit::every(Duration::from_millis(100)).burst(3);
-            builder = builder.key_by(|input: &Input| input.number % 2).max_running_per_key(1).rate_limit(limit);
+            builder = builder
+                .key_by(|input: &Input| input.number % 2)
+                .max_running_per_key(1)
+                .rate_limit(limit);
         }
         let (pool, workers) = build(builder, scenario.handler, &clock, &tracker);
-        workers.into_iter().enumerate().for_each(|(n, worker)| spawn(n, worker));
-        let env = Env { pool, clock, tracker, are_workers_gone: Rc::default() };
+        workers
+            .into_iter()
+            .enumerate()
+            .for_each(|(n, worker)| spawn(n, worker));
+        let env = Env {
+            pool,
+            clock,
+            tracker,
+            are_workers_gone: Rc::default(),
+        };
         let slots = scenario.slots;
-        Self { slots, steps: Steps::default(), workers: Vec::new(), consumers: Vec::new(), env, events }
+        Self {
+            slots,
+            steps: Steps::default(),
+            workers: Vec::new(),
+            consumers: Vec::new(),
+            env,
+            events,
+        }
     }
 
     fn with_consumers(mut self, scenario: &Scenario) -> Self {
         for (n, consumer) in scenario.consumers.iter().enumerate() {
-            self.consumers.push(self.steps.add(format!("consumer {n}"), consumer(self.env.clone())));
+            self.consumers.push(
+                self.steps
+                    .add(format!("consumer {n}"), consumer(self.env.clone())),
+            );
         }
         self
     }
@@ -205,7 +258,9 @@ impl Run {
     fn strike(&mut self, fault: Fault, count: usize) -> bool {
         let struck: Vec<usize> = match fault {
             Fault::Worker(n, k) if self.steps.polls(self.workers[n]) == k => vec![self.workers[n]],
-            Fault::Consumer(n, k) if self.steps.polls(self.consumers[n]) == k => vec![self.consumers[n]],
+            Fault::Consumer(n, k) if self.steps.polls(self.consumers[n]) == k => {
+                vec![self.consumers[n]]
+            }
             Fault::AllWorkers(k) if count == k => self.workers.clone(),
             _ => return false,
         };
@@ -215,15 +270,23 @@ impl Run {
         for at in struck {
             self.steps.drop_task(at);
         }
-        *self.env.are_workers_gone.borrow_mut() = !self.workers.iter().any(|at| self.steps.is_waiting(*at));
+        *self.env.are_workers_gone.borrow_mut() =
+            !self.workers.iter().any(|at| self.steps.is_waiting(*at));
         assert_adds_up(&self.env.pool.stats());
         true
     }
 
     /// Everybody who was not dropped has ended.
     fn assert_nobody_waits(&self, what: &str) {
-        let waiting: Vec<_> = self.steps.waiting().filter(|(at, _)| !self.workers.contains(at)).collect();
-        assert!(waiting.is_empty(), "{what}: they wait for ever: {waiting:?}");
+        let waiting: Vec<_> = self
+            .steps
+            .waiting()
+            .filter(|(at, _)| !self.workers.contains(at))
+            .collect();
+        assert!(
+            waiting.is_empty(),
+            "{what}: they wait for ever: {waiting:?}"
+        );
     }
 }
 
@@ -239,15 +302,27 @@ fn build(
         Handler::Plain => {
             let (pool, workers) = builder.build(move |input: Input| {
                 let _ = &token;
-                work(tracker.clone(), clock.clone(), input, tracker.futures.token())
+                work(
+                    tracker.clone(),
+                    clock.clone(),
+                    input,
+                    tracker.futures.token(),
+                )
             });
-            (pool, workers.into_iter().map(|worker| Box::pin(worker.run()) as Local).collect())
+            (
+                pool,
+                workers
+                    .into_iter()
+                    .map(|worker| Box::pin(worker.run()) as Local)
+                    .collect(),
+            )
         }
         Handler::AddsJobs => {
-            let (pool, workers) =
-                builder.build_with_submitter(move |input: Input, jobs: Submitter<Input, Output, Failure>| {
+            let (pool, workers) = builder.build_with_submitter(
+                move |input: Input, jobs: Submitter<Input, Output, Failure>| {
                     let _ = &token;
-                    let (tracker, clock, future) = (tracker.clone(), clock.clone(), tracker.futures.token());
+                    let (tracker, clock, future) =
+                        (tracker.clone(), clock.clone(), tracker.futures.token());
                     async move {
                         if input.number < 4 {
                             // Refused only when nobody wants the outcome any more.
@@ -257,8 +332,15 @@ fn build(
                         }
                         work(tracker, clock, input, future).await
                     }
-                });
-            (pool, workers.into_iter().map(|worker| Box::pin(worker.run()) as Local).collect())
+                },
+            );
+            (
+                pool,
+                workers
+                    .into_iter()
+                    .map(|worker| Box::pin(worker.run()) as Local)
+                    .collect(),
+            )
         }
         Handler::State => {
             let states = tracker.states.clone();
@@ -266,10 +348,22 @@ fn build(
                 move |_| states.token(),
                 async move |_state: &mut DropToken, input: Input| {
                     let _ = &token;
-                    work(tracker.clone(), clock.clone(), input, tracker.futures.token()).await
+                    work(
+                        tracker.clone(),
+                        clock.clone(),
+                        input,
+                        tracker.futures.token(),
+                    )
+                    .await
                 },
             );
-            (pool, workers.into_iter().map(|worker| Box::pin(worker.run()) as Local).collect())
+            (
+                pool,
+                workers
+                    .into_iter()
+                    .map(|worker| Box::pin(worker.run()) as Local)
+                    .collect(),
+            )
         }
     }
 }
@@ -280,12 +374,20 @@ fn assert_one_outcome_each(events: &[Event], what: &str) {
     let mut jobs = BTreeMap::new();
     for event in events {
         match event {
-            Event::Accepted { job } => assert!(jobs.insert(*job, 0).is_none(), "{what}: {job} accepted twice"),
-            Event::Finished { job, .. } => *jobs.get_mut(job).expect("a job is accepted before it ends") += 1,
+            Event::Accepted { job } => assert!(
+                jobs.insert(*job, 0).is_none(),
+                "{what}: {job} accepted twice"
+            ),
+            Event::Finished { job, .. } => {
+                *jobs.get_mut(job).expect("a job is accepted before it ends") += 1
+            }
             _ => {}
         }
     }
-    let wrong: Vec<_> = jobs.iter().filter(|(_, outcomes)| **outcomes != 1).collect();
+    let wrong: Vec<_> = jobs
+        .iter()
+        .filter(|(_, outcomes)| **outcomes != 1)
+        .collect();
     assert!(wrong.is_empty(), "{what}: not one outcome: {wrong:?}");
 }
 
@@ -302,20 +404,36 @@ fn run(scenario: &Scenario, fault: Fault) -> bool {
         drop(pool.abort().await);
         pool.wait_idle().await;
         pool.drain().await;
-        assert!(pool.drain_within(Duration::from_secs(1)).await.is_complete());
+        assert!(
+            pool.drain_within(Duration::from_secs(1))
+                .await
+                .is_complete()
+        );
     });
     run.settle(Fault::None);
     run.assert_nobody_waits(&what);
     assert!(run.steps.is_done(end), "{what}: the pool does not end");
-    assert_eq!(run.steps.waiting().next(), None, "{what}: workers outlive their pool");
+    assert_eq!(
+        run.steps.waiting().next(),
+        None,
+        "{what}: workers outlive their pool"
+    );
     let stats = assert_settled(&run.env.pool);
     assert_eq!(stats.workers, 0, "{what}");
-    let Run { steps, env, events, .. } = run;
+    let Run {
+        steps, env, events, ..
+    } = run;
     let tracker = env.tracker.clone();
     drop((steps, env));
     let events = events.lock().unwrap();
     assert_one_outcome_each(&events, &what);
-    assert_eq!(stats.accepted, events.iter().filter(|event| matches!(event, Event::Accepted { .. })).count() as u64);
+    assert_eq!(
+        stats.accepted,
+        events
+            .iter()
+            .filter(|event| matches!(event, Event::Accepted { .. }))
+            .count() as u64
+    );
     tracker.assert_all_dropped(&what);
     has_happened
 }
@@ -325,7 +443,9 @@ fn for_every_fault(scenario: &Scenario) {
     assert!(!run(scenario, Fault::None));
     let mut faults: Vec<Box<dyn Fn(usize) -> Fault>> = vec![Box::new(Fault::AllWorkers)];
     faults.extend((0..scenario.workers).map(|n| Box::new(move |k| Fault::Worker(n, k)) as _));
-    faults.extend((0..scenario.consumers.len()).map(|n| Box::new(move |k| Fault::Consumer(n, k)) as _));
+    faults.extend(
+        (0..scenario.consumers.len()).map(|n| Box::new(move |k| Fault::Consumer(n, k)) as _),
+    );
     for fault in faults {
         let moments = (0..).take_while(|k| run(scenario, fault(*k))).count();
         assert!(moments > 0, "{:?} never happened", fault(0));
@@ -334,19 +454,45 @@ fn for_every_fault(scenario: &Scenario) {
 
 /// On pools of one to three workers with one to three slots, with little and ample room, with a schedule and without.
 fn on_every_small_pool(handler: Handler, consumers: &'static [Consumer], is_stuck: bool) {
-    let of_one_slot =
-        [(1, 1, 1, false), (1, 1, 20, false), (2, 1, 3, false), (3, 1, 1, false), (1, 1, 20, true), (3, 1, 2, true)];
-    let of_many_slots = [(1, 2, 1, false), (1, 3, 20, false), (2, 2, 3, false), (1, 2, 20, true), (2, 2, 2, true)];
+    let of_one_slot = [
+        (1, 1, 1, false),
+        (1, 1, 20, false),
+        (2, 1, 3, false),
+        (3, 1, 1, false),
+        (1, 1, 20, true),
+        (3, 1, 2, true),
+    ];
+    let of_many_slots = [
+        (1, 2, 1, false),
+        (1, 3, 20, false),
+        (2, 2, 3, false),
+        (1, 2, 20, true),
+        (2, 2, 2, true),
+    ];
     // A state has one slot.
     let has_many = !matches!(handler, Handler::State);
-    let pools = of_one_slot.into_iter().chain(of_many_slots.into_iter().filter(|_| has_many));
+    let pools = of_one_slot
+        .into_iter()
+        .chain(of_many_slots.into_iter().filter(|_| has_many));
     for (workers, slots, capacity, is_scheduled) in pools {
-        let scenario = Scenario { workers, slots, capacity, handler, consumers, is_stuck, is_scheduled };
+        let scenario = Scenario {
+            workers,
+            slots,
+            capacity,
+            handler,
+            consumers,
+            is_stuck,
+            is_scheduled,
+        };
         for_every_fault(&scenario);
         for first in [First::Workers, First::Consumers] {
-            (0..).take_while(|k| run_and_drop_all(&scenario, first, *k)).for_each(drop);
+            (0..)
+                .take_while(|k| run_and_drop_all(&scenario, first, *k))
+                .for_each(drop);
         }
-        (0..).take_while(|k| run_and_drop_executor(&scenario, *k)).for_each(drop);
+        (0..)
+            .take_while(|k| run_and_drop_executor(&scenario, *k))
+            .for_each(drop);
     }
 }
 
@@ -360,13 +506,29 @@ enum First {
 /// Runs for `k` steps, then drops everything without polling it again. Says whether there were so many steps.
 fn run_and_drop_all(scenario: &Scenario, first: First, k: usize) -> bool {
     let what = format!("everything dropped after {k} steps, first {first:?}");
-    let Run { mut steps, workers, consumers, env, events, .. } = Run::new(scenario);
+    let Run {
+        mut steps,
+        workers,
+        consumers,
+        env,
+        events,
+        ..
+    } = Run::new(scenario);
     let mut count = 0;
     while count < k && (steps.step().is_some() || env.clock.advance_to_next()) {
         count += 1;
     }
-    let Env { pool, clock, tracker, .. } = env;
-    let (before, after) = if first == First::Workers { (&workers, &consumers) } else { (&consumers, &workers) };
+    let Env {
+        pool,
+        clock,
+        tracker,
+        ..
+    } = env;
+    let (before, after) = if first == First::Workers {
+        (&workers, &consumers)
+    } else {
+        (&consumers, &workers)
+    };
     for at in before {
         steps.drop_task(*at);
     }
@@ -378,9 +540,19 @@ fn run_and_drop_all(scenario: &Scenario, first: First, k: usize) -> bool {
     drop((steps, clock));
     let events = events.lock().unwrap();
     assert_one_outcome_each(&events, &what);
-    let left = events.iter().filter(|event| matches!(event, Event::WorkerLeft { .. })).count();
+    let left = events
+        .iter()
+        .filter(|event| matches!(event, Event::WorkerLeft { .. }))
+        .count();
     assert_eq!(left, scenario.workers, "{what}: workers that left");
-    assert_eq!(events.iter().filter(|event| **event == Event::Closed).count(), 1, "{what}: closed once");
+    assert_eq!(
+        events
+            .iter()
+            .filter(|event| **event == Event::Closed)
+            .count(),
+        1,
+        "{what}: closed once"
+    );
     tracker.assert_all_dropped(&what);
     count == k
 }
@@ -404,7 +576,9 @@ fn run_and_drop_executor(scenario: &Scenario, k: usize) -> bool {
     run.settle(Fault::None);
     run.assert_nobody_waits(&what);
     assert_eq!(assert_settled(&run.env.pool).workers, 0, "{what}");
-    let Run { steps, env, events, .. } = run;
+    let Run {
+        steps, env, events, ..
+    } = run;
     let tracker = env.tracker.clone();
     drop((steps, env));
     assert_one_outcome_each(&events.lock().unwrap(), &what);
@@ -468,7 +642,9 @@ fn reserves(env: Env) -> Local {
 fn cancels(env: Env) -> Local {
     Box::pin(async move {
         for number in 0..JOBS {
-            let Ok(handle) = env.pool.submit(env.tracker.input(number)).await else { continue };
+            let Ok(handle) = env.pool.submit(env.tracker.input(number)).await else {
+                continue;
+            };
             for _ in 0..number {
                 yield_now().await;
             }
@@ -496,7 +672,10 @@ fn maps_with_window_of_one(env: Env) -> Local {
 fn maps_with(env: Env, is_ordered: bool, window: usize) -> Local {
     Box::pin(async move {
         let tracker = env.tracker.clone();
-        let mut map = env.pool.map((0..JOBS).map(move |number| tracker.input(number))).window(window);
+        let mut map = env
+            .pool
+            .map((0..JOBS).map(move |number| tracker.input(number)))
+            .window(window);
         if is_ordered {
             map = map.ordered();
         }
@@ -524,15 +703,23 @@ fn maps_with(env: Env, is_ordered: bool, window: usize) -> Local {
 fn maps_what_grows(env: Env) -> Local {
     Box::pin(async move {
         let tracker = env.tracker.clone();
-        let mut map = env.pool.map((0..4).map(move |number| tracker.input(number)));
+        let mut map = env
+            .pool
+            .map((0..4).map(move |number| tracker.input(number)));
         let mut read = 0;
         while let Some(completion) = map.next().await {
-            assert!(!matches!(completion.result, Err(JobError::Panicked(_) | JobError::Cancelled(_))));
+            assert!(!matches!(
+                completion.result,
+                Err(JobError::Panicked(_) | JobError::Cancelled(_))
+            ));
             read += 1;
         }
         let summary = map.summary();
         assert_eq!((summary.accepted, summary.unread), (read, 0));
-        assert!(read == 12 || summary.abandoned > 0 || *env.are_workers_gone.borrow(), "{summary:?}");
+        assert!(
+            read == 12 || summary.abandoned > 0 || *env.are_workers_gone.borrow(),
+            "{summary:?}"
+        );
     })
 }
 
@@ -543,7 +730,11 @@ fn submits_what_grows(env: Env) -> Local {
             handles.extend(env.pool.submit(env.tracker.input(number)).await);
         }
         for (number, handle) in (0..).zip(handles) {
-            if number % 2 == 0 { handle.detach() } else { drop(handle.await) }
+            if number % 2 == 0 {
+                handle.detach()
+            } else {
+                drop(handle.await)
+            }
         }
         env.pool.wait_idle().await;
     })
@@ -579,7 +770,10 @@ fn waits_for_idle(env: Env) -> Local {
 fn maps_and_cancels(env: Env) -> Local {
     Box::pin(async move {
         let tracker = env.tracker.clone();
-        let mut map = env.pool.map((0..JOBS).map(move |number| tracker.input(number))).window(5);
+        let mut map = env
+            .pool
+            .map((0..JOBS).map(move |number| tracker.input(number)))
+            .window(5);
         for _ in 0..2 {
             drop(map.next().await);
         }
@@ -588,7 +782,10 @@ fn maps_and_cancels(env: Env) -> Local {
         while map.next().await.is_some() {
             read += 1;
         }
-        assert_eq!((map.summary().accepted, map.summary().end), (read, End::Cancelled));
+        assert_eq!(
+            (map.summary().accepted, map.summary().end),
+            (read, End::Cancelled)
+        );
     })
 }
 
@@ -609,7 +806,9 @@ fn submits_stuck_jobs(env: Env) -> Local {
 fn maps_stuck_jobs(env: Env) -> Local {
     Box::pin(async move {
         let tracker = env.tracker.clone();
-        let mut map = env.pool.map((0..JOBS).map(move |number| tracker.input(number + (number % 2) * STUCK)));
+        let mut map = env
+            .pool
+            .map((0..JOBS).map(move |number| tracker.input(number + (number % 2) * STUCK)));
         while map.next().await.is_some() {}
         let summary = map.summary();
         assert_eq!(summary.unread, 0);
@@ -666,7 +865,11 @@ fn whatever_is_dropped_when_two_maps_do_not_disturb_each_other() {
 
 #[test]
 fn whatever_is_dropped_when_an_ordered_map_keeps_the_order_without_gaps() {
-    on_every_small_pool(Handler::Plain, &[maps_in_order, maps_with_window_of_one], false);
+    on_every_small_pool(
+        Handler::Plain,
+        &[maps_in_order, maps_with_window_of_one],
+        false,
+    );
 }
 
 #[test]
@@ -696,17 +899,33 @@ fn whatever_is_dropped_when_each_state_is_dropped_once() {
 
 #[test]
 fn whatever_is_dropped_when_those_who_wait_for_idle_are_told() {
-    on_every_small_pool(Handler::Plain, &[awaits_handles, waits_for_idle, waits_for_idle], false);
+    on_every_small_pool(
+        Handler::Plain,
+        &[awaits_handles, waits_for_idle, waits_for_idle],
+        false,
+    );
 }
 
 #[test]
 fn whatever_is_dropped_when_an_abort_goes_on_and_ends() {
-    on_every_small_pool(Handler::Plain, &[submits_stuck_jobs, aborts, waits_for_idle], true);
+    on_every_small_pool(
+        Handler::Plain,
+        &[submits_stuck_jobs, aborts, waits_for_idle],
+        true,
+    );
     on_every_small_pool(Handler::AddsJobs, &[maps_stuck_jobs, aborts, aborts], true);
 }
 
 #[test]
 fn whatever_is_dropped_when_a_drain_with_a_deadline_ends() {
-    on_every_small_pool(Handler::Plain, &[submits_stuck_jobs, drains_within_a_while], true);
-    on_every_small_pool(Handler::State, &[maps_stuck_jobs, drains_within_a_while], true);
+    on_every_small_pool(
+        Handler::Plain,
+        &[submits_stuck_jobs, drains_within_a_while],
+        true,
+    );
+    on_every_small_pool(
+        Handler::State,
+        &[maps_stuck_jobs, drains_within_a_while],
+        true,
+    );
 }

@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use async_channel::Sender;
 use brigade::rt::BoxFuture;
-use brigade::{Builder, CollectError, Completion, Inputs, JobHandle, ManualTimer, Map, Pool, Source, Spawn};
+use brigade::{
+    Builder, CollectError, Completion, Inputs, JobHandle, ManualTimer, Map, Pool, Source, Spawn,
+};
 use futures::Stream;
 use futures::stream::FuturesUnordered;
 use futures_lite::{StreamExt, future, stream};
@@ -183,17 +185,21 @@ const fn expected(wait: Wait, ending: Ending) -> Expected {
             Ending::DropLastHandle => GoesOn(HOLDS_POOL, "[Ok(7), Ok(8)], Complete"),
         },
         Wait::MapMoreRoom => match ending {
-            Ending::Close | Ending::Seal | Ending::Drain => GoesOn(IS_ACCEPTED, "[Ok(0), Ok(1), Ok(2)], Closed"),
-            Ending::DrainWithin | Ending::Abort => {
-                Ends("[Err(Cancelled(Aborted)), Err(Cancelled(Aborted)), Err(Cancelled(Aborted))], Aborted")
+            Ending::Close | Ending::Seal | Ending::Drain => {
+                GoesOn(IS_ACCEPTED, "[Ok(0), Ok(1), Ok(2)], Closed")
             }
+            Ending::DrainWithin | Ending::Abort => Ends(
+                "[Err(Cancelled(Aborted)), Err(Cancelled(Aborted)), Err(Cancelled(Aborted))], Aborted",
+            ),
             Ending::DropLastWorker | Ending::DropExecutor => {
                 Ends("[Err(Abandoned), Err(Abandoned), Err(Abandoned)], Abandoned")
             }
-            Ending::CancelOwn => {
-                Ends("[Err(Cancelled(Stream)), Err(Cancelled(Stream)), Err(Cancelled(Stream))], Cancelled")
+            Ending::CancelOwn => Ends(
+                "[Err(Cancelled(Stream)), Err(Cancelled(Stream)), Err(Cancelled(Stream))], Cancelled",
+            ),
+            Ending::DropLastHandle => {
+                GoesOn(HOLDS_POOL, "[Ok(0), Ok(1), Ok(2), Ok(3), Ok(4)], Complete")
             }
-            Ending::DropLastHandle => GoesOn(HOLDS_POOL, "[Ok(0), Ok(1), Ok(2), Ok(3), Ok(4)], Complete"),
         },
         Wait::MapSource | Wait::TryMapSource | Wait::DeadlineMapSource => match ending {
             Ending::Close
@@ -224,15 +230,22 @@ const fn expected(wait: Wait, ending: Ending) -> Expected {
             Ending::CancelOwn => Ends("[Err(Cancelled(Stream))], Cancelled"),
             Ending::DropLastHandle => GoesOn(HOLDS_POOL, "[Ok(7)], Complete"),
         },
-        Wait::MapResult | Wait::OrderedMapResult | Wait::QueuedMapResult | Wait::DeadlineMapResult => match ending {
-            Ending::Close | Ending::Seal | Ending::Drain => GoesOn(IS_ACCEPTED, "[Ok(7)], Complete"),
+        Wait::MapResult
+        | Wait::OrderedMapResult
+        | Wait::QueuedMapResult
+        | Wait::DeadlineMapResult => match ending {
+            Ending::Close | Ending::Seal | Ending::Drain => {
+                GoesOn(IS_ACCEPTED, "[Ok(7)], Complete")
+            }
             Ending::DrainWithin | Ending::Abort => Ends("[Err(Cancelled(Aborted))], Aborted"),
             Ending::DropLastWorker | Ending::DropExecutor => Ends("[Err(Abandoned)], Abandoned"),
             Ending::CancelOwn => Ends("[Err(Cancelled(Stream))], Cancelled"),
             Ending::DropLastHandle => GoesOn(HOLDS_POOL, "[Ok(7)], Complete"),
         },
         Wait::ForEachResult => match ending {
-            Ending::Close | Ending::Seal | Ending::Drain => GoesOn(IS_ACCEPTED, "[Ok(7)], Complete"),
+            Ending::Close | Ending::Seal | Ending::Drain => {
+                GoesOn(IS_ACCEPTED, "[Ok(7)], Complete")
+            }
             Ending::DrainWithin | Ending::Abort => Ends("[Err(Cancelled(Aborted))], Aborted"),
             Ending::DropLastWorker | Ending::DropExecutor => Ends("[Err(Abandoned)], Abandoned"),
             Ending::CancelOwn => Impossible(OWNED),
@@ -259,12 +272,16 @@ const fn expected(wait: Wait, ending: Ending) -> Expected {
             Ending::CancelOwn => Impossible(OWNED),
             Ending::DropLastHandle => GoesOn(HOLDS_POOL, "[Ok(7)]"),
         },
-        Wait::Handle | Wait::QueuedHandle | Wait::DelayedHandle | Wait::PausedHandle => match ending {
-            Ending::Close | Ending::Seal | Ending::Drain | Ending::DropLastHandle => GoesOn(IS_ACCEPTED, "Ok(7)"),
-            Ending::DrainWithin | Ending::Abort => Ends("Err(Cancelled(Aborted))"),
-            Ending::DropLastWorker | Ending::DropExecutor => Ends("Err(Abandoned)"),
-            Ending::CancelOwn => Impossible(NOT_A_PART),
-        },
+        Wait::Handle | Wait::QueuedHandle | Wait::DelayedHandle | Wait::PausedHandle => {
+            match ending {
+                Ending::Close | Ending::Seal | Ending::Drain | Ending::DropLastHandle => {
+                    GoesOn(IS_ACCEPTED, "Ok(7)")
+                }
+                Ending::DrainWithin | Ending::Abort => Ends("Err(Cancelled(Aborted))"),
+                Ending::DropLastWorker | Ending::DropExecutor => Ends("Err(Abandoned)"),
+                Ending::CancelOwn => Impossible(NOT_A_PART),
+            }
+        }
         Wait::Cancel => match ending {
             Ending::Close
             | Ending::Seal
@@ -276,12 +293,17 @@ const fn expected(wait: Wait, ending: Ending) -> Expected {
             | Ending::DropLastHandle => Ends("None"),
             Ending::CancelOwn => Impossible(NOT_A_PART),
         },
-        Wait::Idle | Wait::Drain | Wait::DrainWithin | Wait::QueuedBelow | Wait::RunningBelow => match ending {
-            Ending::Close | Ending::Seal | Ending::Drain => GoesOn(IS_ACCEPTED, "done"),
-            Ending::DrainWithin | Ending::Abort | Ending::DropLastWorker | Ending::DropExecutor => DONE,
-            Ending::CancelOwn => Impossible(NOT_A_PART),
-            Ending::DropLastHandle => GoesOn(HOLDS_POOL, "done"),
-        },
+        Wait::Idle | Wait::Drain | Wait::DrainWithin | Wait::QueuedBelow | Wait::RunningBelow => {
+            match ending {
+                Ending::Close | Ending::Seal | Ending::Drain => GoesOn(IS_ACCEPTED, "done"),
+                Ending::DrainWithin
+                | Ending::Abort
+                | Ending::DropLastWorker
+                | Ending::DropExecutor => DONE,
+                Ending::CancelOwn => Impossible(NOT_A_PART),
+                Ending::DropLastHandle => GoesOn(HOLDS_POOL, "done"),
+            }
+        }
         Wait::Abort => match ending {
             Ending::Close
             | Ending::Seal
@@ -301,7 +323,9 @@ const fn expected(wait: Wait, ending: Ending) -> Expected {
             | Ending::Abort
             | Ending::DropLastWorker
             | Ending::DropExecutor
-            | Ending::DropLastHandle => GoesOn("it takes no more from the pool than its timer", "Some([7])"),
+            | Ending::DropLastHandle => {
+                GoesOn("it takes no more from the pool than its timer", "Some([7])")
+            }
             Ending::CancelOwn => Impossible(NOT_A_PART),
         },
     }
@@ -340,7 +364,11 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(builder: Builder<u32, ()>, clock: &ManualTimer, executor: &dyn Fn(BoxFuture<'static, ()>)) -> Rc<Self> {
+    fn new(
+        builder: Builder<u32, ()>,
+        clock: &ManualTimer,
+        executor: &dyn Fn(BoxFuture<'static, ()>),
+    ) -> Rc<Self> {
         let gate = Gate::new();
         let pass = gate.clone();
         let builder = builder.queue_capacity(CAPACITY).timer(clock.clone());
@@ -348,7 +376,9 @@ impl Stage {
         let spawn = |worker: BoxFuture<'static, ()>| {
             let (stop, stopped) = async_channel::bounded::<()>(1);
             stops.borrow_mut().push(stop);
-            executor(Box::pin(future::or(worker, async move { _ = stopped.recv().await })));
+            executor(Box::pin(future::or(worker, async move {
+                _ = stopped.recv().await
+            })));
         };
         let pool = builder.spawn_on(&spawn, move |n: u32| {
             let gate = pass.clone();
@@ -369,13 +399,20 @@ impl Stage {
     }
 
     fn pool(&self) -> Pool<u32, u32, ()> {
-        self.pool.borrow().clone().expect("it is there until it is dropped by an ending")
+        self.pool
+            .borrow()
+            .clone()
+            .expect("it is there until it is dropped by an ending")
     }
 
     /// Submits so many jobs, which are started as far as there are slots.
     async fn submit_others(&self, count: usize) {
         for n in 0..count {
-            let handle = self.pool().submit(100 + n as u32).await.expect("the pool is open");
+            let handle = self
+                .pool()
+                .submit(100 + n as u32)
+                .await
+                .expect("the pool is open");
             self.others.borrow_mut().push(handle);
         }
         self.gate.arrived(count.min(SLOTS)).await;
@@ -420,7 +457,11 @@ impl Stage {
             Ending::Abort => drop(self.pool().abort().await),
             Ending::DropLastWorker => self.drop_workers_in_turn().await,
             Ending::DropExecutor => self.stops.borrow_mut().clear(),
-            Ending::CancelOwn => (self.cancel.borrow().as_ref().expect("the wait belongs to something"))(),
+            Ending::CancelOwn => (self
+                .cancel
+                .borrow()
+                .as_ref()
+                .expect("the wait belongs to something"))(),
             Ending::DropLastHandle => drop(self.pool.borrow_mut().take()),
         }
     }
@@ -436,7 +477,9 @@ impl Stage {
         *self.cancel.borrow_mut() = Some(Box::new(move || own.borrow_mut().cancel()));
         Box::pin(async move {
             let mut results = Vec::new();
-            while let Some(item) = future::poll_fn(|cx| Pin::new(&mut *map.borrow_mut()).poll_next(cx)).await {
+            while let Some(item) =
+                future::poll_fn(|cx| Pin::new(&mut *map.borrow_mut()).poll_next(cx)).await
+            {
                 results.push(item.outcome());
             }
             results.sort();
@@ -450,7 +493,9 @@ impl Stage {
         match wait {
             Wait::Submit => {
                 self.submit_others(SLOTS + CAPACITY).await;
-                Box::pin(async move { format!("{:?}", pool.submit(7).await.map(|handle| handle.detach())) })
+                Box::pin(async move {
+                    format!("{:?}", pool.submit(7).await.map(|handle| handle.detach()))
+                })
             }
             Wait::Reserve => {
                 self.submit_others(SLOTS + CAPACITY).await;
@@ -458,7 +503,12 @@ impl Stage {
             }
             Wait::JobSubmit => {
                 self.submit_others(SLOTS + CAPACITY).await;
-                Box::pin(async move { format!("{:?}", pool.job(7).submit().await.map(|handle| handle.detach())) })
+                Box::pin(async move {
+                    format!(
+                        "{:?}",
+                        pool.job(7).submit().await.map(|handle| handle.detach())
+                    )
+                })
             }
             Wait::GroupSubmit => {
                 self.submit_others(SLOTS + CAPACITY).await;
@@ -476,18 +526,28 @@ impl Stage {
                 self.submit_others(1).await;
                 let mut map = pool.map(0..5);
                 while pool.stats().running < SLOTS || pool.stats().queued < CAPACITY {
-                    assert!(future::poll_once(map.next()).await.is_none(), "no job has ended");
+                    assert!(
+                        future::poll_once(map.next()).await.is_none(),
+                        "no job has ended"
+                    );
                     future::yield_now().await;
                 }
                 self.read(map)
             }
             Wait::MapSource => self.read(pool.map_stream(self.silent_source())),
-            Wait::TryMapSource => self.read(pool.try_map_stream(self.silent_source().map(Ok::<_, ()>))),
-            Wait::DeadlineMapSource => self.read(pool.map_stream(self.silent_source()).deadline(2 * LONG)),
+            Wait::TryMapSource => {
+                self.read(pool.try_map_stream(self.silent_source().map(Ok::<_, ()>)))
+            }
+            Wait::DeadlineMapSource => {
+                self.read(pool.map_stream(self.silent_source()).deadline(2 * LONG))
+            }
             Wait::ForEachSource => for_each(pool.map_stream(self.silent_source())),
             Wait::MapSourceAndResult => {
                 let mut map = pool.map_stream(stream::once(7).chain(self.silent_source()));
-                assert!(future::poll_once(map.next()).await.is_none(), "no job has ended");
+                assert!(
+                    future::poll_once(map.next()).await.is_none(),
+                    "no job has ended"
+                );
                 self.gate.arrived(1).await;
                 self.read(map)
             }
@@ -497,12 +557,18 @@ impl Stage {
             Wait::QueuedMapResult => {
                 self.submit_others(SLOTS).await;
                 let mut map = pool.map([7]);
-                assert!(future::poll_once(map.next()).await.is_none(), "no job has ended");
+                assert!(
+                    future::poll_once(map.next()).await.is_none(),
+                    "no job has ended"
+                );
                 self.read(map)
             }
             Wait::ForEachResult => {
                 let mut map = for_each(pool.map([7]));
-                assert!(future::poll_once(&mut map).await.is_none(), "no job has ended");
+                assert!(
+                    future::poll_once(&mut map).await.is_none(),
+                    "no job has ended"
+                );
                 self.gate.arrived(1).await;
                 map
             }
@@ -515,12 +581,16 @@ impl Stage {
                         Err(error) => format!("{error:?}"),
                     }
                 });
-                assert!(future::poll_once(&mut collect).await.is_none(), "no job has ended");
+                assert!(
+                    future::poll_once(&mut collect).await.is_none(),
+                    "no job has ended"
+                );
                 self.gate.arrived(1).await;
                 collect
             }
             Wait::GroupNext | Wait::QueuedGroupNext => {
-                self.submit_others(if wait == Wait::GroupNext { 1 } else { SLOTS }).await;
+                self.submit_others(if wait == Wait::GroupNext { 1 } else { SLOTS })
+                    .await;
                 let group = pool.group();
                 group.try_submit(7).expect("there is room");
                 if wait == Wait::GroupNext {
@@ -530,7 +600,9 @@ impl Stage {
                 let own = Rc::clone(&group);
                 *self.cancel.borrow_mut() = Some(Box::new(move || own.borrow().cancel()));
                 Box::pin(async move {
-                    let next = future::poll_fn(|cx| Pin::new(&mut *group.borrow_mut()).poll_next(cx)).await;
+                    let next =
+                        future::poll_fn(|cx| Pin::new(&mut *group.borrow_mut()).poll_next(cx))
+                            .await;
                     format!("{:?}", next.map(|completion| completion.result))
                 })
             }
@@ -540,7 +612,13 @@ impl Stage {
                 self.gate.arrived(1).await;
                 Box::pin(async move {
                     let completions = group.join().await;
-                    format!("{:?}", completions.into_iter().map(|completion| completion.result).collect::<Vec<_>>())
+                    format!(
+                        "{:?}",
+                        completions
+                            .into_iter()
+                            .map(|completion| completion.result)
+                            .collect::<Vec<_>>()
+                    )
                 })
             }
             Wait::Handle => {
@@ -552,7 +630,9 @@ impl Stage {
                 self.submit_others(SLOTS).await;
                 awaited(pool.try_submit(7).expect("there is room"))
             }
-            Wait::DelayedHandle => awaited(pool.job(7).delay(LONG).try_submit().expect("there is room")),
+            Wait::DelayedHandle => {
+                awaited(pool.job(7).delay(LONG).try_submit().expect("there is room"))
+            }
             Wait::PausedHandle => {
                 pool.pause();
                 awaited(pool.try_submit(7).expect("there is room"))
@@ -587,7 +667,8 @@ impl Stage {
                 done(async move { pool.wait_running_below(1).await })
             }
             Wait::Batches => {
-                let mut batches = pool.batches(stream::once(7).chain(self.silent_source()), 2, LONG);
+                let mut batches =
+                    pool.batches(stream::once(7).chain(self.silent_source()), 2, LONG);
                 Box::pin(async move { format!("{:?}", batches.next().await) })
             }
         }
@@ -599,7 +680,10 @@ impl Stage {
         S: Source<u32, u32, ()> + 'static,
         S::Item: Outcome,
     {
-        assert!(future::poll_once(map.next()).await.is_none(), "no job has ended");
+        assert!(
+            future::poll_once(map.next()).await.is_none(),
+            "no job has ended"
+        );
         self.gate.arrived(1).await;
         self.read(map)
     }
@@ -625,7 +709,9 @@ impl Outcome for Result<Completion<u32, u32, ()>, ()> {
 fn for_each<S: Stream<Item = u32> + 'static>(map: Map<u32, u32, (), Inputs<S>>) -> Waiting {
     Box::pin(async move {
         let mut results = Vec::new();
-        let summary = map.for_each(|completion| results.push(completion.outcome())).await;
+        let summary = map
+            .for_each(|completion| results.push(completion.outcome()))
+            .await;
         format!("[{}], {:?}", results.join(", "), summary.end)
     })
 }
@@ -645,7 +731,10 @@ fn done(future: impl Future<Output = ()> + 'static) -> Waiting {
 /// need not wake the task, which polls the map next.
 const fn is_cancelled_by_reader(wait: Wait, ending: Ending) -> bool {
     matches!(ending, Ending::CancelOwn)
-        && !matches!(wait, Wait::GroupSubmit | Wait::GroupNext | Wait::QueuedGroupNext | Wait::GroupJoin)
+        && !matches!(
+            wait,
+            Wait::GroupSubmit | Wait::GroupNext | Wait::QueuedGroupNext | Wait::GroupJoin
+        )
 }
 
 /// How many polls of tasks an ending may cause.
@@ -656,7 +745,11 @@ const POLLS: usize = 8;
 /// Polls what was woken until nothing is.
 fn settle(steps: &mut Steps) -> Result<(), String> {
     let taken = (0..STEPS).take_while(|_| steps.step().is_some()).count();
-    if taken < STEPS { Ok(()) } else { Err("tasks wake each other without end".to_owned()) }
+    if taken < STEPS {
+        Ok(())
+    } else {
+        Err("tasks wake each other without end".to_owned())
+    }
 }
 
 /// Runs one cell step by step.
@@ -705,9 +798,15 @@ fn run_by_steps(slots: Slots, wait: Wait, ending: Ending) -> Result<(), String> 
     let result = told.borrow().clone();
     match (cell, &result) {
         (Ends(expected), Some(result)) if expected == result && polls <= POLLS => {}
-        (Ends(expected), Some(result)) => return Err(format!("{result}, after {polls} polls, not {expected}")),
-        (Ends(expected), None) => return Err(format!("it goes on, though it has to end with {expected}")),
-        (GoesOn(because, _), Some(result)) => return Err(format!("it ends with {result}, though {because}")),
+        (Ends(expected), Some(result)) => {
+            return Err(format!("{result}, after {polls} polls, not {expected}"));
+        }
+        (Ends(expected), None) => {
+            return Err(format!("it goes on, though it has to end with {expected}"));
+        }
+        (GoesOn(because, _), Some(result)) => {
+            return Err(format!("it ends with {result}, though {because}"));
+        }
         (GoesOn(..), None) | (Impossible(_), _) => {}
     }
     stage.release();
@@ -731,7 +830,11 @@ fn run_by_steps(slots: Slots, wait: Wait, ending: Ending) -> Result<(), String> 
     drop((stage.cancel.take(), stage.pool.take()));
     settle(&mut steps)?;
     let left = steps.waiting().map(|(_, name)| name).collect::<Vec<_>>();
-    if left.is_empty() { Ok(()) } else { Err(format!("tasks are left: {left:?}")) }
+    if left.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("tasks are left: {left:?}"))
+    }
 }
 
 /// Prints the name of a cell that hangs, before the watchdog of the harness ends the process. Dropping the guard prevents it.
@@ -751,7 +854,9 @@ async fn run_on(env: &Env, wait: Wait, ending: Ending) {
     let (then, ends_at_once) = match expected(wait, ending) {
         Ends(result) => (result, true),
         GoesOn(_, then) => (then, false),
-        Impossible(why) => return assert!(!why.is_empty(), "a case that there is not has a reason"),
+        Impossible(why) => {
+            return assert!(!why.is_empty(), "a case that there is not has a reason");
+        }
     };
     let what = format!("{wait:?} × {ending:?}, {}", env.name);
     let _named = name_if_it_hangs(what.clone());
@@ -760,7 +865,10 @@ async fn run_on(env: &Env, wait: Wait, ending: Ending) {
     // It polls what is in it only after that was woken.
     let mut waiting: FuturesUnordered<_> = [stage.prepare(wait).await].into_iter().collect();
     let first = future::poll_once(waiting.next()).await.flatten();
-    assert!(first.is_none() || wait.ends_with_next_poll_of_worker(), "it does not wait: {what}");
+    assert!(
+        first.is_none() || wait.ends_with_next_poll_of_worker(),
+        "it does not wait: {what}"
+    );
     let rest = async {
         if !ends_at_once {
             stage.release();
@@ -789,13 +897,20 @@ fn every_ending_ends_the_waits_that_it_has_to_end_and_no_others() {
     in_both_ways(|slots| {
         for (wait, ending) in cells() {
             if let Err(what) = run_by_steps(slots, wait, ending) {
-                broken.borrow_mut().push(format!("{wait:?} × {ending:?}, {slots}: {what}"));
+                broken
+                    .borrow_mut()
+                    .push(format!("{wait:?} × {ending:?}, {slots}: {what}"));
             }
         }
     });
     let broken = broken.into_inner();
     // On an executor that sleeps until it is woken, most of these would hang.
-    assert!(broken.is_empty(), "{} cells do not hold:\n{}", broken.len(), broken.join("\n"));
+    assert!(
+        broken.is_empty(),
+        "{} cells do not hold:\n{}",
+        broken.len(),
+        broken.join("\n")
+    );
     everywhere(|env| async move {
         for (wait, ending) in cells() {
             run_on(&env, wait, ending).await;
@@ -804,5 +919,7 @@ fn every_ending_ends_the_waits_that_it_has_to_end_and_no_others() {
 }
 
 fn cells() -> impl Iterator<Item = (Wait, Ending)> {
-    Wait::ALL.into_iter().flat_map(|wait| Ending::ALL.into_iter().map(move |ending| (wait, ending)))
+    Wait::ALL
+        .into_iter()
+        .flat_map(|wait| Ending::ALL.into_iter().map(move |ending| (wait, ending)))
 }

@@ -41,11 +41,17 @@ fn anyhow_chain() -> anyhow::Error {
 
 /// The texts of an error and of its causes.
 fn chain(error: &dyn Error) -> Vec<String> {
-    std::iter::successors(Some(error), |error: &&dyn Error| (*error).source()).map(ToString::to_string).collect()
+    std::iter::successors(Some(error), |error: &&dyn Error| (*error).source())
+        .map(ToString::to_string)
+        .collect()
 }
 
 fn of_input_3<E>(error: JobError<E>) -> CollectError<u32, E> {
-    CollectError::Job { index: 3, input: Some(30), error }
+    CollectError::Job {
+        index: 3,
+        input: Some(30),
+        error,
+    }
 }
 
 #[test]
@@ -60,9 +66,18 @@ fn a_failed_job_prints_as_the_error_of_its_handler() {
 
 #[test]
 fn each_cause_of_a_failed_job_is_named_once() {
-    assert_eq!(chain(&JobError::Failed(Outer(Root))), ["cannot fetch", "reset"]);
-    assert_eq!(chain(&of_input_3(JobError::Failed(Outer(Root)))), ["input 3: cannot fetch", "reset"]);
-    assert_eq!(chain(&JobError::<Outer>::Abandoned), ["the job's worker was dropped"]);
+    assert_eq!(
+        chain(&JobError::Failed(Outer(Root))),
+        ["cannot fetch", "reset"]
+    );
+    assert_eq!(
+        chain(&of_input_3(JobError::Failed(Outer(Root)))),
+        ["input 3: cannot fetch", "reset"]
+    );
+    assert_eq!(
+        chain(&JobError::<Outer>::Abandoned),
+        ["the job's worker was dropped"]
+    );
     let wrapped = anyhow::Error::new(JobError::Failed(Outer(Root))).context("page 3");
     assert_eq!(format!("{wrapped:#}"), "page 3: cannot fetch: reset");
 }
@@ -106,9 +121,19 @@ fn flatten_returns_the_error_of_the_handler_by_value() {
         assert_eq!(error.flatten(), Own::Pool(case()));
     }
     assert_eq!(JobError::Failed(Own::Handler(7)).flatten(), Own::Handler(7));
-    assert_eq!(of_input_3(JobError::Failed(Own::Handler(7))).flatten(), Own::Handler(7));
-    let run = CollectError::Job { index: 3, input: None, error: JobError::Abandoned };
-    assert_eq!(of_input_3(JobError::<Own>::Abandoned).flatten(), Own::Run(run));
+    assert_eq!(
+        of_input_3(JobError::Failed(Own::Handler(7))).flatten(),
+        Own::Handler(7)
+    );
+    let run = CollectError::Job {
+        index: 3,
+        input: None,
+        error: JobError::Abandoned,
+    };
+    assert_eq!(
+        of_input_3(JobError::<Own>::Abandoned).flatten(),
+        Own::Run(run)
+    );
     let summary = brigade::Summary::default();
     let incomplete = CollectError::<u32, Own>::Incomplete(summary.clone()).flatten();
     assert_eq!(incomplete, Own::Run(CollectError::Incomplete(summary)));
@@ -117,28 +142,46 @@ fn flatten_returns_the_error_of_the_handler_by_value() {
 #[test]
 fn flattened_errors_pass_through_anyhow_and_boxes() {
     async fn with_anyhow(n: u32) -> anyhow::Result<()> {
-        let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(|n: u32| async move {
-            match n {
-                0 => Err(anyhow_chain()),
-                1 => panic!("one"),
-                _ => Ok(n),
-            }
-        });
+        let (pool, workers) =
+            Pool::builder()
+                .workers(1)
+                .timer(ManualTimer::new())
+                .build(|n: u32| async move {
+                    match n {
+                        0 => Err(anyhow_chain()),
+                        1 => panic!("one"),
+                        _ => Ok(n),
+                    }
+                });
         let job = async {
-            pool.submit(n).await?.await.map_err(JobError::flatten).context("one job")?;
-            pool.map([n]).try_collect::<Vec<_>>().await.map_err(CollectError::flatten).context("many jobs")
+            pool.submit(n)
+                .await?
+                .await
+                .map_err(JobError::flatten)
+                .context("one job")?;
+            pool.map([n])
+                .try_collect::<Vec<_>>()
+                .await
+                .map_err(CollectError::flatten)
+                .context("many jobs")
         };
         workers.drive(job).await.map(drop)
     }
     let text = |n| future::block_on(with_anyhow(n)).map_err(|error| format!("{error:#}"));
-    assert_eq!(text(0), Err("one job: page 3: cannot fetch: reset".to_owned()));
+    assert_eq!(
+        text(0),
+        Err("one job: page 3: cannot fetch: reset".to_owned())
+    );
     assert_eq!(text(1), Err("one job: the job panicked: one".to_owned()));
     assert_eq!(text(2), Ok(()));
 
     type Boxed = Box<dyn Error + Send + Sync>;
     let handler: JobError<Boxed> = JobError::Failed("no route".into());
     assert_eq!(handler.flatten().to_string(), "no route");
-    assert_eq!(JobError::<Boxed>::Abandoned.flatten().to_string(), "the job's worker was dropped");
+    assert_eq!(
+        JobError::<Boxed>::Abandoned.flatten().to_string(),
+        "the job's worker was dropped"
+    );
     let run = of_input_3(JobError::<Boxed>::Abandoned).flatten();
     assert_eq!(run.to_string(), "input 3: the job's worker was dropped");
 }

@@ -6,16 +6,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use brigade::{
-    CancelReason, Completion, End, Event, JobError, ManualTimer, OnError, Outcome, Pool, SubmitError, Submitter,
+    CancelReason, Completion, End, Event, JobError, ManualTimer, OnError, Outcome, Pool,
+    SubmitError, Submitter,
 };
 use futures::FutureExt;
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{Drops, Env, Gate, assert_settled, block_on, everywhere, everywhere_once, poll_once};
+use crate::harness::{
+    Drops, Env, Gate, assert_settled, block_on, everywhere, everywhere_once, poll_once,
+};
 
 /// Jobs return even numbers and fail with odd ones.
 fn odd_fails(env: &Env, at_once: usize) -> Pool<u32, u32, u32> {
-    env.at_once(at_once).spawn_on(env, |n: u32| async move { if n.is_multiple_of(2) { Ok(n) } else { Err(n) } })
+    env.at_once(at_once).spawn_on(env, |n: u32| async move {
+        if n.is_multiple_of(2) { Ok(n) } else { Err(n) }
+    })
 }
 
 fn panic_text<T, E>(result: Result<T, JobError<E>>) -> String {
@@ -61,7 +66,10 @@ fn panics_do_not_use_up_the_workers() {
             }
         });
         let completions = pool.map(0..10).ordered().collect::<Vec<_>>().await;
-        let texts: Vec<_> = completions.into_iter().map(|c| panic_text(c.result)).collect();
+        let texts: Vec<_> = completions
+            .into_iter()
+            .map(|c| panic_text(c.result))
+            .collect();
         assert_eq!(texts, (0..10).map(|n| n.to_string()).collect::<Vec<_>>());
         // Both workers still run jobs side by side.
         let handles = [10, 11].map(|n| pool.try_submit(n).unwrap());
@@ -91,7 +99,9 @@ fn a_worker_that_is_dropped_takes_only_its_own_job_along() {
         let mut workers = workers.into_iter();
         let victim = workers.next().unwrap();
         let spawn: &dyn brigade::Spawn = &env;
-        spawn.spawn(Box::pin(future::or(victim.run(), async move { _ = killed.recv().await })));
+        spawn.spawn(Box::pin(future::or(victim.run(), async move {
+            _ = killed.recv().await
+        })));
         // The first job is the victim's, for nobody else is there.
         let lost = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
@@ -125,9 +135,23 @@ fn every_input_has_its_turn_and_every_error_comes_with_its_input() {
             }
         }
         failed.sort_by_key(|(input, _)| *input);
-        assert_eq!(failed, (1..100).step_by(2).map(|n| (Some(n), JobError::Failed(n))).collect::<Vec<_>>());
+        assert_eq!(
+            failed,
+            (1..100)
+                .step_by(2)
+                .map(|n| (Some(n), JobError::Failed(n)))
+                .collect::<Vec<_>>()
+        );
         let summary = map.summary();
-        assert_eq!((summary.accepted, summary.succeeded, summary.failed, summary.end), (100, 50, 50, End::Complete));
+        assert_eq!(
+            (
+                summary.accepted,
+                summary.succeeded,
+                summary.failed,
+                summary.end
+            ),
+            (100, 50, 50, End::Complete)
+        );
         assert_settled(&pool);
     });
 }
@@ -148,7 +172,10 @@ fn one_error_does_not_touch_its_siblings() {
             }
         });
         let mut map = pool.map(0..6);
-        assert_eq!(map.next().await.map(|c| c.result), Some(Err(JobError::Failed("one"))));
+        assert_eq!(
+            map.next().await.map(|c| c.result),
+            Some(Err(JobError::Failed("one")))
+        );
         gate.open(5);
         let mut others = map.map(|c| c.result.unwrap()).collect::<Vec<_>>().await;
         others.sort_unstable();
@@ -164,8 +191,8 @@ fn a_map_that_has_stopped_starts_nothing_and_takes_nothing_from_its_jobs() {
         let (inside, log) = (gate.clone(), Arc::clone(&refused));
         let ran = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&ran);
-        let (pool, workers) =
-            env.one_by_one().build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
+        let (pool, workers) = env.one_by_one().build_with_submitter(
+            move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
                 count.fetch_add(1, Ordering::SeqCst);
                 let (gate, log) = (inside.clone(), Arc::clone(&log));
                 // Called when the cancelled future is dropped, while the job still counts as running.
@@ -175,7 +202,8 @@ fn a_map_that_has_stopped_starts_nothing_and_takes_nothing_from_its_jobs() {
                     gate.pass().await;
                     if n == 1 { Err("one") } else { Ok(n) }
                 }
-            });
+            },
+        );
         workers.spawn_on(&env);
         gate.open(3);
         let mut map = pool.map(1..50).window(10).on_error(OnError::Stop).ordered();
@@ -188,8 +216,15 @@ fn a_map_that_has_stopped_starts_nothing_and_takes_nothing_from_its_jobs() {
         assert_eq!(summary.accepted, results.len());
         assert_eq!(results.remove(0), Err(JobError::Failed("one")));
         // The one that the first has added was accepted, and cancelled with the others.
-        assert!(results.iter().all(|result| *result == Err(JobError::Cancelled(CancelReason::Stopped))));
-        assert_eq!((ran.load(Ordering::SeqCst), &*refused.lock().unwrap()), (1, &vec![Ok(())]));
+        assert!(
+            results
+                .iter()
+                .all(|result| *result == Err(JobError::Cancelled(CancelReason::Stopped)))
+        );
+        assert_eq!(
+            (ran.load(Ordering::SeqCst), &*refused.lock().unwrap()),
+            (1, &vec![Ok(())])
+        );
         assert_eq!(map.next().await, None);
         assert_settled(&pool);
     });
@@ -220,7 +255,10 @@ fn no_job_of_a_map_starts_once_its_last_allowed_failure_has_an_outcome() {
             .jobs_per_worker(slots)
             .observe(move |event: &Event| match event {
                 Event::Started { .. } => _ = count.fetch_add(1, Ordering::SeqCst),
-                Event::Finished { outcome: Outcome::Failed, .. } => {
+                Event::Finished {
+                    outcome: Outcome::Failed,
+                    ..
+                } => {
                     let mut worker = other.lock().unwrap().take().expect("one job fails");
                     let _ = poll_once(Pin::new(&mut worker));
                     *other.lock().unwrap() = Some(worker);
@@ -235,8 +273,17 @@ fn no_job_of_a_map_starts_once_its_last_allowed_failure_has_an_outcome() {
         assert_eq!(poll_once(pin!(map.next())), None);
         let _ = poll_once(first.as_mut());
         let results = block_on((&mut map).map(|c| c.result).collect::<Vec<_>>());
-        assert_eq!(results.iter().filter(|result| **result == Err(JobError::Failed(0))).count(), 1);
-        assert_eq!((started.load(Ordering::SeqCst), map.summary().cancelled), (1, 2));
+        assert_eq!(
+            results
+                .iter()
+                .filter(|result| **result == Err(JobError::Failed(0)))
+                .count(),
+            1
+        );
+        assert_eq!(
+            (started.load(Ordering::SeqCst), map.summary().cancelled),
+            (1, 2)
+        );
         assert_settled(&pool);
     }
 }
@@ -245,7 +292,9 @@ fn no_job_of_a_map_starts_once_its_last_allowed_failure_has_an_outcome() {
 fn a_drain_after_failures_of_all_jobs_ends_as_any_other() {
     everywhere(|env| async move {
         let pool = odd_fails(&env, 2);
-        let handles: Vec<_> = (0..20).map(|n| pool.try_submit(2 * n + 1).unwrap()).collect();
+        let handles: Vec<_> = (0..20)
+            .map(|n| pool.try_submit(2 * n + 1).unwrap())
+            .collect();
         pool.drain().await;
         for (n, handle) in (0..).zip(handles) {
             assert_eq!(handle.await, Err(JobError::Failed(2 * n + 1)));
@@ -260,7 +309,11 @@ fn a_failure_that_nobody_awaits_is_reported_once_and_one_that_is_awaited_is_not(
     everywhere(|env| async move {
         let pool = odd_fails(&env, 2);
         let (report, unhandled) = async_channel::unbounded();
-        pool.on_unhandled(move |failure| report.try_send((failure.id, failure.attempts, failure.error)).unwrap());
+        pool.on_unhandled(move |failure| {
+            report
+                .try_send((failure.id, failure.attempts, failure.error))
+                .unwrap()
+        });
         let awaited = pool.try_submit(1).unwrap();
         let detached = pool.try_submit(3).unwrap();
         let detached_id = detached.id();
@@ -284,7 +337,13 @@ fn a_failure_that_nobody_awaits_is_reported_once_and_one_that_is_awaited_is_not(
             seen.push(failure);
         }
         seen.sort_by_key(|(id, ..)| *id);
-        assert_eq!(seen, [(detached_id, 1, JobError::Failed(3)), (dropped_id, 1, JobError::Failed(9))]);
+        assert_eq!(
+            seen,
+            [
+                (detached_id, 1, JobError::Failed(3)),
+                (dropped_id, 1, JobError::Failed(9))
+            ]
+        );
         assert_settled(&pool);
     });
 }
@@ -302,7 +361,11 @@ fn a_drain_ends_after_the_last_unhandled_failure_was_reported() {
             }
         });
         let figures = pool.clone();
-        pool.on_unhandled(move |failure| report.try_send((failure.error, figures.stats().running)).unwrap());
+        pool.on_unhandled(move |failure| {
+            report
+                .try_send((failure.error, figures.stats().running))
+                .unwrap()
+        });
         pool.try_submit(1).unwrap().detach();
         gate.open(1);
         // As long as it counts as running, nobody's drain has ended.
@@ -316,8 +379,13 @@ fn a_drain_ends_after_the_last_unhandled_failure_was_reported() {
 #[test]
 fn a_panic_of_the_consumer_cancels_its_own_map_and_blocks_nobody_else() {
     everywhere(|env| async move {
-        let pool = env.at_once(2).queue_capacity(4).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
-        let sink = pool.map(0..).for_each(|completion| assert!(completion.index > 0, "the sink is broken"));
+        let pool = env
+            .at_once(2)
+            .queue_capacity(4)
+            .spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let sink = pool
+            .map(0..)
+            .for_each(|completion| assert!(completion.index > 0, "the sink is broken"));
         let (sunk, produced) = future::zip(AssertUnwindSafe(sink).catch_unwind(), async {
             let mut values = Vec::new();
             for n in 0..100 {
@@ -326,7 +394,10 @@ fn a_panic_of_the_consumer_cancels_its_own_map_and_blocks_nobody_else() {
             values
         })
         .await;
-        assert_eq!(sunk.unwrap_err().downcast_ref::<&str>(), Some(&"the sink is broken"));
+        assert_eq!(
+            sunk.unwrap_err().downcast_ref::<&str>(),
+            Some(&"the sink is broken")
+        );
         assert_eq!(produced, (0..100).map(Ok).collect::<Vec<_>>());
         pool.drain().await;
         assert_settled(&pool);
@@ -386,7 +457,10 @@ fn a_panicking_observer_or_failure_handler_hurts_nobody() {
             .spawn_on(&env, |n: u32| async move { Err::<(), _>(n) });
         pool.on_unhandled(|_| panic!("failure handler"));
         pool.try_submit(1).unwrap().detach();
-        assert_eq!(pool.submit(2).await.unwrap().await, Err(JobError::Failed(2)));
+        assert_eq!(
+            pool.submit(2).await.unwrap().await,
+            Err(JobError::Failed(2))
+        );
         pool.drain().await;
         assert_eq!(pool.try_submit(3).unwrap_err(), SubmitError::Closed(3));
         assert_eq!(assert_settled(&pool).failed, 2);
@@ -414,7 +488,12 @@ fn the_state_of_a_worker_is_made_anew_after_a_panic_and_dropped_before_the_worke
             },
         );
     let results = block_on(workers.drive(async {
-        let results = pool.map([0, 0, 1, 0]).ordered().map(|c| c.result.ok()).collect::<Vec<_>>().await;
+        let results = pool
+            .map([0, 0, 1, 0])
+            .ordered()
+            .map(|c| c.result.ok())
+            .collect::<Vec<_>>()
+            .await;
         pool.drain().await;
         results
     }));

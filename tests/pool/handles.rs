@@ -13,7 +13,8 @@ fn builder<In, E>() -> Builder<In, E> {
 
 #[test]
 fn a_result_that_is_there_is_taken_without_waiting() {
-    let (pool, workers) = builder().build(|n: u32| async move { if n == 0 { Err("zero") } else { Ok(n) } });
+    let (pool, workers) =
+        builder().build(|n: u32| async move { if n == 0 { Err("zero") } else { Ok(n) } });
     let (mut first, mut second) = (pool.try_submit(1).unwrap(), pool.try_submit(0).unwrap());
     assert_eq!(first.try_take(), None);
     future::block_on(workers.drive(pool.wait_idle()));

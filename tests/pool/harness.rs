@@ -53,19 +53,29 @@ impl Slots {
 
     /// A pool that starts its jobs in their order, whether the one before has ended or not: by one worker.
     pub(crate) fn in_order<In, E>(self, builder: Builder<In, E>) -> Builder<In, E> {
-        builder.workers(1).jobs_per_worker(if self == Self::One { 1 } else { 4 })
+        builder
+            .workers(1)
+            .jobs_per_worker(if self == Self::One { 1 } else { 4 })
     }
 
     /// A pool that runs one job at a time: in the only slot of a worker, or in any of several, since all have one key.
     pub(crate) fn one_by_one<In, E>(self, builder: Builder<In, E>) -> Builder<In, E> {
         let builder = self.in_order(builder);
-        if self == Self::One { builder } else { builder.key_by(|_| "all").max_running_per_key(1) }
+        if self == Self::One {
+            builder
+        } else {
+            builder.key_by(|_| "all").max_running_per_key(1)
+        }
     }
 }
 
 impl fmt::Display for Slots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::One { "one slot a worker" } else { "many slots a worker" })
+        f.write_str(if *self == Self::One {
+            "one slot a worker"
+        } else {
+            "many slots a worker"
+        })
     }
 }
 
@@ -163,15 +173,33 @@ fn run_everywhere(ways: &[Option<Slots>], scenario: Scenario<'_>) {
     let has_many = Rc::new(Cell::new(false));
     for (executor, run) in executors {
         for way in ways {
-            let name = way.map_or_else(|| executor.to_owned(), |slots| format!("{executor}, {slots}"));
+            let name = way.map_or_else(
+                || executor.to_owned(),
+                |slots| format!("{executor}, {slots}"),
+            );
             let _watchdog = Watchdog::new(&name);
             run(&|spawner| {
-                let (name, slots, has_many) = (name.clone(), way.unwrap_or(Slots::One), Rc::clone(&has_many));
-                scenario(Env { executor, name, clock: ManualTimer::new(), slots, has_many, spawner })
+                let (name, slots, has_many) = (
+                    name.clone(),
+                    way.unwrap_or(Slots::One),
+                    Rc::clone(&has_many),
+                );
+                scenario(Env {
+                    executor,
+                    name,
+                    clock: ManualTimer::new(),
+                    slots,
+                    has_many,
+                    spawner,
+                })
             });
         }
     }
-    assert_eq!(has_many.get(), ways.len() > 1, "it runs in both ways if it asks for more than one slot, and only then");
+    assert_eq!(
+        has_many.get(),
+        ways.len() > 1,
+        "it runs in both ways if it asks for more than one slot, and only then"
+    );
 }
 
 fn on_executor(body: &dyn Fn(Spawner) -> Body) {
@@ -210,32 +238,48 @@ fn on_async_std(body: &dyn Fn(Spawner) -> Body) {
 }
 
 fn on_thread_pool(body: &dyn Fn(Spawner) -> Body) {
-    let pool = ThreadPool::builder().pool_size(2).create().expect("two threads can be started");
-    let body = body(Rc::new(move |future| pool.spawn(future).expect("the pool is alive")));
+    let pool = ThreadPool::builder()
+        .pool_size(2)
+        .create()
+        .expect("two threads can be started");
+    let body = body(Rc::new(move |future| {
+        pool.spawn(future).expect("the pool is alive")
+    }));
     futures::executor::block_on(body);
 }
 
 fn on_local_pool(body: &dyn Fn(Spawner) -> Body) {
     let mut pool = LocalPool::new();
     let spawner = pool.spawner();
-    pool.run_until(body(Rc::new(move |future| spawner.spawn_local(future).expect("the pool is alive"))));
+    pool.run_until(body(Rc::new(move |future| {
+        spawner.spawn_local(future).expect("the pool is alive")
+    })));
 }
 
 fn on_tokio_current(body: &dyn Fn(Spawner) -> Body) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be built");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime can be built");
     runtime.block_on(body(Rc::new(|future| drop(tokio::spawn(future)))));
 }
 
 fn on_tokio_multi(body: &dyn Fn(Spawner) -> Body) {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime can be built");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .build()
+        .expect("a runtime can be built");
     runtime.block_on(body(Rc::new(|future| drop(tokio::spawn(future)))));
 }
 
 fn on_hand_written(body: &dyn Fn(Spawner) -> Body) {
     let queue = Rc::new(RefCell::new(VecDeque::new()));
     let spawner = Rc::clone(&queue);
-    poll_all(&queue, body(Rc::new(move |future| spawner.borrow_mut().push_back(future))));
+    poll_all(
+        &queue,
+        body(Rc::new(move |future| {
+            spawner.borrow_mut().push_back(future)
+        })),
+    );
 }
 
 /// The plainest executor there is: polls everything, again and again, and sleeps when nobody was woken.
@@ -311,7 +355,9 @@ impl Watchdog {
         std::thread::spawn(move || {
             let (done, changed) = &*watched;
             let minute = Duration::from_secs(60);
-            let waited = changed.wait_timeout_while(done.lock().unwrap(), minute, |done| !*done).unwrap();
+            let waited = changed
+                .wait_timeout_while(done.lock().unwrap(), minute, |done| !*done)
+                .unwrap();
             if waited.1.timed_out() {
                 // Not by the macro, whose text the test's output keeps back and loses here.
                 let _ = writeln!(std::io::stderr(), "{hangs}");
@@ -345,7 +391,12 @@ impl Gate {
     pub(crate) fn new() -> Self {
         let (open, pass) = async_channel::unbounded();
         let (arrived, arrivals) = async_channel::unbounded();
-        Self { open, pass, arrived, arrivals }
+        Self {
+            open,
+            pass,
+            arrived,
+            arrivals,
+        }
     }
 
     /// Waits at the gate until it is opened for one.
@@ -383,7 +434,9 @@ impl<T> Log<T> {
     }
 
     pub(crate) fn push(&self, what: T) {
-        self.tell.try_send(what).unwrap_or_else(|_| panic!("the log is alive"));
+        self.tell
+            .try_send(what)
+            .unwrap_or_else(|_| panic!("the log is alive"));
     }
 
     /// Waits for the next entry that was not heard of yet.
@@ -460,12 +513,18 @@ pub(crate) struct Drops(Arc<(AtomicUsize, AtomicUsize)>);
 impl Drops {
     pub(crate) fn token(&self) -> DropToken {
         self.0.0.fetch_add(1, Ordering::SeqCst);
-        DropToken { drops: self.clone(), is_dropped: AtomicBool::new(false) }
+        DropToken {
+            drops: self.clone(),
+            is_dropped: AtomicBool::new(false),
+        }
     }
 
     /// How many tokens were made and how many dropped.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.0.0.load(Ordering::SeqCst), self.0.1.load(Ordering::SeqCst))
+        (
+            self.0.0.load(Ordering::SeqCst),
+            self.0.1.load(Ordering::SeqCst),
+        )
     }
 }
 
@@ -476,7 +535,10 @@ pub(crate) struct DropToken {
 
 impl Drop for DropToken {
     fn drop(&mut self) {
-        assert!(!self.is_dropped.swap(true, Ordering::SeqCst), "dropped twice");
+        assert!(
+            !self.is_dropped.swap(true, Ordering::SeqCst),
+            "dropped twice"
+        );
         self.drops.0.1.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -496,11 +558,18 @@ pub(crate) struct Starts<J> {
 impl<J: Debug + PartialEq> Starts<J> {
     pub(crate) fn new(clock: &ManualTimer) -> Self {
         let (noted, notes) = async_channel::unbounded();
-        Self { clock: clock.clone(), origin: clock.elapsed(), noted, notes }
+        Self {
+            clock: clock.clone(),
+            origin: clock.elapsed(),
+            noted,
+            notes,
+        }
     }
 
     pub(crate) fn note(&self, job: J) {
-        self.noted.try_send((job, self.clock.elapsed() - self.origin)).expect("the log is alive");
+        self.noted
+            .try_send((job, self.clock.elapsed() - self.origin))
+            .expect("the log is alive");
     }
 
     /// Waits for these starts and no others. Meanwhile it moves the clock on from one deadline to the next, whenever no job
@@ -573,7 +642,11 @@ pub(crate) fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Option<F::Ou
 pub(crate) fn assert_settled<In, T, E>(pool: &Pool<In, T, E>) -> Stats {
     let stats = pool.stats();
     assert_adds_up(&stats);
-    assert_eq!((stats.queued, stats.delayed, stats.running), (0, 0, 0), "{stats:?}");
+    assert_eq!(
+        (stats.queued, stats.delayed, stats.running),
+        (0, 0, 0),
+        "{stats:?}"
+    );
     stats
 }
 

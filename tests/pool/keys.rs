@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use brigade::{
-    Builder, Completion, End, JobError, Key, ManualTimer, OnError, Outcome, Pool, RateLimit, Retry, RetryAfterScope,
-    Spawn, SubmitError, Submitter, Timer,
+    Builder, Completion, End, JobError, Key, ManualTimer, OnError, Outcome, Pool, RateLimit, Retry,
+    RetryAfterScope, Spawn, SubmitError, Submitter, Timer,
 };
 use futures_lite::future;
 
 use crate::harness::{
-    Env, Gate, Live, Log, assert_over, assert_settled, everywhere, everywhere_once, gated, poll_once, yield_now,
+    Env, Gate, Live, Log, assert_over, assert_settled, everywhere, everywhere_once, gated,
+    poll_once, yield_now,
 };
 use crate::steps::Steps;
 
@@ -50,8 +51,18 @@ fn keys_of_equal_priority_take_turns_and_jobs_of_one_key_start_in_their_order() 
         submit(("z", 1));
         gate.open(9);
         assert_over(&env, &pool).await;
-        let expected =
-            [("z", 0), ("a", 1), ("b", 1), ("c", 1), ("a", 2), ("b", 2), ("d", 1), ("z", 1), ("a", 3), ("a", 4)];
+        let expected = [
+            ("z", 0),
+            ("a", 1),
+            ("b", 1),
+            ("c", 1),
+            ("a", 2),
+            ("b", 2),
+            ("d", 1),
+            ("z", 1),
+            ("a", 3),
+            ("a", 4),
+        ];
         assert_eq!(started.take(), expected, "{}", env.name);
     });
 }
@@ -62,8 +73,14 @@ fn a_key_whose_job_comes_back_before_it_starts_keeps_its_turn() {
     for (workers, slots) in [(1, 1), (2, 1), (1, 2)] {
         let (clock, started) = (ManualTimer::new(), Log::new());
         let (log, has_failed) = (started.clone(), Mutex::new(false));
-        let retry = Retry::fixed(millis(1)).retry_after(|()| Some(millis(10))).retry_after_scope(RetryAfterScope::Pool);
-        let builder = Pool::builder().workers(workers).jobs_per_worker(slots).key_by(key).retry(retry);
+        let retry = Retry::fixed(millis(1))
+            .retry_after(|()| Some(millis(10)))
+            .retry_after_scope(RetryAfterScope::Pool);
+        let builder = Pool::builder()
+            .workers(workers)
+            .jobs_per_worker(slots)
+            .key_by(key)
+            .retry(retry);
         let (pool, workers) = builder.timer(clock.clone()).build(move |input: Input| {
             log.push(input);
             let is_first = !std::mem::replace(&mut *has_failed.lock().unwrap(), true);
@@ -79,7 +96,10 @@ fn a_key_whose_job_comes_back_before_it_starts_keeps_its_turn() {
             steps.add("worker", worker.run());
         }
         steps.run_out(&clock);
-        assert_eq!(started.take(), [("a", 1), ("b", 1), ("a", 1), ("b", 2), ("a", 2)]);
+        assert_eq!(
+            started.take(),
+            [("a", 1), ("b", 1), ("a", 1), ("b", 2), ("a", 2)]
+        );
     }
 }
 
@@ -90,7 +110,15 @@ fn a_key_whose_next_job_is_more_urgent_goes_first_and_turns_are_taken_among_equa
         let submit = |input, priority| pool.job(input).priority(priority).try_submit().unwrap();
         submit(("z", 0), 9).detach();
         gate.arrived(1).await;
-        let jobs = [("a", 1, 0), ("b", 1, 0), ("c", 1, -1), ("a", 2, 1), ("a", 3, 1), ("c", 2, 1), ("b", 2, 0)];
+        let jobs = [
+            ("a", 1, 0),
+            ("b", 1, 0),
+            ("c", 1, -1),
+            ("a", 2, 1),
+            ("a", 3, 1),
+            ("c", 2, 1),
+            ("b", 2, 0),
+        ];
         let handles = jobs.map(|(key, n, priority)| submit((key, n), priority));
         // The priority that it has already costs it no turn.
         assert!(handles[0].set_priority(0));
@@ -100,7 +128,16 @@ fn a_key_whose_next_job_is_more_urgent_goes_first_and_turns_are_taken_among_equa
             assert!(handle.await.is_ok());
         }
         assert_over(&env, &pool).await;
-        let expected = [("z", 0), ("a", 2), ("c", 2), ("a", 3), ("b", 1), ("a", 1), ("b", 2), ("c", 1)];
+        let expected = [
+            ("z", 0),
+            ("a", 2),
+            ("c", 2),
+            ("a", 3),
+            ("b", 1),
+            ("a", 1),
+            ("b", 2),
+            ("c", 1),
+        ];
         assert_eq!(started.take(), expected, "{}", env.name);
     });
 }
@@ -116,7 +153,12 @@ fn a_job_that_is_given_the_priority_it_has_keeps_its_turn() {
         for handle in handles {
             assert!(handle.await.is_ok());
         }
-        assert_eq!(started.take(), [("z", 0), ("a", 1), ("b", 1)], "{}", env.name);
+        assert_eq!(
+            started.take(),
+            [("z", 0), ("a", 1), ("b", 1)],
+            "{}",
+            env.name
+        );
         assert_over(&env, &pool).await;
     });
 }
@@ -131,16 +173,19 @@ fn pool_with_busy_key(
 ) -> (Pool<Input, Input, ()>, Gate, Log<Input>) {
     let (gate, started) = (Gate::new(), Log::new());
     let (pass, log) = (gate.clone(), started.clone());
-    let pool = builder.key_by(key).max_running_per_key(most).spawn_on(env, move |input: Input| {
-        log.push(input);
-        let gate = pass.clone();
-        async move {
-            if input.0 == "busy" {
-                gate.pass().await;
+    let pool = builder
+        .key_by(key)
+        .max_running_per_key(most)
+        .spawn_on(env, move |input: Input| {
+            log.push(input);
+            let gate = pass.clone();
+            async move {
+                if input.0 == "busy" {
+                    gate.pass().await;
+                }
+                Ok(input)
             }
-            Ok(input)
-        }
-    });
+        });
     (pool, gate, started)
 }
 
@@ -148,7 +193,9 @@ fn pool_with_busy_key(
 fn a_key_that_has_reached_its_bound_does_not_hold_up_the_others() {
     everywhere(|env| async move {
         let (pool, gate, started) = pool_with_busy_key(&env, env.at_once(2), 1);
-        let busy: Vec<_> = (0..50).map(|n| pool.job(("busy", n)).priority(1).try_submit().unwrap()).collect();
+        let busy: Vec<_> = (0..50)
+            .map(|n| pool.job(("busy", n)).priority(1).try_submit().unwrap())
+            .collect();
         gate.arrived(1).await;
         for n in 0..50 {
             assert_eq!(pool.try_submit(("free", n)).unwrap().await, Ok(("free", n)));
@@ -159,7 +206,9 @@ fn a_key_that_has_reached_its_bound_does_not_hold_up_the_others() {
         for (n, handle) in (0..).zip(busy) {
             assert_eq!(handle.await, Ok(("busy", n)));
         }
-        let expected = [("busy", 0)].into_iter().chain((0..50).map(|n| ("free", n)));
+        let expected = [("busy", 0)]
+            .into_iter()
+            .chain((0..50).map(|n| ("free", n)));
         let expected: Vec<_> = expected.chain((1..50).map(|n| ("busy", n))).collect();
         assert_eq!(started.take(), expected, "{}", env.name);
         assert_over(&env, &pool).await;
@@ -172,11 +221,15 @@ fn as_many_jobs_of_a_key_run_as_its_bound_allows_and_no_more() {
         for (most, slots, keys) in [(1, 10, 3), (3, 10, 3), (2, 6, 3), (4, 4, 1), (20, 7, 1)] {
             let keys = &["a", "b", "c"][..keys];
             let gate = Gate::new();
-            let live: Arc<HashMap<_, _>> = Arc::new(keys.iter().map(|key| (*key, Live::default())).collect());
+            let live: Arc<HashMap<_, _>> =
+                Arc::new(keys.iter().map(|key| (*key, Live::default())).collect());
             let (all, pass, lives) = (Live::default(), gate.clone(), Arc::clone(&live));
             let total = all.clone();
-            let pool =
-                env.at_once(slots).key_by(key).max_running_per_key(most).spawn_on(&env, move |(key, n): Input| {
+            let pool = env
+                .at_once(slots)
+                .key_by(key)
+                .max_running_per_key(most)
+                .spawn_on(&env, move |(key, n): Input| {
                     let guards = (lives[key].enter(), total.enter());
                     let gate = pass.clone();
                     async move {
@@ -195,7 +248,12 @@ fn as_many_jobs_of_a_key_run_as_its_bound_allows_and_no_more() {
             assert_eq!(map.for_each(drop).await.succeeded, jobs);
             assert_eq!(all.most(), at_once, "{}", env.name);
             for live in live.values() {
-                assert_eq!((live.most(), live.now()), (most.min(slots), 0), "{}", env.name);
+                assert_eq!(
+                    (live.most(), live.now()),
+                    (most.min(slots), 0),
+                    "{}",
+                    env.name
+                );
             }
             assert_over(&env, &pool).await;
         }
@@ -208,18 +266,23 @@ fn jobs_of_one_key_run_one_after_another_and_those_of_two_side_by_side() {
         type Timed = (&'static str, u64);
         let (spans, clock) = (Log::new(), env.clock.clone());
         let (log, start) = (spans.clone(), env.clock.elapsed());
-        let pool = env.at_once(2).key_by(|job: &Timed| job.0).max_running_per_key(1).spawn_on(
-            &env,
-            move |(key, takes): Timed| {
+        let pool = env
+            .at_once(2)
+            .key_by(|job: &Timed| job.0)
+            .max_running_per_key(1)
+            .spawn_on(&env, move |(key, takes): Timed| {
                 let (log, clock) = (log.clone(), clock.clone());
                 async move {
                     let began = clock.elapsed() - start;
                     clock.sleep(millis(takes)).await;
-                    log.push((key, began.as_millis(), (clock.elapsed() - start).as_millis()));
+                    log.push((
+                        key,
+                        began.as_millis(),
+                        (clock.elapsed() - start).as_millis(),
+                    ));
                     Ok::<_, ()>(())
                 }
-            },
-        );
+            });
         for (a, b) in [(300, 100), (100, 200), (200, 100), (100, 300)] {
             pool.try_submit(("a", a)).unwrap().detach();
             pool.try_submit(("b", b)).unwrap().detach();
@@ -250,28 +313,40 @@ fn a_key_is_free_again_however_its_job_ends() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
-        let (pool, workers) =
-            env.at_once(4).key_by(|_: &&'static str| "one").max_running_per_key(1).attempt_timeout(millis(50)).build(
-                move |what: &'static str| {
-                    let gate = pass.clone();
-                    async move {
-                        gate.pass().await;
-                        match what {
-                            "fails" => Err(()),
-                            "panics" => resume_unwind(Box::new("on purpose")),
-                            "succeeds" => Ok(()),
-                            _ => future::pending().await,
-                        }
+        let (pool, workers) = env
+            .at_once(4)
+            .key_by(|_: &&'static str| "one")
+            .max_running_per_key(1)
+            .attempt_timeout(millis(50))
+            .build(move |what: &'static str| {
+                let gate = pass.clone();
+                async move {
+                    gate.pass().await;
+                    match what {
+                        "fails" => Err(()),
+                        "panics" => resume_unwind(Box::new("on purpose")),
+                        "succeeds" => Ok(()),
+                        _ => future::pending().await,
                     }
-                },
-            );
+                }
+            });
         let mut kills = Vec::new();
         for worker in workers {
             let (kill, killed) = async_channel::bounded::<()>(1);
             kills.push(kill);
-            env.spawn(Box::pin(future::or(worker.run(), async move { killed.recv().await.unwrap_or_default() })));
+            env.spawn(Box::pin(future::or(worker.run(), async move {
+                killed.recv().await.unwrap_or_default()
+            })));
         }
-        let whats = ["succeeds", "fails", "panics", "times out", "is cancelled", "loses its worker", "succeeds"];
+        let whats = [
+            "succeeds",
+            "fails",
+            "panics",
+            "times out",
+            "is cancelled",
+            "loses its worker",
+            "succeeds",
+        ];
         let handles = whats.map(|what| (what, pool.try_submit(what).unwrap()));
         let mut ends = Vec::new();
         for (what, handle) in handles {
@@ -310,7 +385,9 @@ fn a_key_is_free_again_however_its_job_ends() {
 fn a_job_of_a_busy_key_that_is_cancelled_takes_nobodys_turn() {
     everywhere(|env| async move {
         let (pool, gate, started) = pool_with_busy_key(&env, env.in_order(), 1);
-        let mut handles: Vec<_> = (0..6).map(|n| pool.try_submit(("busy", n)).unwrap()).collect();
+        let mut handles: Vec<_> = (0..6)
+            .map(|n| pool.try_submit(("busy", n)).unwrap())
+            .collect();
         gate.arrived(1).await;
         for at in [3, 1] {
             assert_eq!(poll_once(pin!(handles.remove(at).cancel())), Some(None));
@@ -319,7 +396,12 @@ fn a_job_of_a_busy_key_that_is_cancelled_takes_nobodys_turn() {
         for handle in handles {
             assert!(handle.await.is_ok());
         }
-        assert_eq!(started.take(), [0, 2, 4, 5].map(|n| ("busy", n)), "{}", env.name);
+        assert_eq!(
+            started.take(),
+            [0, 2, 4, 5].map(|n| ("busy", n)),
+            "{}",
+            env.name
+        );
         assert_over(&env, &pool).await;
     });
 }
@@ -329,21 +411,34 @@ fn thousands_of_keys_each_keep_their_order_and_their_bound() {
     everywhere(|env| async move {
         let live: Arc<Vec<Live>> = Arc::new((0..2000).map(|_| Live::default()).collect());
         let (lives, last) = (Arc::clone(&live), Arc::new(Mutex::new(vec![0; 2000])));
-        let pool = env.at_once(4).key_by(|(key, _): &(usize, u32)| *key).max_running_per_key(1).spawn_on(
-            &env,
-            move |(key, n): (usize, u32)| {
+        let pool = env
+            .at_once(4)
+            .key_by(|(key, _): &(usize, u32)| *key)
+            .max_running_per_key(1)
+            .spawn_on(&env, move |(key, n): (usize, u32)| {
                 let guard = lives[key].enter();
                 let before = std::mem::replace(&mut last.lock().unwrap()[key], n);
                 async move {
                     let _guard = guard;
                     yield_now().await;
-                    if before + 1 == n { Ok(()) } else { Err((before, n)) }
+                    if before + 1 == n {
+                        Ok(())
+                    } else {
+                        Err((before, n))
+                    }
                 }
-            },
-        );
+            });
         let jobs = (1..4).flat_map(|n| (0..2000).map(move |key| (key, n)));
-        let summary = pool.map(jobs).for_each(|completion| assert_eq!(completion.result, Ok(()))).await;
-        assert_eq!((summary.succeeded, summary.end), (6000, End::Complete), "{}", env.name);
+        let summary = pool
+            .map(jobs)
+            .for_each(|completion| assert_eq!(completion.result, Ok(())))
+            .await;
+        assert_eq!(
+            (summary.succeeded, summary.end),
+            (6000, End::Complete),
+            "{}",
+            env.name
+        );
         assert!(live.iter().all(|live| (live.most(), live.now()) == (1, 0)));
         assert_over(&env, &pool).await;
     });
@@ -361,12 +456,22 @@ fn a_number_and_its_text_are_two_keys_and_a_text_is_one_whatever_it_is_made_of()
             Key::from(&String::from("7")),
             Key::from(Arc::<str>::from("7")),
         ];
-        let (pool, gate, _) = gated(&env, env.at_once(7).key_by(Key::clone).max_running_per_key(1));
+        let (pool, gate, _) = gated(
+            &env,
+            env.at_once(7).key_by(Key::clone).max_running_per_key(1),
+        );
         let handles = keys.map(|key| pool.try_submit(key).unwrap());
         gate.arrived(2).await;
-        let texts: Vec<_> = pool.running().into_iter().map(|job| job.key.map(|key| format!("{key} {key:?}"))).collect();
+        let texts: Vec<_> = pool
+            .running()
+            .into_iter()
+            .map(|job| job.key.map(|key| format!("{key} {key:?}")))
+            .collect();
         assert_eq!(texts.len(), 2, "{}", env.name);
-        assert!(texts.contains(&Some("7 7".into())) && texts.contains(&Some("7 \"7\"".into())), "{texts:?}");
+        assert!(
+            texts.contains(&Some("7 7".into())) && texts.contains(&Some("7 \"7\"".into())),
+            "{texts:?}"
+        );
         gate.open(7);
         for handle in handles {
             assert_eq!(handle.await.map(|key| key.to_string()), Ok("7".into()));
@@ -378,7 +483,10 @@ fn a_number_and_its_text_are_two_keys_and_a_text_is_one_whatever_it_is_made_of()
 // ---- rates and costs ----
 
 /// A pool whose jobs are done at once, and a log of when they start.
-fn timed<In: Clone + Send + 'static>(env: &Env, builder: Builder<In, ()>) -> (Pool<In, (), ()>, Log<(u128, In)>) {
+fn timed<In: Clone + Send + 'static>(
+    env: &Env,
+    builder: Builder<In, ()>,
+) -> (Pool<In, (), ()>, Log<(u128, In)>) {
     let starts = Log::new();
     let (log, clock, start) = (starts.clone(), env.clock.clone(), env.clock.elapsed());
     let pool = builder.spawn_on(env, move |input: In| {
@@ -415,8 +523,10 @@ fn each_key_has_a_rate_of_its_own() {
         }
         log.extend(starts.many(1).await);
         log.extend(tick(&env, &starts, &[1, 1, 1, 1, 1]).await);
-        let (a, b) =
-            ((0..4).map(|n| (1000 * u128::from(n), ("a", n))), (0..3).map(|n| (500 + 1000 * u128::from(n), ("b", n))));
+        let (a, b) = (
+            (0..4).map(|n| (1000 * u128::from(n), ("a", n))),
+            (0..3).map(|n| (500 + 1000 * u128::from(n), ("b", n))),
+        );
         let mut expected: Vec<_> = a.chain(b).collect();
         expected.sort_unstable();
         assert_eq!(log, expected, "{}", env.name);
@@ -438,16 +548,26 @@ fn a_job_whose_key_has_permits_again_starts_before_a_costlier_one_of_another_tha
         pool.try_submit(("a", 1, 4)).unwrap().detach();
         let mut log = starts.many(1).await;
         // The key has no permits for three seconds, the pool none for so large a cost for four.
-        pool.job(("a", 2, 1)).priority(1).try_submit().unwrap().detach();
+        pool.job(("a", 2, 1))
+            .priority(1)
+            .try_submit()
+            .unwrap()
+            .detach();
         pool.try_submit(("b", 1, 4)).unwrap().detach();
         log.extend(tick(&env, &starts, &[1, 1]).await);
-        assert_eq!(log, [(0, ("a", 1, 4)), (3000, ("a", 2, 1)), (5000, ("b", 1, 4))], "{}", env.name);
+        assert_eq!(
+            log,
+            [(0, ("a", 1, 4)), (3000, ("a", 2, 1)), (5000, ("b", 1, 4))],
+            "{}",
+            env.name
+        );
         assert_over(&env, &pool).await;
     });
 }
 
 #[test]
-fn an_urgent_job_overtakes_one_on_its_way_to_a_worker_and_has_its_permits_be_it_of_the_same_key_or_not() {
+fn an_urgent_job_overtakes_one_on_its_way_to_a_worker_and_has_its_permits_be_it_of_the_same_key_or_not()
+ {
     const FIRST: Input = ("a", 0);
     const SAME: Input = ("a", 1);
     const OTHER: Input = ("b", 0);
@@ -456,8 +576,14 @@ fn an_urgent_job_overtakes_one_on_its_way_to_a_worker_and_has_its_permits_be_it_
             // The first one has the only slot, and the place and the permit of its key, since nobody else was there.
             (vec![(FIRST, 0), (SAME, 1)], vec![(0, SAME), (1000, FIRST)]),
             (vec![(FIRST, 0), (OTHER, 1)], vec![(0, OTHER), (0, FIRST)]),
-            (vec![(FIRST, 0), (OTHER, 1), (SAME, 2)], vec![(0, SAME), (0, OTHER), (1000, FIRST)]),
-            (vec![(FIRST, 0), (OTHER, 0), (SAME, 0)], vec![(0, FIRST), (0, OTHER), (1000, SAME)]),
+            (
+                vec![(FIRST, 0), (OTHER, 1), (SAME, 2)],
+                vec![(0, SAME), (0, OTHER), (1000, FIRST)],
+            ),
+            (
+                vec![(FIRST, 0), (OTHER, 0), (SAME, 0)],
+                vec![(0, FIRST), (0, OTHER), (1000, SAME)],
+            ),
         ];
         for (jobs, expected) in cases {
             let starts = Log::new();
@@ -473,7 +599,11 @@ fn an_urgent_job_overtakes_one_on_its_way_to_a_worker_and_has_its_permits_be_it_
                     future::ready(Ok::<_, ()>(()))
                 });
             for (input, priority) in jobs {
-                pool.job(input).priority(priority).try_submit().unwrap().detach();
+                pool.job(input)
+                    .priority(priority)
+                    .try_submit()
+                    .unwrap()
+                    .detach();
             }
             workers.spawn_on(&env);
             let later = expected.iter().filter(|(at, _)| *at > 0).count();
@@ -492,7 +622,10 @@ fn a_job_that_costs_nothing_takes_its_turn_and_no_permit() {
     everywhere(|env| async move {
         type Costly = (u32, u32);
         let limit = RateLimit::per_second(1).burst(2);
-        let builder = env.at_once(2).rate_limit(limit).cost_by(|job: &Costly| job.1);
+        let builder = env
+            .at_once(2)
+            .rate_limit(limit)
+            .cost_by(|job: &Costly| job.1);
         let (pool, starts) = timed(&env, builder);
         for (n, cost) in (1..).zip([1, 2, 1, 1, 0]) {
             pool.try_submit((n, cost)).unwrap().detach();
@@ -503,7 +636,14 @@ fn a_job_that_costs_nothing_takes_its_turn_and_no_permit() {
         pool.try_submit((6, 0)).unwrap().detach();
         log.extend(starts.many(1).await);
         log[3..].sort_unstable();
-        let expected = [(0, (1, 1)), (1000, (2, 2)), (2000, (3, 1)), (3000, (4, 1)), (3000, (5, 0)), (3000, (6, 0))];
+        let expected = [
+            (0, (1, 1)),
+            (1000, (2, 2)),
+            (2000, (3, 1)),
+            (3000, (4, 1)),
+            (3000, (5, 0)),
+            (3000, (6, 0)),
+        ];
         assert_eq!(log, expected, "{}", env.name);
         assert_over(&env, &pool).await;
     });
@@ -521,7 +661,10 @@ fn a_panic_in_the_closure_of_keys_or_costs_ends_that_job_alone() {
     }
     /// Without their indices: a child has the next one when it is added, which may be before some input has one.
     fn results(completions: Vec<Completion<u32, u32, ()>>) -> Vec<(u32, Option<u32>)> {
-        let mut results: Vec<_> = completions.into_iter().map(|job| (job.attempts, job.result.ok())).collect();
+        let mut results: Vec<_> = completions
+            .into_iter()
+            .map(|job| (job.attempts, job.result.ok()))
+            .collect();
         results.sort_unstable();
         results
     }
@@ -531,8 +674,20 @@ fn a_panic_in_the_closure_of_keys_or_costs_ends_that_job_alone() {
         let (pool, workers) = env
             .in_order()
             .queue_capacity(3)
-            .key_by(|n: &u32| if *n == 13 { resume_unwind(Box::new("no key")) } else { *n })
-            .cost_by(|n: &u32| if *n == 14 { resume_unwind(Box::new("no cost")) } else { 1 })
+            .key_by(|n: &u32| {
+                if *n == 13 {
+                    resume_unwind(Box::new("no key"))
+                } else {
+                    *n
+                }
+            })
+            .cost_by(|n: &u32| {
+                if *n == 14 {
+                    resume_unwind(Box::new("no cost"))
+                } else {
+                    1
+                }
+            })
             .build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, ()>| {
                 log.push(n);
                 async move {
@@ -551,24 +706,52 @@ fn a_panic_in_the_closure_of_keys_or_costs_ends_that_job_alone() {
         let [first, second, third, fourth] = handles;
         let group = pool.group();
         assert_eq!(
-            (group.try_submit(13), group.try_submit(1), group.try_submit(2)),
+            (
+                group.try_submit(13),
+                group.try_submit(1),
+                group.try_submit(2)
+            ),
             (Ok(()), Ok(()), Err(SubmitError::Full(2)))
         );
         workers.spawn_on(&env);
-        assert_eq!((panicked(first.await), panicked(third.await)), ("no key".into(), "no cost".into()));
+        assert_eq!(
+            (panicked(first.await), panicked(third.await)),
+            ("no key".into(), "no cost".into())
+        );
         assert_eq!((second.await, fourth.await), (Ok(1), Ok(2)));
         assert_eq!(results(group.join().await), [(0, None), (1, Some(1))]);
         let mut completions = Vec::new();
-        let summary = pool.map([2, 13, 3, 14, 4]).for_each(|job| completions.push(job)).await;
-        let expected = [(0, None), (0, None), (0, None), (1, Some(2)), (1, Some(3)), (1, Some(4))];
+        let summary = pool
+            .map([2, 13, 3, 14, 4])
+            .for_each(|job| completions.push(job))
+            .await;
+        let expected = [
+            (0, None),
+            (0, None),
+            (0, None),
+            (1, Some(2)),
+            (1, Some(3)),
+            (1, Some(4)),
+        ];
         assert_eq!(results(completions), expected, "{}", env.name);
-        assert_eq!((summary.succeeded, summary.panicked, summary.end), (3, 3, End::Complete));
+        assert_eq!(
+            (summary.succeeded, summary.panicked, summary.end),
+            (3, 3, End::Complete)
+        );
         // It counts as a failure for those who stop at one.
-        let stopped = pool.map([2, 13]).on_error(OnError::Stop).for_each(drop).await;
+        let stopped = pool
+            .map([2, 13])
+            .on_error(OnError::Stop)
+            .for_each(drop)
+            .await;
         assert_eq!((stopped.panicked, stopped.end), (1, End::Stopped));
         let stats = assert_over(&env, &pool).await;
         assert_eq!((stats.workers, stats.panicked), (0, 8));
-        let ran: Vec<_> = started.take().into_iter().filter(|n| [13, 14].contains(n)).collect();
+        let ran: Vec<_> = started
+            .take()
+            .into_iter()
+            .filter(|n| [13, 14].contains(n))
+            .collect();
         assert_eq!(ran, []);
     });
 }
@@ -579,20 +762,41 @@ fn a_panic_in_the_closure_of_keys_or_costs_ends_that_job_alone() {
 fn a_job_that_awaits_one_of_its_own_busy_key_is_told_and_one_of_another_key_is_served() {
     type Jobs = Submitter<Input, Result<u32, JobError<()>>, ()>;
     everywhere(|env| async move {
-        let (pool, workers) = env.at_once(3).key_by(key).max_running_per_key(1).build_with_submitter(
-            |(key, n): Input, jobs: Jobs| async move {
+        let (pool, workers) = env
+            .at_once(3)
+            .key_by(key)
+            .max_running_per_key(1)
+            .build_with_submitter(|(key, n): Input, jobs: Jobs| async move {
                 match n {
                     // It waits for one of its own key, or of the other.
                     1 => Ok(jobs.submit((key, 0)).unwrap().await.and_then(|inner| inner)),
-                    2 => Ok(jobs.submit(("other", 0)).unwrap().await.and_then(|inner| inner)),
+                    2 => Ok(jobs
+                        .submit(("other", 0))
+                        .unwrap()
+                        .await
+                        .and_then(|inner| inner)),
                     n => Ok(Ok(n)),
                 }
-            },
-        );
+            });
         workers.spawn_on(&env);
-        assert_eq!(pool.try_submit(("one", 1)).unwrap().await, Ok(Err(JobError::WouldDeadlock)), "{}", env.name);
-        assert_eq!(pool.try_submit(("one", 2)).unwrap().await, Ok(Ok(0)), "{}", env.name);
-        assert_eq!(pool.try_submit(("other", 2)).unwrap().await, Ok(Err(JobError::WouldDeadlock)), "{}", env.name);
+        assert_eq!(
+            pool.try_submit(("one", 1)).unwrap().await,
+            Ok(Err(JobError::WouldDeadlock)),
+            "{}",
+            env.name
+        );
+        assert_eq!(
+            pool.try_submit(("one", 2)).unwrap().await,
+            Ok(Ok(0)),
+            "{}",
+            env.name
+        );
+        assert_eq!(
+            pool.try_submit(("other", 2)).unwrap().await,
+            Ok(Err(JobError::WouldDeadlock)),
+            "{}",
+            env.name
+        );
         let stats = assert_over(&env, &pool).await;
         assert_eq!((stats.succeeded, stats.cancelled), (4, 2));
     });
@@ -604,8 +808,11 @@ fn a_wait_for_ones_own_key_ends_when_nothing_else_runs_any_more() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
-        let (pool, workers) = env.at_once(3).key_by(key).max_running_per_key(1).build_with_submitter(
-            move |(key, n): Input, jobs: Jobs| {
+        let (pool, workers) = env
+            .at_once(3)
+            .key_by(key)
+            .max_running_per_key(1)
+            .build_with_submitter(move |(key, n): Input, jobs: Jobs| {
                 let gate = pass.clone();
                 async move {
                     gate.pass().await;
@@ -614,14 +821,18 @@ fn a_wait_for_ones_own_key_ends_when_nothing_else_runs_any_more() {
                         _ => Ok(jobs.submit((key, 0)).unwrap().await.err()),
                     }
                 }
-            },
-        );
+            });
         workers.spawn_on(&env);
         let waits = pool.try_submit(("one", 1)).unwrap();
         let other = pool.try_submit(("other", 0)).unwrap();
         gate.arrived(2).await;
         gate.open(2);
-        assert_eq!((waits.await, other.await), (Ok(Some(JobError::WouldDeadlock)), Ok(None)), "{}", env.name);
+        assert_eq!(
+            (waits.await, other.await),
+            (Ok(Some(JobError::WouldDeadlock)), Ok(None)),
+            "{}",
+            env.name
+        );
         assert_over(&env, &pool).await;
     });
 }
@@ -632,8 +843,11 @@ fn two_keys_whose_jobs_await_each_others_next_ones_do_not_hang() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
-        let (pool, workers) = env.at_once(4).key_by(key).max_running_per_key(1).build_with_submitter(
-            move |(key, n): Input, jobs: Jobs| {
+        let (pool, workers) = env
+            .at_once(4)
+            .key_by(key)
+            .max_running_per_key(1)
+            .build_with_submitter(move |(key, n): Input, jobs: Jobs| {
                 let gate = pass.clone();
                 async move {
                     if n == 0 {
@@ -643,10 +857,12 @@ fn two_keys_whose_jobs_await_each_others_next_ones_do_not_hang() {
                     let other = if key == "a" { "b" } else { "a" };
                     Ok(jobs.submit((other, 0)).unwrap().await == Err(JobError::WouldDeadlock))
                 }
-            },
-        );
+            });
         workers.spawn_on(&env);
-        let handles = [pool.try_submit(("a", 1)).unwrap(), pool.try_submit(("b", 1)).unwrap()];
+        let handles = [
+            pool.try_submit(("a", 1)).unwrap(),
+            pool.try_submit(("b", 1)).unwrap(),
+        ];
         gate.arrived(2).await;
         gate.open(2);
         let mut told = 0;
@@ -665,12 +881,17 @@ fn a_map_of_ones_own_key_and_a_wait_for_room_behind_it_end_with_an_error() {
     everywhere(|env| async move {
         let place = Place::default();
         let inside = Arc::clone(&place);
-        let pool = env.at_once(3).queue_capacity(1).key_by(|_: &u32| "one").max_running_per_key(1).spawn_on(
-            &env,
-            move |n: u32| {
+        let pool = env
+            .at_once(3)
+            .queue_capacity(1)
+            .key_by(|_: &u32| "one")
+            .max_running_per_key(1)
+            .spawn_on(&env, move |n: u32| {
                 let pool = inside.lock().unwrap().clone();
                 async move {
-                    let Some(pool) = pool.filter(|_| n > 0) else { return Ok("plain") };
+                    let Some(pool) = pool.filter(|_| n > 0) else {
+                        return Ok("plain");
+                    };
                     if n == 1 {
                         let summary = pool.map([0, 0, 0]).for_each(drop).await;
                         assert_eq!(summary.end, End::WouldDeadlock);
@@ -682,11 +903,20 @@ fn a_map_of_ones_own_key_and_a_wait_for_room_behind_it_end_with_an_error() {
                     assert_eq!(refused, SubmitError::WouldDeadlock(0));
                     Ok("the submitter was told")
                 }
-            },
-        );
+            });
         *place.lock().unwrap() = Some(pool.clone());
-        assert_eq!(pool.submit(1).await.unwrap().await, Ok("the map was told"), "{}", env.name);
-        assert_eq!(pool.submit(2).await.unwrap().await, Ok("the submitter was told"), "{}", env.name);
+        assert_eq!(
+            pool.submit(1).await.unwrap().await,
+            Ok("the map was told"),
+            "{}",
+            env.name
+        );
+        assert_eq!(
+            pool.submit(2).await.unwrap().await,
+            Ok("the submitter was told"),
+            "{}",
+            env.name
+        );
         *place.lock().unwrap() = None;
         assert_over(&env, &pool).await;
         assert_settled(&pool);
@@ -704,9 +934,16 @@ fn the_key_of_a_running_job_is_seen_and_that_of_one_that_is_done_is_not() {
         let handle = pool.try_submit(("host", 1)).unwrap();
         gate.arrived(1).await;
         let running = pool.running();
-        let seen: Vec<_> =
-            running.iter().map(|job| (job.id, job.index, job.attempt, job.key.clone(), job.since)).collect();
-        assert_eq!(seen, [(handle.id(), 0, 1, Some(Key::from("host")), Some(since))], "{}", env.name);
+        let seen: Vec<_> = running
+            .iter()
+            .map(|job| (job.id, job.index, job.attempt, job.key.clone(), job.since))
+            .collect();
+        assert_eq!(
+            seen,
+            [(handle.id(), 0, 1, Some(Key::from("host")), Some(since))],
+            "{}",
+            env.name
+        );
         gate.open(1);
         assert!(handle.await.is_ok());
         assert_eq!(pool.running(), []);

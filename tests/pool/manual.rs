@@ -25,7 +25,8 @@ fn the_clock_jumps_to_each_alarm_in_turn() {
                 clock.elapsed()
             }
         };
-        let ((first, second), third) = future::zip(future::zip(sleep(3600), sleep(5)), sleep(0)).await;
+        let ((first, second), third) =
+            future::zip(future::zip(sleep(3600), sleep(5)), sleep(0)).await;
         [first, second, third]
     }));
     assert_eq!(seen, [3600 * SECOND, 5 * SECOND, Duration::ZERO]);
@@ -97,7 +98,11 @@ fn a_run_without_alarms_waits_to_be_woken() {
         poll_fn(move |cx| {
             polls.set(polls.get() + 1);
             place.set(Some(cx.waker().clone()));
-            if polls.get() == 2 { Poll::Ready(()) } else { Poll::Pending }
+            if polls.get() == 2 {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
     }));
     assert!(run.as_mut().poll(&mut cx).is_pending());

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use brigade::{
-    CancelReason, End, JobError, JobHandle, ManualTimer, Pool, RateLimit, SubmitError, Submitter, TimeLimit, Timer,
+    CancelReason, End, JobError, JobHandle, ManualTimer, Pool, RateLimit, SubmitError, Submitter,
+    TimeLimit, Timer,
 };
 use futures_lite::future;
 
 use crate::harness::{
-    Gate, Log, assert_adds_up, assert_over, assert_settled, block_on, everywhere, everywhere_once, gated, poll_once,
-    yield_now,
+    Gate, Log, assert_adds_up, assert_over, assert_settled, block_on, everywhere, everywhere_once,
+    gated, poll_once, yield_now,
 };
 
 type Numbers = Pool<u32, u32, ()>;
@@ -22,7 +23,9 @@ fn submit(pool: &Numbers, n: u32, priority: i32) -> JobHandle<u32, u32, ()> {
     pool.job(n).priority(priority).try_submit().unwrap()
 }
 
-async fn await_all(handles: impl IntoIterator<Item = JobHandle<u32, u32, ()>>) -> Vec<Result<u32, JobError<()>>> {
+async fn await_all(
+    handles: impl IntoIterator<Item = JobHandle<u32, u32, ()>>,
+) -> Vec<Result<u32, JobError<()>>> {
     let mut results = Vec::new();
     for handle in handles {
         results.push(handle.await);
@@ -43,10 +46,22 @@ fn a_greater_priority_starts_sooner_and_equals_start_in_the_order_of_their_accep
         let mut handles = vec![pool.try_submit(0).unwrap()];
         gate.arrived(1).await;
         let priorities = [0, 5, -3, 5, i32::MIN, 0, i32::MAX, -3, i32::MIN, i32::MAX];
-        handles.extend((1..).zip(priorities).map(|(n, priority)| submit(&pool, n, priority)));
+        handles.extend(
+            (1..)
+                .zip(priorities)
+                .map(|(n, priority)| submit(&pool, n, priority)),
+        );
         gate.open(11);
-        assert_eq!(await_all(handles).await, (0..11).map(Ok).collect::<Vec<_>>());
-        assert_eq!(started.take(), [0, 7, 10, 2, 4, 1, 6, 3, 8, 5, 9], "{}", env.name);
+        assert_eq!(
+            await_all(handles).await,
+            (0..11).map(Ok).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            started.take(),
+            [0, 7, 10, 2, 4, 1, 6, 3, 8, 5, 9],
+            "{}",
+            env.name
+        );
         assert_over(&env, &pool).await;
     });
 }
@@ -70,7 +85,10 @@ fn a_late_urgent_job_takes_the_next_slot() {
         }
         gate.open(201);
         assert_eq!(first.await, Ok(0));
-        assert_eq!(await_all(others).await, (101..201).map(Ok).collect::<Vec<_>>());
+        assert_eq!(
+            await_all(others).await,
+            (101..201).map(Ok).collect::<Vec<_>>()
+        );
         assert_eq!(map.for_each(drop).await.succeeded, 100);
         let expected: Vec<_> = [0, 201, 202, 203].into_iter().chain(1..201).collect();
         assert_eq!(started.take(), expected, "{}", env.name);
@@ -90,7 +108,12 @@ fn an_urgent_job_overtakes_one_that_is_on_its_way_to_a_worker() {
             });
             pool.set_workers(1);
             // A slot is free for the first one and for no other, and nobody polls its worker.
-            let handles = [submit(&pool, 0, 0), submit(&pool, 1, 0), submit(&pool, 2, -1), submit(&pool, 3, 2)];
+            let handles = [
+                submit(&pool, 0, 0),
+                submit(&pool, 1, 0),
+                submit(&pool, 2, -1),
+                submit(&pool, 3, 2),
+            ];
             assert!(handles[2].set_priority(3));
             made.spawn_on(&env);
             assert_eq!(await_all(handles).await, [Ok(0), Ok(1), Ok(2), Ok(3)]);
@@ -109,7 +132,11 @@ fn a_job_on_its_way_to_a_worker_can_be_moved_behind_the_others() {
             log.push(n);
             future::ready(Ok::<_, ()>(n))
         });
-        let handles = [submit(&pool, 0, 1), submit(&pool, 1, 0), submit(&pool, 2, 0)];
+        let handles = [
+            submit(&pool, 0, 1),
+            submit(&pool, 1, 0),
+            submit(&pool, 2, 0),
+        ];
         assert!(handles[0].set_priority(-1));
         made.spawn_on(&env);
         assert_eq!(await_all(handles).await, [Ok(0), Ok(1), Ok(2)]);
@@ -140,12 +167,22 @@ fn the_priority_of_a_map_is_that_of_its_jobs_and_the_one_of_a_group_counts_for_j
         gate.open(11);
         assert_eq!(first.await, Ok(0));
         assert_eq!(handle.await, Ok(10));
-        let joined: Vec<_> = group.join().await.into_iter().map(|completion| completion.result).collect();
+        let joined: Vec<_> = group
+            .join()
+            .await
+            .into_iter()
+            .map(|completion| completion.result)
+            .collect();
         assert_eq!(joined, [Ok(1), Ok(2), Ok(9)]);
         for map in [low, plain, high] {
             assert!(map.for_each(drop).await.is_complete());
         }
-        assert_eq!(started.take(), [0, 2, 7, 8, 10, 1, 5, 6, 9, 3, 4], "{}", env.name);
+        assert_eq!(
+            started.take(),
+            [0, 2, 7, 8, 10, 1, 5, 6, 9, 3, 4],
+            "{}",
+            env.name
+        );
         assert_over(&env, &pool).await;
     });
 }
@@ -176,18 +213,32 @@ fn without_ageing_a_steady_stream_of_urgent_jobs_keeps_others_waiting() {
 #[test]
 fn with_ageing_a_job_overtakes_those_that_come_as_many_steps_later_as_they_are_more_urgent() {
     everywhere(|env| async move {
-        for (low, urgent) in [(0, 5), (-7, -2), (i32::MAX - 5, i32::MAX), (i32::MIN, i32::MIN + 5)] {
+        for (low, urgent) in [
+            (0, 5),
+            (-7, -2),
+            (i32::MAX - 5, i32::MAX),
+            (i32::MIN, i32::MIN + 5),
+        ] {
             let (starts, began) = (Log::new(), env.clock.elapsed());
             let (log, clock) = (starts.clone(), env.clock.clone());
-            let pool = env.one_by_one().aging(secs(10)).spawn_on(&env, move |name: &'static str| {
-                log.push((name, (clock.elapsed() - began).as_secs()));
-                let work = clock.sleep(secs(1));
-                async move {
-                    work.await;
-                    Ok::<_, ()>(())
-                }
-            });
-            let submit = |name, priority| pool.job(name).priority(priority).try_submit().unwrap().detach();
+            let pool =
+                env.one_by_one()
+                    .aging(secs(10))
+                    .spawn_on(&env, move |name: &'static str| {
+                        log.push((name, (clock.elapsed() - began).as_secs()));
+                        let work = clock.sleep(secs(1));
+                        async move {
+                            work.await;
+                            Ok::<_, ()>(())
+                        }
+                    });
+            let submit = |name, priority| {
+                pool.job(name)
+                    .priority(priority)
+                    .try_submit()
+                    .unwrap()
+                    .detach()
+            };
             submit("first", urgent);
             let mut order = vec![starts.next().await];
             submit("low", low);
@@ -227,7 +278,10 @@ fn ageing_changes_no_order_among_equals() {
             env.clock.advance(Duration::from_millis(300));
         }
         gate.open(50);
-        assert_eq!(await_all(handles).await, (0..50).map(Ok).collect::<Vec<_>>());
+        assert_eq!(
+            await_all(handles).await,
+            (0..50).map(Ok).collect::<Vec<_>>()
+        );
         assert_eq!(started.take(), (0..50).collect::<Vec<_>>(), "{}", env.name);
         assert_over(&env, &pool).await;
     });
@@ -274,8 +328,14 @@ fn a_job_that_was_handed_back_has_no_place_to_change() {
         gate.arrived(1).await;
         let queued = pool.try_submit(1).unwrap();
         let report = pool.abort().await;
-        assert_eq!((report.unstarted[0].input, report.interrupted[0].id), (1, running.id()));
-        assert_eq!((running.set_priority(1), queued.set_priority(1)), (false, false));
+        assert_eq!(
+            (report.unstarted[0].input, report.interrupted[0].id),
+            (1, running.id())
+        );
+        assert_eq!(
+            (running.set_priority(1), queued.set_priority(1)),
+            (false, false)
+        );
         assert_settled(&pool);
     });
 }
@@ -299,12 +359,21 @@ fn a_job_that_is_cancelled_before_it_starts_is_over_at_once_and_makes_room() {
             let stats = pool.stats();
             assert_adds_up(&stats);
             assert_eq!(stats.cancelled, before.cancelled + 1);
-            assert_eq!(stats.queued + stats.delayed + 1, before.queued + before.delayed);
-            poll_once(waiting.as_mut()).expect("there is a place").unwrap().detach();
+            assert_eq!(
+                stats.queued + stats.delayed + 1,
+                before.queued + before.delayed
+            );
+            poll_once(waiting.as_mut())
+                .expect("there is a place")
+                .unwrap()
+                .detach();
         }
         assert_eq!(pool.try_submit(6).unwrap_err(), SubmitError::Full(6));
         let stats = pool.stats();
-        assert_eq!((stats.queued, stats.delayed, stats.running, stats.cancelled), (3, 0, 1, 2));
+        assert_eq!(
+            (stats.queued, stats.delayed, stats.running, stats.cancelled),
+            (3, 0, 1, 2)
+        );
         gate.open(4);
         assert_eq!((running.await, last.await), (Ok(0), Ok(3)));
         env.clock.advance(secs(60));
@@ -321,16 +390,28 @@ fn jobs_of_a_map_that_is_cancelled_leave_the_order_of_the_others() {
         gate.arrived(1).await;
         let mut map = pool.map(1..101).priority(1);
         assert_eq!(poll_once(pin!(map.next())), None);
-        let handles: Vec<_> = (101..111).map(|n| submit(&pool, n, (n % 3) as i32)).collect();
+        let handles: Vec<_> = (101..111)
+            .map(|n| submit(&pool, n, (n % 3) as i32))
+            .collect();
         map.cancel();
         let stats = pool.stats();
         assert_eq!((stats.queued, stats.running, stats.cancelled), (10, 1, 100));
         gate.open(11);
         assert_eq!(first.await, Ok(0));
-        assert_eq!(await_all(handles).await, (101..111).map(Ok).collect::<Vec<_>>());
-        let summary = map.for_each(|completion| assert_eq!(completion.attempts, 0)).await;
+        assert_eq!(
+            await_all(handles).await,
+            (101..111).map(Ok).collect::<Vec<_>>()
+        );
+        let summary = map
+            .for_each(|completion| assert_eq!(completion.attempts, 0))
+            .await;
         assert_eq!((summary.cancelled, summary.end), (100, End::Cancelled));
-        assert_eq!(started.take(), [0, 101, 104, 107, 110, 103, 106, 109, 102, 105, 108], "{}", env.name);
+        assert_eq!(
+            started.take(),
+            [0, 101, 104, 107, 110, 103, 106, 109, 102, 105, 108],
+            "{}",
+            env.name
+        );
         assert_over(&env, &pool).await;
     });
 }
@@ -342,23 +423,42 @@ fn a_delayed_job_counts_as_delayed_takes_a_place_and_starts_when_its_time_has_co
     everywhere(|env| async move {
         let starts = Log::new();
         let (log, clock) = (starts.clone(), env.clock.clone());
-        let pool = env.at_once(2).queue_capacity(4).spawn_on(&env, move |n: u32| {
-            log.push((n, clock.elapsed().as_secs()));
-            future::ready(Ok::<_, ()>(n))
-        });
+        let pool = env
+            .at_once(2)
+            .queue_capacity(4)
+            .spawn_on(&env, move |n: u32| {
+                log.push((n, clock.elapsed().as_secs()));
+                future::ready(Ok::<_, ()>(n))
+            });
         let start = env.clock.now();
         let mut handles = vec![
             pool.job(1).delay(secs(30)).try_submit().unwrap(),
-            pool.job(2).not_before(start + secs(10)).try_submit().unwrap(),
-            pool.job(3).delay(secs(20)).priority(-1).try_submit().unwrap(),
-            pool.job(4).delay(secs(30)).priority(1).try_submit().unwrap(),
+            pool.job(2)
+                .not_before(start + secs(10))
+                .try_submit()
+                .unwrap(),
+            pool.job(3)
+                .delay(secs(20))
+                .priority(-1)
+                .try_submit()
+                .unwrap(),
+            pool.job(4)
+                .delay(secs(30))
+                .priority(1)
+                .try_submit()
+                .unwrap(),
         ];
         assert_eq!(pool.try_submit(5).unwrap_err(), SubmitError::Full(5));
         let mut order = Vec::new();
         for (seconds, due) in [(10, 1), (10, 1), (9, 0), (1, 2)] {
             let stats = pool.stats();
             let waiting = 4 - order.len();
-            assert_eq!((stats.queued, stats.delayed, stats.running), (0, waiting, 0), "{}", env.name);
+            assert_eq!(
+                (stats.queued, stats.delayed, stats.running),
+                (0, waiting, 0),
+                "{}",
+                env.name
+            );
             env.clock.sleepers(1).await;
             env.clock.advance(secs(seconds));
             order.extend(starts.many(due).await);
@@ -382,7 +482,13 @@ fn jobs_whose_delay_ends_together_start_by_priority_and_then_in_the_order_of_the
         let (pool, gate, started) = gated(&env, env.one_by_one());
         let mut handles = vec![pool.job(0).delay(secs(10)).try_submit().unwrap()];
         for (n, seconds, priority) in [(1, 7, 0), (2, 10, 1), (3, 10, 0), (4, 3, -1), (5, 10, 1)] {
-            handles.push(pool.job(n).delay(secs(seconds)).priority(priority).try_submit().unwrap());
+            handles.push(
+                pool.job(n)
+                    .delay(secs(seconds))
+                    .priority(priority)
+                    .try_submit()
+                    .unwrap(),
+            );
         }
         env.clock.sleepers(1).await;
         env.clock.advance(secs(10));
@@ -428,11 +534,19 @@ fn a_job_whose_delay_has_passed_waits_for_a_worker_and_counts_as_queued() {
 #[test]
 fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
     everywhere(|env| async move {
-        let far = env.clock.now().checked_add(Duration::from_secs(u64::MAX / 8)).unwrap();
+        let far = env
+            .clock
+            .now()
+            .checked_add(Duration::from_secs(u64::MAX / 8))
+            .unwrap();
         let never = |pool: &Numbers| {
             [
                 pool.job(1).delay(Duration::MAX).try_submit().unwrap(),
-                pool.job(2).not_before(far).priority(i32::MAX).try_submit().unwrap(),
+                pool.job(2)
+                    .not_before(far)
+                    .priority(i32::MAX)
+                    .try_submit()
+                    .unwrap(),
             ]
         };
         // Others run, whatever time passes, and a cancellation ends what else would end a drain.
@@ -464,8 +578,15 @@ fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
                 env.clock.advance(secs(5));
                 drain.await
             };
-            let unstarted: Vec<_> = report.unstarted.iter().map(|job| (job.input, job.attempts)).collect();
-            assert_eq!((unstarted, report.interrupted), (vec![(1, 0), (2, 0)], vec![]));
+            let unstarted: Vec<_> = report
+                .unstarted
+                .iter()
+                .map(|job| (job.input, job.attempts))
+                .collect();
+            assert_eq!(
+                (unstarted, report.interrupted),
+                (vec![(1, 0), (2, 0)], vec![])
+            );
             let aborted = Err(JobError::Cancelled(CancelReason::Aborted));
             assert_eq!(await_all(handles).await, [aborted.clone(), aborted]);
             assert_over(&env, &pool).await;
@@ -473,7 +594,12 @@ fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
 
         // The time of the job itself ends it.
         let (pool, _, _) = gated(&env, env.in_order());
-        let late = pool.job(1).delay(Duration::MAX).timeout(secs(60)).try_submit().unwrap();
+        let late = pool
+            .job(1)
+            .delay(Duration::MAX)
+            .timeout(secs(60))
+            .try_submit()
+            .unwrap();
         env.clock.sleepers(1).await;
         env.clock.advance(secs(60));
         assert_eq!(late.await, Err(JobError::TimedOut(TimeLimit::Job)));
@@ -485,14 +611,20 @@ fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
 fn a_job_that_awaits_what_never_starts_is_told_so() {
     everywhere(|env| async move {
         for slots in [1, 3] {
-            let place: Arc<std::sync::Mutex<Option<JobHandle<u32, JobError<()>, ()>>>> = Arc::default();
+            let place: Arc<std::sync::Mutex<Option<JobHandle<u32, JobError<()>, ()>>>> =
+                Arc::default();
             let inside = Arc::clone(&place);
             let pool = env.at_once(slots).spawn_on(&env, move |_: u32| {
                 let other = inside.lock().unwrap().take();
                 async move { other.ok_or(())?.await.map_or_else(Ok, |_| Err(())) }
             });
             *place.lock().unwrap() = Some(pool.job(1).delay(Duration::MAX).try_submit().unwrap());
-            assert_eq!(pool.try_submit(0).unwrap().await, Ok(JobError::WouldDeadlock), "{}", env.name);
+            assert_eq!(
+                pool.try_submit(0).unwrap().await,
+                Ok(JobError::WouldDeadlock),
+                "{}",
+                env.name
+            );
             let stats = assert_over(&env, &pool).await;
             assert_eq!((stats.succeeded, stats.cancelled), (1, 1));
         }
@@ -504,14 +636,20 @@ fn a_job_that_awaits_what_never_starts_is_told_so() {
 /// What gives a pool an order that had none.
 const SWITCHES: [(&str, fn(&Numbers)); 8] = [
     ("priority", |pool| drop(submit(pool, 900, 1))),
-    ("delay", |pool| drop(pool.job(900).delay(secs(1)).try_submit().unwrap())),
-    ("timeout", |pool| drop(pool.job(900).timeout(secs(1)).try_submit().unwrap())),
+    ("delay", |pool| {
+        drop(pool.job(900).delay(secs(1)).try_submit().unwrap())
+    }),
+    ("timeout", |pool| {
+        drop(pool.job(900).timeout(secs(1)).try_submit().unwrap())
+    }),
     ("pause", |pool| {
         pool.pause();
         pool.resume();
     }),
     ("set_workers", |pool| pool.set_workers(1)),
-    ("set_rate_limit", |pool| pool.set_rate_limit(RateLimit::per_second(1).burst(1000))),
+    ("set_rate_limit", |pool| {
+        pool.set_rate_limit(RateLimit::per_second(1).burst(1000))
+    }),
     ("no rate limit", |pool| pool.set_rate_limit(None)),
     ("a map of priority", |pool| drop(pool.map([]).priority(1))),
 ];
@@ -522,8 +660,8 @@ fn the_first_use_of_an_order_loses_repeats_and_reorders_nothing() {
         for (name, switch) in SWITCHES {
             let (gate, started) = (Gate::new(), Log::new());
             let (pass, log) = (gate.clone(), started.clone());
-            let (pool, workers) =
-                env.builder().workers(1).build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, ()>| {
+            let (pool, workers) = env.builder().workers(1).build_with_submitter(
+                move |n: u32, jobs: Submitter<u32, u32, ()>| {
                     log.push(n);
                     let gate = pass.clone();
                     async move {
@@ -533,7 +671,8 @@ fn the_first_use_of_an_order_loses_repeats_and_reorders_nothing() {
                         }
                         Ok(n)
                     }
-                });
+                },
+            );
             workers.spawn_on(&env);
             let mut handles = vec![pool.try_submit(0).unwrap()];
             gate.arrived(1).await;
@@ -549,14 +688,30 @@ fn the_first_use_of_an_order_loses_repeats_and_reorders_nothing() {
             group.try_submit(161).unwrap();
             gate.open(1000);
             let results = await_all(handles).await;
-            let expected: Vec<_> = (0..50).chain(150..160).filter(|n| *n != 7).map(Ok).collect();
+            let expected: Vec<_> = (0..50)
+                .chain(150..160)
+                .filter(|n| *n != 7)
+                .map(Ok)
+                .collect();
             assert_eq!(results, expected, "{name} on {}", env.name);
             let mut mapped: Vec<_> = Vec::new();
-            let summary = map.for_each(|completion| mapped.push((completion.index, completion.result))).await;
+            let summary = map
+                .for_each(|completion| mapped.push((completion.index, completion.result)))
+                .await;
             let children = (50..150).step_by(10).map(|n| n + 1000);
             let expected: Vec<_> = (50..150).chain(children).map(Ok).enumerate().collect();
-            assert_eq!((mapped, summary.end), (expected, End::Complete), "{name} on {}", env.name);
-            let joined: Vec<_> = group.join().await.into_iter().map(|completion| completion.result).collect();
+            assert_eq!(
+                (mapped, summary.end),
+                (expected, End::Complete),
+                "{name} on {}",
+                env.name
+            );
+            let joined: Vec<_> = group
+                .join()
+                .await
+                .into_iter()
+                .map(|completion| completion.result)
+                .collect();
             assert_eq!(joined, [Ok(160), Ok(161), Ok(1160)]);
             let stats = assert_over(&env, &pool).await;
             assert_eq!(stats.accepted, stats.succeeded + stats.cancelled);
@@ -575,10 +730,14 @@ fn an_order_that_is_given_amid_submissions_keeps_that_of_each_submitter() {
         let (_, switch) = SWITCHES[round as usize % SWITCHES.len()];
         let started = Log::new();
         let log = started.clone();
-        let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(move |n: u32| {
-            log.push(n);
-            future::ready(Ok::<_, ()>(n))
-        });
+        let (pool, workers) =
+            Pool::builder()
+                .workers(1)
+                .timer(ManualTimer::new())
+                .build(move |n: u32| {
+                    log.push(n);
+                    future::ready(Ok::<_, ()>(n))
+                });
         let is_half_way = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for worker in workers {
@@ -591,7 +750,10 @@ fn an_order_that_is_given_amid_submissions_keeps_that_of_each_submitter() {
                         pool.try_submit(n).unwrap()
                     })
                     .collect();
-                assert_eq!(block_on(await_all(handles)), (0..60).map(Ok).collect::<Vec<_>>());
+                assert_eq!(
+                    block_on(await_all(handles)),
+                    (0..60).map(Ok).collect::<Vec<_>>()
+                );
             });
             while !is_half_way.load(Ordering::SeqCst) {
                 std::thread::yield_now();
@@ -611,17 +773,19 @@ fn jobs_that_running_jobs_add_have_the_priority_of_their_map_and_stand_behind_th
     everywhere(|env| async move {
         let (gate, started) = (Gate::new(), Log::new());
         let (pass, log) = (gate.clone(), started.clone());
-        let (pool, workers) = env.one_by_one().build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, ()>| {
-            log.push(n);
-            let gate = pass.clone();
-            async move {
-                gate.pass().await;
-                if n < 10 {
-                    jobs.add(n + 10).unwrap();
-                }
-                Ok(n)
-            }
-        });
+        let (pool, workers) =
+            env.one_by_one()
+                .build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, ()>| {
+                    log.push(n);
+                    let gate = pass.clone();
+                    async move {
+                        gate.pass().await;
+                        if n < 10 {
+                            jobs.add(n + 10).unwrap();
+                        }
+                        Ok(n)
+                    }
+                });
         workers.spawn_on(&env);
         submit(&pool, 50, 0).detach();
         gate.arrived(1).await;
@@ -633,6 +797,11 @@ fn jobs_that_running_jobs_add_have_the_priority_of_their_map_and_stand_behind_th
         gate.open(9);
         assert_eq!(map.for_each(drop).await.accepted, 2);
         assert_over(&env, &pool).await;
-        assert_eq!(started.take(), [50, 4, 1, 2, 11, 3, 14, 12, 13], "{}", env.name);
+        assert_eq!(
+            started.take(),
+            [50, 4, 1, 2, 11, 3, 14, 12, 13],
+            "{}",
+            env.name
+        );
     });
 }

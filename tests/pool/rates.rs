@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use brigade::{
-    Builder, CancelReason, Event, JobError, ManualTimer, OnError, Outcome, Pool, RateLimit, Retry, Submitter,
+    Builder, CancelReason, Event, JobError, ManualTimer, OnError, Outcome, Pool, RateLimit, Retry,
+    Submitter,
 };
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Slots, Starts, assert_over, assert_settled, everywhere, everywhere_once, in_both_ways, poll_once,
-    yield_now,
+    Env, Gate, Slots, Starts, assert_over, assert_settled, everywhere, everywhere_once,
+    in_both_ways, poll_once, yield_now,
 };
 use crate::steps::Steps;
 
@@ -37,7 +38,11 @@ fn brief_pool(env: &Env, builder: Builder<u32, ()>, starts: &Starts<u32>) -> Poo
 }
 
 /// The same on one thread, for tests that have to know who is polled when.
-fn brief_steps(clock: &ManualTimer, builder: Builder<u32, ()>, starts: &Starts<u32>) -> (Pool<u32, u32, ()>, Steps) {
+fn brief_steps(
+    clock: &ManualTimer,
+    builder: Builder<u32, ()>,
+    starts: &Starts<u32>,
+) -> (Pool<u32, u32, ()>, Steps) {
     let starts = starts.clone();
     let (pool, workers) = builder.timer(clock.clone()).build(move |n: u32| {
         starts.note(n);
@@ -64,9 +69,15 @@ fn jobs_start_one_interval_apart() {
     everywhere(|env| async move {
         for rate in [5, 10, 20, 50, 100] {
             let starts = Starts::new(&env.clock);
-            let pool = brief_pool(&env, env.at_once(3).rate_limit(RateLimit::per_second(rate)), &starts);
+            let pool = brief_pool(
+                &env,
+                env.at_once(3).rate_limit(RateLimit::per_second(rate)),
+                &starts,
+            );
             submit_all(&pool, 0..3);
-            starts.expect(&pool, (0..3).map(|n| (n, SECOND / rate * n))).await;
+            starts
+                .expect(&pool, (0..3).map(|n| (n, SECOND / rate * n)))
+                .await;
             assert_eq!(assert_over(&env, &pool).await.succeeded, 3);
         }
     });
@@ -79,7 +90,12 @@ fn a_bucket_gives_its_burst_at_once_and_then_refills_evenly() {
         let limit = RateLimit::per(5, secs(10)).burst(5);
         let pool = brief_pool(&env, env.in_order().rate_limit(limit), &starts);
         submit_all(&pool, 0..10);
-        starts.expect(&pool, (0..10).zip([0, 0, 0, 0, 0, 2, 4, 6, 8, 10].map(secs))).await;
+        starts
+            .expect(
+                &pool,
+                (0..10).zip([0, 0, 0, 0, 0, 2, 4, 6, 8, 10].map(secs)),
+            )
+            .await;
         assert_over(&env, &pool).await;
     });
 }
@@ -96,7 +112,12 @@ fn after_an_hour_of_rest_no_more_than_the_burst_start_at_once() {
             starts.expect(&pool, (0..5).zip(times.map(secs))).await;
             env.clock.advance(secs(3600));
             submit_all(&pool, 0..5);
-            starts.expect(&pool, (0..5).zip(times.map(|at| secs(times[4] + 3600 + at)))).await;
+            starts
+                .expect(
+                    &pool,
+                    (0..5).zip(times.map(|at| secs(times[4] + 3600 + at))),
+                )
+                .await;
             assert_over(&env, &pool).await;
         }
     });
@@ -117,7 +138,12 @@ fn a_sliding_window_lets_a_job_start_when_the_one_before_it_has_left_the_window(
         starts.expect(&pool, [(1, millis(120))]).await;
         env.clock.advance(millis(100));
         submit_all(&pool, [2, 3, 4]);
-        starts.expect(&pool, [(2, millis(220)), (3, millis(320)), (4, millis(420))]).await;
+        starts
+            .expect(
+                &pool,
+                [(2, millis(220)), (3, millis(320)), (4, millis(420))],
+            )
+            .await;
         assert_over(&env, &pool).await;
     });
 }
@@ -134,7 +160,11 @@ fn of_five_thousand_ready_jobs_a_window_of_a_thousand_lets_a_thousand_start_in_e
             async move { Ok::<_, ()>(n) }
         });
         let run = pool.map(0..5000).for_each(drop);
-        let (summary, ()) = future::zip(run, starts.expect(&pool, (0..5000).map(|n| ((), secs(n / 1000))))).await;
+        let (summary, ()) = future::zip(
+            run,
+            starts.expect(&pool, (0..5000).map(|n| ((), secs(n / 1000)))),
+        )
+        .await;
         assert_eq!((summary.succeeded, summary.is_complete()), (5000, true));
         assert_over(&env, &pool).await;
     });
@@ -174,7 +204,10 @@ fn no_stretch_of_time_sees_more_than_the_burst_and_what_comes_meanwhile() {
             for (cost, at) in &starts[first..] {
                 taken += u128::from(*cost);
                 let stretch = (*at - *from).as_nanos();
-                assert!(taken * SECOND.as_nanos() <= 7 * SECOND.as_nanos() + 4 * stretch, "seed {seed}: {starts:?}");
+                assert!(
+                    taken * SECOND.as_nanos() <= 7 * SECOND.as_nanos() + 4 * stretch,
+                    "seed {seed}: {starts:?}"
+                );
                 if stretch == 0 {
                     most_at_once = most_at_once.max(taken);
                 }
@@ -190,9 +223,17 @@ fn no_period_sees_more_than_the_number_of_a_sliding_window() {
         let starts = irregular_starts(RateLimit::sliding_window(7, SECOND * 2), seed);
         let in_period_from = |first: usize| -> u32 {
             let (_, from) = starts[first];
-            starts[first..].iter().take_while(|(_, at)| *at - from < SECOND * 2).map(|(cost, _)| cost).sum()
+            starts[first..]
+                .iter()
+                .take_while(|(_, at)| *at - from < SECOND * 2)
+                .map(|(cost, _)| cost)
+                .sum()
         };
-        assert_eq!((0..starts.len()).map(in_period_from).max(), Some(7), "seed {seed}: {starts:?}");
+        assert_eq!(
+            (0..starts.len()).map(in_period_from).max(),
+            Some(7),
+            "seed {seed}: {starts:?}"
+        );
     }
 }
 
@@ -202,7 +243,11 @@ fn no_period_sees_more_than_the_number_of_a_sliding_window() {
 fn a_job_that_is_cancelled_while_it_waits_takes_no_permit_and_no_slot() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.in_order().rate_limit(RateLimit::every(SECOND)), &starts);
+        let pool = brief_pool(
+            &env,
+            env.in_order().rate_limit(RateLimit::every(SECOND)),
+            &starts,
+        );
         submit_all(&pool, [0]);
         starts.expect(&pool, [(0, secs(0))]).await;
         let (dropped, cancelled) = (pool.try_submit(1).unwrap(), pool.try_submit(2).unwrap());
@@ -213,24 +258,40 @@ fn a_job_that_is_cancelled_while_it_waits_takes_no_permit_and_no_slot() {
         drop(dropped);
         assert_eq!(cancelled.cancel().await, None);
         map.cancel();
-        let results = map.map(|completion| (completion.attempts, completion.result)).collect::<Vec<_>>().await;
-        assert_eq!(results, [(); 2].map(|()| (0, Err(JobError::Cancelled(CancelReason::Stream)))));
+        let results = map
+            .map(|completion| (completion.attempts, completion.result))
+            .collect::<Vec<_>>()
+            .await;
+        assert_eq!(
+            results,
+            [(); 2].map(|()| (0, Err(JobError::Cancelled(CancelReason::Stream))))
+        );
         starts.expect(&pool, [(3, secs(1)), (6, secs(2))]).await;
         let stats = assert_over(&env, &pool).await;
-        assert_eq!((stats.accepted, stats.succeeded, stats.cancelled), (7, 3, 4));
+        assert_eq!(
+            (stats.accepted, stats.succeeded, stats.cancelled),
+            (7, 3, 4)
+        );
     });
 }
 
 #[test]
-fn a_permit_of_a_job_that_is_cancelled_on_its_way_to_a_worker_goes_to_the_next_one_and_to_no_other() {
+fn a_permit_of_a_job_that_is_cancelled_on_its_way_to_a_worker_goes_to_the_next_one_and_to_no_other()
+{
     // One thread, since the job is cancelled when it has its permit and its worker has not been polled.
     in_both_ways(|slots| {
-        for limit in [RateLimit::every(SECOND), RateLimit::sliding_window(1, SECOND)] {
+        for limit in [
+            RateLimit::every(SECOND),
+            RateLimit::sliding_window(1, SECOND),
+        ] {
             for is_streamed in [false, true] {
                 let clock = ManualTimer::new();
                 let starts = Starts::new(&clock);
-                let (pool, mut steps) =
-                    brief_steps(&clock, slots.at_once(Pool::builder(), 2).rate_limit(limit), &starts);
+                let (pool, mut steps) = brief_steps(
+                    &clock,
+                    slots.at_once(Pool::builder(), 2).rate_limit(limit),
+                    &starts,
+                );
                 let handle = (!is_streamed).then(|| pool.try_submit(0).unwrap());
                 let mut map = pool.map(is_streamed.then_some(0));
                 assert_eq!(poll_once(pin!(map.next())).is_none(), is_streamed);
@@ -238,7 +299,11 @@ fn a_permit_of_a_job_that_is_cancelled_on_its_way_to_a_worker_goes_to_the_next_o
                 drop((handle, map));
                 submit_all(&pool, 1..4);
                 steps.run_out(&clock);
-                assert_eq!(starts.take(), [(1, millis(500)), (2, millis(1500)), (3, millis(2500))], "{limit:?}");
+                assert_eq!(
+                    starts.take(),
+                    [(1, millis(500)), (2, millis(1500)), (3, millis(2500))],
+                    "{limit:?}"
+                );
                 assert_eq!(assert_settled(&pool).cancelled, 1);
             }
         }
@@ -249,10 +314,17 @@ fn a_permit_of_a_job_that_is_cancelled_on_its_way_to_a_worker_goes_to_the_next_o
 fn a_job_that_a_pause_stops_on_its_way_to_a_worker_gives_its_permit_back() {
     // One thread, since the pause comes when the job has its permit and its worker has not been polled.
     in_both_ways(|slots| {
-        for limit in [RateLimit::every(SECOND), RateLimit::sliding_window(1, SECOND)] {
+        for limit in [
+            RateLimit::every(SECOND),
+            RateLimit::sliding_window(1, SECOND),
+        ] {
             let clock = ManualTimer::new();
             let starts = Starts::new(&clock);
-            let (pool, mut steps) = brief_steps(&clock, slots.at_once(Pool::builder(), 2).rate_limit(limit), &starts);
+            let (pool, mut steps) = brief_steps(
+                &clock,
+                slots.at_once(Pool::builder(), 2).rate_limit(limit),
+                &starts,
+            );
             submit_all(&pool, 0..3);
             pool.pause();
             steps.run_out(&clock);
@@ -260,7 +332,11 @@ fn a_job_that_a_pause_stops_on_its_way_to_a_worker_gives_its_permit_back() {
             clock.advance(millis(100));
             pool.resume();
             steps.run_out(&clock);
-            assert_eq!(starts.take(), [(0, millis(100)), (1, millis(1100)), (2, millis(2100))], "{limit:?}");
+            assert_eq!(
+                starts.take(),
+                [(0, millis(100)), (1, millis(1100)), (2, millis(2100))],
+                "{limit:?}"
+            );
             assert_settled(&pool);
         }
     });
@@ -274,12 +350,16 @@ fn every_attempt_takes_a_permit() {
         let starts = Starts::new(&env.clock);
         let noted = starts.clone();
         let builder = env.at_once(2).rate_limit(RateLimit::every(SECOND));
-        let pool = builder.retry(Retry::fixed(Duration::ZERO).max_attempts(3)).spawn_on(&env, move |n: u32| {
-            noted.note(n);
-            async move { Err::<(), _>(n) }
-        });
+        let pool = builder
+            .retry(Retry::fixed(Duration::ZERO).max_attempts(3))
+            .spawn_on(&env, move |n: u32| {
+                noted.note(n);
+                async move { Err::<(), _>(n) }
+            });
         let handles = [pool.try_submit(0).unwrap(), pool.try_submit(1).unwrap()];
-        starts.expect(&pool, [0, 0, 0, 1, 1, 1].into_iter().zip((0..).map(secs))).await;
+        starts
+            .expect(&pool, [0, 0, 0, 1, 1, 1].into_iter().zip((0..).map(secs)))
+            .await;
         for (n, handle) in handles.into_iter().enumerate() {
             assert_eq!(handle.await, Err(JobError::Failed(n as u32)));
         }
@@ -305,7 +385,12 @@ fn an_expensive_job_is_not_overtaken_by_cheap_ones_that_keep_coming() {
             env.clock.advance(SECOND);
             assert_eq!((starts.take(), env.clock.elapsed()), (vec![], secs(second)));
         }
-        starts.expect(&pool, [5, 1, 0, 1, 1].into_iter().zip([3, 4, 4, 5, 6].map(secs))).await;
+        starts
+            .expect(
+                &pool,
+                [5, 1, 0, 1, 1].into_iter().zip([3, 4, 4, 5, 6].map(secs)),
+            )
+            .await;
         assert_over(&env, &pool).await;
     });
 }
@@ -318,7 +403,9 @@ fn a_window_counts_costs() {
         let builder = env.in_order().rate_limit(limit).cost_by(|cost| *cost);
         let pool = brief_pool(&env, builder, &starts);
         submit_all(&pool, [3, 2, 0, 4]);
-        starts.expect(&pool, [3, 2, 0].into_iter().zip([0; 3].map(secs))).await;
+        starts
+            .expect(&pool, [3, 2, 0].into_iter().zip([0; 3].map(secs)))
+            .await;
         starts.expect(&pool, [(4, secs(10))]).await;
         submit_all(&pool, [1, 1]);
         starts.expect(&pool, [(1, secs(10)), (1, secs(20))]).await;
@@ -335,7 +422,9 @@ fn the_cost_is_asked_for_once_a_job_by_whoever_submits_it() {
         let pool = env
             .in_order()
             .cost_by(move |n: &u32| {
-                log.lock().unwrap().push((*n, std::thread::current().id() == caller));
+                log.lock()
+                    .unwrap()
+                    .push((*n, std::thread::current().id() == caller));
                 1
             })
             .retry(Retry::fixed(Duration::ZERO).max_attempts(3))
@@ -347,7 +436,10 @@ fn the_cost_is_asked_for_once_a_job_by_whoever_submits_it() {
         pool.resume();
         assert_eq!(handle.await, Err(JobError::Failed(0)));
         assert_eq!(
-            (&mut map).map(|c| (c.attempts, c.result)).collect::<Vec<_>>().await,
+            (&mut map)
+                .map(|c| (c.attempts, c.result))
+                .collect::<Vec<_>>()
+                .await,
             [1, 2].map(|n| (3, Err(JobError::Failed(n))))
         );
         assert_eq!(*asked.lock().unwrap(), [0, 1, 2].map(|n| (n, true)));
@@ -361,21 +453,46 @@ fn a_panic_of_the_cost_is_the_outcome_of_its_job_and_of_no_other() {
         let (pool, workers) = env
             .in_order()
             .rate_limit(RateLimit::per_second(1).burst(20))
-            .cost_by(|n: &u32| if *n == 7 { resume_unwind(Box::new("seven")) } else { *n })
-            .build_with_submitter(|n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
-                if n == 2 {
-                    jobs.add(7).unwrap();
-                    assert_eq!(outcome(jobs.submit(7).unwrap().await), seven());
+            .cost_by(|n: &u32| {
+                if *n == 7 {
+                    resume_unwind(Box::new("seven"))
+                } else {
+                    *n
                 }
-                Ok(n)
-            });
+            })
+            .build_with_submitter(
+                |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
+                    if n == 2 {
+                        jobs.add(7).unwrap();
+                        assert_eq!(outcome(jobs.submit(7).unwrap().await), seven());
+                    }
+                    Ok(n)
+                },
+            );
         workers.spawn_on(&env);
         let [costly, cheap] = [7, 1].map(|n| pool.try_submit(n).unwrap());
-        assert_eq!((outcome(costly.await), outcome(cheap.await)), (seven(), Ok(1)));
+        assert_eq!(
+            (outcome(costly.await), outcome(cheap.await)),
+            (seven(), Ok(1))
+        );
         let mut map = pool.map([7, 1, 2]).ordered();
-        let completions = (&mut map).map(|c| (c.attempts, c.input, outcome(c.result))).collect::<Vec<_>>().await;
-        assert_eq!(completions, [(0, Some(7), seven()), (1, None, Ok(1)), (1, None, Ok(2)), (0, Some(7), seven())]);
-        assert_eq!((map.summary().panicked, map.summary().is_complete()), (2, true));
+        let completions = (&mut map)
+            .map(|c| (c.attempts, c.input, outcome(c.result)))
+            .collect::<Vec<_>>()
+            .await;
+        assert_eq!(
+            completions,
+            [
+                (0, Some(7), seven()),
+                (1, None, Ok(1)),
+                (1, None, Ok(2)),
+                (0, Some(7), seven())
+            ]
+        );
+        assert_eq!(
+            (map.summary().panicked, map.summary().is_complete()),
+            (2, true)
+        );
         let stats = assert_over(&env, &pool).await;
         assert_eq!((stats.accepted, stats.succeeded, stats.panicked), (7, 3, 4));
     });
@@ -405,7 +522,12 @@ fn a_job_that_costs_too_much_ends_at_once_whoever_submits_it() {
             .rate_limit(RateLimit::per_second(1).burst(3))
             .cost_by(|cost: &u32| *cost)
             .observe(move |event: &Event| {
-                if let Event::Finished { outcome: Outcome::Rejected, attempts: 0, .. } = event {
+                if let Event::Finished {
+                    outcome: Outcome::Rejected,
+                    attempts: 0,
+                    ..
+                } = event
+                {
                     count.fetch_add(1, Ordering::SeqCst);
                 }
             })
@@ -415,17 +537,41 @@ fn a_job_that_costs_too_much_ends_at_once_whoever_submits_it() {
                 Ok(n)
             });
         workers.spawn_on(&env);
-        pool.on_unhandled(move |failure| log.lock().unwrap().push((failure.attempts, failure.error)));
+        pool.on_unhandled(move |failure| {
+            log.lock().unwrap().push((failure.attempts, failure.error))
+        });
         assert_eq!(pool.try_submit(4).unwrap().await, Err(TOO_COSTLY));
         assert_eq!(pool.submit(1).await.unwrap().await, Ok(1));
-        assert_eq!(*unhandled.lock().unwrap(), [(0, TOO_COSTLY)], "that of the job that was added");
+        assert_eq!(
+            *unhandled.lock().unwrap(),
+            [(0, TOO_COSTLY)],
+            "that of the job that was added"
+        );
         let mut map = pool.map([4, 1]).ordered();
-        let completions = (&mut map).map(|c| (c.attempts, c.input, c.result)).collect::<Vec<_>>().await;
-        assert_eq!(completions, [(0, Some(4), Err(TOO_COSTLY)), (1, None, Ok(1)), (0, Some(4), Err(TOO_COSTLY))]);
-        assert_eq!((map.summary().rejected, map.summary().is_complete()), (2, true));
+        let completions = (&mut map)
+            .map(|c| (c.attempts, c.input, c.result))
+            .collect::<Vec<_>>()
+            .await;
+        assert_eq!(
+            completions,
+            [
+                (0, Some(4), Err(TOO_COSTLY)),
+                (1, None, Ok(1)),
+                (0, Some(4), Err(TOO_COSTLY))
+            ]
+        );
+        assert_eq!(
+            (map.summary().rejected, map.summary().is_complete()),
+            (2, true)
+        );
         let group = pool.group();
         group.submit(4).await.unwrap();
-        let completions: Vec<_> = group.join().await.into_iter().map(|c| (c.attempts, c.input, c.result)).collect();
+        let completions: Vec<_> = group
+            .join()
+            .await
+            .into_iter()
+            .map(|c| (c.attempts, c.input, c.result))
+            .collect();
         assert_eq!(completions, [(0, Some(4), Err(TOO_COSTLY))]);
         let stats = assert_over(&env, &pool).await;
         assert_eq!((stats.accepted, stats.succeeded, stats.rejected), (9, 2, 7));
@@ -438,7 +584,10 @@ fn a_job_that_costs_too_much_does_not_wait_for_its_turn() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
-        let builder = env.in_order().rate_limit(RateLimit::per_second(1).burst(3)).cost_by(|cost| *cost);
+        let builder = env
+            .in_order()
+            .rate_limit(RateLimit::per_second(1).burst(3))
+            .cost_by(|cost| *cost);
         let pool = builder.spawn_on(&env, move |n: u32| {
             let gate = pass.clone();
             async move {
@@ -456,7 +605,10 @@ fn a_job_that_costs_too_much_does_not_wait_for_its_turn() {
         let mut delayed = pool.job(4).delay(SECOND).try_submit().unwrap();
         assert_eq!(poll_once(Pin::new(&mut delayed)), Some(Err(TOO_COSTLY)));
         let mut map = pool.map([4]);
-        assert_eq!(poll_once(pin!(map.next())).flatten().map(|c| c.result), Some(Err(TOO_COSTLY)));
+        assert_eq!(
+            poll_once(pin!(map.next())).flatten().map(|c| c.result),
+            Some(Err(TOO_COSTLY))
+        );
         let stats = pool.stats();
         assert_eq!((stats.queued, stats.running, stats.rejected), (1, 1, 3));
         pool.resume();
@@ -480,10 +632,15 @@ fn the_smaller_limit_says_what_costs_too_much() {
         for builder in [
             costing().rate_limit_per_key(limit(3)),
             costing().rate_limit(limit(5)).rate_limit_per_key(limit(3)),
-            costing().rate_limit(limit(3)).rate_limit_per_key(RateLimit::sliding_window(5, SECOND)),
+            costing()
+                .rate_limit(limit(3))
+                .rate_limit_per_key(RateLimit::sliding_window(5, SECOND)),
         ] {
             let pool = brief_pool(&env, builder, &starts);
-            assert_eq!((submit(&pool, 4).await, submit(&pool, 3).await), (Err(TOO_COSTLY), Ok(3)));
+            assert_eq!(
+                (submit(&pool, 4).await, submit(&pool, 3).await),
+                (Err(TOO_COSTLY), Ok(3))
+            );
             assert_over(&env, &pool).await;
         }
     });
@@ -497,8 +654,18 @@ fn the_rejection_of_a_costly_job_is_a_failure_that_stops_its_map() {
         let builder = env.in_order().rate_limit(limit).cost_by(|cost| *cost);
         let pool = brief_pool(&env, builder, &starts);
         let mut map = pool.map([3, 4, 1]).on_error(OnError::Stop).ordered();
-        let seen = (&mut map).skip(1).map(|c| c.result).collect::<Vec<_>>().await;
-        assert_eq!(seen, [Err(TOO_COSTLY), Err(JobError::Cancelled(CancelReason::Stopped))]);
+        let seen = (&mut map)
+            .skip(1)
+            .map(|c| c.result)
+            .collect::<Vec<_>>()
+            .await;
+        assert_eq!(
+            seen,
+            [
+                Err(TOO_COSTLY),
+                Err(JobError::Cancelled(CancelReason::Stopped))
+            ]
+        );
         assert_over(&env, &pool).await;
     });
 }
@@ -516,14 +683,20 @@ async fn let_others_look() {
 fn a_faster_rate_counts_at_once_for_jobs_that_wait() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.in_order().rate_limit(RateLimit::every(secs(10))), &starts);
+        let pool = brief_pool(
+            &env,
+            env.in_order().rate_limit(RateLimit::every(secs(10))),
+            &starts,
+        );
         submit_all(&pool, 0..4);
         starts.expect(&pool, [(0, secs(0))]).await;
         env.clock.sleepers(1).await;
         pool.set_rate_limit(RateLimit::every(SECOND));
         let_others_look().await;
         env.clock.advance(SECOND);
-        starts.expect(&pool, (1..4).map(|n| (n, secs(n.into())))).await;
+        starts
+            .expect(&pool, (1..4).map(|n| (n, secs(n.into()))))
+            .await;
         assert_over(&env, &pool).await;
     });
 }
@@ -532,7 +705,11 @@ fn a_faster_rate_counts_at_once_for_jobs_that_wait() {
 fn a_slower_rate_counts_at_once_for_jobs_that_wait() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.in_order().rate_limit(RateLimit::every(SECOND)), &starts);
+        let pool = brief_pool(
+            &env,
+            env.in_order().rate_limit(RateLimit::every(SECOND)),
+            &starts,
+        );
         submit_all(&pool, 0..3);
         starts.expect(&pool, [(0, secs(0))]).await;
         env.clock.sleepers(1).await;
@@ -546,7 +723,11 @@ fn a_slower_rate_counts_at_once_for_jobs_that_wait() {
 fn without_a_rate_all_who_wait_start_at_once() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.in_order().rate_limit(RateLimit::every(SECOND)), &starts);
+        let pool = brief_pool(
+            &env,
+            env.in_order().rate_limit(RateLimit::every(SECOND)),
+            &starts,
+        );
         submit_all(&pool, 0..5);
         starts.expect(&pool, [(0, secs(0))]).await;
         pool.set_rate_limit(None);
@@ -573,7 +754,9 @@ fn a_rate_that_is_set_first_while_jobs_wait_counts_from_then_on() {
         gate.arrived(1).await;
         pool.set_rate_limit(RateLimit::every(SECOND));
         gate.open(4);
-        starts.expect(&pool, (0..4).zip([0, 0, 1, 2].map(secs))).await;
+        starts
+            .expect(&pool, (0..4).zip([0, 0, 1, 2].map(secs)))
+            .await;
         assert_over(&env, &pool).await;
     });
 }
@@ -586,12 +769,19 @@ fn a_rate_counts_for_what_is_on_its_way_to_a_worker() {
             let clock = ManualTimer::new();
             let starts = Starts::new(&clock);
             let builder = slots.at_once(Pool::builder(), 3);
-            let builder = if let Some(limit) = before { builder.rate_limit(limit) } else { builder };
+            let builder = if let Some(limit) = before {
+                builder.rate_limit(limit)
+            } else {
+                builder
+            };
             let (pool, mut steps) = brief_steps(&clock, builder, &starts);
             submit_all(&pool, 0..4);
             pool.set_rate_limit(RateLimit::every(SECOND));
             steps.run_out(&clock);
-            assert_eq!(starts.take(), (0..4).map(|n| (n, secs(n.into()))).collect::<Vec<_>>());
+            assert_eq!(
+                starts.take(),
+                (0..4).map(|n| (n, secs(n.into()))).collect::<Vec<_>>()
+            );
             assert_settled(&pool);
         }
     });
@@ -629,12 +819,19 @@ fn another_rate_grants_no_new_burst() {
 fn a_queued_job_that_a_new_limit_makes_too_costly_ends() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let builder = env.in_order().rate_limit(RateLimit::per_second(1).burst(5)).cost_by(|cost| *cost);
+        let builder = env
+            .in_order()
+            .rate_limit(RateLimit::per_second(1).burst(5))
+            .cost_by(|cost| *cost);
         let pool = brief_pool(&env, builder, &starts);
         submit_all(&pool, [5]);
         starts.expect(&pool, [(5, secs(0))]).await;
         // At the head of the line, behind it, and delayed.
-        let costly = [submit(&pool, 4), submit(&pool, 4), pool.job(4).delay(secs(60)).try_submit().unwrap()];
+        let costly = [
+            submit(&pool, 4),
+            submit(&pool, 4),
+            pool.job(4).delay(secs(60)).try_submit().unwrap(),
+        ];
         submit_all(&pool, [3]);
         env.clock.sleepers(1).await;
         pool.set_rate_limit(RateLimit::every(secs(2)).burst(3));
@@ -653,17 +850,32 @@ fn a_permit_wakes_no_more_than_two_workers_however_many_jobs_wait() {
     for workers in [1, 2, 10, 1000] {
         let clock = ManualTimer::new();
         let starts = Starts::new(&clock);
-        let (pool, mut steps) =
-            brief_steps(&clock, Pool::builder().workers(workers).rate_limit(RateLimit::per_second(10)), &starts);
-        let polls = |steps: &Steps| (0..workers).map(|worker| steps.polls(worker)).sum::<usize>();
+        let (pool, mut steps) = brief_steps(
+            &clock,
+            Pool::builder()
+                .workers(workers)
+                .rate_limit(RateLimit::per_second(10)),
+            &starts,
+        );
+        let polls = |steps: &Steps| {
+            (0..workers)
+                .map(|worker| steps.polls(worker))
+                .sum::<usize>()
+        };
         submit_all(&pool, 0..1000);
         steps.settle();
         assert_eq!(starts.take(), [(0, secs(0))]);
         let before = polls(&steps);
         steps.run_out(&clock);
-        assert_eq!(starts.take(), (1..1000).map(|n| (n, millis(100) * n)).collect::<Vec<_>>());
+        assert_eq!(
+            starts.take(),
+            (1..1000).map(|n| (n, millis(100) * n)).collect::<Vec<_>>()
+        );
         let woken = polls(&steps) - before;
-        assert!(woken <= 2 * 999, "{woken} polls of {workers} workers for 999 permits");
+        assert!(
+            woken <= 2 * 999,
+            "{woken} polls of {workers} workers for 999 permits"
+        );
         assert_settled(&pool);
     }
 }

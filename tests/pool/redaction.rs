@@ -37,7 +37,11 @@ impl Printed {
     fn assert_has_no_secret(&self) {
         // If the secret could not be printed, nothing would be shown by its absence.
         assert_eq!(format!("{Secret:?}{Secret}"), [SECRET, SECRET].concat());
-        assert!(self.0.len() > 3 && self.0.iter().all(|line| line.len() > 5), "{:?}", self.0);
+        assert!(
+            self.0.len() > 3 && self.0.iter().all(|line| line.len() > 5),
+            "{:?}",
+            self.0
+        );
         let leaks: Vec<_> = self.0.iter().filter(|line| line.contains(SECRET)).collect();
         assert!(leaks.is_empty(), "{leaks:?}");
     }
@@ -89,7 +93,12 @@ fn what_a_refusal_prints_is_not_what_was_refused() {
     let full = pool.try_submit(Secret).unwrap_err();
     pool.close();
     let closed = pool.try_submit(Secret).unwrap_err();
-    for refusal in [full, closed, SubmitError::WouldDeadlock(Secret), SubmitError::Overloaded(Secret)] {
+    for refusal in [
+        full,
+        closed,
+        SubmitError::WouldDeadlock(Secret),
+        SubmitError::Overloaded(Secret),
+    ] {
         printed.debug(&refusal);
         printed.0.push(refusal.to_string());
     }
@@ -107,7 +116,9 @@ fn a_collection_that_failed_prints_its_error_and_not_its_input() {
     let error = block_on(workers.drive(collected)).unwrap_err();
     let mut printed = Printed::default();
     printed.debug(&error);
-    printed.0.extend([error.to_string(), format!("{error:#}"), format!("{pool:?}")]);
+    printed
+        .0
+        .extend([error.to_string(), format!("{error:#}"), format!("{pool:?}")]);
     assert!(printed.0[0].contains("no such host"), "{:?}", printed.0);
     printed.assert_has_no_secret();
 }
@@ -124,7 +135,13 @@ fn events_tell_numbers_and_no_values() {
         .timer(ManualTimer::new())
         .key_by(|_: &Secret| SECRET)
         .observe(observer)
-        .build(|input: Secret| async move { if input == Secret { Err(Secret) } else { Ok::<Secret, _>(input) } });
+        .build(|input: Secret| async move {
+            if input == Secret {
+                Err(Secret)
+            } else {
+                Ok::<Secret, _>(input)
+            }
+        });
     block_on(workers.drive(async {
         pool.submit(Secret).await.unwrap().detach();
         pool.submit(Secret).await.unwrap().cancel().await;
@@ -138,7 +155,10 @@ fn events_tell_numbers_and_no_values() {
 #[test]
 fn a_pool_of_tasks_prints_none_of_their_values() {
     let executor = async_executor::Executor::new();
-    let pool = Pool::builder().workers(1).timer(ManualTimer::new()).spawn_tasks_on(&executor);
+    let pool = Pool::builder()
+        .workers(1)
+        .timer(ManualTimer::new())
+        .spawn_tasks_on(&executor);
     let mut printed = Printed::default();
     let handle = pool.try_spawn(async { Secret }).unwrap();
     printed.debug(&pool);

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use brigade::rt::BoxFuture;
 use brigade::{
-    Builder, CancelReason, End, Event, Interrupted, JobError, JobId, ManualTimer, Pool, Report, SubmitError, Submitter,
+    Builder, CancelReason, End, Event, Interrupted, JobError, JobId, ManualTimer, Pool, Report,
+    SubmitError, Submitter,
 };
 use futures_lite::{StreamExt, future, stream};
 
-use crate::harness::{Drops, Env, Gate, Live, assert_settled, everywhere, in_both_ways, on_wake, poll_once};
+use crate::harness::{
+    Drops, Env, Gate, Live, assert_settled, everywhere, in_both_ways, on_wake, poll_once,
+};
 
 fn gated_pool(env: &Env, builder: Builder<u32, ()>, gate: &Gate) -> Pool<u32, u32, ()> {
     let gate = gate.clone();
@@ -26,8 +29,14 @@ fn gated_pool(env: &Env, builder: Builder<u32, ()>, gate: &Gate) -> Pool<u32, u3
 }
 
 /// What a report says, without its figures.
-fn words<In: Copy>(report: &Report<In>) -> (Vec<(JobId, usize, In, u32)>, Vec<(JobId, usize, u32)>) {
-    let unstarted = report.unstarted.iter().map(|job| (job.id, job.index, job.input, job.attempts)).collect();
+fn words<In: Copy>(
+    report: &Report<In>,
+) -> (Vec<(JobId, usize, In, u32)>, Vec<(JobId, usize, u32)>) {
+    let unstarted = report
+        .unstarted
+        .iter()
+        .map(|job| (job.id, job.index, job.input, job.attempts))
+        .collect();
     let name = |job: &Interrupted| (job.id, job.index, job.attempts);
     (unstarted, report.interrupted.iter().map(name).collect())
 }
@@ -115,13 +124,19 @@ fn a_closed_pool_refuses_with_an_error_that_holds_the_input() {
         assert!(pool.is_closed());
         assert_eq!(pool.try_submit(1).unwrap_err(), SubmitError::Closed(1));
         assert_eq!(pool.submit(2).await.unwrap_err(), SubmitError::Closed(2));
-        assert_eq!(pool.job(3).submit().await.unwrap_err(), SubmitError::Closed(3));
+        assert_eq!(
+            pool.job(3).submit().await.unwrap_err(),
+            SubmitError::Closed(3)
+        );
         assert_eq!(pool.reserve().await.unwrap_err(), SubmitError::Closed(()));
         assert_eq!(pool.try_reserve().unwrap_err(), SubmitError::Closed(()));
         assert_eq!(group.try_submit(4), Err(SubmitError::Closed(4)));
         assert_eq!(group.submit(5).await, Err(SubmitError::Closed(5)));
         assert_eq!(map.next().await, None);
-        assert_eq!((map.summary().accepted, map.summary().end), (0, End::Closed));
+        assert_eq!(
+            (map.summary().accepted, map.summary().end),
+            (0, End::Closed)
+        );
         gate.open(1);
         assert_eq!(before.await, Ok(0));
         assert_eq!(assert_settled(&pool).accepted, 1);
@@ -133,13 +148,16 @@ fn those_who_wait_for_room_are_told_of_the_close() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
-        let pool = env.one_by_one().queue_capacity(1).spawn_on(&env, move |n: u32| {
-            let gate = inside.clone();
-            async move {
-                gate.pass().await;
-                Ok::<_, ()>(n)
-            }
-        });
+        let pool = env
+            .one_by_one()
+            .queue_capacity(1)
+            .spawn_on(&env, move |n: u32| {
+                let gate = inside.clone();
+                async move {
+                    gate.pass().await;
+                    Ok::<_, ()>(n)
+                }
+            });
         let running = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         let queued = pool.try_submit(1).unwrap();
@@ -155,7 +173,10 @@ fn those_who_wait_for_room_are_told_of_the_close() {
         gate.open(3);
         assert_eq!((running.await, queued.await), (Ok(0), Ok(1)));
         // Its first input was queued beyond the capacity.
-        assert_eq!(map.next().await.map(|completion| completion.result), Some(Ok(4)));
+        assert_eq!(
+            map.next().await.map(|completion| completion.result),
+            Some(Ok(4))
+        );
         assert_eq!(map.next().await, None);
         assert_settled(&pool);
     });
@@ -175,7 +196,10 @@ fn an_abort_interrupts_what_runs_and_hands_back_what_waits() {
         let report = pool.abort().await;
         let (unstarted, interrupted) = words(&report);
         assert_eq!(
-            unstarted.iter().map(|(_, index, input, attempts)| (*index, *input, *attempts)).collect::<Vec<_>>(),
+            unstarted
+                .iter()
+                .map(|(_, index, input, attempts)| (*index, *input, *attempts))
+                .collect::<Vec<_>>(),
             [(0, 2, 0), (0, 3, 0)]
         );
         assert_eq!(unstarted[0].0, ids[2]);
@@ -187,7 +211,10 @@ fn an_abort_interrupts_what_runs_and_hands_back_what_waits() {
         for handle in running.into_iter().chain([queued]) {
             assert_eq!(handle.await, aborted);
         }
-        assert_eq!(map.next().await.map(|c| (c.input, c.result)), Some((Some(3), aborted)));
+        assert_eq!(
+            map.next().await.map(|c| (c.input, c.result)),
+            Some((Some(3), aborted))
+        );
         assert_eq!(map.next().await, None);
         assert_eq!(map.summary().end, End::Aborted);
         assert_eq!(pool.try_submit(9).unwrap_err(), SubmitError::Closed(9));
@@ -209,7 +236,10 @@ fn an_abort_that_is_given_up_goes_on_and_the_next_call_returns_what_it_would_hav
             Some(report) => report,
             None => pool.abort().await,
         };
-        assert_eq!(words(&report), (vec![(queued_id, 0, 1, 0)], vec![(running_id, 0, 1)]));
+        assert_eq!(
+            words(&report),
+            (vec![(queued_id, 0, 1, 0)], vec![(running_id, 0, 1)])
+        );
         // Each comes once.
         assert_eq!(words(&pool.abort().await), (vec![], vec![]));
         drop((running, queued));
@@ -240,7 +270,10 @@ fn a_job_that_ends_while_it_is_interrupted_is_not_named() {
         assert_eq!(handle.await, Ok(7));
         let report = pool.abort().await;
         assert!(report.is_complete());
-        assert_eq!((words(&report), report.stats.succeeded), ((vec![], vec![]), 1));
+        assert_eq!(
+            (words(&report), report.stats.succeeded),
+            ((vec![], vec![]), 1)
+        );
         assert_settled(&pool);
     });
 }
@@ -255,7 +288,10 @@ fn a_drain_within_its_grace_reports_nothing_and_one_past_it_reports_the_rest() {
         gate.open(1);
         let report = pool.drain_within(grace).await;
         assert!(report.is_complete());
-        assert_eq!((handle.await, report.stats.succeeded, env.clock.sleeping()), (Ok(0), 1, 0));
+        assert_eq!(
+            (handle.await, report.stats.succeeded, env.clock.sleeping()),
+            (Ok(0), 1, 0)
+        );
 
         let pool = gated_pool(&env, env.one_by_one(), &gate);
         gate.arrived(1).await;
@@ -268,7 +304,10 @@ fn a_drain_within_its_grace_reports_nothing_and_one_past_it_reports_the_rest() {
         assert!(poll_once(drain.as_mut()).is_none());
         assert!(pool.is_closed() && !queued.is_finished());
         env.clock.advance(Duration::from_nanos(1));
-        assert_eq!(words(&drain.await), (vec![(ids.1, 0, 2, 0)], vec![(ids.0, 0, 1)]));
+        assert_eq!(
+            words(&drain.await),
+            (vec![(ids.1, 0, 2, 0)], vec![(ids.0, 0, 1)])
+        );
         pool.wait_idle().await;
         assert_eq!(env.clock.sleeping(), 0);
         drop((running, queued));
@@ -310,9 +349,15 @@ fn closing_draining_and_aborting_again_change_nothing() {
         assert!(report.is_complete());
         pool.close();
         pool.drain().await;
-        assert!(pool.abort().await.is_complete() && pool.drain_within(Duration::ZERO).await.is_complete());
+        assert!(
+            pool.abort().await.is_complete()
+                && pool.drain_within(Duration::ZERO).await.is_complete()
+        );
         let again = assert_settled(&pool);
-        assert_eq!((again.accepted, again.succeeded), (stats.accepted, stats.succeeded));
+        assert_eq!(
+            (again.accepted, again.succeeded),
+            (stats.accepted, stats.succeeded)
+        );
         assert_eq!(handle.await, Ok(0));
     });
 }
@@ -352,7 +397,9 @@ fn a_drained_pool_leaves_nothing_behind() {
                 }
             });
         drop(spawn);
-        let handles: Vec<_> = (0..100).map(|_| pool.try_submit(drops.token()).unwrap()).collect();
+        let handles: Vec<_> = (0..100)
+            .map(|_| pool.try_submit(drops.token()).unwrap())
+            .collect();
         pool.close();
         for _ in 0..100 {
             arrivals.recv().await.unwrap();
@@ -373,9 +420,14 @@ fn a_drained_pool_leaves_nothing_behind() {
 #[test]
 fn an_incomplete_batch_is_passed_on_at_the_end_of_its_source() {
     everywhere(|env| async move {
-        let pool = env.at_once(2).spawn_on(&env, |batch: Vec<u32>| async move { Ok::<_, ()>(batch) });
+        let pool = env
+            .at_once(2)
+            .spawn_on(&env, |batch: Vec<u32>| async move { Ok::<_, ()>(batch) });
         let batches = pool.batches(stream::iter(0..2), 4, Duration::from_secs(1));
-        assert_eq!(pool.map_stream(batches).try_collect::<Vec<_>>().await, Ok(vec![vec![0, 1]]));
+        assert_eq!(
+            pool.map_stream(batches).try_collect::<Vec<_>>().await,
+            Ok(vec![vec![0, 1]])
+        );
         // Nor does one wait longer than it may for its source.
         let (feed, source) = async_channel::unbounded();
         let mut map = pool.map_stream(pool.batches(source, 4, Duration::from_secs(1)));
@@ -411,7 +463,12 @@ fn a_group_that_is_cancelled_does_not_touch_its_pool_and_a_closed_pool_closes_it
         second.try_submit(9).unwrap();
         first.cancel();
         assert_eq!(first.try_submit(4), Err(SubmitError::Closed(4)));
-        let cancelled = first.join().await.into_iter().map(|c| (c.attempts, c.result)).collect::<Vec<_>>();
+        let cancelled = first
+            .join()
+            .await
+            .into_iter()
+            .map(|c| (c.attempts, c.result))
+            .collect::<Vec<_>>();
         let told = || Err(JobError::Cancelled(CancelReason::Stream));
         assert_eq!(cancelled, [(1, told()), (0, told()), (0, told())]);
         gate.arrived(1).await;
@@ -420,7 +477,15 @@ fn a_group_that_is_cancelled_does_not_touch_its_pool_and_a_closed_pool_closes_it
         assert_eq!(second.try_submit(11), Err(SubmitError::Closed(11)));
         gate.open(3);
         assert_eq!(outside.await, Ok(0));
-        assert_eq!(second.join().await.into_iter().map(|c| c.result).collect::<Vec<_>>(), [Ok(9), Ok(10)]);
+        assert_eq!(
+            second
+                .join()
+                .await
+                .into_iter()
+                .map(|c| c.result)
+                .collect::<Vec<_>>(),
+            [Ok(9), Ok(10)]
+        );
         pool.drain().await;
         let stats = assert_settled(&pool);
         assert_eq!((stats.succeeded, stats.cancelled), (3, 3));
@@ -458,16 +523,18 @@ fn running_jobs_may_add_to_a_closed_pool_and_not_to_a_sealed_one() {
         for is_sealed in [false, true] {
             let gate = Gate::new();
             let inside = gate.clone();
-            let (pool, workers) = env.in_order().build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, u32>| {
-                let gate = inside.clone();
-                async move {
-                    gate.pass().await;
-                    if n == 0 {
-                        return Ok(0);
+            let (pool, workers) = env.in_order().build_with_submitter(
+                move |n: u32, jobs: Submitter<u32, u32, u32>| {
+                    let gate = inside.clone();
+                    async move {
+                        gate.pass().await;
+                        if n == 0 {
+                            return Ok(0);
+                        }
+                        jobs.add(n - 1).map(|()| n).map_err(SubmitError::into_input)
                     }
-                    jobs.add(n - 1).map(|()| n).map_err(SubmitError::into_input)
-                }
-            });
+                },
+            );
             workers.spawn_on(&env);
             let handle = pool.try_submit(3).unwrap();
             gate.arrived(1).await;
@@ -477,9 +544,19 @@ fn running_jobs_may_add_to_a_closed_pool_and_not_to_a_sealed_one() {
                 pool.close();
             }
             gate.open(4);
-            assert_eq!(handle.await, if is_sealed { Err(JobError::Failed(2)) } else { Ok(3) });
+            assert_eq!(
+                handle.await,
+                if is_sealed {
+                    Err(JobError::Failed(2))
+                } else {
+                    Ok(3)
+                }
+            );
             pool.drain().await;
-            assert_eq!(assert_settled(&pool).accepted, if is_sealed { 1 } else { 4 });
+            assert_eq!(
+                assert_settled(&pool).accepted,
+                if is_sealed { 1 } else { 4 }
+            );
         }
     });
 }
@@ -499,8 +576,13 @@ fn waiting_for_ones_own_pool_to_be_idle_is_a_panic_and_not_a_hang() {
             }
         });
         *place.lock().unwrap() = Some(pool.clone());
-        let Err(JobError::Panicked(message)) = pool.submit(1).await.unwrap().await else { panic!("it waited") };
-        assert_eq!(message.as_str(), "drain must not be awaited inside a job of the same pool, got job 0");
+        let Err(JobError::Panicked(message)) = pool.submit(1).await.unwrap().await else {
+            panic!("it waited")
+        };
+        assert_eq!(
+            message.as_str(),
+            "drain must not be awaited inside a job of the same pool, got job 0"
+        );
         *place.lock().unwrap() = None;
         pool.drain().await;
         assert_settled(&pool);
@@ -513,7 +595,9 @@ fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
         type Place = Arc<Mutex<(Option<Pool<u32, (), ()>>, Vec<u32>)>>;
         let place = Place::default();
         let seen = Arc::clone(&place);
-        let (pool, workers) = env.in_order().build(|_: u32| future::pending::<Result<(), ()>>());
+        let (pool, workers) = env
+            .in_order()
+            .build(|_: u32| future::pending::<Result<(), ()>>());
         place.lock().unwrap().0 = Some(pool.clone());
         pool.try_submit(5).unwrap().detach();
         let mut map = pool.map([6]);
@@ -525,7 +609,11 @@ fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
             seen.lock().unwrap().1 = report.unstarted.into_iter().map(|job| job.input).collect();
         });
         let mut idle = pin!(pool.wait_idle());
-        assert!(idle.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(
+            idle.as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
         assert_eq!(words(&pool.abort().await), (vec![], vec![]));
         assert_eq!(place.lock().unwrap().1, [5, 6]);
         assert_settled(&pool);
@@ -546,12 +634,18 @@ fn an_abort_does_not_hand_back_inputs_of_a_map_that_was_cancelled_before() {
         assert!(poll_once(pin!(map.next())).is_none());
         let own = pool.clone();
         let aborts = on_wake(move || drop(poll_once(pin!(own.abort()))));
-        assert!(worker.as_mut().poll(&mut Context::from_waker(&aborts)).is_pending());
+        assert!(
+            worker
+                .as_mut()
+                .poll(&mut Context::from_waker(&aborts))
+                .is_pending()
+        );
         map.cancel();
         assert!(pool.is_closed());
         let report = future::block_on(future::zip(worker, pool.abort())).1;
         assert_eq!(report.unstarted, []);
-        let mut results: Vec<_> = future::block_on(map.map(|completion| completion.result).collect());
+        let mut results: Vec<_> =
+            future::block_on(map.map(|completion| completion.result).collect());
         results.dedup();
         assert_eq!(results, [Err(JobError::Cancelled(CancelReason::Stream))]);
     });
@@ -566,14 +660,26 @@ fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
         let (seen, own) = (Arc::clone(&looks), Arc::clone(&pool_of_the_observer));
         let observer = move |event: &Event| {
             if let (Event::Finished { .. }, Some(pool)) = (event, &*own.lock().unwrap()) {
-                seen.lock().unwrap().push(poll_once(pin!(pool.wait_idle())).is_some());
+                seen.lock()
+                    .unwrap()
+                    .push(poll_once(pin!(pool.wait_idle())).is_some());
             }
         };
-        let builder = slots.at_once(Pool::builder(), 2).timer(ManualTimer::new()).observe(observer);
+        let builder = slots
+            .at_once(Pool::builder(), 2)
+            .timer(ManualTimer::new())
+            .observe(observer);
         let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
         *pool_of_the_observer.lock().unwrap() = Some(pool.clone());
-        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-        let mut go_on = || workers.iter_mut().for_each(|worker| assert!(poll_once(worker.as_mut()).is_none()));
+        let mut workers: Vec<_> = workers
+            .into_iter()
+            .map(|worker| Box::pin(worker.run()))
+            .collect();
+        let mut go_on = || {
+            workers
+                .iter_mut()
+                .for_each(|worker| assert!(poll_once(worker.as_mut()).is_none()))
+        };
         let handle = pool.try_submit(0).unwrap();
         go_on();
         assert!(handle.is_finished());
@@ -596,7 +702,8 @@ fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
 fn a_pool_is_idle_only_when_what_its_workers_keep_back_is_with_its_group() {
     in_both_ways(|slots| {
         let builder = slots.at_once(Pool::builder(), 1).timer(ManualTimer::new());
-        let (pool, workers) = builder.build(|n: u32| async move { if n == 1 { Err(n) } else { Ok(n) } });
+        let (pool, workers) =
+            builder.build(|n: u32| async move { if n == 1 { Err(n) } else { Ok(n) } });
         let mut group = pool.group();
         for n in 0..3 {
             group.try_submit(n).unwrap();
@@ -609,9 +716,18 @@ fn a_pool_is_idle_only_when_what_its_workers_keep_back_is_with_its_group() {
             let there = std::iter::from_fn(|| poll_once(pin!(group.next())).flatten()).count();
             counted.send((is_idle, there)).unwrap();
         });
-        assert!(idle.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-        workers.iter_mut().for_each(|worker| assert!(poll_once(worker.as_mut()).is_none()));
+        assert!(
+            idle.as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
+        let mut workers: Vec<_> = workers
+            .into_iter()
+            .map(|worker| Box::pin(worker.run()))
+            .collect();
+        workers
+            .iter_mut()
+            .for_each(|worker| assert!(poll_once(worker.as_mut()).is_none()));
         assert_eq!(count.try_recv(), Ok((true, 3)));
     });
 }
@@ -626,12 +742,18 @@ fn a_map_that_waits_for_its_source_ends_when_its_pool_does() {
         |pool| drop(poll_once(pin!(pool.abort()))),
     ];
     for ending in endings {
-        let (pool, _workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+        let (pool, _workers) = Pool::builder()
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { Ok::<_, ()>(n) });
         let mut map = pool.map_stream(stream::pending());
         let (woken, tell) = std::sync::mpsc::channel();
         let waker = on_wake(move || woken.send(()).unwrap());
         let mut next = pin!(map.next());
-        assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(
+            next.as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
         ending(&pool);
         assert_eq!(tell.try_recv(), Ok(()), "the map is not woken");
         assert_eq!(poll_once(next), Some(None));
@@ -640,12 +762,18 @@ fn a_map_that_waits_for_its_source_ends_when_its_pool_does() {
 
 #[test]
 fn a_map_that_waits_for_its_source_ends_when_the_last_worker_is_gone() {
-    let (pool, workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    let (pool, workers) = Pool::builder()
+        .timer(ManualTimer::new())
+        .build(|n: u32| async move { Ok::<_, ()>(n) });
     let mut map = pool.map_stream(stream::pending());
     let (woken, tell) = std::sync::mpsc::channel();
     let waker = on_wake(move || woken.send(()).unwrap());
     let mut next = pin!(map.next());
-    assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(
+        next.as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
     drop(workers);
     assert_eq!(tell.try_recv(), Ok(()), "the map is not woken");
     assert_eq!(poll_once(next), Some(None));

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use brigade::{CancelReason, Inputs, JobError, ManualTimer, Map, Pool, Retry, Submitter, TimeLimit};
+use brigade::{
+    CancelReason, Inputs, JobError, ManualTimer, Map, Pool, Retry, Submitter, TimeLimit,
+};
 use futures_lite::{future, stream};
 
 use crate::harness::{
-    Gate, Live, Log, Watchdog, assert_over, assert_settled, block_on, everywhere_once, gated, poll_once,
+    Gate, Live, Log, Watchdog, assert_over, assert_settled, block_on, everywhere_once, gated,
+    poll_once,
 };
 
 #[test]
@@ -18,14 +21,18 @@ fn as_many_jobs_run_at_once_as_all_workers_have_slots_and_no_more() {
     everywhere_once(|env| async move {
         let (live, clock) = (Live::default(), env.clock.clone());
         let alive = live.clone();
-        let pool = env.builder().workers(2).jobs_per_worker(3).spawn_on(&env, move |n: u32| {
-            let (guard, sleep) = (alive.enter(), clock.sleep(Duration::from_secs(1)));
-            async move {
-                let _guard = guard;
-                sleep.await;
-                Ok::<_, ()>(n)
-            }
-        });
+        let pool = env
+            .builder()
+            .workers(2)
+            .jobs_per_worker(3)
+            .spawn_on(&env, move |n: u32| {
+                let (guard, sleep) = (alive.enter(), clock.sleep(Duration::from_secs(1)));
+                async move {
+                    let _guard = guard;
+                    sleep.await;
+                    Ok::<_, ()>(n)
+                }
+            });
         let map = pool.map(0..20).ordered().try_collect::<Vec<_>>();
         let ticks = async {
             for _ in 0..3 {
@@ -38,7 +45,10 @@ fn as_many_jobs_run_at_once_as_all_workers_have_slots_and_no_more() {
             future::pending().await
         };
         assert_eq!(future::or(map, ticks).await, Ok((0..20).collect()));
-        assert_eq!((live.most(), live.now(), env.clock.elapsed()), (6, 0, Duration::from_secs(4)));
+        assert_eq!(
+            (live.most(), live.now(), env.clock.elapsed()),
+            (6, 0, Duration::from_secs(4))
+        );
         assert_eq!(assert_over(&env, &pool).await.workers, 0);
     });
 }
@@ -67,9 +77,17 @@ fn a_job_that_comes_does_not_wait_for_a_worker_whose_other_job_keeps_its_thread(
     let (unblock, blocked) = mpsc::channel::<()>();
     let blocked = Arc::new(Mutex::new(blocked));
     let (pass, keeps) = (gate.clone(), kept.clone());
-    let (pool, workers) =
-        Pool::builder().workers(2).jobs_per_worker(4).timer(ManualTimer::new()).build(move |n: u32| {
-            let (gate, keeps, unblock, blocked) = (pass.clone(), keeps.clone(), unblock.clone(), Arc::clone(&blocked));
+    let (pool, workers) = Pool::builder()
+        .workers(2)
+        .jobs_per_worker(4)
+        .timer(ManualTimer::new())
+        .build(move |n: u32| {
+            let (gate, keeps, unblock, blocked) = (
+                pass.clone(),
+                keeps.clone(),
+                unblock.clone(),
+                Arc::clone(&blocked),
+            );
             async move {
                 if n == 1 {
                     gate.pass().await;
@@ -82,7 +100,10 @@ fn a_job_that_comes_does_not_wait_for_a_worker_whose_other_job_keeps_its_thread(
             }
         });
     let mut workers = workers.into_iter();
-    let (mut keeper, other) = (Box::pin(workers.next().unwrap().run()), workers.next().unwrap());
+    let (mut keeper, other) = (
+        Box::pin(workers.next().unwrap().run()),
+        workers.next().unwrap(),
+    );
     let mut first = pool.try_submit(1).unwrap();
     assert_eq!(poll_once(keeper.as_mut()), None);
     std::thread::scope(|scope| {
@@ -104,20 +125,28 @@ fn a_panic_in_one_slot_hurts_no_other() {
     everywhere_once(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
-        let pool = env.builder().workers(1).jobs_per_worker(3).spawn_on(&env, move |n: u32| {
-            let gate = pass.clone();
-            async move {
-                gate.pass().await;
-                assert_ne!(n, 2, "on purpose");
-                Ok::<_, ()>(n)
-            }
-        });
+        let pool = env
+            .builder()
+            .workers(1)
+            .jobs_per_worker(3)
+            .spawn_on(&env, move |n: u32| {
+                let gate = pass.clone();
+                async move {
+                    gate.pass().await;
+                    assert_ne!(n, 2, "on purpose");
+                    Ok::<_, ()>(n)
+                }
+            });
         let handles = [1, 2, 3].map(|n| pool.try_submit(n).unwrap());
         gate.arrived(3).await;
         gate.open(3);
         let mut results = Vec::new();
         for handle in handles {
-            results.push(handle.await.map_err(|error| matches!(error, JobError::Panicked(_))));
+            results.push(
+                handle
+                    .await
+                    .map_err(|error| matches!(error, JobError::Panicked(_))),
+            );
         }
         assert_eq!(results, [Ok(1), Err(true), Ok(3)]);
         assert_settled(&pool);
@@ -127,7 +156,11 @@ fn a_panic_in_one_slot_hurts_no_other() {
 #[test]
 fn one_slot_is_cancelled_and_another_runs_out_of_time() {
     everywhere_once(|env| async move {
-        let builder = env.builder().workers(1).jobs_per_worker(3).attempt_timeout(Duration::from_secs(2));
+        let builder = env
+            .builder()
+            .workers(1)
+            .jobs_per_worker(3)
+            .attempt_timeout(Duration::from_secs(2));
         let (pool, gate, started) = gated(&env, builder);
         let [first, second, third] = [1, 2, 3].map(|n| pool.try_submit(n).unwrap());
         started.many(3).await;
@@ -141,7 +174,11 @@ fn one_slot_is_cancelled_and_another_runs_out_of_time() {
         assert!(matches!(done, Ok(1 | 3)), "{done:?}");
         env.clock.sleepers(1).await;
         env.clock.advance(Duration::from_secs(2));
-        let late = if done == Ok(1) { third.await } else { first.await };
+        let late = if done == Ok(1) {
+            third.await
+        } else {
+            first.await
+        };
         assert_eq!(late, Err(JobError::TimedOut(TimeLimit::Attempt)));
         assert_settled(&pool);
     });
@@ -155,16 +192,46 @@ fn a_worker_that_is_dropped_abandons_the_jobs_of_all_its_slots_and_no_others() {
         .timer(ManualTimer::new())
         .build(|_: u32| future::pending::<Result<u32, ()>>());
     let handles = [1, 2, 3, 4, 5].map(|n| pool.try_submit(n).unwrap());
-    let [mut first, mut second] =
-        workers.into_iter().map(|worker| Box::pin(worker.run())).collect::<Vec<_>>().try_into().ok().unwrap();
-    assert_eq!((poll_once(first.as_mut()), poll_once(second.as_mut())), (None, None));
-    assert_eq!(pool.running().iter().map(|job| job.worker).collect::<Vec<_>>(), [0, 0, 1, 1]);
+    let [mut first, mut second] = workers
+        .into_iter()
+        .map(|worker| Box::pin(worker.run()))
+        .collect::<Vec<_>>()
+        .try_into()
+        .ok()
+        .unwrap();
+    assert_eq!(
+        (poll_once(first.as_mut()), poll_once(second.as_mut())),
+        (None, None)
+    );
+    assert_eq!(
+        pool.running()
+            .iter()
+            .map(|job| job.worker)
+            .collect::<Vec<_>>(),
+        [0, 0, 1, 1]
+    );
     drop(first);
     let stats = pool.stats();
-    assert_eq!((stats.workers, stats.running, stats.queued, stats.abandoned), (1, 2, 1, 2));
-    let mut results: Vec<_> = handles.into_iter().map(Box::pin).map(|mut handle| poll_once(handle.as_mut())).collect();
+    assert_eq!(
+        (stats.workers, stats.running, stats.queued, stats.abandoned),
+        (1, 2, 1, 2)
+    );
+    let mut results: Vec<_> = handles
+        .into_iter()
+        .map(Box::pin)
+        .map(|mut handle| poll_once(handle.as_mut()))
+        .collect();
     results.sort_by_key(Option::is_none);
-    assert_eq!(results, [Some(Err(JobError::Abandoned)), Some(Err(JobError::Abandoned)), None, None, None]);
+    assert_eq!(
+        results,
+        [
+            Some(Err(JobError::Abandoned)),
+            Some(Err(JobError::Abandoned)),
+            None,
+            None,
+            None
+        ]
+    );
     drop(second);
     assert_settled(&pool);
 }
@@ -172,20 +239,27 @@ fn a_worker_that_is_dropped_abandons_the_jobs_of_all_its_slots_and_no_others() {
 #[test]
 fn jobs_that_wait_for_their_own_pool_run_in_the_slots_of_one_worker_or_are_told() {
     everywhere_once(|env| async move {
-        let (pool, workers) = env.builder().workers(1).jobs_per_worker(3).build_with_submitter(
-            |depth: u32, jobs: Submitter<u32, u32, &'static str>| async move {
-                if depth == 0 {
-                    return Ok(0);
-                }
-                let child = jobs.submit(depth - 1).map_err(|_| "refused")?;
-                Ok(1 + child.await.map_err(|_| "nothing is left to run it")?)
-            },
-        );
+        let (pool, workers) = env
+            .builder()
+            .workers(1)
+            .jobs_per_worker(3)
+            .build_with_submitter(
+                |depth: u32, jobs: Submitter<u32, u32, &'static str>| async move {
+                    if depth == 0 {
+                        return Ok(0);
+                    }
+                    let child = jobs.submit(depth - 1).map_err(|_| "refused")?;
+                    Ok(1 + child.await.map_err(|_| "nothing is left to run it")?)
+                },
+            );
         workers.spawn_on(&env);
         // Three jobs in three slots.
         assert_eq!(pool.submit(2).await.unwrap().await, Ok(2));
         // A fourth one has no place; the one that waits for it is told.
-        assert_eq!(pool.submit(3).await.unwrap().await, Err(JobError::Failed("nothing is left to run it")));
+        assert_eq!(
+            pool.submit(3).await.unwrap().await,
+            Err(JobError::Failed("nothing is left to run it"))
+        );
         assert_over(&env, &pool).await;
     });
 }
@@ -223,7 +297,13 @@ fn what_fails_in_a_slot_is_tried_again_beside_the_others() {
                     tries.push(n);
                     tries.iter().filter(|tried| **tried == n).count() == 1
                 };
-                async move { if n % 2 == 1 && is_first { Err(n) } else { Ok(n) } }
+                async move {
+                    if n % 2 == 1 && is_first {
+                        Err(n)
+                    } else {
+                        Ok(n)
+                    }
+                }
             });
         let values = pool.map(0..4).ordered().try_collect::<Vec<_>>();
         let ticks = async {
@@ -241,16 +321,23 @@ fn what_fails_in_a_slot_is_tried_again_beside_the_others() {
 #[test]
 fn a_job_that_never_rests_keeps_no_other_from_its_turn() {
     everywhere_once(|env| async move {
-        let pool = env.builder().workers(1).jobs_per_worker(2).spawn_on(&env, |n: u32| async move {
-            if n == 0 {
-                loop {
-                    future::yield_now().await;
-                }
-            }
-            Ok::<_, ()>(n)
-        });
+        let pool =
+            env.builder()
+                .workers(1)
+                .jobs_per_worker(2)
+                .spawn_on(&env, |n: u32| async move {
+                    if n == 0 {
+                        loop {
+                            future::yield_now().await;
+                        }
+                    }
+                    Ok::<_, ()>(n)
+                });
         let restless = pool.try_submit(0).unwrap();
-        assert_eq!(pool.map(1..50).ordered().try_collect::<Vec<_>>().await, Ok((1..50).collect()));
+        assert_eq!(
+            pool.map(1..50).ordered().try_collect::<Vec<_>>().await,
+            Ok((1..50).collect())
+        );
         assert_eq!(restless.cancel().await, None);
         assert_eq!(assert_over(&env, &pool).await.cancelled, 1);
     });
@@ -261,8 +348,10 @@ fn a_job_that_never_rests_keeps_no_other_from_its_turn() {
 fn a_job_that_never_rests_does_not_stop_the_time() {
     for (workers, slots) in [(1, 4), (2, 2), (2, 1)] {
         let clock = ManualTimer::new();
-        let (builder, is_over) =
-            (Pool::builder().workers(workers).jobs_per_worker(slots), Arc::new(AtomicBool::new(false)));
+        let (builder, is_over) = (
+            Pool::builder().workers(workers).jobs_per_worker(slots),
+            Arc::new(AtomicBool::new(false)),
+        );
         let over = Arc::clone(&is_over);
         let (pool, workers) = builder.timer(clock.clone()).build(move |n: u32| {
             let over = Arc::clone(&over);
@@ -276,8 +365,15 @@ fn a_job_that_never_rests_does_not_stop_the_time() {
                 Ok::<_, ()>(n)
             }
         });
-        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
-        let mut delayed = pool.job(1).delay(Duration::from_secs(1)).try_submit().unwrap();
+        let mut workers: Vec<_> = workers
+            .into_iter()
+            .map(|worker| Box::pin(worker.run()))
+            .collect();
+        let mut delayed = pool
+            .job(1)
+            .delay(Duration::from_secs(1))
+            .try_submit()
+            .unwrap();
         // The first one takes the role, and then the job.
         assert_eq!(poll_once(workers[0].as_mut()), None);
         let _restless = pool.try_submit(0).unwrap();
@@ -295,10 +391,16 @@ fn a_job_that_never_rests_does_not_stop_the_time() {
 /// Where the job's outcome waits to leave with others, a consumer that has nothing to read does not wait for other jobs' polls.
 #[test]
 fn an_outcome_does_not_wait_for_the_jobs_that_start_after_it() {
-    let (seen, kept) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(None::<Jobs>)));
+    let (seen, kept) = (
+        Arc::new(Mutex::new(Vec::new())),
+        Arc::new(Mutex::new(None::<Jobs>)),
+    );
     let (log, map) = (Arc::clone(&seen), Arc::clone(&kept));
-    let (pool, workers) =
-        Pool::builder().workers(1).jobs_per_worker(100).timer(ManualTimer::new()).build(move |n: u32| {
+    let (pool, workers) = Pool::builder()
+        .workers(1)
+        .jobs_per_worker(100)
+        .timer(ManualTimer::new())
+        .build(move |n: u32| {
             // Each job after the first two looks what can be read when it is polled first.
             if n >= 2
                 && let Some(map) = &mut *map.lock().unwrap()
@@ -307,7 +409,13 @@ fn an_outcome_does_not_wait_for_the_jobs_that_start_after_it() {
                     log.lock().unwrap().push((n, completion.index));
                 }
             }
-            async move { if n < 2 { Ok::<_, ()>(n) } else { future::pending().await } }
+            async move {
+                if n < 2 {
+                    Ok::<_, ()>(n)
+                } else {
+                    future::pending().await
+                }
+            }
         });
     let mut map: Jobs = pool.map(0..10);
     assert!(poll_once(pin!(map.next())).is_none());
@@ -330,7 +438,10 @@ fn an_abort_stops_the_jobs_of_all_slots() {
         let report = pool.abort().await;
         assert_eq!((report.interrupted.len(), report.unstarted.len()), (4, 1));
         for handle in handles {
-            assert_eq!(handle.await, Err(JobError::Cancelled(CancelReason::Aborted)));
+            assert_eq!(
+                handle.await,
+                Err(JobError::Cancelled(CancelReason::Aborted))
+            );
         }
         assert_settled(&pool);
     });
@@ -344,9 +455,14 @@ fn a_handler_with_state_has_one_slot() {
 }
 
 #[test]
-#[should_panic(expected = "workers × jobs_per_worker must be a number, got 2 × 9223372036854775808")]
+#[should_panic(
+    expected = "workers × jobs_per_worker must be a number, got 2 × 9223372036854775808"
+)]
 fn more_slots_than_there_are_numbers_are_refused() {
-    let builder = Pool::builder().workers(2).jobs_per_worker(1 << 63).timer(ManualTimer::new());
+    let builder = Pool::builder()
+        .workers(2)
+        .jobs_per_worker(1 << 63)
+        .timer(ManualTimer::new());
     let _ = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
 }
 
@@ -354,22 +470,47 @@ fn more_slots_than_there_are_numbers_are_refused() {
 fn more_slots_than_memory_can_hold_are_refused_where_they_are_built() {
     let text = |build: &dyn Fn()| {
         let panicked = catch_unwind(AssertUnwindSafe(build)).unwrap_err();
-        panicked.downcast_ref::<String>().cloned().unwrap_or_default()
+        panicked
+            .downcast_ref::<String>()
+            .cloned()
+            .unwrap_or_default()
     };
     let refused = |workers: usize, slots: usize| {
-        format!("workers × jobs_per_worker must be no more than memory can hold, got {workers} × {slots}")
+        format!(
+            "workers × jobs_per_worker must be no more than memory can hold, got {workers} × {slots}"
+        )
     };
-    let builder = |workers, slots| Pool::builder().workers(workers).jobs_per_worker(slots).timer(ManualTimer::new());
-    for (workers, slots) in [(1, 1 << 50), (1, usize::MAX / 8), (2, usize::MAX / 2), (1 << 50, 1), (1 << 25, 1 << 25)] {
+    let builder = |workers, slots| {
+        Pool::builder()
+            .workers(workers)
+            .jobs_per_worker(slots)
+            .timer(ManualTimer::new())
+    };
+    for (workers, slots) in [
+        (1, 1 << 50),
+        (1, usize::MAX / 8),
+        (2, usize::MAX / 2),
+        (1 << 50, 1),
+        (1 << 25, 1 << 25),
+    ] {
         let plain = || drop(builder(workers, slots).build(|n: u32| async move { Ok::<_, ()>(n) }));
-        let adding = || {
-            drop(
-                builder(workers, slots).build_with_submitter(|n: u32, _: Submitter<u32, u32, ()>| async move { Ok(n) }),
-            );
-        };
-        assert_eq!([text(&plain), text(&adding)], [(); 2].map(|()| refused(workers, slots)));
+        let adding =
+            || {
+                drop(builder(workers, slots).build_with_submitter(
+                    |n: u32, _: Submitter<u32, u32, ()>| async move { Ok(n) },
+                ));
+            };
+        assert_eq!(
+            [text(&plain), text(&adding)],
+            [(); 2].map(|()| refused(workers, slots))
+        );
     }
-    let with_state = || drop(builder(1 << 50, 1).build_with_state(|_| (), async |(): &mut (), n: u32| Ok::<_, ()>(n)));
+    let with_state = || {
+        drop(
+            builder(1 << 50, 1)
+                .build_with_state(|_| (), async |(): &mut (), n: u32| Ok::<_, ()>(n)),
+        )
+    };
     assert_eq!(text(&with_state), refused(1 << 50, 1));
 }
 

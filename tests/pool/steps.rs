@@ -37,27 +37,48 @@ impl Wake for Woken {
 
 impl Steps {
     /// Adds a task, which is runnable at once.
-    pub(crate) fn add(&mut self, name: impl Into<String>, future: impl Future<Output = ()> + 'static) -> usize {
+    pub(crate) fn add(
+        &mut self,
+        name: impl Into<String>,
+        future: impl Future<Output = ()> + 'static,
+    ) -> usize {
         let woken = Arc::new(Woken(AtomicBool::new(true)));
         let future: Option<Local> = Some(Box::pin(future));
-        self.tasks.push(Task { name: name.into(), future, woken, polls: 0, is_done: false });
+        self.tasks.push(Task {
+            name: name.into(),
+            future,
+            woken,
+            polls: 0,
+            is_done: false,
+        });
         self.tasks.len() - 1
     }
 
     /// The tasks that were woken since they were polled last.
     pub(crate) fn runnable(&self) -> impl Iterator<Item = usize> {
-        let is_runnable = |task: &Task| task.future.is_some() && task.woken.0.load(Ordering::SeqCst);
-        self.tasks.iter().enumerate().filter(move |(_, task)| is_runnable(task)).map(|(at, _)| at)
+        let is_runnable =
+            |task: &Task| task.future.is_some() && task.woken.0.load(Ordering::SeqCst);
+        self.tasks
+            .iter()
+            .enumerate()
+            .filter(move |(_, task)| is_runnable(task))
+            .map(|(at, _)| at)
     }
 
     /// Polls one task, whether it was woken or not.
     pub(crate) fn poll(&mut self, at: usize) {
         let task = &mut self.tasks[at];
-        let Some(future) = &mut task.future else { return };
+        let Some(future) = &mut task.future else {
+            return;
+        };
         task.woken.0.store(false, Ordering::SeqCst);
         task.polls += 1;
         let waker = Waker::from(Arc::clone(&task.woken));
-        if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+        if future
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_ready()
+        {
             task.is_done = true;
             task.future = None;
         }
@@ -107,7 +128,11 @@ impl Steps {
 
     /// The tasks that wait, with their names.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (usize, &str)> {
-        let waiting = self.tasks.iter().enumerate().filter(|(_, task)| task.future.is_some());
+        let waiting = self
+            .tasks
+            .iter()
+            .enumerate()
+            .filter(|(_, task)| task.future.is_some());
         waiting.map(|(at, task)| (at, task.name.as_str()))
     }
 }

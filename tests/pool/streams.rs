@@ -15,8 +15,8 @@ use brigade::{End, ManualTimer, Map, Pool, SubmitError, Submitter};
 use futures_lite::{Stream, StreamExt, future, stream};
 
 use crate::harness::{
-    Drops, Env, Gate, Live, Slots, assert_settled, everywhere, everywhere_once, gated, in_both_ways, on_wake,
-    poll_once, yield_now,
+    Drops, Env, Gate, Live, Slots, assert_settled, everywhere, everywhere_once, gated,
+    in_both_ways, on_wake, poll_once, yield_now,
 };
 
 /// Moves the clock to the next deadline whenever somebody sleeps, until the future ends.
@@ -48,9 +48,19 @@ fn an_ordered_map_yields_in_the_order_of_its_inputs_whatever_the_jobs_take() {
     everywhere(|env| async move {
         let pool = sleeping_pool(&env, 8);
         let inputs: Vec<u64> = (0..100).map(|n| (n * 7919) % 53 + 1).collect();
-        let completions = run_out(&env.clock, pool.map(inputs.clone()).ordered().collect::<Vec<_>>()).await;
-        let seen: Vec<_> = completions.into_iter().map(|c| (c.index, c.result)).collect();
-        assert_eq!(seen, inputs.into_iter().map(Ok).enumerate().collect::<Vec<_>>());
+        let completions = run_out(
+            &env.clock,
+            pool.map(inputs.clone()).ordered().collect::<Vec<_>>(),
+        )
+        .await;
+        let seen: Vec<_> = completions
+            .into_iter()
+            .map(|c| (c.index, c.result))
+            .collect();
+        assert_eq!(
+            seen,
+            inputs.into_iter().map(Ok).enumerate().collect::<Vec<_>>()
+        );
         assert_settled(&pool);
     });
 }
@@ -80,9 +90,17 @@ fn a_slow_first_job_holds_back_the_others_of_an_ordered_map() {
     everywhere(|env| async move {
         for slots in [2, 4, 8] {
             let pool = sleeping_pool(&env, slots);
-            let values = run_out(&env.clock, pool.map([400, 300, 200, 100]).ordered().collect::<Vec<_>>()).await;
+            let values = run_out(
+                &env.clock,
+                pool.map([400, 300, 200, 100]).ordered().collect::<Vec<_>>(),
+            )
+            .await;
             let values: Vec<_> = values.into_iter().map(|c| c.result).collect();
-            assert_eq!(values, [Ok(400), Ok(300), Ok(200), Ok(100)], "{slots} slots");
+            assert_eq!(
+                values,
+                [Ok(400), Ok(300), Ok(200), Ok(100)],
+                "{slots} slots"
+            );
             assert_settled(&pool);
         }
     });
@@ -102,7 +120,10 @@ fn for_each_calls_in_order_while_as_many_jobs_run_as_there_are_slots() {
             }
         });
         let mut called = Vec::new();
-        let run = pool.map(0..50).ordered().for_each(|completion| called.push(completion.result));
+        let run = pool
+            .map(0..50)
+            .ordered()
+            .for_each(|completion| called.push(completion.result));
         let (summary, ()) = future::zip(run, async {
             gate.arrived(5).await;
             gate.open(50);
@@ -120,14 +141,18 @@ fn a_source_that_is_ready_now_and_then_never_starts_more_jobs_than_workers() {
     everywhere_once(|env| async move {
         let (gate, live) = (Gate::new(), Live::default());
         let (inside, alive) = (gate.clone(), live.clone());
-        let pool = env.builder().workers(1).queue_capacity(2).spawn_on(&env, move |n: usize| {
-            let (gate, live) = (inside.clone(), alive.clone());
-            async move {
-                let _guard = live.enter();
-                gate.pass().await;
-                Ok::<_, ()>(n)
-            }
-        });
+        let pool = env
+            .builder()
+            .workers(1)
+            .queue_capacity(2)
+            .spawn_on(&env, move |n: usize| {
+                let (gate, live) = (inside.clone(), alive.clone());
+                async move {
+                    let _guard = live.enter();
+                    gate.pass().await;
+                    Ok::<_, ()>(n)
+                }
+            });
         let (feed, source) = async_channel::unbounded();
         let mut map = pool.map_stream(source).window(3);
         let mut seen = Vec::new();
@@ -159,7 +184,11 @@ fn no_more_inputs_are_out_of_the_source_and_unread_than_the_window() {
                 yield_now().await;
                 Ok::<_, ()>(n)
             });
-            let (pulled, read, most) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+            let (pulled, read, most) = (
+                AtomicUsize::new(0),
+                AtomicUsize::new(0),
+                AtomicUsize::new(0),
+            );
             let source = (0..200).inspect(|_| {
                 let pulled = pulled.fetch_add(1, Ordering::SeqCst) + 1;
                 most.fetch_max(pulled - read.load(Ordering::SeqCst), Ordering::SeqCst);
@@ -168,7 +197,10 @@ fn no_more_inputs_are_out_of_the_source_and_unread_than_the_window() {
             while map.next().await.is_some() {
                 read.fetch_add(1, Ordering::SeqCst);
             }
-            assert_eq!((most.load(Ordering::SeqCst), read.load(Ordering::SeqCst)), (window, 200));
+            assert_eq!(
+                (most.load(Ordering::SeqCst), read.load(Ordering::SeqCst)),
+                (window, 200)
+            );
             assert_settled(&pool);
         }
     });
@@ -177,7 +209,9 @@ fn no_more_inputs_are_out_of_the_source_and_unread_than_the_window() {
 #[test]
 fn a_map_that_is_dropped_or_cancelled_pulls_no_more() {
     everywhere(|env| async move {
-        let pool = env.at_once(2).spawn_on(&env, |n: usize| async move { Ok::<_, ()>(n) });
+        let pool = env
+            .at_once(2)
+            .spawn_on(&env, |n: usize| async move { Ok::<_, ()>(n) });
         let pulled = AtomicUsize::new(0);
         let source = || (0..1000).inspect(|_| _ = pulled.fetch_add(1, Ordering::SeqCst));
 
@@ -195,7 +229,10 @@ fn a_map_that_is_dropped_or_cancelled_pulls_no_more() {
         let rest = (&mut map).count().await;
         assert_eq!(pulled.load(Ordering::SeqCst), before);
         let summary = map.summary();
-        assert_eq!((summary.accepted, 1 + rest, summary.end), (before, before, End::Cancelled));
+        assert_eq!(
+            (summary.accepted, 1 + rest, summary.end),
+            (before, before, End::Cancelled)
+        );
         assert_settled(&pool);
     });
 }
@@ -206,7 +243,9 @@ fn results_that_nobody_reads_hold_up_neither_workers_nor_a_drain() {
         let pool = env
             .at_once(2)
             .queue_capacity(100)
-            .spawn_on(&env, |n: usize| async move { if n.is_multiple_of(2) { Ok(n) } else { Err(n) } });
+            .spawn_on(&env, |n: usize| async move {
+                if n.is_multiple_of(2) { Ok(n) } else { Err(n) }
+            });
         let group = pool.group();
         let mut map = pool.map(0..1000).window(60);
         let first = poll_once(pin!(map.next())).is_some();
@@ -230,9 +269,15 @@ fn results_that_nobody_reads_hold_up_neither_workers_nor_a_drain() {
         assert_eq!(group.unread(), 50);
         let read = (&mut map).count().await;
         let summary = map.summary();
-        assert_eq!((read + usize::from(first), summary.accepted, summary.end), (60, 60, End::Closed));
+        assert_eq!(
+            (read + usize::from(first), summary.accepted, summary.end),
+            (60, 60, End::Closed)
+        );
         let stats = assert_settled(&pool);
-        assert_eq!((stats.accepted, stats.succeeded, stats.failed), (210, 105, 105));
+        assert_eq!(
+            (stats.accepted, stats.succeeded, stats.failed),
+            (210, 105, 105)
+        );
         drop((group, handles));
     });
 }
@@ -244,20 +289,34 @@ fn the_index_of_a_completion_is_the_position_of_its_input() {
         let (feed, source) = async_channel::unbounded();
         let completions = run_out(
             &env.clock,
-            future::zip(pool.map_stream(source).keep_inputs().collect::<Vec<_>>(), async {
-                for millis in [50, 10, 40, 20, 30] {
-                    feed.send(millis).await.unwrap();
-                    yield_now().await;
-                }
-                feed.close();
-            }),
+            future::zip(
+                pool.map_stream(source).keep_inputs().collect::<Vec<_>>(),
+                async {
+                    for millis in [50, 10, 40, 20, 30] {
+                        feed.send(millis).await.unwrap();
+                        yield_now().await;
+                    }
+                    feed.close();
+                },
+            ),
         )
         .await
         .0;
-        let mut seen: Vec<_> = completions.into_iter().map(|c| (c.index, c.input, c.result)).collect();
+        let mut seen: Vec<_> = completions
+            .into_iter()
+            .map(|c| (c.index, c.input, c.result))
+            .collect();
         seen.sort_unstable_by_key(|(index, ..)| *index);
-        let expected: Vec<_> = [50, 10, 40, 20, 30].into_iter().map(|n| (Some(n), Ok(n))).collect();
-        assert_eq!(seen.into_iter().map(|(_, input, result)| (input, result)).collect::<Vec<_>>(), expected);
+        let expected: Vec<_> = [50, 10, 40, 20, 30]
+            .into_iter()
+            .map(|n| (Some(n), Ok(n)))
+            .collect();
+        assert_eq!(
+            seen.into_iter()
+                .map(|(_, input, result)| (input, result))
+                .collect::<Vec<_>>(),
+            expected
+        );
         assert_settled(&pool);
     });
 }
@@ -265,10 +324,14 @@ fn the_index_of_a_completion_is_the_position_of_its_input() {
 #[test]
 fn values_that_say_skip_leave_the_order_of_the_others() {
     everywhere(|env| async move {
-        let pool =
-            env.at_once(4).spawn_on(&env, |n: u32| async move { Ok::<_, ()>((!n.is_multiple_of(3)).then_some(n)) });
+        let pool = env.at_once(4).spawn_on(&env, |n: u32| async move {
+            Ok::<_, ()>((!n.is_multiple_of(3)).then_some(n))
+        });
         let some = pool.map(0..10).try_collect::<Vec<_>>().await.unwrap();
-        assert_eq!(some.into_iter().flatten().collect::<Vec<_>>(), [1, 2, 4, 5, 7, 8]);
+        assert_eq!(
+            some.into_iter().flatten().collect::<Vec<_>>(),
+            [1, 2, 4, 5, 7, 8]
+        );
         let none = pool.map([0, 3, 6]).try_collect::<Vec<_>>().await.unwrap();
         assert_eq!(none.into_iter().flatten().collect::<Vec<u32>>(), []);
         assert_settled(&pool);
@@ -299,7 +362,10 @@ fn the_first_success_can_end_a_race_and_stops_the_others() {
         });
         // All are at the gate; only the one that may succeed gets through to its end.
         let mut map = pool.map([0, 1, 2, 3]);
-        assert_eq!(map.next().await.map(|c| c.result), Some(Err(brigade::JobError::Failed("no"))));
+        assert_eq!(
+            map.next().await.map(|c| c.result),
+            Some(Err(brigade::JobError::Failed("no")))
+        );
         let (winner, ()) = future::zip(
             async {
                 loop {
@@ -336,7 +402,10 @@ fn inputs_are_pulled_from_a_pending_source_as_soon_as_it_has_some() {
                 (left > 0).then(|| (left, left - 1))
             }
         });
-        let run = pool.map_stream(source).ordered().for_each(|c| seen.lock().unwrap().push(c.result));
+        let run = pool
+            .map_stream(source)
+            .ordered()
+            .for_each(|c| seen.lock().unwrap().push(c.result));
         let summary = run_out(&env.clock, run).await;
         assert!(summary.is_complete());
         assert_eq!(*seen.lock().unwrap(), [Ok(3), Ok(2), Ok(1)]);
@@ -349,13 +418,16 @@ fn a_loop_over_a_map_may_submit_to_the_same_pool_whatever_its_capacity() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
-        let pool = env.one_by_one().queue_capacity(1).spawn_on(&env, move |n: u32| {
-            let gate = inside.clone();
-            async move {
-                gate.pass().await;
-                Ok::<_, ()>(n)
-            }
-        });
+        let pool = env
+            .one_by_one()
+            .queue_capacity(1)
+            .spawn_on(&env, move |n: u32| {
+                let gate = inside.clone();
+                async move {
+                    gate.pass().await;
+                    Ok::<_, ()>(n)
+                }
+            });
         let mut map = pool.map(0..3).window(10);
         assert_eq!(poll_once(pin!(map.next())), None);
         gate.arrived(1).await;
@@ -378,7 +450,10 @@ fn a_loop_over_a_map_may_submit_to_the_same_pool_whatever_its_capacity() {
 #[test]
 fn maps_and_groups_share_one_pool_without_mixing_their_results() {
     everywhere(|env| async move {
-        let pool = env.at_once(3).queue_capacity(2).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let pool = env
+            .at_once(3)
+            .queue_capacity(2)
+            .spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
         let total = Arc::new(AtomicUsize::new(0));
         let map = |range: std::ops::Range<u32>| {
             let pool = &pool;
@@ -398,7 +473,9 @@ fn maps_and_groups_share_one_pool_without_mixing_their_results() {
 #[test]
 fn a_summary_says_unfinished_until_all_is_read() {
     everywhere(|env| async move {
-        let pool = env.at_once(2).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let pool = env
+            .at_once(2)
+            .spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
         let mut map = pool.map(0..3);
         let mut ends = vec![map.summary().end];
         while map.next().await.is_some() {
@@ -406,7 +483,18 @@ fn a_summary_says_unfinished_until_all_is_read() {
         }
         ends.push(map.summary().end);
         let unfinished = End::Unfinished;
-        assert_eq!(ends, [unfinished, unfinished, unfinished, End::Complete, End::Complete], "{}", env.name);
+        assert_eq!(
+            ends,
+            [
+                unfinished,
+                unfinished,
+                unfinished,
+                End::Complete,
+                End::Complete
+            ],
+            "{}",
+            env.name
+        );
     });
 }
 
@@ -443,7 +531,12 @@ fn jobs_of_a_map_add_jobs_for_as_long_as_somebody_reads() {
             },
         );
         workers.spawn_on(&env);
-        let mut values = pool.map(0..50).window(1).try_collect::<Vec<_>>().await.unwrap();
+        let mut values = pool
+            .map(0..50)
+            .window(1)
+            .try_collect::<Vec<_>>()
+            .await
+            .unwrap();
         values.sort_unstable();
         assert_eq!(values, (0..100).collect::<Vec<_>>(), "{}", env.name);
         assert_settled(&pool);
@@ -456,25 +549,28 @@ fn a_map_passes_on_a_place_that_a_child_leaves_it_no_use_for() {
     in_both_ways(|slots| {
         let gate = Gate::new();
         let pass = gate.clone();
-        let (pool, workers) =
-            slots.one_by_one(Pool::builder()).queue_capacity(1).timer(ManualTimer::new()).build_with_submitter(
-                move |n: u32, jobs: Submitter<u32, u32, ()>| {
-                    let gate = pass.clone();
-                    async move {
-                        if n == 1 {
-                            gate.pass().await;
-                            jobs.add(2).map_err(drop)?;
-                            gate.pass().await;
-                        }
-                        Ok(n)
+        let (pool, workers) = slots
+            .one_by_one(Pool::builder())
+            .queue_capacity(1)
+            .timer(ManualTimer::new())
+            .build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, ()>| {
+                let gate = pass.clone();
+                async move {
+                    if n == 1 {
+                        gate.pass().await;
+                        jobs.add(2).map_err(drop)?;
+                        gate.pass().await;
                     }
-                },
-            );
+                    Ok(n)
+                }
+            });
         let mut worker: BoxFuture<'_, ()> = Box::pin(workers.into_iter().next().unwrap().run());
         let mut map = Box::pin(pool.map([1, 3]).window(2));
         assert!(poll_once(pin!(map.next())).is_none());
         let mut look = |worker: &mut BoxFuture<'_, ()>| {
-            let next = map.as_mut().poll_next(&mut Context::from_waker(Waker::noop()));
+            let next = map
+                .as_mut()
+                .poll_next(&mut Context::from_waker(Waker::noop()));
             assert_eq!(poll_once(worker.as_mut()), None);
             next.map(|completion| completion.map(|completion| completion.result))
         };
@@ -484,7 +580,10 @@ fn a_map_passes_on_a_place_that_a_child_leaves_it_no_use_for() {
         assert_eq!(look(&mut worker), Poll::Pending);
         let other = pool.try_submit(4).unwrap();
         gate.open(1);
-        let results: Vec<_> = std::iter::repeat_with(|| look(&mut worker)).filter(Poll::is_ready).take(4).collect();
+        let results: Vec<_> = std::iter::repeat_with(|| look(&mut worker))
+            .filter(Poll::is_ready)
+            .take(4)
+            .collect();
         let ready = |n| Poll::Ready(Some(Ok(n)));
         assert_eq!(results, [ready(1), ready(2), ready(3), Poll::Ready(None)]);
         assert_eq!(poll_once(pin!(other)), Some(Ok(4)));
@@ -497,7 +596,10 @@ fn a_map_passes_on_a_place_that_a_child_leaves_it_no_use_for() {
 #[test]
 fn a_map_goes_on_with_the_room_there_is_while_workers_are_idle() {
     for slots in Slots::BOTH {
-        let builder = slots.at_once(Pool::builder(), 16).queue_capacity(16).timer(ManualTimer::new());
+        let builder = slots
+            .at_once(Pool::builder(), 16)
+            .queue_capacity(16)
+            .timer(ManualTimer::new());
         let (pool, workers) = builder.build(|_: u32| future::pending::<Result<(), ()>>());
         let executor = LocalExecutor::new();
         for worker in workers {
@@ -527,16 +629,23 @@ enum Others {
 fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
     const ENOUGH: usize = 4000;
     for capacity in [1, 10, 100] {
-        for others in [Others::Waiting(2), Others::Waiting(8), Others::Trying, Others::Map] {
-            let (pool, workers) = Pool::builder().workers(4).queue_capacity(capacity).timer(ManualTimer::new()).build(
-                |is_endless: bool| async move {
+        for others in [
+            Others::Waiting(2),
+            Others::Waiting(8),
+            Others::Trying,
+            Others::Map,
+        ] {
+            let (pool, workers) = Pool::builder()
+                .workers(4)
+                .queue_capacity(capacity)
+                .timer(ManualTimer::new())
+                .build(|is_endless: bool| async move {
                     if is_endless {
                         future::pending::<()>().await;
                     }
                     yield_now().await;
                     Ok::<_, ()>(())
-                },
-            );
+                });
             let executor = LocalExecutor::new();
             for worker in workers {
                 executor.spawn(worker.run()).detach();
@@ -551,10 +660,18 @@ fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
                     }
                 }
             };
-            executor.spawn(read(pool.map(std::iter::once(true).chain(std::iter::repeat(false))), &ours)).detach();
+            executor
+                .spawn(read(
+                    pool.map(std::iter::once(true).chain(std::iter::repeat(false))),
+                    &ours,
+                ))
+                .detach();
             match others {
                 Others::Map => executor
-                    .spawn(read(pool.map(std::iter::once(false).chain(std::iter::repeat(false))), &theirs))
+                    .spawn(read(
+                        pool.map(std::iter::once(false).chain(std::iter::repeat(false))),
+                        &theirs,
+                    ))
                     .detach(),
                 Others::Trying => {
                     let (pool, count) = (pool.clone(), Rc::clone(&theirs));
@@ -584,11 +701,21 @@ fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
             }
             // Who only tries has no room at all where there is a line.
             while theirs.get() < ENOUGH && ours.get() < ENOUGH {
-                assert!(executor.try_tick(), "capacity {capacity}, {others:?}: nobody can go on");
+                assert!(
+                    executor.try_tick(),
+                    "capacity {capacity}, {others:?}: nobody can go on"
+                );
             }
             // A map waits in no line, where others take all that is free: it has one job in the queue beside theirs.
-            let share = if let Others::Map = others { 4 } else { 2 * capacity.max(8) };
-            assert!(ours.get() * share >= theirs.get(), "capacity {capacity}, {others:?}: {ours:?} beside {theirs:?}");
+            let share = if let Others::Map = others {
+                4
+            } else {
+                2 * capacity.max(8)
+            };
+            assert!(
+                ours.get() * share >= theirs.get(),
+                "capacity {capacity}, {others:?}: {ours:?} beside {theirs:?}"
+            );
         }
     }
 }
@@ -608,15 +735,24 @@ fn maps_that_are_each_the_source_of_the_next_need_no_more_room_than_one() {
         }
         let mut stages: Pin<Box<dyn Stream<Item = u32>>> = Box::pin(stream::iter(0..200));
         for _ in 0..depth {
-            stages = Box::pin(pool.map_stream(stages).map(|completion| completion.result.unwrap()));
+            stages = Box::pin(
+                pool.map_stream(stages)
+                    .map(|completion| completion.result.unwrap()),
+            );
         }
         let run = executor.spawn(async move { stages.collect::<Vec<_>>().await });
         // So many turns are more than enough; without an end it would spin or sleep.
         let mut ticks = 0;
         while !run.is_finished() {
-            assert!(executor.try_tick(), "capacity {capacity}, depth {depth}: all sleep");
+            assert!(
+                executor.try_tick(),
+                "capacity {capacity}, depth {depth}: all sleep"
+            );
             ticks += 1;
-            assert!(ticks < 200_000, "capacity {capacity}, depth {depth}: it spins");
+            assert!(
+                ticks < 200_000,
+                "capacity {capacity}, depth {depth}: it spins"
+            );
         }
         let mut ended = future::block_on(run);
         ended.sort_unstable();
@@ -633,7 +769,11 @@ fn beyond_the_capacity_each_map_has_one_job_in_the_queue() {
         .build(|n: u32| async move { Ok::<_, ()>(n) });
     let mut alone = pool.map(0..100);
     assert!(poll_once(pin!(alone.next())).is_none());
-    assert_eq!(pool.stats().queued, 3, "a map that is alone keeps to the capacity");
+    assert_eq!(
+        pool.stats().queued,
+        3,
+        "a map that is alone keeps to the capacity"
+    );
     let mut others: Vec<_> = (0..4).map(|_| pool.map(0..100)).collect();
     for other in &mut others {
         assert!(poll_once(pin!(other.next())).is_none());
@@ -657,7 +797,12 @@ fn a_submission_that_waits_for_room_ends_when_its_group_is_cancelled() {
     let (woken, tell) = std::sync::mpsc::channel();
     let waker = on_wake(move || woken.send(()).unwrap());
     let (mut submit, mut stays) = (pin!(group.submit(1)), pin!(other.submit(2)));
-    assert!(submit.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(
+        submit
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
     assert!(poll_once(stays.as_mut()).is_none());
     group.cancel();
     assert_eq!(tell.try_recv(), Ok(()), "the submission is not woken");
@@ -687,7 +832,9 @@ fn polls_until_asleep<F: Future>(mut future: Pin<&mut F>) -> usize {
 
 #[test]
 fn a_source_may_wait_for_its_pool_to_be_idle() {
-    let (pool, _workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    let (pool, _workers) = Pool::builder()
+        .timer(ManualTimer::new())
+        .build(|n: u32| async move { Ok::<_, ()>(n) });
     let inner = pool.clone();
     let source = stream::once(1).chain(stream::once(()).then(move |()| {
         let inner = inner.clone();
@@ -703,7 +850,9 @@ fn a_source_may_wait_for_its_pool_to_be_idle() {
 
 #[test]
 fn a_task_may_wait_for_the_end_of_a_pool_while_it_reads_a_map_of_it() {
-    let (pool, _workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    let (pool, _workers) = Pool::builder()
+        .timer(ManualTimer::new())
+        .build(|n: u32| async move { Ok::<_, ()>(n) });
     let mut map = pool.map_stream(stream::pending());
     let both = future::or(pool.wait_running_below(0), async {
         map.next().await;
@@ -713,8 +862,11 @@ fn a_task_may_wait_for_the_end_of_a_pool_while_it_reads_a_map_of_it() {
 
 #[test]
 fn a_job_that_starts_wakes_few_of_the_maps_that_wait_for_room() {
-    let (pool, workers) =
-        Pool::builder().workers(4).queue_capacity(8).timer(ManualTimer::new()).build(|n: u32| async move {
+    let (pool, workers) = Pool::builder()
+        .workers(4)
+        .queue_capacity(8)
+        .timer(ManualTimer::new())
+        .build(|n: u32| async move {
             yield_now().await;
             Ok::<_, ()>(n)
         });
@@ -742,5 +894,10 @@ fn a_job_that_starts_wakes_few_of_the_maps_that_wait_for_room() {
             reader.await;
         }
     }));
-    assert!(polls.get() < 4 * 60 * 50, "{} polls for {} jobs", polls.get(), 60 * 50);
+    assert!(
+        polls.get() < 4 * 60 * 50,
+        "{} polls for {} jobs",
+        polls.get(),
+        60 * 50
+    );
 }

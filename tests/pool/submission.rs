@@ -6,13 +6,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use brigade::rt::BoxFuture;
-use brigade::{Builder, CancelReason, End, Event, JobError, JobHandle, Pool, Report, SubmitError, Submitter};
+use brigade::{
+    Builder, CancelReason, End, Event, JobError, JobHandle, Pool, Report, SubmitError, Submitter,
+};
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{Env, Gate, assert_adds_up, assert_settled, block_on, everywhere, poll_once};
 
 /// A pool whose jobs wait at the gate and then return their input, and a record of the order in which they started.
-fn gated_pool(env: &Env, builder: Builder<u32, ()>, gate: &Gate) -> (Pool<u32, u32, ()>, Arc<Mutex<Vec<u32>>>) {
+fn gated_pool(
+    env: &Env,
+    builder: Builder<u32, ()>,
+    gate: &Gate,
+) -> (Pool<u32, u32, ()>, Arc<Mutex<Vec<u32>>>) {
     let started = Arc::new(Mutex::new(Vec::new()));
     let (gate, log) = (gate.clone(), Arc::clone(&started));
     let pool = builder.spawn_on(env, move |n: u32| {
@@ -26,7 +32,9 @@ fn gated_pool(env: &Env, builder: Builder<u32, ()>, gate: &Gate) -> (Pool<u32, u
     (pool, started)
 }
 
-async fn await_all(handles: impl IntoIterator<Item = JobHandle<u32, u32, ()>>) -> Vec<Result<u32, JobError<()>>> {
+async fn await_all(
+    handles: impl IntoIterator<Item = JobHandle<u32, u32, ()>>,
+) -> Vec<Result<u32, JobError<()>>> {
     let mut results = Vec::new();
     for handle in handles {
         results.push(handle.await);
@@ -48,7 +56,10 @@ fn a_full_queue_refuses_and_gives_the_input_back() {
         assert_eq!((stats.accepted, stats.running, stats.queued), (20, 10, 10));
         assert_adds_up(&stats);
         gate.open(20);
-        assert_eq!(await_all(handles).await, (0..20).map(Ok).collect::<Vec<_>>());
+        assert_eq!(
+            await_all(handles).await,
+            (0..20).map(Ok).collect::<Vec<_>>()
+        );
         assert_eq!(assert_settled(&pool).accepted, 20);
     });
 }
@@ -61,7 +72,11 @@ fn a_submission_to_a_full_queue_waits_and_is_not_refused() {
         let mut handles = vec![pool.submit(0).await.unwrap()];
         gate.arrived(1).await;
         for n in 1..11 {
-            handles.push(poll_once(pin!(pool.submit(n))).expect("there is room").unwrap());
+            handles.push(
+                poll_once(pin!(pool.submit(n)))
+                    .expect("there is room")
+                    .unwrap(),
+            );
         }
         {
             let mut waiting = pin!(pool.submit(11));
@@ -72,7 +87,10 @@ fn a_submission_to_a_full_queue_waits_and_is_not_refused() {
         for n in 12..50 {
             handles.push(pool.submit(n).await.unwrap());
         }
-        assert_eq!(await_all(handles).await, (0..50).map(Ok).collect::<Vec<_>>());
+        assert_eq!(
+            await_all(handles).await,
+            (0..50).map(Ok).collect::<Vec<_>>()
+        );
         assert_eq!(*started.lock().unwrap(), (0..50).collect::<Vec<_>>());
         assert_settled(&pool);
     });
@@ -89,7 +107,10 @@ fn bursts_far_above_the_capacity_never_stall() {
             "async-executor, two threads" => 50,
             _ => 5,
         };
-        let pool = env.at_once(100).queue_capacity(5).spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let pool = env
+            .at_once(100)
+            .queue_capacity(5)
+            .spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
         for _ in 0..bursts {
             let mut handles = Vec::with_capacity(300);
             for n in 0..300 {
@@ -120,7 +141,10 @@ fn an_endless_source_is_pulled_no_further_than_the_window() {
         assert_eq!(poll_once(pin!(map.next())), None);
         assert_eq!(pulled.load(Ordering::SeqCst), 3 + 2 + 4);
         let summary = map.summary();
-        assert_eq!((summary.accepted, summary.unread, summary.end), (9, 6, End::Unfinished));
+        assert_eq!(
+            (summary.accepted, summary.unread, summary.end),
+            (9, 6, End::Unfinished)
+        );
         drop(map);
         pool.wait_idle().await;
         assert_eq!(pulled.load(Ordering::SeqCst), 9);
@@ -132,7 +156,9 @@ fn an_endless_source_is_pulled_no_further_than_the_window() {
 fn a_source_that_fails_is_pulled_no_more_and_its_error_comes_last_and_once() {
     everywhere(|env| async move {
         for good in [0, 1, 2, 5] {
-            let pool = env.at_once(2).spawn_on(&env, |n: usize| async move { if n == 1 { Err("job") } else { Ok(n) } });
+            let pool = env.at_once(2).spawn_on(&env, |n: usize| async move {
+                if n == 1 { Err("job") } else { Ok(n) }
+            });
             let pulled = AtomicUsize::new(0);
             let source = (0..10).map(|n| {
                 pulled.fetch_add(1, Ordering::SeqCst);
@@ -143,8 +169,15 @@ fn a_source_that_fails_is_pulled_no_more_and_its_error_comes_last_and_once() {
             while let Some(item) = map.next().await {
                 items.push(item.map(|completion| completion.result));
             }
-            let mut expected: Vec<_> =
-                (0..good).map(|n| Ok(if n == 1 { Err(JobError::Failed("job")) } else { Ok(n) })).collect();
+            let mut expected: Vec<_> = (0..good)
+                .map(|n| {
+                    Ok(if n == 1 {
+                        Err(JobError::Failed("job"))
+                    } else {
+                        Ok(n)
+                    })
+                })
+                .collect();
             expected.push(Err("source"));
             assert_eq!(items, expected);
             assert_eq!(map.next().await, None);
@@ -181,8 +214,8 @@ fn a_job_that_awaits_a_job_of_its_own_pool_is_served_if_a_slot_is_free_and_else_
 #[test]
 fn a_chain_of_waits_longer_than_the_slots_ends_in_an_error_and_not_in_silence() {
     everywhere(|env| async move {
-        let (pool, workers) =
-            env.at_once(3).build_with_submitter(|n: u32, jobs: Submitter<u32, u32, JobError<()>>| async move {
+        let (pool, workers) = env.at_once(3).build_with_submitter(
+            |n: u32, jobs: Submitter<u32, u32, JobError<()>>| async move {
                 if n == 0 {
                     return Ok(0);
                 }
@@ -192,10 +225,14 @@ fn a_chain_of_waits_longer_than_the_slots_ends_in_an_error_and_not_in_silence() 
                     Err(JobError::Failed(inner)) => Err(inner),
                     Err(other) => panic!("{other:?}"),
                 }
-            });
+            },
+        );
         workers.spawn_on(&env);
         assert_eq!(pool.submit(2).await.unwrap().await, Ok(2));
-        assert_eq!(pool.submit(3).await.unwrap().await, Err(JobError::Failed(JobError::WouldDeadlock)));
+        assert_eq!(
+            pool.submit(3).await.unwrap().await,
+            Err(JobError::Failed(JobError::WouldDeadlock))
+        );
         // Whoever was told may have been the first of the chain, and the others are still being cancelled.
         pool.wait_idle().await;
         assert_eq!(pool.submit(2).await.unwrap().await, Ok(2));
@@ -212,7 +249,9 @@ fn a_map_read_inside_the_only_worker_of_its_pool_is_cancelled_and_says_why() {
         let pool = env.one_by_one().spawn_on(&env, move |n: u32| {
             let pool = inside.lock().unwrap().clone();
             async move {
-                let Some(pool) = pool.filter(|_| n == 0) else { return Ok(Vec::new()) };
+                let Some(pool) = pool.filter(|_| n == 0) else {
+                    return Ok(Vec::new());
+                };
                 let mut map = pool.map(1..4);
                 let mut errors = Vec::new();
                 while let Some(completion) = map.next().await {
@@ -224,7 +263,10 @@ fn a_map_read_inside_the_only_worker_of_its_pool_is_cancelled_and_says_why() {
         });
         *place.lock().unwrap() = Some(pool.clone());
         let told = JobError::Cancelled(CancelReason::WouldDeadlock);
-        assert_eq!(pool.submit(0).await.unwrap().await, Ok(vec![told.clone(), told.clone(), told]));
+        assert_eq!(
+            pool.submit(0).await.unwrap().await,
+            Ok(vec![told.clone(), told.clone(), told])
+        );
         *place.lock().unwrap() = None;
         pool.drain().await;
         assert_eq!(assert_settled(&pool).cancelled, 3);
@@ -265,7 +307,11 @@ fn queued_jobs_that_are_cancelled_never_run_and_the_others_keep_their_order() {
         let (mut keep, mut removed) = (Vec::new(), Vec::new());
         for n in 0..150 {
             let handle = pool.try_submit(n).unwrap();
-            if n % 4 == 0 { keep.push(handle) } else { removed.push(handle) }
+            if n % 4 == 0 {
+                keep.push(handle)
+            } else {
+                removed.push(handle)
+            }
         }
         for handle in removed.into_iter().rev() {
             assert_eq!(handle.cancel().await, None);
@@ -274,8 +320,13 @@ fn queued_jobs_that_are_cancelled_never_run_and_the_others_keep_their_order() {
         assert_eq!((stats.queued, stats.running, stats.cancelled), (38, 1, 112));
         gate.open(200);
         assert_eq!(first.await, Ok(1000));
-        assert_eq!(await_all(keep).await, (0..150).step_by(4).map(Ok).collect::<Vec<_>>());
-        let ran = std::iter::once(1000).chain((0..150).step_by(4)).collect::<Vec<_>>();
+        assert_eq!(
+            await_all(keep).await,
+            (0..150).step_by(4).map(Ok).collect::<Vec<_>>()
+        );
+        let ran = std::iter::once(1000)
+            .chain((0..150).step_by(4))
+            .collect::<Vec<_>>();
         assert_eq!(*started.lock().unwrap(), ran);
         assert_settled(&pool);
     });
@@ -417,18 +468,33 @@ fn a_job_whose_pool_is_stopped_between_its_acceptance_and_the_queue_is_handed_ba
             .observe(move |event: &Event| {
                 if matches!(event, Event::Accepted { job } if job.as_u64() == 1) {
                     let mut stop = seen.lock().unwrap();
-                    assert_eq!(stop.as_mut().and_then(|stop| poll_once(Pin::new(stop))), None);
+                    assert_eq!(
+                        stop.as_mut().and_then(|stop| poll_once(Pin::new(stop))),
+                        None
+                    );
                 }
             })
             .build(|_: u32| future::pending::<Result<(), ()>>());
         let stopped = pool.clone();
-        *stop.lock().unwrap() = Some(Box::pin(async move { stopped.drain_within(Duration::ZERO).await }));
+        *stop.lock().unwrap() = Some(Box::pin(async move {
+            stopped.drain_within(Duration::ZERO).await
+        }));
         let handles = [pool.try_submit(1).unwrap(), pool.try_submit(2).unwrap()];
         let mut stop = stop.lock().unwrap().take().unwrap();
         let report = poll_once(Pin::new(&mut stop)).expect("it never takes longer than its grace");
-        assert_eq!(report.unstarted.iter().map(|job| job.input).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(
+            report
+                .unstarted
+                .iter()
+                .map(|job| job.input)
+                .collect::<Vec<_>>(),
+            [1, 2]
+        );
         for handle in handles {
-            assert_eq!(handle.await, Err(JobError::Cancelled(CancelReason::Aborted)));
+            assert_eq!(
+                handle.await,
+                Err(JobError::Cancelled(CancelReason::Aborted))
+            );
         }
         assert_eq!(assert_settled(&pool).cancelled, 2);
         drop(workers);
@@ -447,11 +513,12 @@ fn a_job_that_was_refused_late_does_not_keep_its_map_waiting() {
                 let _ = submitter.add(0);
             }
         });
-        let (pool, workers) =
-            env.in_order().child_capacity(0).build_with_submitter(move |_: u32, jobs: Submitter<u32, (), ()>| {
+        let (pool, workers) = env.in_order().child_capacity(0).build_with_submitter(
+            move |_: u32, jobs: Submitter<u32, (), ()>| {
                 let sent = late.try_send(jobs).is_ok();
                 async move { if sent { Ok(()) } else { Err(()) } }
-            });
+            },
+        );
         workers.spawn_on(&env);
         for _ in 0..3000 {
             assert_eq!(pool.map([1]).count().await, 1);
@@ -468,19 +535,25 @@ fn a_wait_that_has_ended_does_not_count_as_one() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
-        let (pool, workers) =
-            env.at_once(2).build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, JobError<()>>| {
+        let (pool, workers) = env.at_once(2).build_with_submitter(
+            move |n: u32, jobs: Submitter<u32, u32, JobError<()>>| {
                 let gate = inside.clone();
                 async move {
                     match n {
                         0 => gate.pass().await,
                         1 => {}
                         // Each waits for a job of its own, and two run at once.
-                        _ => drop(jobs.submit(n - 2).unwrap().await.map_err(|_| JobError::WouldDeadlock)?),
+                        _ => drop(
+                            jobs.submit(n - 2)
+                                .unwrap()
+                                .await
+                                .map_err(|_| JobError::WouldDeadlock)?,
+                        ),
                     }
                     Ok(n)
                 }
-            });
+            },
+        );
         workers.spawn_on(&env);
         let first = pool.try_submit(2).unwrap();
         gate.arrived(1).await;

@@ -22,7 +22,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A pool whose jobs never end by themselves, and its workers as the first tasks.
 fn endless_pool(clock: &ManualTimer, builder: Builder<u32, ()>) -> (Pool<u32, (), ()>, Steps) {
-    let (pool, workers) = builder.timer(clock.clone()).build(|_: u32| future::pending::<Result<(), ()>>());
+    let (pool, workers) = builder
+        .timer(clock.clone())
+        .build(|_: u32| future::pending::<Result<(), ()>>());
     let mut steps = Steps::default();
     for worker in workers {
         steps.add("worker", worker.run());
@@ -46,7 +48,10 @@ fn a_queued_job_runs_out_of_time_while_all_workers_are_busy() {
         assert_eq!((poll_once(pin!(&mut late)), clock.sleeping()), (None, 1));
         clock.advance(SECOND);
         settle(&mut steps);
-        assert_eq!(poll_once(pin!(late)), Some(Err(JobError::TimedOut(TimeLimit::Job))));
+        assert_eq!(
+            poll_once(pin!(late)),
+            Some(Err(JobError::TimedOut(TimeLimit::Job)))
+        );
         assert!(!busy[0].is_finished() && !busy[1].is_finished());
         assert_eq!(clock.sleeping(), 0);
     });
@@ -79,17 +84,30 @@ fn a_worker_that_leaves_hands_the_time_on_to_a_busy_one_and_to_an_idle_one() {
     let cases = [1, 2].map(|slots| [(slots, 1, 0), (slots, 1, 1), (slots, 2, 0), (slots, 2, 1)]);
     for (slots, jobs, leaver) in cases.into_iter().flatten() {
         let clock = ManualTimer::new();
-        let (pool, mut steps) = endless_pool(&clock, Pool::builder().workers(2).jobs_per_worker(slots));
+        let (pool, mut steps) =
+            endless_pool(&clock, Pool::builder().workers(2).jobs_per_worker(slots));
         let running: Vec<_> = (0..jobs).map(|n| pool.try_submit(n).unwrap()).collect();
         settle(&mut steps);
-        let late = pool.job(9).delay(SECOND * 9).timeout(SECOND).try_submit().unwrap();
+        let late = pool
+            .job(9)
+            .delay(SECOND * 9)
+            .timeout(SECOND)
+            .try_submit()
+            .unwrap();
         settle(&mut steps);
         steps.drop_task(leaver);
         settle(&mut steps);
-        assert_eq!(clock.sleeping(), 1, "nobody keeps the time when worker {leaver} has left, {jobs} jobs run");
+        assert_eq!(
+            clock.sleeping(),
+            1,
+            "nobody keeps the time when worker {leaver} has left, {jobs} jobs run"
+        );
         clock.advance(SECOND);
         settle(&mut steps);
-        assert_eq!(poll_once(pin!(late)), Some(Err(JobError::TimedOut(TimeLimit::Job))));
+        assert_eq!(
+            poll_once(pin!(late)),
+            Some(Err(JobError::TimedOut(TimeLimit::Job)))
+        );
         drop(running);
         settle(&mut steps);
         assert_eq!(clock.sleeping(), 0);
@@ -103,7 +121,12 @@ fn a_worker_that_leaves_before_it_takes_the_time_leaves_it_to_a_busy_one() {
     let (pool, mut steps) = endless_pool(&clock, Pool::builder().workers(2));
     let running = pool.try_submit(0).unwrap();
     settle(&mut steps);
-    let late = pool.job(1).delay(SECOND * 9).timeout(SECOND).try_submit().unwrap();
+    let late = pool
+        .job(1)
+        .delay(SECOND * 9)
+        .timeout(SECOND)
+        .try_submit()
+        .unwrap();
     // The idle one was woken to keep the time, and does not live to do it.
     assert_eq!(steps.runnable().collect::<Vec<_>>(), [1]);
     steps.drop_task(1);
@@ -111,7 +134,10 @@ fn a_worker_that_leaves_before_it_takes_the_time_leaves_it_to_a_busy_one() {
     assert_eq!(clock.sleeping(), 1);
     clock.advance(SECOND);
     settle(&mut steps);
-    assert_eq!(poll_once(pin!(late)), Some(Err(JobError::TimedOut(TimeLimit::Job))));
+    assert_eq!(
+        poll_once(pin!(late)),
+        Some(Err(JobError::TimedOut(TimeLimit::Job)))
+    );
     assert!(!running.is_finished());
 }
 
@@ -148,13 +174,20 @@ fn what_a_cancelled_map_has_held_up_starts_at_once() {
 }
 
 /// A pool that notes when its jobs start, with its workers as the first tasks; the clock stands still when it is made.
-fn noting_pool(clock: &ManualTimer, builder: Builder<u32, ()>, limit: RateLimit) -> (Pool<u32, (), ()>, Steps, Starts) {
+fn noting_pool(
+    clock: &ManualTimer,
+    builder: Builder<u32, ()>,
+    limit: RateLimit,
+) -> (Pool<u32, (), ()>, Steps, Starts) {
     let starts = Starts::default();
     let (log, inside) = (Rc::clone(&starts), clock.clone());
-    let (pool, workers) = builder.rate_limit(limit).timer(clock.clone()).build(move |n| {
-        log.borrow_mut().push((inside.elapsed().as_millis(), n));
-        future::ready(Ok::<_, ()>(()))
-    });
+    let (pool, workers) = builder
+        .rate_limit(limit)
+        .timer(clock.clone())
+        .build(move |n| {
+            log.borrow_mut().push((inside.elapsed().as_millis(), n));
+            future::ready(Ok::<_, ()>(()))
+        });
     let mut steps = Steps::default();
     for worker in workers {
         steps.add("worker", worker.run());
@@ -168,8 +201,11 @@ type Starts = Rc<RefCell<Vec<(u128, u32)>>>;
 fn a_job_that_starts_late_counts_against_the_rate_when_it_starts() {
     in_both_ways(|slots| {
         let clock = ManualTimer::new();
-        let (pool, mut steps, starts) =
-            noting_pool(&clock, slots.in_order(Pool::builder()), RateLimit::per_second(1).burst(2));
+        let (pool, mut steps, starts) = noting_pool(
+            &clock,
+            slots.in_order(Pool::builder()),
+            RateLimit::per_second(1).burst(2),
+        );
         // Both are on their way at once; the worker is polled three seconds later.
         for n in 0..4 {
             pool.try_submit(n).unwrap().detach();
@@ -180,7 +216,10 @@ fn a_job_that_starts_late_counts_against_the_rate_when_it_starts() {
         settle(&mut steps);
         clock.advance(SECOND);
         settle(&mut steps);
-        assert_eq!(*starts.borrow(), [(3000, 0), (3000, 1), (4000, 2), (5000, 3)]);
+        assert_eq!(
+            *starts.borrow(),
+            [(3000, 0), (3000, 1), (4000, 2), (5000, 3)]
+        );
     });
 }
 
@@ -188,8 +227,11 @@ fn a_job_that_starts_late_counts_against_the_rate_when_it_starts() {
 fn another_rate_keeps_the_order_of_what_is_on_its_way_and_what_is_not() {
     in_both_ways(|slots| {
         let clock = ManualTimer::new();
-        let (pool, mut steps, starts) =
-            noting_pool(&clock, slots.at_once(Pool::builder(), 2), RateLimit::per_second(1));
+        let (pool, mut steps, starts) = noting_pool(
+            &clock,
+            slots.at_once(Pool::builder(), 2),
+            RateLimit::per_second(1),
+        );
         settle(&mut steps);
         for n in 0..3 {
             pool.try_submit(n).unwrap().detach();
@@ -219,7 +261,14 @@ fn a_moment_that_passes_after_an_abort_does_not_keep_a_worker_from_yielding() {
     steps.poll(1);
     settle(&mut steps);
     let report = poll_once(abort.as_mut()).expect("nothing runs any more");
-    assert_eq!((report.unstarted.len(), report.interrupted.len(), clock.sleeping()), (1, 1, 0));
+    assert_eq!(
+        (
+            report.unstarted.len(),
+            report.interrupted.len(),
+            clock.sleeping()
+        ),
+        (1, 1, 0)
+    );
     assert_settled(&pool);
 }
 
@@ -228,7 +277,10 @@ fn jobs_that_wait_for_a_worker_that_is_not_polled_wake_no_other() {
     let clock = ManualTimer::new();
     let starts = Starts::default();
     let (log, inside) = (Rc::clone(&starts), clock.clone());
-    let builder = Pool::builder().workers(3).rate_limit(RateLimit::every(SECOND)).timer(clock.clone());
+    let builder = Pool::builder()
+        .workers(3)
+        .rate_limit(RateLimit::every(SECOND))
+        .timer(clock.clone());
     let (pool, workers) = builder.build(move |n: u32| {
         log.borrow_mut().push((inside.elapsed().as_millis(), n));
         future::pending::<Result<(), ()>>()
@@ -273,7 +325,9 @@ fn small_pool(
     timer: impl Timer,
     policy: fn(Builder<u32, ()>) -> Builder<u32, ()>,
 ) -> (Pool<u32, u32, ()>, Steps) {
-    let (pool, workers) = policy(slots.at_once(Pool::builder(), 2)).timer(timer).build(handle);
+    let (pool, workers) = policy(slots.at_once(Pool::builder(), 2))
+        .timer(timer)
+        .build(handle);
     let mut steps = Steps::default();
     for worker in workers {
         steps.add("worker", worker.run());
@@ -284,13 +338,28 @@ fn small_pool(
 
 /// How something comes to wait for a moment: the policy of its pool, and what to submit. What is returned waits for it, until it is
 /// dropped.
-type Waits =
-    (&'static str, fn(Builder<u32, ()>) -> Builder<u32, ()>, fn(&Pool<u32, u32, ()>, &mut Steps) -> Box<dyn Any>);
+type Waits = (
+    &'static str,
+    fn(Builder<u32, ()>) -> Builder<u32, ()>,
+    fn(&Pool<u32, u32, ()>, &mut Steps) -> Box<dyn Any>,
+);
 
 const WAITS: [Waits; 7] = [
-    ("a delay", |builder| builder, |pool, _| Box::new(pool.job(2).delay(MINUTE).try_submit().unwrap())),
-    ("a backoff", |builder| builder.retry(Retry::fixed(MINUTE)), |pool, _| Box::new(pool.try_submit(1).unwrap())),
-    ("a map in backoff", |builder| builder.retry(Retry::fixed(MINUTE)), |pool, steps| begun_map(pool, steps, 1)),
+    (
+        "a delay",
+        |builder| builder,
+        |pool, _| Box::new(pool.job(2).delay(MINUTE).try_submit().unwrap()),
+    ),
+    (
+        "a backoff",
+        |builder| builder.retry(Retry::fixed(MINUTE)),
+        |pool, _| Box::new(pool.try_submit(1).unwrap()),
+    ),
+    (
+        "a map in backoff",
+        |builder| builder.retry(Retry::fixed(MINUTE)),
+        |pool, steps| begun_map(pool, steps, 1),
+    ),
     (
         "a permit",
         |builder| builder.rate_limit(RateLimit::every(MINUTE)),
@@ -311,7 +380,11 @@ const WAITS: [Waits; 7] = [
     ),
     (
         "a permit of a key",
-        |builder| builder.key_by(|n| *n).rate_limit_per_key(RateLimit::every(MINUTE)),
+        |builder| {
+            builder
+                .key_by(|n| *n)
+                .rate_limit_per_key(RateLimit::every(MINUTE))
+        },
         |pool, steps| {
             pool.try_submit(0).unwrap().detach();
             steps.settle();
@@ -369,12 +442,17 @@ fn the_alarm_is_for_the_first_moment_that_is_left_whichever_worker_keeps_the_tim
         steps.settle();
         assert_eq!(clock.sleeping(), 1);
         drop(early);
-        leaver.into_iter().for_each(|worker| steps.drop_task(worker));
+        leaver
+            .into_iter()
+            .for_each(|worker| steps.drop_task(worker));
         steps.settle();
         assert_eq!(clock.sleeping(), 1);
         assert!(clock.advance_to_next());
         steps.settle();
-        assert_eq!((clock.elapsed(), poll_once(pin!(late)), clock.sleeping()), (SECOND * 9, Some(Ok(2)), 0));
+        assert_eq!(
+            (clock.elapsed(), poll_once(pin!(late)), clock.sleeping()),
+            (SECOND * 9, Some(Ok(2)), 0)
+        );
         assert_settled(&pool);
     }
 }
@@ -383,7 +461,8 @@ fn the_alarm_is_for_the_first_moment_that_is_left_whichever_worker_keeps_the_tim
 fn moments_that_move_on_while_jobs_come_and_go_leave_one_alarm_at_most() {
     in_both_ways(|slots| {
         let clock = ManualTimer::new();
-        let (pool, mut steps) = small_pool(slots, clock.clone(), |builder| builder.job_timeout(MINUTE));
+        let (pool, mut steps) =
+            small_pool(slots, clock.clone(), |builder| builder.job_timeout(MINUTE));
         (0..2).for_each(|_| pool.try_submit(0).unwrap().detach());
         steps.settle();
         // The two that run have alarms of their own.
@@ -419,7 +498,11 @@ impl Timer for Using {
 
     fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
         let (pool, drops) = (Arc::clone(&self.pool), Arc::clone(&self.drops));
-        Box::pin(UsingSleep { sleep: self.clock.sleep_until(at), pool, drops })
+        Box::pin(UsingSleep {
+            sleep: self.clock.sleep_until(at),
+            pool,
+            drops,
+        })
     }
 }
 
@@ -453,7 +536,11 @@ fn an_alarm_that_is_given_up_may_use_the_pool_in_its_drop() {
     in_both_ways(|slots| {
         let clock = ManualTimer::new();
         let (place, drops) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
-        let timer = Using { clock: clock.clone(), pool: Arc::clone(&place), drops: Arc::clone(&drops) };
+        let timer = Using {
+            clock: clock.clone(),
+            pool: Arc::clone(&place),
+            drops: Arc::clone(&drops),
+        };
         let (pool, mut steps) = small_pool(slots, timer, |builder| builder);
         *place.lock().unwrap() = Some(pool.clone());
         let [late, early] = [9, 1].map(|n| {

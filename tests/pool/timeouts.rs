@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use brigade::rt::BoxFuture;
 use brigade::{
-    Builder, CancelReason, CollectError, Completion, End, JobError, JobHandle, ManualTimer, Pool, RateLimit, Retry,
-    TimeLimit, Timer,
+    Builder, CancelReason, CollectError, Completion, End, JobError, JobHandle, ManualTimer, Pool,
+    RateLimit, Retry, TimeLimit, Timer,
 };
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{Env, Gate, Starts, assert_over, assert_settled, everywhere, in_both_ways, poll_once, yield_now};
+use crate::harness::{
+    Env, Gate, Starts, assert_over, assert_settled, everywhere, in_both_ways, poll_once, yield_now,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -68,12 +70,19 @@ const fn timed_out(limit: TimeLimit) -> Result<u32, JobError<u32>> {
 }
 
 /// What matters of a completion.
-fn outcome(completion: Completion<u32, u32, u32>) -> (u32, Option<u32>, Result<u32, JobError<u32>>) {
+fn outcome(
+    completion: Completion<u32, u32, u32>,
+) -> (u32, Option<u32>, Result<u32, JobError<u32>>) {
     (completion.attempts, completion.input, completion.result)
 }
 
 /// Expects that these jobs have no outcome a millisecond before that time, and have run out of their own time then.
-async fn expect_to_end_at<In, T, E>(env: &Env, pool: &Pool<In, T, E>, handles: &[Handle], at: Duration) {
+async fn expect_to_end_at<In, T, E>(
+    env: &Env,
+    pool: &Pool<In, T, E>,
+    handles: &[Handle],
+    at: Duration,
+) {
     let timed_out = pool.stats().timed_out;
     env.clock.advance(at - env.clock.elapsed() - millis(1));
     for _ in 0..100 {
@@ -104,14 +113,20 @@ fn jobs_run_out_of_their_time_in_the_queue_though_all_workers_are_busy() {
         expect_to_end_at(&env, &pool, &handles, SECOND).await;
         let [handle] = handles;
         assert_eq!(handle.await, timed_out(TimeLimit::Job));
-        assert_eq!(map.next().await.map(outcome), Some((0, Some(3), timed_out(TimeLimit::Job))));
+        assert_eq!(
+            map.next().await.map(outcome),
+            Some((0, Some(3), timed_out(TimeLimit::Job)))
+        );
         let joined: Vec<_> = group.join().await.into_iter().map(outcome).collect();
         assert_eq!(joined, [(0, Some(4), timed_out(TimeLimit::Job))]);
         // Their places are free, while the others still run.
         let next = [5, 6, 7].map(|n| pool.try_submit(n).unwrap());
         assert_eq!((pool.stats().running, pool.stats().timed_out), (2, 3));
         gate.open(5);
-        for (n, handle) in [0, 1, 5, 6, 7].into_iter().zip(busy.into_iter().chain(next)) {
+        for (n, handle) in [0, 1, 5, 6, 7]
+            .into_iter()
+            .zip(busy.into_iter().chain(next))
+        {
             assert_eq!(handle.await, Ok(n));
         }
         assert_over(&env, &pool).await;
@@ -124,14 +139,29 @@ fn a_job_runs_out_of_its_time_before_its_delay_is_over() {
         let starts = Starts::new(&env.clock);
         let pool = brief_pool(&env, env.in_order(), &starts);
         // At the very moment of its deadline none starts.
-        let delayed = |n, delay| pool.job(n).delay(delay).timeout(secs(5)).try_submit().unwrap();
-        let handles = [delayed(0, HOUR), delayed(2, secs(5)), delayed(4, Duration::MAX)];
+        let delayed = |n, delay| {
+            pool.job(n)
+                .delay(delay)
+                .timeout(secs(5))
+                .try_submit()
+                .unwrap()
+        };
+        let handles = [
+            delayed(0, HOUR),
+            delayed(2, secs(5)),
+            delayed(4, Duration::MAX),
+        ];
         env.clock.sleepers(1).await;
         expect_to_end_at(&env, &pool, &handles, secs(5)).await;
         for handle in handles {
             assert_eq!(handle.await, timed_out(TimeLimit::Job));
         }
-        let in_time = pool.job(6).delay(secs(4)).timeout(secs(5)).try_submit().unwrap();
+        let in_time = pool
+            .job(6)
+            .delay(secs(4))
+            .timeout(secs(5))
+            .try_submit()
+            .unwrap();
         starts.expect(&pool, [(6, secs(9))]).await;
         assert_eq!(in_time.await, Ok(6));
         assert_over(&env, &pool).await;
@@ -142,7 +172,11 @@ fn a_job_runs_out_of_its_time_before_its_delay_is_over() {
 fn a_job_that_waits_for_a_permit_runs_out_of_its_time_and_leaves_the_permit_to_the_next() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let pool = brief_pool(&env, env.in_order().rate_limit(RateLimit::every(secs(10))), &starts);
+        let pool = brief_pool(
+            &env,
+            env.in_order().rate_limit(RateLimit::every(secs(10))),
+            &starts,
+        );
         let first = pool.try_submit(0).unwrap();
         assert_eq!(first.await, Ok(0));
         let late = pool.job(2).timeout(secs(4)).try_submit().unwrap();
@@ -155,7 +189,10 @@ fn a_job_that_waits_for_a_permit_runs_out_of_its_time_and_leaves_the_permit_to_t
         let [late] = handles;
         assert_eq!(late.await, timed_out(TimeLimit::Job));
         starts.expect(&pool, [(0, secs(0)), (6, secs(10))]).await;
-        assert_eq!((too_late.await, last.await), (timed_out(TimeLimit::Job), Ok(6)));
+        assert_eq!(
+            (too_late.await, last.await),
+            (timed_out(TimeLimit::Job), Ok(6))
+        );
         assert_over(&env, &pool).await;
     });
 }
@@ -164,7 +201,10 @@ fn a_job_that_waits_for_a_permit_runs_out_of_its_time_and_leaves_the_permit_to_t
 fn a_job_that_waits_for_another_attempt_runs_out_of_its_time_with_the_attempts_it_had() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let builder = env.in_order().job_timeout(secs(15)).retry(Retry::fixed(secs(10)));
+        let builder = env
+            .in_order()
+            .job_timeout(secs(15))
+            .retry(Retry::fixed(secs(10)));
         let pool = brief_pool(&env, builder, &starts);
         let handles = [pool.try_submit(1).unwrap()];
         let mut map = pool.map([3]);
@@ -178,7 +218,10 @@ fn a_job_that_waits_for_another_attempt_runs_out_of_its_time_with_the_attempts_i
         expect_to_end_at(&env, &pool, &handles, secs(15)).await;
         let [handle] = handles;
         assert_eq!(handle.await, timed_out(TimeLimit::Job));
-        assert_eq!(map.next().await.map(outcome), Some((1, Some(3), timed_out(TimeLimit::Job))));
+        assert_eq!(
+            map.next().await.map(outcome),
+            Some((1, Some(3), timed_out(TimeLimit::Job)))
+        );
         pool.resume();
         assert_eq!(assert_over(&env, &pool).await.timed_out, 2);
         assert_eq!(starts.take(), []);
@@ -218,9 +261,20 @@ fn the_time_of_a_job_counts_its_waits_and_all_its_attempts() {
         ] {
             for is_pools in [false, true] {
                 let gate = Gate::new();
-                let builder = env.in_order().attempt_timeout(secs(5)).retry(Retry::fixed(SECOND));
+                let builder = env
+                    .in_order()
+                    .attempt_timeout(secs(5))
+                    .retry(Retry::fixed(SECOND));
                 let (with_own, began) = (builder.clone().job_timeout(own), env.clock.elapsed());
-                let pool = gated_pool(&env, if is_pools { with_own } else { builder.job_timeout(secs(2)) }, &gate);
+                let pool = gated_pool(
+                    &env,
+                    if is_pools {
+                        with_own
+                    } else {
+                        builder.job_timeout(secs(2))
+                    },
+                    &gate,
+                );
                 let job = pool.job(0);
                 let job = if is_pools { job } else { job.timeout(own) };
                 let handle = job.try_submit().unwrap();
@@ -247,7 +301,10 @@ fn the_time_of_a_job_counts_its_waits_and_all_its_attempts() {
 #[test]
 fn a_result_at_the_very_moment_at_which_its_job_runs_out_of_time_wins() {
     everywhere(|env| async move {
-        let builder = env.in_order().rate_limit(RateLimit::per_second(1).burst(9)).job_timeout(millis(50));
+        let builder = env
+            .in_order()
+            .rate_limit(RateLimit::per_second(1).burst(9))
+            .job_timeout(millis(50));
         let pool = sleeping_pool(&env, builder.retry(Retry::fixed(SECOND)));
         let (handle, mut map) = (pool.try_submit(50).unwrap(), pool.map([50]));
         env.clock.sleepers(2).await;
@@ -265,13 +322,20 @@ fn a_result_at_the_very_moment_at_which_its_job_runs_out_of_time_wins() {
 fn a_cancellation_wins_over_a_limit_that_passes_later() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let builder = env.at_once(2).job_timeout(SECOND).attempt_timeout(SECOND).retry(Retry::fixed(SECOND));
+        let builder = env
+            .at_once(2)
+            .job_timeout(SECOND)
+            .attempt_timeout(SECOND)
+            .retry(Retry::fixed(SECOND));
         let pool = gated_pool(&env, builder, &gate);
         let running = pool.try_submit(0).unwrap();
         let mut map = pool.map([1]);
         assert_eq!(poll_once(pin!(map.next())), None);
         gate.arrived(2).await;
-        let (queued, delayed) = (pool.try_submit(2).unwrap(), pool.job(3).delay(millis(1)).try_submit().unwrap());
+        let (queued, delayed) = (
+            pool.try_submit(2).unwrap(),
+            pool.job(3).delay(millis(1)).try_submit().unwrap(),
+        );
         env.clock.sleepers(3).await;
         let cancelled = [running.cancel(), queued.cancel(), delayed.cancel()];
         map.cancel();
@@ -316,7 +380,10 @@ fn a_cancellation_that_comes_right_before_the_worker_finds_the_limit_passed_wins
             drop(handle.lock().unwrap().take());
             moved.advance(HOUR);
         });
-        let timer = Meddling { clock, first: Mutex::new(Some(first)) };
+        let timer = Meddling {
+            clock,
+            first: Mutex::new(Some(first)),
+        };
         let (pool, workers) = slots
             .in_order(Pool::builder())
             .attempt_timeout(SECOND)
@@ -337,7 +404,10 @@ fn attempts_that_take_too_long_are_made_again_and_others_are_not() {
         let late = || timed_out(TimeLimit::Attempt);
         for is_ordered in [true, false] {
             let retry = Retry::fixed(Duration::ZERO).max_attempts(2);
-            let pool = sleeping_pool(&env, env.at_once(4).attempt_timeout(millis(50)).retry(retry));
+            let pool = sleeping_pool(
+                &env,
+                env.at_once(4).attempt_timeout(millis(50)).retry(retry),
+            );
             let mut map = pool.map([100, 1, 100, 1]);
             if is_ordered {
                 map = map.ordered();
@@ -434,7 +504,12 @@ async fn run_out<F: Future>(env: &Env, sleepers: usize, future: F) -> F::Output 
 fn the_deadline_of_a_map_bounds_it_whatever_the_number_of_its_jobs() {
     everywhere(|env| async move {
         for jobs in [4, 40, 400, usize::MAX] {
-            let pool = sleeping_pool(&env, env.one_by_one().queue_capacity(30).attempt_timeout(secs(60)));
+            let pool = sleeping_pool(
+                &env,
+                env.one_by_one()
+                    .queue_capacity(30)
+                    .attempt_timeout(secs(60)),
+            );
             let (began, pulled) = (env.clock.elapsed(), AtomicUsize::new(0));
             let inputs = (0..jobs).map(|_| {
                 pulled.fetch_add(1, Ordering::SeqCst);
@@ -452,9 +527,15 @@ fn the_deadline_of_a_map_bounds_it_whatever_the_number_of_its_jobs() {
             };
             assert_eq!(seen, (0..seen.len()).map(expected).collect::<Vec<_>>());
             let summary = map.summary();
-            assert_eq!((summary.end, summary.succeeded, summary.cancelled), (End::TimedOut, 3, seen.len() - 3));
+            assert_eq!(
+                (summary.end, summary.succeeded, summary.cancelled),
+                (End::TimedOut, 3, seen.len() - 3)
+            );
             // No more was pulled than there was room for: one that runs, and the queue.
-            assert_eq!((seen.len(), seen.len() <= jobs.min(3 + 1 + 30)), (pulled.load(Ordering::SeqCst), true));
+            assert_eq!(
+                (seen.len(), seen.len() <= jobs.min(3 + 1 + 30)),
+                (pulled.load(Ordering::SeqCst), true)
+            );
             let stats = assert_over(&env, &pool).await;
             assert_eq!((stats.succeeded, stats.timed_out), (3, 0));
         }
@@ -465,7 +546,10 @@ fn the_deadline_of_a_map_bounds_it_whatever_the_number_of_its_jobs() {
 fn the_deadline_of_a_map_ends_what_waits_for_a_permit_and_for_another_attempt() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
-        let builder = env.in_order().rate_limit(RateLimit::every(secs(10)).burst(2)).retry(Retry::fixed(HOUR));
+        let builder = env
+            .in_order()
+            .rate_limit(RateLimit::every(secs(10)).burst(2))
+            .retry(Retry::fixed(HOUR));
         let pool = brief_pool(&env, builder, &starts);
         let mut map = pool.map([0, 1, 2, 3]).deadline(secs(5)).ordered();
         let mut seen = vec![map.next().await.map(outcome)];
@@ -477,11 +561,28 @@ fn the_deadline_of_a_map_ends_what_waits_for_a_permit_and_for_another_attempt() 
         for _ in 0..4 {
             seen.push(map.next().await.map(outcome));
         }
-        let late = |attempts, input| Some((attempts, Some(input), Err(JobError::Cancelled(CancelReason::Deadline))));
-        assert_eq!(seen, [Some((1, None, Ok(0))), late(1, 1), late(0, 2), late(0, 3), None]);
+        let late = |attempts, input| {
+            Some((
+                attempts,
+                Some(input),
+                Err(JobError::Cancelled(CancelReason::Deadline)),
+            ))
+        };
+        assert_eq!(
+            seen,
+            [
+                Some((1, None, Ok(0))),
+                late(1, 1),
+                late(0, 2),
+                late(0, 3),
+                None
+            ]
+        );
         // They leave their permits: the next one is there at ten seconds.
         let next = pool.try_submit(4).unwrap();
-        starts.expect(&pool, [(0, secs(0)), (1, secs(0)), (4, secs(10))]).await;
+        starts
+            .expect(&pool, [(0, secs(0)), (1, secs(0)), (4, secs(10))])
+            .await;
         assert_eq!(next.await, Ok(4));
         assert_over(&env, &pool).await;
     });
@@ -501,7 +602,15 @@ fn jobs_that_are_finished_when_their_map_runs_out_of_time_keep_their_outcome() {
         env.clock.advance(SECOND);
         let seen = (&mut map).map(outcome).collect::<Vec<_>>().await;
         let late = || Err(JobError::Cancelled(CancelReason::Deadline));
-        assert_eq!(seen, [(1, None, Ok(0)), (1, None, Ok(1)), (1, None, late()), (0, Some(3), late())]);
+        assert_eq!(
+            seen,
+            [
+                (1, None, Ok(0)),
+                (1, None, Ok(1)),
+                (1, None, late()),
+                (0, Some(3), late())
+            ]
+        );
         assert_eq!(map.summary().end, End::TimedOut);
         assert_over(&env, &pool).await;
     });
@@ -512,18 +621,33 @@ fn the_deadline_of_a_map_counts_from_when_it_was_set() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
         let pool = brief_pool(&env, env.in_order().job_timeout(HOUR), &starts);
-        let maps = [pool.map([0, 2]).deadline(SECOND), pool.map([0, 2]).deadline(Duration::ZERO)];
+        let maps = [
+            pool.map([0, 2]).deadline(SECOND),
+            pool.map([0, 2]).deadline(Duration::ZERO),
+        ];
         env.clock.advance(SECOND);
         for mut map in maps {
             assert_eq!(map.next().await, None);
-            assert_eq!((map.summary().end, map.summary().accepted), (End::TimedOut, 0));
+            assert_eq!(
+                (map.summary().end, map.summary().accepted),
+                (End::TimedOut, 0)
+            );
         }
         let mut endless = pool.map([0, 2]).deadline(Duration::MAX);
         env.clock.advance(HOUR * 24);
-        assert_eq!((&mut endless).map(|c| c.result).collect::<Vec<_>>().await, [Ok(0), Ok(2)]);
+        assert_eq!(
+            (&mut endless).map(|c| c.result).collect::<Vec<_>>().await,
+            [Ok(0), Ok(2)]
+        );
         assert_eq!(endless.summary().end, End::Complete);
-        let late = pool.map([0]).deadline(Duration::ZERO).try_collect::<Vec<_>>().await;
-        assert!(matches!(late, Err(CollectError::Incomplete(summary)) if summary.end == End::TimedOut));
+        let late = pool
+            .map([0])
+            .deadline(Duration::ZERO)
+            .try_collect::<Vec<_>>()
+            .await;
+        assert!(
+            matches!(late, Err(CollectError::Incomplete(summary)) if summary.end == End::TimedOut)
+        );
         assert_over(&env, &pool).await;
     });
 }
@@ -545,7 +669,10 @@ fn a_map_that_ends_in_time_leaves_no_timer() {
 }
 
 /// Jobs that end at once, or after a moment, so that their limit needs a timer; notes how many sleep at most.
-fn limited(clock: &ManualTimer, most: &Arc<AtomicUsize>) -> impl Fn(u32) -> future::Boxed<Result<u32, ()>> + use<> {
+fn limited(
+    clock: &ManualTimer,
+    most: &Arc<AtomicUsize>,
+) -> impl Fn(u32) -> future::Boxed<Result<u32, ()>> + use<> {
     let (clock, most) = (clock.clone(), Arc::clone(most));
     move |n| {
         most.fetch_max(clock.sleeping(), Ordering::SeqCst);
@@ -576,7 +703,11 @@ fn jobs_that_end_long_before_their_limits_leave_no_timer() {
 fn a_hundred_thousand_jobs_leave_no_timer_while_the_pool_is_there() {
     // One thread, for the sake of speed.
     let (clock, most) = (ManualTimer::new(), Arc::default());
-    let builder = Pool::builder().workers(3).job_timeout(HOUR).attempt_timeout(HOUR).timer(clock.clone());
+    let builder = Pool::builder()
+        .workers(3)
+        .job_timeout(HOUR)
+        .attempt_timeout(HOUR)
+        .timer(clock.clone());
     let (pool, workers) = builder.build(limited(&clock, &most));
     future::block_on(workers.drive(async {
         let summary = pool.map(0..100_000).for_each(drop).await;

@@ -7,14 +7,20 @@ use std::time::Duration;
 
 use async_executor::LocalExecutor;
 use brigade::rt::BoxFuture;
-use brigade::{End, Event, Group, JobError, JobHandle, ManualTimer, Observer, Pool, RateLimit, Retry, Submitter};
+use brigade::{
+    End, Event, Group, JobError, JobHandle, ManualTimer, Observer, Pool, RateLimit, Retry,
+    Submitter,
+};
 use futures::stream::FuturesUnordered;
 use futures_lite::{Stream, StreamExt};
 
 use crate::harness::{Gate, assert_settled, in_both_ways, on_wake, poll_once};
 
 /// One parent starts in the first worker; the other one in the last, which has the first one's child before it.
-fn answer_parents<W: Future<Output = ()>>(pool: &Pool<u32, u32, &'static str>, workers: &mut [Pin<Box<W>>]) {
+fn answer_parents<W: Future<Output = ()>>(
+    pool: &Pool<u32, u32, &'static str>,
+    workers: &mut [Pin<Box<W>>],
+) {
     let first = pool.try_submit(11).unwrap();
     assert_eq!(poll_once(workers[0].as_mut()), None);
     let second = pool.try_submit(12).unwrap();
@@ -33,16 +39,22 @@ fn answer_parents<W: Future<Output = ()>>(pool: &Pool<u32, u32, &'static str>, w
 #[test]
 fn a_job_whose_wait_is_over_does_not_count_as_waiting() {
     in_both_ways(|slots| {
-        let (pool, workers) = slots.at_once(Pool::builder(), 2).timer(ManualTimer::new()).build_with_submitter(
-            |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
-                if n < 10 {
-                    return Ok(n);
-                }
-                let child = jobs.submit(n - 10).map_err(|_| "refused")?;
-                child.await.map_err(|_| "the wait was refused")
-            },
-        );
-        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let (pool, workers) = slots
+            .at_once(Pool::builder(), 2)
+            .timer(ManualTimer::new())
+            .build_with_submitter(
+                |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
+                    if n < 10 {
+                        return Ok(n);
+                    }
+                    let child = jobs.submit(n - 10).map_err(|_| "refused")?;
+                    child.await.map_err(|_| "the wait was refused")
+                },
+            );
+        let mut workers: Vec<_> = workers
+            .into_iter()
+            .map(|worker| Box::pin(worker.run()))
+            .collect();
         answer_parents(&pool, &mut workers);
         assert_settled(&pool);
     });
@@ -54,18 +66,26 @@ fn a_job_whose_map_has_something_to_read_does_not_count_as_waiting() {
     in_both_ways(|slots| {
         let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
         let inside = Arc::clone(&own);
-        let (pool, workers) = slots.at_once(Pool::builder(), 2).timer(ManualTimer::new()).build(move |n: u32| {
-            let own = inside.lock().unwrap().clone();
-            async move {
-                if n < 10 {
-                    return Ok(n);
+        let (pool, workers) = slots
+            .at_once(Pool::builder(), 2)
+            .timer(ManualTimer::new())
+            .build(move |n: u32| {
+                let own = inside.lock().unwrap().clone();
+                async move {
+                    if n < 10 {
+                        return Ok(n);
+                    }
+                    let values = own.unwrap().map([n - 10]).try_collect::<Vec<_>>().await;
+                    values
+                        .map(|values| values[0])
+                        .map_err(|_| "the wait was refused")
                 }
-                let values = own.unwrap().map([n - 10]).try_collect::<Vec<_>>().await;
-                values.map(|values| values[0]).map_err(|_| "the wait was refused")
-            }
-        });
+            });
         *own.lock().unwrap() = Some(pool.clone());
-        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut workers: Vec<_> = workers
+            .into_iter()
+            .map(|worker| Box::pin(worker.run()))
+            .collect();
         answer_parents(&pool, &mut workers);
         *own.lock().unwrap() = None;
     });
@@ -87,7 +107,12 @@ fn a_job_is_told_that_it_would_wait_for_ever_when_the_last_job_that_could_start_
                 let own = inside.lock().unwrap().clone();
                 async move {
                     match n {
-                        0 => own.unwrap().try_submit(2).unwrap().await.map_err(|_| "the wait was refused"),
+                        0 => own
+                            .unwrap()
+                            .try_submit(2)
+                            .unwrap()
+                            .await
+                            .map_err(|_| "the wait was refused"),
                         n => Ok(n),
                     }
                 }
@@ -110,7 +135,10 @@ fn a_job_is_told_that_it_would_wait_for_ever_when_the_last_job_that_could_start_
         assert_eq!(poll_once(pin!(&mut parent)), None);
         drop(map);
         turns();
-        assert_eq!(poll_once(pin!(&mut parent)), Some(Err(JobError::Failed("the wait was refused"))));
+        assert_eq!(
+            poll_once(pin!(&mut parent)),
+            Some(Err(JobError::Failed("the wait was refused")))
+        );
         *own.lock().unwrap() = None;
     });
 }
@@ -121,40 +149,52 @@ fn an_outcome_that_has_not_left_its_worker_ends_a_wait_all_the_same() {
     type Worker = Arc<Mutex<Option<BoxFuture<'static, ()>>>>;
     let (own, other): (Arc<Mutex<Option<Pool<u32, u32, String>>>>, Worker) = Default::default();
     let (inside, reader) = (Arc::clone(&own), Arc::clone(&other));
-    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build(move |n: u32| {
-        let (pool, reader) = (inside.lock().unwrap().clone().unwrap(), Arc::clone(&reader));
-        async move {
-            match n {
-                // Reads two of three.
-                100 => {
-                    let mut map = pool.map(1..4);
-                    for expected in [Ok(1), Ok(2)] {
-                        assert_eq!(map.next().await.unwrap().result, expected);
+    let (pool, workers) =
+        Pool::builder()
+            .workers(2)
+            .timer(ManualTimer::new())
+            .build(move |n: u32| {
+                let (pool, reader) = (inside.lock().unwrap().clone().unwrap(), Arc::clone(&reader));
+                async move {
+                    match n {
+                        // Reads two of three.
+                        100 => {
+                            let mut map = pool.map(1..4);
+                            for expected in [Ok(1), Ok(2)] {
+                                assert_eq!(map.next().await.unwrap().result, expected);
+                            }
+                        }
+                        3 => {
+                            let mut child =
+                                pool.try_submit(7).map_err(|refused| refused.to_string())?;
+                            let waits = poll_once(pin!(&mut child)).is_none();
+                            assert!(waits);
+                            // The reader has one to read, and waits for the next.
+                            let mut reader = reader.lock().unwrap().take().unwrap();
+                            assert_eq!(poll_once(reader.as_mut()), None);
+                            return child.await.map_err(|error| error.to_string());
+                        }
+                        _ => {}
                     }
+                    Ok(n)
                 }
-                3 => {
-                    let mut child = pool.try_submit(7).map_err(|refused| refused.to_string())?;
-                    let waits = poll_once(pin!(&mut child)).is_none();
-                    assert!(waits);
-                    // The reader has one to read, and waits for the next.
-                    let mut reader = reader.lock().unwrap().take().unwrap();
-                    assert_eq!(poll_once(reader.as_mut()), None);
-                    return child.await.map_err(|error| error.to_string());
-                }
-                _ => {}
-            }
-            Ok(n)
-        }
-    });
+            });
     *own.lock().unwrap() = Some(pool.clone());
     let mut workers = workers.into_iter();
-    let (mut first, second) = (Box::pin(workers.next().unwrap().run()), workers.next().unwrap().run());
+    let (mut first, second) = (
+        Box::pin(workers.next().unwrap().run()),
+        workers.next().unwrap().run(),
+    );
     let mut reads = pool.try_submit(100).unwrap();
     let mut second: BoxFuture<'static, ()> = Box::pin(second);
     assert_eq!(poll_once(second.as_mut()), None);
     *other.lock().unwrap() = Some(second);
     assert_eq!(poll_once(first.as_mut()), None);
-    assert_eq!(poll_once(pin!(&mut reads)), None, "it is told that it waits for ever");
+    assert_eq!(
+        poll_once(pin!(&mut reads)),
+        None,
+        "it is told that it waits for ever"
+    );
     *own.lock().unwrap() = None;
 }
 
@@ -167,11 +207,20 @@ fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
         let (inside, gate) = (Arc::clone(&own), Gate::new());
         let pass = gate.clone();
         let retry = Retry::fixed(Duration::ZERO).when(|error: &&str| *error == "again");
-        let (pool, workers) =
-            slots.at_once(Pool::builder(), 2).retry(retry).timer(ManualTimer::new()).build(move |n: u32| {
-                let (own, kept, gate) = (inside.lock().unwrap().clone(), Arc::clone(&kept), pass.clone());
+        let (pool, workers) = slots
+            .at_once(Pool::builder(), 2)
+            .retry(retry)
+            .timer(ManualTimer::new())
+            .build(move |n: u32| {
+                let (own, kept, gate) = (
+                    inside.lock().unwrap().clone(),
+                    Arc::clone(&kept),
+                    pass.clone(),
+                );
                 async move {
-                    let Some(pool) = own.filter(|_| n >= 10) else { return Ok(n) };
+                    let Some(pool) = own.filter(|_| n >= 10) else {
+                        return Ok(n);
+                    };
                     let kept_before = kept.lock().unwrap().take();
                     let child = match kept_before {
                         _ if n == 12 => {
@@ -190,7 +239,10 @@ fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
                 }
             });
         *own.lock().unwrap() = Some(pool.clone());
-        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut workers: Vec<_> = workers
+            .into_iter()
+            .map(|worker| Box::pin(worker.run()))
+            .collect();
         let mut other = pool.try_submit(12).unwrap();
         assert_eq!(poll_once(workers[0].as_mut()), None);
         let mut parent = pool.job(11).priority(1).try_submit().unwrap();
@@ -201,7 +253,10 @@ fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
                 assert_eq!(poll_once(worker.as_mut()), None);
             }
         }
-        assert_eq!(poll_once(pin!(&mut other)), Some(Err(JobError::Failed("the wait was refused"))));
+        assert_eq!(
+            poll_once(pin!(&mut other)),
+            Some(Err(JobError::Failed("the wait was refused")))
+        );
         assert_eq!(poll_once(pin!(&mut parent)), Some(Ok(1)));
         assert_eq!(pool.stats().retries, 1);
         *own.lock().unwrap() = None;
@@ -213,8 +268,10 @@ fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
 #[test]
 fn a_job_whose_wait_is_about_to_be_over_does_not_count_as_waiting() {
     for way in ["a handle", "a map", "a map of two"] {
-        let (own, first): (Arc<Mutex<Option<Pool<u32, u32, &'static str>>>>, Arc<Mutex<Option<BoxFuture<'_, ()>>>>) =
-            Default::default();
+        let (own, first): (
+            Arc<Mutex<Option<Pool<u32, u32, &'static str>>>>,
+            Arc<Mutex<Option<BoxFuture<'_, ()>>>>,
+        ) = Default::default();
         let (inside, looks) = (Arc::clone(&own), Arc::clone(&first));
         let (pool, workers) = Pool::builder()
             .workers(3)
@@ -231,21 +288,36 @@ fn a_job_whose_wait_is_about_to_be_over_does_not_count_as_waiting() {
             .build(move |n: u32| {
                 let own = inside.lock().unwrap().clone();
                 async move {
-                    let Some(pool) = own.filter(|_| n >= 10) else { return Ok(n) };
+                    let Some(pool) = own.filter(|_| n >= 10) else {
+                        return Ok(n);
+                    };
                     if way == "a handle" {
-                        return pool.try_submit(n - 10).unwrap().await.map_err(|_| "the wait was refused");
+                        return pool
+                            .try_submit(n - 10)
+                            .unwrap()
+                            .await
+                            .map_err(|_| "the wait was refused");
                     }
                     let children = if way == "a map" { 1..2 } else { 1..3 };
                     let values = pool.map(children).try_collect::<Vec<_>>().await;
-                    values.map(|values| values[0]).map_err(|_| "the wait was refused")
+                    values
+                        .map(|values| values[0])
+                        .map_err(|_| "the wait was refused")
                 }
             });
         *own.lock().unwrap() = Some(pool.clone());
-        let mut workers = workers.into_iter().map(|worker| -> BoxFuture<'_, ()> { Box::pin(worker.run()) });
+        let mut workers = workers
+            .into_iter()
+            .map(|worker| -> BoxFuture<'_, ()> { Box::pin(worker.run()) });
         *first.lock().unwrap() = workers.next();
         let mut others: Vec<_> = workers.collect();
         let mut parent = pool.try_submit(11).unwrap();
-        let poll_first = || assert_eq!(poll_once(first.lock().unwrap().as_mut().unwrap().as_mut()), None);
+        let poll_first = || {
+            assert_eq!(
+                poll_once(first.lock().unwrap().as_mut().unwrap().as_mut()),
+                None
+            )
+        };
         poll_first();
         for worker in &mut others {
             assert_eq!(poll_once(worker.as_mut()), None);
@@ -260,25 +332,33 @@ fn a_job_whose_wait_is_about_to_be_over_does_not_count_as_waiting() {
 /// `FuturesUnordered` polls only those of its futures that were woken themselves.
 #[test]
 fn a_wait_deep_inside_a_job_ends_when_the_other_worker_leaves() {
-    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build_with_submitter(
-        |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
-            if n < 10 {
-                return Ok(n);
-            }
-            let mut children: FuturesUnordered<_> = [jobs.submit(1).map_err(|_| "refused")?].into_iter().collect();
-            match children.next().await {
-                Some(Ok(n)) => Ok(n),
-                _ => Err("the wait was refused"),
-            }
-        },
-    );
+    let (pool, workers) = Pool::builder()
+        .workers(2)
+        .timer(ManualTimer::new())
+        .build_with_submitter(
+            |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
+                if n < 10 {
+                    return Ok(n);
+                }
+                let mut children: FuturesUnordered<_> = [jobs.submit(1).map_err(|_| "refused")?]
+                    .into_iter()
+                    .collect();
+                match children.next().await {
+                    Some(Ok(n)) => Ok(n),
+                    _ => Err("the wait was refused"),
+                }
+            },
+        );
     let mut workers = workers.into_iter().map(|worker| Box::pin(worker.run()));
     let (mut one, two) = (workers.next().unwrap(), workers.next().unwrap());
     let mut parent = pool.try_submit(10).unwrap();
     assert_eq!(poll_once(one.as_mut()), None);
     drop(two);
     assert_eq!(poll_once(one.as_mut()), None);
-    assert_eq!(poll_once(pin!(&mut parent)), Some(Err(brigade::JobError::Failed("the wait was refused"))));
+    assert_eq!(
+        poll_once(pin!(&mut parent)),
+        Some(Err(brigade::JobError::Failed("the wait was refused")))
+    );
     assert_settled(&pool);
 }
 
@@ -289,17 +369,24 @@ fn a_group_that_is_done_can_be_read_to_its_end_inside_a_job() {
     in_both_ways(|slots| {
         let place: Place = Arc::default();
         let inside = Arc::clone(&place);
-        let (pool, workers) = slots.in_order(Pool::builder()).timer(ManualTimer::new()).build(move |n: u32| {
-            let group = (n == 10).then(|| inside.lock().unwrap().take()).flatten();
-            async move {
-                let Some(mut group) = group else { return Ok(n) };
-                let mut sum = 0;
-                while let Some(completion) = group.next().await {
-                    sum += completion.result.map_err(|_| End::Abandoned)?;
+        let (pool, workers) = slots
+            .in_order(Pool::builder())
+            .timer(ManualTimer::new())
+            .build(move |n: u32| {
+                let group = (n == 10).then(|| inside.lock().unwrap().take()).flatten();
+                async move {
+                    let Some(mut group) = group else { return Ok(n) };
+                    let mut sum = 0;
+                    while let Some(completion) = group.next().await {
+                        sum += completion.result.map_err(|_| End::Abandoned)?;
+                    }
+                    if group.summary().is_complete() {
+                        Ok(sum)
+                    } else {
+                        Err(group.summary().end)
+                    }
                 }
-                if group.summary().is_complete() { Ok(sum) } else { Err(group.summary().end) }
-            }
-        });
+            });
         let group = pool.group();
         for n in 1..4 {
             group.try_submit(n).unwrap();
@@ -317,26 +404,37 @@ fn a_job_that_was_given_room_does_not_count_as_waiting() {
     in_both_ways(|slots| {
         let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
         let inside = Arc::clone(&own);
-        let (pool, workers) =
-            slots.at_once(Pool::builder(), 2).queue_capacity(1).timer(ManualTimer::new()).build_with_submitter(
-                move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
-                    let own = inside.lock().unwrap().clone();
-                    async move {
-                        match n {
-                            10 => {
-                                let pool = own.unwrap();
-                                pool.try_submit(20).map_err(|_| "full")?.detach();
-                                pool.submit(1).await.map_err(|_| "the wait for room was refused")?.detach();
-                                Ok(n)
-                            }
-                            20 => jobs.submit(2).map_err(|_| "refused")?.await.map_err(|_| "the wait was refused"),
-                            _ => Ok(n),
+        let (pool, workers) = slots
+            .at_once(Pool::builder(), 2)
+            .queue_capacity(1)
+            .timer(ManualTimer::new())
+            .build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
+                let own = inside.lock().unwrap().clone();
+                async move {
+                    match n {
+                        10 => {
+                            let pool = own.unwrap();
+                            pool.try_submit(20).map_err(|_| "full")?.detach();
+                            pool.submit(1)
+                                .await
+                                .map_err(|_| "the wait for room was refused")?
+                                .detach();
+                            Ok(n)
                         }
+                        20 => jobs
+                            .submit(2)
+                            .map_err(|_| "refused")?
+                            .await
+                            .map_err(|_| "the wait was refused"),
+                        _ => Ok(n),
                     }
-                },
-            );
+                }
+            });
         *own.lock().unwrap() = Some(pool.clone());
-        let mut workers: Vec<_> = workers.into_iter().map(|worker| Box::pin(worker.run())).collect();
+        let mut workers: Vec<_> = workers
+            .into_iter()
+            .map(|worker| Box::pin(worker.run()))
+            .collect();
         let mut first = pool.try_submit(10).unwrap();
         for _ in 0..4 {
             for worker in &mut workers {
@@ -344,13 +442,19 @@ fn a_job_that_was_given_room_does_not_count_as_waiting() {
             }
         }
         assert_eq!(poll_once(pin!(&mut first)), Some(Ok(10)));
-        assert_eq!((pool.stats().succeeded, assert_settled(&pool).accepted), (4, 4));
+        assert_eq!(
+            (pool.stats().succeeded, assert_settled(&pool).accepted),
+            (4, 4)
+        );
         *own.lock().unwrap() = None;
     });
 }
 
 /// Looks at a handle at each end of a job.
-struct Look(Arc<Mutex<Option<JobHandle<u32, u32, ()>>>>, Arc<Mutex<Vec<(bool, bool)>>>);
+struct Look(
+    Arc<Mutex<Option<JobHandle<u32, u32, ()>>>>,
+    Arc<Mutex<Vec<(bool, bool)>>>,
+);
 
 impl Observer for Look {
     fn on_event(&self, event: &Event) {
@@ -368,18 +472,28 @@ impl Observer for Look {
 fn a_handle_that_is_finished_is_ready() {
     let (place, seen) = (Arc::default(), Arc::default());
     let look = Look(Arc::clone(&place), Arc::clone(&seen));
-    let (pool, workers) =
-        Pool::builder().observe(look).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    let (pool, workers) = Pool::builder()
+        .observe(look)
+        .timer(ManualTimer::new())
+        .build(|n: u32| async move { Ok::<_, ()>(n) });
     *place.lock().unwrap() = Some(pool.try_submit(1).unwrap());
     drop(workers);
     let seen = seen.lock().unwrap();
-    assert!(!seen.is_empty() && seen.iter().all(|(is_finished, is_ready)| is_finished == is_ready), "{seen:?}");
+    assert!(
+        !seen.is_empty()
+            && seen
+                .iter()
+                .all(|(is_finished, is_ready)| is_finished == is_ready),
+        "{seen:?}"
+    );
 }
 
 #[test]
 fn an_abort_that_finds_the_pool_idle_has_all_inputs() {
     for is_streamed in [false, true] {
-        let (pool, _workers) = Pool::builder().timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+        let (pool, _workers) = Pool::builder()
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { Ok::<_, ()>(n) });
         let group = pool.group();
         if is_streamed {
             group.try_submit(7).unwrap();
@@ -390,10 +504,18 @@ fn an_abort_that_finds_the_pool_idle_has_all_inputs() {
         let (again, (report, reported)) = (pool.clone(), std::sync::mpsc::channel());
         let waker = on_wake(move || report.send(poll_once(pin!(again.abort()))).unwrap());
         let mut idle = pin!(pool.wait_idle());
-        assert!(idle.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(
+            idle.as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
         let first = poll_once(pin!(pool.abort())).unwrap();
         let second = reported.try_recv().unwrap().expect("the pool is idle");
-        let inputs: Vec<_> = second.unstarted.into_iter().map(|unstarted| unstarted.input).collect();
+        let inputs: Vec<_> = second
+            .unstarted
+            .into_iter()
+            .map(|unstarted| unstarted.input)
+            .collect();
         assert_eq!((inputs, first.unstarted.len()), (vec![7], 0));
     }
 }
@@ -410,11 +532,19 @@ fn a_map_that_is_not_polled_keeps_no_room_from_others() {
         let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
         pool.try_submit(1).unwrap().detach();
         let mut map = pool.map(2..5);
-        assert!(Pin::new(&mut map).poll_next(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(
+            Pin::new(&mut map)
+                .poll_next(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
         let mut submit = pin!(pool.submit(3));
         assert!(poll_once(submit.as_mut()).is_none());
         assert_eq!(poll_once(worker.as_mut()), None);
-        assert!(poll_once(submit.as_mut()).is_some(), "nothing is queued, nothing runs: {:?}", pool.stats());
+        assert!(
+            poll_once(submit.as_mut()).is_some(),
+            "nothing is queued, nothing runs: {:?}",
+            pool.stats()
+        );
     });
 }
 
@@ -422,22 +552,27 @@ fn a_map_that_is_not_polled_keeps_no_room_from_others() {
 #[test]
 fn what_nobody_reads_is_bounded_also_where_jobs_add_jobs() {
     in_both_ways(|slots| {
-        let (pool, workers) =
-            slots.in_order(Pool::builder()).child_capacity(4).timer(ManualTimer::new()).build_with_submitter(
-                |n: u32, jobs: Submitter<u32, u32, ()>| async move {
-                    if n < 2000 {
-                        jobs.add(n + 1).map_err(drop)?;
-                    }
-                    Ok(n)
-                },
-            );
+        let (pool, workers) = slots
+            .in_order(Pool::builder())
+            .child_capacity(4)
+            .timer(ManualTimer::new())
+            .build_with_submitter(|n: u32, jobs: Submitter<u32, u32, ()>| async move {
+                if n < 2000 {
+                    jobs.add(n + 1).map_err(drop)?;
+                }
+                Ok(n)
+            });
         let mut worker = Box::pin(workers.into_iter().next().unwrap().run());
         let group = pool.group().window(1);
         group.try_submit(0).unwrap();
         for _ in 0..20 {
             assert_eq!(poll_once(worker.as_mut()), None);
         }
-        assert!(group.unread() <= 1 + 4, "{} completions are unread", group.unread());
+        assert!(
+            group.unread() <= 1 + 4,
+            "{} completions are unread",
+            group.unread()
+        );
     });
 }
 
@@ -459,7 +594,10 @@ fn a_job_that_has_read_one_of_several_completions_does_not_count_as_waiting() {
                         let mut map = pool.map(0..3);
                         let _ = (map.next().await, map.next().await);
                         gate.pass().await;
-                        map.next().await.and_then(|last| last.result.ok()).ok_or("the map was cancelled")
+                        map.next()
+                            .await
+                            .and_then(|last| last.result.ok())
+                            .ok_or("the map was cancelled")
                     }
                     2 => {
                         for _ in 0..2 {
@@ -467,13 +605,21 @@ fn a_job_that_has_read_one_of_several_completions_does_not_count_as_waiting() {
                         }
                         Ok(2)
                     }
-                    200 => pool.submit(300).await.map_err(|_| "refused")?.await.map_err(|_| "the wait was refused"),
+                    200 => pool
+                        .submit(300)
+                        .await
+                        .map_err(|_| "refused")?
+                        .await
+                        .map_err(|_| "the wait was refused"),
                     n => Ok(n),
                 }
             }
         }
     };
-    let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build(handler);
+    let (pool, workers) = Pool::builder()
+        .workers(2)
+        .timer(ManualTimer::new())
+        .build(handler);
     assert!(own.set(pool.clone()).is_ok());
     let mut workers = workers.into_iter().map(|worker| Box::pin(worker.run()));
     let (mut first, mut second) = (workers.next().unwrap(), workers.next().unwrap());
@@ -498,5 +644,8 @@ fn a_job_that_has_read_one_of_several_completions_does_not_count_as_waiting() {
     for _ in 0..4 {
         let _ = (poll_once(first.as_mut()), poll_once(second.as_mut()));
     }
-    assert_eq!((poll_once(pin!(parent)), poll_once(pin!(waiting))), (Some(Ok(2)), Some(Ok(300))));
+    assert_eq!(
+        (poll_once(pin!(parent)), poll_once(pin!(waiting))),
+        (Some(Ok(2)), Some(Ok(300)))
+    );
 }

@@ -19,8 +19,12 @@ type Local = Pin<Box<dyn Future<Output = ()>>>;
 fn at_each_await(least: usize, make: impl Fn(Sim, Jobs) -> Local + Copy + 'static) {
     for (is_scheduled, workers) in [(false, 2), (true, 2), (false, 1), (true, 1)] {
         let polls = drop_at_every_poll(0..12, |sim, polls| async move {
-            let mut builder =
-                sim.builder().workers(workers).jobs_per_worker(2 / workers).queue_capacity(2).child_capacity(2);
+            let mut builder = sim
+                .builder()
+                .workers(workers)
+                .jobs_per_worker(2 / workers)
+                .queue_capacity(2)
+                .child_capacity(2);
             if is_scheduled {
                 builder = builder
                     .rate_limit(RateLimit::per_second(50).burst(2))
@@ -41,7 +45,9 @@ fn at_each_await(least: usize, make: impl Fn(Sim, Jobs) -> Local + Copy + 'stati
             sim.watch(&pool);
             // Both slots are busy, and the queue is full.
             let busy: Vec<_> = (0..4).map_while(|n| pool.try_submit(n).ok()).collect();
-            let has_ended = poll_times(make(sim.clone(), pool.clone()), polls).await.is_some();
+            let has_ended = poll_times(make(sim.clone(), pool.clone()), polls)
+                .await
+                .is_some();
             for handle in busy {
                 let _ = handle.await;
             }
@@ -54,21 +60,30 @@ fn at_each_await(least: usize, make: impl Fn(Sim, Jobs) -> Local + Copy + 'stati
             assert_eq!((stats.queued, stats.delayed, stats.running), (0, 0, 0));
             has_ended
         });
-        assert!(polls >= least, "it ends after {polls} polls, scheduled: {is_scheduled}, workers: {workers}");
+        assert!(
+            polls >= least,
+            "it ends after {polls} polls, scheduled: {is_scheduled}, workers: {workers}"
+        );
     }
 }
 
 #[test]
 fn a_submission() {
-    at_each_await(2, |_, pool| Box::pin(async move { drop(pool.submit(7).await) }));
-    at_each_await(2, |_, pool| Box::pin(async move { drop(pool.job(7).priority(1).submit().await) }));
+    at_each_await(2, |_, pool| {
+        Box::pin(async move { drop(pool.submit(7).await) })
+    });
+    at_each_await(2, |_, pool| {
+        Box::pin(async move { drop(pool.job(7).priority(1).submit().await) })
+    });
 }
 
 #[test]
 fn a_place_that_is_held_and_used() {
     at_each_await(3, |_, pool| {
         Box::pin(async move {
-            let Ok(permit) = pool.reserve().await else { return };
+            let Ok(permit) = pool.reserve().await else {
+                return;
+            };
             future::yield_now().await;
             drop(permit.submit(7));
         })
@@ -79,7 +94,9 @@ fn a_place_that_is_held_and_used() {
 fn a_handle() {
     at_each_await(3, |_, pool| {
         Box::pin(async move {
-            let Ok(handle) = pool.submit(9).await else { return };
+            let Ok(handle) = pool.submit(9).await else {
+                return;
+            };
             let _ = handle.await;
         })
     });
@@ -89,7 +106,9 @@ fn a_handle() {
 fn a_cancellation() {
     at_each_await(2, |_, pool| {
         Box::pin(async move {
-            let Ok(handle) = pool.submit(7).await else { return };
+            let Ok(handle) = pool.submit(7).await else {
+                return;
+            };
             let _ = handle.cancel().await;
         })
     });
@@ -97,8 +116,12 @@ fn a_cancellation() {
 
 #[test]
 fn a_map() {
-    at_each_await(3, |_, pool| Box::pin(async move { _ = pool.map(0..6).for_each(drop).await }));
-    at_each_await(3, |_, pool| Box::pin(async move { drop(pool.map(0..4).try_collect::<Vec<_>>().await) }));
+    at_each_await(3, |_, pool| {
+        Box::pin(async move { _ = pool.map(0..6).for_each(drop).await })
+    });
+    at_each_await(3, |_, pool| {
+        Box::pin(async move { drop(pool.map(0..4).try_collect::<Vec<_>>().await) })
+    });
     at_each_await(3, |_, pool| {
         Box::pin(async move {
             let mut map = pool.map(0..6).ordered().window(2);
@@ -144,7 +167,9 @@ fn a_group() {
 #[test]
 fn waits_for_a_quieter_moment() {
     at_each_await(2, |_, pool| Box::pin(async move { pool.wait_idle().await }));
-    at_each_await(2, |_, pool| Box::pin(async move { pool.wait_queued_below(1).await }));
+    at_each_await(2, |_, pool| {
+        Box::pin(async move { pool.wait_queued_below(1).await })
+    });
     at_each_await(3, |sim, pool| {
         Box::pin(async move {
             // Once some run.
@@ -157,7 +182,9 @@ fn waits_for_a_quieter_moment() {
 #[test]
 fn the_end_of_a_pool() {
     at_each_await(2, |_, pool| Box::pin(async move { pool.drain().await }));
-    at_each_await(2, |_, pool| Box::pin(async move { drop(pool.drain_within(Duration::from_millis(15)).await) }));
+    at_each_await(2, |_, pool| {
+        Box::pin(async move { drop(pool.drain_within(Duration::from_millis(15)).await) })
+    });
     at_each_await(3, |sim, pool| {
         Box::pin(async move {
             sim.clock().sleep(Duration::from_millis(1)).await;

@@ -26,7 +26,10 @@ struct Hasty {
 
 impl Hasty {
     fn new(sim: &Sim) -> Self {
-        Self { clock: sim.clock().clone(), looks: Arc::default() }
+        Self {
+            clock: sim.clock().clone(),
+            looks: Arc::default(),
+        }
     }
 
     fn ahead(&self) -> Duration {
@@ -60,7 +63,11 @@ async fn fast_rate(sim: Sim) {
     let below = |bound: u64| sim.below(bound) as usize;
     let permits = [1_000_000, 10_000_000, u32::MAX][below(3)];
     let limit = RateLimit::per_second(permits).burst(1 + below(3) as u32);
-    let mut builder = sim.builder().workers(1 + below(4)).jobs_per_worker(1 + below(4)).queue_capacity(1 + below(100));
+    let mut builder = sim
+        .builder()
+        .workers(1 + below(4))
+        .jobs_per_worker(1 + below(4))
+        .queue_capacity(1 + below(100));
     if sim.one_in(3) {
         builder = builder.key_by(|n: &u32| n % 3).rate_limit_per_key(limit);
     } else {
@@ -69,7 +76,10 @@ async fn fast_rate(sim: Sim) {
     let own: Rc<RefCell<Option<Jobs>>> = Rc::default();
     let (inside, ours, adds) = (Rc::clone(&own), sim.clone(), below(4));
     let (pool, workers) = builder.timer(Hasty::new(&sim)).build(move |n: u32| {
-        let (pool, yields) = (inside.borrow().clone().expect("it is emptied at the end"), ours.one_in(8));
+        let (pool, yields) = (
+            inside.borrow().clone().expect("it is emptied at the end"),
+            ours.one_in(8),
+        );
         async move {
             if yields {
                 future::yield_now().await;
@@ -98,7 +108,10 @@ async fn fast_rate(sim: Sim) {
 
 #[test]
 fn a_rate_that_is_faster_than_a_worker_does_not_stop_it() {
-    let seeds = 0..std::env::var("BRIGADE_SEEDS").map_or(300, |text| text.parse().expect("it is a number"));
+    let seeds =
+        0..std::env::var("BRIGADE_SEEDS").map_or(300, |text| text.parse().expect("it is a number"));
     Simulation::new(seeds.clone()).check(fast_rate);
-    Simulation::new(seeds).faults([FaultKind::Preempt, FaultKind::Pause, FaultKind::DropWorker]).check(fast_rate);
+    Simulation::new(seeds)
+        .faults([FaultKind::Preempt, FaultKind::Pause, FaultKind::DropWorker])
+        .check(fast_rate);
 }

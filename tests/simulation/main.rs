@@ -13,40 +13,66 @@ use self::scenario::{Allowed, scenario};
 /// How many runs of each kind.
 const SEEDS: u64 = 1000;
 
-const ALL: Allowed = Allowed { fixed_rate: false, fixed_order: false };
-const NOTHING: Allowed = Allowed { fixed_rate: true, fixed_order: true };
+const ALL: Allowed = Allowed {
+    fixed_rate: false,
+    fixed_order: false,
+};
+const NOTHING: Allowed = Allowed {
+    fixed_rate: true,
+    fixed_order: true,
+};
 
 fn seeds() -> std::ops::Range<u64> {
-    0..std::env::var("BRIGADE_SEEDS").map_or(SEEDS, |text| text.parse().expect("BRIGADE_SEEDS is a number"))
+    0..std::env::var("BRIGADE_SEEDS").map_or(SEEDS, |text| {
+        text.parse().expect("BRIGADE_SEEDS is a number")
+    })
 }
 
 #[test]
 fn whatever_strikes_every_job_has_one_outcome_and_every_wait_ends() {
-    let runs = Simulation::new(seeds()).faults(FaultKind::ALL).check(|sim| scenario(sim, ALL));
+    let runs = Simulation::new(seeds())
+        .faults(FaultKind::ALL)
+        .check(|sim| scenario(sim, ALL));
     assert_struck(runs);
 }
 
 #[test]
 fn no_order_is_changed_whatever_strikes() {
     // What comes from several threads at once has no order.
-    let kinds = FaultKind::ALL.into_iter().filter(|kind| !matches!(kind, FaultKind::Priority | FaultKind::Preempt));
-    let allowed = Allowed { fixed_rate: false, ..NOTHING };
-    let runs = Simulation::new(seeds()).faults(kinds).check(move |sim| scenario(sim, allowed));
+    let kinds = FaultKind::ALL
+        .into_iter()
+        .filter(|kind| !matches!(kind, FaultKind::Priority | FaultKind::Preempt));
+    let allowed = Allowed {
+        fixed_rate: false,
+        ..NOTHING
+    };
+    let runs = Simulation::new(seeds())
+        .faults(kinds)
+        .check(move |sim| scenario(sim, allowed));
     assert_struck(runs);
 }
 
 #[test]
 fn no_rate_is_passed_whatever_strikes() {
     // A start is observed a little after it was booked; the clock is not to move in between.
-    let kinds = FaultKind::ALL.into_iter().filter(|kind| !matches!(kind, FaultKind::Rate | FaultKind::Preempt));
-    let allowed = Allowed { fixed_order: false, ..NOTHING };
-    let runs = Simulation::new(seeds()).faults(kinds).check(move |sim| scenario(sim, allowed));
+    let kinds = FaultKind::ALL
+        .into_iter()
+        .filter(|kind| !matches!(kind, FaultKind::Rate | FaultKind::Preempt));
+    let allowed = Allowed {
+        fixed_order: false,
+        ..NOTHING
+    };
+    let runs = Simulation::new(seeds())
+        .faults(kinds)
+        .check(move |sim| scenario(sim, allowed));
     assert_struck(runs);
 }
 
 #[test]
 fn every_run_is_complete_when_nothing_strikes() {
-    let runs = Simulation::new(seeds()).faults([FaultKind::Preempt]).check(|sim| scenario(sim, ALL));
+    let runs = Simulation::new(seeds())
+        .faults([FaultKind::Preempt])
+        .check(|sim| scenario(sim, ALL));
     assert_eq!(runs.strikes, 0);
     assert!(runs.polls > runs.runs, "{runs:?}");
 }

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use brigade::testing::{Recorder, Sim};
 use brigade::{
-    Builder, CancelReason, Completion, Jitter, JobError, JobHandle, JobId, OnError, Outcome, Pool, RateLimit, Report,
-    Retry, Submitter,
+    Builder, CancelReason, Completion, Jitter, JobError, JobHandle, JobId, OnError, Outcome, Pool,
+    RateLimit, Report, Retry, Submitter,
 };
 use futures_lite::{Stream, StreamExt, future, stream};
 
@@ -185,7 +185,10 @@ impl Drop for HandsIn {
 
 impl World {
     fn pool(&self) -> Jobs {
-        self.pool.borrow().clone().expect("it is emptied at the end")
+        self.pool
+            .borrow()
+            .clone()
+            .expect("it is emptied at the end")
     }
 
     fn below(&self, bound: usize) -> usize {
@@ -206,7 +209,13 @@ impl World {
 
     fn input_of(&self, depth: usize) -> Input {
         self.inputs.made.set(self.inputs.made.get() + 1);
-        Input { depth, chain: 0, key: self.below(KEYS), runs: Rc::default(), _token: Token::new(&self.alive) }
+        Input {
+            depth,
+            chain: 0,
+            key: self.below(KEYS),
+            runs: Rc::default(),
+            _token: Token::new(&self.alive),
+        }
     }
 
     fn hands_in(&self) -> HandsIn {
@@ -224,9 +233,16 @@ impl World {
     /// A result was told to somebody: it is the one that was booked, and told once.
     fn told(&self, id: JobId, outcome: Outcome) {
         if let Some(recorder) = &self.recorder {
-            assert_eq!(recorder.outcome(id), Some(outcome), "{id} was told something else");
+            assert_eq!(
+                recorder.outcome(id),
+                Some(outcome),
+                "{id} was told something else"
+            );
         }
-        assert!(self.seen.lock().unwrap().told.insert(id), "{id} was told twice");
+        assert!(
+            self.seen.lock().unwrap().told.insert(id),
+            "{id} was told twice"
+        );
     }
 
     /// A handle that nobody has cancelled tells of its job.
@@ -241,10 +257,16 @@ impl World {
     }
 
     /// A map or group with this policy, which nobody or somebody has cancelled, tells of a job.
-    fn told_completion(&self, completion: &Completion<Input, Output, Token>, policy: OnError, is_cancelled: bool) {
+    fn told_completion(
+        &self,
+        completion: &Completion<Input, Output, Token>,
+        policy: OnError,
+        is_cancelled: bool,
+    ) {
         match completion.result {
             Err(JobError::Cancelled(reason)) => assert!(match reason {
-                CancelReason::Aborted | CancelReason::WouldDeadlock | CancelReason::Deadline => true,
+                CancelReason::Aborted | CancelReason::WouldDeadlock | CancelReason::Deadline =>
+                    true,
                 CancelReason::Stopped => policy != OnError::Continue,
                 CancelReason::Stream => is_cancelled,
                 _ => false,
@@ -260,7 +282,11 @@ impl World {
             if let Some(recorder) = &self.recorder {
                 assert_eq!(recorder.outcome(unstarted.id), Some(Outcome::Cancelled));
             }
-            assert!(self.seen.lock().unwrap().returned.insert(unstarted.id), "{} was returned twice", unstarted.id);
+            assert!(
+                self.seen.lock().unwrap().returned.insert(unstarted.id),
+                "{} was returned twice",
+                unstarted.id
+            );
         }
     }
 }
@@ -289,7 +315,10 @@ pub(crate) struct Focus {
 }
 
 impl Focus {
-    const NONE: Self = Self { actions: ACTIONS, is_small: false };
+    const NONE: Self = Self {
+        actions: ACTIONS,
+        is_small: false,
+    };
 }
 
 /// The scenario, made of less.
@@ -304,14 +333,28 @@ pub(crate) async fn scenario_of(sim: Sim, allowed: Allowed, focus: &'static Focu
         capacity = 1 + below(4);
         workers = capacity + 1 + below(3);
     }
-    let mut builder = sim.builder().workers(workers).queue_capacity(capacity).child_capacity(below(5));
+    let mut builder = sim
+        .builder()
+        .workers(workers)
+        .queue_capacity(capacity)
+        .child_capacity(below(5));
     let jobs_per_worker = if sim.one_in(3) { 1 + below(4) } else { 1 };
     builder = builder.jobs_per_worker(jobs_per_worker);
-    let mut settings = Settings { recorder: None, max_per_key: usize::MAX, has_time_limit: false, is_in_order: false };
+    let mut settings = Settings {
+        recorder: None,
+        max_per_key: usize::MAX,
+        has_time_limit: false,
+        is_in_order: false,
+    };
     if !is_plain {
         (builder, settings) = with_policies(&sim, builder, allowed);
     }
-    let Settings { recorder, max_per_key, has_time_limit, is_in_order } = settings;
+    let Settings {
+        recorder,
+        max_per_key,
+        has_time_limit,
+        is_in_order,
+    } = settings;
     let is_quick = focus.is_small || sim.one_in(3);
     let world = World {
         sim,
@@ -335,11 +378,17 @@ pub(crate) async fn scenario_of(sim: Sim, allowed: Allowed, focus: &'static Focu
         jobs_per_worker,
     };
     run(&world, builder).await;
-    let World { alive, seen, sim, .. } = &world;
+    let World {
+        alive, seen, sim, ..
+    } = &world;
     let (alive, seen) = (Arc::clone(alive), Arc::clone(seen));
     sim.at_end(move || {
         assert_eq!(seen.lock().unwrap().violation, None);
-        assert_eq!(alive.load(Ordering::SeqCst), 0, "inputs, futures, values, errors or states are left");
+        assert_eq!(
+            alive.load(Ordering::SeqCst),
+            0,
+            "inputs, futures, values, errors or states are left"
+        );
     });
 }
 
@@ -353,11 +402,19 @@ struct Settings {
 
 /// Some seconds; one in eight is as short as can be.
 fn limit(sim: &Sim) -> Duration {
-    if sim.one_in(8) { Duration::from_nanos(1) } else { Duration::from_secs(1 + sim.below(9)) }
+    if sim.one_in(8) {
+        Duration::from_nanos(1)
+    } else {
+        Duration::from_secs(1 + sim.below(9))
+    }
 }
 
 /// Any policies.
-fn with_policies(sim: &Sim, mut builder: Builder<Input, Token>, allowed: Allowed) -> (Builder<Input, Token>, Settings) {
+fn with_policies(
+    sim: &Sim,
+    mut builder: Builder<Input, Token>,
+    allowed: Allowed,
+) -> (Builder<Input, Token>, Settings) {
     let below = |bound: usize| sim.below(bound as u64) as usize;
     builder = builder.timings(sim.one_in(2));
     let has_time_limit = sim.one_in(2);
@@ -376,7 +433,9 @@ fn with_policies(sim: &Sim, mut builder: Builder<Input, Token>, allowed: Allowed
             builder = builder.max_running_per_key(max_per_key);
         }
         if sim.one_in(3) {
-            builder = builder.rate_limit_per_key(RateLimit::per(1 + below(3) as u32, Duration::from_secs(2)).burst(2));
+            builder = builder.rate_limit_per_key(
+                RateLimit::per(1 + below(3) as u32, Duration::from_secs(2)).burst(2),
+            );
         }
     }
     let mut recorder = sim.one_in(2).then(|| sim.recorder());
@@ -385,16 +444,24 @@ fn with_policies(sim: &Sim, mut builder: Builder<Input, Token>, allowed: Allowed
     }
     if sim.one_in(4) {
         // One in four is above what can be had.
-        let permits = if sim.one_in(4) { 1_000_000_000 } else { 1 + below(4) as u32 };
+        let permits = if sim.one_in(4) {
+            1_000_000_000
+        } else {
+            1 + below(4) as u32
+        };
         let burst = 1 + below(3) as u32;
         builder = builder.rate_limit(RateLimit::per_second(permits).burst(burst));
         if sim.one_in(3) {
             builder = builder.cost_by(|input: &Input| input.depth as u32);
         } else if allowed.fixed_rate {
-            recorder = recorder.map(|recorder| recorder.limit(permits, Duration::from_secs(1), burst));
+            recorder =
+                recorder.map(|recorder| recorder.limit(permits, Duration::from_secs(1), burst));
         }
     } else if sim.one_in(6) {
-        builder = builder.rate_limit(RateLimit::sliding_window(1 + below(4) as u32, Duration::from_secs(2)));
+        builder = builder.rate_limit(RateLimit::sliding_window(
+            1 + below(4) as u32,
+            Duration::from_secs(2),
+        ));
     }
     if !is_in_order && sim.one_in(3) {
         builder = builder.aging(Duration::from_secs(1 + sim.below(3)));
@@ -417,14 +484,27 @@ fn with_policies(sim: &Sim, mut builder: Builder<Input, Token>, allowed: Allowed
     if let Some(recorder) = &recorder {
         builder = builder.observe(recorder.clone());
     }
-    (builder, Settings { recorder, max_per_key, has_time_limit, is_in_order })
+    (
+        builder,
+        Settings {
+            recorder,
+            max_per_key,
+            has_time_limit,
+            is_in_order,
+        },
+    )
 }
 
 /// A retry that only its delays bound, whose errors name its times.
 fn named_delays(sim: &Sim, count: usize) -> Retry<Token> {
     let is_passed = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&is_passed);
-    sim.at_end(move || assert!(!told.load(Ordering::SeqCst), "more retries than the {count} delays"));
+    sim.at_end(move || {
+        assert!(
+            !told.load(Ordering::SeqCst),
+            "more retries than the {count} delays"
+        )
+    });
     Retry::delays(move || vec![Duration::from_millis(500); count])
         .retry_after(|_| Some(Duration::from_secs(1)))
         .on_retry(move |retrying| {
@@ -439,11 +519,15 @@ async fn run(world: &World, builder: Builder<Input, Token>) {
     pool.on_unhandled(move |failure| {
         let mut seen = seen.lock().unwrap();
         let outcome = outcome_of::<(), _>(&Err(failure.error));
-        let is_known =
-            recorder.as_ref().is_none_or(|recorder| recorder.outcome(failure.id).is_none_or(|o| o == outcome));
+        let is_known = recorder
+            .as_ref()
+            .is_none_or(|recorder| recorder.outcome(failure.id).is_none_or(|o| o == outcome));
         // The pool contains the panics of this closure, so what is wrong is kept for the end.
         if !seen.told.insert(failure.id) || !is_known {
-            seen.violation = Some(format!("{} is reported as {outcome:?}, and was told", failure.id));
+            seen.violation = Some(format!(
+                "{} is reported as {outcome:?}, and was told",
+                failure.id
+            ));
         }
     });
     *world.pool.borrow_mut() = Some(pool);
@@ -468,9 +552,17 @@ async fn run(world: &World, builder: Builder<Input, Token>) {
     let (stats, inputs) = (pool.stats(), &world.inputs);
     let accounted = stats.accepted + inputs.refused.get();
     if inputs.are_lost.get() {
-        assert!(accounted <= inputs.made.get(), "{accounted} of {}", inputs.made.get());
+        assert!(
+            accounted <= inputs.made.get(),
+            "{accounted} of {}",
+            inputs.made.get()
+        );
     } else {
-        assert_eq!(accounted, inputs.made.get(), "an input was lost, or made up");
+        assert_eq!(
+            accounted,
+            inputs.made.get(),
+            "an input was lost, or made up"
+        );
     }
     // With no borrow, since other tasks may go on meanwhile.
     drop(world.pool.take());
@@ -493,9 +585,10 @@ fn build(builder: Builder<Input, Token>, world: &World) -> Jobs {
             pool
         }
         1 => {
-            let (pool, workers) = builder.build_with_submitter(move |input: Input, jobs: Submitter<_, _, _>| {
-                job(ours.clone(), input, Some(jobs))
-            });
+            let (pool, workers) =
+                builder.build_with_submitter(move |input: Input, jobs: Submitter<_, _, _>| {
+                    job(ours.clone(), input, Some(jobs))
+                });
             sim.spawn_workers(workers);
             pool
         }
@@ -536,8 +629,16 @@ impl Running {
         runs.set(runs.get() + 1);
         all.set(all.get() + 1);
         ours.set(ours.get() + 1);
-        assert!(ours.get() <= world.max_per_key, "{} of one key run at once", ours.get());
-        Self { world: world.clone(), key, runs }
+        assert!(
+            ours.get() <= world.max_per_key,
+            "{} of one key run at once",
+            ours.get()
+        );
+        Self {
+            world: world.clone(),
+            key,
+            runs,
+        }
     }
 }
 
@@ -567,9 +668,19 @@ impl<F: Future> Future for Explosive<F> {
 
 type Adder = Submitter<Input, Output, Token>;
 
-fn job(world: World, input: Input, jobs: Option<Adder>) -> impl Future<Output = Result<Output, Token>> {
-    let bomb = Bomb { is_armed: world.one_in(40), _token: Token::new(&world.alive) };
-    Explosive { inner: Box::pin(run_job(world, input, jobs)), _bomb: bomb }
+fn job(
+    world: World,
+    input: Input,
+    jobs: Option<Adder>,
+) -> impl Future<Output = Result<Output, Token>> {
+    let bomb = Bomb {
+        is_armed: world.one_in(40),
+        _token: Token::new(&world.alive),
+    };
+    Explosive {
+        inner: Box::pin(run_job(world, input, jobs)),
+        _bomb: bomb,
+    }
 }
 
 async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Output, Token> {
@@ -582,7 +693,11 @@ async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Outp
         return Ok(Token::new(&world.alive));
     }
     world.sim.preempt();
-    let steps = if world.is_quick && !world.one_in(8) { 0 } else { world.below(4) };
+    let steps = if world.is_quick && !world.one_in(8) {
+        0
+    } else {
+        world.below(4)
+    };
     for _ in 0..steps {
         let step = draw(&world, if input.depth > 0 { STEPS } else { LAST_STEPS });
         step.take(&world, input.depth, jobs.as_ref()).await;
@@ -746,7 +861,9 @@ type Weighted<T> = &'static [(usize, T)];
 
 fn draw<T: Copy>(world: &World, weighted: Weighted<T>) -> T {
     let mut at = world.below(weighted.iter().map(|(weight, _)| weight).sum());
-    let drawn = weighted.iter().find(|(weight, _)| at.checked_sub(*weight).map(|left| at = left).is_none());
+    let drawn = weighted
+        .iter()
+        .find(|(weight, _)| at.checked_sub(*weight).map(|left| at = left).is_none());
     drawn.expect("the number is below the sum of the weights").1
 }
 
@@ -794,7 +911,11 @@ impl Drop for Paused {
 /// Somebody who turns the knobs.
 async fn controls(world: &World) {
     let pool = world.pool();
-    let first = if world.is_plain && !world.one_in(4) { 3 } else { 0 };
+    let first = if world.is_plain && !world.one_in(4) {
+        3
+    } else {
+        0
+    };
     match first + world.below(6 - first) {
         0 | 1 => {
             pool.pause();
@@ -817,7 +938,10 @@ async fn stopper(world: &World) {
     let report = if world.one_in(2) {
         world.pool().abort().await
     } else {
-        world.pool().drain_within(Duration::from_secs(world.below(4) as u64)).await
+        world
+            .pool()
+            .drain_within(Duration::from_secs(world.below(4) as u64))
+            .await
     };
     world.told_report(report);
 }
@@ -881,7 +1005,9 @@ async fn submits(world: &World) {
         // Given up now and then while it waits.
         let patience = world.one_in(4).then(|| world.below(4));
         let gives_up = async {
-            let Some(polls) = patience else { return future::pending().await };
+            let Some(polls) = patience else {
+                return future::pending().await;
+            };
             for _ in 0..polls {
                 future::yield_now().await;
             }
@@ -921,7 +1047,9 @@ async fn submits_many(world: &World) {
 }
 
 async fn reserves(world: &World) {
-    let Ok(permit) = world.pool().reserve().await else { return };
+    let Ok(permit) = world.pool().reserve().await else {
+        return;
+    };
     for _ in 0..world.below(4) {
         future::yield_now().await;
     }
@@ -953,7 +1081,11 @@ async fn maps(world: &World) {
         map = map.ordered();
     }
     if world.one_in(2) {
-        map = map.window(if world.one_in(3) { 1 } else { 1 + world.below(6) });
+        map = map.window(if world.one_in(3) {
+            1
+        } else {
+            1 + world.below(6)
+        });
     }
     if world.one_in(3) {
         map = map.keep_inputs();
@@ -964,9 +1096,18 @@ async fn maps(world: &World) {
     if world.one_in(6) {
         map = map.deadline(Duration::from_secs(1 + world.below(9) as u64));
     }
-    let policy = [OnError::Continue, OnError::Continue, OnError::Stop, OnError::StopAfter(2)][world.below(4)];
+    let policy = [
+        OnError::Continue,
+        OnError::Continue,
+        OnError::Stop,
+        OnError::StopAfter(2),
+    ][world.below(4)];
     map = map.on_error(policy);
-    let patience = if world.one_in(3) { world.below(20) } else { usize::MAX };
+    let patience = if world.one_in(3) {
+        world.below(20)
+    } else {
+        usize::MAX
+    };
     let cancels = world.one_in(2);
     let mut read = 0;
     while let Some(completion) = map.next().await {
@@ -984,7 +1125,10 @@ async fn maps(world: &World) {
     }
     let summary = map.summary();
     assert_eq!((summary.accepted, summary.unread), (read, 0), "{summary:?}");
-    assert!(!summary.is_complete() || read >= count, "complete without all inputs: {summary:?}");
+    assert!(
+        !summary.is_complete() || read >= count,
+        "complete without all inputs: {summary:?}"
+    );
 }
 
 async fn groups(world: &World) {
@@ -994,8 +1138,11 @@ async fn groups(world: &World) {
     let (mut unread, mut is_cancelled) = (0, false);
     for _ in 0..world.below(12) {
         let hands_in = world.hands_in();
-        let submitted =
-            if world.one_in(2) { group.try_submit(world.input()) } else { group.submit(world.input()).await };
+        let submitted = if world.one_in(2) {
+            group.try_submit(world.input())
+        } else {
+            group.submit(world.input()).await
+        };
         hands_in.done();
         if let Err(refused) = &submitted {
             assert!(refused.is_full() || refused.is_closed());
@@ -1028,7 +1175,8 @@ async fn groups(world: &World) {
 async fn nests_maps(world: &World) {
     let pool = world.pool();
     let inputs = |ours: World, count| stream::iter(0..count).map(move |_| ours.input_of(0));
-    let mut source: Pin<Box<dyn Stream<Item = Input>>> = Box::pin(inputs(world.clone(), 1 + world.below(6)));
+    let mut source: Pin<Box<dyn Stream<Item = Input>>> =
+        Box::pin(inputs(world.clone(), 1 + world.below(6)));
     for _ in 0..1 + world.below(4) {
         let (mut map, ours) = (pool.map_stream(source), world.clone());
         if world.one_in(3) {
@@ -1083,7 +1231,11 @@ async fn maps_pending_source(world: &World) {
     let own = Rc::clone(&pending);
     let source = stream::iter(0..world.below(3)).map(move |_| ours.input());
     let mut map = pool.map_stream(source.chain(stream::poll_fn(move |cx| own.poll(cx))));
-    let (theirs, closes, sleep) = (world.clone(), world.one_in(3), world.sleep(500 * world.below(6)));
+    let (theirs, closes, sleep) = (
+        world.clone(),
+        world.one_in(3),
+        world.sleep(500 * world.below(6)),
+    );
     let end = OnDrop(move || {
         let pool = theirs.pool.borrow().clone();
         match pool {
@@ -1202,7 +1354,11 @@ async fn knows_after_idle(world: &World) {
         _ => pool.wait_idle().await,
     }
     for (handle, _) in &handles {
-        assert!(handle.is_finished(), "the pool was idle, and the outcome of job {} is not known", handle.id());
+        assert!(
+            handle.is_finished(),
+            "the pool was idle, and the outcome of job {} is not known",
+            handle.id()
+        );
     }
     while group.unread() > 0 {
         let completion = future::poll_once(group.next()).await.flatten();
@@ -1233,8 +1389,13 @@ impl Wake for Panics {
 async fn with_panics<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     future::poll_fn(move |cx| {
-        let panics = Arc::new(Panics { task: cx.waker().clone(), is_polled: AtomicBool::new(true) });
-        let polled = future.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&panics))));
+        let panics = Arc::new(Panics {
+            task: cx.waker().clone(),
+            is_polled: AtomicBool::new(true),
+        });
+        let polled = future
+            .as_mut()
+            .poll(&mut Context::from_waker(&Waker::from(Arc::clone(&panics))));
         panics.is_polled.store(false, Ordering::SeqCst);
         polled
     })
@@ -1270,7 +1431,11 @@ async fn waits_with_panicking_wakers(world: &World) {
 /// A number of slots that memory cannot hold is refused, and ends no process.
 fn builds_too_many_slots(world: &World) {
     let (few, many) = (1 + world.below(8), 1_usize << (50 + world.below(9)));
-    let (workers, slots) = if world.one_in(2) { (few, many) } else { (many, few) };
+    let (workers, slots) = if world.one_in(2) {
+        (few, many)
+    } else {
+        (many, few)
+    };
     let builder = world.sim.builder().workers(workers).jobs_per_worker(slots);
     let build = || drop(builder.build(|n: u32| async move { Ok::<_, ()>(n) }));
     let refused = catch_unwind(AssertUnwindSafe(build)).expect_err("no memory holds so many");

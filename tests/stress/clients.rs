@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use brigade::{CancelReason, Completion, End, Group, JobError, Map, RateLimit, Source, SubmitError};
+use brigade::{
+    CancelReason, Completion, End, Group, JobError, Map, RateLimit, Source, SubmitError,
+};
 use fastrand::Rng;
 use futures::Stream;
 use futures_lite::{StreamExt, future, stream};
@@ -101,7 +103,11 @@ impl Mix {
     pub(crate) fn draw(rng: &mut Rng, config: &Config) -> Self {
         let is_left_out = |action: &Action| LEFT_OUT.contains(&format!("{action:?}"));
         let is_possible = |action: &Action| action.is_for(config) && !is_left_out(action);
-        let all = Action::ALL.iter().copied().filter(is_possible).collect::<Vec<_>>();
+        let all = Action::ALL
+            .iter()
+            .copied()
+            .filter(is_possible)
+            .collect::<Vec<_>>();
         match rng.u8(..3) {
             0 => Self(vec![*rng.choice(&all).expect("there are some")]),
             1 => Self((0..3).filter_map(|_| rng.choice(&all).copied()).collect()),
@@ -136,7 +142,14 @@ const KEPT: usize = 8;
 
 impl Client {
     pub(crate) fn new(round: &Arc<Round>, pool: JobPool, rng: Rng, number: usize) -> Self {
-        Self { round: Arc::clone(round), counts: Arc::clone(&round.counts), pool, rng, number, kept: Vec::new() }
+        Self {
+            round: Arc::clone(round),
+            counts: Arc::clone(&round.counts),
+            pool,
+            rng,
+            number,
+            kept: Vec::new(),
+        }
     }
 
     /// Makes all actions, and drops what is kept.
@@ -151,7 +164,11 @@ impl Client {
             let mix = &self.round.config.mixes[self.number].0;
             let action = *self.rng.choice(mix).expect("a mix is not empty");
             // The client that is to end the pool does not wait for its end before.
-            let action = if end_at.is_some() && action == Action::MapSilent { Action::Look } else { action };
+            let action = if end_at.is_some() && action == Action::MapSilent {
+                Action::Look
+            } else {
+                action
+            };
             self.round.set_doing(self.number, action);
             if Box::pin(self.act(action)).await.is_break() {
                 break;
@@ -196,11 +213,15 @@ impl Client {
             Action::ReserveSubmit => self.reserve_submit().await,
             Action::JobWithOptions => self.job_with_options().await,
             Action::MapAll | Action::MapOrdered => self.map_all(action == Action::MapOrdered).await,
-            Action::MapDropped | Action::MapCancelled => self.map_left(action == Action::MapCancelled).await,
+            Action::MapDropped | Action::MapCancelled => {
+                self.map_left(action == Action::MapCancelled).await
+            }
             Action::MapDeadline => self.map_deadline().await,
             Action::MapOfMaps => self.map_of_maps().await,
             Action::MapSilent => self.map_silent().await,
-            Action::GroupJoin | Action::GroupCancelled | Action::GroupDropped => self.group(action).await,
+            Action::GroupJoin | Action::GroupCancelled | Action::GroupDropped => {
+                self.group(action).await
+            }
             Action::GroupCancelledWhilePaused => self.group_cancelled_while_paused().await,
             Action::Idle => {
                 self.rest().await;
@@ -208,20 +229,30 @@ impl Client {
             }
             Action::IdleAfterSubmissions => self.idle_after_submissions().await,
             Action::QueuedBelow => {
-                self.pool.wait_queued_below(self.rng.usize(1..=self.round.config.capacity)).await;
+                self.pool
+                    .wait_queued_below(self.rng.usize(1..=self.round.config.capacity))
+                    .await;
                 Continue(())
             }
             Action::RunningBelow => {
-                self.pool.wait_running_below(self.rng.usize(1..=self.round.config.workers)).await;
+                self.pool
+                    .wait_running_below(self.rng.usize(1..=self.round.config.workers))
+                    .await;
                 Continue(())
             }
             Action::PauseResume => self.pause_resume().await,
             Action::SetWorkers => {
-                self.pool.set_workers(self.rng.usize(1..=self.round.config.workers));
+                self.pool
+                    .set_workers(self.rng.usize(1..=self.round.config.workers));
                 Continue(())
             }
             Action::SetRate => {
-                let limit = RateLimit::per_second(*self.rng.choice(&[u32::MAX, 1_000_000, 50_000]).expect("some"));
+                let limit = RateLimit::per_second(
+                    *self
+                        .rng
+                        .choice(&[u32::MAX, 1_000_000, 50_000])
+                        .expect("some"),
+                );
                 self.pool.set_rate_limit(self.rng.bool().then_some(limit));
                 Continue(())
             }
@@ -235,7 +266,9 @@ impl Client {
                 let (stats, running) = (self.pool.stats(), self.pool.running());
                 let most = self.round.config.workers * self.round.config.slots;
                 let is_bounded = stats.running <= most && running.len() <= most;
-                self.counts.expect(is_bounded, || format!("{} of {most} run: {stats:?}", running.len()));
+                self.counts.expect(is_bounded, || {
+                    format!("{} of {most} run: {stats:?}", running.len())
+                });
                 future::yield_now().await;
                 Continue(())
             }
@@ -253,12 +286,19 @@ impl Client {
 
     /// Work that comes to an end by itself.
     fn work(&mut self) -> Work {
-        *self.rng.choice(&self.round.config.works).expect("there is some")
+        *self
+            .rng
+            .choice(&self.round.config.works)
+            .expect("there is some")
     }
 
     /// Work of a job that will be cancelled.
     fn any_work(&mut self) -> Work {
-        if self.rng.u8(..3) == 0 { Work::Endless } else { self.work() }
+        if self.rng.u8(..3) == 0 {
+            Work::Endless
+        } else {
+            self.work()
+        }
     }
 
     fn input(&self, work: Work) -> Input {
@@ -280,7 +320,11 @@ impl Client {
 
     fn submitted(&self, number: u64, work: Work, handle: Handle) -> Submitted {
         self.counts.accept();
-        Submitted { number, work, handle }
+        Submitted {
+            number,
+            work,
+            handle,
+        }
     }
 
     async fn submit(&self, work: Work) -> Flow<Option<Submitted>> {
@@ -297,14 +341,17 @@ impl Client {
 
     fn may_end_so(&self, error: &JobError<Failure>) -> bool {
         match error {
-            JobError::Abandoned | JobError::Cancelled(CancelReason::Aborted) => self.round.config.is_disturbed(),
+            JobError::Abandoned | JobError::Cancelled(CancelReason::Aborted) => {
+                self.round.config.is_disturbed()
+            }
             JobError::TimedOut(_) => self.round.config.policies.has_timeouts(),
             _ => false,
         }
     }
 
     fn check(&self, number: u64, work: Work, result: &Result<u64, JobError<Failure>>) {
-        self.counts.check(number, work, result, |error| self.may_end_so(error));
+        self.counts
+            .check(number, work, result, |error| self.may_end_so(error));
     }
 
     // ---- one job ----
@@ -340,7 +387,9 @@ impl Client {
             let mut submitted = self.kept.swap_remove(self.rng.usize(..KEPT));
             if self.rng.bool() {
                 let result = (&mut submitted.handle).await;
-                self.counts.expect(submitted.handle.is_finished(), || "a result without an outcome".to_owned());
+                self.counts.expect(submitted.handle.is_finished(), || {
+                    "a result without an outcome".to_owned()
+                });
                 self.check(submitted.number, submitted.work, &result);
             }
         }
@@ -425,7 +474,9 @@ impl Client {
             Ok(handle) => {
                 let submitted = self.submitted(number, work, handle);
                 let result = submitted.handle.await;
-                let is_allowed = |error: &JobError<_>| self.may_end_so(error) || (has_limit && error.is_timed_out());
+                let is_allowed = |error: &JobError<_>| {
+                    self.may_end_so(error) || (has_limit && error.is_timed_out())
+                };
                 self.counts.check(number, work, &result, is_allowed);
                 Continue(())
             }
@@ -442,7 +493,11 @@ impl Client {
         (0..count).map(move |_| {
             counts.accept();
             let is_endless = is_left && rng.u8(..4) == 0;
-            let work = if is_endless { Work::Endless } else { *rng.choice(&works).expect("there is some") };
+            let work = if is_endless {
+                Work::Endless
+            } else {
+                *rng.choice(&works).expect("there is some")
+            };
             Input::new(&counts, work)
         })
     }
@@ -465,15 +520,29 @@ impl Client {
         while let Some(completion) = map.next().await {
             self.counts.step();
             let index = completion.index;
-            self.counts.expect(seen.insert(index), || format!("two completions of job {index} of a map"));
-            self.counts.expect(!is_ordered || index == next, || format!("completion {index} in place of {next}"));
+            self.counts.expect(seen.insert(index), || {
+                format!("two completions of job {index} of a map")
+            });
+            self.counts.expect(!is_ordered || index == next, || {
+                format!("completion {index} in place of {next}")
+            });
             next = index + 1;
         }
         let summary = map.summary();
-        let is_whole = summary.unread == 0 && summary.accepted == seen.len() && seen.iter().all(|at| *at < seen.len());
-        self.counts.expect(is_whole, || format!("{} were read: {summary:?}", seen.len()));
-        let is_over = if summary.end == End::Unfinished { Break(()) } else { Continue(()) };
-        self.counts.expect(is_over.is_continue(), || format!("the map has ended: {summary:?}"));
+        let is_whole = summary.unread == 0
+            && summary.accepted == seen.len()
+            && seen.iter().all(|at| *at < seen.len());
+        self.counts.expect(is_whole, || {
+            format!("{} were read: {summary:?}", seen.len())
+        });
+        let is_over = if summary.end == End::Unfinished {
+            Break(())
+        } else {
+            Continue(())
+        };
+        self.counts.expect(is_over.is_continue(), || {
+            format!("the map has ended: {summary:?}")
+        });
         is_over
     }
 
@@ -520,8 +589,11 @@ impl Client {
                 self.counts.step();
             }
             let summary = map.summary();
-            let is_over = summary.unread == 0 && summary.end != End::Unfinished && rest <= summary.accepted;
-            self.counts.expect(is_over, || format!("a cancelled map has ended: {summary:?}"));
+            let is_over =
+                summary.unread == 0 && summary.end != End::Unfinished && rest <= summary.accepted;
+            self.counts.expect(is_over, || {
+                format!("a cancelled map has ended: {summary:?}")
+            });
         }
         Continue(())
     }
@@ -530,14 +602,17 @@ impl Client {
         let count = self.rng.usize(1..61);
         let inputs = self.inputs(count, true);
         let map = self.pool.map(inputs);
-        let mut map = self.set_window(map).deadline(Duration::from_micros(self.rng.u64(1..500)));
+        let mut map = self
+            .set_window(map)
+            .deadline(Duration::from_micros(self.rng.u64(1..500)));
         self.read(&mut map, false).await
     }
 
     /// Maps of one pool, each of which is the source of the next.
     async fn map_of_maps(&mut self) -> Flow {
         let count = self.rng.usize(1..21);
-        let mut source: Pin<Box<dyn Stream<Item = Input> + Send>> = Box::pin(stream::iter(self.inputs(count, false)));
+        let mut source: Pin<Box<dyn Stream<Item = Input> + Send>> =
+            Box::pin(stream::iter(self.inputs(count, false)));
         for _ in 0..self.rng.usize(1..6) {
             let map = self.pool.map_stream(source);
             let map = self.set_window(map);
@@ -558,7 +633,9 @@ impl Client {
         let mut map = self.set_window(map);
         self.read(&mut map, false).await?;
         let end = map.summary().end;
-        self.counts.expect(end != End::Complete, || "a map has seen the end of a source without one".to_owned());
+        self.counts.expect(end != End::Complete, || {
+            "a map has seen the end of a source without one".to_owned()
+        });
         Break(())
     }
 
@@ -566,7 +643,11 @@ impl Client {
 
     fn open_group(&mut self) -> Jobs {
         let group = self.pool.group();
-        if self.rng.bool() { group.window(self.rng.usize(1..8)) } else { group }
+        if self.rng.bool() {
+            group.window(self.rng.usize(1..8))
+        } else {
+            group
+        }
     }
 
     /// Submits a job to the group, and reads one if the window is full.
@@ -610,12 +691,19 @@ impl Client {
             group.cancel();
             let refused = group.submit(self.input(Work::Return)).await;
             let is_closed = matches!(refused, Err(SubmitError::Closed(_)));
-            self.counts.expect(is_closed, || "a cancelled group took a job".to_owned());
+            self.counts
+                .expect(is_closed, || "a cancelled group took a job".to_owned());
         }
         // Running jobs may add some; one that is refused counts as unread until its job knows.
-        let unread = if self.round.config.has_submitter { 0 } else { group.unread() };
+        let unread = if self.round.config.has_submitter {
+            0
+        } else {
+            group.unread()
+        };
         let read = group.join().await.len();
-        self.counts.expect(read >= unread, || format!("{read} of {unread} completions of a group"));
+        self.counts.expect(read >= unread, || {
+            format!("{read} of {unread} completions of a group")
+        });
         Continue(())
     }
 
@@ -659,7 +747,9 @@ impl Client {
 
     fn expect_finished(&self, wait: &str) {
         for Submitted { number, handle, .. } in &self.kept {
-            self.counts.expect(handle.is_finished(), || format!("the job of input {number} is not finished: {wait}"));
+            self.counts.expect(handle.is_finished(), || {
+                format!("the job of input {number} is not finished: {wait}")
+            });
         }
     }
 
@@ -677,12 +767,18 @@ impl Client {
         let first = future::poll_once(map.next()).await;
         self.rest().await;
         let unread = group.unread();
-        let ready = std::iter::from_fn(|| future::block_on(future::poll_once(group.next())).flatten()).count();
-        self.counts.expect(ready == unread, || format!("{ready} of {unread} completions are there: idle"));
+        let ready =
+            std::iter::from_fn(|| future::block_on(future::poll_once(group.next())).flatten())
+                .count();
+        self.counts.expect(ready == unread, || {
+            format!("{ready} of {unread} completions are there: idle")
+        });
         let accepted = map.summary().accepted;
         if first.is_none() && accepted > 0 {
             let is_there = future::poll_once(map.next()).await.is_some();
-            self.counts.expect(is_there, || "the completion of a map is not there: idle".to_owned());
+            self.counts.expect(is_there, || {
+                "the completion of a map is not there: idle".to_owned()
+            });
         }
         Continue(())
     }
@@ -692,7 +788,11 @@ impl Client {
         let work = self.work();
         let input = self.input(work);
         let number = input.number;
-        let submitted = self.pool.try_submit(input).ok().map(|handle| self.submitted(number, work, handle));
+        let submitted = self
+            .pool
+            .try_submit(input)
+            .ok()
+            .map(|handle| self.submitted(number, work, handle));
         future::yield_now().await;
         self.pool.resume();
         if let Some(submitted) = submitted {
@@ -724,7 +824,9 @@ impl Client {
             }
             Ending::DrainWithin => {
                 let report = self.pool.drain_within(Duration::MAX).await;
-                self.counts.expect(report.is_complete(), || "a drain without end has interrupted jobs".to_owned());
+                self.counts.expect(report.is_complete(), || {
+                    "a drain without end has interrupted jobs".to_owned()
+                });
                 self.expect_finished("drain_within");
             }
             Ending::DrainAtOnce => drop(self.pool.drain_within(Duration::ZERO).await),

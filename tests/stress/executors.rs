@@ -45,8 +45,12 @@ static ASYNC_EXECUTOR: LazyLock<Arc<Executor<'static>>> = LazyLock::new(|| {
     executor
 });
 
-static THREAD_POOL: LazyLock<ThreadPool> =
-    LazyLock::new(|| ThreadPool::builder().pool_size(THREADS).create().expect("threads can be started"));
+static THREAD_POOL: LazyLock<ThreadPool> = LazyLock::new(|| {
+    ThreadPool::builder()
+        .pool_size(THREADS)
+        .create()
+        .expect("threads can be started")
+});
 
 /// The timer of async-io, whatever features the library is built with.
 #[derive(Debug)]

@@ -43,7 +43,11 @@ pub(crate) struct Input {
 impl Input {
     pub(crate) fn new(counts: &Arc<Counts>, work: Work) -> Self {
         let number = counts.numbers.fetch_add(1, Ordering::SeqCst);
-        Self { number, work, token: Token::new(counts) }
+        Self {
+            number,
+            work,
+            token: Token::new(counts),
+        }
     }
 
     pub(crate) const fn key(&self) -> usize {
@@ -156,12 +160,18 @@ impl Counts {
         is_allowed: impl FnOnce(&JobError<Failure>) -> bool,
     ) {
         let is_right = match (work, result) {
-            (Work::Return | Work::Yield | Work::Sleep(_) | Work::Add(_), Ok(value)) => *value == number,
-            (Work::Fail, Err(JobError::Failed(_))) | (Work::Panic, Err(JobError::Panicked(_))) => true,
+            (Work::Return | Work::Yield | Work::Sleep(_) | Work::Add(_), Ok(value)) => {
+                *value == number
+            }
+            (Work::Fail, Err(JobError::Failed(_))) | (Work::Panic, Err(JobError::Panicked(_))) => {
+                true
+            }
             (_, Err(error)) => is_allowed(error),
             _ => false,
         };
-        self.expect(is_right, || format!("job of input {number}, which asks for {work:?}, ended with {result:?}"));
+        self.expect(is_right, || {
+            format!("job of input {number}, which asks for {work:?}, ended with {result:?}")
+        });
     }
 }
 
@@ -173,12 +183,20 @@ impl<'a> Attempt<'a> {
         let counts = &input.token.0;
         counts.step();
         let running = counts.running.fetch_add(1, Ordering::SeqCst) + 1;
-        counts.expect(running <= counts.bounds.running, || format!("{running} jobs run"));
+        counts.expect(running <= counts.bounds.running, || {
+            format!("{running} jobs run")
+        });
         let of_key = counts.running_per_key[input.key()].fetch_add(1, Ordering::SeqCst) + 1;
-        counts.expect(of_key <= counts.bounds.running_per_key, || format!("{of_key} jobs of a key run"));
+        counts.expect(of_key <= counts.bounds.running_per_key, || {
+            format!("{of_key} jobs of a key run")
+        });
         if counts.bounds.in_order {
-            let next = counts.next_start.fetch_max(input.number + 1, Ordering::SeqCst);
-            counts.expect(next <= input.number, || format!("job {} starts after job {}", input.number, next - 1));
+            let next = counts
+                .next_start
+                .fetch_max(input.number + 1, Ordering::SeqCst);
+            counts.expect(next <= input.number, || {
+                format!("job {} starts after job {}", input.number, next - 1)
+            });
         }
         Self(input)
     }
@@ -193,7 +211,10 @@ impl Drop for Attempt<'_> {
 }
 
 /// The handler.
-pub(crate) async fn run(input: Input, jobs: Option<Submitter<Input, u64, Failure>>) -> Result<u64, Failure> {
+pub(crate) async fn run(
+    input: Input,
+    jobs: Option<Submitter<Input, u64, Failure>>,
+) -> Result<u64, Failure> {
     let _attempt = Attempt::start(&input);
     match input.work {
         Work::Return => {}

@@ -32,7 +32,8 @@ static TURN: Mutex<()> = Mutex::new(());
 
 fn number<N: std::str::FromStr>(variable: &str) -> Option<N> {
     let text = std::env::var(variable).ok()?;
-    text.parse().map_or_else(|_| panic!("{variable} is not a number: {text}"), Some)
+    text.parse()
+        .map_or_else(|_| panic!("{variable} is not a number: {text}"), Some)
 }
 
 /// Runs rounds for as long as asked.
@@ -47,7 +48,8 @@ fn stress(test: &'static str, draw: impl Fn(&mut Rng) -> Config) {
         }));
     });
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let seconds = Duration::from_secs_f64(number("BRIGADE_STRESS_SECONDS").unwrap_or(DEFAULT_SECONDS));
+    let seconds =
+        Duration::from_secs_f64(number("BRIGADE_STRESS_SECONDS").unwrap_or(DEFAULT_SECONDS));
     let first = number("BRIGADE_STRESS_SEED").unwrap_or_else(|| fastrand::u64(..u64::MAX / 2));
     let watchdog = Watchdog::new(test);
     let (began, mut rounds, mut jobs) = (Instant::now(), 0, 0);
@@ -62,7 +64,10 @@ fn stress(test: &'static str, draw: impl Fn(&mut Rng) -> Config) {
         rounds += 1;
     }
     // Not by the macro, whose text the test's output keeps back.
-    let _ = writeln!(std::io::stderr(), "stress: {jobs} jobs in {rounds} rounds, none lost ({test})");
+    let _ = writeln!(
+        std::io::stderr(),
+        "stress: {jobs} jobs in {rounds} rounds, none lost ({test})"
+    );
 }
 
 /// Submissions that are awaited one by one, and maps, share a queue that is shorter than the row of workers.
@@ -86,7 +91,10 @@ fn accepted_jobs_are_started_however_short_the_queue_is() {
             } else {
                 vec![Work::Return, Work::Yield]
             },
-            mixes: submitting.iter().flat_map(|mix| std::iter::repeat_n(mix.clone(), each)).collect(),
+            mixes: submitting
+                .iter()
+                .flat_map(|mix| std::iter::repeat_n(mix.clone(), each))
+                .collect(),
             actions: 2000,
             ends_midway: false,
             ..config
@@ -111,7 +119,9 @@ fn maps_that_feed_maps_come_to_their_end() {
     stress("maps of maps", |rng| {
         let mut config = Config::draw(rng);
         config.actions = 16;
-        config.mixes = (0..rng.usize(1..4)).map(|_| Mix::only(Action::MapOfMaps)).collect();
+        config.mixes = (0..rng.usize(1..4))
+            .map(|_| Mix::only(Action::MapOfMaps))
+            .collect();
         config.ends_midway = false;
         config
     });
@@ -154,7 +164,13 @@ fn the_end_of_a_pool_ends_all_waits() {
 fn one_worker_starts_jobs_in_the_order_of_one_submitter() {
     stress("order", |rng| {
         let config = Config::draw(rng);
-        let mix = [Action::SubmitAwait, Action::SubmitDetach, Action::TrySubmit, Action::ReserveSubmit, Action::MapAll];
+        let mix = [
+            Action::SubmitAwait,
+            Action::SubmitDetach,
+            Action::TrySubmit,
+            Action::ReserveSubmit,
+            Action::MapAll,
+        ];
         Config {
             executor: *rng.choice(&Kind::ALL).expect("there are some"),
             workers: 1,

@@ -46,8 +46,15 @@ impl Ending {
     ];
 
     /// Those that end a pool in spite of clients that wait for it.
-    pub(crate) const ACTIVE: [Self; 7] =
-        [Self::Close, Self::Seal, Self::Drain, Self::DrainWithin, Self::DrainAtOnce, Self::Abort, Self::DropWorkers];
+    pub(crate) const ACTIVE: [Self; 7] = [
+        Self::Close,
+        Self::Seal,
+        Self::Drain,
+        Self::DrainWithin,
+        Self::DrainAtOnce,
+        Self::Abort,
+        Self::DropWorkers,
+    ];
 }
 
 /// What decides which job starts when.
@@ -72,7 +79,10 @@ impl Policies {
         Self {
             has_controls: true,
             // The first is one that no job ever waits for.
-            rate: (rng.u8(..3) == 0).then(|| *rng.choice(&[u32::MAX, 1_000_000, 20_000]).expect("there are some")),
+            rate: (rng.u8(..3) == 0).then(|| {
+                *rng.choice(&[u32::MAX, 1_000_000, 20_000])
+                    .expect("there are some")
+            }),
             window: (rng.u8(..6) == 0).then(|| rng.u32(1..100)),
             has_keys: keys > 0,
             running_per_key: (keys == 2).then(|| rng.usize(1..3)),
@@ -118,12 +128,24 @@ impl Config {
     /// A round of any kind.
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let has_submitter = rng.u8(..4) == 0;
-        let policies = if rng.u8(..3) == 0 { Policies::draw(rng) } else { Policies::default() };
-        let capacity = if rng.u8(..8) > 0 { rng.usize(1..5) } else { rng.usize(1..100) };
+        let policies = if rng.u8(..3) == 0 {
+            Policies::draw(rng)
+        } else {
+            Policies::default()
+        };
+        let capacity = if rng.u8(..8) > 0 {
+            rng.usize(1..5)
+        } else {
+            rng.usize(1..100)
+        };
         let mut config = Self {
             executor: *rng.choice(&Kind::ALL).expect("there are some"),
             clients_on_executor: rng.bool(),
-            workers: if rng.u8(..4) > 0 { capacity.min(8) + rng.usize(1..5) } else { rng.usize(1..5) },
+            workers: if rng.u8(..4) > 0 {
+                capacity.min(8) + rng.usize(1..5)
+            } else {
+                rng.usize(1..5)
+            },
             slots: if rng.u8(..3) > 0 { 1 } else { rng.usize(2..5) },
             capacity,
             max_waiting: (rng.u8(..8) == 0).then(|| rng.usize(..4)),
@@ -147,7 +169,11 @@ impl Config {
     fn bounds(&self) -> Bounds {
         let running = self.workers * self.slots;
         let running_per_key = self.policies.running_per_key.unwrap_or(usize::MAX);
-        Bounds { running, running_per_key, in_order: self.in_order }
+        Bounds {
+            running,
+            running_per_key,
+            in_order: self.in_order,
+        }
     }
 
     /// Whether a job may be cancelled, abandoned or refused without its client having asked for it.
@@ -155,7 +181,11 @@ impl Config {
         self.ends_midway
     }
 
-    fn build(&self, counts: &Arc<Counts>, events: &Arc<Events>) -> (JobPool, Vec<BoxFuture<'static, ()>>) {
+    fn build(
+        &self,
+        counts: &Arc<Counts>,
+        events: &Arc<Events>,
+    ) -> (JobPool, Vec<BoxFuture<'static, ()>>) {
         let mut builder = Pool::builder()
             .workers(self.workers)
             .jobs_per_worker(self.slots)
@@ -173,7 +203,8 @@ impl Config {
         if let Some(rate) = policies.rate {
             builder = builder.rate_limit(RateLimit::per_second(rate).burst(3));
         } else if let Some(permits) = policies.window {
-            builder = builder.rate_limit(RateLimit::sliding_window(permits, Duration::from_millis(1)));
+            builder =
+                builder.rate_limit(RateLimit::sliding_window(permits, Duration::from_millis(1)));
         }
         if policies.has_keys {
             builder = builder.key_by(|input: &Input| input.key() as u64);
@@ -199,7 +230,8 @@ impl Config {
         let futures = RefCell::new(Vec::new());
         let collect = |future| futures.borrow_mut().push(future);
         let pool = if self.has_submitter {
-            let (pool, workers) = builder.build_with_submitter(|input: Input, jobs| run(input, Some(jobs)));
+            let (pool, workers) =
+                builder.build_with_submitter(|input: Input, jobs| run(input, Some(jobs)));
             workers.spawn_on(&collect);
             pool
         } else {
@@ -208,8 +240,15 @@ impl Config {
         let counts = Arc::clone(counts);
         let unhandled = Arc::clone(events);
         pool.on_unhandled(move |failure| {
-            let is_first = unhandled.unhandled.lock().unwrap().insert(failure.id, ()).is_none();
-            counts.expect(is_first, || format!("a failure of job {} is reported twice", failure.id));
+            let is_first = unhandled
+                .unhandled
+                .lock()
+                .unwrap()
+                .insert(failure.id, ())
+                .is_none();
+            counts.expect(is_first, || {
+                format!("a failure of job {} is reported twice", failure.id)
+            });
         });
         (pool, futures.into_inner())
     }
@@ -221,7 +260,14 @@ fn works(rng: &mut Rng, has_submitter: bool) -> Vec<Work> {
         0 => vec![Work::Return],
         1 => vec![Work::Return, Work::Yield],
         2 => vec![Work::Return, Work::Yield, Work::Sleep(100)],
-        _ => vec![Work::Return, Work::Return, Work::Yield, Work::Sleep(100), Work::Fail, Work::Panic],
+        _ => vec![
+            Work::Return,
+            Work::Return,
+            Work::Yield,
+            Work::Sleep(100),
+            Work::Fail,
+            Work::Panic,
+        ],
     };
     if has_submitter {
         works.push(Work::Add(rng.usize(1..4)));
@@ -241,7 +287,9 @@ impl Events {
     fn note(&self, event: &Event) {
         match event {
             Event::Accepted { job } => self.jobs.lock().unwrap().entry(*job).or_default().0 += 1,
-            Event::Finished { job, .. } => self.jobs.lock().unwrap().entry(*job).or_default().1 += 1,
+            Event::Finished { job, .. } => {
+                self.jobs.lock().unwrap().entry(*job).or_default().1 += 1
+            }
             _ => {}
         }
     }
@@ -268,12 +316,21 @@ const DONE: usize = usize::MAX - 1;
 
 impl Round {
     /// Runs a round; yields how many jobs there were, or what was broken.
-    pub(crate) fn run(seed: u64, config: Config, watch: impl FnOnce(Arc<Self>)) -> Result<u64, String> {
+    pub(crate) fn run(
+        seed: u64,
+        config: Config,
+        watch: impl FnOnce(Arc<Self>),
+    ) -> Result<u64, String> {
         let counts = Counts::new(config.bounds());
         let events = Arc::new(Events::default());
         let (pool, workers) = config.build(&counts, &events);
-        let (stops, stopped): (Vec<_>, Vec<Receiver<()>>) = workers.iter().map(|_| async_channel::bounded(1)).unzip();
-        let doing = config.mixes.iter().map(|_| AtomicUsize::new(WAITS)).collect();
+        let (stops, stopped): (Vec<_>, Vec<Receiver<()>>) =
+            workers.iter().map(|_| async_channel::bounded(1)).unzip();
+        let doing = config
+            .mixes
+            .iter()
+            .map(|_| AtomicUsize::new(WAITS))
+            .collect();
         let round = Arc::new(Self {
             config,
             counts,
@@ -301,7 +358,11 @@ impl Round {
         debug_assert!(all_gone.is_err(), "nothing is sent");
         let accepted = round.check(&events);
         let violations = round.counts.violations();
-        if violations.is_empty() { Ok(accepted) } else { Err(format!("{violations:#?}\n{}", round.describe())) }
+        if violations.is_empty() {
+            Ok(accepted)
+        } else {
+            Err(format!("{violations:#?}\n{}", round.describe()))
+        }
     }
 
     fn run_clients(self: &Arc<Self>, pool: &JobPool) {
@@ -310,7 +371,11 @@ impl Round {
         for number in 0..self.config.mixes.len() {
             let client = Client::new(self, pool.clone(), rng.fork(), number);
             let (round, busy) = (Arc::clone(self), busy.clone());
-            let executor = if self.config.clients_on_executor { self.config.executor } else { Kind::Threads };
+            let executor = if self.config.clients_on_executor {
+                self.config.executor
+            } else {
+                Kind::Threads
+            };
             executor.spawn(Box::pin(async move {
                 client.run().await;
                 round.doing[number].store(DONE, Ordering::SeqCst);
@@ -349,7 +414,9 @@ impl Round {
         };
         let stats = pool.stats();
         let rest = (stats.queued, stats.delayed, stats.running, stats.workers);
-        counts.expect(rest == (0, 0, 0, 0), || format!("something is left: {stats:?}"));
+        counts.expect(rest == (0, 0, 0, 0), || {
+            format!("something is left: {stats:?}")
+        });
         let outcomes = stats.succeeded
             + stats.failed
             + stats.timed_out
@@ -357,16 +424,35 @@ impl Round {
             + stats.cancelled
             + stats.abandoned
             + stats.rejected;
-        counts.expect(stats.accepted == outcomes, || format!("outcomes do not add up: {stats:?}"));
-        let (accepted, added) = (counts.accepted.load(Ordering::SeqCst), counts.added.load(Ordering::SeqCst));
-        counts.expect(stats.accepted == accepted + added, || format!("{accepted} + {added} were accepted: {stats:?}"));
+        counts.expect(stats.accepted == outcomes, || {
+            format!("outcomes do not add up: {stats:?}")
+        });
+        let (accepted, added) = (
+            counts.accepted.load(Ordering::SeqCst),
+            counts.added.load(Ordering::SeqCst),
+        );
+        counts.expect(stats.accepted == accepted + added, || {
+            format!("{accepted} + {added} were accepted: {stats:?}")
+        });
         let values = counts.values.load(Ordering::SeqCst);
-        counts.expect(stats.succeeded <= values, || format!("{values} attempts returned a value: {stats:?}"));
+        counts.expect(stats.succeeded <= values, || {
+            format!("{values} attempts returned a value: {stats:?}")
+        });
         if self.config.is_observed {
             let jobs = events.jobs.lock().unwrap();
-            let is_whole = jobs.len() as u64 == stats.accepted && jobs.values().all(|seen| *seen == (1, 1));
-            let odd = jobs.iter().filter(|(_, seen)| **seen != (1, 1)).take(5).collect::<Vec<_>>();
-            counts.expect(is_whole, || format!("events of {} jobs, of which odd: {odd:?}; {stats:?}", jobs.len()));
+            let is_whole =
+                jobs.len() as u64 == stats.accepted && jobs.values().all(|seen| *seen == (1, 1));
+            let odd = jobs
+                .iter()
+                .filter(|(_, seen)| **seen != (1, 1))
+                .take(5)
+                .collect::<Vec<_>>();
+            counts.expect(is_whole, || {
+                format!(
+                    "events of {} jobs, of which odd: {odd:?}; {stats:?}",
+                    jobs.len()
+                )
+            });
         }
         drop(pool);
         self.wait_for_drops();
@@ -380,7 +466,9 @@ impl Round {
             std::thread::yield_now();
         }
         let (created, dropped) = (count(&self.counts.created), count(&self.counts.dropped));
-        self.counts.expect(created == dropped, || format!("{created} inputs were made and {dropped} dropped"));
+        self.counts.expect(created == dropped, || {
+            format!("{created} inputs were made and {dropped} dropped")
+        });
     }
 
     pub(crate) fn set_doing(&self, client: usize, action: Action) {
@@ -431,7 +519,12 @@ impl Round {
 
     pub(crate) fn describe_pool(&self) -> String {
         match &*self.pool.lock().unwrap() {
-            Some(pool) => format!("{:?}\nrunning: {:?}\npaused: {}", pool.stats(), pool.running(), pool.is_paused()),
+            Some(pool) => format!(
+                "{:?}\nrunning: {:?}\npaused: {}",
+                pool.stats(),
+                pool.running(),
+                pool.is_paused()
+            ),
             None => "the pool has no handle any more".to_owned(),
         }
     }

@@ -55,7 +55,13 @@ fn watch(test: &str, shared: &Shared) {
     let (mut seen, mut since) = (None, Instant::now());
     let mut state = shared.state.lock().unwrap();
     while !state.is_done {
-        let progress = (state.rounds, state.round.as_ref().map(|round| round.counts.progress.load(Ordering::SeqCst)));
+        let progress = (
+            state.rounds,
+            state
+                .round
+                .as_ref()
+                .map(|round| round.counts.progress.load(Ordering::SeqCst)),
+        );
         if seen != Some(progress) {
             (seen, since) = (Some(progress), Instant::now());
         } else if since.elapsed() >= PATIENCE {
@@ -63,7 +69,10 @@ fn watch(test: &str, shared: &Shared) {
             let hang = (since - began).as_secs_f64();
             // Not by the macro, whose text the test's output keeps back and loses here.
             let mut out = std::io::stderr();
-            let _ = writeln!(out, "stress: {test} hangs in round {rounds}, after {hang:.1} s");
+            let _ = writeln!(
+                out,
+                "stress: {test} hangs in round {rounds}, after {hang:.1} s"
+            );
             // In two steps: what asks the pool takes its locks, and might hang as well.
             if let Some(round) = state.round.take() {
                 let _ = writeln!(out, "{}", round.describe());
@@ -71,6 +80,10 @@ fn watch(test: &str, shared: &Shared) {
             }
             std::process::abort();
         }
-        state = shared.changed.wait_timeout(state, Duration::from_secs(1)).unwrap().0;
+        state = shared
+            .changed
+            .wait_timeout(state, Duration::from_secs(1))
+            .unwrap()
+            .0;
     }
 }

@@ -99,19 +99,32 @@ impl Figure {
 
     fn value(&self, results: &Results) -> Result<f64, String> {
         let least = |entry: Entry, figure: fn(&Sample) -> f64| {
-            results.least(entry, figure).ok_or_else(|| format!("{entry:?} has not been measured"))
+            results
+                .least(entry, figure)
+                .ok_or_else(|| format!("{entry:?} has not been measured"))
         };
         let best = |entries: &[Entry], figure: fn(&Sample) -> f64| {
-            let all: Result<Vec<f64>, String> = entries.iter().map(|entry| least(*entry, figure)).collect();
+            let all: Result<Vec<f64>, String> =
+                entries.iter().map(|entry| least(*entry, figure)).collect();
             Ok::<_, String>(all?.into_iter().fold(f64::INFINITY, f64::min))
         };
         Ok(match self {
-            Self::Time(of, beside) => least(*of, Sample::wall_a_job)? / best(beside, Sample::wall_a_job)?,
-            Self::Cpu(of, beside) => least(*of, Sample::cpu_a_job)? / best(beside, Sample::cpu_a_job)?,
-            Self::Latency(of, beside) => least(*of, Sample::median)? / best(beside, Sample::median)?,
+            Self::Time(of, beside) => {
+                least(*of, Sample::wall_a_job)? / best(beside, Sample::wall_a_job)?
+            }
+            Self::Cpu(of, beside) => {
+                least(*of, Sample::cpu_a_job)? / best(beside, Sample::cpu_a_job)?
+            }
+            Self::Latency(of, beside) => {
+                least(*of, Sample::median)? / best(beside, Sample::median)?
+            }
             Self::Ideal(of, ideal) => least(*of, Sample::wall_a_job)? / ideal,
-            Self::Speed(of, beside) => least(*beside, Sample::wall_a_job)? / least(*of, Sample::wall_a_job)?,
-            Self::Peak(of, beside) => least(*of, Sample::peak_mb)? - least(*beside, Sample::peak_mb)?,
+            Self::Speed(of, beside) => {
+                least(*beside, Sample::wall_a_job)? / least(*of, Sample::wall_a_job)?
+            }
+            Self::Peak(of, beside) => {
+                least(*of, Sample::peak_mb)? - least(*beside, Sample::peak_mb)?
+            }
             Self::Counted(count, what) => count(*what)?,
         })
     }
@@ -124,11 +137,20 @@ impl Bound {
         loop {
             let figure = self.figure.value(results)?;
             let is_close = (figure / self.limit.value() - 1.0).abs() < CLOSE;
-            let rounds = entries.iter().map(|entry| results.of(*entry).len()).min().unwrap_or(effort.most_rounds);
-            if !is_close || rounds >= effort.most_rounds || std::time::Instant::now() > effort.until {
+            let rounds = entries
+                .iter()
+                .map(|entry| results.of(*entry).len())
+                .min()
+                .unwrap_or(effort.most_rounds);
+            if !is_close || rounds >= effort.most_rounds || std::time::Instant::now() > effort.until
+            {
                 return Ok(figure);
             }
-            results.measure(&entries, effort.rounds.min(effort.most_rounds - rounds), effort.divisor)?;
+            results.measure(
+                &entries,
+                effort.rounds.min(effort.most_rounds - rounds),
+                effort.divisor,
+            )?;
         }
     }
 }

@@ -10,7 +10,13 @@ use crate::workload::{self, idle};
 pub(crate) fn all() -> Vec<Bound> {
     let mut bounds = Vec::new();
     let mut add = |section, what: String, figure, limit, unit| {
-        bounds.push(Bound { section, what, figure, limit, unit });
+        bounds.push(Bound {
+            section,
+            what,
+            figure,
+            limit,
+            unit,
+        });
     };
     ready(&mut add);
     one_by_one(&mut add);
@@ -53,7 +59,10 @@ pub(crate) fn all() -> Vec<Bound> {
 /// The sections of the first three rows.
 pub(crate) const QUICK: [&str; 3] = ["ready-10", "ready-1000", "submit"];
 /// The two ways to have a pool.
-const WAYS: [(Contender, &str); 2] = [(Brigade, "one slot a worker"), (BrigadeSlots, "many slots a worker")];
+const WAYS: [(Contender, &str); 2] = [
+    (Brigade, "one slot a worker"),
+    (BrigadeSlots, "many slots a worker"),
+];
 /// Who spawns a task a job, or tasks that take jobs. Those that take several times as long as these are left out.
 const SPAWNING: [Contender; 4] = [ParStream, SpawnSemaphore, JoinSet, SpawnBuffered];
 const ON_TOKIO: [Contender; 4] = [ParStream, JoinSet, SpawnBuffered, TowerBuffer];
@@ -61,24 +70,41 @@ const ON_TOKIO: [Contender; 4] = [ParStream, JoinSet, SpawnBuffered, TowerBuffer
 type Add<'a> = &'a mut dyn FnMut(&'static str, String, Figure, Limit, &'static str);
 
 fn at(workload: &'static str, threads: usize, contender: Contender) -> Entry {
-    Entry { workload, threads, contender }
+    Entry {
+        workload,
+        threads,
+        contender,
+    }
 }
 
 fn counting(contender: Contender, workload: &'static str, at_once: usize) -> Counting {
-    Counting { contender, workload, at_once }
+    Counting {
+        contender,
+        workload,
+        at_once,
+    }
 }
 
 /// All that take part in a workload, but the pool.
 fn peers(name: &'static str, threads: usize) -> Vec<Entry> {
     let workload = workload::named(name).expect("the table of bounds names workloads that exist");
-    let peers = workload.contenders.iter().filter(|contender| !contender.is_brigade());
-    peers.map(|contender| at(name, threads, *contender)).collect()
+    let peers = workload
+        .contenders
+        .iter()
+        .filter(|contender| !contender.is_brigade());
+    peers
+        .map(|contender| at(name, threads, *contender))
+        .collect()
 }
 
 fn ready(add: Add<'_>) {
     for (name, at_once) in [("ready-10", 10), ("ready-1000", 1_000)] {
         for threads in [1, 2] {
-            let on = if threads == 1 { "1 thread" } else { "2 threads" };
+            let on = if threads == 1 {
+                "1 thread"
+            } else {
+                "2 threads"
+            };
             let spawning = SPAWNING.map(|peer| at(name, threads, peer)).to_vec();
             add(
                 name,
@@ -97,24 +123,51 @@ fn ready(add: Add<'_>) {
             add(
                 name,
                 format!("many slots a worker, {on}: time relative to buffer_unordered"),
-                Figure::Time(at(name, threads, BrigadeSlots), vec![at(name, 1, BufferUnordered)]),
+                Figure::Time(
+                    at(name, threads, BrigadeSlots),
+                    vec![at(name, 1, BufferUnordered)],
+                ),
                 Limit::AtMost(0.9),
                 "x",
             );
         }
         let slots = counting(BrigadeSlots, name, at_once);
         let counted = Figure::Counted(instructions, slots);
-        add(name, "many slots a worker: instructions a job".into(), counted, Limit::AtMost(220.0), "");
+        add(
+            name,
+            "many slots a worker: instructions a job".into(),
+            counted,
+            Limit::AtMost(220.0),
+            "",
+        );
         let counted = Figure::Counted(allocations, slots);
-        add(name, "many slots a worker: allocations a job".into(), counted, Limit::AtMost(0.04), "");
+        add(
+            name,
+            "many slots a worker: allocations a job".into(),
+            counted,
+            Limit::AtMost(0.04),
+            "",
+        );
     }
 }
 
 fn one_by_one(add: Add<'_>) {
     let detached = Figure::Counted(instructions, counting(BrigadeDetached, "submit", 10));
-    add("submit", "submitted one by one, nobody waits: instructions a job".into(), detached, Limit::AtMost(350.0), "");
+    add(
+        "submit",
+        "submitted one by one, nobody waits: instructions a job".into(),
+        detached,
+        Limit::AtMost(350.0),
+        "",
+    );
     let handles = Figure::Counted(instructions, counting(BrigadeHandles, "submit", 10));
-    add("submit", "submitted one by one, each awaited: instructions a job".into(), handles, Limit::AtMost(1_000.0), "");
+    add(
+        "submit",
+        "submitted one by one, each awaited: instructions a job".into(),
+        handles,
+        Limit::AtMost(1_000.0),
+        "",
+    );
 }
 
 fn sleeping(add: Add<'_>) {
@@ -130,7 +183,10 @@ fn sleeping(add: Add<'_>) {
             add(
                 name,
                 format!("{words}: time relative to the best peer on tokio"),
-                Figure::Time(at(name, 1, contender), ON_TOKIO.map(|peer| at(name, 1, peer)).to_vec()),
+                Figure::Time(
+                    at(name, 1, contender),
+                    ON_TOKIO.map(|peer| at(name, 1, peer)).to_vec(),
+                ),
                 Limit::AtMost(0.55),
                 "x",
             );
@@ -149,9 +205,21 @@ fn sleeping(add: Add<'_>) {
 
 fn memory(add: Add<'_>) {
     let idle = Figure::Counted(idle_bytes, counting(Brigade, "idle", 0));
-    add("memory", "an idle worker, beyond the handler's future".into(), idle, Limit::AtMost(300.0), "bytes");
+    add(
+        "memory",
+        "an idle worker, beyond the handler's future".into(),
+        idle,
+        Limit::AtMost(300.0),
+        "bytes",
+    );
     let unused = Figure::Counted(idle_bytes, counting(BrigadeSlots, "idle", 0));
-    add("memory", "a slot that was never used".into(), unused, Limit::AtMost(1.0), "bytes");
+    add(
+        "memory",
+        "a slot that was never used".into(),
+        unused,
+        Limit::AtMost(1.0),
+        "bytes",
+    );
     for (contender, words) in WAYS {
         add(
             "memory",
@@ -194,9 +262,20 @@ fn allocations(of: Counting) -> Result<f64, String> {
 fn idle_bytes(of: Counting) -> Result<f64, String> {
     // Near a power of two, so that tables that double are as full in both.
     const MANY: usize = 16_000;
-    let live = |at_once| count::live_bytes(Run { contender: of.contender, workload: of.workload, jobs: 0, at_once });
+    let live = |at_once| {
+        count::live_bytes(Run {
+            contender: of.contender,
+            workload: of.workload,
+            jobs: 0,
+            at_once,
+        })
+    };
     let bytes = (live(MANY)? as f64 - live(MANY / 2)? as f64) / (MANY / 2) as f64;
-    Ok(if of.contender == Brigade { bytes - idle::handler_bytes() as f64 } else { bytes })
+    Ok(if of.contender == Brigade {
+        bytes - idle::handler_bytes() as f64
+    } else {
+        bytes
+    })
 }
 
 fn growth_by_workers(of: Counting) -> Result<f64, String> {
@@ -205,15 +284,31 @@ fn growth_by_workers(of: Counting) -> Result<f64, String> {
         .into_iter()
         .collect();
     let each = each?;
-    let (least, most) = each.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), x| (least.min(*x), most.max(*x)));
+    let (least, most) = each
+        .iter()
+        .fold((f64::INFINITY, 0.0_f64), |(least, most), x| {
+            (least.min(*x), most.max(*x))
+        });
     Ok(most / least)
 }
 
 fn growth_by_jobs(of: Counting) -> Result<f64, String> {
     const FEW: u64 = 10_000;
     const MANY: u64 = 10_000_000;
-    let Counting { contender, workload, at_once } = of;
-    let all = |jobs| count::instructions(Run { contender, workload, jobs, at_once }).map(|count| count as f64);
+    let Counting {
+        contender,
+        workload,
+        at_once,
+    } = of;
+    let all = |jobs| {
+        count::instructions(Run {
+            contender,
+            workload,
+            jobs,
+            at_once,
+        })
+        .map(|count| count as f64)
+    };
     let few = all(FEW)?;
     Ok(((all(MANY)? - few) / (MANY - FEW) as f64) / ((all(2 * FEW)? - few) / FEW as f64))
 }

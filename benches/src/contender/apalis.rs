@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use ::apalis::prelude::{MemoryStorage, ParallelizeExt, TaskSink, WorkerBuilder, WorkerBuilderExt, WorkerContext};
+use ::apalis::prelude::{
+    MemoryStorage, ParallelizeExt, TaskSink, WorkerBuilder, WorkerBuilderExt, WorkerContext,
+};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -22,12 +24,21 @@ pub(crate) fn run<W: Work>(work: W, load: Load) -> Sample {
             async move { counter.add(work.run(n).await) }
         };
         let mut storage = MemoryStorage::new();
-        storage.push_bulk((0..load.jobs).collect()).await.expect("the storage takes them");
-        let builder = WorkerBuilder::new("jobs").backend(storage).concurrency(load.at_once);
+        storage
+            .push_bulk((0..load.jobs).collect())
+            .await
+            .expect("the storage takes them");
+        let builder = WorkerBuilder::new("jobs")
+            .backend(storage)
+            .concurrency(load.at_once);
         let worker: BoxFuture<'static, _> = if load.threads == 1 {
             builder.build(handler).run().boxed()
         } else {
-            builder.parallelize(tokio::spawn).build(handler).run().boxed()
+            builder
+                .parallelize(tokio::spawn)
+                .build(handler)
+                .run()
+                .boxed()
         };
         let worker = tokio::spawn(worker);
         let tally = tally.complete().await;

@@ -32,7 +32,9 @@ fn one_slot_builder<In, E>(load: Load) -> Builder<In, E> {
 /// As many workers as threads, and the jobs in their slots: for great numbers of small or waiting jobs.
 fn slots_builder<In, E>(load: Load) -> Builder<In, E> {
     let workers = load.threads.min(load.at_once).max(1);
-    Pool::builder().workers(workers).jobs_per_worker(load.at_once.div_ceil(workers))
+    Pool::builder()
+        .workers(workers)
+        .jobs_per_worker(load.at_once.div_ceil(workers))
 }
 
 /// Every policy there is, none of which ever holds a job up.
@@ -70,7 +72,12 @@ fn map<W: Work>(work: W, load: Load, builder: Builder<u64, ()>, priority: i32) -
     runtime::on_async_executor::<W>(load, async |executor| {
         let pool = builder.spawn_on(executor, move |n| handle(work.clone(), n));
         let map = pool.map(0..load.jobs);
-        results_of(if priority == 0 { map } else { map.priority(priority) }).await
+        results_of(if priority == 0 {
+            map
+        } else {
+            map.priority(priority)
+        })
+        .await
     })
 }
 
@@ -92,7 +99,9 @@ pub(crate) fn detached<W: Work>(work: W, load: Load) -> Sample {
     runtime::on_async_executor::<W>(load, async |executor| {
         let tally = SharedTally::expecting(load.jobs);
         let counter = Arc::clone(&tally);
-        let pool = slots_builder(load).spawn_on(executor, move |n| add(work.clone(), Arc::clone(&counter), n));
+        let pool = slots_builder(load).spawn_on(executor, move |n| {
+            add(work.clone(), Arc::clone(&counter), n)
+        });
         for n in 0..load.jobs {
             pool.submit(n).await.expect("the pool is open").detach();
         }
@@ -107,24 +116,37 @@ pub(crate) fn backlog<W: Work>(work: W, load: Load) -> Sample {
 }
 
 /// All jobs in the queue before the first starts, since nobody polls a worker until then.
-pub(crate) fn queued_first<W: Work>(work: W, load: Load, builder: Builder<u64, ()>, priority: i32) -> Sample {
+pub(crate) fn queued_first<W: Work>(
+    work: W,
+    load: Load,
+    builder: Builder<u64, ()>,
+    priority: i32,
+) -> Sample {
     runtime::on_async_executor::<W>(load, async |executor| {
         let capacity = usize::try_from(load.jobs).expect("so many jobs fit into memory");
-        let (pool, workers) = builder.queue_capacity(capacity).build(move |n| handle(work.clone(), n));
+        let (pool, workers) = builder
+            .queue_capacity(capacity)
+            .build(move |n| handle(work.clone(), n));
         let mut map = pool.map(0..load.jobs).window(capacity);
         if priority != 0 {
             map = map.priority(priority);
         }
         // The first look hands everything in.
         let first = future::poll_once(map.next()).await;
-        assert!(first.is_none() && pool.stats().queued == capacity, "{:?}", pool.stats());
+        assert!(
+            first.is_none() && pool.stats().queued == capacity,
+            "{:?}",
+            pool.stats()
+        );
         workers.spawn_on(executor);
         results_of(map).await
     })
 }
 
 /// Reads a map or a group to its end.
-pub(crate) async fn results_of(mut completions: impl Stream<Item = Completion<u64, u64, ()>> + Unpin) -> Tally {
+pub(crate) async fn results_of(
+    mut completions: impl Stream<Item = Completion<u64, u64, ()>> + Unpin,
+) -> Tally {
     let mut tally = Tally::default();
     while let Some(completion) = completions.next().await {
         tally.add(completion.result.expect("the job does not fail"));

@@ -13,7 +13,13 @@ pub(crate) fn rayon_iter(load: Load) -> Sample {
     let pool = rayon_pool(load.threads);
     let running = Running::start();
     let sum = pool.install(|| (0..load.jobs).into_par_iter().map(compute).sum());
-    running.stop(load.jobs, Tally { count: load.jobs, sum })
+    running.stop(
+        load.jobs,
+        Tally {
+            count: load.jobs,
+            sum,
+        },
+    )
 }
 
 pub(crate) fn rayon_spawn(load: Load) -> Sample {
@@ -42,5 +48,8 @@ pub(crate) fn threadpool(load: Load) -> Sample {
 }
 
 fn rayon_pool(threads: usize) -> rayon::ThreadPool {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started")
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .expect("threads can be started")
 }

@@ -39,9 +39,16 @@ pub(crate) fn run<W: Work>(work: W, load: Load) -> Sample {
             let batch = sent..load.jobs.min(sent + BATCH);
             sent = batch.end;
             let task = |n| {
-                Task::new(n).priority(Priority::High).resource("all", 1).timeout(MINUTE).retry(RetryPolicy::default())
+                Task::new(n)
+                    .priority(Priority::High)
+                    .resource("all", 1)
+                    .timeout(MINUTE)
+                    .retry(RetryPolicy::default())
             };
-            scheduler.enqueue_many(batch.map(task).collect()).await.expect("it takes them");
+            scheduler
+                .enqueue_many(batch.map(task).collect())
+                .await
+                .expect("it takes them");
         }
         let tally = tally.complete().await;
         scheduler.shutdown(MINUTE).await.expect("it stops");

@@ -17,7 +17,9 @@ use crate::work::Work;
 
 pub(crate) fn buffer_unordered<W: Work>(work: W, load: Load) -> Sample {
     runtime::on_this_thread::<W>(load, async {
-        let mut results = stream::iter(0..load.jobs).map(|n| work.clone().run(n)).buffer_unordered(load.at_once);
+        let mut results = stream::iter(0..load.jobs)
+            .map(|n| work.clone().run(n))
+            .buffer_unordered(load.at_once);
         let mut tally = Tally::default();
         while let Some(n) = results.next().await {
             tally.add(n);
@@ -37,7 +39,9 @@ pub(crate) fn for_each_concurrent<W: Work>(work: W, load: Load) -> Sample {
 
 pub(crate) fn buffered<W: Work>(work: W, load: Load) -> Sample {
     runtime::on_this_thread::<W>(load, async {
-        let mut results = stream::iter(0..load.jobs).map(|n| work.clone().run(n)).buffered_unordered(load.at_once);
+        let mut results = stream::iter(0..load.jobs)
+            .map(|n| work.clone().run(n))
+            .buffered_unordered(load.at_once);
         let mut tally = Tally::default();
         while let Some(n) = results.next().await {
             tally.add(n);
@@ -50,7 +54,9 @@ pub(crate) fn concurrency<W: Work>(work: W, load: Load) -> Sample {
     runtime::on_this_thread::<W>(load, async {
         let tally = Cell::new(Tally::default());
         let jobs = ConcurrentStreamExt::co(stream::iter(0..load.jobs));
-        jobs.limit(NonZero::new(load.at_once)).for_each(|n| add(work.clone(), n, &tally)).await;
+        jobs.limit(NonZero::new(load.at_once))
+            .for_each(|n| add(work.clone(), n, &tally))
+            .await;
         tally.get()
     })
 }

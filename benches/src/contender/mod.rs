@@ -85,7 +85,10 @@ pub(crate) enum Contender {
 impl Contender {
     /// As the command line and the tables call it.
     pub(crate) fn name(self) -> String {
-        self.to_possible_value().expect("no contender is hidden").get_name().to_owned()
+        self.to_possible_value()
+            .expect("no contender is hidden")
+            .get_name()
+            .to_owned()
     }
 
     /// Whether it is the pool.
@@ -97,7 +100,12 @@ impl Contender {
     pub(crate) fn is_on_tokio(self) -> bool {
         matches!(
             self,
-            Self::ParStream | Self::JoinSet | Self::SpawnBuffered | Self::TowerBuffer | Self::Apalis | Self::Cronoq
+            Self::ParStream
+                | Self::JoinSet
+                | Self::SpawnBuffered
+                | Self::TowerBuffer
+                | Self::Apalis
+                | Self::Cronoq
         )
     }
 

@@ -14,7 +14,9 @@ pub(crate) const CAPACITY: usize = 1024;
 pub(crate) fn run<W: Work>(work: W, load: Load) -> Sample {
     runtime::on_async_executor::<W>(load, async |executor| {
         let (inputs, results) = pool(executor, work, load.at_once, CAPACITY);
-        executor.spawn(async move { feed(&inputs, load.jobs).await }).detach();
+        executor
+            .spawn(async move { feed(&inputs, load.jobs).await })
+            .detach();
         collect(&results).await
     })
 }

@@ -50,7 +50,10 @@ pub(crate) fn why_absent(contender: Contender) -> Option<String> {
         Ok(_) if contender == Contender::PQueue => {
             Some("p-queue is not installed: npm install --prefix benches/scripts p-queue".into())
         }
-        Ok(output) => Some(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Ok(output) => Some(format!(
+            "{program}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
         Err(_) => Some(format!("{program} is not installed")),
     }
 }
@@ -65,8 +68,23 @@ pub(crate) fn run(contender: Contender, work: &str, load: Load) -> Option<Result
     Some(output.and_then(|output| {
         let told: Told = serde_json::from_slice(&output.stdout)
             .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))?;
-        Tally { count: told.count, sum: told.sum }.check(load.jobs);
-        let Told { wall_ns, cpu_ns, peak_kib, .. } = told;
-        Ok(Sample { jobs: load.jobs, wall_ns, cpu_ns, peak_kib, ..Sample::default() })
+        Tally {
+            count: told.count,
+            sum: told.sum,
+        }
+        .check(load.jobs);
+        let Told {
+            wall_ns,
+            cpu_ns,
+            peak_kib,
+            ..
+        } = told;
+        Ok(Sample {
+            jobs: load.jobs,
+            wall_ns,
+            cpu_ns,
+            peak_kib,
+            ..Sample::default()
+        })
     }))
 }

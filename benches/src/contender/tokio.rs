@@ -17,7 +17,10 @@ pub(crate) fn join_set<W: Work>(work: W, load: Load) -> Sample {
         let permits = Arc::new(Semaphore::new(load.at_once));
         let (mut tasks, mut tally) = (JoinSet::new(), Tally::default());
         for n in 0..load.jobs {
-            let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes it");
+            let permit = Arc::clone(&permits)
+                .acquire_owned()
+                .await
+                .expect("nobody closes it");
             let work = work.clone();
             tasks.spawn(async move {
                 let n = work.run(n).await;

@@ -20,7 +20,10 @@ pub(crate) fn run<W: Work>(work: W, load: Load) -> Sample {
         });
         // At least as many as are called at once, as its documentation advises.
         let buffer = CAPACITY.max(load.at_once);
-        let service = ServiceBuilder::new().buffer(buffer).concurrency_limit(load.at_once).service(service);
+        let service = ServiceBuilder::new()
+            .buffer(buffer)
+            .concurrency_limit(load.at_once)
+            .service(service);
         let mut answers = service.call_all(stream::iter(0..load.jobs)).unordered();
         let mut tally = Tally::default();
         while let Some(answer) = answers.next().await {

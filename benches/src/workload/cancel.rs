@@ -29,7 +29,11 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
                 let (pool, workers) = builder.queue_capacity(capacity).build(|n| handle(Ready, n));
                 let mut map = pool.map(0..load.jobs).window(capacity);
                 let first = future::poll_once(map.next()).await;
-                assert!(first.is_none() && pool.stats().queued == capacity, "{:?}", pool.stats());
+                assert!(
+                    first.is_none() && pool.stats().queued == capacity,
+                    "{:?}",
+                    pool.stats()
+                );
                 workers.spawn_on(&executor);
                 timed(load, async || {
                     map.cancel();
@@ -53,10 +57,13 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
         Contender::SpawnSemaphore => {
             let executor = Threads::default();
             future::block_on(executor.run(async {
-                let tasks: Vec<_> = (0..load.jobs).map(|n| executor.spawn(Ready.run(n))).collect();
+                let tasks: Vec<_> = (0..load.jobs)
+                    .map(|n| executor.spawn(Ready.run(n)))
+                    .collect();
                 timed(load, async || {
                     // Told to all before the first is waited for.
-                    let mut waiting: FuturesUnordered<_> = tasks.into_iter().map(|task| task.cancel()).collect();
+                    let mut waiting: FuturesUnordered<_> =
+                        tasks.into_iter().map(|task| task.cancel()).collect();
                     while let Some(outcome) = waiting.next().await {
                         assert_eq!(outcome, None, "the job has run");
                     }
@@ -72,7 +79,10 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
             timed(load, async || {
                 tasks.abort_all();
                 while let Some(outcome) = tasks.join_next().await {
-                    assert!(outcome.is_err_and(|error| error.is_cancelled()), "the job has run");
+                    assert!(
+                        outcome.is_err_and(|error| error.is_cancelled()),
+                        "the job has run"
+                    );
                 }
             })
             .await
@@ -84,5 +94,8 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
 async fn timed(load: Load, cancel: impl AsyncFnOnce()) -> Sample {
     let running = Running::start();
     cancel().await;
-    Sample { jobs: load.jobs, ..running.stop(0, Tally::default()) }
+    Sample {
+        jobs: load.jobs,
+        ..running.stop(0, Tally::default())
+    }
 }

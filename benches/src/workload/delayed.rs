@@ -25,10 +25,15 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
         Contender::Brigade | Contender::BrigadeSlots => {
             let builder = builder(contender, load);
             runtime::on_async_executor::<Sleep>(load, async |executor| {
-                let pool =
-                    builder.queue_capacity(capacity).spawn_on(executor, move |n| add(Ready, Arc::clone(&counter), n));
+                let pool = builder
+                    .queue_capacity(capacity)
+                    .spawn_on(executor, move |n| add(Ready, Arc::clone(&counter), n));
                 for n in 0..load.jobs {
-                    pool.job(n).delay(DELAY).try_submit().expect("there is room").detach();
+                    pool.job(n)
+                        .delay(DELAY)
+                        .try_submit()
+                        .expect("there is room")
+                        .detach();
                 }
                 tally.complete().await
             })
@@ -67,7 +72,10 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
 pub(crate) fn hold(load: Load) -> Sample {
     let capacity = usize::try_from(load.jobs).expect("so many jobs fit into memory");
     let running = Running::start();
-    let (pool, workers) = Pool::builder().workers(load.at_once).queue_capacity(capacity).build(|n| handle(Ready, n));
+    let (pool, workers) = Pool::builder()
+        .workers(load.at_once)
+        .queue_capacity(capacity)
+        .build(|n| handle(Ready, n));
     let mut handles = Vec::with_capacity(capacity);
     for n in 0..load.jobs {
         let job = pool.job(n).delay(Duration::from_secs(3600 + n % 1000));

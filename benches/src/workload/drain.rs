@@ -41,8 +41,9 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
                 let builder = builder(contender, load);
                 let capacity = usize::try_from(load.jobs).expect("so many jobs fit into memory");
                 let counter = Arc::clone(&tally);
-                let (pool, workers) =
-                    builder.queue_capacity(capacity).build(move |n| add(Ready, Arc::clone(&counter), n));
+                let (pool, workers) = builder
+                    .queue_capacity(capacity)
+                    .build(move |n| add(Ready, Arc::clone(&counter), n));
                 for n in 0..load.jobs {
                     pool.try_submit(n).expect("there is room").detach();
                 }

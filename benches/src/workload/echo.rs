@@ -21,11 +21,21 @@ impl Server {
     pub(crate) fn start() -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut command = Command::new(program);
-        let mut process = command.arg("serve").stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
+        let mut process = command
+            .arg("serve")
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
         let mut line = String::new();
-        let told = process.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut line));
-        let address = told.and_then(Result::ok).and_then(|_| line.trim().parse().ok());
-        let address = address.ok_or_else(|| format!("the echo server does not tell its address: {line}"))?;
+        let told = process
+            .stdout
+            .take()
+            .map(|stdout| BufReader::new(stdout).read_line(&mut line));
+        let address = told
+            .and_then(Result::ok)
+            .and_then(|_| line.trim().parse().ok());
+        let address =
+            address.ok_or_else(|| format!("the echo server does not tell its address: {line}"))?;
         Ok(Self { process, address })
     }
 
@@ -54,7 +64,9 @@ pub(crate) fn serve() -> Result<(), std::io::Error> {
             executor
                 .spawn(async move {
                     let mut message = [0; MESSAGE];
-                    while stream.read_exact(&mut message).await.is_ok() && stream.write_all(&message).await.is_ok() {}
+                    while stream.read_exact(&mut message).await.is_ok()
+                        && stream.write_all(&message).await.is_ok()
+                    {}
                 })
                 .detach();
         }

@@ -16,7 +16,9 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
     let running = Running::start();
     let executor = Threads::default();
     match contender {
-        Contender::Naive => mem::forget(naive::pool(&executor, Ready, load.at_once, naive::CAPACITY)),
+        Contender::Naive => {
+            mem::forget(naive::pool(&executor, Ready, load.at_once, naive::CAPACITY))
+        }
         Contender::Brigade | Contender::BrigadeSlots => {
             mem::forget(builder(contender, load).spawn_on(&executor, |n| handle(Ready, n)));
         }
@@ -26,7 +28,10 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
     future::block_on(async { while executor.try_tick() {} });
     mem::forget(executor);
     // A worker each in place of a job.
-    Sample { jobs: load.at_once as u64, ..running.stop(0, Tally::default()) }
+    Sample {
+        jobs: load.at_once as u64,
+        ..running.stop(0, Tally::default())
+    }
 }
 
 /// What the future of the handler takes, of which a worker has one.

@@ -27,7 +27,11 @@ pub(crate) fn run(contender: Contender, load: Load, is_across: bool) -> Sample {
     }
     runtime::beside_threads::<Ready, _>(usize::from(is_across), |executor| {
         let measured = measure(contender, load, executor);
-        if is_across { future::block_on(measured) } else { future::block_on(executor.run(measured)) }
+        if is_across {
+            future::block_on(measured)
+        } else {
+            future::block_on(executor.run(measured))
+        }
     })
 }
 
@@ -71,14 +75,20 @@ async fn measure(contender: Contender, load: Load, executor: &Threads) -> Sample
 fn on_tokio(load: Load, is_across: bool) -> Sample {
     // A multi-thread runtime runs its tasks on other threads than the one that blocks.
     let runtime = if is_across {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime can be built")
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .expect("a runtime can be built")
     } else {
         runtime::tokio_runtime(1)
     };
     runtime.block_on(async {
         let permits = Arc::new(tokio::sync::Semaphore::new(load.at_once));
         each(load, async |n| {
-            let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes it");
+            let permit = Arc::clone(&permits)
+                .acquire_owned()
+                .await
+                .expect("nobody closes it");
             let job = async move {
                 let n = Ready.run(n).await;
                 drop(permit);
@@ -92,7 +102,8 @@ fn on_tokio(load: Load, is_across: bool) -> Sample {
 
 async fn each(load: Load, submit: impl AsyncFn(u64) -> u64) -> Sample {
     let start = ProcessTime::now();
-    let mut times = Vec::with_capacity(usize::try_from(load.jobs).expect("so many fit into memory"));
+    let mut times =
+        Vec::with_capacity(usize::try_from(load.jobs).expect("so many fit into memory"));
     for n in 0..load.jobs {
         for _ in 0..TURNS {
             future::yield_now().await;

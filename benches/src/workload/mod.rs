@@ -70,7 +70,10 @@ pub(crate) fn named(name: &str) -> Result<Workload, String> {
     let found = WORKLOADS.iter().find(|workload| workload.name == name);
     found.copied().ok_or_else(|| {
         let names: Vec<_> = WORKLOADS.iter().map(|workload| workload.name).collect();
-        format!("no workload is called {name}; there are {}", names.join(", "))
+        format!(
+            "no workload is called {name}; there are {}",
+            names.join(", ")
+        )
     })
 }
 
@@ -101,8 +104,16 @@ impl Workload {
     /// Its load for this contender, which takes fewer jobs if it is slow.
     pub(crate) fn load(&self, contender: Contender, threads: usize) -> Load {
         // What they do with sleeping jobs is mostly to sleep.
-        let divisor = if self.kind == Kind::Sleep { 1 } else { contender.divisor() };
-        Load { jobs: self.jobs / divisor, at_once: self.at_once, threads }
+        let divisor = if self.kind == Kind::Sleep {
+            1
+        } else {
+            contender.divisor()
+        };
+        Load {
+            jobs: self.jobs / divisor,
+            at_once: self.at_once,
+            threads,
+        }
     }
 
     /// Runs it in this process.
@@ -118,7 +129,11 @@ impl Workload {
             _ => word.is_some() || !script::is_script(contender),
         };
         if !takes_part {
-            return Err(format!("{} takes no part in {}", contender.name(), self.name));
+            return Err(format!(
+                "{} takes no part in {}",
+                contender.name(),
+                self.name
+            ));
         }
         if let Some(result) = script::run(contender, word.unwrap_or_default(), load) {
             return result;
@@ -172,11 +187,28 @@ mod tests {
                 Kind::Idle => 0,
                 _ => 100,
             };
-            for &contender in workload.contenders.iter().filter(|contender| !script::is_script(**contender)) {
-                for &threads in workload.threads.iter().filter(|threads| **threads == 1 || contender.is_parallel()) {
-                    let load = Load { jobs, at_once: workload.at_once.min(10), threads };
+            for &contender in workload
+                .contenders
+                .iter()
+                .filter(|contender| !script::is_script(**contender))
+            {
+                for &threads in workload
+                    .threads
+                    .iter()
+                    .filter(|threads| **threads == 1 || contender.is_parallel())
+                {
+                    let load = Load {
+                        jobs,
+                        at_once: workload.at_once.min(10),
+                        threads,
+                    };
                     let run = workload.run(contender, load);
-                    assert!(run.is_ok(), "{} at {}: {run:?}", contender.name(), workload.name);
+                    assert!(
+                        run.is_ok(),
+                        "{} at {}: {run:?}",
+                        contender.name(),
+                        workload.name
+                    );
                 }
             }
         }

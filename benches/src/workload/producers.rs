@@ -14,7 +14,10 @@ use crate::work::{Ready, Work};
 pub(crate) fn run(contender: Contender, load: Load, producers: u64) -> Sample {
     // The numbers of the jobs, in as many parts as there are producers.
     let each = load.jobs / producers;
-    let load = Load { jobs: each * producers, ..load };
+    let load = Load {
+        jobs: each * producers,
+        ..load
+    };
     let parts = move || (0..producers).map(move |at| at * each..(at + 1) * each);
     if contender == Contender::JoinSet {
         return on_tokio(load, parts);
@@ -60,7 +63,11 @@ pub(crate) fn run(contender: Contender, load: Load, producers: u64) -> Sample {
             Contender::SpawnSemaphore => {
                 let permits = Arc::new(async_lock::Semaphore::new(load.at_once));
                 for part in parts() {
-                    let (permits, tally, spawner) = (Arc::clone(&permits), Arc::clone(&tally), Arc::clone(executor));
+                    let (permits, tally, spawner) = (
+                        Arc::clone(&permits),
+                        Arc::clone(&tally),
+                        Arc::clone(executor),
+                    );
                     let producer = async move {
                         for n in part {
                             let permit = permits.acquire_arc().await;
@@ -93,7 +100,10 @@ where
             let (permits, tally) = (Arc::clone(&permits), Arc::clone(&tally));
             tokio::spawn(async move {
                 for n in part {
-                    let permit = Arc::clone(&permits).acquire_owned().await.expect("nobody closes it");
+                    let permit = Arc::clone(&permits)
+                        .acquire_owned()
+                        .await
+                        .expect("nobody closes it");
                     let tally = Arc::clone(&tally);
                     tokio::spawn(async move {
                         tally.add(Ready.run(n).await);

@@ -13,7 +13,9 @@ use crate::work::{Ready, Work};
 
 pub(crate) fn run(contender: Contender, load: Load) -> Sample {
     match contender {
-        Contender::Brigade | Contender::BrigadeSlots => queued_first(Ready, load, builder(contender, load), 0),
+        Contender::Brigade | Contender::BrigadeSlots => {
+            queued_first(Ready, load, builder(contender, load), 0)
+        }
         Contender::Naive => runtime::on_async_executor::<Ready>(load, async |executor| {
             let (inputs, queue) = async_channel::unbounded();
             naive::feed(&inputs, load.jobs).await;
@@ -23,7 +25,10 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
                 let (queue, outputs) = (queue.clone(), outputs.clone());
                 let worker = async move {
                     while let Ok(n) = queue.recv().await {
-                        outputs.send(Ready.run(n).await).await.expect("somebody reads the results");
+                        outputs
+                            .send(Ready.run(n).await)
+                            .await
+                            .expect("somebody reads the results");
                     }
                 };
                 executor.spawn(worker).detach();

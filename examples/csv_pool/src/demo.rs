@@ -21,7 +21,11 @@ pub(crate) struct Refused(String);
 
 impl Demo {
     pub(crate) fn new(column: Column, options: &Options) -> Self {
-        Self { column, takes: Duration::from_millis(options.job_ms), fail_on: options.fail_on.clone() }
+        Self {
+            column,
+            takes: Duration::from_millis(options.job_ms),
+            fail_on: options.fail_on.clone(),
+        }
     }
 
     pub(crate) fn refuse(&self, path: &str) -> Result<(), Refused> {

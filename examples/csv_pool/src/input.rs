@@ -22,7 +22,11 @@ pub(crate) struct Input {
 impl Input {
     /// Opens the file on a thread that may wait: a pipe may have no header for a while.
     pub(crate) async fn open(options: &Options) -> Result<Self, Stop> {
-        let (reader, column, path) = (options.reader(), options.column.clone(), options.file.clone());
+        let (reader, column, path) = (
+            options.reader(),
+            options.column.clone(),
+            options.file.clone(),
+        );
         let opened = if options.is_stdin() {
             let name = options.file_name();
             smol::unblock(move || {
@@ -44,7 +48,11 @@ impl Input {
         rows: impl Iterator<Item = RowResult> + Send + 'static,
     ) -> Result<Self, CsvError> {
         let column = header.column(column)?;
-        Ok(Self { header, column, rows: Box::new(rows) })
+        Ok(Self {
+            header,
+            column,
+            rows: Box::new(rows),
+        })
     }
 
     /// The rows, read on a thread that may wait, and `None` after the last one.

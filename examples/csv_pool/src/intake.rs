@@ -33,12 +33,22 @@ struct Rejects {
 }
 
 impl Intake {
-    pub(crate) fn new(options: &Options, header: &Header, screen: &Screen, taken: &mut Taken) -> Result<Self, Stop> {
+    pub(crate) fn new(
+        options: &Options,
+        header: &Header,
+        screen: &Screen,
+        taken: &mut Taken,
+    ) -> Result<Self, Stop> {
         let rejects = match &options.rejects {
             Some(path) => {
-                let writer = Writer::with_delimiter(taken.create(path, "--rejects")?, options.delimiter);
-                let writer = RejectsWriter::new(writer, header).map_err(|error| Stop::write(path, &error))?;
-                Some(Rejects { path: path.clone(), writer })
+                let writer =
+                    Writer::with_delimiter(taken.create(path, "--rejects")?, options.delimiter);
+                let writer = RejectsWriter::new(writer, header)
+                    .map_err(|error| Stop::write(path, &error))?;
+                Some(Rejects {
+                    path: path.clone(),
+                    writer,
+                })
             }
             None => None,
         };
@@ -80,13 +90,23 @@ impl Intake {
         match (&rejects, bad - self.messages.written()) {
             (_, 0) => {}
             (Some(Rejects { path, .. }), _) => {
-                self.screen.message(format_args!("{file}: bad rows: {bad}, written to {}", path.display()));
+                self.screen.message(format_args!(
+                    "{file}: bad rows: {bad}, written to {}",
+                    path.display()
+                ));
             }
-            (None, all) if all == bad => self.screen.message(format_args!("{file}: bad rows: {bad}")),
-            (None, more) => self.screen.message(format_args!("{file}: and {more} more bad rows")),
+            (None, all) if all == bad => {
+                self.screen.message(format_args!("{file}: bad rows: {bad}"))
+            }
+            (None, more) => self
+                .screen
+                .message(format_args!("{file}: and {more} more bad rows")),
         }
         match rejects {
-            Some(Rejects { path, writer }) => writer.finish().map(drop).map_err(|error| Stop::write(&path, &error)),
+            Some(Rejects { path, writer }) => writer
+                .finish()
+                .map(drop)
+                .map_err(|error| Stop::write(&path, &error)),
             None => Ok(()),
         }
     }
@@ -104,8 +124,14 @@ impl Intake {
             OnBadRow::Continue | OnBadRow::Skip => {}
         }
         if let Some(Rejects { path, writer }) = &mut self.rejects {
-            writer.write_bad(bad).map_err(|error| Stop::write(path, &error))?;
+            writer
+                .write_bad(bad)
+                .map_err(|error| Stop::write(path, &error))?;
         }
-        if self.policy == OnBadRow::Stop { Err(Stop::BadRow) } else { Ok(()) }
+        if self.policy == OnBadRow::Stop {
+            Err(Stop::BadRow)
+        } else {
+            Ok(())
+        }
     }
 }

@@ -56,7 +56,11 @@ async fn job(row: Row, demo: Arc<Demo>) -> Result<Vec<String>, Refused> {
 /// The pool, its inputs and its results.
 async fn run(options: &Options, report: &mut Report) -> Result<(), Stop> {
     let mut signals = Signals::new()?;
-    let input = future::or(async { Err(signals.next().await.into()) }, Input::open(options)).await?;
+    let input = future::or(
+        async { Err(signals.next().await.into()) },
+        Input::open(options),
+    )
+    .await?;
     let demo = Arc::new(Demo::new(input.column, options));
     let mut taken = Taken::by_input(options);
     let mut intake = Intake::new(options, &input.header, report.screen(), &mut taken)?;
@@ -67,7 +71,10 @@ async fn run(options: &Options, report: &mut Report) -> Result<(), Stop> {
         .queue_capacity(options.capacity)
         .start(move |row| job(row, Arc::clone(&demo)));
     let rows = input.rows().filter_map(|row| intake.admit(row));
-    let mut completions = pool.try_map_stream(rows).keep_inputs().on_error(options.on_error());
+    let mut completions = pool
+        .try_map_stream(rows)
+        .keep_inputs()
+        .on_error(options.on_error());
     if options.ordered {
         completions = completions.ordered();
     }

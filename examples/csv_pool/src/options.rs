@@ -97,7 +97,11 @@ pub(crate) enum OnBadRow {
 impl Options {
     /// What messages call the file.
     pub(crate) fn file_name(&self) -> String {
-        if self.is_stdin() { "stdin".to_owned() } else { self.file.display().to_string() }
+        if self.is_stdin() {
+            "stdin".to_owned()
+        } else {
+            self.file.display().to_string()
+        }
     }
 
     pub(crate) fn is_stdin(&self) -> bool {
@@ -105,11 +109,14 @@ impl Options {
     }
 
     pub(crate) fn reader(&self) -> Reader {
-        Reader::new().delimiter(self.delimiter).max_record_bytes(self.max_record_bytes)
+        Reader::new()
+            .delimiter(self.delimiter)
+            .max_record_bytes(self.max_record_bytes)
     }
 
     pub(crate) fn on_error(&self) -> OnError {
-        self.max_failures.map_or(OnError::Continue, OnError::StopAfter)
+        self.max_failures
+            .map_or(OnError::Continue, OnError::StopAfter)
     }
 }
 

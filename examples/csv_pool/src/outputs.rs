@@ -13,8 +13,17 @@ pub(crate) struct Taken(Vec<(&'static str, Identity)>);
 
 impl Taken {
     pub(crate) fn by_input(options: &Options) -> Self {
-        let path = if options.is_stdin() { Path::new("/dev/stdin") } else { options.file.as_path() };
-        Self(identity(path).map(|identity| ("the input", identity)).into_iter().collect())
+        let path = if options.is_stdin() {
+            Path::new("/dev/stdin")
+        } else {
+            options.file.as_path()
+        };
+        Self(
+            identity(path)
+                .map(|identity| ("the input", identity))
+                .into_iter()
+                .collect(),
+        )
     }
 
     /// Makes the file, or empties the one that is there.
@@ -28,7 +37,10 @@ impl Taken {
             .map_err(|error| Stop::write(path, &error))?;
         if let Some(identity) = identity(path) {
             if let Some((other, _)) = self.0.iter().find(|(_, taken)| *taken == identity) {
-                return Err(Stop::output(path, format_args!("{role} would overwrite {other}")));
+                return Err(Stop::output(
+                    path,
+                    format_args!("{role} would overwrite {other}"),
+                ));
             }
             file.set_len(0).map_err(|error| Stop::write(path, &error))?;
             self.0.push((role, identity));

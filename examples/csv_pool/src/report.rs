@@ -68,11 +68,20 @@ impl Report {
     }
 
     /// Makes the file of `--failures`. From here on there will be a list of results.
-    pub(crate) fn begin(&mut self, options: &Options, header: &Header, taken: &mut Taken) -> Result<(), Stop> {
+    pub(crate) fn begin(
+        &mut self,
+        options: &Options,
+        header: &Header,
+        taken: &mut Taken,
+    ) -> Result<(), Stop> {
         if let Some(path) = &options.failures {
             let file = taken.create(path, "--failures")?;
-            let writer = FailuresWriter::new(file, header).map_err(|error| Stop::write(path, &error))?;
-            self.failures = Some(Failures { path: path.clone(), writer });
+            let writer =
+                FailuresWriter::new(file, header).map_err(|error| Stop::write(path, &error))?;
+            self.failures = Some(Failures {
+                path: path.clone(),
+                writer,
+            });
         }
         self.has_begun = true;
         Ok(())
@@ -94,7 +103,8 @@ impl Report {
             Err(_) if completion.attempts == 0 => self.counts.not_started += 1,
             Err(error) => {
                 self.counts.failed += 1;
-                self.messages.add(format_args!("{}:{}: {error}", self.file, row.line()));
+                self.messages
+                    .add(format_args!("{}:{}: {error}", self.file, row.line()));
             }
         }
         if let Some(Failures { path, writer }) = &mut self.failures
@@ -138,7 +148,10 @@ impl Report {
             self.stopped(stop);
         }
         if !intake.is_complete && !matches!(self.stop, Some(Stop::StdoutClosed)) {
-            self.screen.message(format_args!("{}: input incomplete after line {}", self.file, intake.last_line));
+            self.screen.message(format_args!(
+                "{}: input incomplete after line {}",
+                self.file, intake.last_line
+            ));
         }
     }
 
@@ -149,7 +162,8 @@ impl Report {
         }
         if self.counts.failed > self.messages.written() {
             let more = self.counts.failed - self.messages.written();
-            self.screen.message(format_args!("{}: and {more} more failed jobs", self.file));
+            self.screen
+                .message(format_args!("{}: and {more} more failed jobs", self.file));
         }
         if let Some(Failures { path, writer }) = self.failures.take()
             && let Err(error) = writer.finish()
@@ -161,16 +175,25 @@ impl Report {
         }
         self.screen.clear();
 
-        let Counts { rows, bad, ok, failed, not_started } = self.counts;
+        let Counts {
+            rows,
+            bad,
+            ok,
+            failed,
+            not_started,
+        } = self.counts;
         let mut code = match &self.stop {
             Some(stop) => stop.exit_code(),
             None => u8::from(bad + failed > 0),
         };
         if rows != bad + ok + failed + not_started {
-            self.screen.message("internal error: the counts do not add up");
+            self.screen
+                .message("internal error: the counts do not add up");
             code = 2;
         }
-        self.screen.message(format_args!("rows={rows} bad={bad} ok={ok} failed={failed} not_started={not_started}"));
+        self.screen.message(format_args!(
+            "rows={rows} bad={bad} ok={ok} failed={failed} not_started={not_started}"
+        ));
         ExitCode::from(code)
     }
 

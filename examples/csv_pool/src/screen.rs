@@ -24,18 +24,27 @@ impl Screen {
     pub(crate) fn new() -> Self {
         let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} rows")
             .expect("the template has only keys that indicatif knows");
-        Self { bar: ProgressBar::new(0).with_style(style), is_shared: io::stdout().is_terminal() }
+        Self {
+            bar: ProgressBar::new(0).with_style(style),
+            is_shared: io::stdout().is_terminal(),
+        }
     }
 
     /// Writes a line to stdout. Waits for whoever reads it, and with it wait the results that are not read yet.
     pub(crate) fn result(&self, line: &str) -> io::Result<()> {
         let write = || io::stdout().write_all(format!("{line}\n").as_bytes());
-        if self.is_shared { self.bar.suspend(write) } else { write() }
+        if self.is_shared {
+            self.bar.suspend(write)
+        } else {
+            write()
+        }
     }
 
     /// Writes a line to stderr. If that fails, there is nowhere left to say so.
     pub(crate) fn message(&self, line: impl fmt::Display) {
-        let _ = self.bar.suspend(|| io::stderr().write_all(format!("{line}\n").as_bytes()));
+        let _ = self
+            .bar
+            .suspend(|| io::stderr().write_all(format!("{line}\n").as_bytes()));
     }
 
     pub(crate) fn row_read(&self) {
@@ -59,7 +68,10 @@ pub(crate) struct Messages {
 
 impl Messages {
     pub(crate) fn new(screen: &Screen) -> Self {
-        Self { screen: screen.clone(), count: 0 }
+        Self {
+            screen: screen.clone(),
+            count: 0,
+        }
     }
 
     pub(crate) fn add(&mut self, line: impl fmt::Display) {

@@ -24,7 +24,9 @@ pub(crate) enum Signal {
 impl Signals {
     /// Catches them from now on.
     pub(crate) fn new() -> Result<Self, Stop> {
-        async_signal::Signals::new(CAUGHT).map(Self).map_err(Stop::NoSignals)
+        async_signal::Signals::new(CAUGHT)
+            .map(Self)
+            .map_err(Stop::NoSignals)
     }
 
     /// Waits for the next one. Dropping the future loses none.

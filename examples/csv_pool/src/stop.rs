@@ -27,7 +27,10 @@ pub(crate) enum Stop {
 
 impl Stop {
     pub(crate) fn output(path: &Path, problem: impl fmt::Display) -> Self {
-        Self::Output { name: path.display().to_string(), problem: problem.to_string() }
+        Self::Output {
+            name: path.display().to_string(),
+            problem: problem.to_string(),
+        }
     }
 
     pub(crate) fn write(path: &Path, error: &io::Error) -> Self {
@@ -37,7 +40,10 @@ impl Stop {
     pub(crate) fn stdout(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::StdoutClosed,
-            _ => Self::Output { name: "stdout".to_owned(), problem: format!("cannot write: {error}") },
+            _ => Self::Output {
+                name: "stdout".to_owned(),
+                problem: format!("cannot write: {error}"),
+            },
         }
     }
 
@@ -57,9 +63,9 @@ impl Stop {
             Self::Input(error) => Some(error.to_string()),
             Self::Output { name, problem } => Some(format!("{name}: {problem}")),
             Self::NoSignals(error) => Some(format!("cannot catch signals: {error}")),
-            Self::Interrupted(signal) => {
-                Some(format!("{signal}: finishing the jobs that were accepted; a second signal cuts them short"))
-            }
+            Self::Interrupted(signal) => Some(format!(
+                "{signal}: finishing the jobs that were accepted; a second signal cuts them short"
+            )),
             Self::Failures => Some("stopped by --max-failures".to_owned()),
             Self::BadRow | Self::StdoutClosed => None,
         }

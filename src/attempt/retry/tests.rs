@@ -159,7 +159,10 @@ fn nothing_but_errors_and_attempts_that_were_too_long_is_tried_again() {
     let retry = Retry::fixed(SECOND).max_attempts(3);
     let again = vec![SECOND; 2];
     assert_eq!(delays(&retry, &failed(), 9), again);
-    assert_eq!(delays(&retry, &JobError::TimedOut(TimeLimit::Attempt), 9), again);
+    assert_eq!(
+        delays(&retry, &JobError::TimedOut(TimeLimit::Attempt), 9),
+        again
+    );
     for error in [
         JobError::TimedOut(TimeLimit::Job),
         JobError::Abandoned,
@@ -169,29 +172,67 @@ fn nothing_but_errors_and_attempts_that_were_too_long_is_tried_again() {
     ] {
         assert_eq!(delays(&retry, &error, 9), [], "{error:?}");
     }
-    assert_eq!(delays(&retry.timeouts(false), &JobError::TimedOut(TimeLimit::Attempt), 9), []);
+    assert_eq!(
+        delays(
+            &retry.timeouts(false),
+            &JobError::TimedOut(TimeLimit::Attempt),
+            9
+        ),
+        []
+    );
 }
 
 #[test]
 fn a_predicate_comes_before_everything_and_is_asked_about_errors_only() {
-    let retry = Retry::fixed(SECOND).when(|error: &u32| *error == 0).retry_after(|_| Some(SECOND * 5));
+    let retry = Retry::fixed(SECOND)
+        .when(|error: &u32| *error == 0)
+        .retry_after(|_| Some(SECOND * 5));
     assert_eq!(delays(&retry, &failed(), 1), [SECOND * 5]);
     assert_eq!(delays(&retry, &JobError::Failed(1), 1), []);
-    assert_eq!(delays(&retry, &JobError::TimedOut(TimeLimit::Attempt), 1), [SECOND]);
+    assert_eq!(
+        delays(&retry, &JobError::TimedOut(TimeLimit::Attempt), 1),
+        [SECOND]
+    );
 }
 
 #[test]
 fn a_hint_replaces_the_delay_without_jitter_or_bound_and_holds_whom_it_says() {
     let now = Instant::now();
-    for holds in [RetryAfterScope::Job, RetryAfterScope::Key, RetryAfterScope::Pool] {
+    for holds in [
+        RetryAfterScope::Job,
+        RetryAfterScope::Key,
+        RetryAfterScope::Pool,
+    ] {
         let retry = Retry::fixed(SECOND)
             .jitter(Jitter::Full)
             .max_delay(SECOND)
             .retry_after(|error: &u32| (*error > 0).then_some(SECOND * *error))
             .retry_after_scope(holds);
-        let decide = |error: u32| retry.decide(JOB, 1, &JobError::Failed(error), &mut History::new(now), now);
-        assert_eq!(decide(5), Decision::Again { delay: SECOND * 5, hold: holds, is_paid: true });
-        let Decision::Again { delay, hold, is_paid } = decide(0) else { panic!("it is final") };
+        let decide = |error: u32| {
+            retry.decide(
+                JOB,
+                1,
+                &JobError::Failed(error),
+                &mut History::new(now),
+                now,
+            )
+        };
+        assert_eq!(
+            decide(5),
+            Decision::Again {
+                delay: SECOND * 5,
+                hold: holds,
+                is_paid: true
+            }
+        );
+        let Decision::Again {
+            delay,
+            hold,
+            is_paid,
+        } = decide(0)
+        else {
+            panic!("it is final")
+        };
         assert!((Duration::ZERO..=SECOND).contains(&delay));
         assert_eq!((hold, is_paid), (RetryAfterScope::Job, true));
     }
@@ -215,26 +256,74 @@ fn counted(count: u32) -> (Retry<u32>, Arc<std::sync::atomic::AtomicU32>) {
 #[test]
 fn there_are_as_many_retries_as_delays_whatever_names_their_times() {
     let named = [SECOND * 7; 3];
-    assert_eq!(delays(&counted(3).0.retry_after(|_| Some(SECOND * 7)), &failed(), 100), named);
-    assert_eq!(delays(&counted(3).0.decide_by(|_| RetryDecision::RetryIn(SECOND * 7)), &failed(), 100), named);
+    assert_eq!(
+        delays(
+            &counted(3).0.retry_after(|_| Some(SECOND * 7)),
+            &failed(),
+            100
+        ),
+        named
+    );
+    assert_eq!(
+        delays(
+            &counted(3)
+                .0
+                .decide_by(|_| RetryDecision::RetryIn(SECOND * 7)),
+            &failed(),
+            100
+        ),
+        named
+    );
     // One of them is named.
     let nth = std::sync::atomic::AtomicU32::new(0);
-    let second = move |_: &u32| (nth.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 1).then_some(SECOND * 7);
-    assert_eq!(delays(&counted(3).0.retry_after(second), &failed(), 100), [SECOND, SECOND * 7, SECOND]);
+    let second = move |_: &u32| {
+        (nth.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 1).then_some(SECOND * 7)
+    };
+    assert_eq!(
+        delays(&counted(3).0.retry_after(second), &failed(), 100),
+        [SECOND, SECOND * 7, SECOND]
+    );
 }
 
 #[test]
 fn no_delay_is_taken_for_a_retry_that_is_not_made_or_does_not_count() {
     let after = |retry: Retry<u32>, most| delays(&retry, &failed(), most).len();
     for (policy, made, taken) in [
-        (Box::new(|retry: Retry<u32>| retry.max_attempts(2)) as Box<dyn Fn(Retry<u32>) -> Retry<u32>>, 1, 1),
+        (
+            Box::new(|retry: Retry<u32>| retry.max_attempts(2))
+                as Box<dyn Fn(Retry<u32>) -> Retry<u32>>,
+            1,
+            1,
+        ),
         (Box::new(|retry| retry.when(|_| false)), 0, 0),
-        (Box::new(|retry| retry.decide_by(|_| RetryDecision::GiveUp)), 0, 0),
-        (Box::new(|retry| retry.decide_by(|_| RetryDecision::Snooze(SECOND))), 9, 0),
-        (Box::new(|retry| retry.retry_after(|_| Some(SECOND * 5)).max_elapsed(SECOND * 12)), 2, 2),
+        (
+            Box::new(|retry| retry.decide_by(|_| RetryDecision::GiveUp)),
+            0,
+            0,
+        ),
+        (
+            Box::new(|retry| retry.decide_by(|_| RetryDecision::Snooze(SECOND))),
+            9,
+            0,
+        ),
+        (
+            Box::new(|retry| {
+                retry
+                    .retry_after(|_| Some(SECOND * 5))
+                    .max_elapsed(SECOND * 12)
+            }),
+            2,
+            2,
+        ),
     ] {
         let (retry, count) = counted(5);
-        assert_eq!((after(policy(retry), 9), count.load(std::sync::atomic::Ordering::SeqCst)), (made, taken));
+        assert_eq!(
+            (
+                after(policy(retry), 9),
+                count.load(std::sync::atomic::Ordering::SeqCst)
+            ),
+            (made, taken)
+        );
     }
 }
 
@@ -256,32 +345,54 @@ fn a_verdict_decides_whether_when_and_what_counts() {
         let decision = retry.decide(JOB, attempt, &JobError::Failed(error), &mut history, now);
         (decision, history.attempts, history.snoozes)
     };
-    let again = |delay, is_paid| Decision::Again { delay, hold: RetryAfterScope::Job, is_paid };
+    let again = |delay, is_paid| Decision::Again {
+        delay,
+        hold: RetryAfterScope::Job,
+        is_paid,
+    };
     assert_eq!(decide(1, 0), (again(SECOND * 3, true), 1, 0));
     assert_eq!(decide(1, 1), (again(SECOND * 5, true), 1, 0));
     assert_eq!(decide(1, 2), (again(SECOND * 7, false), 0, 1));
     assert_eq!(decide(1, 3), (Decision::Final, 0, 0));
     // The last attempt that counts may still be one that does not.
-    assert_eq!((decide(2, 0), decide(2, 1)), ((Decision::Final, 0, 0), (Decision::Final, 0, 0)));
+    assert_eq!(
+        (decide(2, 0), decide(2, 1)),
+        ((Decision::Final, 0, 0), (Decision::Final, 0, 0))
+    );
     assert_eq!(decide(2, 2), (again(SECOND * 7, false), 0, 1));
     assert!(retry.may_follow(2));
     let plain = Retry::<u32>::fixed(SECOND).max_attempts(2);
-    assert_eq!((plain.may_follow(1), plain.may_follow(2), plain.may_follow(3)), (true, false, false));
+    assert_eq!(
+        (
+            plain.may_follow(1),
+            plain.may_follow(2),
+            plain.may_follow(3)
+        ),
+        (true, false, false)
+    );
 }
 
 #[test]
 fn neighbours_have_different_jitter_and_no_seed_has_one_of_its_own() {
     let retry = Retry::<u32>::fixed(SECOND).jitter(Jitter::Full).seed(1);
     let now = Instant::now();
-    let decide =
-        |retry: &Retry<u32>, job, attempt| retry.decide(JobId(job), attempt, &failed(), &mut History::new(now), now);
-    let mut seen: Vec<_> =
-        (0..100).flat_map(|job| [(job, 1), (job, 2)]).map(|(job, at)| decide(&retry, job, at)).collect();
+    let decide = |retry: &Retry<u32>, job, attempt| {
+        retry.decide(JobId(job), attempt, &failed(), &mut History::new(now), now)
+    };
+    let mut seen: Vec<_> = (0..100)
+        .flat_map(|job| [(job, 1), (job, 2)])
+        .map(|(job, at)| decide(&retry, job, at))
+        .collect();
     let count = seen.len();
     seen.sort_by_key(|decision| format!("{decision:?}"));
     seen.dedup();
     assert_eq!(seen.len(), count);
-    let seeded = |_| Retry::<u32>::fixed(SECOND).jitter(Jitter::Full).seeded().seed;
+    let seeded = |_| {
+        Retry::<u32>::fixed(SECOND)
+            .jitter(Jitter::Full)
+            .seeded()
+            .seed
+    };
     assert_ne!(seeded(0), seeded(1));
     assert_eq!(Retry::<u32>::fixed(SECOND).seed(9).seeded().seed, Some(9));
 }
@@ -291,7 +402,14 @@ fn one_number_of_three_is_that_of_the_published_generator() {
     // The first outputs of SplitMix64 with the seed 0, whose states are multiples of this.
     let step: u64 = 0x9E37_79B9_7F4A_7C15;
     let outputs = [1, 2, 3].map(|n| mix(step.wrapping_mul(n), 0, 0));
-    assert_eq!(outputs, [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4, 0x06C4_5D18_8009_454F]);
+    assert_eq!(
+        outputs,
+        [
+            0xE220_A839_7B1D_CDAF,
+            0x6E78_9E6A_A1B9_65F4,
+            0x06C4_5D18_8009_454F
+        ]
+    );
     // A job and an attempt change the state, each in its way.
     assert_eq!(mix(0, 1, 0), mix(step, 0, 0));
     assert_eq!(mix(0, 0, 1), mix(1 << 40, 0, 0));
@@ -303,31 +421,80 @@ fn one_number_of_three_is_that_of_the_published_generator() {
 fn the_hook_is_told_what_is_known_and_which_attempt_is_the_last() {
     let told = Arc::new(std::sync::Mutex::new(Vec::new()));
     let log = Arc::clone(&told);
-    let retry = Retry::fixed(SECOND).max_attempts(3).on_retry(move |retrying: &Retrying<'_, u32>| {
-        let Retrying { job, attempt, snoozes, error, delay, is_last } = retrying;
-        log.lock().unwrap().push((*job, *attempt, *snoozes, format!("{error}"), *delay, *is_last));
-    });
+    let retry =
+        Retry::fixed(SECOND)
+            .max_attempts(3)
+            .on_retry(move |retrying: &Retrying<'_, u32>| {
+                let Retrying {
+                    job,
+                    attempt,
+                    snoozes,
+                    error,
+                    delay,
+                    is_last,
+                } = retrying;
+                log.lock().unwrap().push((
+                    *job,
+                    *attempt,
+                    *snoozes,
+                    format!("{error}"),
+                    *delay,
+                    *is_last,
+                ));
+            });
     for (attempt, snoozes) in [(1, 0), (2, 4)] {
-        let history = History { attempts: attempt, snoozes, ..History::new(Instant::now()) };
+        let history = History {
+            attempts: attempt,
+            snoozes,
+            ..History::new(Instant::now())
+        };
         retry.tell(JOB, attempt, &failed(), SECOND * attempt, &history);
     }
     let text = failed().to_string();
-    assert_eq!(*told.lock().unwrap(), [(JOB, 1, 0, text.clone(), SECOND, false), (JOB, 2, 4, text, SECOND * 2, true)]);
+    assert_eq!(
+        *told.lock().unwrap(),
+        [
+            (JOB, 1, 0, text.clone(), SECOND, false),
+            (JOB, 2, 4, text, SECOND * 2, true)
+        ]
+    );
 }
 
 #[test]
 fn what_is_printed_is_what_was_set() {
-    let history = History { attempts: 2, snoozes: 1, ..History::new(Instant::now()) };
-    assert_eq!(format!("{history:?}"), "History { attempts: 2, snoozes: 1, .. }");
-    let text = format!("{:?}", Retry::<u32>::exponential(SECOND).factor(3).max_attempts(4));
-    assert!(text.starts_with("Retry { exponential: 1s, factor: 3, max_attempts: 4,"), "{text}");
+    let history = History {
+        attempts: 2,
+        snoozes: 1,
+        ..History::new(Instant::now())
+    };
+    assert_eq!(
+        format!("{history:?}"),
+        "History { attempts: 2, snoozes: 1, .. }"
+    );
+    let text = format!(
+        "{:?}",
+        Retry::<u32>::exponential(SECOND).factor(3).max_attempts(4)
+    );
+    assert!(
+        text.starts_with("Retry { exponential: 1s, factor: 3, max_attempts: 4,"),
+        "{text}"
+    );
 }
 
 #[test]
 fn the_defaults_are_three_attempts_and_every_error() {
     let retry = Retry::<u32>::exponential(SECOND);
     assert_eq!(delays(&retry, &failed(), 9), [SECOND, SECOND * 2]);
-    assert_eq!(delays(&Retry::fixed(SECOND), &failed(), 9), [SECOND, SECOND]);
-    assert_eq!(RetryBudget::from(0.5), RetryBudget { earned: 500_000, min_concurrent: 10 });
+    assert_eq!(
+        delays(&Retry::fixed(SECOND), &failed(), 9),
+        [SECOND, SECOND]
+    );
+    assert_eq!(
+        RetryBudget::from(0.5),
+        RetryBudget {
+            earned: 500_000,
+            min_concurrent: 10
+        }
+    );
     assert!(retry.account().is_none() && retry.budget(0.5).account().is_some());
 }

@@ -24,10 +24,20 @@ enum Op {
     AcceptReserved,
     BeginPull(usize),
     EndPull(usize),
-    TakePlaces { pull: usize, want: usize },
+    TakePlaces {
+        pull: usize,
+        want: usize,
+    },
     AcceptExtra(usize),
-    Commit { begun: usize, used: usize, more: usize },
-    Feed { map: usize, wants_room: bool },
+    Commit {
+        begun: usize,
+        used: usize,
+        more: usize,
+    },
+    Feed {
+        map: usize,
+        wants_room: bool,
+    },
     LeaveFeeding(usize),
     TellAnyRoom,
     Start(usize),
@@ -139,12 +149,17 @@ impl Naive {
     }
 
     fn queued(&self) -> usize {
-        self.jobs.iter().filter(|job| matches!(job, State::Queued(_))).count()
+        self.jobs
+            .iter()
+            .filter(|job| matches!(job, State::Queued(_)))
+            .count()
     }
 
     /// The ids of the jobs in such a state; of these, the one at the place.
     fn pick(&self, is_so: impl Fn(State) -> bool, place: usize) -> Option<usize> {
-        let ids: Vec<usize> = (0..self.jobs.len()).filter(|id| is_so(self.jobs[*id])).collect();
+        let ids: Vec<usize> = (0..self.jobs.len())
+            .filter(|id| is_so(self.jobs[*id]))
+            .collect();
         (!ids.is_empty()).then(|| ids[place % ids.len()])
     }
 
@@ -160,7 +175,8 @@ impl Naive {
 
     /// Jobs that take a place.
     fn occupied(&self) -> usize {
-        self.count(State::Queued(Origin::Outside)) + self.count(State::Queued(Origin::Extra)) - self.beyond.len()
+        self.count(State::Queued(Origin::Outside)) + self.count(State::Queued(Origin::Extra))
+            - self.beyond.len()
     }
 
     fn room_for_maps(&self) -> usize {
@@ -169,7 +185,12 @@ impl Naive {
 
     /// So many places are taken by a map that wants more.
     fn share(&self, want: usize) -> usize {
-        let others = self.feeders.iter().flatten().filter(|feeder| feeder.wants_room).count();
+        let others = self
+            .feeders
+            .iter()
+            .flatten()
+            .filter(|feeder| feeder.wants_room)
+            .count();
         want.min(self.room_for_maps().div_ceil(1 + others))
     }
 
@@ -177,7 +198,9 @@ impl Naive {
     fn leave(&mut self, id: usize, told: &mut Told) {
         if let Some(map) = self.extra_of.get(&id)
             && self.beyond.remove(map)
-            && let Some(feeder) = self.feeders[*map].as_mut().filter(|feeder| feeder.wants_room)
+            && let Some(feeder) = self.feeders[*map]
+                .as_mut()
+                .filter(|feeder| feeder.wants_room)
         {
             told.room.extend(feeder.waker.take());
         }
@@ -187,7 +210,9 @@ impl Naive {
     fn tell_of_room(&mut self, told: &mut Told) {
         let (mut room, last) = (self.room_for_maps(), self.last_told);
         for map in (last + 1..MAPS).chain(0..MAPS.min(last + 1)) {
-            let feeder = self.feeders[map].as_mut().filter(|feeder| feeder.wants_room && room > 0);
+            let feeder = self.feeders[map]
+                .as_mut()
+                .filter(|feeder| feeder.wants_room && room > 0);
             if let Some(waker) = feeder.and_then(|feeder| feeder.waker.take()) {
                 told.room.push(waker);
                 (self.last_told, room) = (map, room - 1);
@@ -197,18 +222,27 @@ impl Naive {
 
     /// What a newcomer may have.
     fn open(&self) -> usize {
-        if self.line.iter().any(|waiter| !waiter.has_place) && self.life == Life::Open { 0 } else { self.free() }
+        if self.line.iter().any(|waiter| !waiter.has_place) && self.life == Life::Open {
+            0
+        } else {
+            self.free()
+        }
     }
 
     fn refusal(&self) -> Option<Refusal> {
-        if self.life != Life::Open { Some(Refusal::Closed) } else { (self.open() == 0).then_some(Refusal::Full) }
+        if self.life != Life::Open {
+            Some(Refusal::Closed)
+        } else {
+            (self.open() == 0).then_some(Refusal::Full)
+        }
     }
 
     fn accept(&mut self, origin: Origin) -> Result<JobId, Refusal> {
         let refusal = match origin {
             Origin::Outside => self.refusal(),
             Origin::Child if self.life > Life::Closed => Some(Refusal::Closed),
-            Origin::Child => (self.count(State::Queued(Origin::Child)) == self.child_capacity).then_some(Refusal::Full),
+            Origin::Child => (self.count(State::Queued(Origin::Child)) == self.child_capacity)
+                .then_some(Refusal::Full),
             Origin::Extra | Origin::Retry => Some(Refusal::Closed),
         };
         refusal.map_or_else(|| Ok(self.add(origin)), Err)
@@ -233,16 +267,28 @@ impl Naive {
     /// What follows from the state that was left: places go to those who came first, and marks that are passed are told.
     fn follow(&mut self, told: &mut Told) {
         while self.life == Life::Open && self.free() > 0 {
-            let Some(waiter) = self.line.iter_mut().find(|waiter| !waiter.has_place) else { break };
+            let Some(waiter) = self.line.iter_mut().find(|waiter| !waiter.has_place) else {
+                break;
+            };
             waiter.has_place = true;
             told.room.push(waiter.waker);
         }
-        let (room, few) = (self.room_for_maps(), if self.tells_any_room { 1 } else { (self.capacity / 2).max(1) });
+        let (room, few) = (
+            self.room_for_maps(),
+            if self.tells_any_room {
+                1
+            } else {
+                (self.capacity / 2).max(1)
+            },
+        );
         if self.life == Life::Open && room > 0 && (room >= few || self.occupied() == 0) {
             self.tell_of_room(told);
         }
         let (queued, running) = (self.queued(), self.count(State::Running));
-        for (marks, count) in [(&mut self.queued_marks, queued), (&mut self.running_marks, running)] {
+        for (marks, count) in [
+            (&mut self.queued_marks, queued),
+            (&mut self.running_marks, running),
+        ] {
             if marks.iter().any(|mark| count < *mark) {
                 marks.clear();
                 told.below = true;
@@ -261,8 +307,18 @@ impl Naive {
     }
 
     fn dissolve_line(&mut self, told: &mut Told) {
-        told.room.extend(self.line.iter().filter(|waiter| !waiter.has_place).map(|waiter| waiter.waker));
-        told.room.extend(self.feeders.iter_mut().flatten().filter_map(|feeder| feeder.waker.take()));
+        told.room.extend(
+            self.line
+                .iter()
+                .filter(|waiter| !waiter.has_place)
+                .map(|waiter| waiter.waker),
+        );
+        told.room.extend(
+            self.feeders
+                .iter_mut()
+                .flatten()
+                .filter_map(|feeder| feeder.waker.take()),
+        );
     }
 
     fn stats(&self) -> Stats {
@@ -324,7 +380,12 @@ impl Pair {
             queued_marks: Vec::new(),
             running_marks: Vec::new(),
         };
-        Self { real, naive, woken: Arc::default(), wakers: 0 }
+        Self {
+            real,
+            naive,
+            woken: Arc::default(),
+            wakers: 0,
+        }
     }
 
     fn told(&self, wakes: Wakes) -> Told {
@@ -334,7 +395,13 @@ impl Pair {
         let mut room = take();
         room.sort_unstable();
         wakes.unneeded.into_iter().for_each(Waker::wake);
-        let told = Told { room, unneeded: take().pop(), quiet: wakes.quiet, below: wakes.below, end: wakes.end };
+        let told = Told {
+            room,
+            unneeded: take().pop(),
+            quiet: wakes.quiet,
+            below: wakes.below,
+            end: wakes.end,
+        };
         assert_eq!(is_empty, told == Told::default());
         told
     }
@@ -347,7 +414,9 @@ impl Pair {
         let waker = Waker::from(Arc::new(Numbered(self.wakers, Arc::clone(&self.woken))));
         self.wakers += 1;
         let mut ticket = waiter.ticket;
-        let (polled, wakes) = self.real.poll_reserve(&mut ticket, None, &Context::from_waker(&waker));
+        let (polled, wakes) =
+            self.real
+                .poll_reserve(&mut ticket, None, &Context::from_waker(&waker));
         let expected = if is_new {
             let newcomer = self.naive.line.remove(place);
             let waits = |waiter: &&InLine| !waiter.has_place;
@@ -386,7 +455,11 @@ impl Pair {
             Op::Accept(origin) => assert_eq!(self.real.accept(origin), naive.accept(origin)),
             Op::Reserve => assert_eq!(self.real.reserve(), naive.reserve()),
             Op::Wait => {
-                naive.line.push(InLine { ticket: None, waker: 0, has_place: false });
+                naive.line.push(InLine {
+                    ticket: None,
+                    waker: 0,
+                    has_place: false,
+                });
                 wakes = self.poll(self.naive.line.len() - 1, &mut told);
             }
             Op::Poll(place) if !naive.line.is_empty() => {
@@ -395,7 +468,8 @@ impl Pair {
             }
             Op::Leave(place) if !naive.line.is_empty() => {
                 let waiter = naive.line.remove(place % naive.line.len());
-                told.unneeded = (!waiter.has_place && naive.life == Life::Open).then_some(waiter.waker);
+                told.unneeded =
+                    (!waiter.has_place && naive.life == Life::Open).then_some(waiter.waker);
                 wakes = self.real.leave_line(waiter.ticket.unwrap());
             }
             Op::Release if naive.permits > 0 => {
@@ -405,7 +479,11 @@ impl Pair {
             Op::AcceptReserved if naive.permits > 0 => {
                 naive.permits -= 1;
                 let is_open = naive.life == Life::Open;
-                let expected = if is_open { Ok(naive.add(Origin::Outside)) } else { Err(Refusal::Closed) };
+                let expected = if is_open {
+                    Ok(naive.add(Origin::Outside))
+                } else {
+                    Err(Refusal::Closed)
+                };
                 let (accepted, after) = self.real.accept_reserved();
                 assert_eq!(accepted, expected);
                 wakes = after;
@@ -459,7 +537,9 @@ impl Pair {
                 let (map, begun) = naive.begun.remove(begun % naive.begun.len());
                 let used = used.min(begun);
                 let first = JobId(naive.jobs.len() as u64);
-                naive.jobs.extend(vec![State::Queued(Origin::Outside); used]);
+                naive
+                    .jobs
+                    .extend(vec![State::Queued(Origin::Outside); used]);
                 naive.look(&mut told);
                 let (id, after) = self.real.commit(begun, used);
                 assert_eq!(id, first);
@@ -476,26 +556,41 @@ impl Pair {
                 let looks_again = naive.life != Life::Open || wants_room && can_pull;
                 let waker = Waker::from(Arc::new(Numbered(self.wakers, Arc::clone(&self.woken))));
                 if !looks_again {
-                    let new = Feeder { waker: Some(self.wakers), wants_room };
+                    let new = Feeder {
+                        waker: Some(self.wakers),
+                        wants_room,
+                    };
                     told.unneeded = naive.feeders[map].replace(new).and_then(|old| old.waker);
                 }
                 self.wakers += 1;
-                let (again, after) = self.real.wait_to_feed(map, wants_room, &Context::from_waker(&waker));
+                let (again, after) =
+                    self.real
+                        .wait_to_feed(map, wants_room, &Context::from_waker(&waker));
                 assert_eq!(again, looks_again);
                 wakes = after;
             }
             Op::LeaveFeeding(map) => {
                 told.unneeded = naive.feeders[map].take().and_then(|feeder| feeder.waker);
                 let (waker, after) = self.real.leave_feeding(map);
-                wakes = Wakes { unneeded: waker, ..after };
+                wakes = Wakes {
+                    unneeded: waker,
+                    ..after
+                };
             }
             Op::TellAnyRoom => {
                 naive.tells_any_room = true;
                 self.real.tell_any_room(&mut wakes);
             }
-            Op::Start(place) if naive.life < Life::Aborted && naive.count(State::Running) < naive.workers => {
-                let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), place) else { return };
-                let State::Queued(origin) = std::mem::replace(&mut naive.jobs[id], State::Running) else { return };
+            Op::Start(place)
+                if naive.life < Life::Aborted && naive.count(State::Running) < naive.workers =>
+            {
+                let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), place) else {
+                    return;
+                };
+                let State::Queued(origin) = std::mem::replace(&mut naive.jobs[id], State::Running)
+                else {
+                    return;
+                };
                 naive.leave(id, &mut told);
                 if let Some(map) = naive.extra_of.get(&id).filter(|_| origin == Origin::Extra) {
                     self.real.absorb_extra(*map, &mut wakes);
@@ -503,20 +598,28 @@ impl Pair {
                 self.real.start(origin, &mut wakes);
             }
             Op::Finish(place, outcome) => {
-                let Some(id) = naive.pick(|state| state == State::Running, place) else { return };
+                let Some(id) = naive.pick(|state| state == State::Running, place) else {
+                    return;
+                };
                 naive.jobs[id] = State::Done(outcome);
                 naive.look(&mut told);
                 self.real.finish(outcome, &mut wakes);
             }
             Op::Retry(place) if naive.life < Life::Aborted => {
-                let Some(id) = naive.pick(|state| state == State::Running, place) else { return };
+                let Some(id) = naive.pick(|state| state == State::Running, place) else {
+                    return;
+                };
                 naive.jobs[id] = State::Queued(Origin::Retry);
                 naive.extra_of.remove(&id);
                 self.real.retry(&mut wakes);
             }
             Op::Settle(place, outcome) => {
-                let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), place) else { return };
-                let State::Queued(origin) = std::mem::replace(&mut naive.jobs[id], State::Done(outcome)) else {
+                let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), place) else {
+                    return;
+                };
+                let State::Queued(origin) =
+                    std::mem::replace(&mut naive.jobs[id], State::Done(outcome))
+                else {
                     return;
                 };
                 naive.leave(id, &mut told);
@@ -573,13 +676,27 @@ impl Pair {
     fn compare(&self) {
         let (real, naive) = (&self.real, &self.naive);
         assert_eq!(real.stats(), naive.stats());
-        assert_eq!((real.life(), real.has_ended()), (naive.life, naive.life == Life::Ended));
+        assert_eq!(
+            (real.life(), real.has_ended()),
+            (naive.life, naive.life == Life::Ended)
+        );
         let (is_empty, running) = (naive.is_queue_empty(), naive.count(State::Running));
-        assert_eq!((real.is_queue_empty(), real.is_idle()), (is_empty, is_empty && running == 0));
+        assert_eq!(
+            (real.is_queue_empty(), real.is_idle()),
+            (is_empty, is_empty && running == 0)
+        );
         let retrying = naive.count(State::Queued(Origin::Retry));
-        let figures = (real.workers(), real.running(), real.retrying(), real.queued_total());
+        let figures = (
+            real.workers(),
+            real.running(),
+            real.retrying(),
+            real.queued_total(),
+        );
         assert_eq!(figures, (naive.workers, running, retrying, naive.queued()));
-        assert_eq!((real.capacity(), real.child_capacity()), (naive.capacity, naive.child_capacity));
+        assert_eq!(
+            (real.capacity(), real.child_capacity()),
+            (naive.capacity, naive.child_capacity)
+        );
         for waiter in &naive.line {
             let is_in_line = !waiter.has_place && naive.life == Life::Open;
             assert_eq!(real.is_in_line(waiter.ticket.unwrap()), is_in_line);
@@ -626,7 +743,9 @@ fn with_a_waiter() -> Ledger {
     let mut ledger = Ledger::new(2, 1, 1, 1);
     ledger.queued = 2;
     ledger.accepted = 2;
-    let waits = ledger.poll_reserve(&mut None, None, &Context::from_waker(Waker::noop())).0;
+    let waits = ledger
+        .poll_reserve(&mut None, None, &Context::from_waker(Waker::noop()))
+        .0;
     assert_eq!(waits, Poll::Pending);
     ledger
 }
@@ -637,20 +756,56 @@ fn an_audit_finds_each_figure_that_cannot_be() {
     type Change = fn(&mut Ledger);
     let cases: [(Change, Option<&str>); 14] = [
         (|_| {}, None),
-        (|ledger| ledger.accepted += 1, Some("3 accepted, 0 outcomes, 2 unfinished")),
-        (|ledger| ledger.accepted = 0, Some("0 accepted, 0 outcomes, 2 unfinished")),
-        (|ledger| (ledger.accepted, ledger.outcomes) = (9, [1; 7]), None),
-        (|ledger| ledger.outcomes[3] = 1, Some("2 accepted, 1 outcomes, 2 unfinished")),
-        (|ledger| (ledger.queued, ledger.accepted) = (3, 3), Some("3 places are taken of 2")),
-        (|ledger| ledger.reserved = 1, Some("3 places are taken of 2")),
-        (|ledger| ledger.committing = 1, Some("2 places are taken of 2")),
+        (
+            |ledger| ledger.accepted += 1,
+            Some("3 accepted, 0 outcomes, 2 unfinished"),
+        ),
+        (
+            |ledger| ledger.accepted = 0,
+            Some("0 accepted, 0 outcomes, 2 unfinished"),
+        ),
+        (
+            |ledger| (ledger.accepted, ledger.outcomes) = (9, [1; 7]),
+            None,
+        ),
+        (
+            |ledger| ledger.outcomes[3] = 1,
+            Some("2 accepted, 1 outcomes, 2 unfinished"),
+        ),
+        (
+            |ledger| (ledger.queued, ledger.accepted) = (3, 3),
+            Some("3 places are taken of 2"),
+        ),
+        (
+            |ledger| ledger.reserved = 1,
+            Some("3 places are taken of 2"),
+        ),
+        (
+            |ledger| ledger.committing = 1,
+            Some("2 places are taken of 2"),
+        ),
         // A reserved place may be one that nobody has taken anything for yet.
-        (|ledger| (ledger.queued, ledger.accepted, ledger.reserved) = (0, 0, 3), None),
-        (|ledger| (ledger.queued_children, ledger.accepted) = (1, 3), None),
-        (|ledger| (ledger.queued_children, ledger.accepted) = (2, 4), Some("2 children are queued of 1")),
+        (
+            |ledger| (ledger.queued, ledger.accepted, ledger.reserved) = (0, 0, 3),
+            None,
+        ),
+        (
+            |ledger| (ledger.queued_children, ledger.accepted) = (1, 3),
+            None,
+        ),
+        (
+            |ledger| (ledger.queued_children, ledger.accepted) = (2, 4),
+            Some("2 children are queued of 1"),
+        ),
         (|ledger| (ledger.running, ledger.accepted) = (1, 3), None),
-        (|ledger| (ledger.running, ledger.accepted) = (2, 4), Some("2 jobs run in 1 slots")),
-        (|ledger| ledger.granted.extend([9]), Some("1 places are granted, and 0 reserved")),
+        (
+            |ledger| (ledger.running, ledger.accepted) = (2, 4),
+            Some("2 jobs run in 1 slots"),
+        ),
+        (
+            |ledger| ledger.granted.extend([9]),
+            Some("1 places are granted, and 0 reserved"),
+        ),
     ];
     for (change, expected) in cases {
         let mut ledger = with_a_waiter();
@@ -681,7 +836,11 @@ fn a_map_that_goes_away_leaves_the_room_that_it_was_told_of_to_the_next() {
         assert_eq!(ledger.begin_pull(map), Ok(true));
         ledger.accept_extra(map);
         let waker = Waker::from(Arc::new(Numbered(map, Arc::clone(&woken))));
-        assert!(!ledger.wait_to_feed(map, true, &Context::from_waker(&waker)).0);
+        assert!(
+            !ledger
+                .wait_to_feed(map, true, &Context::from_waker(&waker))
+                .0
+        );
     }
     let mut wakes = Wakes::default();
     (0..2).for_each(|_| ledger.start(Origin::Outside, &mut wakes));
@@ -699,12 +858,30 @@ fn an_audit_at_the_end_finds_what_is_left() {
     let left = "queued, running, reserved, committing, workers: ";
     let cases: [(Change, Option<String>); 9] = [
         (|_| {}, None),
-        (|ledger| ledger.queued = 1, Some(format!("{left}(1, 0, 0, 0, 0) are left"))),
-        (|ledger| ledger.running = 1, Some(format!("{left}(0, 1, 0, 0, 0) are left"))),
-        (|ledger| ledger.reserved = 1, Some(format!("{left}(0, 0, 1, 0, 0) are left"))),
-        (|ledger| ledger.committing = 1, Some(format!("{left}(0, 0, 0, 1, 0) are left"))),
-        (|ledger| ledger.workers = 1, Some(format!("{left}(0, 0, 0, 0, 1) are left"))),
-        (|ledger| ledger.pulling = 1, Some(format!("{left}(0, 0, 0, 1, 0) are left"))),
+        (
+            |ledger| ledger.queued = 1,
+            Some(format!("{left}(1, 0, 0, 0, 0) are left")),
+        ),
+        (
+            |ledger| ledger.running = 1,
+            Some(format!("{left}(0, 1, 0, 0, 0) are left")),
+        ),
+        (
+            |ledger| ledger.reserved = 1,
+            Some(format!("{left}(0, 0, 1, 0, 0) are left")),
+        ),
+        (
+            |ledger| ledger.committing = 1,
+            Some(format!("{left}(0, 0, 0, 1, 0) are left")),
+        ),
+        (
+            |ledger| ledger.workers = 1,
+            Some(format!("{left}(0, 0, 0, 0, 1) are left")),
+        ),
+        (
+            |ledger| ledger.pulling = 1,
+            Some(format!("{left}(0, 0, 0, 1, 0) are left")),
+        ),
         (
             |ledger| ledger.granted.extend([9]),
             Some("futures in line, maps that wait, and granted places: (0, 0, 1) are left".into()),

@@ -20,15 +20,33 @@ fn a_slot_takes_memory_when_one_beside_it_is_occupied_and_not_for_those_before_i
     let room = running.chunks.capacity();
     let last = (1 << 20) - 1;
     running.start_scheduled(last, Occupant::new(JobId(7), 0, None), Some(Instant::now()));
-    assert_eq!(running.occupied().map(|(slot, occupant)| (slot, occupant.id)).collect::<Vec<_>>(), [(last, JobId(7))]);
-    assert_eq!((running.chunks.capacity(), running.chunks.iter().flatten().count()), (room, 1));
-    assert!(running.since(last).is_some() && running.since(last - 1).is_none() && running.since(0).is_none());
+    assert_eq!(
+        running
+            .occupied()
+            .map(|(slot, occupant)| (slot, occupant.id))
+            .collect::<Vec<_>>(),
+        [(last, JobId(7))]
+    );
+    assert_eq!(
+        (
+            running.chunks.capacity(),
+            running.chunks.iter().flatten().count()
+        ),
+        (room, 1)
+    );
+    assert!(
+        running.since(last).is_some()
+            && running.since(last - 1).is_none()
+            && running.since(0).is_none()
+    );
 }
 
 #[test]
 fn more_slots_than_memory_can_hold_are_an_error() {
     assert!(
-        [1 << 50, usize::MAX / 8, usize::MAX].map(|slots| Running::<()>::new().reserve(slots).is_err()) == [true; 3]
+        [1 << 50, usize::MAX / 8, usize::MAX]
+            .map(|slots| Running::<()>::new().reserve(slots).is_err())
+            == [true; 3]
     );
 }
 
@@ -40,12 +58,18 @@ fn slots_are_blocked_while_each_has_a_wait() {
     let second = running.begin_wait(1, JobId(1), "second");
     let third = running.begin_wait(1, JobId(1), "third");
     assert!(running.is_blocked(2));
-    assert_eq!(running.waiting().collect::<Vec<_>>(), [(0, &"first"), (1, &"second"), (1, &"third")]);
+    assert_eq!(
+        running.waiting().collect::<Vec<_>>(),
+        [(0, &"first"), (1, &"second"), (1, &"third")]
+    );
     assert_eq!(running.end_wait(second), Some("second"));
     assert!(running.is_blocked(2));
     assert_eq!(running.end_wait(third), Some("third"));
     assert!(!running.is_blocked(2));
-    assert_eq!((running.end_wait(first), running.end_wait(first)), (Some("first"), None));
+    assert_eq!(
+        (running.end_wait(first), running.end_wait(first)),
+        (Some("first"), None)
+    );
 }
 
 #[test]
@@ -67,7 +91,10 @@ fn the_wait_of_an_earlier_attempt_is_none_of_the_next_one() {
     let early = running.begin_wait(0, JobId(0), "early");
     running.finish(0);
     running.start(0, Occupant::new(JobId(0), 0, None));
-    assert_eq!((running.waiting().count(), running.wait_mut(early)), (0, None));
+    assert_eq!(
+        (running.waiting().count(), running.wait_mut(early)),
+        (0, None)
+    );
     running.begin_wait(0, JobId(0), "late");
     assert_eq!(running.end_wait(early), Some("early"));
     assert!(running.is_blocked(1));
@@ -90,10 +117,19 @@ const SLOTS: usize = 3;
 /// Something that happens to the slots; a wait is told by its place among those that are not over, counted round and round.
 #[derive(Debug, Clone)]
 enum Op {
-    Start { slot: usize, id: u64, spot: u32, is_retry: bool, since: Option<u64> },
+    Start {
+        slot: usize,
+        id: u64,
+        spot: u32,
+        is_retry: bool,
+        since: Option<u64>,
+    },
     Finish(usize),
     MarkRetry(usize),
-    BeginWait { slot: usize, id: u64 },
+    BeginWait {
+        slot: usize,
+        id: u64,
+    },
     ChangeWait(usize),
     EndWait(usize),
 }
@@ -101,7 +137,13 @@ enum Op {
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     // So few jobs that some come again, as those do that are tried again.
     let (slot, id) = (|| 0..SLOTS, || 0..4_u64);
-    let job = (slot(), id(), 0..4_u32, any::<bool>(), proptest::option::of(0..9_u64));
+    let job = (
+        slot(),
+        id(),
+        0..4_u32,
+        any::<bool>(),
+        proptest::option::of(0..9_u64),
+    );
     let op = prop_oneof![
         4 => job.prop_map(|(slot, id, spot, is_retry, since)| Op::Start { slot, id, spot, is_retry, since }),
         3 => slot().prop_map(Op::Finish),
@@ -133,8 +175,15 @@ struct Naive {
 impl Naive {
     /// The slots whose jobs wait, once for each wait.
     fn waiting(&self) -> Vec<(usize, usize)> {
-        let slot = |start| self.slots.iter().position(|job| job.is_some_and(|job| Some(job.start) == start));
-        self.waits.iter().filter_map(|(_, start, what)| Some((slot(*start)?, *what))).collect()
+        let slot = |start| {
+            self.slots
+                .iter()
+                .position(|job| job.is_some_and(|job| Some(job.start) == start))
+        };
+        self.waits
+            .iter()
+            .filter_map(|(_, start, what)| Some((slot(*start)?, *what)))
+            .collect()
     }
 }
 

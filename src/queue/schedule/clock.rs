@@ -34,7 +34,11 @@ pub(crate) struct Due {
 
 impl Due {
     pub(crate) const fn new(tick: Tick, spot: Spot) -> Self {
-        Self { high: (tick.0 >> 32) as u32, low: tick.0 as u32, spot }
+        Self {
+            high: (tick.0 >> 32) as u32,
+            low: tick.0 as u32,
+            spot,
+        }
     }
 
     pub(crate) const fn tick(self) -> Tick {
@@ -75,7 +79,13 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) const fn new(start: Instant) -> Self {
-        Self { start, raw: start, tick: Tick(0), generation: 0, has_stepped_back: false }
+        Self {
+            start,
+            raw: start,
+            tick: Tick(0),
+            generation: 0,
+            has_stepped_back: false,
+        }
     }
 
     pub(crate) const fn generation(&self) -> u64 {
@@ -119,7 +129,11 @@ impl Clock {
         if tick >= self.tick {
             self.raw.checked_add(tick.since(self.tick))
         } else {
-            Some(self.raw.checked_sub(self.tick.since(tick)).unwrap_or(self.start))
+            Some(
+                self.raw
+                    .checked_sub(self.tick.since(tick))
+                    .unwrap_or(self.start),
+            )
         }
     }
 
@@ -152,9 +166,15 @@ mod tests {
         assert_eq!(at(&mut clock, start + SECOND * 5), Tick(5_000_000_000));
         assert!(!clock.take_step_back());
         assert_eq!(at(&mut clock, start - SECOND * 900), Tick(5_000_000_000));
-        assert_eq!((clock.take_step_back(), clock.take_step_back()), (true, false));
+        assert_eq!(
+            (clock.take_step_back(), clock.take_step_back()),
+            (true, false)
+        );
         assert_eq!(at(&mut clock, start - SECOND * 899), Tick(6_000_000_000));
-        assert_eq!(clock.instant(Tick(8_000_000_000)), Some(start - SECOND * 897));
+        assert_eq!(
+            clock.instant(Tick(8_000_000_000)),
+            Some(start - SECOND * 897)
+        );
         assert_eq!(clock.tick(start - SECOND * 897), Tick(8_000_000_000));
     }
 
@@ -164,7 +184,13 @@ mod tests {
         let mut clock = Clock::new(start);
         let generation = clock.generation();
         assert_eq!(at(&mut clock, start + SECOND * 5), Tick(5_000_000_000));
-        assert_eq!(clock.read(Reading { at: start + SECOND * 4, generation }), Tick(5_000_000_000));
+        assert_eq!(
+            clock.read(Reading {
+                at: start + SECOND * 4,
+                generation
+            }),
+            Tick(5_000_000_000)
+        );
         assert!(!clock.take_step_back());
         assert_eq!(at(&mut clock, start + SECOND * 6), Tick(6_000_000_000));
     }
@@ -172,7 +198,16 @@ mod tests {
     #[test]
     fn what_is_due_is_ordered_by_its_tick() {
         let spot = |number| Spot::new(number).unwrap();
-        let ticks = [0, 1, u64::from(u32::MAX), 1 << 32, (1 << 32) + 1, 7 << 40, u64::MAX].map(Tick);
+        let ticks = [
+            0,
+            1,
+            u64::from(u32::MAX),
+            1 << 32,
+            (1 << 32) + 1,
+            7 << 40,
+            u64::MAX,
+        ]
+        .map(Tick);
         let due = ticks.map(|tick| Due::new(tick, spot(7)));
         assert_eq!(due.map(Due::tick), ticks);
         assert!(due.is_sorted() && due[0].spot() == spot(7) && Due::new(Tick(1), spot(8)) > due[1]);

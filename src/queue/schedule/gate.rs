@@ -104,9 +104,19 @@ impl RateLimit {
 
     #[track_caller]
     const fn new(permits: u32, period: Duration, form: Form) -> Self {
-        assert!(permits > 0, "the permits of a rate limit must be at least 1, got 0");
-        assert!(!period.is_zero(), "the period of a rate limit must be longer than 0, got 0ns");
-        Self { permits, period, form }
+        assert!(
+            permits > 0,
+            "the permits of a rate limit must be at least 1, got 0"
+        );
+        assert!(
+            !period.is_zero(),
+            "the period of a rate limit must be longer than 0, got 0ns"
+        );
+        Self {
+            permits,
+            period,
+            form,
+        }
     }
 
     /// Sets how many permits may be taken at once after a rest.
@@ -116,8 +126,14 @@ impl RateLimit {
     /// If `permits` is 0, or of a [`sliding_window`](Self::sliding_window), whose burst is its number.
     #[track_caller]
     pub const fn burst(mut self, permits: u32) -> Self {
-        assert!(permits > 0, "the burst of a rate limit must be at least 1, got 0");
-        assert!(matches!(self.form, Form::Bucket { .. }), "a sliding window has no burst but its number of permits");
+        assert!(
+            permits > 0,
+            "the burst of a rate limit must be at least 1, got 0"
+        );
+        assert!(
+            matches!(self.form, Form::Bucket { .. }),
+            "a sliding window has no burst but its number of permits"
+        );
         self.form = Form::Bucket { burst: permits };
         self
     }
@@ -147,7 +163,8 @@ fn coarse(fine: u128) -> Tick {
 
 /// When a bucket will be full again, which would be so at `full`, if so many permits are taken now.
 fn after_taking(full: u128, interval: u128, now: Tick, permits: u32) -> u128 {
-    full.max(fine(now)).saturating_add(interval.saturating_mul(u128::from(permits)))
+    full.max(fine(now))
+        .saturating_add(interval.saturating_mul(u128::from(permits)))
 }
 
 #[derive(Debug, Clone)]
@@ -164,7 +181,10 @@ enum Count {
     /// nanosecond.
     Bucket { interval: u128, full: u128 },
     /// The starts of the last period and their costs, none of them 0; so there are at most as many as permits.
-    Window { starts: VecDeque<(Tick, u32)>, taken: u32 },
+    Window {
+        starts: VecDeque<(Tick, u32)>,
+        taken: u32,
+    },
 }
 
 impl Gate {
@@ -172,12 +192,20 @@ impl Gate {
         let count = match limit.form {
             Form::Bucket { .. } => {
                 // Bounded, so that as many of them as the greatest burst are a number still.
-                let interval = (u128::from(nanos(limit.period)) << FRACTION).div_ceil(u128::from(limit.permits));
+                let interval = (u128::from(nanos(limit.period)) << FRACTION)
+                    .div_ceil(u128::from(limit.permits));
                 Count::Bucket { interval, full: 0 }
             }
-            Form::Window => Count::Window { starts: VecDeque::new(), taken: 0 },
+            Form::Window => Count::Window {
+                starts: VecDeque::new(),
+                taken: 0,
+            },
         };
-        Self { limit, count, reserved: 0 }
+        Self {
+            limit,
+            count,
+            reserved: 0,
+        }
     }
 
     /// The most that one job may cost.
@@ -192,10 +220,14 @@ impl Gate {
     /// The cost is at most [`most`](Self::most); one that is greater is taken as that.
     pub(crate) fn when(&mut self, now: Tick, cost: u32) -> Tick {
         self.forget(now);
-        let Some(spare) = (self.most() - self.reserved).checked_sub(cost.min(self.most())) else { return Tick::NEVER };
+        let Some(spare) = (self.most() - self.reserved).checked_sub(cost.min(self.most())) else {
+            return Tick::NEVER;
+        };
         match &self.count {
             // When all but those that it can spare are back.
-            Count::Bucket { interval, full } => coarse(full.saturating_sub(interval.saturating_mul(u128::from(spare)))),
+            Count::Bucket { interval, full } => {
+                coarse(full.saturating_sub(interval.saturating_mul(u128::from(spare))))
+            }
             Count::Window { starts, taken } => {
                 let mut over = taken.saturating_sub(spare);
                 let mut at = Tick(0);
@@ -243,7 +275,9 @@ impl Gate {
     pub(crate) fn rested(&self) -> Tick {
         match &self.count {
             Count::Bucket { full, .. } => coarse(*full),
-            Count::Window { starts, .. } => starts.back().map_or(Tick(0), |(start, _)| start.after(self.limit.period)),
+            Count::Window { starts, .. } => starts
+                .back()
+                .map_or(Tick(0), |(start, _)| start.after(self.limit.period)),
         }
     }
 
@@ -253,7 +287,9 @@ impl Gate {
         let mut next = Self::new(limit);
         match (&self.count, &mut next.count) {
             (Count::Window { .. }, Count::Window { .. }) => {
-                let Count::Window { starts, .. } = &mut self.count else { return };
+                let Count::Window { starts, .. } = &mut self.count else {
+                    return;
+                };
                 let starts = std::mem::take(starts);
                 // The newest are the last to come back.
                 for (start, cost) in starts.into_iter().rev() {
@@ -267,10 +303,15 @@ impl Gate {
                     }
                 }
             }
-            (Count::Window { taken, .. }, Count::Bucket { .. }) => next.take(now, (*taken).min(limit.most())),
+            (Count::Window { taken, .. }, Count::Bucket { .. }) => {
+                next.take(now, (*taken).min(limit.most()))
+            }
             (Count::Bucket { interval, full }, _) => {
                 let out = full.saturating_sub(fine(now)).div_ceil(*interval);
-                next.take(now, u32::try_from(out).unwrap_or(u32::MAX).min(limit.most()));
+                next.take(
+                    now,
+                    u32::try_from(out).unwrap_or(u32::MAX).min(limit.most()),
+                );
             }
         }
         *self = next;

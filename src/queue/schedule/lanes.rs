@@ -206,7 +206,9 @@ impl Lanes {
 
     /// A job of the lane has its outcome. A lane without jobs is forgotten as soon as its limit is as if it were new.
     pub(crate) fn leave(&mut self, spot: Spot, now: Tick) {
-        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        let Some(lane) = self.lanes.get_mut(spot) else {
+            return;
+        };
         lane.jobs -= 1;
         if lane.jobs > 0 {
             return;
@@ -219,7 +221,9 @@ impl Lanes {
     }
 
     fn forget(&mut self, spot: Spot) {
-        let Some(lane) = self.lanes.remove(spot) else { return };
+        let Some(lane) = self.lanes.remove(spot) else {
+            return;
+        };
         let Some(key) = lane.key else {
             self.common = None;
             return;
@@ -235,7 +239,9 @@ impl Lanes {
 
     /// A job of the lane may start as soon as it is its turn.
     pub(crate) fn add(&mut self, spot: Spot, rank: Rank, number: u64, job: Spot) {
-        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        let Some(lane) = self.lanes.get_mut(spot) else {
+            return;
+        };
         if lane.ready.is_empty() {
             self.turn += 1;
             lane.turn = self.turn;
@@ -248,7 +254,9 @@ impl Lanes {
 
     /// A ready job is not one any more.
     pub(crate) fn remove(&mut self, spot: Spot, rank: Rank, number: u64, job: Spot) {
-        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        let Some(lane) = self.lanes.get_mut(spot) else {
+            return;
+        };
         let was_first = lane.ready.first() == Some((rank, job));
         lane.ready.remove(rank, number, job);
         if was_first {
@@ -275,13 +283,17 @@ impl Lanes {
 
     /// Whether a ready job of the lane comes before one of this rank and number.
     pub(crate) fn is_before(&self, spot: Spot, rank: Rank, number: u64) -> bool {
-        self.lanes.get(spot).is_some_and(|lane| lane.ready.is_before(rank, number))
+        self.lanes
+            .get(spot)
+            .is_some_and(|lane| lane.ready.is_before(rank, number))
     }
 
     /// A job of the lane is released; it is [removed](Self::remove) apart from that. It has its room, and permits are kept for it.
     /// Returns the turn that it takes.
     pub(crate) fn release(&mut self, spot: Spot, cost: u32) -> u64 {
-        let Some(lane) = self.lanes.get_mut(spot) else { return 0 };
+        let Some(lane) = self.lanes.get_mut(spot) else {
+            return 0;
+        };
         let taken = lane.turn;
         lane.running += 1;
         if let Some(gate) = &mut lane.gate {
@@ -313,7 +325,9 @@ impl Lanes {
 
     /// A job of the lane that had started does not run any more.
     pub(crate) fn end(&mut self, spot: Spot) {
-        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        let Some(lane) = self.lanes.get_mut(spot) else {
+            return;
+        };
         lane.running -= 1;
         if lane.stand == Stand::Nowhere {
             self.stand_anew(spot);
@@ -322,8 +336,12 @@ impl Lanes {
 
     /// A released job of the lane starts. Says whether the lane was waiting for that, and not for a time.
     pub(crate) fn start(&mut self, spot: Spot, now: Tick, cost: u32) -> bool {
-        let Some(lane) = self.lanes.get_mut(spot) else { return false };
-        let Some(gate) = &mut lane.gate else { return false };
+        let Some(lane) = self.lanes.get_mut(spot) else {
+            return false;
+        };
+        let Some(gate) = &mut lane.gate else {
+            return false;
+        };
         gate.start(now, cost);
         let has_waited = lane.stand == Stand::Until(Tick::NEVER);
         if has_waited {
@@ -334,7 +352,9 @@ impl Lanes {
 
     /// A released job of the lane does not start.
     pub(crate) fn take_back(&mut self, spot: Spot, cost: u32) {
-        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        let Some(lane) = self.lanes.get_mut(spot) else {
+            return;
+        };
         lane.running -= 1;
         if let Some(gate) = &mut lane.gate {
             gate.release(cost);
@@ -344,7 +364,9 @@ impl Lanes {
 
     /// Lets nothing of the lane start before `until`.
     pub(crate) fn hold(&mut self, spot: Spot, until: Tick) {
-        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        let Some(lane) = self.lanes.get_mut(spot) else {
+            return;
+        };
         lane.held_until = lane.held_until.max(until);
         self.stand_anew(spot);
     }
@@ -392,8 +414,13 @@ impl Lanes {
 
     /// Puts the lane where it belongs, after something about it has changed.
     fn stand_anew(&mut self, spot: Spot) {
-        let Some(lane) = self.lanes.get(spot) else { return };
-        let is_full = self.policy.max_running.is_some_and(|most| lane.running >= most);
+        let Some(lane) = self.lanes.get(spot) else {
+            return;
+        };
+        let is_full = self
+            .policy
+            .max_running
+            .is_some_and(|most| lane.running >= most);
         let stand = match lane.ready.first() {
             // Whether a time has to be waited for is found out when it is its turn.
             Some((rank, _)) if !is_full => Stand::Eligible(rank),
@@ -403,7 +430,9 @@ impl Lanes {
     }
 
     fn stand(&mut self, spot: Spot, stand: Stand) {
-        let Some(lane) = self.lanes.get_mut(spot) else { return };
+        let Some(lane) = self.lanes.get_mut(spot) else {
+            return;
+        };
         if lane.stand == stand {
             return;
         }
@@ -424,7 +453,9 @@ impl Lane {
     /// Until when its limit remembers something.
     fn rest(&self) -> Option<Tick> {
         let gate = self.gate.as_ref().map(Gate::rested);
-        gate.into_iter().chain((self.held_until > Tick(0)).then_some(self.held_until)).max()
+        gate.into_iter()
+            .chain((self.held_until > Tick(0)).then_some(self.held_until))
+            .max()
     }
 }
 
@@ -432,7 +463,10 @@ impl Lane {
 #[cfg(feature = "testing")]
 impl Lanes {
     /// Compares with what is counted of the jobs: their lanes, whether they are ready, whether they take room.
-    pub(crate) fn audit(&self, jobs: impl Iterator<Item = (Spot, bool, bool)>) -> Result<(), String> {
+    pub(crate) fn audit(
+        &self,
+        jobs: impl Iterator<Item = (Spot, bool, bool)>,
+    ) -> Result<(), String> {
         let mut counted: HashMap<Spot, (usize, usize, usize)> = HashMap::new();
         for (lane, is_ready, is_running) in jobs {
             let count = counted.entry(lane).or_default();
@@ -444,12 +478,22 @@ impl Lanes {
             let known = (lane.jobs, lane.ready.len(), lane.running);
             let counted = counted.remove(&spot).unwrap_or_default();
             if counted != known {
-                return Err(format!("a lane has jobs, ready, running {counted:?}, and {known:?} in the books"));
+                return Err(format!(
+                    "a lane has jobs, ready, running {counted:?}, and {known:?} in the books"
+                ));
             }
-            if self.policy.max_running.is_some_and(|most| lane.running > most) {
+            if self
+                .policy
+                .max_running
+                .is_some_and(|most| lane.running > most)
+            {
                 return Err(format!("{} jobs of one key run at once", lane.running));
             }
-            let is_known = lane.key.as_ref().map_or(self.common, |key| self.by_key.get(key).copied()) == Some(spot);
+            let is_known = lane
+                .key
+                .as_ref()
+                .map_or(self.common, |key| self.by_key.get(key).copied())
+                == Some(spot);
             let stands = match lane.stand {
                 Stand::Nowhere => true,
                 Stand::Eligible(rank) => self.eligible.contains(&(rank, lane.turn, spot)),
@@ -459,13 +503,23 @@ impl Lanes {
                 return Err("a lane does not stand where it says".into());
             }
         }
-        if counted.is_empty() { Ok(()) } else { Err("jobs are in a lane that is gone".into()) }
+        if counted.is_empty() {
+            Ok(())
+        } else {
+            Err("jobs are in a lane that is gone".into())
+        }
     }
 
     /// What is left are keys whose rate is not yet as if it were new.
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {
         let (lanes, resting) = (self.lanes.iter().count(), self.resting.len());
-        if lanes != resting { Err(format!("{lanes} lanes are left, and {resting} of them rest")) } else { Ok(()) }
+        if lanes != resting {
+            Err(format!(
+                "{lanes} lanes are left, and {resting} of them rest"
+            ))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -516,7 +570,10 @@ mod tests {
 
     #[test]
     fn a_lane_that_is_full_is_passed_over_until_one_of_its_jobs_ends() {
-        let mut lanes = Lanes::new(LanePolicy { max_running: Some(2), limit: None });
+        let mut lanes = Lanes::new(LanePolicy {
+            max_running: Some(2),
+            limit: None,
+        });
         let lane = add(&mut lanes, 0, 0, 0);
         for job in 1..4 {
             add(&mut lanes, 0, job, 0);
@@ -533,12 +590,18 @@ mod tests {
     #[test]
     fn a_lane_without_a_permit_costs_nothing_until_it_has_one() {
         let limit = Some(RateLimit::per_second(1));
-        let mut lanes = Lanes::new(LanePolicy { max_running: None, limit });
+        let mut lanes = Lanes::new(LanePolicy {
+            max_running: None,
+            limit,
+        });
         for job in 0..3 {
             add(&mut lanes, 0, job, 0);
         }
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [0]);
-        assert_eq!((lanes.next(), lanes.is_waiting(), lanes.eligible.len()), (Tick(0).after(SECOND), true, 0));
+        assert_eq!(
+            (lanes.next(), lanes.is_waiting(), lanes.eligible.len()),
+            (Tick(0).after(SECOND), true, 0)
+        );
         lanes.wake(Tick(0).after(SECOND));
         assert_eq!(start_all(&mut lanes, Tick(0).after(SECOND), 0), [1]);
         assert_eq!(lanes.most(), 1);
@@ -546,7 +609,10 @@ mod tests {
 
     #[test]
     fn a_lane_is_remembered_while_it_has_jobs_or_its_limit_does_and_no_longer() {
-        let mut lanes = Lanes::new(LanePolicy { max_running: None, limit: Some(RateLimit::per_second(1)) });
+        let mut lanes = Lanes::new(LanePolicy {
+            max_running: None,
+            limit: Some(RateLimit::per_second(1)),
+        });
         let lane = add(&mut lanes, 7, 0, 0);
         assert_eq!(lanes.key(lane), Some(&Key::from(7_u32)));
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [0]);
@@ -558,11 +624,22 @@ mod tests {
         assert_eq!(lanes.len(), 1);
         // A job that comes meanwhile finds the limit as it was left.
         add(&mut lanes, 7, 1, 0);
-        assert_eq!((start_all(&mut lanes, Tick(1), 0), lanes.rested()), (vec![], Tick::NEVER));
+        assert_eq!(
+            (start_all(&mut lanes, Tick(1), 0), lanes.rested()),
+            (vec![], Tick::NEVER)
+        );
         lanes.remove(lane, rank(0), 1, spot(1));
         lanes.leave(lane, Tick(1));
         lanes.wake(rested);
-        assert_eq!((lanes.len(), lanes.by_key.len(), lanes.rested(), lanes.next()), (0, 0, Tick::NEVER, Tick::NEVER));
+        assert_eq!(
+            (
+                lanes.len(),
+                lanes.by_key.len(),
+                lanes.rested(),
+                lanes.next()
+            ),
+            (0, 0, Tick::NEVER, Tick::NEVER)
+        );
         // And one that comes when it has rested leaves nothing behind by itself.
         let lane = add(&mut lanes, 7, 2, 0);
         lanes.remove(lane, rank(0), 2, spot(2));
@@ -572,7 +649,10 @@ mod tests {
 
     #[test]
     fn a_lane_that_is_held_for_ever_keeps_no_other_from_being_forgotten() {
-        let mut lanes = Lanes::new(LanePolicy { max_running: None, limit: Some(RateLimit::per_second(1)) });
+        let mut lanes = Lanes::new(LanePolicy {
+            max_running: None,
+            limit: Some(RateLimit::per_second(1)),
+        });
         let all = [0, 1].map(|key| add(&mut lanes, key, key, 0));
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [0, 1]);
         lanes.hold(all[0], Tick::NEVER);
@@ -588,18 +668,27 @@ mod tests {
     #[test]
     fn a_hundred_thousand_keys_once_seen_leave_no_memory_behind() {
         let mut lanes = Lanes::new(LanePolicy::default());
-        let all: Vec<Spot> = (0..100_000).map(|key| lanes.enter(Some(Key::from(key)))).collect();
+        let all: Vec<Spot> = (0..100_000)
+            .map(|key| lanes.enter(Some(Key::from(key))))
+            .collect();
         assert_eq!(lanes.len(), 100_000);
         all.into_iter().for_each(|lane| lanes.leave(lane, Tick(0)));
         assert_eq!(lanes.len(), 0);
-        assert!(lanes.by_key.capacity() <= 128, "{}", lanes.by_key.capacity());
+        assert!(
+            lanes.by_key.capacity() <= 128,
+            "{}",
+            lanes.by_key.capacity()
+        );
     }
 
     #[test]
     fn jobs_without_a_key_share_a_lane_of_their_own() {
         let mut lanes = Lanes::new(LanePolicy::default());
         let (first, second) = (lanes.enter(None), lanes.enter(None));
-        assert_eq!((first == second, lanes.len(), lanes.key(first)), (true, 1, None));
+        assert_eq!(
+            (first == second, lanes.len(), lanes.key(first)),
+            (true, 1, None)
+        );
         lanes.leave(first, Tick(0));
         lanes.leave(second, Tick(0));
         assert_eq!(lanes.len(), 0);
@@ -610,15 +699,34 @@ mod tests {
     fn a_key_is_its_text_or_its_number() {
         let text: Arc<str> = Arc::from("7");
         assert_eq!(
-            [Key::from(String::from("7")), Key::from(&String::from("7")), Key::from(text)],
+            [
+                Key::from(String::from("7")),
+                Key::from(&String::from("7")),
+                Key::from(text)
+            ],
             [(); 3].map(|()| Key::from("7"))
         );
-        assert_eq!([Key::from(7_u64), Key::from(7_usize), Key::from(7_i8)], [(); 3].map(|()| Key::from(7_u32)));
         assert_eq!(
-            [Key::from(u64::MAX).to_string(), Key::from(i64::MIN).to_string()],
+            [Key::from(7_u64), Key::from(7_usize), Key::from(7_i8)],
+            [(); 3].map(|()| Key::from(7_u32))
+        );
+        assert_eq!(
+            [
+                Key::from(u64::MAX).to_string(),
+                Key::from(i64::MIN).to_string()
+            ],
             [u64::MAX.to_string(), i64::MIN.to_string()]
         );
-        assert_eq!((Key::from("a").to_string(), format!("{:?}", Key::from("a"))), ("a".to_owned(), "\"a\"".to_owned()));
-        assert_eq!((Key::from(7_u32).to_string(), format!("{:?}", Key::from(7_u32))), ("7".to_owned(), "7".to_owned()));
+        assert_eq!(
+            (Key::from("a").to_string(), format!("{:?}", Key::from("a"))),
+            ("a".to_owned(), "\"a\"".to_owned())
+        );
+        assert_eq!(
+            (
+                Key::from(7_u32).to_string(),
+                format!("{:?}", Key::from(7_u32))
+            ),
+            ("7".to_owned(), "7".to_owned())
+        );
     }
 }

@@ -97,7 +97,12 @@ pub(crate) struct Released<J> {
 
 impl<J> Released<J> {
     pub(crate) const fn new() -> Self {
-        Self { first: None, more: Vec::new(), expired: Vec::new(), too_costly: Vec::new() }
+        Self {
+            first: None,
+            more: Vec::new(),
+            expired: Vec::new(),
+            too_costly: Vec::new(),
+        }
     }
 
     fn push(&mut self, job: J, spot: Spot) {
@@ -272,7 +277,9 @@ impl<J> Schedule<J> {
             number,
             rank: self.ageing.rank(terms.priority, at),
             at,
-            deadline: terms.deadline.map_or(Tick::NEVER, |deadline| self.clock.tick(deadline)),
+            deadline: terms
+                .deadline
+                .map_or(Tick::NEVER, |deadline| self.clock.tick(deadline)),
             history: None,
             lane,
             turn: 0,
@@ -289,7 +296,9 @@ impl<J> Schedule<J> {
     /// Puts a job among the delayed or the ready ones, by the time before which it may not start.
     fn line_up(&mut self, spot: Spot, now: Tick) {
         let most = self.most();
-        let Some(record) = self.records.get_mut(spot) else { return };
+        let Some(record) = self.records.get_mut(spot) else {
+            return;
+        };
         self.waiting += 1;
         // `>` or `>=`: they are looked at again before they go, and one that costs just so much stays.
         if record.cost > most {
@@ -303,20 +312,25 @@ impl<J> Schedule<J> {
             self.delayed.insert(Due::new(record.at, spot));
         } else {
             record.state = State::Ready;
-            self.lanes.add(record.lane, record.rank, record.number, spot);
+            self.lanes
+                .add(record.lane, record.rank, record.number, spot);
         }
     }
 
     /// Takes a job out of the sets that it waits in.
     fn step_out(&mut self, spot: Spot) {
-        let Some(record) = self.records.get(spot) else { return };
+        let Some(record) = self.records.get(spot) else {
+            return;
+        };
         self.waiting -= 1;
         if record.deadline != Tick::NEVER {
             self.deadlines.remove(&Due::new(record.deadline, spot));
         }
         match record.state {
             State::Delayed => drop(self.delayed.remove(&Due::new(record.at, spot))),
-            State::Ready => self.lanes.remove(record.lane, record.rank, record.number, spot),
+            State::Ready => self
+                .lanes
+                .remove(record.lane, record.rank, record.number, spot),
             State::Released | State::Running => {}
         }
     }
@@ -354,7 +368,8 @@ impl<J> Schedule<J> {
             self.delayed.pop_first();
             if let Some(record) = self.records.get_mut(due.spot()) {
                 record.state = State::Ready;
-                self.lanes.add(record.lane, record.rank, record.number, due.spot());
+                self.lanes
+                    .add(record.lane, record.rank, record.number, due.spot());
             }
         }
         self.lanes.wake(now);
@@ -394,7 +409,11 @@ impl<J> Schedule<J> {
         }
         let delayed = self.delayed.first().map_or(Tick::NEVER, |due| due.tick());
         if self.held_until > now {
-            let at = if self.lanes.is_waiting() { self.held_until } else { self.held_until.max(delayed) };
+            let at = if self.lanes.is_waiting() {
+                self.held_until
+            } else {
+                self.held_until.max(delayed)
+            };
             return Next::At(at);
         }
         let cost_of = |spot| self.records.get(spot).map_or(0, |record| record.cost);
@@ -417,23 +436,31 @@ impl<J> Schedule<J> {
             // It may have gone meanwhile, or the limit may have grown.
             let record = self.records.get(spot).filter(|record| record.job.is_some());
             if let Some(cost) = record.map(|record| record.cost).filter(|cost| *cost > most) {
-                out.too_costly.extend(self.dismiss(spot, now).map(|leaver| (leaver, cost, most)));
+                out.too_costly
+                    .extend(self.dismiss(spot, now).map(|leaver| (leaver, cost, most)));
             }
         }
     }
 
     fn may_start(&self, load: Load, released: usize) -> bool {
-        (self.pauses == 0 || load.is_closing) && load.running + released < self.allowed.min(load.slots)
+        (self.pauses == 0 || load.is_closing)
+            && load.running + released < self.allowed.min(load.slots)
     }
 
     /// The most that one job may cost.
     pub(crate) fn most(&self) -> u32 {
-        self.gate.as_ref().map_or(u32::MAX, Gate::most).min(self.lanes.most())
+        self.gate
+            .as_ref()
+            .map_or(u32::MAX, Gate::most)
+            .min(self.lanes.most())
     }
 
     /// The state of a job; its spot may be another's by now.
     fn state(&self, spot: Spot, number: u64) -> Option<State> {
-        self.records.get(spot).filter(|record| record.number == number).map(|record| record.state)
+        self.records
+            .get(spot)
+            .filter(|record| record.number == number)
+            .map(|record| record.state)
     }
 
     /// Whether this job is on its way to a worker.
@@ -443,8 +470,11 @@ impl<J> Schedule<J> {
 
     /// Whether a released job may still start, now that a worker has come to it.
     pub(crate) fn may_go_on(&self, spot: Spot, load: Load, now: Tick) -> bool {
-        let is_free = |record: &Record<J>| !record.is_recalled && self.lanes.held_until(record.lane) <= now;
-        self.may_start(load, 0) && self.held_until <= now && self.records.get(spot).is_some_and(is_free)
+        let is_free =
+            |record: &Record<J>| !record.is_recalled && self.lanes.held_until(record.lane) <= now;
+        self.may_start(load, 0)
+            && self.held_until <= now
+            && self.records.get(spot).is_some_and(is_free)
     }
 
     /// Whether a released job, to which a worker has come, has to let another one go first: one that has come since, or
@@ -454,13 +484,21 @@ impl<J> Schedule<J> {
     /// turns in a circle.
     pub(crate) fn is_overtaken(&mut self, spot: Spot, now: Tick) -> bool {
         self.ripen(now);
-        let Some(Record { rank, number, lane, .. }) = self.records.get(spot) else { return false };
+        let Some(Record {
+            rank, number, lane, ..
+        }) = self.records.get(spot)
+        else {
+            return false;
+        };
         // Its own lane may be full or out of permits because of this very job.
         if self.lanes.is_before(*lane, *rank, *number) {
             return true;
         }
         let cost_of = |spot| self.records.get(spot).map_or(0, |record| record.cost);
-        let first = self.lanes.first(now, cost_of).and_then(|(_, spot)| self.records.get(spot));
+        let first = self
+            .lanes
+            .first(now, cost_of)
+            .and_then(|(_, spot)| self.records.get(spot));
         first.is_some_and(|first| first.rank < *rank)
     }
 
@@ -478,7 +516,10 @@ impl<J> Schedule<J> {
         }
         let is_awaited = self.lanes.start(record.lane, now, record.cost) || self.needs_start;
         if is_awaited {
-            let load = Load { running: load.running + 1, ..load };
+            let load = Load {
+                running: load.running + 1,
+                ..load
+            };
             let soonest = match self.next_start(now, load) {
                 // Its time has come since the last release, and is looked at in its turn.
                 Next::Job { .. } => now,
@@ -505,7 +546,9 @@ impl<J> Schedule<J> {
 
     /// Takes back what is kept for a released job.
     fn take_back(&mut self, spot: Spot) {
-        let Some(record) = self.records.get(spot) else { return };
+        let Some(record) = self.records.get(spot) else {
+            return;
+        };
         self.released -= 1;
         if record.is_recalled {
             self.recalled -= 1;
@@ -516,8 +559,17 @@ impl<J> Schedule<J> {
     }
 
     /// A running job waits for another attempt, which may not start before `at`.
-    pub(crate) fn requeue(&mut self, spot: Spot, job: J, history: Box<History>, at: Tick, now: Tick) {
-        let Some(record) = self.records.get_mut(spot) else { return };
+    pub(crate) fn requeue(
+        &mut self,
+        spot: Spot,
+        job: J,
+        history: Box<History>,
+        at: Tick,
+        now: Tick,
+    ) {
+        let Some(record) = self.records.get_mut(spot) else {
+            return;
+        };
         record.job = Some(job);
         record.history = Some(history);
         record.at = at;
@@ -534,13 +586,23 @@ impl<J> Schedule<J> {
     }
 
     /// A job that is not running has its outcome. Returns what is left in its record; a released one has no job there.
-    pub(crate) fn forget(&mut self, spot: Spot, number: u64, now: Tick) -> (Option<J>, Option<Box<History>>) {
+    pub(crate) fn forget(
+        &mut self,
+        spot: Spot,
+        number: u64,
+        now: Tick,
+    ) -> (Option<J>, Option<Box<History>>) {
         match self.state(spot, number) {
             None | Some(State::Running) => return (None, None),
             Some(State::Released) => self.take_back(spot),
             Some(State::Delayed | State::Ready) => self.step_out(spot),
         }
-        let Some(Record { job, history, lane, .. }) = self.records.remove(spot) else { return (None, None) };
+        let Some(Record {
+            job, history, lane, ..
+        }) = self.records.remove(spot)
+        else {
+            return (None, None);
+        };
         self.lanes.leave(lane, now);
         (job, history)
     }
@@ -548,7 +610,9 @@ impl<J> Schedule<J> {
     /// Removes a job that is delayed or ready.
     fn dismiss(&mut self, spot: Spot, now: Tick) -> Option<Leaver<J>> {
         self.step_out(spot);
-        let Record { job, history, lane, .. } = self.records.remove(spot)?;
+        let Record {
+            job, history, lane, ..
+        } = self.records.remove(spot)?;
         self.lanes.leave(lane, now);
         job.map(|job| Leaver { job, history })
     }
@@ -560,17 +624,28 @@ impl<J> Schedule<J> {
 
     /// How many attempts were made of a job that is not running.
     pub(crate) fn attempts(&self, spot: Spot, number: u64) -> u32 {
-        let record = self.records.get(spot).filter(|record| record.number == number);
-        record.and_then(|record| record.history.as_ref()).map_or(0, |history| history.attempts)
+        let record = self
+            .records
+            .get(spot)
+            .filter(|record| record.number == number);
+        record
+            .and_then(|record| record.history.as_ref())
+            .map_or(0, |history| history.attempts)
     }
 
     /// Changes the priority of a job that does not run yet; says whether it was in time.
     pub(crate) fn set_priority(&mut self, spot: Spot, number: u64, priority: i32) -> bool {
-        let is_waiting = matches!(self.state(spot, number), Some(State::Delayed | State::Ready | State::Released));
-        let Some(record) = self.records.get_mut(spot).filter(|_| is_waiting) else { return false };
+        let is_waiting = matches!(
+            self.state(spot, number),
+            Some(State::Delayed | State::Ready | State::Released)
+        );
+        let Some(record) = self.records.get_mut(spot).filter(|_| is_waiting) else {
+            return false;
+        };
         let rank = record.rank.with_priority(record.priority, priority);
         if record.state == State::Ready && rank != record.rank {
-            self.lanes.remove(record.lane, record.rank, record.number, spot);
+            self.lanes
+                .remove(record.lane, record.rank, record.number, spot);
             self.lanes.add(record.lane, rank, record.number, spot);
         }
         (record.rank, record.priority) = (rank, priority);
@@ -583,7 +658,9 @@ impl<J> Schedule<J> {
             .filter(|(_, record)| record.job.as_ref().is_some_and(&is_dead))
             .map(|(spot, _)| spot)
             .collect();
-        dead.into_iter().filter_map(|spot| self.dismiss(spot, now)).collect()
+        dead.into_iter()
+            .filter_map(|spot| self.dismiss(spot, now))
+            .collect()
     }
 
     // ---- control ----
@@ -609,8 +686,11 @@ impl<J> Schedule<J> {
         self.too_costly = self.records.iter().map(|(spot, _)| spot).collect();
         // What has not started counts under the new rate, and under no other.
         for spot in &self.too_costly {
-            let is_released = |record: &&mut Record<J>| record.state == State::Released && !record.is_recalled;
-            let Some(record) = self.records.get_mut(*spot).filter(is_released) else { continue };
+            let is_released =
+                |record: &&mut Record<J>| record.state == State::Released && !record.is_recalled;
+            let Some(record) = self.records.get_mut(*spot).filter(is_released) else {
+                continue;
+            };
             record.is_recalled = true;
             self.recalled += 1;
         }
@@ -648,20 +728,39 @@ impl<J> Schedule<J> {
 
     /// Counts everything anew.
     pub(crate) fn audit(&self) -> Result<(), String> {
-        let count = |state| self.records.iter().filter(|(_, record)| record.state == state).count();
+        let count = |state| {
+            self.records
+                .iter()
+                .filter(|(_, record)| record.state == state)
+                .count()
+        };
         let [delayed, ready, released] = [State::Delayed, State::Ready, State::Released].map(count);
         let counted = (delayed, delayed + ready, released);
         let known = (self.delayed.len(), self.waiting, self.released);
         if counted != known {
-            return Err(format!("delayed, waiting, released: {counted:?}, and {known:?} in the books"));
+            return Err(format!(
+                "delayed, waiting, released: {counted:?}, and {known:?} in the books"
+            ));
         }
-        let is_limited = |record: &Record<J>| record.job.is_some() && record.deadline != Tick::NEVER;
-        let limited = self.records.iter().filter(|(_, record)| is_limited(record)).count();
+        let is_limited =
+            |record: &Record<J>| record.job.is_some() && record.deadline != Tick::NEVER;
+        let limited = self
+            .records
+            .iter()
+            .filter(|(_, record)| is_limited(record))
+            .count();
         if limited != self.deadlines.len() {
-            return Err(format!("{limited} jobs have a deadline, and {} are in the books", self.deadlines.len()));
+            return Err(format!(
+                "{limited} jobs have a deadline, and {} are in the books",
+                self.deadlines.len()
+            ));
         }
         let jobs = |(_, record): (Spot, &Record<J>)| {
-            (record.lane, record.state == State::Ready, matches!(record.state, State::Released | State::Running))
+            (
+                record.lane,
+                record.state == State::Ready,
+                matches!(record.state, State::Released | State::Running),
+            )
         };
         self.lanes.audit(self.records.iter().map(jobs))
     }
@@ -672,7 +771,9 @@ impl<J> Schedule<J> {
             .filter(|(_, record)| record.state != State::Running)
             .map(|(spot, record)| (spot, record.number))
             .collect();
-        let Some(&(spot, job)) = waiting.get(number as usize % waiting.len().max(1)) else { return false };
+        let Some(&(spot, job)) = waiting.get(number as usize % waiting.len().max(1)) else {
+            return false;
+        };
         self.set_priority(spot, job, 2 - (number % 5) as i32)
     }
 

@@ -12,11 +12,20 @@ pub(super) const KEYS: u32 = 4;
 #[derive(Debug, Clone)]
 pub(super) enum Op {
     Wait(u64),
-    Insert { priority: i32, cost: u32, key: u32, delay: u64, limit: Option<u64> },
+    Insert {
+        priority: i32,
+        cost: u32,
+        key: u32,
+        delay: u64,
+        limit: Option<u64>,
+    },
     Start(usize),
     PutBack(usize),
     Finish(usize),
-    Requeue { job: usize, delay: u64 },
+    Requeue {
+        job: usize,
+        delay: u64,
+    },
     Forget(usize),
     SetPriority(usize, i32),
     Extract(u64),
@@ -38,7 +47,9 @@ impl Bytes<'_> {
     }
 
     fn below(&mut self, bound: u8) -> u8 {
-        let Some((&first, rest)) = self.0.split_first() else { return 0 };
+        let Some((&first, rest)) = self.0.split_first() else {
+            return 0;
+        };
         self.0 = rest;
         first % bound
     }
@@ -66,7 +77,11 @@ impl Bytes<'_> {
     }
 
     fn pair(&mut self) -> Pair {
-        let (rate, lane_limit, max_running) = (self.limit(), self.limit(), 1 + usize::from(self.below(WORKERS as u8)));
+        let (rate, lane_limit, max_running) = (
+            self.limit(),
+            self.limit(),
+            1 + usize::from(self.below(WORKERS as u8)),
+        );
         let step = self.number(31);
         Pair::new(rate, lane_limit, max_running, (step > 0).then_some(step))
     }
@@ -79,12 +94,17 @@ impl Bytes<'_> {
                 cost: self.below(5).into(),
                 key: u32::from(self.below(KEYS as u8)),
                 delay: self.number(160).saturating_sub(80),
-                limit: Some(self.number(180)).filter(|limit| *limit > 90).map(|limit| limit - 90),
+                limit: Some(self.number(180))
+                    .filter(|limit| *limit > 90)
+                    .map(|limit| limit - 90),
             },
             8..=11 => Op::Start(self.place()),
             12 => Op::PutBack(self.place()),
             13 | 14 => Op::Finish(self.place()),
-            15 => Op::Requeue { job: self.place(), delay: self.number(80) },
+            15 => Op::Requeue {
+                job: self.place(),
+                delay: self.number(80),
+            },
             16 => Op::Forget(self.place()),
             17 => Op::SetPriority(self.place(), self.priority()),
             18 => Op::Extract(self.number(9)),
@@ -170,22 +190,37 @@ impl Naive {
     }
 
     fn pick(&self, state: &[State], place: usize) -> Option<&Job> {
-        let jobs: Vec<&Job> = self.jobs.iter().filter(|job| state.contains(&job.state)).collect();
+        let jobs: Vec<&Job> = self
+            .jobs
+            .iter()
+            .filter(|job| state.contains(&job.state))
+            .collect();
         (!jobs.is_empty()).then(|| jobs[place % jobs.len()])
     }
 
     fn job(&mut self, number: u64) -> &mut Job {
-        self.jobs.iter_mut().find(|job| job.number == number).unwrap()
+        self.jobs
+            .iter_mut()
+            .find(|job| job.number == number)
+            .unwrap()
     }
 
     fn lane(&mut self, key: u32) -> &mut Lane {
         let gate = self.lane_limit.map(Gate::new);
-        self.lanes.entry(key).or_insert(Lane { gate, held_until: 0, turn: 0 })
+        self.lanes.entry(key).or_insert(Lane {
+            gate,
+            held_until: 0,
+            turn: 0,
+        })
     }
 
     fn occupied(&self, key: Option<u32>) -> usize {
         let is_of = |job: &&Job| key.is_none_or(|key| job.key == key);
-        self.jobs.iter().filter(is_of).filter(|job| matches!(job.state, State::Released | State::Running)).count()
+        self.jobs
+            .iter()
+            .filter(is_of)
+            .filter(|job| matches!(job.state, State::Released | State::Running))
+            .count()
     }
 
     fn line_up(&mut self, number: u64, now: u64) {
@@ -209,12 +244,18 @@ impl Naive {
 
     fn most(&self) -> u32 {
         let lane = self.lane_limit.map_or(u32::MAX, |limit| limit.most());
-        self.gate.as_ref().map_or(u32::MAX, |gate| gate.most()).min(lane)
+        self.gate
+            .as_ref()
+            .map_or(u32::MAX, |gate| gate.most())
+            .min(lane)
     }
 
     fn ripen(&mut self, now: u64) {
-        let mut due: Vec<_> =
-            self.of(State::Delayed).filter(|job| job.at <= now).map(|job| (job.at, job.spot, job.number)).collect();
+        let mut due: Vec<_> = self
+            .of(State::Delayed)
+            .filter(|job| job.at <= now)
+            .map(|job| (job.at, job.spot, job.number))
+            .collect();
         due.sort_unstable();
         for (.., number) in due {
             self.line_up(number, now);
@@ -227,10 +268,15 @@ impl Naive {
         let released = self.job(number).clone();
         let urgency = self.urgency(&released);
         let is_before = |job: &Job| (self.urgency(job), job.number) < (urgency, number);
-        if self.of(State::Ready).any(|job| job.key == released.key && is_before(job)) {
+        if self
+            .of(State::Ready)
+            .any(|job| job.key == released.key && is_before(job))
+        {
             return true;
         }
-        let Some((first, ..)) = self.choose(now) else { return false };
+        let Some((first, ..)) = self.choose(now) else {
+            return false;
+        };
         let first = self.job(first).clone();
         self.urgency(&first) < urgency
     }
@@ -238,13 +284,25 @@ impl Naive {
     fn release(&mut self, now: u64) -> Out {
         let mut out = Out::default();
         let is_late = |job: &Job| {
-            matches!(job.state, State::Delayed | State::Ready) && job.deadline.is_some_and(|deadline| deadline <= now)
+            matches!(job.state, State::Delayed | State::Ready)
+                && job.deadline.is_some_and(|deadline| deadline <= now)
         };
-        out.expired = self.jobs.iter().filter(|job| is_late(job)).map(|job| job.number).collect();
+        out.expired = self
+            .jobs
+            .iter()
+            .filter(|job| is_late(job))
+            .map(|job| job.number)
+            .collect();
         self.jobs.retain(|job| !is_late(job));
         let most = self.most();
-        let is_costly = |job: &Job| matches!(job.state, State::Delayed | State::Ready) && job.cost > most;
-        out.too_costly = self.jobs.iter().filter(|job| is_costly(job)).map(|job| job.number).collect();
+        let is_costly =
+            |job: &Job| matches!(job.state, State::Delayed | State::Ready) && job.cost > most;
+        out.too_costly = self
+            .jobs
+            .iter()
+            .filter(|job| is_costly(job))
+            .map(|job| job.number)
+            .collect();
         self.jobs.retain(|job| !is_costly(job));
         self.ripen(now);
         while (self.pauses == 0 || self.is_closing)
@@ -252,7 +310,9 @@ impl Naive {
             && self.held_until <= now
             && !self.of(State::Released).any(|job| job.is_recalled)
         {
-            let Some((number, key, cost)) = self.choose(now) else { break };
+            let Some((number, key, cost)) = self.choose(now) else {
+                break;
+            };
             if let Some(gate) = &mut self.gate {
                 if gate.when(Tick(now), cost).0 > now {
                     break;
@@ -275,15 +335,23 @@ impl Naive {
 
     /// The first job of the lane whose turn it is.
     fn choose(&mut self, now: u64) -> Option<(u64, u32, u32)> {
-        let firsts = (0..KEYS).filter(|key| self.occupied(Some(*key)) < self.max_running).filter_map(|key| {
-            let ready = self.of(State::Ready).filter(|job| job.key == key);
-            ready.min_by_key(|job| (self.urgency(job), job.number)).cloned()
-        });
+        let firsts = (0..KEYS)
+            .filter(|key| self.occupied(Some(*key)) < self.max_running)
+            .filter_map(|key| {
+                let ready = self.of(State::Ready).filter(|job| job.key == key);
+                ready
+                    .min_by_key(|job| (self.urgency(job), job.number))
+                    .cloned()
+            });
         let mut firsts: Vec<Job> = firsts.collect();
         firsts.sort_by_key(|job| (self.urgency(job), self.lanes[&job.key].turn));
         for job in firsts {
             let lane = self.lane(job.key);
-            let at = lane.gate.as_mut().map_or(0, |gate| gate.when(Tick(now), job.cost).0).max(lane.held_until);
+            let at = lane
+                .gate
+                .as_mut()
+                .map_or(0, |gate| gate.when(Tick(now), job.cost).0)
+                .max(lane.held_until);
             if at <= now {
                 return Some((job.number, job.key, job.cost));
             }
@@ -295,8 +363,12 @@ impl Naive {
         let job = self.job(number);
         job.state = State::Running;
         let (key, cost) = (job.key, job.cost);
-        for gate in [self.gate.as_mut(), self.lanes.get_mut(&key).and_then(|lane| lane.gate.as_mut())] {
-            gate.into_iter().for_each(|gate| gate.start(Tick(now), cost));
+        for gate in [
+            self.gate.as_mut(),
+            self.lanes.get_mut(&key).and_then(|lane| lane.gate.as_mut()),
+        ] {
+            gate.into_iter()
+                .for_each(|gate| gate.start(Tick(now), cost));
         }
     }
 
@@ -305,7 +377,10 @@ impl Naive {
         let (key, cost) = (job.key, job.cost);
         let is_recalled = std::mem::replace(&mut job.is_recalled, false);
         let of_pool = self.gate.as_mut().filter(|_| !is_recalled);
-        for gate in [of_pool, self.lanes.get_mut(&key).and_then(|lane| lane.gate.as_mut())] {
+        for gate in [
+            of_pool,
+            self.lanes.get_mut(&key).and_then(|lane| lane.gate.as_mut()),
+        ] {
             gate.into_iter().for_each(|gate| gate.release(cost));
         }
     }
@@ -328,8 +403,15 @@ impl Pair {
         step: Option<u64>,
     ) -> Self {
         let start = Instant::now();
-        let lanes = LanePolicy { max_running: Some(max_running), limit: lane_limit };
-        let policy = Policy { rate, lanes, ageing: step.map(Duration::from_nanos) };
+        let lanes = LanePolicy {
+            max_running: Some(max_running),
+            limit: lane_limit,
+        };
+        let policy = Policy {
+            rate,
+            lanes,
+            ageing: step.map(Duration::from_nanos),
+        };
         let naive = Naive {
             jobs: Vec::new(),
             lanes: BTreeMap::new(),
@@ -343,7 +425,13 @@ impl Pair {
             pauses: 0,
             is_closing: false,
         };
-        Self { real: Schedule::new(policy, WORKERS, start), naive, now: 0, start, numbers: 0 }
+        Self {
+            real: Schedule::new(policy, WORKERS, start),
+            naive,
+            now: 0,
+            start,
+            numbers: 0,
+        }
     }
 
     /// Something happens to both, and both release the same.
@@ -360,7 +448,13 @@ impl Pair {
             self.apply(&Op::Start(0));
             self.release();
         }
-        assert_eq!(self.naive.of(State::Released).filter(|_| self.naive.pauses == 0).count(), 0);
+        assert_eq!(
+            self.naive
+                .of(State::Released)
+                .filter(|_| self.naive.pauses == 0)
+                .count(),
+            0
+        );
         // Nothing is left of what has gone: no job, no lane, no moment to wait for.
         let tick = self.tick();
         for job in std::mem::take(&mut self.naive.jobs) {
@@ -372,14 +466,29 @@ impl Pair {
         self.now += 1_000_000;
         self.release();
         let real = self.real;
-        assert_eq!((real.records.len(), real.lanes.len(), real.delayed.len(), real.deadlines.len()), (0, 0, 0, 0));
+        assert_eq!(
+            (
+                real.records.len(),
+                real.lanes.len(),
+                real.delayed.len(),
+                real.deadlines.len()
+            ),
+            (0, 0, 0, 0)
+        );
         assert!(real.too_costly.is_empty());
-        assert_eq!((real.released + real.recalled, real.waiting, real.next), (0, 0, Tick::NEVER));
+        assert_eq!(
+            (real.released + real.recalled, real.waiting, real.next),
+            (0, 0, Tick::NEVER)
+        );
     }
 
     fn load(&self) -> Load {
         let running = self.naive.of(State::Running).count();
-        Load { slots: WORKERS, running, is_closing: self.naive.is_closing }
+        Load {
+            slots: WORKERS,
+            running,
+            is_closing: self.naive.is_closing,
+        }
     }
 
     /// Tells the real one the time, by a clock.
@@ -397,7 +506,13 @@ impl Pair {
         let waiting = [State::Delayed, State::Ready];
         match *op {
             Op::Wait(wait) => self.now += wait,
-            Op::Insert { priority, cost, key, delay, limit } => {
+            Op::Insert {
+                priority,
+                cost,
+                key,
+                delay,
+                limit,
+            } => {
                 let number = self.numbers;
                 self.numbers += 1;
                 let deadline = limit.map(|limit| now + limit);
@@ -434,10 +549,16 @@ impl Pair {
                 self.naive.line_up(number, now);
             }
             Op::Start(place) => {
-                let Some(job) = self.naive.pick(&[State::Released], place) else { return };
+                let Some(job) = self.naive.pick(&[State::Released], place) else {
+                    return;
+                };
                 let (number, spot, is_recalled) = (job.number, job.spot, job.is_recalled);
-                let held_until = self.naive.lanes[&job.key].held_until.max(self.naive.held_until);
-                assert!(self.real.is_released(spot, number) && !self.real.is_released(spot, number + 1));
+                let held_until = self.naive.lanes[&job.key]
+                    .held_until
+                    .max(self.naive.held_until);
+                assert!(
+                    self.real.is_released(spot, number) && !self.real.is_released(spot, number + 1)
+                );
                 let may = self.naive.of(State::Running).count() < self.naive.allowed.min(WORKERS)
                     && (self.naive.pauses == 0 || self.naive.is_closing)
                     && held_until <= now
@@ -456,31 +577,49 @@ impl Pair {
                 }
             }
             Op::PutBack(place) => {
-                let Some(job) = self.naive.pick(&[State::Released], place) else { return };
+                let Some(job) = self.naive.pick(&[State::Released], place) else {
+                    return;
+                };
                 let (number, spot) = (job.number, job.spot);
                 self.put_back(spot, number, tick);
             }
             Op::Finish(place) => {
-                let Some(job) = self.naive.pick(&[State::Running], place) else { return };
+                let Some(job) = self.naive.pick(&[State::Running], place) else {
+                    return;
+                };
                 let (number, spot) = (job.number, job.spot);
                 self.real.finish(spot, tick);
                 self.naive.jobs.retain(|job| job.number != number);
             }
             Op::Requeue { job, delay } => {
-                let Some(job) = self.naive.pick(&[State::Running], job) else { return };
+                let Some(job) = self.naive.pick(&[State::Running], job) else {
+                    return;
+                };
                 let (number, spot) = (job.number, job.spot);
                 let mut history = History::new(self.start);
                 self.naive.job(number).attempts += 1;
                 history.attempts = self.naive.job(number).attempts;
-                self.real.requeue(spot, number, Box::new(history), Tick(now + delay), tick);
-                assert_eq!(self.real.attempts(spot, number), self.naive.job(number).attempts);
+                self.real
+                    .requeue(spot, number, Box::new(history), Tick(now + delay), tick);
+                assert_eq!(
+                    self.real.attempts(spot, number),
+                    self.naive.job(number).attempts
+                );
                 assert_eq!(self.real.attempts(spot, number + 1), 0);
                 self.naive.job(number).at = now + delay;
                 self.naive.line_up(number, now);
             }
             Op::Forget(place) => {
                 let states = [State::Delayed, State::Ready, State::Released];
-                let Some(Job { number, spot, state, .. }) = self.naive.pick(&states, place).cloned() else { return };
+                let Some(Job {
+                    number,
+                    spot,
+                    state,
+                    ..
+                }) = self.naive.pick(&states, place).cloned()
+                else {
+                    return;
+                };
                 assert_eq!(self.real.forget(spot, number + 1, tick).0, None);
                 let left = self.real.forget(spot, number, tick).0;
                 assert_eq!(left, waiting.contains(&state).then_some(number));
@@ -490,13 +629,27 @@ impl Pair {
                 self.naive.jobs.retain(|job| job.number != number);
             }
             Op::SetPriority(place, priority) => {
-                let Some(job) =
-                    self.naive.pick(&[State::Delayed, State::Ready, State::Released, State::Running], place)
-                else {
+                let Some(job) = self.naive.pick(
+                    &[
+                        State::Delayed,
+                        State::Ready,
+                        State::Released,
+                        State::Running,
+                    ],
+                    place,
+                ) else {
                     return;
                 };
-                let Job { number, spot, state, .. } = *job;
-                assert_eq!(self.real.set_priority(spot, number, priority), state != State::Running);
+                let Job {
+                    number,
+                    spot,
+                    state,
+                    ..
+                } = *job;
+                assert_eq!(
+                    self.real.set_priority(spot, number, priority),
+                    state != State::Running
+                );
                 if state != State::Running {
                     self.naive.set_priority(number, priority);
                 }
@@ -504,11 +657,19 @@ impl Pair {
             Op::Extract(digit) => {
                 let is_dead = |number: &u64| number % 9 == digit;
                 let leavers = self.real.extract(tick, is_dead);
-                let mut out: Vec<_> = leavers.iter().map(|leaver| (leaver.job, leaver.attempts())).collect();
+                let mut out: Vec<_> = leavers
+                    .iter()
+                    .map(|leaver| (leaver.job, leaver.attempts()))
+                    .collect();
                 out.sort_unstable();
                 let is_out = |job: &Job| waiting.contains(&job.state) && is_dead(&job.number);
-                let expected: Vec<_> =
-                    self.naive.jobs.iter().filter(|job| is_out(job)).map(|job| (job.number, job.attempts)).collect();
+                let expected: Vec<_> = self
+                    .naive
+                    .jobs
+                    .iter()
+                    .filter(|job| is_out(job))
+                    .map(|job| (job.number, job.attempts))
+                    .collect();
                 assert_eq!(out, expected);
                 self.naive.jobs.retain(|job| !is_out(job));
             }
@@ -528,8 +689,12 @@ impl Pair {
             }
             Op::SetRate(limit) => {
                 self.real.set_rate(limit, tick);
-                let released: Vec<u64> =
-                    self.naive.of(State::Released).filter(|job| !job.is_recalled).map(|job| job.number).collect();
+                let released: Vec<u64> = self
+                    .naive
+                    .of(State::Released)
+                    .filter(|job| !job.is_recalled)
+                    .map(|job| job.number)
+                    .collect();
                 for number in released {
                     let job = self.naive.job(number);
                     job.is_recalled = true;
@@ -548,7 +713,9 @@ impl Pair {
                 self.naive.held_until = self.naive.held_until.max(now + wait);
             }
             Op::HoldLane(place, wait) => {
-                let Some(job) = self.naive.pick(&[State::Running], place) else { return };
+                let Some(job) = self.naive.pick(&[State::Running], place) else {
+                    return;
+                };
                 let (spot, key) = (job.spot, job.key);
                 self.real.hold_lane(spot, Tick(now + wait));
                 let lane = self.naive.lane(key);
@@ -563,7 +730,11 @@ impl Pair {
         let next = self.real.next();
         // What can happen at some time can happen at any later one, so the last moment before speaks for all.
         let last = (next.0 - 1).min(self.now + 1_000_000);
-        assert_eq!(self.naive.clone().release(last), Out::default(), "at {last}, but it asks for {next:?}");
+        assert_eq!(
+            self.naive.clone().release(last),
+            Out::default(),
+            "at {last}, but it asks for {next:?}"
+        );
     }
 
     /// Time passes, and nothing else happens: the real one is soon done with asking, since each moment brings something, and none
@@ -579,7 +750,11 @@ impl Pair {
             self.now = self.real.next().0;
             self.release();
         }
-        assert_eq!(self.real.next(), Tick::NEVER, "it asks for one moment after another for nothing");
+        assert_eq!(
+            self.real.next(),
+            Tick::NEVER,
+            "it asks for one moment after another for nothing"
+        );
     }
 
     /// It is stuck if a worker is free and nothing will start, whatever time passes.
@@ -596,8 +771,14 @@ impl Pair {
         if self.real.delayed() == 0 && self.naive.held_until <= self.now {
             assert_eq!(self.real.is_stuck(waiting), is_stuck);
         }
-        assert!(is_stuck || !self.real.is_stuck(waiting), "it says that nothing will start");
-        assert!(!self.real.is_stuck(waiting + 1), "one more is on its way to it");
+        assert!(
+            is_stuck || !self.real.is_stuck(waiting),
+            "it says that nothing will start"
+        );
+        assert!(
+            !self.real.is_stuck(waiting + 1),
+            "one more is on its way to it"
+        );
     }
 
     fn put_back(&mut self, spot: Spot, number: u64, now: Tick) {
@@ -615,13 +796,25 @@ impl Pair {
         let (tick, load) = (self.tick(), self.load());
         let mut released = Released::new();
         self.real.release(tick, load, &mut released);
-        let Released { first, more, mut expired, mut too_costly } = released;
+        let Released {
+            first,
+            more,
+            mut expired,
+            mut too_costly,
+        } = released;
         expired.sort_unstable_by_key(|leaver| leaver.job);
         too_costly.sort_unstable_by_key(|(leaver, ..)| leaver.job);
         let out = Out {
-            started: first.into_iter().chain(more).map(|(number, _)| number).collect(),
+            started: first
+                .into_iter()
+                .chain(more)
+                .map(|(number, _)| number)
+                .collect(),
             expired: expired.into_iter().map(|leaver| leaver.job).collect(),
-            too_costly: too_costly.into_iter().map(|(leaver, ..)| leaver.job).collect(),
+            too_costly: too_costly
+                .into_iter()
+                .map(|(leaver, ..)| leaver.job)
+                .collect(),
         };
         assert_eq!(out, self.naive.release(self.now), "at {}", self.now);
         assert!(self.real.next() > tick, "it asks for what has passed");
@@ -645,7 +838,8 @@ impl Naive {
             return;
         }
         let (key, state) = (job.key, job.state);
-        if state == State::Ready && self.of(State::Ready).filter(|job| job.key == key).count() == 1 {
+        if state == State::Ready && self.of(State::Ready).filter(|job| job.key == key).count() == 1
+        {
             self.turn += 1;
             self.lane(key).turn = self.turn;
         }

@@ -68,7 +68,9 @@ impl Order {
 
     /// Whether one of them comes before one of this rank and number. `<` or `<=`: no two jobs have one number.
     pub(crate) fn is_before(&self, rank: Rank, number: u64) -> bool {
-        self.jobs.first().is_some_and(|(first, other, _)| (*first, *other) < (rank, number))
+        self.jobs
+            .first()
+            .is_some_and(|(first, other, _)| (*first, *other) < (rank, number))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -133,7 +135,12 @@ mod tests {
         let ageing = Ageing::new(Some(Duration::from_nanos(1)));
         let ranks = [i32::MAX, 0, i32::MIN].map(|priority| ageing.rank(priority, Tick::NEVER));
         assert!(ranks.is_sorted());
-        assert_eq!(ageing.rank(i32::MIN, Tick::NEVER).with_priority(i32::MAX, i32::MIN), Rank(i64::MAX));
+        assert_eq!(
+            ageing
+                .rank(i32::MIN, Tick::NEVER)
+                .with_priority(i32::MAX, i32::MIN),
+            Rank(i64::MAX)
+        );
         let never = Ageing::new(Some(Duration::MAX));
         assert_eq!(never.rank(7, Tick(u64::MAX - 1)), Rank(-7));
     }

@@ -26,7 +26,11 @@ struct Chunk<V> {
 
 impl<V> Slab<V> {
     pub(crate) const fn new() -> Self {
-        Self { chunks: Vec::new(), open: BTreeSet::new(), len: 0 }
+        Self {
+            chunks: Vec::new(),
+            open: BTreeSet::new(),
+            len: 0,
+        }
     }
 
     #[cfg(any(test, fuzzing))]
@@ -45,7 +49,10 @@ impl<V> Slab<V> {
         });
         let chunk = self.chunks[number].get_or_insert_with(|| {
             let free = (0..CHUNK as u8).rev().collect();
-            Box::new(Chunk { values: [const { None }; CHUNK], free })
+            Box::new(Chunk {
+                values: [const { None }; CHUNK],
+                free,
+            })
         });
         let place = chunk.free.pop().expect("an open chunk has a free place");
         chunk.values[usize::from(place)] = Some(value);
@@ -53,7 +60,9 @@ impl<V> Slab<V> {
             self.open.remove(&number);
         }
         self.len += 1;
-        let spot = u32::try_from(number * CHUNK + usize::from(place) + 1).ok().and_then(Spot::new);
+        let spot = u32::try_from(number * CHUNK + usize::from(place) + 1)
+            .ok()
+            .and_then(Spot::new);
         spot.expect("a slab holds fewer than four billion values")
     }
 
@@ -93,12 +102,22 @@ impl<V> Slab<V> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Spot, &V)> {
-        self.chunks.iter().enumerate().filter_map(|(number, chunk)| Some((number, chunk.as_ref()?))).flat_map(
-            |(number, chunk)| {
-                let place = move |place| u32::try_from(number * CHUNK + place + 1).ok().and_then(Spot::new);
-                chunk.values.iter().enumerate().filter_map(move |(at, value)| Some((place(at)?, value.as_ref()?)))
-            },
-        )
+        self.chunks
+            .iter()
+            .enumerate()
+            .filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)))
+            .flat_map(|(number, chunk)| {
+                let place = move |place| {
+                    u32::try_from(number * CHUNK + place + 1)
+                        .ok()
+                        .and_then(Spot::new)
+                };
+                chunk
+                    .values
+                    .iter()
+                    .enumerate()
+                    .filter_map(move |(at, value)| Some((place(at)?, value.as_ref()?)))
+            })
     }
 }
 

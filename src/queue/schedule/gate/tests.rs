@@ -26,7 +26,13 @@ enum Step {
 }
 
 fn steps(costs: RangeInclusive<u32>, with_changes: bool) -> impl Strategy<Value = Vec<Step>> {
-    let wait = prop_oneof![Just(0), 1..20_u64, 0..3 * SECOND, Just(SECOND / 3), Just(SECOND)];
+    let wait = prop_oneof![
+        Just(0),
+        1..20_u64,
+        0..3 * SECOND,
+        Just(SECOND / 3),
+        Just(SECOND)
+    ];
     let change = (1..9_u32, prop_oneof![1..50_u64, 1..3 * SECOND]);
     let step = prop_oneof![
         3 => wait.prop_map(Step::Wait),
@@ -50,11 +56,18 @@ struct Bucket {
 impl Bucket {
     fn new(permits: u32, period: u64, burst: u32) -> Self {
         let (permits, period, burst) = (permits.into(), period.into(), burst.into());
-        Self { permits, period, burst, tokens: burst * period, at: 0 }
+        Self {
+            permits,
+            period,
+            burst,
+            tokens: burst * period,
+            at: 0,
+        }
     }
 
     fn fill(&mut self, now: u64) {
-        self.tokens = (self.tokens + u128::from(now - self.at) * self.permits).min(self.burst * self.period);
+        self.tokens =
+            (self.tokens + u128::from(now - self.at) * self.permits).min(self.burst * self.period);
         self.at = now;
     }
 
@@ -339,17 +352,29 @@ fn a_third_of_a_second_three_times_is_a_second() {
 
 #[test]
 fn while_the_permits_are_kept_that_a_job_needs_no_time_brings_them() {
-    for limit in [RateLimit::per_second(1).burst(2), RateLimit::sliding_window(2, Duration::from_secs(2))] {
+    for limit in [
+        RateLimit::per_second(1).burst(2),
+        RateLimit::sliding_window(2, Duration::from_secs(2)),
+    ] {
         let mut gate = Gate::new(limit);
         gate.reserve(1);
         gate.reserve(1);
         let second = |n| Tick(n * SECOND);
         let wait = if limit.form == Form::Window { 2 } else { 1 };
-        assert_eq!([0, 5, 500].map(|at| gate.when(second(at), 1)), [Tick::NEVER; 3]);
+        assert_eq!(
+            [0, 5, 500].map(|at| gate.when(second(at), 1)),
+            [Tick::NEVER; 3]
+        );
         gate.start(second(5), 1);
-        assert_eq!([5, 6].map(|at| gate.when(second(at), 1)), [second(5 + wait); 2]);
+        assert_eq!(
+            [5, 6].map(|at| gate.when(second(at), 1)),
+            [second(5 + wait); 2]
+        );
         gate.release(1);
-        assert_eq!(gate.when(second(5), 1).0.min(5 * SECOND), gate.when(second(5), 1).0);
+        assert_eq!(
+            gate.when(second(5), 1).0.min(5 * SECOND),
+            gate.when(second(5), 1).0
+        );
     }
 }
 
@@ -372,23 +397,35 @@ fn no_rate_is_too_fast_to_be_counted() {
         for _ in 0..1000 {
             now = gate.when(now, 1).max(now);
             gate.take(now, 1);
-            assert!(gate.when(now, 1) > now && gate.when(now, 1) <= Tick(now.0 + 2), "{limit:?}");
+            assert!(
+                gate.when(now, 1) > now && gate.when(now, 1) <= Tick(now.0 + 2),
+                "{limit:?}"
+            );
         }
         // A thousand at once come back together.
         let mut gate = Gate::new(limit.burst(1000));
         gate.take(start, 1000);
         assert!(gate.when(start, 1) > start, "{limit:?}");
-        assert_eq!(gate.when(start, 1000), Tick(start.0 + ticks_of_1000), "{limit:?}");
+        assert_eq!(
+            gate.when(start, 1000),
+            Tick(start.0 + ticks_of_1000),
+            "{limit:?}"
+        );
     }
     // The greatest and the slowest, at the end of time.
-    for limit in
-        [RateLimit::per(u32::MAX, nano), RateLimit::per(1, Duration::MAX), RateLimit::per(u32::MAX, Duration::MAX)]
-    {
+    for limit in [
+        RateLimit::per(u32::MAX, nano),
+        RateLimit::per(1, Duration::MAX),
+        RateLimit::per(u32::MAX, Duration::MAX),
+    ] {
         let mut gate = Gate::new(limit.burst(u32::MAX));
         let late = Tick(u64::MAX - 1);
         assert!(gate.when(late, u32::MAX) <= late);
         gate.reserve(u32::MAX);
-        assert_eq!((gate.when(late, 0) <= late, gate.when(late, 1)), (true, Tick::NEVER));
+        assert_eq!(
+            (gate.when(late, 0) <= late, gate.when(late, 1)),
+            (true, Tick::NEVER)
+        );
         gate.start(late, u32::MAX);
         assert!(gate.when(late, 1) > late);
     }
