@@ -1,5 +1,5 @@
-//! Jobs that add jobs: a directory tree is walked to its leaves. The map ends when the last leaf is done, not when the queue
-//! is empty for a moment, and nobody has to count.
+//! Jobs that add jobs: a directory tree is walked to its leaves. The map ends when the last leaf is
+//! done, not when the queue is empty for a moment, and nobody has to count.
 //!
 //! `cargo run --example dynamic`
 
@@ -27,7 +27,8 @@ fn look(path: &Path) -> io::Result<Found> {
     }
 }
 
-/// The handler: answers how many bytes a file has; a directory has none of its own, but adds what is in it.
+/// The handler: answers how many bytes a file has; a directory has none of its own, but adds what
+/// is in it.
 async fn visit(path: PathBuf, jobs: Submitter<PathBuf, u64, io::Error>) -> io::Result<u64> {
     // The file system blocks, so it is asked on a thread that may wait.
     match smol::unblock(move || look(&path)).await? {

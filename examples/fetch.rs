@@ -1,5 +1,6 @@
-//! Fetches a list of pages, at most eight at once and two of a host, tries again what is busy, and prints each failure with its URL
-//! and all of its causes. The client is made up, so that the example needs no network; put one of your own in its place.
+//! Fetches a list of pages, at most eight at once and two of a host, tries again what is busy, and
+//! prints each failure with its URL and all of its causes. The client is made up, so that the
+//! example needs no network; put one of your own in its place.
 //!
 //! `cargo run --example fetch`
 

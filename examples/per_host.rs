@@ -1,6 +1,7 @@
-//! A crawler that is polite: at most two requests to a host at once and one a second, however many pages it has; a host with
-//! many pages does not hold up the others. The requests are made up, and time is a clock that is moved
-//! by hand. With `start` in place of `timer` and `build`, the builder is the same.
+//! A crawler that is polite: at most two requests to a host at once and one a second, however many
+//! pages it has; a host with many pages does not hold up the others. The requests are made up, and
+//! time is a clock that is moved by hand. With `start` in place of `timer` and `build`, the builder
+//! is the same.
 //!
 //! `cargo run --example per_host`
 

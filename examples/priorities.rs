@@ -1,5 +1,6 @@
-//! Urgent jobs overtake those that wait, a job is moved up while it waits, one is put off and one is cancelled; with aging, what
-//! waits for long overtakes what is urgent. The time is made up, so the output is the same each time.
+//! Urgent jobs overtake those that wait, a job is moved up while it waits, one is put off and one
+//! is cancelled; with aging, what waits for long overtakes what is urgent. The time is made up, so
+//! the output is the same each time.
 //!
 //! `cargo run --example priorities`
 
@@ -63,7 +64,8 @@ fn one_by_one() {
     );
 }
 
-/// Each job takes ten seconds, and before it ends, another urgent one has come. Without aging, the low one would start last.
+/// Each job takes ten seconds, and before it ends, another urgent one has come. Without aging, the
+/// low one would start last.
 fn with_ageing() {
     const STEP: Duration = Duration::from_secs(10);
     let clock = ManualTimer::new();

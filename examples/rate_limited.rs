@@ -1,5 +1,6 @@
-//! Twelve requests at two a second, with a burst of three; then the same with a strict window. Time is a clock that is
-//! moved by hand, so the output is the same each time, at once. With `start` in place of `timer` and `build`, the builder is the same.
+//! Twelve requests at two a second, with a burst of three; then the same with a strict window. Time
+//! is a clock that is moved by hand, so the output is the same each time, at once. With `start` in
+//! place of `timer` and `build`, the builder is the same.
 //!
 //! `cargo run --example rate_limited`
 

@@ -1,6 +1,7 @@
-//! A server that is overloaded says when to come back, and the whole pool waits until then; other errors are tried again with
-//! growing delays, and some not at all. The server is made up, and time is a clock that is moved by
-//! hand. With `start` in place of `timer` and `build`, the builder is the same.
+//! A server that is overloaded says when to come back, and the whole pool waits until then; other
+//! errors are tried again with growing delays, and some not at all. The server is made up, and time
+//! is a clock that is moved by hand. With `start` in place of `timer` and `build`, the builder is
+//! the same.
 //!
 //! `cargo run --example retry_after`
 
@@ -81,7 +82,8 @@ fn main() {
     );
     assert_eq!(results["/busy"], (Ok("200"), 2));
     assert_eq!(results["/fine"], (Ok("200"), 1));
-    // The busy server holds up everything, the flaky path's second attempt and the fine one included.
+    // The busy server holds up everything, the flaky path's second attempt and the fine one
+    // included.
     assert_eq!(attempts["/flaky"], [0, 30, 32]);
     assert_eq!(
         (attempts["/busy"].as_slice(), attempts["/fine"].as_slice()),

@@ -1,5 +1,5 @@
-//! Borrowed data: `drive` runs the workers inside the caller's own future, so handlers may borrow what lives around them, and
-//! nothing has to be `Send`.
+//! Borrowed data: `drive` runs the workers inside the caller's own future, so handlers may borrow
+//! what lives around them, and nothing has to be `Send`.
 //!
 //! `cargo run --example scoped`
 

@@ -1,5 +1,5 @@
-//! Every knob of a pool: its default, its effect, and what it refuses. In come numbers, out come a pool and its workers;
-//! nothing runs yet.
+//! Every knob of a pool: its default, its effect, and what it refuses. In come numbers, out come a
+//! pool and its workers; nothing runs yet.
 
 use std::collections::TryReserveError;
 use std::fmt;
@@ -32,8 +32,9 @@ pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 
 /// Builds a [`Pool`]; made by [`Pool::builder`] or [`Builder::new`].
 ///
-/// The types are those of the input and of the handler's error; they follow from the handler. A function may return a builder
-/// without one, such as `fn policy() -> Builder<Url, Error>`, so that tests run their handler under the policy of the program.
+/// The types are those of the input and of the handler's error; they follow from the handler. A
+/// function may return a builder without one, such as `fn policy() -> Builder<Url, Error>`, so that
+/// tests run their handler under the policy of the program.
 ///
 /// # Defaults
 ///
@@ -66,13 +67,15 @@ pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 ///               └─────────────────────────────────────────────────────────────────────────────────────┘
 /// ```
 ///
-/// A job's own time-out stands around all of it. A job leaves the queue when it is its turn *and* all gates are open; only then does
-/// it take its permits, and a worker that is free for it. Each attempt passes the gates anew.
+/// A job's own time-out stands around all of it. A job leaves the queue when it is its turn *and*
+/// all gates are open; only then does it take its permits, and a worker that is free for it. Each
+/// attempt passes the gates anew.
 ///
 /// # What is bounded by what
 ///
-/// With `W` slots (`workers × jobs_per_worker`), `Q` the queue capacity, `M` the number of maps, `C` the child capacity and `R` the
-/// retry capacity, a pool holds at most `Q + M + C + R + W` jobs without an outcome, and:
+/// With `W` slots (`workers × jobs_per_worker`), `Q` the queue capacity, `M` the number of maps,
+/// `C` the child capacity and `R` the retry capacity, a pool holds at most `Q + M + C + R + W` jobs
+/// without an outcome, and:
 ///
 /// | jobs that are | at most |
 /// |---|---|
@@ -157,13 +160,15 @@ impl<In, E> Builder<In, E> {
         }
     }
 
-    /// Sets how many workers there are: how many jobs run at once, at most, times [`jobs_per_worker`](Self::jobs_per_worker).
+    /// Sets how many workers there are: how many jobs run at once, at most, times
+    /// [`jobs_per_worker`](Self::jobs_per_worker).
     ///
     /// A worker is a future, not a thread; a thousand are as good as ten.
     ///
     /// # Panics
     ///
-    /// If `count` is 0; the methods that build panic if there are more workers than memory can hold.
+    /// If `count` is 0; the methods that build panic if there are more workers than memory can
+    /// hold.
     #[doc(alias("concurrency", "max_concurrent", "semaphore"))]
     #[track_caller]
     pub const fn workers(mut self, count: usize) -> Self {
@@ -174,19 +179,21 @@ impl<In, E> Builder<In, E> {
 
     /// Sets how many jobs a worker runs at once, in slots of its own; 1 by default.
     ///
-    /// With one slot, each running job is a task of the executor: one that keeps the thread holds up no other that could run
-    /// elsewhere. With many, the worker polls its jobs itself, which suits great numbers of jobs that mostly wait; jobs that
-    /// share a worker share a thread. A worker polls each of its slots about once, and takes at most 256 steps, before it lets
-    /// the executor have the thread.
+    /// With one slot, each running job is a task of the executor: one that keeps the thread holds
+    /// up no other that could run elsewhere. With many, the worker polls its jobs itself, which
+    /// suits great numbers of jobs that mostly wait; jobs that share a worker share a thread. A
+    /// worker polls each of its slots about once, and takes at most 256 steps, before it lets the
+    /// executor have the thread.
     ///
-    /// The bound is `workers × jobs_per_worker`, kept exactly. The books take about a hundred bytes for each slot that was used, or
-    /// whose neighbours were, and less than one for any other; the future of its job takes memory from its first use on, as long as
-    /// the worker lives.
+    /// The bound is `workers × jobs_per_worker`, kept exactly. The books take about a hundred bytes
+    /// for each slot that was used, or whose neighbours were, and less than one for any other; the
+    /// future of its job takes memory from its first use on, as long as the worker lives.
     ///
     /// # Panics
     ///
-    /// If `count` is 0; the methods that build panic if `workers × jobs_per_worker` is more than memory can hold. Handlers with a
-    /// state have one slot for it: [`build_with_state`](Self::build_with_state) panics with more.
+    /// If `count` is 0; the methods that build panic if `workers × jobs_per_worker` is more than
+    /// memory can hold. Handlers with a state have one slot for it:
+    /// [`build_with_state`](Self::build_with_state) panics with more.
     ///
     /// # Examples
     ///
@@ -215,11 +222,13 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Sets how many jobs from outside may wait for a worker. Beyond it, each [`Map`](crate::Map) may have one job in the queue, so that
-    /// it gets on whatever fills the queue; a map that is alone stays within the capacity.
+    /// Sets how many jobs from outside may wait for a worker. Beyond it, each [`Map`](crate::Map)
+    /// may have one job in the queue, so that it gets on whatever fills the queue; a map that is
+    /// alone stays within the capacity.
     ///
-    /// A small queue pushes back early. A queue near the number of workers makes a worker or a submitter sleep and wake for
-    /// every job, which costs more than anything else here; leave it large where jobs are small.
+    /// A small queue pushes back early. A queue near the number of workers makes a worker or a
+    /// submitter sleep and wake for every job, which costs more than anything else here; leave it
+    /// large where jobs are small.
     ///
     /// # Panics
     ///
@@ -231,20 +240,23 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Sets how many jobs that running jobs have added may wait for a worker. Zero forbids running jobs to add any.
+    /// Sets how many jobs that running jobs have added may wait for a worker. Zero forbids running
+    /// jobs to add any.
     ///
-    /// They are counted apart from [`queue_capacity`](Self::queue_capacity), so that a running job never waits for room that
-    /// only it could make.
+    /// They are counted apart from [`queue_capacity`](Self::queue_capacity), so that a running job
+    /// never waits for room that only it could make.
     pub const fn child_capacity(mut self, jobs: usize) -> Self {
         self.child_capacity = jobs;
         self
     }
 
-    /// Bounds how many callers of [`submit`](Pool::submit) and [`reserve`](Pool::reserve) wait for room at once. Further callers get
-    /// [`SubmitError::Overloaded`]. With zero, none waits. Maps are not counted.
+    /// Bounds how many callers of [`submit`](Pool::submit) and [`reserve`](Pool::reserve) wait for
+    /// room at once. Further callers get [`SubmitError::Overloaded`]. With zero, none waits. Maps
+    /// are not counted.
     ///
-    /// A service that answers "try again later" has two ways to refuse: [`try_submit`](Pool::try_submit), which fails with
-    /// [`SubmitError::Full`] as soon as the queue is full, or this bound with `submit`.
+    /// A service that answers "try again later" has two ways to refuse:
+    /// [`try_submit`](Pool::try_submit), which fails with [`SubmitError::Full`] as soon as the
+    /// queue is full, or this bound with `submit`.
     ///
     /// [`SubmitError::Full`]: crate::SubmitError::Full
     /// [`SubmitError::Overloaded`]: crate::SubmitError::Overloaded
@@ -255,8 +267,8 @@ impl<In, E> Builder<In, E> {
 
     // ---- when jobs start ----
 
-    /// Bounds how often jobs start; see [`RateLimit`]. Those that wait for a permit wait in their order: none overtakes the one
-    /// whose turn it is, be it of a smaller cost.
+    /// Bounds how often jobs start; see [`RateLimit`]. Those that wait for a permit wait in their
+    /// order: none overtakes the one whose turn it is, be it of a smaller cost.
     ///
     /// # Examples
     ///
@@ -280,27 +292,31 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Sets how many permits of the rate limits a job takes, by its input; without this, one. Zero passes free.
+    /// Sets how many permits of the rate limits a job takes, by its input; without this, one. Zero
+    /// passes free.
     ///
-    /// It is for rates only: it does not bound the sum of the costs that run at once, such as memory.
+    /// It is for rates only: it does not bound the sum of the costs that run at once, such as
+    /// memory.
     ///
-    /// A job that costs more than a limit ever allows at once (its burst, or the number of its window) is not queued: it ends at
-    /// once as [`CostExceedsLimit`](crate::JobError::CostExceedsLimit). The closure is called by whoever submits, once a job; if it panics,
-    /// the job ends as [`Panicked`](crate::JobError::Panicked).
+    /// A job that costs more than a limit ever allows at once (its burst, or the number of its
+    /// window) is not queued: it ends at once as
+    /// [`CostExceedsLimit`](crate::JobError::CostExceedsLimit). The closure is called by whoever
+    /// submits, once a job; if it panics, the job ends as [`Panicked`](crate::JobError::Panicked).
     pub fn cost_by(mut self, cost: impl Fn(&In) -> u32 + Send + Sync + 'static) -> Self {
         self.cost_by = Some(Arc::new(cost));
         self
     }
 
-    /// Sets which jobs belong together, such as requests to one host, by their inputs. Jobs of one key start in their order; of
-    /// several keys whose next jobs are of equal priority, each starts one in turn. So a key with many jobs, or one that has
-    /// reached its limit, does not hold up the others.
+    /// Sets which jobs belong together, such as requests to one host, by their inputs. Jobs of one
+    /// key start in their order; of several keys whose next jobs are of equal priority, each starts
+    /// one in turn. So a key with many jobs, or one that has reached its limit, does not hold up
+    /// the others.
     ///
-    /// A key takes memory until it has no more jobs and its rate limit has all its permits back. The closure is called as that of
-    /// [`cost_by`](Self::cost_by).
+    /// A key takes memory until it has no more jobs and its rate limit has all its permits back.
+    /// The closure is called as that of [`cost_by`](Self::cost_by).
     ///
-    /// The closure returns a value that is not borrowed from the input. For a key that is part of the input, make a [`Key`] of it:
-    /// `|request: &Request| Key::from(&request.host)`.
+    /// The closure returns a value that is not borrowed from the input. For a key that is part of
+    /// the input, make a [`Key`] of it: `|request: &Request| Key::from(&request.host)`.
     ///
     /// # Examples
     ///
@@ -328,8 +344,8 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Bounds how many jobs of one key run at once. With 1, the jobs of a key run one after another, in their order; a job that
-    /// waits for another attempt lets the next one go first.
+    /// Bounds how many jobs of one key run at once. With 1, the jobs of a key run one after
+    /// another, in their order; a job that waits for another attempt lets the next one go first.
     ///
     /// # Panics
     ///
@@ -352,11 +368,13 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Enables priority aging: a waiting job gains one [priority](crate::Job::priority) level per `step`. So a job of priority `p`
-    /// that waits since time `t` starts before every job of its key of priority `q` that comes at `t + (q - p) × step` or
-    /// later; a job of another key and the same rank takes turns with it.
+    /// Enables priority aging: a waiting job gains one [priority](crate::Job::priority) level per
+    /// `step`. So a job of priority `p` that waits since time `t` starts before every job of its
+    /// key of priority `q` that comes at `t + (q - p) × step` or later; a job of another key and
+    /// the same rank takes turns with it.
     ///
-    /// Without this, priorities are strict, and a steady stream of urgent jobs keeps others waiting for ever.
+    /// Without this, priorities are strict, and a steady stream of urgent jobs keeps others waiting
+    /// for ever.
     ///
     /// # Panics
     ///
@@ -373,7 +391,8 @@ impl<In, E> Builder<In, E> {
 
     // ---- retry ----
 
-    /// Tries failed jobs again; see [`Retry`]. Before each attempt that may be followed by another, the input is cloned.
+    /// Tries failed jobs again; see [`Retry`]. Before each attempt that may be followed by another,
+    /// the input is cloned.
     #[doc(alias("backoff"))]
     pub fn retry(mut self, retry: Retry<E>) -> Self
     where
@@ -395,8 +414,8 @@ impl<In, E> Builder<In, E> {
 
     // ---- limits of time ----
 
-    /// Limits each attempt, counted from its start. When it passes, the handler's future is dropped: the work stops at its
-    /// next await. A handler that does not yield cannot be stopped.
+    /// Limits each attempt, counted from its start. When it passes, the handler's future is
+    /// dropped: the work stops at its next await. A handler that does not yield cannot be stopped.
     ///
     /// # Panics
     ///
@@ -414,8 +433,8 @@ impl<In, E> Builder<In, E> {
 
     /// Limits each job, counted from its submission, waiting included.
     ///
-    /// A job whose time passes while it is queued never starts, and has its outcome at that time, though all workers are busy.
-    /// Nor is an attempt made again that would start after it.
+    /// A job whose time passes while it is queued never starts, and has its outcome at that time,
+    /// though all workers are busy. Nor is an attempt made again that would start after it.
     ///
     /// # Panics
     ///
@@ -431,15 +450,16 @@ impl<In, E> Builder<In, E> {
     }
 
     /// Says whether completions know their [`queued_for`](crate::Completion::queued_for) and
-    /// [`ran_for`](crate::Completion::ran_for). It costs three looks at the clock and an allocation a job.
+    /// [`ran_for`](crate::Completion::ran_for). It costs three looks at the clock and an allocation
+    /// a job.
     pub const fn timings(mut self, measure: bool) -> Self {
         self.timings = measure;
         self
     }
 
-    /// Reports each poll of a handler that takes longer than `bound`, as [`Event::SlowPoll`](crate::Event::SlowPoll): a job
-    /// that blocks its thread also blocks its time-outs, and all else that runs there. It costs two looks at the clock a
-    /// poll.
+    /// Reports each poll of a handler that takes longer than `bound`, as
+    /// [`Event::SlowPoll`](crate::Event::SlowPoll): a job that blocks its thread also blocks its
+    /// time-outs, and all else that runs there. It costs two looks at the clock a poll.
     ///
     /// Blocking work belongs on threads of its own: `blocking::unblock(..)` makes a future of it.
     pub const fn slow_poll(mut self, bound: Duration) -> Self {
@@ -453,7 +473,8 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Sets the clock of time-outs, delays, rates, timings and grace periods. Tests use a [`ManualTimer`](crate::ManualTimer).
+    /// Sets the clock of time-outs, delays, rates, timings and grace periods. Tests use a
+    /// [`ManualTimer`](crate::ManualTimer).
     #[doc(alias("clock"))]
     pub fn timer(mut self, timer: impl Timer) -> Self {
         self.timer = Some(Arc::new(timer));
@@ -464,8 +485,8 @@ impl<In, E> Builder<In, E> {
     ///
     /// # Panics
     ///
-    /// If there is no timer: without the feature `async-io`, [`timer`](Self::timer) has to be called. If `workers ×
-    /// jobs_per_worker` is more than memory can hold.
+    /// If there is no timer: without the feature `async-io`, [`timer`](Self::timer) has to be
+    /// called. If `workers × jobs_per_worker` is more than memory can hold.
     ///
     /// # Examples
     ///
@@ -490,7 +511,8 @@ impl<In, E> Builder<In, E> {
         self.build_of(false, |_| call.share())
     }
 
-    /// Makes a pool whose jobs may add jobs: the handler is given a [`Submitter`] besides the input.
+    /// Makes a pool whose jobs may add jobs: the handler is given a [`Submitter`] besides the
+    /// input.
     ///
     /// # Panics
     ///
@@ -508,11 +530,12 @@ impl<In, E> Builder<In, E> {
         self.build_of(true, |_| call.share())
     }
 
-    /// Makes a pool whose workers each have a state of their own, such as a connection: `init` makes it, given the number of
-    /// the worker, before the worker's first job, and anew after a job of that worker panicked, be it in a drop.
+    /// Makes a pool whose workers each have a state of their own, such as a connection: `init`
+    /// makes it, given the number of the worker, before the worker's first job, and anew after a
+    /// job of that worker panicked, be it in a drop.
     ///
-    /// After a time-out or a cancellation the state is as the handler left it at its last await: a connection may be half-way
-    /// through a request.
+    /// After a time-out or a cancellation the state is as the handler left it at its last await: a
+    /// connection may be half-way through a request.
     ///
     /// # Panics
     ///
@@ -574,8 +597,9 @@ impl<In, E> Builder<In, E> {
 
     /// Makes a pool and spawns its workers on smol's global executor.
     ///
-    /// That executor has **one** thread unless the environment variable `SMOL_THREADS` names another number: handlers that compute take
-    /// turns there. See [`SmolGlobal`](crate::rt::SmolGlobal).
+    /// That executor has **one** thread unless the environment variable `SMOL_THREADS` names
+    /// another number: handlers that compute take turns there. See
+    /// [`SmolGlobal`](crate::rt::SmolGlobal).
     ///
     /// # Panics
     ///
@@ -592,7 +616,8 @@ impl<In, E> Builder<In, E> {
     /// assert_eq!(smol::block_on(handle), Ok(2));
     /// ```
     ///
-    /// A handler that captures a value clones it for each job; an `async move` closure would move it into the first one:
+    /// A handler that captures a value clones it for each job; an `async move` closure would move
+    /// it into the first one:
     ///
     /// ```
     /// use brigade::Pool;

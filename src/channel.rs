@@ -1,9 +1,11 @@
-//! The channels between the pool and its tasks: async-channel, except that no task is woken while the channel holds its lock.
+//! The channels between the pool and its tasks: async-channel, except that no task is woken while
+//! the channel holds its lock.
 //!
-//! async-channel wakes under a lock of its own. A waker that came back to the same channel there, because it submits or cancels,
-//! would wait for itself; one that panicked would leave the channel's list of listeners broken. So a receiver waits with a
-//! waker that only notes that it was woken; each call that may wake a receiver wakes those that were noted, after the channel
-//! has returned.
+//! async-channel wakes under a lock of its own. A waker that came back to the same channel there,
+//! because it submits or cancels, would wait for itself; one that panicked would leave the
+//! channel's list of listeners broken. So a receiver waits with a waker that only notes that it was
+//! woken; each call that may wake a receiver wakes those that were noted, after the channel has
+//! returned.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -64,7 +66,8 @@ impl Noted {
 
     fn wake_all(&self) {
         self.is_any.store(false, Ordering::SeqCst);
-        // Ends: a receiver is noted once for each time that it waits, and none waits again before it is polled.
+        // Ends: a receiver is noted once for each time that it waits, and none waits again before
+        // it is polled.
         while let Some(waker) = self.take() {
             unwind::wake(Some(waker));
         }
@@ -108,7 +111,8 @@ fn poll_with_note<R>(
     cx: &Context<'_>,
     poll: impl FnOnce(&mut Context<'_>) -> R,
 ) -> R {
-    // What is replaced is dropped after the poll, or the last of it would be dropped under the lock of the channel.
+    // What is replaced is dropped after the poll, or the last of it would be dropped under the lock
+    // of the channel.
     let replaced = known.take_if(|known| !known.task.will_wake(cx.waker()));
     let new = || {
         let note = Arc::new(Note {
@@ -168,7 +172,8 @@ pub(crate) struct Receiver<T> {
 }
 
 impl<T> Receiver<T> {
-    /// Receives the next value; `None` once the channel is closed and empty. For one task at a time.
+    /// Receives the next value; `None` once the channel is closed and empty. For one task at a
+    /// time.
     pub(crate) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<T>> {
         let Self {
             channel,
@@ -188,8 +193,8 @@ impl<T> Receiver<T> {
         self.noted.wake();
     }
 
-    /// Waits for a value. Dropping the future loses none: the next receiver is woken for it. `kept` saves a task that waits again and
-    /// again an allocation each time.
+    /// Waits for a value. Dropping the future loses none: the next receiver is woken for it. `kept`
+    /// saves a task that waits again and again an allocation each time.
     pub(crate) fn recv<'a>(&'a self, kept: &'a KeptNote) -> Recv<'a, T> {
         Recv {
             channel: Some(self.channel.recv()),

@@ -1,5 +1,6 @@
-//! The knobs of a pool that runs: pause and resume, how many workers run jobs, how often jobs start; and the waits for a
-//! quieter moment. Each takes effect for jobs that have not started, and stops none that has.
+//! The knobs of a pool that runs: pause and resume, how many workers run jobs, how often jobs
+//! start; and the waits for a quieter moment. Each takes effect for jobs that have not started, and
+//! stops none that has.
 
 use crate::observe::RunningJob;
 use crate::pool::Pool;
@@ -8,10 +9,12 @@ use crate::queue::schedule::gate::RateLimit;
 
 /// While the pool runs.
 impl<In, T, E> Pool<In, T, E> {
-    /// Starts no more jobs until [`resume`](Self::resume). Running jobs go on, and jobs are accepted as before.
+    /// Starts no more jobs until [`resume`](Self::resume). Running jobs go on, and jobs are
+    /// accepted as before.
     ///
-    /// Pauses are counted: after two, it takes two to resume. A pool that is closed goes on in spite of them, so that a
-    /// [`drain`](Self::drain) ends. Time goes on too: a queued job may run out of its time, and its delay may pass.
+    /// Pauses are counted: after two, it takes two to resume. A pool that is closed goes on in
+    /// spite of them, so that a [`drain`](Self::drain) ends. Time goes on too: a queued job may run
+    /// out of its time, and its delay may pass.
     ///
     /// # Examples
     ///
@@ -44,10 +47,11 @@ impl<In, T, E> Pool<In, T, E> {
         self.engine().is_paused()
     }
 
-    /// Sets how many jobs run at once, in workers, up to the number of workers that were built: `count` times
-    /// [`jobs_per_worker`](crate::Builder::jobs_per_worker) jobs, in whichever slots.
+    /// Sets how many jobs run at once, in workers, up to the number of workers that were built:
+    /// `count` times [`jobs_per_worker`](crate::Builder::jobs_per_worker) jobs, in whichever slots.
     ///
-    /// More start at once; of fewer, those that run go on, and no new one starts before there are less than that.
+    /// More start at once; of fewer, those that run go on, and no new one starts before there are
+    /// less than that.
     ///
     /// # Panics
     ///
@@ -66,11 +70,12 @@ impl<In, T, E> Pool<In, T, E> {
         self.engine().set_workers(count);
     }
 
-    /// Changes the [rate limit](crate::Builder::rate_limit) of the pool, for what is queued too, at once. `None`: no limit.
+    /// Changes the [rate limit](crate::Builder::rate_limit) of the pool, for what is queued too, at
+    /// once. `None`: no limit.
     ///
-    /// Consumed permits carry over, up to the new limit's burst or number: setting the same limit again refills nothing, and raising
-    /// the burst by n lets n more jobs start at once. Permits that the old limit has refilled by now do not count. After no limit, a
-    /// new one starts full.
+    /// Consumed permits carry over, up to the new limit's burst or number: setting the same limit
+    /// again refills nothing, and raising the burst by n lets n more jobs start at once. Permits
+    /// that the old limit has refilled by now do not count. After no limit, a new one starts full.
     pub fn set_rate_limit(&self, limit: impl Into<Option<RateLimit>>) {
         self.engine().set_rate(limit.into());
     }
@@ -80,15 +85,15 @@ impl<In, T, E> Pool<In, T, E> {
         self.engine().running()
     }
 
-    /// Waits until fewer than `count` jobs are queued, delayed ones included; or until the pool ends. With 1 it waits for an empty
-    /// queue.
+    /// Waits until fewer than `count` jobs are queued, delayed ones included; or until the pool
+    /// ends. With 1 it waits for an empty queue.
     ///
     /// 0 is never reached: then it waits until the pool ends.
     ///
     /// # Panics
     ///
-    /// Inside a job of this pool, when it would wait: the worker it holds may be the one that is needed. The panic is contained
-    /// like any other of the job.
+    /// Inside a job of this pool, when it would wait: the worker it holds may be the one that is
+    /// needed. The panic is contained like any other of the job.
     ///
     /// # Cancel safety
     ///
@@ -103,7 +108,8 @@ impl<In, T, E> Pool<In, T, E> {
         .await;
     }
 
-    /// Waits until fewer than `count` jobs are running: with 1, until none is, be the pool paused or not.
+    /// Waits until fewer than `count` jobs are running: with 1, until none is, be the pool paused
+    /// or not.
     ///
     /// 0 is never reached: then it waits until the pool ends.
     ///

@@ -1,8 +1,8 @@
 //! How each step can fail. Errors come out of here as values; nothing here decides anything.
 //!
 //! A refused submission gives its input back ([`SubmitError`]); a job that did not succeed says why
-//! ([`JobError`]), with the handler's own error passed through by value; a collection that is not whole says
-//! which job or which circumstance broke it ([`CollectError`]).
+//! ([`JobError`]), with the handler's own error passed through by value; a collection that is not
+//! whole says which job or which circumstance broke it ([`CollectError`]).
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -35,16 +35,18 @@ use crate::results::Summary;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SubmitError<In> {
-    /// There is no room, and the call does not wait for any: the queue holds as many jobs as its capacity (or, for a job added from
-    /// inside a running job, as its child capacity; or, for a group, as its window).
+    /// There is no room, and the call does not wait for any: the queue holds as many jobs as its
+    /// capacity (or, for a job added from inside a running job, as its child capacity; or, for a
+    /// group, as its window).
     Full(In),
     /// The pool, or the part of it that was asked, takes no more jobs.
     Closed(In),
-    /// Waiting for room could never end: it was asked for inside a job of this pool while every slot is occupied
-    /// by a job that waits for the pool itself.
+    /// Waiting for room could never end: it was asked for inside a job of this pool while every
+    /// slot is occupied by a job that waits for the pool itself.
     WouldDeadlock(In),
-    /// There is no room, and as many callers wait for it already as [`max_waiting`](crate::Builder::max_waiting) allows. Only calls
-    /// that wait yield it: [`submit`](crate::Pool::submit) and [`reserve`](crate::Pool::reserve).
+    /// There is no room, and as many callers wait for it already as
+    /// [`max_waiting`](crate::Builder::max_waiting) allows. Only calls that wait yield it:
+    /// [`submit`](crate::Pool::submit) and [`reserve`](crate::Pool::reserve).
     Overloaded(In),
 }
 
@@ -126,11 +128,12 @@ impl<In> Error for SubmitError<In> {}
 
 /// Why a job did not succeed.
 ///
-/// [`Failed`](Self::Failed) is transparent: it prints as the handler's error does, `{:#}` included, and its
-/// [`source`](Error::source) is that of the handler's error.
+/// [`Failed`](Self::Failed) is transparent: it prints as the handler's error does, `{:#}` included,
+/// and its [`source`](Error::source) is that of the handler's error.
 ///
-/// `JobError<E>` is an [`Error`] where `E` is one, and `?` passes it on. `anyhow::Error` and `Box<dyn Error + Send + Sync>` are
-/// not themselves an `Error`: for these, [`flatten`](Self::flatten) makes one error of both.
+/// `JobError<E>` is an [`Error`] where `E` is one, and `?` passes it on. `anyhow::Error` and
+/// `Box<dyn Error + Send + Sync>` are not themselves an `Error`: for these,
+/// [`flatten`](Self::flatten) makes one error of both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JobError<E> {
@@ -138,17 +141,20 @@ pub enum JobError<E> {
     Failed(E),
     /// A time limit passed; the attempt's future was dropped.
     TimedOut(TimeLimit),
-    /// The handler, the closure that makes its future, the `Clone` of a kept input, or the making of the worker's
-    /// state panicked. The worker lives on.
+    /// The handler, the closure that makes its future, the `Clone` of a kept input, or the making
+    /// of the worker's state panicked. The worker lives on.
     Panicked(PanicMessage),
     /// The job was cancelled. If it had started, its future was dropped before this was reported.
     Cancelled(CancelReason),
-    /// The worker that ran the job, or the last worker of the pool, was dropped, as an executor does when it is dropped.
+    /// The worker that ran the job, or the last worker of the pool, was dropped, as an executor
+    /// does when it is dropped.
     Abandoned,
-    /// Not an outcome of the job but of the wait for it: the handle was awaited inside a job of the same pool while
-    /// every slot was occupied by a job that waits for the pool itself, so nothing could ever have run.
+    /// Not an outcome of the job but of the wait for it: the handle was awaited inside a job of the
+    /// same pool while every slot was occupied by a job that waits for the pool itself, so nothing
+    /// could ever have run.
     WouldDeadlock,
-    /// The job costs more permits than a rate limit ever allows at once, so it is not started, or not tried again.
+    /// The job costs more permits than a rate limit ever allows at once, so it is not started, or
+    /// not tried again.
     CostExceedsLimit {
         /// What the job [costs](crate::Builder::cost_by).
         cost: u32,
@@ -205,10 +211,11 @@ impl<E> JobError<E> {
         }
     }
 
-    /// Makes one error of both: returns the handler's own error by value, and converts any other into the same type.
+    /// Makes one error of both: returns the handler's own error by value, and converts any other
+    /// into the same type.
     ///
-    /// `anyhow::Error` and `Box<dyn Error + Send + Sync>` can be made of any error; for a type of your own, implement
-    /// `From<JobError<Infallible>>`.
+    /// `anyhow::Error` and `Box<dyn Error + Send + Sync>` can be made of any error; for a type of
+    /// your own, implement `From<JobError<Infallible>>`.
     ///
     /// # Examples
     ///
@@ -335,8 +342,8 @@ pub enum CancelReason {
     /// The pool was aborted, by [`abort`](crate::Pool::abort) or at the end of
     /// [`drain_within`](crate::Pool::drain_within).
     Aborted,
-    /// Its map or group was awaited inside a job of the same pool while every slot was occupied by a job that waits
-    /// for the pool itself.
+    /// Its map or group was awaited inside a job of the same pool while every slot was occupied by
+    /// a job that waits for the pool itself.
     WouldDeadlock,
     /// The [deadline](crate::Map::deadline) of its map passed.
     Deadline,
@@ -364,7 +371,8 @@ pub struct PanicMessage {
 impl PanicMessage {
     /// The text of the payload.
     ///
-    /// `panic!` makes a `&str` or a `String`; of a payload of another type, only that it was one is known.
+    /// `panic!` makes a `&str` or a `String`; of a payload of another type, only that it was one is
+    /// known.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -384,7 +392,8 @@ impl fmt::Display for PanicMessage {
 
 /// Why [`try_collect`](crate::Map::try_collect) has no whole list to return.
 ///
-/// It prints as its [`JobError`] does, behind the index of the input; a failure of the handler is as transparent as there.
+/// It prints as its [`JobError`] does, behind the index of the input; a failure of the handler is
+/// as transparent as there.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CollectError<In, E> {
@@ -403,11 +412,11 @@ pub enum CollectError<In, E> {
 }
 
 impl<In, E> CollectError<In, E> {
-    /// Makes one error of all: returns the handler's own error by value, without the index, and converts any other into the same
-    /// type, without the input.
+    /// Makes one error of all: returns the handler's own error by value, without the index, and
+    /// converts any other into the same type, without the input.
     ///
-    /// `anyhow::Error` and `Box<dyn Error + Send + Sync>` can be made of any error; for a type of your own, implement
-    /// `From<CollectError<Infallible, Infallible>>`.
+    /// `anyhow::Error` and `Box<dyn Error + Send + Sync>` can be made of any error; for a type of
+    /// your own, implement `From<CollectError<Infallible, Infallible>>`.
     ///
     /// # Examples
     ///

@@ -1,8 +1,9 @@
-//! The kinds of handlers, for naming the type of [`Workers`](crate::Workers): they are its last parameter. No other use needs this
-//! module.
+//! The kinds of handlers, for naming the type of [`Workers`](crate::Workers): they are its last
+//! parameter. No other use needs this module.
 //!
-//! A [`Plain`] handler is given the input alone, [`WithSubmitter`] also the means to add jobs, and [`WithState`] also the state of
-//! its worker. Their types follow from the method of the [`Builder`](crate::Builder) that made the workers.
+//! A [`Plain`] handler is given the input alone, [`WithSubmitter`] also the means to add jobs, and
+//! [`WithState`] also the state of its worker. Their types follow from the method of the
+//! [`Builder`](crate::Builder) that made the workers.
 
 use std::fmt;
 use std::future::Future;

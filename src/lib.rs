@@ -1,8 +1,9 @@
 //! `brigade` runs one async function over many inputs, with bounds that hold, on any executor.
 //!
-//! A [`Pool`] has a number of workers, which are plain futures, and a queue. Each input becomes a *job*; the *handler*, an
-//! async function of yours, runs on it; and the job has exactly one outcome, whatever happens: a value, an error, a
-//! time-out, a panic, a cancellation, or the news that its worker was dropped.
+//! A [`Pool`] has a number of workers, which are plain futures, and a queue. Each input becomes a
+//! *job*; the *handler*, an async function of yours, runs on it; and the job has exactly one
+//! outcome, whatever happens: a value, an error, a time-out, a panic, a cancellation, or the news
+//! that its worker was dropped.
 //!
 //! ```
 //! # #[cfg(feature = "smol")] {
@@ -41,8 +42,8 @@
 //! | jobs that find jobs | [`build_with_submitter`](Builder::build_with_submitter), then `map` | a stream that ends after the last of them |
 //! | futures of any type | [`TaskPool`] | a [`TaskHandle`] each |
 //!
-//! Seven types are enough for most programs: [`Pool`], [`Builder`], [`JobHandle`], [`Map`], [`Completion`], [`Retry`] and
-//! [`RateLimit`].
+//! Seven types are enough for most programs: [`Pool`], [`Builder`], [`JobHandle`], [`Map`],
+//! [`Completion`], [`Retry`] and [`RateLimit`].
 //!
 //! A handler that needs a client of its own clones it for each job:
 //!
@@ -76,24 +77,27 @@
 //!      └──────── Submitter::add: jobs that a running job adds
 //! ```
 //!
-//! * **One input:** [`Pool::submit`] waits for room and returns a [`JobHandle`], a future of the result.
+//! * **One input:** [`Pool::submit`] waits for room and returns a [`JobHandle`], a future of the
+//!   result.
 //! * **Many:** [`Pool::map`] pulls inputs as there is room and is a stream of [`Completion`]s.
 //! * **Some that belong together:** [`Pool::group`].
 //! * **Futures of any type:** [`TaskPool`].
-//! * **The executor:** `Builder::start` uses smol's, which has one thread unless `SMOL_THREADS` says more;
-//!   [`spawn_on`](Builder::spawn_on) takes any that implements
-//!   [`Spawn`]; [`build`](Builder::build) hands out the [`Workers`], for you to poll. [`Workers::drive`] runs them inside
-//!   your own future, so that handlers may borrow.
+//! * **The executor:** `Builder::start` uses smol's, which has one thread unless `SMOL_THREADS`
+//!   says more; [`spawn_on`](Builder::spawn_on) takes any that implements [`Spawn`];
+//!   [`build`](Builder::build) hands out the [`Workers`], for you to poll. [`Workers::drive`] runs
+//!   them inside your own future, so that handlers may borrow.
 //! * **Kinds of handlers:** the input alone; with a state for each worker
 //!   ([`build_with_state`](Builder::build_with_state)); with the means to add jobs
 //!   ([`build_with_submitter`](Builder::build_with_submitter)).
 //! * **How many run at once:** [`workers`](Builder::workers), each a task of the executor, times
 //!   [`jobs_per_worker`](Builder::jobs_per_worker), which one worker polls itself.
-//! * **When jobs start:** [`Job::priority`] and [`delay`](Job::delay); [`Builder::rate_limit`], [`key_by`](Builder::key_by),
-//!   [`retry`](Builder::retry). A pool that has none of these pays for none.
-//! * **While it runs:** [`pause`](Pool::pause), [`set_workers`](Pool::set_workers), [`set_rate_limit`](Pool::set_rate_limit),
-//!   [`running`](Pool::running), [`stats`](Pool::stats).
-//! * **The end:** [`drain`](Pool::drain), [`drain_within`](Pool::drain_within), [`abort`](Pool::abort).
+//! * **When jobs start:** [`Job::priority`] and [`delay`](Job::delay); [`Builder::rate_limit`],
+//!   [`key_by`](Builder::key_by), [`retry`](Builder::retry). A pool that has none of these pays for
+//!   none.
+//! * **While it runs:** [`pause`](Pool::pause), [`set_workers`](Pool::set_workers),
+//!   [`set_rate_limit`](Pool::set_rate_limit), [`running`](Pool::running), [`stats`](Pool::stats).
+//! * **The end:** [`drain`](Pool::drain), [`drain_within`](Pool::drain_within),
+//!   [`abort`](Pool::abort).
 //!
 //! [`Builder`] lists all knobs, their defaults, and what is bounded by what.
 //!
@@ -117,8 +121,8 @@
 //! | future of [`abort`](Pool::abort) | the abort goes on; another call returns the report |
 //! | future of [`cancel`](JobHandle::cancel) | the cancellation goes on |
 //!
-//! A future that was never polled has done nothing. The exception is [`cancel`](JobHandle::cancel), which acts when it is
-//! called.
+//! A future that was never polled has done nothing. The exception is [`cancel`](JobHandle::cancel),
+//! which acts when it is called.
 //!
 //! # Features
 //!
@@ -134,18 +138,22 @@
 //!
 //! # Blocking work
 //!
-//! Workers share threads with whatever else the executor runs. A handler that blocks, or computes for long, holds up all of
-//! it, and its own time limit with it: a limit can stop a handler only where it awaits. `blocking::unblock`, which smol
-//! offers as `smol::unblock`, runs a closure on a thread that may wait and is a future of its value.
-//! [`Builder::slow_poll`] reports handlers that need it.
+//! Workers share threads with whatever else the executor runs. A handler that blocks, or computes
+//! for long, holds up all of it, and its own time limit with it: a limit can stop a handler only
+//! where it awaits. `blocking::unblock`, which smol offers as `smol::unblock`, runs a closure on a
+//! thread that may wait and is a future of its value. [`Builder::slow_poll`] reports handlers that
+//! need it.
 //!
 //! # What is not contained
 //!
-//! * **`panic = "abort"`**: the first panic ends the process. [`panic_isolation`] says whether it is so.
+//! * **`panic = "abort"`**: the first panic ends the process. [`panic_isolation`] says whether it
+//!   is so.
 //! * **A panic in a drop while another panic unwinds** ends the process, as everywhere in Rust.
-//! * **A handler that never yields** cannot be stopped: not by a time limit, not by a cancellation, not by an abort.
-//! * **A fork**: a pool is not for use in a forked child. The threads that poll its workers are not there, and a lock may be
-//!   held for ever. The library itself starts no thread; the executor and the timer may.
+//! * **A handler that never yields** cannot be stopped: not by a time limit, not by a cancellation,
+//!   not by an abort.
+//! * **A fork**: a pool is not for use in a forked child. The threads that poll its workers are not
+//!   there, and a lock may be held for ever. The library itself starts no thread; the executor and
+//!   the timer may.
 #![forbid(unsafe_code)]
 
 mod attempt;
@@ -172,7 +180,8 @@ mod task_pool;
 pub mod testing;
 mod worker;
 
-// Behind `pool`, since rustdoc lists the methods of `Pool` in the order of their modules: submitting first.
+// Behind `pool`, since rustdoc lists the methods of `Pool` in the order of their modules:
+// submitting first.
 mod control;
 
 pub use crate::attempt::retry::{

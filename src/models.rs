@@ -1,12 +1,13 @@
-//! Small pieces on which the rest stands, in all orders that two or three threads can have, up to a number of
-//! preemptions: the reply of a job, the hand-over of a job among workers that leave, and the wakes of a slot and of
-//! the one who keeps the time. Only in a build of its own:
+//! Small pieces on which the rest stands, in all orders that two or three threads can have, up to a
+//! number of preemptions: the reply of a job, the hand-over of a job among workers that leave, and
+//! the wakes of a slot and of the one who keeps the time. Only in a build of its own:
 //!
 //! ```text
 //! RUSTFLAGS='--cfg brigade_model="loom"' cargo test --release --no-default-features --lib models
 //! ```
 //!
-//! `LOOM_MAX_PREEMPTIONS=n` looks at more orders. A wait that never ends is a deadlock, which loom finds by itself.
+//! `LOOM_MAX_PREEMPTIONS=n` looks at more orders. A wait that never ends is a deadlock, which loom
+//! finds by itself.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -270,7 +271,8 @@ fn no_job_that_comes_alone_is_left_beside_a_worker_that_sleeps() {
     });
 }
 
-/// One worker has taken three jobs together and started the first, when `leave` happens to its desk; the other waits for two.
+/// One worker has taken three jobs together and started the first, when `leave` happens to its
+/// desk; the other waits for two.
 fn share(leave: impl Fn(&Injector<Row>, Arc<Desk<Row>>) + Copy + Send + Sync + 'static) {
     explore(move || {
         let injector = Arc::new(Injector::<Row>::new());
@@ -394,7 +396,8 @@ fn a_slot_that_is_woken_is_looked_at() {
 
 // ---- the timekeeper ----
 
-/// What a worker does beside running handlers: waits for a job and keeps the time, until it has run one.
+/// What a worker does beside running handlers: waits for a job and keeps the time, until it has run
+/// one.
 fn serve(engine: &Books, slot: usize) {
     let mut time = Timekeeping::new(Arc::clone(engine), slot);
     let kept = KeptNote::default();

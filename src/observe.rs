@@ -1,5 +1,5 @@
-//! What can be seen from beside the flow: events as they happen, and figures that add up. Nothing in the flow depends on
-//! anything here.
+//! What can be seen from beside the flow: events as they happen, and figures that add up. Nothing
+//! in the flow depends on anything here.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -61,8 +61,8 @@ impl Outcome {
 
 /// The figures of a pool at one instant, read under one lock: they add up.
 ///
-/// `accepted == queued + delayed + running + succeeded + failed + timed_out + panicked + cancelled + abandoned + rejected`,
-/// always.
+/// `accepted == queued + delayed + running + succeeded + failed + timed_out + panicked + cancelled
+/// + abandoned + rejected`, always.
 ///
 /// # Examples
 ///
@@ -85,9 +85,11 @@ impl Outcome {
 pub struct Stats {
     /// Workers that are alive: built, and not yet ended or dropped.
     pub workers: usize,
-    /// Jobs that wait for a worker, a permit or their turn: that have not started, or are to be tried again.
+    /// Jobs that wait for a worker, a permit or their turn: that have not started, or are to be
+    /// tried again.
     pub queued: usize,
-    /// Jobs that have a time before which they may not start: because of a delay, or between two attempts.
+    /// Jobs that have a time before which they may not start: because of a delay, or between two
+    /// attempts.
     pub delayed: usize,
     /// Jobs of which an attempt is running; at most as many as the workers have slots.
     pub running: usize,
@@ -109,7 +111,8 @@ pub struct Stats {
     pub rejected: u64,
     /// Failed attempts for which another one was put on its way: retries, over all jobs.
     pub retries: u64,
-    /// Retries that the [budget](crate::Retry::budget) or the [retry capacity](crate::Builder::retry_capacity) did not allow.
+    /// Retries that the [budget](crate::Retry::budget) or the [retry
+    /// capacity](crate::Builder::retry_capacity) did not allow.
     pub retries_refused: u64,
 }
 
@@ -127,13 +130,15 @@ pub struct RunningJob {
     pub attempt: u32,
     /// Its key, in a pool that has [`key_by`](crate::Builder::key_by).
     pub key: Option<Key>,
-    /// When the attempt started, by the pool's timer. `None` in a pool without a schedule, which does not read the clock for each
-    /// job.
+    /// When the attempt started, by the pool's timer. `None` in a pool without a schedule, which
+    /// does not read the clock for each job.
     ///
-    /// A pool has a schedule with [`rate_limit`](crate::Builder::rate_limit), [`key_by`](crate::Builder::key_by),
-    /// [`cost_by`](crate::Builder::cost_by), [`aging`](crate::Builder::aging), [`retry`](crate::Builder::retry) or
-    /// [`job_timeout`](crate::Builder::job_timeout); and from then on when a job has a priority, a delay or a time limit of its own,
-    /// or a control such as [`Pool::pause`](crate::Pool::pause) is used.
+    /// A pool has a schedule with [`rate_limit`](crate::Builder::rate_limit),
+    /// [`key_by`](crate::Builder::key_by), [`cost_by`](crate::Builder::cost_by),
+    /// [`aging`](crate::Builder::aging), [`retry`](crate::Builder::retry) or
+    /// [`job_timeout`](crate::Builder::job_timeout); and from then on when a job has a priority, a
+    /// delay or a time limit of its own, or a control such as [`Pool::pause`](crate::Pool::pause)
+    /// is used.
     pub since: Option<Instant>,
 }
 
@@ -164,8 +169,9 @@ pub enum Event {
         /// After what time the next one may start.
         delay: Duration,
     },
-    /// An attempt failed, and the retry that the policy asks for is not made: the [budget](crate::Retry::budget) or the
-    /// [retry capacity](crate::Builder::retry_capacity) does not allow it.
+    /// An attempt failed, and the retry that the policy asks for is not made: the
+    /// [budget](crate::Retry::budget) or the [retry capacity](crate::Builder::retry_capacity) does
+    /// not allow it.
     RetryRefused {
         /// The job.
         job: JobId,
@@ -179,8 +185,8 @@ pub enum Event {
         /// How many attempts started; 0 for a job that never ran.
         attempts: u32,
     },
-    /// One poll of a handler's future took longer than [`slow_poll`](crate::Builder::slow_poll) allows: it blocks its
-    /// thread.
+    /// One poll of a handler's future took longer than [`slow_poll`](crate::Builder::slow_poll)
+    /// allows: it blocks its thread.
     SlowPoll {
         /// The job.
         job: JobId,
@@ -203,8 +209,9 @@ pub enum Event {
 
 /// Sees every [`Event`] of a pool, each once; those of one job in the order in which they happen.
 ///
-/// It is called by whoever causes the event: a submitter, a worker. So it should be quick and must not block; it may call
-/// any method of the pool, since no lock is held. A panic in it is contained and ignored.
+/// It is called by whoever causes the event: a submitter, a worker. So it should be quick and must
+/// not block; it may call any method of the pool, since no lock is held. A panic in it is contained
+/// and ignored.
 ///
 /// It is implemented for closures.
 ///

@@ -1,5 +1,5 @@
-//! The handle of a pool: inputs go in here, one by one or by the stream, and from here it is closed, drained and aborted.
-//! It runs nothing itself.
+//! The handle of a pool: inputs go in here, one by one or by the stream, and from here it is
+//! closed, drained and aborted. It runs nothing itself.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,18 +23,20 @@ use crate::sync::atomic::Ordering;
 
 /// A pool of workers that run one async function over many inputs.
 ///
-/// This is a handle: clones share one pool, and so do its [`Map`]s and [`Group`]s. **When the last of them is dropped, the
-/// pool is closed**: what was accepted is still done, then the workers end.
+/// This is a handle: clones share one pool, and so do its [`Map`]s and [`Group`]s. **When the last
+/// of them is dropped, the pool is closed**: what was accepted is still done, then the workers end.
 ///
-/// `In` is what a job is made of, `T` what it yields, `E` how it fails. The handler's type is not part of the pool's, so a
-/// pool can be a field of a struct, or have a short name: `type Fetches = Pool<Url, Page, FetchError>`.
+/// `In` is what a job is made of, `T` what it yields, `E` how it fails. The handler's type is not
+/// part of the pool's, so a pool can be a field of a struct, or have a short name: `type Fetches =
+/// Pool<Url, Page, FetchError>`.
 ///
 /// # Comparison to other ways
 ///
-/// * `buffer_unordered` runs the futures inside the consumer's task: they stand still while it does something else, and a
-///   panic in one takes the others along. It needs no workers and borrows freely; take it for a small bounded loop.
-/// * One spawned task a job with a semaphore costs an allocation and a wake-up a job. Take it where jobs have nothing in
-///   common.
+/// * `buffer_unordered` runs the futures inside the consumer's task: they stand still while it does
+///   something else, and a panic in one takes the others along. It needs no workers and borrows
+///   freely; take it for a small bounded loop.
+/// * One spawned task a job with a semaphore costs an allocation and a wake-up a job. Take it where
+///   jobs have nothing in common.
 /// * A pool of threads is for work that computes; these workers are for work that waits.
 ///
 /// # Examples
@@ -64,8 +66,8 @@ pub struct Pool<In, T, E> {
 impl Pool<(), (), ()> {
     /// Starts to build a pool, of any input, value and error.
     ///
-    /// It is called on `Pool` without types, which follow from the handler. Where they have to be named, use
-    /// [`Builder::<In, E>::new`](Builder::new).
+    /// It is called on `Pool` without types, which follow from the handler. Where they have to be
+    /// named, use [`Builder::<In, E>::new`](Builder::new).
     pub fn builder<In, E>() -> Builder<In, E> {
         Builder::new()
     }
@@ -82,22 +84,25 @@ impl<In, T, E> Pool<In, T, E> {
 
     // ---- one ----
 
-    /// Submits a job; waits for room in the queue. Those who wait are served in the order in which they came.
+    /// Submits a job; waits for room in the queue. Those who wait are served in the order in which
+    /// they came.
     ///
-    /// Jobs that one task submits start in their order, as far as workers on one thread are concerned. Two tasks that submit at once may
-    /// see their jobs in either order, and workers on several threads may start a job up to 64 places before one that another of them
-    /// has taken along.
+    /// Jobs that one task submits start in their order, as far as workers on one thread are
+    /// concerned. Two tasks that submit at once may see their jobs in either order, and workers on
+    /// several threads may start a job up to 64 places before one that another of them has taken
+    /// along.
     ///
     /// # Errors
     ///
-    /// [`SubmitError::Closed`] once the pool takes no more jobs; [`SubmitError::WouldDeadlock`] inside a job of this pool,
-    /// if every slot would wait for the pool; [`SubmitError::Overloaded`] if as many wait for room already as
+    /// [`SubmitError::Closed`] once the pool takes no more jobs; [`SubmitError::WouldDeadlock`]
+    /// inside a job of this pool, if every slot would wait for the pool;
+    /// [`SubmitError::Overloaded`] if as many wait for room already as
     /// [`max_waiting`](Builder::max_waiting) allows. All give the input back.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped early, nothing was accepted, and the input is dropped with it; [`reserve`](Self::reserve)
-    /// keeps it out of the future.
+    /// If the future is dropped early, nothing was accepted, and the input is dropped with it;
+    /// [`reserve`](Self::reserve) keeps it out of the future.
     #[doc(alias("add", "spawn", "execute", "enqueue"))]
     pub async fn submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         let input = match self.try_submit(input) {
@@ -114,8 +119,8 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// # Errors
     ///
-    /// [`SubmitError::Full`] if there is no room, or others wait for it; [`SubmitError::Closed`] once the pool takes no more
-    /// jobs. Both give the input back.
+    /// [`SubmitError::Full`] if there is no room, or others wait for it; [`SubmitError::Closed`]
+    /// once the pool takes no more jobs. Both give the input back.
     pub fn try_submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         submit_now(&self.engine, None, None, input)
     }
@@ -189,11 +194,12 @@ impl<In, T, E> Pool<In, T, E> {
 
     // ---- many ----
 
-    /// Makes a job of each input, and a stream of their completions. Inputs are pulled as there is room, so the iterator may
-    /// be endless.
+    /// Makes a job of each input, and a stream of their completions. Inputs are pulled as there is
+    /// room, so the iterator may be endless.
     ///
-    /// On one thread, jobs start in the order of their inputs. Workers on several threads may start a job up to 64 places before one that
-    /// another of them has taken along; [`ordered`](Map::ordered) restores the order of the completions.
+    /// On one thread, jobs start in the order of their inputs. Workers on several threads may start
+    /// a job up to 64 places before one that another of them has taken along;
+    /// [`ordered`](Map::ordered) restores the order of the completions.
     #[doc(alias("add_all", "buffer_unordered", "join_all", "for_each_concurrent"))]
     pub fn map<I: IntoIterator<Item = In>>(
         &self,
@@ -209,8 +215,9 @@ impl<In, T, E> Pool<In, T, E> {
 
     /// Makes a job of each input of an iterator that may fail.
     ///
-    /// After an error of the source, no more is pulled. What was accepted is done and yielded; the error comes last, once, as
-    /// `Err`, while a job's own failure is in [`Completion::result`](crate::Completion::result).
+    /// After an error of the source, no more is pulled. What was accepted is done and yielded; the
+    /// error comes last, once, as `Err`, while a job's own failure is in
+    /// [`Completion::result`](crate::Completion::result).
     ///
     /// # Examples
     ///
@@ -247,8 +254,8 @@ impl<In, T, E> Pool<In, T, E> {
         Group::new(self.clone(), self.default_window())
     }
 
-    /// Cuts a stream into lists of at most `max` items, none of which waits longer than `wait`, counted from when its first
-    /// item came. Time is that of the pool's timer.
+    /// Cuts a stream into lists of at most `max` items, none of which waits longer than `wait`,
+    /// counted from when its first item came. Time is that of the pool's timer.
     ///
     /// # Panics
     ///
@@ -290,7 +297,8 @@ impl<In, T, E> Pool<In, T, E> {
         self.engine.stats()
     }
 
-    /// Changes the limit of each attempt, for jobs that start from now on and have none of their own. `None`: no limit.
+    /// Changes the limit of each attempt, for jobs that start from now on and have none of their
+    /// own. `None`: no limit.
     ///
     /// # Panics
     ///
@@ -304,14 +312,15 @@ impl<In, T, E> Pool<In, T, E> {
         self.engine.state_alone().limits.attempt = limit;
     }
 
-    /// Sets a callback for errors that no handle or stream will deliver: from detached jobs, jobs they add, and handles dropped
-    /// unread. It is called once per error.
+    /// Sets a callback for errors that no handle or stream will deliver: from detached jobs, jobs
+    /// they add, and handles dropped unread. It is called once per error.
     ///
-    /// A job of these that an abort cancels, as at the end of [`drain_within`](Self::drain_within), is such an error too:
-    /// [`Cancelled`](JobError::Cancelled), though the [`Report`] names it. A callback that counts failures leaves these out.
+    /// A job of these that an abort cancels, as at the end of [`drain_within`](Self::drain_within),
+    /// is such an error too: [`Cancelled`](JobError::Cancelled), though the [`Report`] names it. A
+    /// callback that counts failures leaves these out.
     ///
-    /// The closure is called by the worker, with no lock held. A panic in it is contained and ignored. Setting another one
-    /// replaces it.
+    /// The closure is called by the worker, with no lock held. A panic in it is contained and
+    /// ignored. Setting another one replaces it.
     ///
     /// # Examples
     ///
@@ -345,8 +354,8 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// # Panics
     ///
-    /// Inside a job of this pool, when it would wait: it would wait for itself. The panic is contained like any other of the
-    /// job.
+    /// Inside a job of this pool, when it would wait: it would wait for itself. The panic is
+    /// contained like any other of the job.
     ///
     /// # Cancel safety
     ///
@@ -356,14 +365,17 @@ impl<In, T, E> Pool<In, T, E> {
         self.wait_until_idle("wait_idle").await;
     }
 
-    /// Takes no more jobs from outside. Running jobs may still add some; what was accepted is done, and then the workers end.
+    /// Takes no more jobs from outside. Running jobs may still add some; what was accepted is done,
+    /// and then the workers end.
     ///
-    /// Closing what is closed changes nothing. For a close that binds running jobs too, see [`seal`](Self::seal).
+    /// Closing what is closed changes nothing. For a close that binds running jobs too, see
+    /// [`seal`](Self::seal).
     pub fn close(&self) {
         self.engine.close(Life::Closed);
     }
 
-    /// Takes no more jobs, not even from running jobs. What was accepted is done, and then the workers end.
+    /// Takes no more jobs, not even from running jobs. What was accepted is done, and then the
+    /// workers end.
     ///
     /// # Examples
     ///
@@ -410,11 +422,13 @@ impl<In, T, E> Pool<In, T, E> {
         self.wait_until_idle("drain").await;
     }
 
-    /// [Drains](Self::drain) the pool for as long as `grace`, counted from the first poll; then [aborts](Self::abort) it.
+    /// [Drains](Self::drain) the pool for as long as `grace`, counted from the first poll; then
+    /// [aborts](Self::abort) it.
     ///
-    /// It never takes longer than `grace`, even if the workers are not polled: the attempts it interrupts are dropped when
-    /// their workers are polled next, which it does not wait for. [`wait_idle`](Self::wait_idle) does. What it does wait for is a map
-    /// that is just pulling inputs, should its source block the thread.
+    /// It never takes longer than `grace`, even if the workers are not polled: the attempts it
+    /// interrupts are dropped when their workers are polled next, which it does not wait for.
+    /// [`wait_idle`](Self::wait_idle) does. What it does wait for is a map that is just pulling
+    /// inputs, should its source block the thread.
     ///
     /// # Panics
     ///
@@ -422,7 +436,8 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before `grace` has passed, the pool stays closed, and nothing is aborted.
+    /// If the future is dropped before `grace` has passed, the pool stays closed, and nothing is
+    /// aborted.
     ///
     /// # Examples
     ///
@@ -463,23 +478,28 @@ impl<In, T, E> Pool<In, T, E> {
         if !is_drained {
             self.engine.begin_abort();
         }
-        // Workers that hold a job which they may not start hand it back at once, whatever their executor does.
+        // Workers that hold a job which they may not start hand it back at once, whatever their
+        // executor does.
         self.engine.wait_returned().await;
         self.report()
     }
 
-    /// Stops now: takes no more jobs, starts none, hands back the inputs of all that have not started, interrupts those that
-    /// run, and waits until their futures have been dropped. All have their outcome then:
-    /// [`Cancelled`](JobError::Cancelled), with [`Aborted`](crate::CancelReason::Aborted) as the reason.
+    /// Stops now: takes no more jobs, starts none, hands back the inputs of all that have not
+    /// started, interrupts those that run, and waits until their futures have been dropped. All
+    /// have their outcome then: [`Cancelled`](JobError::Cancelled), with
+    /// [`Aborted`](crate::CancelReason::Aborted) as the reason.
     ///
-    /// Jobs that are finished already keep their outcome, and so do those that end while they are being interrupted; these
-    /// are not named. Of several calls, each input is handed back by one, and each interrupted job named by one.
+    /// Jobs that are finished already keep their outcome, and so do those that end while they are
+    /// being interrupted; these are not named. Of several calls, each input is handed back by one,
+    /// and each interrupted job named by one.
     ///
-    /// It waits for the workers to be polled. If that may not happen, `drain_within(Duration::ZERO)` does not wait.
+    /// It waits for the workers to be polled. If that may not happen,
+    /// `drain_within(Duration::ZERO)` does not wait.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped early, the abort goes on; another call returns what this one would have.
+    /// If the future is dropped early, the abort goes on; another call returns what this one would
+    /// have.
     #[doc(alias("shutdown", "shutdown_now"))]
     pub async fn abort(&self) -> Report<In> {
         self.engine.begin_abort();
@@ -543,7 +563,8 @@ impl<In, T, E> fmt::Debug for Pool<In, T, E> {
 #[non_exhaustive]
 #[must_use = "it holds the inputs that were not started"]
 pub struct Report<In> {
-    /// The inputs of jobs that never started, or that waited for another attempt, in the order in which they were accepted.
+    /// The inputs of jobs that never started, or that waited for another attempt, in the order in
+    /// which they were accepted.
     pub unstarted: Vec<Unstarted<In>>,
     /// The jobs that were running and were interrupted, in the order in which they were accepted.
     pub interrupted: Vec<Interrupted>,
@@ -558,7 +579,8 @@ impl<In> Report<In> {
     }
 }
 
-/// A job that was not running when the pool was stopped: it never started, or it waited for another attempt.
+/// A job that was not running when the pool was stopped: it never started, or it waited for another
+/// attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unstarted<In> {

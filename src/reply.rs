@@ -1,11 +1,11 @@
-//! Where the outcome of a job goes, and the guard that sees to it that there is one. In comes what a worker or a canceller
-//! found out about a job; out goes exactly one outcome, to the books first and then to whoever waits for it: the stream of
-//! a map or group, or the cell of a single handle.
+//! Where the outcome of a job goes, and the guard that sees to it that there is one. In comes what
+//! a worker or a canceller found out about a job; out goes exactly one outcome, to the books first
+//! and then to whoever waits for it: the stream of a map or group, or the cell of a single handle.
 //!
-//! A job passes through these forms: [`Held`] while the schedule keeps it, where there is one; an [`Entry`] on its way to a
-//! worker; a [`Ticket`] while it runs; a [`Completion`] when it is done. Each turns into the next by value; one that is to be
-//! tried again turns from a ticket to what is held. A ticket that is dropped, because its worker was, reports the job as
-//! abandoned.
+//! A job passes through these forms: [`Held`] while the schedule keeps it, where there is one; an
+//! [`Entry`] on its way to a worker; a [`Ticket`] while it runs; a [`Completion`] when it is done.
+//! Each turns into the next by value; one that is to be tried again turns from a ticket to what is
+//! held. A ticket that is dropped, because its worker was, reports the job as abandoned.
 
 use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
@@ -170,7 +170,8 @@ impl<In, T, E> Held<In, T, E> {
         }
     }
 
-    /// Whether its map or group is cancelled. A cancelled handle takes its job out of the schedule itself.
+    /// Whether its map or group is cancelled. A cancelled handle takes its job out of the schedule
+    /// itself.
     pub(crate) fn is_dead(&self) -> bool {
         match self {
             Self::Streamed(job) => job.stream.cancelled().is_some(),
@@ -219,7 +220,8 @@ impl<In, T, E> Entry<In, T, E> {
         }
     }
 
-    /// Gives the job its outcome without having started it. A cancellation that came first stays the reason.
+    /// Gives the job its outcome without having started it. A cancellation that came first stays
+    /// the reason.
     pub(crate) fn settle_unstarted(
         self,
         engine: &Engine<In, T, E>,
@@ -272,7 +274,8 @@ impl<In, T, E> Entry<In, T, E> {
         }
     }
 
-    /// Starts the job, unless it has its outcome already or gets it now: makes it the ticket's, and returns the input. The start is booked unless `note` says that it is noted.
+    /// Starts the job, unless it has its outcome already or gets it now: makes it the ticket's, and
+    /// returns the input. The start is booked unless `note` says that it is noted.
     pub(crate) fn start(
         self,
         engine: &Arc<Engine<In, T, E>>,
@@ -418,12 +421,13 @@ impl<In, T, E> Streamed<In, T, E> {
 pub(crate) struct Cell<In, T, E> {
     pub(crate) engine: Arc<Engine<In, T, E>>,
     pub(crate) id: JobId,
-    /// Of a job that has limits of its own or is measured; not of the many others, which are to be small.
+    /// Of a job that has limits of its own or is measured; not of the many others, which are to be
+    /// small.
     times: Option<Box<Times>>,
     /// How many attempts were made; written before the outcome.
     attempts: AtomicU32,
-    /// Its record in the schedule, or 0. Written under the engine's lock; whether the record is still its own, the schedule
-    /// knows.
+    /// Its record in the schedule, or 0. Written under the engine's lock; whether the record is
+    /// still its own, the schedule knows.
     spot: AtomicU32,
     state: Mutex<CellState<In, T, E>>,
 }
@@ -439,7 +443,8 @@ pub(crate) struct CellState<In, T, E> {
     pub(crate) phase: Phase<In, T, E>,
     /// Nobody will ask for the result.
     is_detached: bool,
-    /// As what it is counted in the queue; from its first attempt on, as one that waits for another.
+    /// As what it is counted in the queue; from its first attempt on, as one that waits for
+    /// another.
     origin: Origin,
     /// The task that awaits the handle.
     waker: Option<Waker>,
@@ -573,7 +578,8 @@ impl<In, T, E> Cell<In, T, E> {
         Some(input)
     }
 
-    /// Settles a job that is still queued, once `part_with` has its input; says whether it was. One that is not is left alone.
+    /// Settles a job that is still queued, once `part_with` has its input; says whether it was. One
+    /// that is not is left alone.
     pub(crate) fn settle_queued(
         &self,
         error: JobError<E>,
@@ -604,7 +610,8 @@ impl<In, T, E> Cell<In, T, E> {
         true
     }
 
-    /// Cancels on behalf of the handle, which wants no result of it. Says whether an attempt has to be stopped first.
+    /// Cancels on behalf of the handle, which wants no result of it. Says whether an attempt has to
+    /// be stopped first.
     pub(crate) fn cancel(&self) -> bool {
         let mut state = self.lock();
         state.is_detached = true;
@@ -621,7 +628,8 @@ impl<In, T, E> Cell<In, T, E> {
                 self.cancel()
             }
             Phase::Running(slot) => {
-                // Under the lock: as long as the phase says so, the slot runs this job and no other.
+                // Under the lock: as long as the phase says so, the slot runs this job and no
+                // other.
                 let waker = self.engine.signals[slot].interrupt(CancelReason::Handle);
                 drop(state);
                 unwind::wake(waker);
@@ -705,8 +713,8 @@ impl<In, T, E> Cell<In, T, E> {
         matches!(self.lock().phase, Phase::Done(..) | Phase::Taken)
     }
 
-    /// Gives up a result that nobody will ask for, before the books are closed over the job: whoever waits for the pool
-    /// to be idle finds the failure reported and the value dropped.
+    /// Gives up a result that nobody will ask for, before the books are closed over the job:
+    /// whoever waits for the pool to be idle finds the failure reported and the value dropped.
     fn discard_unwanted(
         &self,
         result: Result<T, JobError<E>>,
@@ -773,7 +781,8 @@ impl<In, T, E> Reply<In, T, E> {
     }
 }
 
-/// The right and the duty to give the running job of a slot its outcome. Dropped with a job, it says `Abandoned`.
+/// The right and the duty to give the running job of a slot its outcome. Dropped with a job, it
+/// says `Abandoned`.
 ///
 /// A worker has one for all its jobs, one after another.
 pub(crate) struct Ticket<In, T, E> {
@@ -840,7 +849,8 @@ impl<In, T, E> Ticket<In, T, E> {
         self.accepted_at = accepted_at;
     }
 
-    /// Lets the worker that keeps the time know of what the start has brought; called with no lock held.
+    /// Lets the worker that keeps the time know of what the start has brought; called with no lock
+    /// held.
     #[inline(always)]
     pub(crate) fn give_notice(&mut self, engine: &Engine<In, T, E>) {
         engine.give_notice(std::mem::take(&mut self.past.notice));
@@ -859,8 +869,8 @@ impl<In, T, E> Ticket<In, T, E> {
         self.attempts = 1;
     }
 
-    /// Gives the job its value, if there is nothing to tell beside that; else the value is given back, and also if it belongs to a
-    /// stream and `note` says that the success is not noted.
+    /// Gives the job its value, if there is nothing to tell beside that; else the value is given
+    /// back, and also if it belongs to a stream and `note` says that the success is not noted.
     pub(crate) fn succeed(
         &mut self,
         value: T,
@@ -900,9 +910,11 @@ impl<In, T, E> Ticket<In, T, E> {
         }
     }
 
-    /// Looks whether the attempt should be made at all, and copies the input where the stream keeps it.
+    /// Looks whether the attempt should be made at all, and copies the input where the stream keeps
+    /// it.
     ///
-    /// The error is the job's outcome; its input is in the ticket then, unless the copying has panicked.
+    /// The error is the job's outcome; its input is in the ticket then, unless the copying has
+    /// panicked.
     pub(crate) fn prepare(&mut self, input: In) -> Result<In, JobError<E>> {
         let Some(reply) = &self.reply else {
             return Ok(input);
@@ -939,8 +951,8 @@ impl<In, T, E> Ticket<In, T, E> {
         Ok(input)
     }
 
-    /// Sends the job back to be tried again, if its policy says so; else the result is final. If a closure of the policy panics,
-    /// that is the result.
+    /// Sends the job back to be tried again, if its policy says so; else the result is final. If a
+    /// closure of the policy panics, that is the result.
     pub(crate) fn goes_again(&mut self, result: &mut Result<T, JobError<E>>) -> bool {
         match result {
             Err(JobError::Failed(_) | JobError::TimedOut(TimeLimit::Attempt))
@@ -953,7 +965,8 @@ impl<In, T, E> Ticket<In, T, E> {
         })
     }
 
-    /// Whether the job waits for another attempt now. The error: a closure of the policy has panicked.
+    /// Whether the job waits for another attempt now. The error: a closure of the policy has
+    /// panicked.
     #[cold]
     fn retry(&mut self, result: &Result<T, JobError<E>>) -> Result<bool, JobError<E>> {
         let Some(reply) = &self.reply else {
@@ -1101,7 +1114,8 @@ impl<In, T, E> Ticket<In, T, E> {
                 None
             }
             Reply::Stream(stream) => {
-                // Before the slot is free, so that what the failure cancels does not start in it or elsewhere.
+                // Before the slot is free, so that what the failure cancels does not start in it or
+                // elsewhere.
                 if let Err(error) = &result {
                     stream.count_failure(error);
                 }
@@ -1169,7 +1183,8 @@ impl<In, T, E> Ticket<In, T, E> {
 impl<In, T, E> Drop for Ticket<In, T, E> {
     fn drop(&mut self) {
         let Some(reply) = &self.reply else { return };
-        // An interruption that was under way is the reason, though the worker did not live to see it.
+        // An interruption that was under way is the reason, though the worker did not live to see
+        // it.
         let interrupt = reply.engine().signals[self.slot].interrupted();
         let result = Err(interrupt.map_or(JobError::Abandoned, |interrupt| {
             JobError::Cancelled(interrupt.0)
@@ -1190,15 +1205,16 @@ const fn outcome_of<T, E>(result: &Result<T, JobError<E>>) -> Outcome {
 
 /// Completions of one stream on their way out of one worker.
 ///
-/// Waking the consumer is what costs, so while it has something to read, up to [`Outbox::MOST`] completions travel
-/// together. They leave as soon as the consumer has nothing to read when a job ends, and before the worker waits for
-/// anything. Dropping the outbox sends what it holds.
+/// Waking the consumer is what costs, so while it has something to read, up to [`Outbox::MOST`]
+/// completions travel together. They leave as soon as the consumer has nothing to read when a job
+/// ends, and before the worker waits for anything. Dropping the outbox sends what it holds.
 pub(crate) struct Outbox<In, T, E> {
     /// `None` only while nothing is held.
     stream: Option<Arc<Stream<In, T, E>>>,
     /// At most [`Outbox::MOST`].
     held: Vec<Completion<In, T, E>>,
-    /// The same, of successes of which there is nothing more to tell; only one of the two lists has something in it.
+    /// The same, of successes of which there is nothing more to tell; only one of the two lists has
+    /// something in it.
     successes: Vec<Success<T>>,
     /// How many are announced.
     announced: usize,
@@ -1216,8 +1232,8 @@ impl<In, T, E> Outbox<In, T, E> {
         }
     }
 
-    /// A job of this stream starts, or one of none: what others wait for leaves before, since the job may wait for that
-    /// itself.
+    /// A job of this stream starts, or one of none: what others wait for leaves before, since the
+    /// job may wait for that itself.
     #[inline]
     pub(crate) fn clear_for(&mut self, stream: Option<&Arc<Stream<In, T, E>>>) {
         if self
@@ -1275,8 +1291,8 @@ impl<In, T, E> Outbox<In, T, E> {
         self.send_if_due();
     }
 
-    /// Says that something arrives when the first is held, so that nobody takes the wait for it for one without end. What else
-    /// it holds arrives with that.
+    /// Says that something arrives when the first is held, so that nobody takes the wait for it for
+    /// one without end. What else it holds arrives with that.
     #[inline(always)]
     fn announce_first(&mut self) {
         if self.announced == 0

@@ -1,5 +1,5 @@
-//! A pool of futures: what comes in is a future of any type, what goes out is its value. A thin use of [`Pool`], whose input
-//! is the boxed future and whose handler awaits it.
+//! A pool of futures: what comes in is a future of any type, what goes out is its value. A thin use
+//! of [`Pool`], whose input is the boxed future and whose handler awaits it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -22,8 +22,8 @@ type Task = BoxFuture<'static, ()>;
 #[cfg_attr(feature = "smol", doc = "[`Builder::start_tasks`] or")]
 /// [`Builder::spawn_tasks_on`].
 ///
-/// All that holds for a [`Pool`] holds here: bounds, panics, cancellation, draining. [`pool`](Self::pool) is that pool, for
-/// what has no method here.
+/// All that holds for a [`Pool`] holds here: bounds, panics, cancellation, draining.
+/// [`pool`](Self::pool) is that pool, for what has no method here.
 ///
 /// # Examples
 ///
@@ -61,8 +61,8 @@ impl Builder<Task, Infallible> {
         }
     }
 
-    /// Makes a [`TaskPool`] and spawns its workers on smol's global executor, which has one thread unless the environment says
-    /// more; see [`start`](Self::start).
+    /// Makes a [`TaskPool`] and spawns its workers on smol's global executor, which has one thread
+    /// unless the environment says more; see [`start`](Self::start).
     ///
     /// # Panics
     ///
@@ -169,7 +169,8 @@ impl<T> TaskHandle<T> {
         self.job.is_finished()
     }
 
-    /// Takes the value if the future is finished, and waits for nothing. As [`JobHandle::try_take`].
+    /// Takes the value if the future is finished, and waits for nothing. As
+    /// [`JobHandle::try_take`].
     pub fn try_take(&mut self) -> Option<Result<T, JobError<Infallible>>> {
         self.job.try_take().map(|result| self.value_of(result))
     }

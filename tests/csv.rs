@@ -1005,7 +1005,8 @@ fn swallows_the_rest(text: &[u8], delimiter: u8) -> bool {
     parsed(&[text, b"\n", &sentinel].concat(), delimiter).last() != Some(&vec![sentinel])
 }
 
-/// The lines on which records start, found by searching for what ends each field; and that of an unclosed quote.
+/// The lines on which records start, found by searching for what ends each field; and that of an
+/// unclosed quote.
 fn lines(text: &[u8], delimiter: u8) -> (Vec<u64>, Option<u64>) {
     let line_at = |position: usize| {
         let before = String::from_utf8_lossy(&text[..position])
@@ -1174,8 +1175,8 @@ proptest! {
     }
 }
 
-/// The number of bytes of each record, given the lines on which records start. Line ends do not count, except where
-/// the last record has swallowed them.
+/// The number of bytes of each record, given the lines on which records start. Line ends do not
+/// count, except where the last record has swallowed them.
 fn sizes(text: &[u8], lines: &[u64], unclosed: bool) -> Vec<usize> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     // The offset of each line's first byte.

@@ -1,6 +1,7 @@
-//! What can be counted, and does not jitter: instructions a job by callgrind, allocations and bytes by the allocator that dhat
-//! puts in place. A short and a long run of this very program are compared, so that what is done once cancels out. An allocator
-//! that counts inside this program would slow down who allocates, in the very runs whose time is taken.
+//! What can be counted, and does not jitter: instructions a job by callgrind, allocations and bytes
+//! by the allocator that dhat puts in place. A short and a long run of this very program are
+//! compared, so that what is done once cancels out. An allocator that counts inside this program
+//! would slow down who allocates, in the very runs whose time is taken.
 
 use std::process::Command;
 
@@ -20,8 +21,8 @@ pub(crate) struct Run {
 const SHORT: u64 = 8_000;
 const LONG: u64 = 24_000;
 
-/// What a job may cost, in instructions and in allocations: not what it should, which the table of bounds says, but what it costs
-/// today and a little more. So whoever makes it dearer finds out.
+/// What a job may cost, in instructions and in allocations: not what it should, which the table of
+/// bounds says, but what it costs today and a little more. So whoever makes it dearer finds out.
 const CEILINGS: [(&str, Contender, &str, [f64; 2]); 6] = [
     (
         "ready, one slot a worker",
@@ -61,7 +62,8 @@ const CEILINGS: [(&str, Contender, &str, [f64; 2]); 6] = [
     ),
 ];
 
-/// Counts what the repository's own check looks at, and says whether nothing costs more than it did.
+/// Counts what the repository's own check looks at, and says whether nothing costs more than it
+/// did.
 pub(crate) fn check() -> Result<bool, String> {
     let mut is_held = true;
     for (what, contender, name, [instructions, allocations]) in CEILINGS {

@@ -1,6 +1,6 @@
-//! The pool and its peers on the same work, in one run. Wall times are noisy, so contenders take turns, each round in a process
-//! of its own, and what counts are ratios within a run; instructions, allocations and bytes are counted by valgrind, and do not
-//! jitter.
+//! The pool and its peers on the same work, in one run. Wall times are noisy, so contenders take
+//! turns, each round in a process of its own, and what counts are ratios within a run;
+//! instructions, allocations and bytes are counted by valgrind, and do not jitter.
 //!
 //! | `cargo run --release -p brigade-benches -- …` | what it does |
 //! |---|---|
@@ -14,7 +14,8 @@
 //! | `soak`, `stress` | long runs and rough ones |
 //! | `run CONTENDER WORKLOAD` | one run in this process, as a line of JSON |
 //!
-//! A command that measures bounds exits with 1 if one does not hold. All need valgrind but `run`, `plot`, `page`, `soak` and `stress`.
+//! A command that measures bounds exits with 1 if one does not hold. All need valgrind but `run`,
+//! `plot`, `page`, `soak` and `stress`.
 
 #![forbid(unsafe_code)]
 
@@ -117,7 +118,8 @@ enum What {
         /// What `--json` has written.
         from: PathBuf,
     },
-    /// What a job costs with every scheduling policy on, with none, and on a queue with comparable ones.
+    /// What a job costs with every scheduling policy on, with none, and on a queue with comparable
+    /// ones.
     Schedule {
         /// How often each contender has its turn.
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -125,7 +127,8 @@ enum What {
     },
     /// Instructions and allocations a job, by valgrind: the difference of a long and a short run.
     Count {
-        /// Whose; those of the pool at several workloads, and whether they are more than they were, if none is given.
+        /// Whose; those of the pool at several workloads, and whether they are more than they were,
+        /// if none is given.
         contenders: Vec<Contender>,
         /// At what.
         #[arg(long, default_value = "ready-10", value_parser = workload::named)]

@@ -1,5 +1,5 @@
-//! All tables, or some of them: measures, prints, judges. The quick way looks at the bounds of the first rows only, and measures
-//! nobody but those whom they need.
+//! All tables, or some of them: measures, prints, judges. The quick way looks at the bounds of the
+//! first rows only, and measures nobody but those whom they need.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -25,7 +25,8 @@ fn sections() -> Vec<&'static str> {
     sections
 }
 
-/// Measures the sections or workloads of these names, all if there are none, and says whether every bound holds.
+/// Measures the sections or workloads of these names, all if there are none, and says whether every
+/// bound holds.
 pub(crate) fn run(only: &[String], effort: Effort, json: Option<&Path>) -> Result<bool, String> {
     let is_meant = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
     let start = Instant::now();

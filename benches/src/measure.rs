@@ -1,5 +1,6 @@
-//! What a run took: wall and CPU time of the whole set of jobs, what it spawns included, and the most memory that the kernel has
-//! seen. One process measures one run; nothing counts along while the time is taken.
+//! What a run took: wall and CPU time of the whole set of jobs, what it spawns included, and the
+//! most memory that the kernel has seen. One process measures one run; nothing counts along while
+//! the time is taken.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! The figures of a run as Markdown: the bounds, then a table for each workload and number of threads.
+//! The figures of a run as Markdown: the bounds, then a table for each workload and number of
+//! threads.
 
 use std::fmt::Write;
 

@@ -1,5 +1,6 @@
-//! The main table as a picture: a panel for each of the common workloads, a bar for each contender, the quickest on top. Bars
-//! that would leave the panel are cut, and say so; its time stands at the end of each.
+//! The main table as a picture: a panel for each of the common workloads, a bar for each contender,
+//! the quickest on top. Bars that would leave the panel are cut, and say so; its time stands at the
+//! end of each.
 
 use std::fmt::Write;
 

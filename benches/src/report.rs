@@ -1,4 +1,5 @@
-//! What is printed, and what goes to a file: tables of who took how long, and the bounds with `held` or `missed`.
+//! What is printed, and what goes to a file: tables of who took how long, and the bounds with
+//! `held` or `missed`.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,6 @@
-//! Runs in turn: every contender and round is a process of its own, which is this program again. The order changes from round to
-//! round, so that none always comes after the same neighbour, and all see the same machine.
+//! Runs in turn: every contender and round is a process of its own, which is this program again.
+//! The order changes from round to round, so that none always comes after the same neighbour, and
+//! all see the same machine.
 
 use std::collections::BTreeMap;
 use std::process::Command;

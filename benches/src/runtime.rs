@@ -1,5 +1,6 @@
-//! What contenders run on: an executor of one or two threads, or none. In comes what is to be done, out comes what it took. The
-//! threads are there before the time starts; all that a contender itself spawns counts.
+//! What contenders run on: an executor of one or two threads, or none. In comes what is to be done,
+//! out comes what it took. The threads are there before the time starts; all that a contender
+//! itself spawns counts.
 
 use std::sync::Arc;
 use std::thread;
@@ -22,7 +23,8 @@ pub(crate) struct Load {
 /// The executor, shared by its threads.
 pub(crate) type Threads = Arc<Executor<'static>>;
 
-/// Blocks on a future: by way of async-io's reactor if the work waits for it, which is what smol does.
+/// Blocks on a future: by way of async-io's reactor if the work waits for it, which is what smol
+/// does.
 pub(crate) fn block_on<W: Work, T>(future: impl Future<Output = T>) -> T {
     if W::WAITS {
         async_io::block_on(future)

@@ -1,5 +1,5 @@
-//! What scheduling costs: time a job beside the straight path and beside a peer, growth from ten thousand to a million
-//! queued jobs, and the memory of delayed ones.
+//! What scheduling costs: time a job beside the straight path and beside a peer, growth from ten
+//! thousand to a million queued jobs, and the memory of delayed ones.
 
 use brigade::JobHandle;
 
@@ -14,7 +14,8 @@ const JOBS: u64 = 200_000;
 const PEER_JOBS: u64 = 20_000;
 const FEW: u64 = 10_000;
 const MANY: u64 = 1_000_000;
-/// As near to a power of two as a million is, and so is its half: tables that double are as full in both.
+/// As near to a power of two as a million is, and so is its half: tables that double are as full in
+/// both.
 const DELAYED: u64 = 250_000;
 const WORKERS: usize = 10;
 
@@ -64,7 +65,8 @@ pub(crate) fn measure(rounds: u32) -> Result<bool, String> {
         scheduled / straight,
         scheduled / peer
     );
-    // Of a heap of a million, an operation looks at the logarithm of it: 20 levels, where ten thousand have 13.3.
+    // Of a heap of a million, an operation looks at the logarithm of it: 20 levels, where ten
+    // thousand have 13.3.
     let logarithm = (MANY as f64).log2() / (FEW as f64).log2();
     let bounds = [
         hold("a job with every policy on", scheduled / 1000.0, 1.0, "us"),

@@ -1,4 +1,5 @@
-//! Long runs and rough ones: ten million jobs in flat memory, and many threads that do everything at once.
+//! Long runs and rough ones: ten million jobs in flat memory, and many threads that do everything
+//! at once.
 
 use std::fs;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ fn account() -> (u64, usize, usize) {
     )
 }
 
-/// Runs so many jobs through a pool without and one with policies; says whether memory, threads and files stay as they are.
+/// Runs so many jobs through a pool without and one with policies; says whether memory, threads and
+/// files stay as they are.
 pub(crate) fn soak(jobs: u64) -> bool {
     let mut is_flat = true;
     for is_scheduled in [false, true] {

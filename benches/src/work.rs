@@ -1,6 +1,7 @@
-//! What one job does: it takes a number, does its work, and gives the number back, so that a job that is missing or ran twice
-//! shows in the sum. Each kind is written once and is the same for all contenders, but for those that wait: on tokio they wait
-//! by its own clock and sockets, as its users do.
+//! What one job does: it takes a number, does its work, and gives the number back, so that a job
+//! that is missing or ran twice shows in the sum. Each kind is written once and is the same for all
+//! contenders, but for those that wait: on tokio they wait by its own clock and sockets, as its
+//! users do.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -15,12 +16,14 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 pub(crate) const SLEEP: Duration = Duration::from_millis(1);
 /// How many bytes a request has, and its answer.
 pub(crate) const MESSAGE: usize = 64;
-/// So many multiplications, each of which waits for the one before, take about 10 µs on a machine of today.
+/// So many multiplications, each of which waits for the one before, take about 10 µs on a machine
+/// of today.
 const MULTIPLICATIONS: u64 = 13_000;
 
 /// A kind of work.
 pub(crate) trait Work: Clone + Send + Sync + 'static {
-    /// Whether it waits for a clock or a socket of async-io, so that who blocks on it should drive the reactor.
+    /// Whether it waits for a clock or a socket of async-io, so that who blocks on it should drive
+    /// the reactor.
     const WAITS: bool = false;
 
     /// Does it, and gives the number back.

@@ -1,7 +1,8 @@
 //! Which job this thread is polling, so that a wait for one's own pool is recognized.
 //!
-//! A worker enters a job around each poll of its future and leaves it afterwards; entries nest, since a handler may drive
-//! another pool. Only what runs within the poll is seen: a wait that a handler moved to another task is not.
+//! A worker enters a job around each poll of its future and leaves it afterwards; entries nest,
+//! since a handler may drive another pool. Only what runs within the poll is seen: a wait that a
+//! handler moved to another task is not.
 
 use std::cell::{Cell, RefCell};
 

@@ -1,9 +1,10 @@
-//! One attempt: an input and a handler come in, a result comes out, whatever the handler does. Whether there is another one,
-//! [`retry`] decides; nothing is reported here: that is for the worker and the reply.
+//! One attempt: an input and a handler come in, a result comes out, whatever the handler does.
+//! Whether there is another one, [`retry`] decides; nothing is reported here: that is for the
+//! worker and the reply.
 //!
-//! The order, from the outside in: interruption, time limit, panic guard, handler. A finished result wins over a limit
-//! that passes in the same poll; an interruption that came before the poll wins over both, so that nothing runs after a
-//! cancellation.
+//! The order, from the outside in: interruption, time limit, panic guard, handler. A finished
+//! result wins over a limit that passes in the same poll; an interruption that came before the poll
+//! wins over both, so that nothing runs after a cancellation.
 
 pub(crate) mod inside;
 pub(crate) mod retry;
@@ -26,8 +27,8 @@ use crate::observe::{Event, JobId};
 use crate::rt::BoxFuture;
 
 pin_project! {
-    /// The attempts of one slot, one after another: each pinned where its future stays. Dropping it drops the handler's future,
-    /// and cannot hurt anybody.
+    /// The attempts of one slot, one after another: each pinned where its future stays. Dropping it
+    /// drops the handler's future, and cannot hurt anybody.
     pub(crate) struct Attempt<F> {
         id: JobId,
         slot: usize,
@@ -70,7 +71,8 @@ impl<F> Attempt<F> {
         self.future.is_none()
     }
 
-    /// The attempt is over: drops the handler's future in place, if it is still there; says whether that has panicked, now or before.
+    /// The attempt is over: drops the handler's future in place, if it is still there; says whether
+    /// that has panicked, now or before.
     #[inline(always)]
     pub(crate) fn discard(self: Pin<&mut Self>) -> bool {
         let mut this = self.project();
@@ -82,8 +84,8 @@ impl<F> Attempt<F> {
         *this.drop_panicked
     }
 
-    /// Begins an attempt in a slot where there is none, and polls it for the first time; `make` makes its future. Otherwise as
-    /// [`poll`](Self::poll).
+    /// Begins an attempt in a slot where there is none, and polls it for the first time; `make`
+    /// makes its future. Otherwise as [`poll`](Self::poll).
     #[inline(always)]
     pub(crate) fn begin<In, T, E>(
         mut self: Pin<&mut Self>,
@@ -103,8 +105,9 @@ impl<F> Attempt<F> {
         self.go_on(engine, Some(make), before_wait, cx)
     }
 
-    /// Makes first attempts without a limit, one after another, behind one guard, until there is no more, or one waits or does not
-    /// succeed. `next` takes the value of the one before and says which is the next.
+    /// Makes first attempts without a limit, one after another, behind one guard, until there is no
+    /// more, or one waits or does not succeed. `next` takes the value of the one before and says
+    /// which is the next.
     #[inline(always)]
     pub(crate) fn run<In, T, E, I>(
         mut self: Pin<&mut Self>,
@@ -277,7 +280,8 @@ impl<F> Attempt<F> {
         polled
     }
 
-    /// Makes the future if there is none yet, polls it, and drops it when it is done, behind one guard.
+    /// Makes the future if there is none yet, polls it, and drops it when it is done, behind one
+    /// guard.
     #[inline(always)]
     fn poll_guarded<T, E>(
         self: Pin<&mut Self>,

@@ -1,8 +1,10 @@
-//! Whether a failed attempt is followed by another, and when. In comes the error of an attempt, out comes a [`Decision`];
-//! what is done about it is the schedule's. Pure but for the closures of the user's, which are called here.
+//! Whether a failed attempt is followed by another, and when. In comes the error of an attempt, out
+//! comes a [`Decision`]; what is done about it is the schedule's. Pure but for the closures of the
+//! user's, which are called here.
 //!
-//! The jitter is that of M. Brooker, "Exponential backoff and jitter" (AWS Architecture Blog, 2015); the budget is that of
-//! the chapter "Handling overload" of "Site reliability engineering" (O'Reilly, 2016).
+//! The jitter is that of M. Brooker, "Exponential backoff and jitter" (AWS Architecture Blog,
+//! 2015); the budget is that of the chapter "Handling overload" of "Site reliability engineering"
+//! (O'Reilly, 2016).
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,19 +16,19 @@ use crate::queue::schedule::clock::nanos;
 
 /// When failed attempts are made again.
 ///
-/// An attempt is followed by another if the handler returned an error, or if the attempt ran out of its
-/// [`attempt_timeout`](crate::Builder::attempt_timeout); never after a panic, a cancellation, or the job's own time-out. The
-/// job's outcome is that of its last attempt.
+/// An attempt is followed by another if the handler returned an error, or if the attempt ran out of
+/// its [`attempt_timeout`](crate::Builder::attempt_timeout); never after a panic, a cancellation,
+/// or the job's own time-out. The job's outcome is that of its last attempt.
 ///
-/// While a job waits for its next attempt it holds no worker, no permit, and no place in the queue's capacity; it counts as
-/// delayed. Each attempt takes new permits of the rate limits. When the wait is over, the job takes its place among those of its
-/// priority in the order in which they were accepted. [`retry_capacity`](crate::Builder::retry_capacity) bounds how many may
-/// wait.
+/// While a job waits for its next attempt it holds no worker, no permit, and no place in the
+/// queue's capacity; it counts as delayed. Each attempt takes new permits of the rate limits. When
+/// the wait is over, the job takes its place among those of its priority in the order in which they
+/// were accepted. [`retry_capacity`](crate::Builder::retry_capacity) bounds how many may wait.
 ///
 /// # Defaults
 ///
-/// Three attempts ([`delays`](Self::delays): as many as there are delays, and one); no jitter; every error is retried; no
-/// other bound.
+/// Three attempts ([`delays`](Self::delays): as many as there are delays, and one); no jitter;
+/// every error is retried; no other bound.
 ///
 /// # Examples
 ///
@@ -101,15 +103,17 @@ pub enum RetryDecision {
     /// Another attempt after this time.
     RetryIn(Duration),
     /// Another attempt after this time; the one that ended is not counted, neither as one of
-    /// [`max_attempts`](Retry::max_attempts) nor among the [attempts](crate::Completion::attempts) of the job, and takes
-    /// nothing of the [`budget`](Retry::budget) nor of the [`delays`](Retry::delays). Only
-    /// [`max_elapsed`](Retry::max_elapsed) and the job's own time-out bound how often that is.
+    /// [`max_attempts`](Retry::max_attempts) nor among the [attempts](crate::Completion::attempts)
+    /// of the job, and takes nothing of the [`budget`](Retry::budget) nor of the
+    /// [`delays`](Retry::delays). Only [`max_elapsed`](Retry::max_elapsed) and the job's own
+    /// time-out bound how often that is.
     Snooze(Duration),
     /// No other attempt.
     GiveUp,
 }
 
-/// Which jobs wait for the time that a [`retry_after`](Retry::retry_after) names; see [`Retry::retry_after_scope`].
+/// Which jobs wait for the time that a [`retry_after`](Retry::retry_after) names; see
+/// [`Retry::retry_after_scope`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum RetryAfterScope {
     /// The job alone. The default.
@@ -163,9 +167,10 @@ impl RetryBudget {
     /// As many first attempts count as can be saved up.
     const REMEMBERED: u64 = 1_000;
 
-    /// Allows as many retries as this ratio of the first attempts: `0.2` means one for five. Of the first attempts that have
-    /// not paid for a retry, no more than the last thousand count; so a ratio of less than a thousandth allows none but those of
-    /// the [`min_concurrent`](Self::min_concurrent).
+    /// Allows as many retries as this ratio of the first attempts: `0.2` means one for five. Of the
+    /// first attempts that have not paid for a retry, no more than the last thousand count; so a
+    /// ratio of less than a thousandth allows none but those of the
+    /// [`min_concurrent`](Self::min_concurrent).
     ///
     /// # Panics
     ///
@@ -182,9 +187,11 @@ impl RetryBudget {
         }
     }
 
-    /// Allows a retry in any case while fewer than `jobs` wait for or run another attempt. Without this, 10.
+    /// Allows a retry in any case while fewer than `jobs` wait for or run another attempt. Without
+    /// this, 10.
     ///
-    /// It bounds how many there are at once, not how many there are over time: the ratio is a bound only with `min_concurrent(0)`.
+    /// It bounds how many there are at once, not how many there are over time: the ratio is a bound
+    /// only with `min_concurrent(0)`.
     pub const fn min_concurrent(mut self, jobs: usize) -> Self {
         self.min_concurrent = jobs;
         self
@@ -216,7 +223,8 @@ impl Account {
         self.credit = self.credit.saturating_add(self.budget.earned).min(most);
     }
 
-    /// Whether another attempt may be made while so many retried jobs are waiting or running; takes what it costs.
+    /// Whether another attempt may be made while so many retried jobs are waiting or running; takes
+    /// what it costs.
     pub(crate) fn spend(&mut self, retrying: usize) -> bool {
         if let Some(rest) = self.credit.checked_sub(RetryBudget::RETRY) {
             self.credit = rest;
@@ -294,15 +302,18 @@ impl<E> Retry<E> {
         Self::new(Backoff::Fixed(delay), 3)
     }
 
-    /// Tries again after `base`, then after twice that, and so on. Bounded by [`max_delay`](Self::max_delay), if that is set;
-    /// else it grows until it is longer than 500 years, and stays there.
+    /// Tries again after `base`, then after twice that, and so on. Bounded by
+    /// [`max_delay`](Self::max_delay), if that is set; else it grows until it is longer than 500
+    /// years, and stays there.
     pub fn exponential(base: Duration) -> Self {
         Self::new(Backoff::Exponential { base, factor: 2 }, 3)
     }
 
-    /// Tries again after delays of your own. The closure is called before a job's first retry; of the iterator, one delay is
-    /// taken for each retry, at its time, though a [`retry_after`](Self::retry_after) or a [`decide_by`](Self::decide_by) names
-    /// another one. When there is none left, the failure is final. A [snoozed](RetryDecision::Snooze) attempt takes none.
+    /// Tries again after delays of your own. The closure is called before a job's first retry; of
+    /// the iterator, one delay is taken for each retry, at its time, though a
+    /// [`retry_after`](Self::retry_after) or a [`decide_by`](Self::decide_by) names another one.
+    /// When there is none left, the failure is final. A [snoozed](RetryDecision::Snooze) attempt
+    /// takes none.
     ///
     /// # Examples
     ///
@@ -331,7 +342,8 @@ impl<E> Retry<E> {
         )
     }
 
-    /// Multiplies the delay of [`exponential`](Self::exponential) by this after each attempt, in place of 2.
+    /// Multiplies the delay of [`exponential`](Self::exponential) by this after each attempt, in
+    /// place of 2.
     ///
     /// # Panics
     ///
@@ -364,8 +376,8 @@ impl<E> Retry<E> {
         self
     }
 
-    /// Makes no attempt whose delay would end later than this after the start of the first one. What it waits for then, its turn,
-    /// a permit or a worker, is not known before.
+    /// Makes no attempt whose delay would end later than this after the start of the first one.
+    /// What it waits for then, its turn, a permit or a worker, is not known before.
     pub fn max_elapsed(mut self, time: Duration) -> Self {
         self.max_elapsed = Some(time);
         self
@@ -377,7 +389,8 @@ impl<E> Retry<E> {
         self
     }
 
-    /// Makes that chance the same in each run: it depends on the seed, the number of the job, and that of the attempt.
+    /// Makes that chance the same in each run: it depends on the seed, the number of the job, and
+    /// that of the attempt.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
@@ -391,14 +404,15 @@ impl<E> Retry<E> {
 
     /// Tries again only after errors of which this is true.
     ///
-    /// It and the other closures here are called by the worker, with no lock held. If one panics, the job ends as
-    /// [`Panicked`](JobError::Panicked).
+    /// It and the other closures here are called by the worker, with no lock held. If one panics,
+    /// the job ends as [`Panicked`](JobError::Panicked).
     pub fn when(mut self, is_transient: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
         self.when = Some(Arc::new(is_transient));
         self
     }
 
-    /// Takes the delay from the error, where it has one, such as the `Retry-After` of a server. There is no jitter on it.
+    /// Takes the delay from the error, where it has one, such as the `Retry-After` of a server.
+    /// There is no jitter on it.
     pub fn retry_after(
         mut self,
         hint: impl Fn(&E) -> Option<Duration> + Send + Sync + 'static,
@@ -407,15 +421,18 @@ impl<E> Retry<E> {
         self
     }
 
-    /// Sets which other jobs wait for the time that a [`retry_after`](Self::retry_after) names. After a final failure, none does.
+    /// Sets which other jobs wait for the time that a [`retry_after`](Self::retry_after) names.
+    /// After a final failure, none does.
     pub fn retry_after_scope(mut self, scope: RetryAfterScope) -> Self {
         self.hint_scope = scope;
         self
     }
 
-    /// Lets the error decide: whether there is another attempt, when, and whether the one that ended counts.
+    /// Lets the error decide: whether there is another attempt, when, and whether the one that
+    /// ended counts.
     ///
-    /// It is asked after [`when`](Self::when), and its times go before that of a [`retry_after`](Self::retry_after).
+    /// It is asked after [`when`](Self::when), and its times go before that of a
+    /// [`retry_after`](Self::retry_after).
     pub fn decide_by(
         mut self,
         judge: impl Fn(&E) -> RetryDecision + Send + Sync + 'static,
@@ -424,15 +441,16 @@ impl<E> Retry<E> {
         self
     }
 
-    /// Calls the closure for each attempt that is to be followed by another, before that is put on its way. A job that is
-    /// cancelled in between, or whose pool is aborted, ends with this attempt all the same.
+    /// Calls the closure for each attempt that is to be followed by another, before that is put on
+    /// its way. A job that is cancelled in between, or whose pool is aborted, ends with this
+    /// attempt all the same.
     pub fn on_retry(mut self, hook: impl Fn(&Retrying<'_, E>) + Send + Sync + 'static) -> Self {
         self.on_retry = Some(Arc::new(hook));
         self
     }
 
-    /// Bounds the load that retries add: while most attempts fail, most failures are final. A ratio to the first attempts,
-    /// such as `0.2`, or a [`RetryBudget`].
+    /// Bounds the load that retries add: while most attempts fail, most failures are final. A ratio
+    /// to the first attempts, such as `0.2`, or a [`RetryBudget`].
     #[track_caller]
     pub fn budget(mut self, budget: impl Into<RetryBudget>) -> Self {
         self.budget = Some(budget.into());
@@ -501,7 +519,8 @@ impl<E> Retry<E> {
             // First, so that no delay is taken of an iterator for an attempt that is not made.
             Some((delay, _)) if is_too_late(delay) => return Decision::Final,
             Some(named) if is_snoozed => named,
-            // A retry that counts uses one of the policy's own delays up, whatever names its time: so they bound the attempts.
+            // A retry that counts uses one of the policy's own delays up, whatever names its time:
+            // so they bound the attempts.
             named => match self.delay(job, attempt, history) {
                 Some(delay) => named.unwrap_or((delay, RetryAfterScope::Job)),
                 None => return Decision::Final,
@@ -580,7 +599,8 @@ fn grown(base: Duration, factor: u32, times: u32) -> Duration {
     })
 }
 
-/// One number of three, so that neighbours have nothing in common (the finalizer of `SplitMix64`, Steele et al., 2014).
+/// One number of three, so that neighbours have nothing in common (the finalizer of `SplitMix64`,
+/// Steele et al., 2014).
 const fn mix(seed: u64, job: u64, attempt: u32) -> u64 {
     let mut mixed =
         seed ^ job.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (attempt as u64).rotate_left(40);

@@ -1,4 +1,5 @@
-//! The span of a job, for the feature `tracing`: entered around each poll. Without the feature it is nothing.
+//! The span of a job, for the feature `tracing`: entered around each poll. Without the feature it
+//! is nothing.
 
 #[cfg(feature = "tracing")]
 pub(crate) use with::JobSpan;

@@ -1,5 +1,5 @@
-//! Until when an attempt may run: the earlier of the attempt's own limit and what is left of the job's. Pure, and safe
-//! against every overflow: a limit past the end of time is no limit.
+//! Until when an attempt may run: the earlier of the attempt's own limit and what is left of the
+//! job's. Pure, and safe against every overflow: a limit past the end of time is no limit.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,8 @@ impl Limits {
         accepted_at.checked_add(self.job?)
     }
 
-    /// When an attempt that starts now has to end, and which limit that is. At a tie it is the job's.
+    /// When an attempt that starts now has to end, and which limit that is. At a tie it is the
+    /// job's.
     pub(crate) fn deadline(
         &self,
         accepted_at: Instant,

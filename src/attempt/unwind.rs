@@ -1,8 +1,10 @@
-//! Panics stop here: a closure goes in, its value or the panic's message comes out, and nothing of the payload stays.
+//! Panics stop here: a closure goes in, its value or the panic's message comes out, and nothing of
+//! the payload stays.
 //!
-//! All places where a user's code can panic around a job pass through this file: the making of the future, its poll, its
-//! drop, the drop of the panic's payload, and the wakers of tasks that wait. What it cannot contain: `panic = "abort"`, and a
-//! panic inside a drop that runs because of another panic; both end the process.
+//! All places where a user's code can panic around a job pass through this file: the making of the
+//! future, its poll, its drop, the drop of the panic's payload, and the wakers of tasks that wait.
+//! What it cannot contain: `panic = "abort"`, and a panic inside a drop that runs because of
+//! another panic; both end the process.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,8 +28,8 @@ pub const fn panic_isolation() -> bool {
 
 /// Calls the closure; a panic becomes its message.
 ///
-/// What the closure captures may be in a broken state after a panic. The callers drop it, or own no invariant that a
-/// panic could break.
+/// What the closure captures may be in a broken state after a panic. The callers drop it, or own no
+/// invariant that a panic could break.
 pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, PanicMessage> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
         let message = PanicMessage {
@@ -43,7 +45,8 @@ pub(crate) fn discard<V>(value: V) -> bool {
     catch(|| drop(value)).is_err()
 }
 
-/// Wakes all of them, though one may panic: what the caller has done stays done, and the others are woken.
+/// Wakes all of them, though one may panic: what the caller has done stays done, and the others are
+/// woken.
 ///
 /// No lock of the library may be held: a waker may do anything, submit or cancel included.
 #[inline]

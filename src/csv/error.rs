@@ -1,9 +1,10 @@
 //! How reading can fail: a file that cannot be used, and a row that can be passed over.
 //!
-//! A [`CsvError`] is about the file: nothing more comes out of it. A [`BadRow`] is about one record, keeps that record
-//! as it was read, and the next row follows. [`RowError`] is either. Messages start with `FILE:LINE: `, as compilers
-//! write them, so that an editor can jump there. They name columns and counts; the text of a field appears only where
-//! the type that it was meant for quotes it in its own message.
+//! A [`CsvError`] is about the file: nothing more comes out of it. A [`BadRow`] is about one
+//! record, keeps that record as it was read, and the next row follows. [`RowError`] is either.
+//! Messages start with `FILE:LINE: `, as compilers write them, so that an editor can jump there.
+//! They name columns and counts; the text of a field appears only where the type that it was meant
+//! for quotes it in its own message.
 
 use std::{error::Error, fmt, io, sync::Arc};
 
@@ -70,12 +71,13 @@ pub enum CsvErrorKind {
     },
     /// A quoted field has no end. The line is that of its opening quote.
     UnclosedQuote,
-    /// A record has more bytes than [`Reader::max_record_bytes`](super::Reader::max_record_bytes) allows. The line is
-    /// the one on which it starts.
+    /// A record has more bytes than [`Reader::max_record_bytes`](super::Reader::max_record_bytes)
+    /// allows. The line is the one on which it starts.
     RecordTooLong {
         /// The limit, in bytes.
         limit: usize,
-        /// The line of the quote that is still open where the limit is passed. It may well be the mistake.
+        /// The line of the quote that is still open where the limit is passed. It may well be the
+        /// mistake.
         open_quote: Option<u64>,
     },
 }
@@ -216,7 +218,8 @@ impl Error for CsvError {
 
 /// One row is of no use; the next one is not touched by it.
 ///
-/// Keeps the record as it was read, for a file of rejected rows. `Display` writes `FILE:LINE: message`.
+/// Keeps the record as it was read, for a file of rejected rows. `Display` writes `FILE:LINE:
+/// message`.
 ///
 /// # Examples
 ///
@@ -284,7 +287,8 @@ impl BadRow {
         self.number
     }
 
-    /// The record as it was read: no field trimmed, decoded or dropped. It has no position; [`line`](Self::line) has.
+    /// The record as it was read: no field trimmed, decoded or dropped. It has no position;
+    /// [`line`](Self::line) has.
     pub fn record(&self) -> &ByteRecord {
         &self.record
     }

@@ -1,12 +1,15 @@
-//! The bytes of a CSV file come in and go out unchanged; beside them goes out the line on which each record starts.
+//! The bytes of a CSV file come in and go out unchanged; beside them goes out the line on which
+//! each record starts.
 //!
-//! The parser behind this module accepts every input: a quote that is never closed swallows the rest of the file as
-//! one field, a record may grow for ever, and its line numbers are off after a blank line, a carriage return or a
-//! line break inside quotes. The guard sits between the file and that parser and runs the same state machine over the
-//! same bytes. It ends the input with a [`Fault`] where the parser would go on.
+//! The parser behind this module accepts every input: a quote that is never closed swallows the
+//! rest of the file as one field, a record may grow for ever, and its line numbers are off after a
+//! blank line, a carriage return or a line break inside quotes. The guard sits between the file and
+//! that parser and runs the same state machine over the same bytes. It ends the input with a
+//! [`Fault`] where the parser would go on.
 //!
-//! It never changes a record, never reads ahead on its own, and never holds more than the three bytes in which a byte
-//! order mark may hide. It holds a line number only for a record that the parser has begun and not yet handed out.
+//! It never changes a record, never reads ahead on its own, and never holds more than the three
+//! bytes in which a byte order mark may hide. It holds a line number only for a record that the
+//! parser has begun and not yet handed out.
 
 use std::{
     collections::VecDeque,
@@ -35,7 +38,8 @@ pub(super) enum Fault {
     Utf16,
     /// The input ended inside a quoted field.
     UnclosedQuote { line: u64 },
-    /// A record has more bytes than allowed; `quote` is the line of the quote that is still open, if one is.
+    /// A record has more bytes than allowed; `quote` is the line of the quote that is still open,
+    /// if one is.
     RecordTooLong {
         line: u64,
         limit: usize,
@@ -80,9 +84,10 @@ impl<R: Read> Read for Guard<R> {
             if self.opening.read(&mut self.inner)? {
                 return Err(self.fail(Fault::Utf16));
             }
-            // The parser strips a byte order mark of its own, but only if the first read returns all of it, and takes
-            // a read of the mark alone for the end. A blank line first switches that off: the parser skips it, and
-            // the mark is stripped here, however the bytes arrive.
+            // The parser strips a byte order mark of its own, but only if the first read returns
+            // all of it, and takes a read of the mark alone for the end. A blank line first
+            // switches that off: the parser skips it, and the mark is stripped here, however the
+            // bytes arrive.
             buffer[0] = b'\n';
             return Ok(1);
         }
@@ -96,7 +101,8 @@ impl<R: Read> Read for Guard<R> {
             self.scanner.scan(&buffer[..length])
         };
         match fault {
-            // What precedes the fault still goes out, so that complete records before it are not lost.
+            // What precedes the fault still goes out, so that complete records before it are not
+            // lost.
             Some(fault) if good > 0 => self.fault = Some(fault),
             Some(fault) => return Err(self.fail(fault)),
             None => {}
@@ -126,7 +132,8 @@ impl fmt::Display for Fault {
 
 impl Error for Fault {}
 
-/// Reads like `reader.read`, again when a signal interrupts it: the parser would take that for the end of the file.
+/// Reads like `reader.read`, again when a signal interrupts it: the parser would take that for the
+/// end of the file.
 fn read_uninterrupted(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match reader.read(buffer) {
@@ -174,10 +181,12 @@ impl Opening {
     }
 }
 
-/// Where the next byte falls. These are the states of the parser, with its ends of records folded into `Between`.
+/// Where the next byte falls. These are the states of the parser, with its ends of records folded
+/// into `Between`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Between two records: a line break here is the rest of an end or a blank line, and starts nothing.
+    /// Between two records: a line break here is the rest of an end or a blank line, and starts
+    /// nothing.
     Between,
     /// After a delimiter. Only here, and at the start of a record, does a quote open a field.
     FieldStart,
@@ -201,9 +210,9 @@ struct Scanner {
     record_bytes: usize,
     /// Where the quote of the current quoted field opened.
     quote_start: u64,
-    /// The start lines of records that the parser has not yet handed out. A record has at least one byte and an end,
-    /// and the parser empties its buffer before it asks for more, so there are at most half as many as that buffer
-    /// has bytes, and the one in progress.
+    /// The start lines of records that the parser has not yet handed out. A record has at least one
+    /// byte and an end, and the parser empties its buffer before it asks for more, so there are at
+    /// most half as many as that buffer has bytes, and the one in progress.
     starts: VecDeque<u64>,
 }
 

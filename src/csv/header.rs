@@ -1,8 +1,9 @@
-//! The first record of a file comes in; what goes out is the names of its columns, proven to be different, and where
-//! each one is.
+//! The first record of a file comes in; what goes out is the names of its columns, proven to be
+//! different, and where each one is.
 //!
-//! It is read and checked once, before the first row, so that a file without a needed column is refused as a whole and
-//! not once for each row. It never guesses: names are compared letter by letter.
+//! It is read and checked once, before the first row, so that a file without a needed column is
+//! refused as a whole and not once for each row. It never guesses: names are compared letter by
+//! letter.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -43,7 +44,8 @@ struct Shared {
     original: StringRecord,
 }
 
-/// The place of one column, found by its name once and then used for each row: see [`Row::field`](super::Row::field).
+/// The place of one column, found by its name once and then used for each row: see
+/// [`Row::field`](super::Row::field).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Column {
     index: usize,
@@ -119,7 +121,8 @@ impl Header {
     ///
     /// # Errors
     ///
-    /// An error that [is a missing column](CsvError::is_missing_column), with the line of the header.
+    /// An error that [is a missing column](CsvError::is_missing_column), with the line of the
+    /// header.
     pub fn column(&self, name: &str) -> Result<Column, CsvError> {
         self.position(name)
             .map(|index| Column { index })

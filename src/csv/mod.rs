@@ -1,7 +1,9 @@
-//! Rows of CSV files as inputs, with exact line numbers, and rows out again. Needs the feature `csv`.
+//! Rows of CSV files as inputs, with exact line numbers, and rows out again. Needs the feature
+//! `csv`.
 //!
-//! [`Reader`] opens a file, checks its header once and returns [`Rows`]: an iterator, which a pool takes as its inputs.
-//! [`Writer`] writes results, [`RejectsWriter`] what was refused, [`FailuresWriter`] what is to be tried again.
+//! [`Reader`] opens a file, checks its header once and returns [`Rows`]: an iterator, which a pool
+//! takes as its inputs. [`Writer`] writes results, [`RejectsWriter`] what was refused,
+//! [`FailuresWriter`] what is to be tried again.
 //!
 //! A problem of the file and a problem of one row are different things:
 //!
@@ -12,8 +14,8 @@
 //! | too few or too many fields, a field that is not UTF-8 | [`RowError::Bad`], with the record | the next row |
 //! | a field that is not of the type wanted | [`BadRow`] of [`Row::deserialize`] | the next row |
 //!
-//! Nothing here is asynchronous or knows of pools. Reading blocks: from a slow disk or a pipe, iterate on a thread that
-//! may wait.
+//! Nothing here is asynchronous or knows of pools. Reading blocks: from a slow disk or a pipe,
+//! iterate on a thread that may wait.
 //!
 //! # Examples
 //!

@@ -1,8 +1,8 @@
-//! One good record comes in: as many fields as the header has columns, all of them UTF-8. What goes out is its fields,
-//! by place, by name or as a type, and where in the file it stands.
+//! One good record comes in: as many fields as the header has columns, all of them UTF-8. What goes
+//! out is its fields, by place, by name or as a type, and where in the file it stands.
 //!
-//! A row owns its bytes and no spare room, and shares the header with all other rows. It never points into the file,
-//! so it can outlive the reader and be sent to another thread.
+//! A row owns its bytes and no spare room, and shares the header with all other rows. It never
+//! points into the file, so it can outlive the reader and be sent to another thread.
 
 use std::fmt;
 
@@ -40,7 +40,8 @@ pub struct Row {
     header: Header,
     line: u64,
     number: u64,
-    /// The fields as they were read. Trimming happens on the way out, so that a row can be written back unchanged.
+    /// The fields as they were read. Trimming happens on the way out, so that a row can be written
+    /// back unchanged.
     fields: StringRecord,
 }
 
@@ -87,12 +88,14 @@ impl Row {
 
     /// The line on which the row starts, counted from 1.
     ///
-    /// A line ends with a line feed, a carriage return or both together, between rows and inside quotes alike.
+    /// A line ends with a line feed, a carriage return or both together, between rows and inside
+    /// quotes alike.
     pub fn line(&self) -> u64 {
         self.line
     }
 
-    /// Which record of the file it is, counted from 1 after the header. Bad rows count, blank lines do not.
+    /// Which record of the file it is, counted from 1 after the header. Bad rows count, blank lines
+    /// do not.
     pub fn record_number(&self) -> u64 {
         self.number
     }
@@ -132,11 +135,13 @@ impl Row {
         self.fields.iter().map(|field| self.trimmed(field))
     }
 
-    /// Turns the row into a type: a map or a struct by the names of the columns, a tuple by their order.
+    /// Turns the row into a type: a map or a struct by the names of the columns, a tuple by their
+    /// order.
     ///
     /// # Errors
     ///
-    /// A [`BadRow`] with the line of this row and, where the type tells, the field. Its message may quote the field.
+    /// A [`BadRow`] with the line of this row and, where the type tells, the field. Its message may
+    /// quote the field.
     pub fn deserialize<T: DeserializeOwned>(&self) -> Result<T, BadRow> {
         let names = Some(self.header.names());
         let result = if self.header.trims() {

@@ -1,9 +1,9 @@
 //! A file comes in; its rows go out, one at a time, each with its exact line.
 //!
-//! [`Reader`] holds the options. It opens a file, checks the header and returns [`Rows`], an iterator. A bad row is
-//! reported and passed over. A fault of the file is reported and ends the iteration. No record is dropped silently, and
-//! none is invented: what an unclosed quote swallowed never comes out as a row. It is synchronous: `next` may wait for
-//! the disk.
+//! [`Reader`] holds the options. It opens a file, checks the header and returns [`Rows`], an
+//! iterator. A bad row is reported and passed over. A fault of the file is reported and ends the
+//! iteration. No record is dropped silently, and none is invented: what an unclosed quote swallowed
+//! never comes out as a row. It is synchronous: `next` may wait for the disk.
 
 use std::{
     fmt,
@@ -23,19 +23,23 @@ use super::{
     row::Row,
 };
 
-/// How many bytes are read at once. It bounds how far the parser can be ahead of the rows that it has handed out.
+/// How many bytes are read at once. It bounds how far the parser can be ahead of the rows that it
+/// has handed out.
 const READ_AHEAD: usize = 8 * 1024;
 
-/// How to read a file: options first, then [`open`](Self::open) or [`from_reader`](Self::from_reader).
+/// How to read a file: options first, then [`open`](Self::open) or
+/// [`from_reader`](Self::from_reader).
 ///
-/// Fields are quoted with `"`, and a quote inside is doubled. A quote counts only where a field starts: elsewhere, and
-/// after a space, it is data, and so is text after a closing quote. A record ends with a line feed, a carriage return
-/// or both. Blank lines are skipped. A byte order mark of UTF-8 is dropped; UTF-16 is refused.
+/// Fields are quoted with `"`, and a quote inside is doubled. A quote counts only where a field
+/// starts: elsewhere, and after a space, it is data, and so is text after a closing quote. A record
+/// ends with a line feed, a carriage return or both. Blank lines are skipped. A byte order mark of
+/// UTF-8 is dropped; UTF-16 is refused.
 ///
 /// # Defaults
 ///
 /// - [`delimiter`](Self::delimiter): `,`, [`DEFAULT_DELIMITER`](Self::DEFAULT_DELIMITER)
-/// - [`max_record_bytes`](Self::max_record_bytes): 1 MiB, [`DEFAULT_MAX_RECORD_BYTES`](Self::DEFAULT_MAX_RECORD_BYTES)
+/// - [`max_record_bytes`](Self::max_record_bytes): 1 MiB,
+///   [`DEFAULT_MAX_RECORD_BYTES`](Self::DEFAULT_MAX_RECORD_BYTES)
 /// - [`trim`](Self::trim): `false`
 ///
 /// # Examples
@@ -73,7 +77,8 @@ impl Reader {
 
     /// Sets the byte between two fields.
     ///
-    /// With the wrong one a file has a single column, and looking up a column fails with that column's name.
+    /// With the wrong one a file has a single column, and looking up a column fails with that
+    /// column's name.
     ///
     /// # Panics
     ///
@@ -85,10 +90,12 @@ impl Reader {
         self
     }
 
-    /// Sets how many bytes a record, the header included, may have in the file, without its line end.
+    /// Sets how many bytes a record, the header included, may have in the file, without its line
+    /// end.
     ///
-    /// The limit holds while the record is read: of a record without end, no more is taken in than this and a buffer
-    /// of 8 KiB. Parsing a row takes at most about three times as much memory, and 24 bytes more for each field.
+    /// The limit holds while the record is read: of a record without end, no more is taken in than
+    /// this and a buffer of 8 KiB. Parsing a row takes at most about three times as much memory,
+    /// and 24 bytes more for each field.
     ///
     /// # Panics
     ///
@@ -105,8 +112,8 @@ impl Reader {
 
     /// Sets whether white space at both ends of names and fields is left out, also inside quotes.
     ///
-    /// Only what is looked up is trimmed. [`Row::record`], [`RejectsWriter`](super::RejectsWriter) and
-    /// [`FailuresWriter`](super::FailuresWriter) keep what was read.
+    /// Only what is looked up is trimmed. [`Row::record`], [`RejectsWriter`](super::RejectsWriter)
+    /// and [`FailuresWriter`](super::FailuresWriter) keep what was read.
     pub const fn trim(mut self, trim: bool) -> Self {
         self.trim = trim;
         self
@@ -135,8 +142,8 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// If reading fails, there is no header, or it is UTF-16, not UTF-8, too long, has an unclosed quote or names a
-    /// column twice.
+    /// If reading fails, there is no header, or it is UTF-16, not UTF-8, too long, has an unclosed
+    /// quote or names a column twice.
     pub fn from_reader<R: Read>(
         self,
         name: impl Into<String>,
@@ -176,11 +183,13 @@ impl Default for Reader {
 
 /// The rows of a file, in its order.
 ///
-/// An item is a [`Row`] or a [`RowError`]. After [`RowError::Bad`] the next row follows. After [`RowError::File`], and
-/// after the last row, there is only `None`. A file that has nothing but a header has no rows and no error.
+/// An item is a [`Row`] or a [`RowError`]. After [`RowError::Bad`] the next row follows. After
+/// [`RowError::File`], and after the last row, there is only `None`. A file that has nothing but a
+/// header has no rows and no error.
 ///
-/// What it holds is bounded: a buffer of 8 KiB, one record of at most [`Reader::max_record_bytes`], and the line
-/// numbers of the records that are in the buffer. A row that was handed out belongs to whoever took it.
+/// What it holds is bounded: a buffer of 8 KiB, one record of at most [`Reader::max_record_bytes`],
+/// and the line numbers of the records that are in the buffer. A row that was handed out belongs to
+/// whoever took it.
 ///
 /// # Examples
 ///
@@ -251,7 +260,8 @@ impl<R: Read> Iterator for Rows<R> {
     }
 }
 
-// After its end and after an error of the reader beneath it, the parser asks for nothing more and returns nothing.
+// After its end and after an error of the reader beneath it, the parser asks for nothing more and
+// returns nothing.
 impl<R: Read> FusedIterator for Rows<R> {}
 
 impl<R> fmt::Debug for Rows<R> {
@@ -267,7 +277,8 @@ impl<R> fmt::Debug for Rows<R> {
 struct Records<R> {
     file: Arc<str>,
     parser: ::csv::Reader<Guard<R>>,
-    /// Grows to the longest record so far. Rows are exact copies, so that no row keeps the room of the longest one.
+    /// Grows to the longest record so far. Rows are exact copies, so that no row keeps the room of
+    /// the longest one.
     scratch: ByteRecord,
 }
 

@@ -1,8 +1,9 @@
 //! Fields come in, CSV goes out: results, rows that were refused, and rows to try again.
 //!
-//! A field is quoted only where it must be, a quote inside is doubled, and a record ends with a line feed. A writer
-//! never hides an error: [`finish`](Writer::finish) writes what is buffered and reports it. It never compares the
-//! numbers of fields of two rows, for a rejected row may be ragged.
+//! A field is quoted only where it must be, a quote inside is doubled, and a record ends with a
+//! line feed. A writer never hides an error: [`finish`](Writer::finish) writes what is buffered and
+//! reports it. It never compares the numbers of fields of two rows, for a rejected row may be
+//! ragged.
 
 use std::{
     fmt,
@@ -21,8 +22,9 @@ use super::{
 
 /// Writes rows to `W`, through a buffer of 8 KiB.
 ///
-/// Call [`finish`](Self::finish) at the end. A writer that is dropped writes its buffer, and the error is lost. After
-/// one error nothing more is written, and each call returns an error, so that no part of a row is written twice.
+/// Call [`finish`](Self::finish) at the end. A writer that is dropped writes its buffer, and the
+/// error is lost. After one error nothing more is written, and each call returns an error, so that
+/// no part of a row is written twice.
 ///
 /// # Examples
 ///
@@ -70,11 +72,13 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Sets whether `'` is put before a field that starts with `=`, `+`, `-` or `@`. Off by default.
+    /// Sets whether `'` is put before a field that starts with `=`, `+`, `-` or `@`. Off by
+    /// default.
     ///
-    /// A spreadsheet runs such a cell as a formula, and a formula can send what is in the sheet elsewhere. Turn it on
-    /// where rows hold what strangers wrote and a spreadsheet opens the file. It changes data: negative numbers and
-    /// telephone numbers get the sign too, so leave it off where a program reads the file.
+    /// A spreadsheet runs such a cell as a formula, and a formula can send what is in the sheet
+    /// elsewhere. Turn it on where rows hold what strangers wrote and a spreadsheet opens the file.
+    /// It changes data: negative numbers and telephone numbers get the sign too, so leave it off
+    /// where a program reads the file.
     ///
     /// # Examples
     ///
@@ -91,7 +95,8 @@ impl<W: Write> Writer<W> {
         self
     }
 
-    /// Writes one row. A row without fields is written as one empty field, for a blank line would be skipped.
+    /// Writes one row. A row without fields is written as one empty field, for a blank line would
+    /// be skipped.
     ///
     /// # Errors
     ///
@@ -150,9 +155,9 @@ impl<W: Write> fmt::Debug for Writer<W> {
 
 /// Writes refused rows: the original fields, then the columns `line` and `error`.
 ///
-/// The header is written once, at the start. The last two fields of each row are `line` and `error`, and all before
-/// them are the original ones, unchanged: a ragged row is as ragged as it was. The file holds all that the row held,
-/// secrets included.
+/// The header is written once, at the start. The last two fields of each row are `line` and
+/// `error`, and all before them are the original ones, unchanged: a ragged row is as ragged as it
+/// was. The file holds all that the row held, secrets included.
 ///
 /// # Examples
 ///
@@ -230,9 +235,9 @@ impl<W: Write> RejectsWriter<W> {
 
 /// Writes rows whose jobs failed, so that the file can be the input of the next run.
 ///
-/// The header and the fields are the original ones, with the delimiter of the file that they come from: what was read
-/// with some options is read again with the same ones. It has no options, for it must read back as it was. The file
-/// holds all that the row held, secrets included.
+/// The header and the fields are the original ones, with the delimiter of the file that they come
+/// from: what was read with some options is read again with the same ones. It has no options, for
+/// it must read back as it was. The file holds all that the row held, secrets included.
 ///
 /// # Examples
 ///
@@ -287,8 +292,8 @@ impl<W: Write> FailuresWriter<W> {
     }
 }
 
-/// The output, closed by its first error. The buffer before it tries the same bytes again, on the next row and when it
-/// is dropped, though a part of them may be out.
+/// The output, closed by its first error. The buffer before it tries the same bytes again, on the
+/// next row and when it is dropped, though a part of them may be out.
 struct Output<W> {
     inner: W,
     started: bool,
@@ -309,7 +314,8 @@ impl<W> Output<W> {
 impl<W: Write> Write for Output<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if !self.started && bytes.starts_with(UTF8_MARK) {
-            // A reader drops a mark at the start of a file. This one is data, so it gets another in front.
+            // A reader drops a mark at the start of a file. This one is data, so it gets another in
+            // front.
             self.attempt(|inner| inner.write_all(UTF8_MARK))?;
         }
         self.started = true;

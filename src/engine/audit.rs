@@ -1,5 +1,5 @@
-//! For the feature `testing`: whether the books agree, which the simulator asks after every step and which changes nothing; and
-//! what it does to a job that only the schedule knows.
+//! For the feature `testing`: whether the books agree, which the simulator asks after every step
+//! and which changes nothing; and what it does to a job that only the schedule knows.
 
 use super::Engine;
 use crate::queue::ledger::Life;
@@ -8,8 +8,8 @@ use crate::queue::schedule::clock::Tick;
 use super::scheduling::load;
 
 impl<In, T, E> Engine<In, T, E> {
-    /// Gives another priority to a job that has not started: the one of this number, counted round and round. Says whether there
-    /// is one.
+    /// Gives another priority to a job that has not started: the one of this number, counted round
+    /// and round. Says whether there is one.
     pub(crate) fn prioritise(&self, number: u32) -> bool {
         self.is_scheduled()
             && self.change_schedule(|_, state, _| {
@@ -79,7 +79,8 @@ impl<In, T, E> Engine<In, T, E> {
         Ok(())
     }
 
-    /// What is to hold when nobody can go on before time passes: every worker is polled, and none was woken.
+    /// What is to hold when nobody can go on before time passes: every worker is polled, and none
+    /// was woken.
     pub(crate) fn audit_at_rest(&self) -> Result<(), String> {
         let ready = self.injector.len();
         let mut state = self.state();

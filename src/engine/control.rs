@@ -1,5 +1,5 @@
-//! Changes to a pool while it runs: pause, resize, another rate, another priority; and the list of what runs. Each is a change
-//! under the lock and a look at what may start then.
+//! Changes to a pool while it runs: pause, resize, another rate, another priority; and the list of
+//! what runs. Each is a change under the lock and a look at what may start then.
 
 use super::{Engine, State};
 use crate::observe::RunningJob;

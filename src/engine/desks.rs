@@ -8,8 +8,8 @@ use crate::queue::ledger::{Life, Wakes};
 use crate::reply::Lot;
 
 impl<In, T, E> State<In, T, E> {
-    /// Whether it is enough to book the start and the end of a job a little later: nobody waits for one, and there is no limit
-    /// to be looked up.
+    /// Whether it is enough to book the start and the end of a job a little later: nobody waits for
+    /// one, and there is no limit to be looked up.
     const fn may_wait_for_journals(&self) -> bool {
         (self.ledger.life() as u8) < Life::Aborted as u8
             && self.schedule.is_none()
@@ -30,8 +30,9 @@ impl<In, T, E> State<In, T, E> {
         }
     }
 
-    /// Keeps the workers from starting jobs and noting ends before they have closed their desks, and enters what they have noted
-    /// until then: in one go, or what happened in between would be neither in the books nor kept from happening.
+    /// Keeps the workers from starting jobs and noting ends before they have closed their desks,
+    /// and enters what they have noted until then: in one go, or what happened in between would be
+    /// neither in the books nor kept from happening.
     pub(crate) fn call_desks(&mut self) {
         let Self {
             open_desks,

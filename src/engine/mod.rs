@@ -1,8 +1,10 @@
-//! What the pool's handle, its workers and its replies share: the books under one lock, the injector, and the means
-//! to interrupt a worker. It moves jobs from one book to another and wakes whom that concerns; it runs no handler.
+//! What the pool's handle, its workers and its replies share: the books under one lock, the
+//! injector, and the means to interrupt a worker. It moves jobs from one book to another and wakes
+//! whom that concerns; it runs no handler.
 //!
-//! The rule of the lock: values are taken out, the lock is released, then wakers are woken, observers called and user
-//! values dropped. No user code runs under it, so a poisoned lock is entered.
+//! The rule of the lock: values are taken out, the lock is released, then wakers are woken,
+//! observers called and user values dropped. No user code runs under it, so a poisoned lock is
+//! entered.
 
 #[cfg(feature = "testing")]
 mod audit;
@@ -57,7 +59,8 @@ pub(crate) struct State<In, T, E> {
     open_desks: Vec<Arc<Desk<Lot<In, T, E>>>>,
     /// Others, for workers to come.
     spare_desks: Vec<Arc<Desk<Lot<In, T, E>>>>,
-    /// Decides which job starts when, once anything asks for it; without it, jobs start as they come.
+    /// Decides which job starts when, once anything asks for it; without it, jobs start as they
+    /// come.
     pub(crate) schedule: Option<Box<Schedule<Held<In, T, E>>>>,
     settling: Settling<In, T, E>,
     keeper: Keeper,
@@ -72,7 +75,8 @@ pub(crate) struct State<In, T, E> {
 }
 
 impl<In, T, E> State<In, T, E> {
-    /// A job has its outcome. One that was not cancelled was faster than an abort, whose report is not to name it.
+    /// A job has its outcome. One that was not cancelled was faster than an abort, whose report is
+    /// not to name it.
     fn forget_interrupted(&mut self, id: JobId, outcome: Outcome) {
         if outcome != Outcome::Cancelled && !self.interrupted.is_empty() {
             self.interrupted.retain(|job| job.id != id);
@@ -98,7 +102,8 @@ impl<In, T, E> State<In, T, E> {
 pub(crate) struct Engine<In, T, E> {
     state: Mutex<State<In, T, E>>,
     pub(crate) injector: Injector<Lot<In, T, E>>,
-    /// Whether there is nothing to do about a job but to run it: nobody watches or measures, and it adds none.
+    /// Whether there is nothing to do about a job but to run it: nobody watches or measures, and it
+    /// adds none.
     pub(crate) is_plain: bool,
     /// How many slots a worker has: those from `worker × slots_each` on.
     slots_each: usize,
@@ -111,7 +116,8 @@ pub(crate) struct Engine<In, T, E> {
     pub(crate) timer: Arc<dyn Timer>,
     observer: Option<Arc<dyn Observer>>,
     pub(crate) unhandled: Mutex<Option<Arc<UnhandledFn<E>>>>,
-    /// Unstarted inputs of an aborted pool that no report has taken yet. Bounded by what was queued.
+    /// Unstarted inputs of an aborted pool that no report has taken yet. Bounded by what was
+    /// queued.
     pub(crate) returned: Mutex<Vec<Unstarted<In>>>,
     /// How often maps that wait for room were told that there is some.
     pub(crate) told: AtomicUsize,
@@ -246,7 +252,8 @@ impl<In, T, E> Engine<In, T, E> {
         state
     }
 
-    /// The same, for what must not cross the start or the end of a job: no worker goes on without this lock.
+    /// The same, for what must not cross the start or the end of a job: no worker goes on without
+    /// this lock.
     pub(crate) fn state_alone(&self) -> MutexGuard<'_, State<In, T, E>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.call_desks();
@@ -367,8 +374,8 @@ impl<In, T, E> Engine<In, T, E> {
         unwind::wake(wakers);
     }
 
-    /// Accepts a job from a running one, as long as that runs: both are looked at under one lock, so its map or group cannot
-    /// end in between.
+    /// Accepts a job from a running one, as long as that runs: both are looked at under one lock,
+    /// so its map or group cannot end in between.
     pub(crate) fn accept_child(&self, parent: Place) -> Result<(JobId, Limits), Refusal> {
         let mut state = self.state();
         if !state.running.is_running(parent.slot, parent.id) {
@@ -410,9 +417,9 @@ impl<In, T, E> Engine<In, T, E> {
         entry.settle_unstarted(self, error, 0);
     }
 
-    /// Returns what came into the queue after an abort had looked there, since no worker may be polled any more, and abandons
-    /// what came after the last worker had left: whoever puts a job in looks here afterwards, and they set a flag before they
-    /// look.
+    /// Returns what came into the queue after an abort had looked there, since no worker may be
+    /// polled any more, and abandons what came after the last worker had left: whoever puts a job
+    /// in looks here afterwards, and they set a flag before they look.
     fn look_for_end(&self) {
         if self.is_aborted.load(Ordering::SeqCst) {
             self.return_queued();
@@ -491,10 +498,11 @@ impl<In, T, E> Engine<In, T, E> {
 
     // ---- the life of a job ----
 
-    /// Books the start of a job and says what limits it, and, where there is a schedule, what its past is.
+    /// Books the start of a job and says what limits it, and, where there is a schedule, what its
+    /// past is.
     ///
-    /// Before it returns, the slot is clear of old interruptions and a new one will find the job. The caller carries out the
-    /// wakes.
+    /// Before it returns, the slot is clear of old interruptions and a new one will find the job.
+    /// The caller carries out the wakes.
     #[inline(always)]
     pub(crate) fn book_start(
         &self,
@@ -582,8 +590,9 @@ impl<In, T, E> Engine<In, T, E> {
 
     // ---- cancellation ----
 
-    /// A queued job was cancelled through its handle. Its tombstone stays in the injector until a worker comes to it, or
-    /// until tombstones outnumber the jobs that are queued, here or in the schedule.
+    /// A queued job was cancelled through its handle. Its tombstone stays in the injector until a
+    /// worker comes to it, or until tombstones outnumber the jobs that are queued, here or in the
+    /// schedule.
     pub(crate) fn sweep_tombstones(&self) {
         const FEW: usize = 32;
         let queued = self.state().ledger.queued_total();
@@ -651,7 +660,8 @@ impl<In, T, E> Engine<In, T, E> {
         self.look_at_schedule();
     }
 
-    /// Aborts: interrupts what runs, returns what is queued. The first call does it; others change nothing.
+    /// Aborts: interrupts what runs, returns what is queued. The first call does it; others change
+    /// nothing.
     pub(crate) fn begin_abort(&self) {
         self.close(Life::Aborted);
         if self.is_aborted.swap(true, Ordering::SeqCst) {
@@ -720,7 +730,8 @@ pub(crate) enum Begun {
     Yes,
     /// The pool is aborted and starts nothing.
     Aborted,
-    /// The schedule has not released it, does not let it go on, or knows of one that comes first: it goes back there.
+    /// The schedule has not released it, does not let it go on, or knows of one that comes first:
+    /// it goes back there.
     NotYet,
 }
 

@@ -1,5 +1,6 @@
-//! The schedule within the engine: jobs go in, and what it releases is carried out, by whoever has changed something. The
-//! schedule itself decides; here is what has to be done under the lock for that, and what after it.
+//! The schedule within the engine: jobs go in, and what it releases is carried out, by whoever has
+//! changed something. The schedule itself decides; here is what has to be done under the lock for
+//! that, and what after it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -59,7 +60,8 @@ impl<In, T, E> Effects<In, T, E> {
 /// A job that the schedule has given up, and what its outcome is to be.
 type GivenUp<In, T, E> = (Leaver<Held<In, T, E>>, JobError<E>);
 
-/// Those that are being settled, by the thread that does it. They count as queued until then, which bounds them.
+/// Those that are being settled, by the thread that does it. They count as queued until then, which
+/// bounds them.
 pub(super) struct Settling<In, T, E> {
     queues: Vec<(ThreadId, VecDeque<GivenUp<In, T, E>>)>,
 }
@@ -107,7 +109,8 @@ impl<In, T, E> Engine<In, T, E> {
     }
 
     pub(super) fn look_at_clock(&self) -> Reading {
-        // In this order: what was taken over before this count is older than the time that is looked up now.
+        // In this order: what was taken over before this count is older than the time that is
+        // looked up now.
         let generation = self.readings.load(Ordering::SeqCst);
         Reading {
             at: self.timer.now(),
@@ -129,8 +132,9 @@ impl<In, T, E> Engine<In, T, E> {
         now
     }
 
-    /// From here on the schedule decides when jobs start, those that are queued already included. One that is just on its way
-    /// into the injector, or out of it, is sent back when a worker wants to start it.
+    /// From here on the schedule decides when jobs start, those that are queued already included.
+    /// One that is just on its way into the injector, or out of it, is sent back when a worker
+    /// wants to start it.
     pub(crate) fn switch_on_schedule(&self) {
         if self.is_scheduled() {
             return;
@@ -146,8 +150,8 @@ impl<In, T, E> Engine<In, T, E> {
         }
         let mut cells = Vec::new();
         let mut wakes = Wakes::default();
-        // In one go, so that nothing which comes meanwhile starts before what was there. The lock of the injector
-        // comes before that of the state, here as elsewhere.
+        // In one go, so that nothing which comes meanwhile starts before what was there. The lock
+        // of the injector comes before that of the state, here as elsewhere.
         let effects = self.injector.take_all_for(|entries| {
             let mut state = self.state_alone();
             let schedule = Box::new(Schedule::new(self.policy, self.signals.len(), start));
@@ -241,8 +245,8 @@ impl<In, T, E> Engine<In, T, E> {
         }
     }
 
-    /// The terms of a job that was on its way when the schedule was switched on: there is neither a closure of the
-    /// builder's then nor a limit.
+    /// The terms of a job that was on its way when the schedule was switched on: there is neither a
+    /// closure of the builder's then nor a limit.
     fn own_terms(entry: &Entry<In, T, E>) -> Terms {
         match entry {
             Entry::Streamed(job) => Terms {
@@ -393,9 +397,9 @@ impl<In, T, E> Engine<In, T, E> {
         }
     }
 
-    /// Each job that is settled looks at the schedule again, and may find others that have run out of their time since. These are left
-    /// to the call that is under way on this thread, or the calls would nest as deeply as there are jobs. No code of the user's
-    /// unwinds through it.
+    /// Each job that is settled looks at the schedule again, and may find others that have run out
+    /// of their time since. These are left to the call that is under way on this thread, or the
+    /// calls would nest as deeply as there are jobs. No code of the user's unwinds through it.
     #[cold]
     fn settle_given_up(&self, given_up: VecDeque<GivenUp<In, T, E>>) {
         let thread = std::thread::current().id();
@@ -556,9 +560,9 @@ impl<In, T, E> Engine<In, T, E> {
 
     // ---- and back ----
 
-    /// Whether another attempt may be made of the job in this slot, as far as the bounds of the pool go; the budget pays.
-    /// `None`: the question is idle, since the job is interrupted. After a yes, it is to be [put on its way](Self::requeue) or
-    /// [forgone](Self::forgo_retry).
+    /// Whether another attempt may be made of the job in this slot, as far as the bounds of the
+    /// pool go; the budget pays. `None`: the question is idle, since the job is interrupted. After
+    /// a yes, it is to be [put on its way](Self::requeue) or [forgone](Self::forgo_retry).
     pub(crate) fn allow_retry(&self, slot: usize, capacity: usize, is_paid: bool) -> Option<bool> {
         let mut state = self.state();
         let state = &mut *state;
@@ -587,8 +591,8 @@ impl<In, T, E> Engine<In, T, E> {
         self.state().retries_ahead -= 1;
     }
 
-    /// Sends the job of a slot back to wait for another attempt, unless it is interrupted; then it is given back. The caller
-    /// carries out the effects, with no lock held.
+    /// Sends the job of a slot back to wait for another attempt, unless it is interrupted; then it
+    /// is given back. The caller carries out the effects, with no lock held.
     pub(crate) fn requeue(
         &self,
         slot: usize,

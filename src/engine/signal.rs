@@ -1,4 +1,5 @@
-//! How others reach a slot: a flag with the reason why its job has to end, and the waker of the worker that waits there.
+//! How others reach a slot: a flag with the reason why its job has to end, and the waker of the
+//! worker that waits there.
 
 use std::collections::TryReserveError;
 use std::ops::{Index, Range};
@@ -52,7 +53,8 @@ impl Signal {
         reason_from_code(self.interrupt.load(Ordering::SeqCst)).map(Interrupt)
     }
 
-    /// Leaves the waker for an interruption to come, and looks once more whether one has come already.
+    /// Leaves the waker for an interruption to come, and looks once more whether one has come
+    /// already.
     pub(crate) fn listen(&self, waker: &Waker) -> Option<Interrupt> {
         let mut listener = self.waker();
         if !listener
@@ -69,7 +71,8 @@ impl Signal {
     }
 
     pub(crate) fn clear(&self) {
-        // Whoever set it did so before this job was found in the slot, so the look is not too early.
+        // Whoever set it did so before this job was found in the slot, so the look is not too
+        // early.
         if self.interrupt.load(Ordering::SeqCst) != 0 {
             self.interrupt.store(0, Ordering::SeqCst);
         }
@@ -95,7 +98,8 @@ impl Signal {
 /// How many signals are made at once.
 const TOGETHER: usize = 64;
 
-/// The signals of all slots, made when the first of their neighbours is used: so a slot that never is costs next to nothing.
+/// The signals of all slots, made when the first of their neighbours is used: so a slot that never
+/// is costs next to nothing.
 #[derive(Debug)]
 pub(crate) struct Signals {
     chunks: Vec<OnceLock<Box<[Signal; TOGETHER]>>>,

@@ -1,13 +1,15 @@
-//! Who waits for the next moment at which the schedule has something to do: one of the workers, beside whatever else it
-//! waits for. So a pool spawns nothing for it, and a deadline is noticed while all workers are busy.
+//! Who waits for the next moment at which the schedule has something to do: one of the workers,
+//! beside whatever else it waits for. So a pool spawns nothing for it, and a deadline is noticed
+//! while all workers are busy.
 //!
-//! A worker that is about to wait takes the role if no other has it, and keeps it, busy or idle, until it leaves. Its alarm is for
-//! the next moment and for no other: a change that moves the moment, to an earlier time, a later one or none, wakes the worker, and
-//! that sets its alarm anew, or drops it, before it waits again. When it leaves, or when there is a moment and no worker has the
-//! role, a worker that waits is woken, and takes it as it goes back to waiting.
+//! A worker that is about to wait takes the role if no other has it, and keeps it, busy or idle,
+//! until it leaves. Its alarm is for the next moment and for no other: a change that moves the
+//! moment, to an earlier time, a later one or none, wakes the worker, and that sets its alarm anew,
+//! or drops it, before it waits again. When it leaves, or when there is a moment and no worker has
+//! the role, a worker that waits is woken, and takes it as it goes back to waiting.
 //!
-//! What ends the loops of workers that let one moment after another pass: [`Timekeeping::poll`] is ready at most
-//! [`MOMENTS_PER_TURN`] times before it is pending, however fast the clock is.
+//! What ends the loops of workers that let one moment after another pass: [`Timekeeping::poll`] is
+//! ready at most [`MOMENTS_PER_TURN`] times before it is pending, however fast the clock is.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -30,7 +32,8 @@ pub(crate) struct Keeper {
     /// For when its alarm is set, or is about to be; `None`: its alarm is not to be relied on.
     armed: Option<Tick>,
     is_held: bool,
-    /// Whether the worker that has the role will look at the moment before it waits: it runs, or was woken.
+    /// Whether the worker that has the role will look at the moment before it waits: it runs, or
+    /// was woken.
     is_awake: bool,
     /// Whether workers were woken to take the role and none has yet.
     is_offered: bool,
@@ -74,12 +77,14 @@ impl Keeper {
         }
     }
 
-    /// The worker that has the role runs: it looks at the moment before it waits, and need not be woken for that.
+    /// The worker that has the role runs: it looks at the moment before it waits, and need not be
+    /// woken for that.
     pub(super) const fn note_awake(&mut self) {
         self.is_awake = true;
     }
 
-    /// The alarm goes off too late, since the clock has stepped back: the next look has it set anew.
+    /// The alarm goes off too late, since the clock has stepped back: the next look has it set
+    /// anew.
     pub(super) const fn mistrust_alarm(&mut self) {
         self.armed = None;
     }
@@ -124,9 +129,11 @@ impl<In, T, E> Timekeeping<In, T, E> {
         }
     }
 
-    /// Called each time the worker is about to wait. Ready when the next moment has come; it is to [`pass`](Self::pass) then.
+    /// Called each time the worker is about to wait. Ready when the next moment has come; it is to
+    /// [`pass`](Self::pass) then.
     ///
-    /// So a caller may go on as long as it is ready: after so many times it has the worker woken, and is pending.
+    /// So a caller may go on as long as it is ready: after so many times it has the worker woken,
+    /// and is pending.
     #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.engine.is_scheduled() {
@@ -189,7 +196,8 @@ impl<In, T, E> Timekeeping<In, T, E> {
         });
     }
 
-    /// Takes or keeps the role, unless another worker has it; returns the next moment, if there is one.
+    /// Takes or keeps the role, unless another worker has it; returns the next moment, if there is
+    /// one.
     fn take_role(&self, cx: &Context<'_>) -> Option<(Instant, Tick)> {
         let mut guard = self.engine.state();
         let state = &mut *guard;
@@ -260,7 +268,8 @@ impl<In, T, E> Engine<In, T, E> {
         }
     }
 
-    /// Lets a worker that waits look whether the time is to be kept. One that does not wait looks before it does.
+    /// Lets a worker that waits look whether the time is to be kept. One that does not wait looks
+    /// before it does.
     #[cold]
     fn hand_on_time(&self) {
         if !self.injector.wake_sleeper() {

@@ -1,5 +1,6 @@
-//! Waits that a pool has to know of: for room in its queue, and those of its own jobs, which may never end. A running job
-//! that waits for its own pool is entered in the running book; if every slot then waits, the last one is told.
+//! Waits that a pool has to know of: for room in its queue, and those of its own jobs, which may
+//! never end. A running job that waits for its own pool is entered in the running book; if every
+//! slot then waits, the last one is told.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -65,9 +66,11 @@ impl<In, T, E> Engine<In, T, E> {
         !is_stuck
     }
 
-    /// Whether everything that runs waits for the pool, none of these waits is over, and nothing else can start.
+    /// Whether everything that runs waits for the pool, none of these waits is over, and nothing
+    /// else can start.
     ///
-    /// Looked at without the lock: while that is so, only somebody outside can end a wait meanwhile.
+    /// Looked at without the lock: while that is so, only somebody outside can end a wait
+    /// meanwhile.
     fn is_stuck(&self) -> bool {
         let waits: Vec<(usize, Wait<In, T, E>)> = {
             let state = self.state();
@@ -88,8 +91,8 @@ impl<In, T, E> Engine<In, T, E> {
 }
 
 impl<In, T, E> State<In, T, E> {
-    /// Whether all jobs that run wait for the pool, and no other can start: since every slot is held, or since their keys
-    /// let none start.
+    /// Whether all jobs that run wait for the pool, and no other can start: since every slot is
+    /// held, or since their keys let none start.
     pub(super) fn is_blocked(&self) -> bool {
         let (slots, blocked) = (self.ledger.slots(), self.running.blocked());
         if blocked == 0 {
@@ -170,11 +173,12 @@ impl<In, T, E> Drop for WaitMark<In, T, E> {
     }
 }
 
-/// How many outcomes are in the books, or about to be, and not with their handle, map or group yet. The pool is not idle before
-/// they are, so that an idle pool has told all outcomes.
+/// How many outcomes are in the books, or about to be, and not with their handle, map or group yet.
+/// The pool is not idle before they are, so that an idle pool has told all outcomes.
 ///
-/// First [`begin`](Deliveries::begin), then the outcome is booked under the lock, then it is delivered, then
-/// `Engine::end_deliveries`. A wait that finds the books closed under the lock therefore finds the delivery counted until it is over.
+/// First [`begin`](Deliveries::begin), then the outcome is booked under the lock, then it is
+/// delivered, then `Engine::end_deliveries`. A wait that finds the books closed under the lock
+/// therefore finds the delivery counted until it is over.
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {
     finished: AtomicUsize,
@@ -281,7 +285,8 @@ impl<In, T, E> Engine<In, T, E> {
             && self.deliveries.are_none(DeliveryKind::Unstarted)
     }
 
-    /// Waits until `is_over`, which is looked at under the lock. `prepare` sees to it that the wait is woken.
+    /// Waits until `is_over`, which is looked at under the lock. `prepare` sees to it that the wait
+    /// is woken.
     async fn watch(
         &self,
         is_over: impl Fn(&State<In, T, E>) -> bool,
@@ -333,7 +338,8 @@ impl<In, T, E> Drop for Watch<'_, In, T, E> {
         let Some(number) = self.number else { return };
         let mut state = self.engine.state();
         let waker = state.watching.wakers.remove(&number);
-        // A future sets its mark and leaves its waker under one lock. One that was woken sets its mark again.
+        // A future sets its mark and leaves its waker under one lock. One that was woken sets its
+        // mark again.
         if state.watching.wakers.is_empty() {
             state.ledger.clear_marks();
         }
@@ -380,7 +386,8 @@ impl<In, T, E> Room<In, T, E> {
             let (polled, mut wakes) = state.ledger.poll_reserve(&mut self.ticket, group, cx);
             if state.ledger.is_awaited() {
                 state.call_desks();
-                // What has happened since the journals were entered may have made room, which nobody has been granted.
+                // What has happened since the journals were entered may have made room, which
+                // nobody has been granted.
                 state.ledger.grant(&mut wakes);
             }
             (polled, wakes)
@@ -439,7 +446,8 @@ impl<In, T, E> Drop for Room<In, T, E> {
     }
 }
 
-/// The wait of a map for its source, or for room; without a place in any line. Dropping it ends the wait.
+/// The wait of a map for its source, or for room; without a place in any line. Dropping it ends the
+/// wait.
 pub(crate) struct Feeding<In, T, E> {
     engine: Arc<Engine<In, T, E>>,
     /// The identity of the map.
@@ -526,8 +534,8 @@ impl<In, T, E> Drop for Feeding<In, T, E> {
     }
 }
 
-/// What a map holds while it pulls inputs, within one poll: the right to one input, or places for several. Dropping it gives
-/// them back.
+/// What a map holds while it pulls inputs, within one poll: the right to one input, or places for
+/// several. Dropping it gives them back.
 pub(crate) struct Pull<'a, In, T, E> {
     pub(crate) engine: &'a Arc<Engine<In, T, E>>,
     map: usize,
@@ -542,7 +550,8 @@ enum PullState {
 }
 
 impl<In, T, E> Pull<'_, In, T, E> {
-    /// An input was pulled. Takes up to `want` places, for that one and others; says how many there are.
+    /// An input was pulled. Takes up to `want` places, for that one and others; says how many there
+    /// are.
     pub(crate) fn take_places(&mut self, want: usize) -> usize {
         if let PullState::First = self.state {
             match self.engine.state().ledger.take_places(want) {
@@ -560,9 +569,9 @@ impl<In, T, E> Pull<'_, In, T, E> {
         }
     }
 
-    /// Accepts `used` inputs, at most as many as there are places, gives the other places back, and takes up to `more` new ones.
-    /// Without a place, `used` is 1, and that job is queued beyond the capacity. Returns the number of the first job, and the
-    /// limits of the pool.
+    /// Accepts `used` inputs, at most as many as there are places, gives the other places back, and
+    /// takes up to `more` new ones. Without a place, `used` is 1, and that job is queued beyond the
+    /// capacity. Returns the number of the first job, and the limits of the pool.
     pub(crate) fn accept(&mut self, used: usize, more: usize) -> (JobId, Origin, Limits) {
         let (first, origin, limits, wakes) = {
             let mut state = self.engine.state();

@@ -1,16 +1,18 @@
-//! What lies before a worker while it is polled: jobs that it has taken together and not started, its *hand*, and a *journal*
-//! of what it has done that is not in the books yet. So a job that ends at once costs one lock that nobody else wants, and no
-//! allocation.
+//! What lies before a worker while it is polled: jobs that it has taken together and not started,
+//! its *hand*, and a *journal* of what it has done that is not in the books yet. So a job that ends
+//! at once costs one lock that nobody else wants, and no allocation.
 //!
-//! * The hand is everybody's. A worker that finds nothing else takes half of it, a cancellation or an abort takes it away, and
-//!   what is left of it when its worker waits, or ends its turn, goes back to where it came from. So no job waits behind
-//!   another while a worker is free.
-//! * The journal is part of the books. Whoever takes the engine's lock [enters it](Journal::enter) first, so nobody ever sees
-//!   books that lag behind.
-//! * A desk that was [called](Papers::call) starts nothing and notes nothing any more: its worker has to close it, by the
-//!   engine's lock. Whoever does what must not cross the start or the end of a job calls all desks under that lock.
+//! * The hand is everybody's. A worker that finds nothing else takes half of it, a cancellation or
+//!   an abort takes it away, and what is left of it when its worker waits, or ends its turn, goes
+//!   back to where it came from. So no job waits behind another while a worker is free.
+//! * The journal is part of the books. Whoever takes the engine's lock [enters it](Journal::enter)
+//!   first, so nobody ever sees books that lag behind.
+//! * A desk that was [called](Papers::call) starts nothing and notes nothing any more: its worker
+//!   has to close it, by the engine's lock. Whoever does what must not cross the start or the end
+//!   of a job calls all desks under that lock.
 //!
-//! The lock of a desk is the innermost: it comes after those of the injector and of the engine, and nothing is locked under it.
+//! The lock of a desk is the innermost: it comes after those of the injector and of the engine, and
+//! nothing is locked under it.
 
 use std::num::NonZeroUsize;
 use std::sync::PoisonError;
@@ -70,7 +72,8 @@ impl<L> Papers<L> {
     }
 }
 
-/// What has happened and is not in the books yet: jobs from outside that have started, and successes.
+/// What has happened and is not in the books yet: jobs from outside that have started, and
+/// successes.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
     started: usize,

@@ -1,34 +1,41 @@
-//! Jobs that may start now, for any worker: one queue under one lock, and an async-channel that hands wake-ups to the workers.
+//! Jobs that may start now, for any worker: one queue under one lock, and an async-channel that
+//! hands wake-ups to the workers.
 //!
-//! Jobs go in at one end and come out at the other. How many there are is not decided here: admission bounds them. A waiting
-//! job is in exactly one place: in the queue, or in the [local queue](super::desk) of the worker that took the batch it came
-//! in, from which others steal. The channel carries notifications and no jobs: what waits can be swept, counted and put back in
+//! Jobs go in at one end and come out at the other. How many there are is not decided here:
+//! admission bounds them. A waiting job is in exactly one place: in the queue, or in the [local
+//! queue](super::desk) of the worker that took the batch it came in, from which others steal. The
+//! channel carries notifications and no jobs: what waits can be swept, counted and put back in
 //! order under the lock, and a worker that nothing wakes waits in the channel.
 //!
 //! # No job waits while a worker sleeps
 //!
-//! `sleepers` counts the workers that wait in the channel, `notified` the notifications that are in the channel or about to be
-//! sent. Both are kept under the lock of the queue. Invariant, whenever that is free: if a job is in the queue or in a local queue
-//! and `sleepers > 0`, then `notified > 0`.
+//! `sleepers` counts the workers that wait in the channel, `notified` the notifications that are in
+//! the channel or about to be sent. Both are kept under the lock of the queue. Invariant, whenever
+//! that is free: if a job is in the queue or in a local queue and `sleepers > 0`, then `notified >
+//! 0`.
 //!
 //! To sleep, [`pop`](Injector::pop)
 //! 1. takes the lock, finds the queue and all local queues empty, and counts itself in `sleepers`;
 //! 2. releases the lock and waits for a notification;
-//! 3. takes the lock, takes itself off `sleepers` and the notification off `notified`, and begins again. If it then takes a job
-//!    and leaves any, it notifies the next sleeper. So one notification is enough for a batch.
+//! 3. takes the lock, takes itself off `sleepers` and the notification off `notified`, and begins
+//!    again. If it then takes a job and leaves any, it notifies the next sleeper. So one
+//!    notification is enough for a batch.
 //!
-//! To publish jobs, [`push`](Injector::push), [`push_batch`](Injector::push_batch), [`push_many`](Injector::push_many) and
-//! [`give_back`](Injector::give_back)
+//! To publish jobs, [`push`](Injector::push), [`push_batch`](Injector::push_batch),
+//! [`push_many`](Injector::push_many) and [`give_back`](Injector::give_back)
 //! 1. take the lock, append the jobs and, if `sleepers > notified`, add one to `notified`;
 //! 2. release the lock and send the notification.
 //!
-//! [`take`](Injector::take) moves a batch into a local queue under the lock and notifies a sleeper if it leaves any job there or in
-//! the queue. A local queue grows in no other way, so step 1 of sleeping cannot miss one.
+//! [`take`](Injector::take) moves a batch into a local queue under the lock and notifies a sleeper
+//! if it leaves any job there or in the queue. A local queue grows in no other way, so step 1 of
+//! sleeping cannot miss one.
 //!
-//! A `pop` that is dropped takes itself off `sleepers`. A notification that it has not received stays in the channel, which wakes
-//! another receiver in its place; if none waits, the next one that would sleep receives it, looks once more and sleeps then.
+//! A `pop` that is dropped takes itself off `sleepers`. A notification that it has not received
+//! stays in the channel, which wakes another receiver in its place; if none waits, the next one
+//! that would sleep receives it, looks once more and sleeps then.
 //!
-//! No lock is held over a call of the channel: it wakes a task, and a waker may do anything, submit or cancel included.
+//! No lock is held over a call of the channel: it wakes a task, and a waker may do anything, submit
+//! or cancel included.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -111,8 +118,8 @@ pub(crate) struct Injector<B: Split> {
 }
 
 struct Queue<B: Split> {
-    /// In the order of acceptance, as far as one thread is concerned. Bounded by what admission admits, and by the sweeps of
-    /// what was cancelled.
+    /// In the order of acceptance, as far as one thread is concerned. Bounded by what admission
+    /// admits, and by the sweeps of what was cancelled.
     items: VecDeque<Item<B::Job, B>>,
     /// The local queues that have been filled from here, of workers that are being polled.
     holders: Vec<Holder<B>>,
@@ -175,7 +182,8 @@ impl<B: Split> Injector<B> {
         Ok(())
     }
 
-    /// Hands several jobs to the workers, none of which another thread gets between; a closed queue takes none of them.
+    /// Hands several jobs to the workers, none of which another thread gets between; a closed queue
+    /// takes none of them.
     pub(crate) fn push_many<I: Iterator<Item = B::Job>>(&self, jobs: I) -> Result<(), I> {
         let mut queue = self.lock();
         if queue.is_closed {
@@ -186,7 +194,8 @@ impl<B: Split> Injector<B> {
         Ok(())
     }
 
-    /// Publishes what was done under the lock: releases it and notifies a sleeper if there is one that is not notified yet.
+    /// Publishes what was done under the lock: releases it and notifies a sleeper if there is one
+    /// that is not notified yet.
     #[inline]
     fn notify_one(&self, queue: MutexGuard<'_, Queue<B>>) {
         if queue.sleepers > queue.notified {
@@ -233,7 +242,8 @@ impl<B: Split> Injector<B> {
         }
     }
 
-    /// Takes what comes next: a job, or jobs that travel as one, which go to the local queue. Nothing may be left in that.
+    /// Takes what comes next: a job, or jobs that travel as one, which go to the local queue.
+    /// Nothing may be left in that.
     pub(crate) fn take(&self, desk: Option<&Arc<Desk<B>>>) -> Result<Taken<B::Job>, Closed> {
         let mut queue = self.lock();
         if let Some(desk) = desk {
@@ -312,7 +322,8 @@ impl<B: Split> Injector<B> {
         }
     }
 
-    /// Takes a job or counts as a sleeper, in one step; before, a sleeper that was woken is one no more.
+    /// Takes a job or counts as a sleeper, in one step; before, a sleeper that was woken is one no
+    /// more.
     fn pop_or_sleep<'a>(&'a self, woken: Option<(Sleeper<'a, B>, bool)>) -> Popped<'a, B> {
         let mut queue = self.lock();
         let was_asleep = woken.is_some();
@@ -338,7 +349,8 @@ impl<B: Split> Injector<B> {
 
     // ---- the end ----
 
-    /// Closes the queue: it takes no more jobs, and the workers leave once they have taken those that are in it.
+    /// Closes the queue: it takes no more jobs, and the workers leave once they have taken those
+    /// that are in it.
     pub(crate) fn close(&self) {
         self.lock().is_closed = true;
         self.notifier.close();
@@ -349,8 +361,8 @@ impl<B: Split> Injector<B> {
         self.take_all_for(|jobs| jobs)
     }
 
-    /// Takes all jobs, oldest first, and passes them on before a worker can take another one. No job is dropped
-    /// meanwhile, and no task is woken.
+    /// Takes all jobs, oldest first, and passes them on before a worker can take another one. No
+    /// job is dropped meanwhile, and no task is woken.
     pub(crate) fn take_all_for<R>(&self, take: impl FnOnce(VecDeque<B::Job>) -> R) -> R {
         let mut queue = self.lock();
         while queue.steal_half().is_some() {}
@@ -367,7 +379,8 @@ impl<B: Split> Injector<B> {
         self.lock().items.len()
     }
 
-    /// Takes out the jobs of which `is_dead` is true, and the batches that say so themselves. The others keep their order.
+    /// Takes out the jobs of which `is_dead` is true, and the batches that say so themselves. The
+    /// others keep their order.
     pub(crate) fn sweep(&self, is_dead: impl Fn(&B::Job) -> bool) -> Vec<B::Job> {
         let mut queue = self.lock();
         let mut dead = Vec::new();
@@ -450,8 +463,8 @@ impl<B: Split> Queue<B> {
         })
     }
 
-    /// Steals half of each local queue that has not shrunk since a worker looked last: it is older than what is in the queue, and
-    /// its worker is busy with one job.
+    /// Steals half of each local queue that has not shrunk since a worker looked last: it is older
+    /// than what is in the queue, and its worker is busy with one job.
     fn steal_stale(&mut self, desk: &Arc<Desk<B>>) {
         for at in 0..self.holders.len() {
             let holder = &mut self.holders[at];

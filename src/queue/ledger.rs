@@ -1,11 +1,12 @@
-//! The books of a pool: how many jobs are accepted, queued, running and done, who may still hand in jobs, and who waits
-//! for room. What comes in are facts ("a job starts"); what goes out is what has to be done about them ([`Wakes`]).
+//! The books of a pool: how many jobs are accepted, queued, running and done, who may still hand in
+//! jobs, and who waits for room. What comes in are facts ("a job starts"); what goes out is what
+//! has to be done about them ([`Wakes`]).
 //!
-//! Pure: no lock, no async, no clock. The engine keeps it under its one lock and carries out the [`Wakes`] after it has
-//! let go of the lock.
+//! Pure: no lock, no async, no clock. The engine keeps it under its one lock and carries out the
+//! [`Wakes`] after it has let go of the lock.
 //!
-//! The invariant, at every instant: `accepted == outcomes + queued + running`, where what the schedule delays counts as
-//! queued.
+//! The invariant, at every instant: `accepted == outcomes + queued + running`, where what the
+//! schedule delays counts as queued.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -58,7 +59,8 @@ pub(crate) struct Wakes {
     pub(crate) room: Vec<Waker>,
     /// Whether maps are among them.
     pub(crate) told: bool,
-    /// A waker that nobody needs any more. Dropping it may run anything, so it is not dropped under the lock.
+    /// A waker that nobody needs any more. Dropping it may run anything, so it is not dropped under
+    /// the lock.
     pub(crate) unneeded: Option<Waker>,
     /// Whether the pool may be idle, once the outcomes that are on their way are delivered.
     pub(crate) quiet: bool,
@@ -89,7 +91,8 @@ struct Waiter {
 struct Feeder {
     /// `None` once it was told.
     waker: Option<Waker>,
-    /// Whether it waits for room in the queue; otherwise it waits for its source, and is told only when the pool closes.
+    /// Whether it waits for room in the queue; otherwise it waits for its source, and is told only
+    /// when the pool closes.
     wants_room: bool,
 }
 
@@ -109,11 +112,14 @@ pub(crate) struct Ledger {
     queued_children: usize,
     /// Places that are promised: permits, and grants that their waiter has not seen yet.
     reserved: usize,
-    /// Places that a map holds while it pulls inputs. It does so within one poll, so a drain may wait for it.
+    /// Places that a map holds while it pulls inputs. It does so within one poll, so a drain may
+    /// wait for it.
     committing: usize,
-    /// How many maps are about to pull an input for which they hold no place. They do so within one poll as well.
+    /// How many maps are about to pull an input for which they hold no place. They do so within one
+    /// poll as well.
     pulling: usize,
-    /// The identities of the maps that have a job in the queue beyond the capacity; at most one for each map.
+    /// The identities of the maps that have a job in the queue beyond the capacity; at most one for
+    /// each map.
     extras: BTreeSet<usize>,
     running: usize,
     /// Wait for another attempt.
@@ -122,7 +128,8 @@ pub(crate) struct Ledger {
     queued_mark: usize,
     /// Waits are told when fewer than this are running; 0: there are none.
     running_mark: usize,
-    /// Whether a job that leaves the queue concerns anybody: one who waits for room, or for a short queue.
+    /// Whether a job that leaves the queue concerns anybody: one who waits for room, or for a short
+    /// queue.
     is_watched: bool,
     /// How many may wait for room at once.
     max_waiting: usize,
@@ -130,8 +137,8 @@ pub(crate) struct Ledger {
     waiting: BTreeMap<u64, Waiter>,
     /// Waiters that have a place and do not know it yet. Bounded by `reserved`.
     granted: BTreeSet<u64>,
-    /// Maps that wait for room or for their source, by their identities. They hold no place while they wait. Bounded by the number
-    /// of maps.
+    /// Maps that wait for room or for their source, by their identities. They hold no place while
+    /// they wait. Bounded by the number of maps.
     feeders: BTreeMap<usize, Feeder>,
     /// How many of them wait for room, told or not.
     wanting: usize,
@@ -139,7 +146,8 @@ pub(crate) struct Ledger {
     untold: usize,
     /// The map that was told of room last; the next time those after it come first.
     last_told: usize,
-    /// Whether they are told of any room, and not only of much: what is queued may be held up for long.
+    /// Whether they are told of any room, and not only of much: what is queued may be held up for
+    /// long.
     tells_any_room: bool,
     next_waiter: u64,
 }
@@ -208,8 +216,8 @@ impl Ledger {
         self.running == 0 && self.is_queue_empty()
     }
 
-    /// Whether no job is queued or about to be. A map that may pull an input is no work yet, except that a pool does not end
-    /// under it.
+    /// Whether no job is queued or about to be. A map that may pull an input is no work yet, except
+    /// that a pool does not end under it.
     pub(crate) fn is_queue_empty(&self) -> bool {
         self.queued_total() == 0
             && self.committing == 0
@@ -307,7 +315,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Waits in line for a place; `ticket` is the place in the line. For a job of a group, `group` is its identity.
+    /// Waits in line for a place; `ticket` is the place in the line. For a job of a group, `group`
+    /// is its identity.
     pub(crate) fn poll_reserve(
         &mut self,
         ticket: &mut Option<u64>,
@@ -393,20 +402,24 @@ impl Ledger {
 
     // ---- maps ----
     //
-    // A map never holds a place while it waits, since it may be the source of another map, which polls it only when that has
-    // room itself. So each map
-    // 1. pulls one input without a place (`begin_pull`), if it has no job beyond the capacity in the queue;
-    // 2. takes places for that one and for more (`take_places`), which it fills within the same poll (`commit`);
-    // 3. hands that one in beyond the capacity if there is no room for it (`accept_extra`).
-    // What it has pulled is accepted even if the pool is closed meanwhile, since its inputs are out of their source already.
+    // A map never holds a place while it waits, since it may be the source of another map, which
+    // polls it only when that has room itself. So each map
+    // 1. pulls one input without a place (`begin_pull`), if it has no job beyond the capacity in
+    //    the queue;
+    // 2. takes places for that one and for more (`take_places`), which it fills within the same
+    //    poll (`commit`);
+    // 3. hands that one in beyond the capacity if there is no room for it (`accept_extra`). What it
+    //    has pulled is accepted even if the pool is closed meanwhile, since its inputs are out of
+    //    their source already.
 
-    /// The places that maps may take: the last one is left to others, in place of the job beyond the capacity that each map may
-    /// have.
+    /// The places that maps may take: the last one is left to others, in place of the job beyond
+    /// the capacity that each map may have.
     fn room_for_maps(&self) -> usize {
         self.open_places().saturating_sub(1)
     }
 
-    /// A map is about to pull one input, without a place for it. `false`: it has a job in the queue beyond the capacity.
+    /// A map is about to pull one input, without a place for it. `false`: it has a job in the queue
+    /// beyond the capacity.
     pub(crate) fn begin_pull(&mut self, map: usize) -> Result<bool, Refusal> {
         if self.life != Life::Open {
             return Err(Refusal::Closed);
@@ -443,7 +456,8 @@ impl Ledger {
         wakes
     }
 
-    /// The map has pulled an input: it takes up to `want` places for it and for more, or is left with that one input.
+    /// The map has pulled an input: it takes up to `want` places for it and for more, or is left
+    /// with that one input.
     pub(crate) fn take_places(&mut self, want: usize) -> usize {
         let places = self.take_more(want);
         self.pulling -= usize::from(places > 0);
@@ -465,7 +479,8 @@ impl Ledger {
         self.next_id()
     }
 
-    /// A job beyond the capacity is about to leave the queue, as any other from outside. Its map may have another one.
+    /// A job beyond the capacity is about to leave the queue, as any other from outside. Its map
+    /// may have another one.
     pub(crate) fn absorb_extra(&mut self, map: usize, wakes: &mut Wakes) {
         // Another job of the map may stand for it, since there was room for it in the meantime.
         if self.extras.remove(&map) {
@@ -531,8 +546,8 @@ impl Ledger {
         (waker, wakes)
     }
 
-    /// Whether maps that wait for room are to be told: there is much of it, or any while nothing is queued, since permits may
-    /// hold the rest.
+    /// Whether maps that wait for room are to be told: there is much of it, or any while nothing is
+    /// queued, since permits may hold the rest.
     fn is_room_for_feeders(&self) -> bool {
         let room = self.room_for_maps();
         room > 0 && (self.tells_any_room || room >= self.capacity / 2 || self.queued == 0)
@@ -576,7 +591,8 @@ impl Ledger {
         self.grant(wakes);
     }
 
-    /// Accepts `used` of the `begun` places and gives the others back. The ids follow one another from the one returned.
+    /// Accepts `used` of the `begun` places and gives the others back. The ids follow one another
+    /// from the one returned.
     pub(crate) fn commit(&mut self, begun: usize, used: usize) -> (JobId, Wakes) {
         self.committing -= begun;
         self.queued += used;
@@ -658,8 +674,8 @@ impl Ledger {
         self.look_for_quiet(wakes);
     }
 
-    /// So many queued jobs from outside have started, and so many of all that ran have succeeded. Whoever that concerns is told
-    /// by [`settle`](Self::settle).
+    /// So many queued jobs from outside have started, and so many of all that ran have succeeded.
+    /// Whoever that concerns is told by [`settle`](Self::settle).
     pub(crate) const fn enter(&mut self, started: usize, succeeded: usize) {
         self.queued -= started;
         self.running = self.running + started - succeeded;

@@ -1,9 +1,10 @@
-//! Jobs that have not started: who may hand them in ([`ledger`]), how they reach the workers ([`injector`]), and the book of
-//! those that have started ([`running`]). The README beside this file shows why no wake-up is lost.
+//! Jobs that have not started: who may hand them in ([`ledger`]), how they reach the workers
+//! ([`injector`]), and the book of those that have started ([`running`]). The README beside this
+//! file shows why no wake-up is lost.
 //!
-//! Where a policy says when a job may start (priority, delay, rate, keys, retry, pause), the [`schedule`] stands between the
-//! two: it holds admitted jobs back and releases them into the injector, each when a worker is free for it. Without one,
-//! an admitted job goes straight there.
+//! Where a policy says when a job may start (priority, delay, rate, keys, retry, pause), the
+//! [`schedule`] stands between the two: it holds admitted jobs back and releases them into the
+//! injector, each when a worker is free for it. Without one, an admitted job goes straight there.
 
 pub(crate) mod desk;
 pub(crate) mod injector;

@@ -1,9 +1,11 @@
-//! Who runs what: one entry a slot, and which of the running jobs wait for their own pool, and for what.
+//! Who runs what: one entry a slot, and which of the running jobs wait for their own pool, and for
+//! what.
 //!
-//! Pure, and kept under the engine's one lock together with the [ledger](super::ledger). A job that waits for another
-//! job of its pool holds a slot that the other may need. When every slot of every live worker is held like that, nothing
-//! may be able to run any more: the engine looks whether one of the waits is over already, and if none is, the job that
-//! would complete the circle is told so instead of being left to wait.
+//! Pure, and kept under the engine's one lock together with the [ledger](super::ledger). A job that
+//! waits for another job of its pool holds a slot that the other may need. When every slot of every
+//! live worker is held like that, nothing may be able to run any more: the engine looks whether one
+//! of the waits is over already, and if none is, the job that would complete the circle is told so
+//! instead of being left to wait.
 
 use std::collections::{BTreeMap, TryReserveError};
 use std::time::Instant;
@@ -55,8 +57,9 @@ struct Place {
 /// `W` says what a job waits for.
 #[derive(Debug)]
 pub(crate) struct Running<W> {
-    /// Made when the first of their slots is occupied, so a slot that never is costs next to nothing. The list has room for all
-    /// slots of the pool from the start: no job starts that finds none.
+    /// Made when the first of their slots is occupied, so a slot that never is costs next to
+    /// nothing. The list has room for all slots of the pool from the start: no job starts that
+    /// finds none.
     chunks: Vec<Option<Box<[Place; TOGETHER]>>>,
     /// How many occupants run another attempt, or have it before them.
     retries: usize,
@@ -69,7 +72,8 @@ pub(crate) struct Running<W> {
 
 #[derive(Debug)]
 struct Wait<W> {
-    /// Where the job that waits runs; `None` if it does not, or not any more: another attempt of it has waits of its own.
+    /// Where the job that waits runs; `None` if it does not, or not any more: another attempt of it
+    /// has waits of its own.
     slot: Option<usize>,
     what: W,
 }
@@ -141,7 +145,8 @@ impl<W> Running<W> {
         self.retries += usize::from(occupant.is_retry);
     }
 
-    /// The job of the slot does not run any more; returns its record in the schedule, if it has one.
+    /// The job of the slot does not run any more; returns its record in the schedule, if it has
+    /// one.
     pub(crate) fn finish_scheduled(&mut self, slot: usize) -> Option<Spot> {
         let occupant = self.occupant(slot)?;
         self.finish(slot);
@@ -267,7 +272,8 @@ impl<W> Running<W> {
         self.next_wait
     }
 
-    /// What a wait of this number says, to be changed in place; `None` if the job does not run any more.
+    /// What a wait of this number says, to be changed in place; `None` if the job does not run any
+    /// more.
     pub(crate) fn wait_mut(&mut self, number: u64) -> Option<&mut W> {
         self.waits
             .get_mut(&number)
@@ -275,7 +281,8 @@ impl<W> Running<W> {
             .map(|wait| &mut wait.what)
     }
 
-    /// A wait is over, or given up. Returns what it was for, which is not to be dropped under the lock.
+    /// A wait is over, or given up. Returns what it was for, which is not to be dropped under the
+    /// lock.
     pub(crate) fn end_wait(&mut self, number: u64) -> Option<W> {
         let Wait { slot, what } = self.waits.remove(&number)?;
         let occupant = slot.and_then(|slot| self.occupant_mut(slot));

@@ -1,5 +1,5 @@
-//! A stream cut into lists: full ones at once, others when their first item has waited long enough. For handlers that are
-//! cheaper by the dozen.
+//! A stream cut into lists: full ones at once, others when their first item has waited long enough.
+//! For handlers that are cheaper by the dozen.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,14 +11,16 @@ use futures_core::Stream;
 
 use crate::rt::{Alarm, Timer};
 
-/// A stream of lists, cut from another stream; made by [`Pool::batches`](crate::Pool::batches), which says how.
+/// A stream of lists, cut from another stream; made by [`Pool::batches`](crate::Pool::batches),
+/// which says how.
 ///
-/// A list is yielded when it has `max` items, when `wait` has passed since its first item came, or when the source ends.
-/// No list is empty. Memory is bounded by `max` items.
+/// A list is yielded when it has `max` items, when `wait` has passed since its first item came, or
+/// when the source ends. No list is empty. Memory is bounded by `max` items.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future of `next` loses nothing; dropping the stream drops the items of a list that is not full yet.
+/// Dropping the future of `next` loses nothing; dropping the stream drops the items of a list that
+/// is not full yet.
 #[must_use = "streams do nothing unless polled"]
 pub struct Batches<S: Stream> {
     /// `None` once it has ended.

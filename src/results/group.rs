@@ -1,5 +1,5 @@
-//! Jobs that are handed in one by one and belong together: awaited, streamed and cancelled as one. In come inputs, out
-//! come completions; between them the same stream as that of a map.
+//! Jobs that are handed in one by one and belong together: awaited, streamed and cancelled as one.
+//! In come inputs, out come completions; between them the same stream as that of a map.
 
 use std::fmt;
 use std::pin::Pin;
@@ -17,8 +17,8 @@ use crate::pool::Pool;
 
 /// Jobs that belong together; made by [`Pool::group`].
 ///
-/// As a stream it yields the completions of the jobs added so far, as they finish, and ends when all of them are read;
-/// after more jobs were added, it goes on.
+/// As a stream it yields the completions of the jobs added so far, as they finish, and ends when
+/// all of them are read; after more jobs were added, it goes on.
 ///
 /// # Defaults
 ///
@@ -92,22 +92,23 @@ impl<In, T, E> Group<In, T, E> {
     ///
     /// # Errors
     ///
-    /// [`SubmitError::Full`] if the queue is full, or the window; [`SubmitError::Closed`] if the pool is closed or the group
-    /// cancelled.
+    /// [`SubmitError::Full`] if the queue is full, or the window; [`SubmitError::Closed`] if the
+    /// pool is closed or the group cancelled.
     pub fn try_submit(&self, input: In) -> Result<(), SubmitError<In>> {
         self.reader
             .stream
             .submit(input, None, self.reader.limit(self.window))
     }
 
-    /// Adds a job; waits for room in the pool's queue, but not for room in the window, since that comes only by reading.
+    /// Adds a job; waits for room in the pool's queue, but not for room in the window, since that
+    /// comes only by reading.
     ///
     /// # Errors
     ///
-    /// [`SubmitError::Full`] if the window is full; [`SubmitError::Closed`] if the pool is closed or the group cancelled;
-    /// [`SubmitError::WouldDeadlock`] inside a job of this pool, if every slot would wait for the pool;
-    /// [`SubmitError::Overloaded`] if as many wait for room already as [`max_waiting`](crate::Builder::max_waiting)
-    /// allows.
+    /// [`SubmitError::Full`] if the window is full; [`SubmitError::Closed`] if the pool is closed
+    /// or the group cancelled; [`SubmitError::WouldDeadlock`] inside a job of this pool, if every
+    /// slot would wait for the pool; [`SubmitError::Overloaded`] if as many wait for room already
+    /// as [`max_waiting`](crate::Builder::max_waiting) allows.
     ///
     /// # Cancel safety
     ///
@@ -124,7 +125,8 @@ impl<In, T, E> Group<In, T, E> {
             .wait_for_room(Some(Arc::clone(&self.reader.stream)))
             .await
         {
-            // Others may have filled the window, or cancelled the group, while this waited for room.
+            // Others may have filled the window, or cancelled the group, while this waited for
+            // room.
             Ok(permit) => {
                 permit.submit_to(&self.reader.stream, input, self.reader.limit(self.window))
             }
@@ -160,8 +162,8 @@ impl<In, T, E> Group<In, T, E> {
         completions
     }
 
-    /// Cancels all jobs: queued ones never start, running ones are dropped at their next await. Each still has its
-    /// completion. The group takes no more jobs.
+    /// Cancels all jobs: queued ones never start, running ones are dropped at their next await.
+    /// Each still has its completion. The group takes no more jobs.
     pub fn cancel(&self) {
         self.reader.stream.cancel(CancelReason::Stream);
     }

@@ -1,5 +1,6 @@
-//! Many inputs, one stream of completions. In comes a source of inputs, pulled only as there is room; out come completions,
-//! as jobs end or in the order of the inputs. Feeding and reading happen in one task, so neither can wait for the other.
+//! Many inputs, one stream of completions. In comes a source of inputs, pulled only as there is
+//! room; out come completions, as jobs end or in the order of the inputs. Feeding and reading
+//! happen in one task, so neither can wait for the other.
 
 use std::fmt;
 use std::pin::Pin;
@@ -134,31 +135,35 @@ impl<In, T, E, F, S: Stream<Item = Result<In, F>>> Source<In, T, E> for TryInput
     }
 }
 
-/// A stream of completions: each input of a source becomes a job, and each job yields one completion.
+/// A stream of completions: each input of a source becomes a job, and each job yields one
+/// completion.
 ///
 /// Made by [`Pool::map`], [`map_stream`](Pool::map_stream), [`try_map`](Pool::try_map) and
-/// [`try_map_stream`](Pool::try_map_stream). The source is pulled only while this stream is polled, and only while there
-/// is room both in the pool's queue and in the [`window`](Self::window), so it may be endless. Nothing is ever pulled that
-/// cannot be accepted.
+/// [`try_map_stream`](Pool::try_map_stream). The source is pulled only while this stream is polled,
+/// and only while there is room both in the pool's queue and in the [`window`](Self::window), so it
+/// may be endless. Nothing is ever pulled that cannot be accepted.
 ///
-/// A map keeps its pool open, as a clone of the [`Pool`] would. If the pool is closed meanwhile, the map pulls no more,
-/// yields what was accepted, and ends; the [`summary`](Self::summary) says so.
+/// A map keeps its pool open, as a clone of the [`Pool`] would. If the pool is closed meanwhile,
+/// the map pulls no more, yields what was accepted, and ends; the [`summary`](Self::summary) says
+/// so.
 ///
-/// The last type parameter is that of the source. A map that is a field of a struct, or that is returned, is best named
-/// `Pin<Box<dyn Stream<Item = Completion<In, T, E>> + Send>>` or `impl Stream`.
+/// The last type parameter is that of the source. A map that is a field of a struct, or that is
+/// returned, is best named `Pin<Box<dyn Stream<Item = Completion<In, T, E>> + Send>>` or `impl
+/// Stream`.
 ///
-/// A map whose stream is not polled makes no progress of its own: jobs that were accepted run to their end and wait to be
-/// read, at most `window` of them.
+/// A map whose stream is not polled makes no progress of its own: jobs that were accepted run to
+/// their end and wait to be read, at most `window` of them.
 ///
 /// # Defaults
 ///
-/// As jobs finish; [`window`](Self::window): the queue's capacity plus the number of jobs that can run at once;
-/// [`OnError::Continue`]; inputs are not kept; priority 0; no deadline.
+/// As jobs finish; [`window`](Self::window): the queue's capacity plus the number of jobs that can
+/// run at once; [`OnError::Continue`]; inputs are not kept; priority 0; no deadline.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future of [`next`](Self::next) loses nothing. A map that waits, polled or not, holds no place in the queue.
-/// Dropping the stream cancels what is left of it: queued jobs never start, running ones are dropped at their next await.
+/// Dropping the future of [`next`](Self::next) loses nothing. A map that waits, polled or not,
+/// holds no place in the queue. Dropping the stream cancels what is left of it: queued jobs never
+/// start, running ones are dropped at their next await.
 ///
 /// # Examples
 ///
@@ -188,7 +193,8 @@ pub struct Map<In, T, E, S> {
     pool: Pool<In, T, E>,
     source: S,
     intake: Intake,
-    /// Pulled, and about to be accepted. Empty between polls, unless the source panicked; at most [`CHUNK`].
+    /// Pulled, and about to be accepted. Empty between polls, unless the source panicked; at most
+    /// [`CHUNK`].
     pulled: Vec<In>,
     feeding: Feeding<In, T, E>,
     window: usize,
@@ -232,16 +238,16 @@ impl<In, T, E, S> Map<In, T, E, S> {
 
     /// Yields the completions in the order of their inputs.
     ///
-    /// A job that takes long holds back those behind it; no more than the window wait there, and the source is not pulled
-    /// meanwhile.
+    /// A job that takes long holds back those behind it; no more than the window wait there, and
+    /// the source is not pulled meanwhile.
     #[doc(alias("buffered"))]
     pub fn ordered(mut self) -> Self {
         self.order = Some(Reorder::new());
         self
     }
 
-    /// Bounds how many jobs of this map may be queued, running, or finished and unread at once. Jobs that running jobs add
-    /// come on top.
+    /// Bounds how many jobs of this map may be queued, running, or finished and unread at once.
+    /// Jobs that running jobs add come on top.
     ///
     /// With a window of 1, a job starts when the one before it was read.
     ///
@@ -258,8 +264,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
 
     /// Says what happens when a job does not succeed; see [`OnError`].
     ///
-    /// It takes effect where the job ends, not where its completion is read: once the last failure that is allowed has
-    /// happened, no job of this map starts.
+    /// It takes effect where the job ends, not where its completion is read: once the last failure
+    /// that is allowed has happened, no job of this map starts.
     pub fn on_error(self, policy: OnError) -> Self {
         self.reader.stream.set_on_error(policy);
         self
@@ -271,9 +277,10 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self
     }
 
-    /// Limits the whole map, counted from now, however many jobs it has: when the time has passed, what is left is cancelled, as
-    /// by [`cancel`](Self::cancel), with [`CancelReason::Deadline`] as the reason, and the [`summary`](Self::summary) says
-    /// [`End::TimedOut`]. Jobs that are finished keep their outcome.
+    /// Limits the whole map, counted from now, however many jobs it has: when the time has passed,
+    /// what is left is cancelled, as by [`cancel`](Self::cancel), with [`CancelReason::Deadline`]
+    /// as the reason, and the [`summary`](Self::summary) says [`End::TimedOut`]. Jobs that are
+    /// finished keep their outcome.
     ///
     /// The deadline is seen when the map is polled; a map that is not polled is not cancelled.
     ///
@@ -302,8 +309,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self
     }
 
-    /// Puts a copy of the input into each [`Completion`], also of jobs that started. It is made right before the job
-    /// starts.
+    /// Puts a copy of the input into each [`Completion`], also of jobs that started. It is made
+    /// right before the job starts.
     pub fn keep_inputs(self) -> Self
     where
         In: Clone,
@@ -312,7 +319,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self
     }
 
-    /// What became of the jobs so far; after the stream has ended, of all of them, and how it ended.
+    /// What became of the jobs so far; after the stream has ended, of all of them, and how it
+    /// ended.
     pub fn summary(&self) -> Summary {
         let is_over = self.intake != Intake::Open && self.reader.unread() == 0;
         let by_source = match self.intake {
@@ -323,8 +331,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self.reader.summary(is_over, by_source)
     }
 
-    /// Cancels what is left: queued jobs never start, running ones are dropped at their next await, and no more inputs are
-    /// pulled. Their completions are still yielded.
+    /// Cancels what is left: queued jobs never start, running ones are dropped at their next await,
+    /// and no more inputs are pulled. Their completions are still yielded.
     pub fn cancel(&mut self) {
         self.stop(CancelReason::Stream);
     }
@@ -373,8 +381,9 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         Next { map: self }
     }
 
-    /// Pulls inputs while there is room, and submits them. What it waits for then wakes the task: its jobs, if `window` of them are
-    /// unread; otherwise room or the source, and the close of the pool.
+    /// Pulls inputs while there is room, and submits them. What it waits for then wakes the task:
+    /// its jobs, if `window` of them are unread; otherwise room or the source, and the close of the
+    /// pool.
     ///
     /// It ends: the window bounds what is submitted before a completion is read.
     fn feed(&mut self, cx: &mut Context<'_>) {
@@ -440,8 +449,8 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         false
     }
 
-    /// Submits what was pulled, at most as much as there are places for, or one input beyond the capacity. Takes as many `more` places
-    /// as are wanted then, and says how many there are.
+    /// Submits what was pulled, at most as much as there are places for, or one input beyond the
+    /// capacity. Takes as many `more` places as are wanted then, and says how many there are.
     fn submit(
         &mut self,
         pull: &mut Pull<'_, In, T, E>,
@@ -485,8 +494,8 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         pull.places()
     }
 
-    /// Whether inputs are to be pulled before the completions at hand are read, so that the workers have something to do
-    /// meanwhile; but not for the sake of a few.
+    /// Whether inputs are to be pulled before the completions at hand are read, so that the workers
+    /// have something to do meanwhile; but not for the sake of a few.
     #[inline(always)]
     fn is_hungry(&self) -> bool {
         self.intake == Intake::Open
@@ -584,12 +593,13 @@ impl<In, T, E, S> fmt::Debug for Next<'_, In, T, E, S> {
 }
 
 impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
-    /// Collects the values in the order of the inputs. The first job that does not succeed cancels the rest.
+    /// Collects the values in the order of the inputs. The first job that does not succeed cancels
+    /// the rest.
     ///
     /// # Errors
     ///
-    /// [`CollectError::Job`] with the first failure; [`CollectError::Incomplete`] if all jobs succeeded but the pool was
-    /// closed before the source was exhausted.
+    /// [`CollectError::Job`] with the first failure; [`CollectError::Incomplete`] if all jobs
+    /// succeeded but the pool was closed before the source was exhausted.
     ///
     /// # Cancel safety
     ///
@@ -620,7 +630,8 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
         while let Some(completion) = self.next().await {
             match completion.result {
                 Ok(value) => values.push((completion.index, value)),
-                // The reason of a cancellation that a failure has caused is that failure, still to come.
+                // The reason of a cancellation that a failure has caused is that failure, still to
+                // come.
                 Err(error) if error.is_cancelled() && self.summary().end == End::Stopped => {}
                 Err(error) => {
                     let (index, input) = (completion.index, completion.input);

@@ -1,5 +1,5 @@
-//! Outcomes on their way to the consumer: the stream that [`map`] and [`group`] share, put in order on request, summed up
-//! at the end. What comes in here is final; nothing is run or retried.
+//! Outcomes on their way to the consumer: the stream that [`map`] and [`group`] share, put in order
+//! on request, summed up at the end. What comes in here is final; nothing is run or retried.
 
 pub(crate) mod batches;
 pub(crate) mod group;
@@ -21,8 +21,9 @@ use crate::observe::JobId;
 pub struct Completion<In, T, E> {
     /// The number of the job within its pool.
     pub id: JobId,
-    /// The number of the job within its map or group, counted from 0: the position of its input in the source, as long
-    /// as no running job adds jobs. Those take numbers from the same row, in the order in which they are added.
+    /// The number of the job within its map or group, counted from 0: the position of its input in
+    /// the source, as long as no running job adds jobs. Those take numbers from the same row, in
+    /// the order in which they are added.
     pub index: usize,
     /// How many attempts started; 0 for a job that never ran.
     pub attempts: u32,
@@ -47,7 +48,8 @@ pub(crate) struct Timings {
 }
 
 impl<In, T, E> Completion<In, T, E> {
-    /// Drops it piece by piece: two pieces that panic in their drops would end the process if they were dropped as one.
+    /// Drops it piece by piece: two pieces that panic in their drops would end the process if they
+    /// were dropped as one.
     pub(crate) fn discard(self) {
         unwind::discard(self.input);
         unwind::discard(self.result);
@@ -71,8 +73,9 @@ pub enum OnError {
     /// Goes on with the others. The default.
     #[default]
     Continue,
-    /// Cancels the rest after the first failure: what is queued never starts, what runs is dropped at its next await,
-    /// and no more inputs are pulled. Each accepted job still has its completion.
+    /// Cancels the rest after the first failure: what is queued never starts, what runs is dropped
+    /// at its next await, and no more inputs are pulled. Each accepted job still has its
+    /// completion.
     Stop,
     /// The same after this many failures; 0 is taken as 1.
     StopAfter(usize),

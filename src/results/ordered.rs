@@ -1,7 +1,8 @@
-//! Puts completions back into the order of their indices. Pure: values go in at their index, and come out once all before
-//! them have.
+//! Puts completions back into the order of their indices. Pure: values go in at their index, and
+//! come out once all before them have.
 //!
-//! Bounded by the caller, who lets in no index further ahead of the first missing one than his window.
+//! Bounded by the caller, who lets in no index further ahead of the first missing one than his
+//! window.
 
 use std::collections::VecDeque;
 
@@ -71,7 +72,8 @@ mod tests {
         }
     }
 
-    /// What a map does: it lets in what is less than a window ahead, in any order, and takes out what is due.
+    /// What a map does: it lets in what is less than a window ahead, in any order, and takes out
+    /// what is due.
     #[derive(Debug, Clone)]
     enum Op {
         Insert(usize),

@@ -1,9 +1,11 @@
-//! The second channel: completions of one map or group, from the workers to the one who reads them. In come completions
-//! in the order in which jobs end; out they go in the same order, with a count of what is still to come.
+//! The second channel: completions of one map or group, from the workers to the one who reads them.
+//! In come completions in the order in which jobs end; out they go in the same order, with a count
+//! of what is still to come.
 //!
-//! [`Stream`] is the workers' side, [`Reader`] the consumer's. The channel itself has no bound; what bounds it is the
-//! window: the reader's side accepts no job while `window` of them are queued, running or unread. Jobs added by running
-//! jobs come on top, and are bounded by the pool's child capacity while they are queued.
+//! [`Stream`] is the workers' side, [`Reader`] the consumer's. The channel itself has no bound;
+//! what bounds it is the window: the reader's side accepts no job while `window` of them are
+//! queued, running or unread. Jobs added by running jobs come on top, and are bounded by the pool's
+//! child capacity while they are queued.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -102,7 +104,8 @@ pub(crate) struct Stream<In, T, E> {
 }
 
 impl<In, T, E> Stream<In, T, E> {
-    /// The identity by which its jobs are found, and its waits; no other map or group of the pool has the same.
+    /// The identity by which its jobs are found, and its waits; no other map or group of the pool
+    /// has the same.
     pub(crate) const fn identity(&self) -> NonZeroUsize {
         self.identity
     }
@@ -129,7 +132,8 @@ impl<In, T, E> Stream<In, T, E> {
         }
     }
 
-    /// A submission to this group is about to wait for room. It looks whether the group is cancelled once it stands in line.
+    /// A submission to this group is about to wait for room. It looks whether the group is
+    /// cancelled once it stands in line.
     pub(crate) fn begin_submit(&self) {
         self.submitting.fetch_add(1, Ordering::SeqCst);
     }
@@ -206,7 +210,8 @@ impl<In, T, E> Stream<In, T, E> {
         self.arriving.load(Ordering::SeqCst) > 0 || !self.is_starved()
     }
 
-    /// A completion is about to be booked. Whoever says so delivers it and says that it [has arrived](Self::arrived).
+    /// A completion is about to be booked. Whoever says so delivers it and says that it [has
+    /// arrived](Self::arrived).
     pub(crate) fn announce(&self, kind: engine::DeliveryKind) {
         self.arriving.fetch_add(1, Ordering::SeqCst);
         self.engine.deliveries.begin(kind);
@@ -223,7 +228,8 @@ impl<In, T, E> Stream<In, T, E> {
 
     pub(crate) fn deliver(&self, delivery: Delivery<In, T, E>) {
         if let Err(refused) = self.results.send(delivery) {
-            // The consumer is gone; what the values do in their drops is no business of the worker's.
+            // The consumer is gone; what the values do in their drops is no business of the
+            // worker's.
             refused.discard();
         }
     }
@@ -248,7 +254,8 @@ impl<In, T, E> Stream<In, T, E> {
     /// Takes back one expectation, of a job that was not accepted after all.
     pub(crate) fn expect_less(&self) {
         if self.unread.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_starved() {
-            // The consumer may have gone to sleep over it, and nothing else will wake it: it looks again.
+            // The consumer may have gone to sleep over it, and nothing else will wake it: it looks
+            // again.
             self.deliver(Delivery::Many(Vec::new()));
         }
     }
@@ -264,7 +271,8 @@ impl<In, T, E> Stream<In, T, E> {
         self.unread.load(Ordering::SeqCst)
     }
 
-    /// Accepts one job into this stream while fewer than `window` are unread, or gives its input back.
+    /// Accepts one job into this stream while fewer than `window` are unread, or gives its input
+    /// back.
     pub(crate) fn submit(
         self: &Arc<Self>,
         input: In,
@@ -317,7 +325,8 @@ impl<In, T, E> Stream<In, T, E> {
 pub(crate) struct Reader<In, T, E> {
     pub(crate) stream: Arc<Stream<In, T, E>>,
     results: Receiver<Delivery<In, T, E>>,
-    /// What came together and is handed out one by one: what one delivery holds, in one of two forms.
+    /// What came together and is handed out one by one: what one delivery holds, in one of two
+    /// forms.
     batch: VecDeque<Completion<In, T, E>>,
     /// The first comes last, where it is taken out most easily.
     successes: Vec<Success<T>>,
@@ -360,10 +369,11 @@ impl<In, T, E> Reader<In, T, E> {
         }
     }
 
-    /// The next completion that a worker has delivered. `Pending` also when none is on its way: compare
-    /// [`Stream::unread`].
+    /// The next completion that a worker has delivered. `Pending` also when none is on its way:
+    /// compare [`Stream::unread`].
     ///
-    /// Inside a job of this pool whose wait could never end, it cancels what is left; that is then delivered.
+    /// Inside a job of this pool whose wait could never end, it cancels what is left; that is then
+    /// delivered.
     pub(crate) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Completion<In, T, E>> {
         loop {
             if let Some(success) = self.successes.pop() {
@@ -436,12 +446,14 @@ impl<In, T, E> Reader<In, T, E> {
         self.stream.unread() - self.read
     }
 
-    /// What the common count may rise to while `window` jobs may be unread: it still contains some that were read.
+    /// What the common count may rise to while `window` jobs may be unread: it still contains some
+    /// that were read.
     pub(crate) const fn limit(&self, window: usize) -> usize {
         window.saturating_add(self.read)
     }
 
-    /// Takes what was read off the common count; unless jobs add jobs, others only look whether that is zero.
+    /// Takes what was read off the common count; unless jobs add jobs, others only look whether
+    /// that is zero.
     fn settle_read(&mut self) {
         // None of them would change nothing, but cost time.
         if self.read > 0 {

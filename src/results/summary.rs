@@ -1,4 +1,5 @@
-//! The account of one map or group: how many jobs ended how, whether all inputs had their turn, and if not, why not.
+//! The account of one map or group: how many jobs ended how, whether all inputs had their turn, and
+//! if not, why not.
 
 use std::fmt;
 
@@ -6,7 +7,8 @@ use crate::error::{CancelReason, JobError};
 
 /// What became of the jobs of a map or a group.
 ///
-/// `accepted == succeeded + failed + timed_out + panicked + cancelled + abandoned + rejected + unread`, always.
+/// `accepted == succeeded + failed + timed_out + panicked + cancelled + abandoned + rejected +
+/// unread`, always.
 #[derive(Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Summary {
@@ -41,8 +43,8 @@ pub enum End {
     /// Not yet.
     #[default]
     Unfinished,
-    /// Every input of the source became a job, and each of these ran to an outcome of its own. A group is complete
-    /// when all its jobs are read.
+    /// Every input of the source became a job, and each of these ran to an outcome of its own. A
+    /// group is complete when all its jobs are read.
     Complete,
     /// [`OnError`](crate::OnError) said to stop after this many failures.
     Stopped,

@@ -1,6 +1,7 @@
 //! A clock that moves when told. It knows who sleeps and until when, and nothing of what they do.
 //!
-//! Users test their handlers with it, as this crate's own tests do: time-outs fire at once and at an exact instant.
+//! Users test their handlers with it, as this crate's own tests do: time-outs fire at once and at
+//! an exact instant.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,11 +15,11 @@ use super::{BoxFuture, Timer};
 use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard, in_wakers};
 
-/// A [`Timer`] that stands still until it is moved: by [`run`](Self::run), which jumps to the next alarm when its future waits, or
-/// by [`advance`](Self::advance).
+/// A [`Timer`] that stands still until it is moved: by [`run`](Self::run), which jumps to the next
+/// alarm when its future waits, or by [`advance`](Self::advance).
 ///
-/// Clones share one clock. What sleeps is kept in the order of its deadlines; the memory is bounded by the number of
-/// futures that sleep at once.
+/// Clones share one clock. What sleeps is kept in the order of its deadlines; the memory is bounded
+/// by the number of futures that sleep at once.
 ///
 /// # Examples
 ///
@@ -92,10 +93,11 @@ impl ManualTimer {
             .saturating_duration_since(self.clock.start)
     }
 
-    /// Moves the clock on and wakes the sleeps whose deadline has come, in the order of their deadlines.
+    /// Moves the clock on and wakes the sleeps whose deadline has come, in the order of their
+    /// deadlines.
     ///
-    /// They are woken, not run: what runs first is the executor's choice. A step past what an [`Instant`] can hold
-    /// stops where it stands.
+    /// They are woken, not run: what runs first is the executor's choice. A step past what an
+    /// [`Instant`] can hold stops where it stands.
     pub fn advance(&self, by: Duration) {
         let mut state = self.clock.lock();
         let now = state.now.checked_add(by).unwrap_or(state.now);
@@ -104,7 +106,8 @@ impl ManualTimer {
         due.into_iter().for_each(Waker::wake);
     }
 
-    /// Moves the clock to the next deadline and wakes the sleeps that wait for it. Returns `false` if nothing sleeps.
+    /// Moves the clock to the next deadline and wakes the sleeps that wait for it. Returns `false`
+    /// if nothing sleeps.
     ///
     /// A deadline that has passed already is the next one, and leaves the clock where it is.
     pub fn advance_to_next(&self) -> bool {
@@ -119,11 +122,12 @@ impl ManualTimer {
         true
     }
 
-    /// Polls the future to its end; whenever all of it waits, moves the clock [to the next deadline](Self::advance_to_next).
+    /// Polls the future to its end; whenever all of it waits, moves the clock [to the next
+    /// deadline](Self::advance_to_next).
     ///
-    /// It is for futures of one task, such as [`Workers::drive`](crate::Workers::drive): the clock does not wait for what other
-    /// tasks or threads are about to do. If nothing sleeps on the clock, it waits for the future to be woken, and so for ever if
-    /// nothing wakes it.
+    /// It is for futures of one task, such as [`Workers::drive`](crate::Workers::drive): the clock
+    /// does not wait for what other tasks or threads are about to do. If nothing sleeps on the
+    /// clock, it waits for the future to be woken, and so for ever if nothing wakes it.
     ///
     /// # Cancel safety
     ///
@@ -153,8 +157,8 @@ impl ManualTimer {
         poll_fn(|cx| {
             wakes.begin(cx.waker());
             let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
-            // A future that was woken meanwhile goes on by itself. So does, as a rule, one that slept until the next deadline; but a
-            // sleep may belong to another task.
+            // A future that was woken meanwhile goes on by itself. So does, as a rule, one that
+            // slept until the next deadline; but a sleep may belong to another task.
             if polled.is_pending()
                 && !wakes.is_woken.load(Ordering::SeqCst)
                 && self.advance_to_next()
@@ -238,7 +242,8 @@ impl Timer for ManualTimer {
     }
 }
 
-/// Passes on wake-ups to the task of a [`ManualTimer::run`], and knows of those that came while it polled.
+/// Passes on wake-ups to the task of a [`ManualTimer::run`], and knows of those that came while it
+/// polled.
 struct Wakes {
     task: in_wakers::Mutex<Option<Waker>>,
     is_woken: AtomicBool,

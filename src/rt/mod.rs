@@ -1,7 +1,8 @@
-//! What a pool needs of its surroundings: an executor that polls its workers ([`Spawn`]) and a clock ([`Timer`]).
+//! What a pool needs of its surroundings: an executor that polls its workers ([`Spawn`]) and a
+//! clock ([`Timer`]).
 //!
-//! Both are small traits, so that any executor and any clock will do. Nothing here starts a thread, and nothing is
-//! shared by the whole process.
+//! Both are small traits, so that any executor and any clock will do. Nothing here starts a thread,
+//! and nothing is shared by the whole process.
 
 mod manual;
 #[cfg(feature = "async-io")]
@@ -23,7 +24,8 @@ pub use manual::{ManualSleep, ManualTimer, SleepersReached};
 /// A boxed future that may move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A sleep of a timer that can be part of a type which is `Sync`. It is polled by `&mut` only, so its lock is never taken.
+/// A sleep of a timer that can be part of a type which is `Sync`. It is polled by `&mut` only, so
+/// its lock is never taken.
 pub(crate) struct Alarm(Mutex<BoxFuture<'static, ()>>);
 
 impl Alarm {
@@ -46,12 +48,13 @@ impl Future for Alarm {
 
 /// An executor that polls a future until it ends.
 ///
-/// The pool hands over one future a worker, never one a job. Whoever implements this must let the future go on when
-/// its handle, if there is one, is dropped: detach it. If the executor drops a worker's future, the worker's job is
-/// reported as abandoned, and so are all that wait once the last worker is gone.
+/// The pool hands over one future a worker, never one a job. Whoever implements this must let the
+/// future go on when its handle, if there is one, is dropped: detach it. If the executor drops a
+/// worker's future, the worker's job is reported as abandoned, and so are all that wait once the
+/// last worker is gone.
 ///
-/// It is implemented for `async_executor::Executor` and `LocalExecutor`, for references and `Arc`s of executors, and
-/// for closures.
+/// It is implemented for `async_executor::Executor` and `LocalExecutor`, for references and `Arc`s
+/// of executors, and for closures.
 ///
 /// # Examples
 ///
@@ -99,8 +102,8 @@ impl<S: Spawn + ?Sized> Spawn for Arc<S> {
 
 /// A clock and its alarm, in one piece so that a test clock moves both.
 ///
-/// Implementations never block, never panic, and never go back; the pool copes with a clock that does, by treating
-/// the elapsed time as zero.
+/// Implementations never block, never panic, and never go back; the pool copes with a clock that
+/// does, by treating the elapsed time as zero.
 pub trait Timer: Send + Sync + 'static {
     /// The time now.
     fn now(&self) -> Instant;

@@ -6,8 +6,8 @@ use super::{BoxFuture, Timer};
 
 /// The system's monotonic clock with the timers of `async-io`, which work under any executor.
 ///
-/// `async-io` drives its timers from whatever task blocks on them or from a helper thread of its own, so an embedder
-/// has nothing to start.
+/// `async-io` drives its timers from whatever task blocks on them or from a helper thread of its
+/// own, so an embedder has nothing to start.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AsyncIoTimer;
 
@@ -32,9 +32,10 @@ mod global {
 
     /// smol's global executor, as [`smol::spawn`] uses it.
     ///
-    /// It has **one** thread unless the environment variable `SMOL_THREADS` names another number when it is first used: handlers that
-    /// compute take turns there, however many workers there are. For more threads without the variable, use
-    /// [`spawn_on`](crate::Builder::spawn_on) with an executor that several threads run.
+    /// It has **one** thread unless the environment variable `SMOL_THREADS` names another number
+    /// when it is first used: handlers that compute take turns there, however many workers there
+    /// are. For more threads without the variable, use [`spawn_on`](crate::Builder::spawn_on) with
+    /// an executor that several threads run.
     #[derive(Debug, Clone, Copy, Default)]
     pub struct SmolGlobal;
 

@@ -13,27 +13,30 @@ use crate::reply::Cell;
 
 /// The handle of a submitted job. As a future it yields the job's result.
 ///
-/// **Dropping the handle cancels the job**: a queued one never starts, a running one is dropped at its next await.
-/// [`detach`](Self::detach) lets it go on without the handle.
+/// **Dropping the handle cancels the job**: a queued one never starts, a running one is dropped at
+/// its next await. [`detach`](Self::detach) lets it go on without the handle.
 ///
-/// The types are those of the [`Pool`](crate::Pool). `In` is among them since a job that is cancelled or aborted gives its input
-/// back.
+/// The types are those of the [`Pool`](crate::Pool). `In` is among them since a job that is
+/// cancelled or aborted gives its input back.
 ///
 /// # Waiting inside a job
 ///
-/// A handle may be awaited inside another job of the same pool. If every slot then waits for the pool itself, no job could ever
-/// run again: the last wait yields [`JobError::WouldDeadlock`]. So it does if slots are free, but no queued job can ever start:
-/// its [key](crate::Builder::max_running_per_key) is busy with a job that waits, or its delay has no end.
+/// A handle may be awaited inside another job of the same pool. If every slot then waits for the
+/// pool itself, no job could ever run again: the last wait yields [`JobError::WouldDeadlock`]. So
+/// it does if slots are free, but no queued job can ever start: its
+/// [key](crate::Builder::max_running_per_key) is busy with a job that waits, or its delay has no
+/// end.
 ///
-/// A wait is a handle, map, group or submission that was polled inside the job and has neither ended nor been dropped.
+/// A wait is a handle, map, group or submission that was polled inside the job and has neither
+/// ended nor been dropped.
 ///
-/// Three waits are not seen, and may never end: jobs that await each other in a circle while a slot is free; a circle through a
-/// second pool; a wait that the handler moves to a task of its own.
+/// Three waits are not seen, and may never end: jobs that await each other in a circle while a slot
+/// is free; a circle through a second pool; a wait that the handler moves to a task of its own.
 ///
 /// # Cancel safety
 ///
-/// Polling by reference loses nothing: `&mut handle` may be dropped and awaited again. After it has yielded its result, it
-/// stays pending.
+/// Polling by reference loses nothing: `&mut handle` may be dropped and awaited again. After it has
+/// yielded its result, it stays pending.
 ///
 /// # Examples
 ///
@@ -75,10 +78,11 @@ impl<In, T, E> JobHandle<In, T, E> {
         self.cell.as_ref().is_none_or(|cell| cell.is_done())
     }
 
-    /// Takes the result if the job is finished, and waits for nothing: for loops that look now and then.
+    /// Takes the result if the job is finished, and waits for nothing: for loops that look now and
+    /// then.
     ///
-    /// `None` before the outcome is known, and after the result was taken or yielded. A handle that nothing awaits wakes
-    /// nothing.
+    /// `None` before the outcome is known, and after the result was taken or yielded. A handle that
+    /// nothing awaits wakes nothing.
     ///
     /// # Examples
     ///
@@ -102,8 +106,8 @@ impl<In, T, E> JobHandle<In, T, E> {
         Some(result)
     }
 
-    /// Changes the priority of a job that has not started, or that waits for another attempt; says whether it was in time. See
-    /// [`Job::priority`](crate::Job::priority).
+    /// Changes the priority of a job that has not started, or that waits for another attempt; says
+    /// whether it was in time. See [`Job::priority`](crate::Job::priority).
     ///
     /// # Examples
     ///
@@ -137,8 +141,8 @@ impl<In, T, E> JobHandle<In, T, E> {
         }
     }
 
-    /// Cancels the job, and waits until its running attempt, if there is one, has been dropped. Yields the result if the
-    /// job had finished before.
+    /// Cancels the job, and waits until its running attempt, if there is one, has been dropped.
+    /// Yields the result if the job had finished before.
     ///
     /// The cancellation is under way when this returns its future, which need not be polled.
     ///

@@ -1,6 +1,7 @@
-//! One job at a time: options of a job ([`Job`]), a place held before the input is moved ([`Permit`]), the handle of a
-//! submitted job ([`JobHandle`]), and the way in for running jobs ([`Submitter`]). An input comes in; an accepted job goes
-//! on to the injector, or the input comes back.
+//! One job at a time: options of a job ([`Job`]), a place held before the input is moved
+//! ([`Permit`]), the handle of a submitted job ([`JobHandle`]), and the way in for running jobs
+//! ([`Submitter`]). An input comes in; an accepted job goes on to the injector, or the input comes
+//! back.
 
 mod handle;
 mod reserve;
@@ -74,29 +75,31 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
         }
     }
 
-    /// Lets the job start before all queued jobs of a smaller priority. Without this it is 0. Among equals, the one that was
-    /// accepted first starts first. Priorities are strict, unless the pool has [`aging`](crate::Builder::aging): as long as
-    /// there are jobs of a greater one, this one waits.
+    /// Lets the job start before all queued jobs of a smaller priority. Without this it is 0. Among
+    /// equals, the one that was accepted first starts first. Priorities are strict, unless the pool
+    /// has [`aging`](crate::Builder::aging): as long as there are jobs of a greater one, this one
+    /// waits.
     pub fn priority(mut self, priority: i32) -> Self {
         self.own.priority = priority;
         self
     }
 
-    /// Lets the job start no sooner than this after its submission. Meanwhile it counts as delayed, and takes a place in the
-    /// queue. A delay past the end of time never ends.
+    /// Lets the job start no sooner than this after its submission. Meanwhile it counts as delayed,
+    /// and takes a place in the queue. A delay past the end of time never ends.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.own.start = Start::After(delay);
         self
     }
 
-    /// Lets the job start no sooner than at this time of the pool's timer; otherwise as [`delay`](Self::delay).
+    /// Lets the job start no sooner than at this time of the pool's timer; otherwise as
+    /// [`delay`](Self::delay).
     pub fn not_before(mut self, at: Instant) -> Self {
         self.own.start = Start::NotBefore(at);
         self
     }
 
-    /// Limits the job's whole life, counted from its submission, waiting included, in place of the pool's
-    /// [`job_timeout`](crate::Builder::job_timeout).
+    /// Limits the job's whole life, counted from its submission, waiting included, in place of the
+    /// pool's [`job_timeout`](crate::Builder::job_timeout).
     ///
     /// # Panics
     ///
@@ -185,7 +188,8 @@ fn launch<In, T, E>(
     input: In,
     is_detached: bool,
 ) -> Arc<Cell<In, T, E>> {
-    // What the pool says of attempts is looked up when the job starts, so that a change counts for it.
+    // What the pool says of attempts is looked up when the job starts, so that a change counts for
+    // it.
     let limits = Limits {
         attempt: None,
         job: pools.job,

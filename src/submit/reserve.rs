@@ -1,5 +1,5 @@
-//! A place in the queue, held before there is anything to put into it. So an input is never moved into a future that may be
-//! dropped.
+//! A place in the queue, held before there is anything to put into it. So an input is never moved
+//! into a future that may be dropped.
 
 use std::fmt;
 use std::sync::Arc;

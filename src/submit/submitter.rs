@@ -1,5 +1,6 @@
-//! The way in for running jobs. What a running job adds never waits for the pool's own capacity, so a pool whose jobs add
-//! jobs cannot block itself; it has a bound of its own, and an error that says when it is reached.
+//! The way in for running jobs. What a running job adds never waits for the pool's own capacity, so
+//! a pool whose jobs add jobs cannot block itself; it has a bound of its own, and an error that
+//! says when it is reached.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,11 +16,13 @@ use crate::results::stream::Stream;
 /// Adds jobs from inside a running job; handed to handlers of
 /// [`build_with_submitter`](crate::Builder::build_with_submitter).
 ///
-/// Jobs that are added wait in the same queue as others, behind those that are there, but do not count against its capacity:
-/// at most [`child_capacity`](crate::Builder::child_capacity) of them may be queued at once. A pool that is closed still
-/// takes them, so that what was accepted is done to its end; one that is [sealed](crate::Pool::seal) does not.
+/// Jobs that are added wait in the same queue as others, behind those that are there, but do not
+/// count against its capacity: at most [`child_capacity`](crate::Builder::child_capacity) of them
+/// may be queued at once. A pool that is closed still takes them, so that what was accepted is done
+/// to its end; one that is [sealed](crate::Pool::seal) does not.
 ///
-/// It is of use only while its job runs: afterwards it answers [`SubmitError::Closed`], and it does not keep the pool open.
+/// It is of use only while its job runs: afterwards it answers [`SubmitError::Closed`], and it does
+/// not keep the pool open.
 ///
 /// # Examples
 ///
@@ -71,16 +74,18 @@ impl<In, T, E> Submitter<In, T, E> {
         self.place.id
     }
 
-    /// Adds a job to the map or group that the running job belongs to: it is not over before the new job is.
+    /// Adds a job to the map or group that the running job belongs to: it is not over before the
+    /// new job is.
     ///
     /// Where the running job belongs to a single handle, the new one is detached: a failure goes to
     /// [`Pool::on_unhandled`](crate::Pool::on_unhandled).
     ///
     /// # Errors
     ///
-    /// [`SubmitError::Full`] if as many added jobs are queued as the child capacity, or if as many jobs of the map or group are
-    /// queued, running or unread as its window and the child capacity together; [`SubmitError::Closed`] if the running job is
-    /// over, its map or group is cancelled, or the pool is sealed or aborted.
+    /// [`SubmitError::Full`] if as many added jobs are queued as the child capacity, or if as many
+    /// jobs of the map or group are queued, running or unread as its window and the child capacity
+    /// together; [`SubmitError::Closed`] if the running job is over, its map or group is cancelled,
+    /// or the pool is sealed or aborted.
     pub fn add(&self, input: In) -> Result<(), SubmitError<In>> {
         if let Some(stream) = &self.stream {
             return stream.submit(input, Some(self.place), stream.child_limit());
@@ -94,8 +99,8 @@ impl<In, T, E> Submitter<In, T, E> {
         }
     }
 
-    /// Adds a job with a handle of its own, which belongs to no map or group. See [`JobHandle`] about awaiting it inside the
-    /// running job.
+    /// Adds a job with a handle of its own, which belongs to no map or group. See [`JobHandle`]
+    /// about awaiting it inside the running job.
     ///
     /// # Errors
     ///

@@ -2,8 +2,8 @@
 
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 
-/// Loom takes operations that are sequentially consistent for an acquire and a release only. Here a fence, which it knows,
-/// stands before and after each.
+/// Loom takes operations that are sequentially consistent for an acquire and a release only. Here a
+/// fence, which it knows, stands before and after each.
 pub(crate) mod atomic {
     pub(crate) use loom::sync::atomic::Ordering;
     use loom::sync::atomic::fence;
@@ -102,8 +102,8 @@ pub(crate) mod in_wakers {
     pub(crate) use super::{Mutex, MutexGuard, atomic};
 }
 
-/// A channel as async-channel's, of what the queue uses of it: each send wakes one more of those that wait, in the order in
-/// which they came, and one that is woken and dropped passes that on.
+/// A channel as async-channel's, of what the queue uses of it: each send wakes one more of those
+/// that wait, in the order in which they came, and one that is woken and dropped passes that on.
 pub(crate) mod channel {
     use std::collections::VecDeque;
     use std::future::Future;

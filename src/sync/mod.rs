@@ -1,10 +1,11 @@
-//! The locks and atomics of the library, and its channels: those of the standard library and of async-channel;
-//! with the feature `testing`, the same with [preemption points](preempt) around them; or, in a build that explores schedules
-//! (`--cfg brigade_model="…"`), those of the explorer.
+//! The locks and atomics of the library, and its channels: those of the standard library and of
+//! async-channel; with the feature `testing`, the same with [preemption points](preempt) around
+//! them; or, in a build that explores schedules (`--cfg brigade_model="…"`), those of the explorer.
 //!
-//! Shuttle picks among the threads at each lock and atomic, at random; the real channels are in its build, and each call of
-//! theirs is one step. Loom goes through all orders of the operations it sees, so in its build the channels are small
-//! ones made of its locks. Counts of references are the standard library's everywhere.
+//! Shuttle picks among the threads at each lock and atomic, at random; the real channels are in its
+//! build, and each call of theirs is one step. Loom goes through all orders of the operations it
+//! sees, so in its build the channels are small ones made of its locks. Counts of references are
+//! the standard library's everywhere.
 
 #[cfg(not(any(feature = "testing", brigade_model = "loom", brigade_model = "shuttle")))]
 mod imp {
@@ -28,7 +29,8 @@ mod imp {
     pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
     pub(crate) use shuttle::thread_local;
 
-    /// The channels wake under locks of their own, which shuttle does not know: nothing may happen there.
+    /// The channels wake under locks of their own, which shuttle does not know: nothing may happen
+    /// there.
     pub(crate) use std::sync as in_wakers;
 }
 

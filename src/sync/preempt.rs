@@ -1,11 +1,12 @@
-//! The locks and channels of the library in builds with the feature `testing`: those of the standard library and of
-//! async-channel, with *preemption points* around them.
+//! The locks and channels of the library in builds with the feature `testing`: those of the
+//! standard library and of async-channel, with *preemption points* around them.
 //!
-//! A preemption point is a place in the middle of a poll at which the operating system could suspend the thread and another thread
-//! could act on what both share: before a lock is taken, after it was released, and on either side of a call of a channel. The
-//! simulator installs a [`Hook`] on its thread, which is called there and may poll other tasks. There is no point while
-//! the thread holds a lock of the library, since the hook would wait for that lock forever; and none while a panic unwinds, since
-//! a second panic would end the process.
+//! A preemption point is a place in the middle of a poll at which the operating system could
+//! suspend the thread and another thread could act on what both share: before a lock is taken,
+//! after it was released, and on either side of a call of a channel. The simulator installs a
+//! [`Hook`] on its thread, which is called there and may poll other tasks. There is no point while
+//! the thread holds a lock of the library, since the hook would wait for that lock forever; and
+//! none while a panic unwinds, since a second panic would end the process.
 //!
 //! Where no hook is installed, a point costs one read of a thread-local.
 
@@ -46,7 +47,8 @@ fn call_hook() {
     }
 }
 
-/// Whether this thread holds a lock of the library, or is in a call of a channel, which has locks of its own.
+/// Whether this thread holds a lock of the library, or is in a call of a channel, which has locks
+/// of its own.
 pub(crate) fn is_locked() -> bool {
     LOCKS_HELD.get() > 0
 }
@@ -81,7 +83,8 @@ impl Drop for Installed {
 /// How many threads one thread can stand for.
 pub(crate) const MAX_THREADS: usize = 5;
 
-/// Calls the closure as if on another thread: it sees thread-locals of its own. Calls nest, up to [`MAX_THREADS`].
+/// Calls the closure as if on another thread: it sees thread-locals of its own. Calls nest, up to
+/// [`MAX_THREADS`].
 pub(crate) fn on_another_thread<R>(call: impl FnOnce() -> R) -> R {
     struct Back(usize);
     impl Drop for Back {
@@ -133,7 +136,8 @@ pub(crate) use per_thread as thread_local;
 
 // ---- locks ----
 
-/// The standard library's, with a preemption point before it is taken and one after it was released.
+/// The standard library's, with a preemption point before it is taken and one after it was
+/// released.
 #[derive(Default)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 
@@ -188,7 +192,8 @@ impl<T: fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
     }
 }
 
-/// Counts a lock, or those of a channel, as held, where a hook is installed; a preemption point follows.
+/// Counts a lock, or those of a channel, as held, where a hook is installed; a preemption point
+/// follows.
 struct Held {
     is_counted: bool,
 }
@@ -216,7 +221,8 @@ impl Drop for Held {
 
 // ---- channels ----
 
-/// Those of async-channel, with a preemption point on either side of each call that sends, receives or closes.
+/// Those of async-channel, with a preemption point on either side of each call that sends, receives
+/// or closes.
 pub(crate) mod channel {
     use std::future::Future;
     use std::ops::Deref;

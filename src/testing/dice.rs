@@ -1,4 +1,5 @@
-//! One sequence of random numbers, the same for the same seed on every machine; and what it chooses next among tasks. Pure.
+//! One sequence of random numbers, the same for the same seed on every machine; and what it chooses
+//! next among tasks. Pure.
 
 use std::cell::{Cell, RefCell};
 
@@ -12,7 +13,8 @@ impl Dice {
         let mut state = seed
             .wrapping_add(stream.wrapping_mul(0x9E37_79B9_7F4A_7C15))
             .wrapping_add(0x2545_F491);
-        // A seed of few bits is spread over all (the finalizer of SplitMix64); the state must not be 0.
+        // A seed of few bits is spread over all (the finalizer of SplitMix64); the state must not
+        // be 0.
         state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         Self(Cell::new((state ^ (state >> 31)) | 1))
@@ -36,9 +38,10 @@ impl Dice {
 
 /// Chooses the task to poll next.
 ///
-/// For half of the seeds each choice is on its own. For the others tasks have priorities that change now and then, so that one task
-/// goes on for long while others that could do not, as if their threads were slow (S. Burckhardt et al., "A randomized scheduler with
-/// probabilistic guarantees of finding bugs", 2010).
+/// For half of the seeds each choice is on its own. For the others tasks have priorities that
+/// change now and then, so that one task goes on for long while others that could do not, as if
+/// their threads were slow (S. Burckhardt et al., "A randomized scheduler with probabilistic
+/// guarantees of finding bugs", 2010).
 #[derive(Debug)]
 pub(super) struct Chooser {
     dice: Dice,
@@ -48,7 +51,8 @@ pub(super) struct Chooser {
 }
 
 impl Chooser {
-    /// All priorities change after one in so many choices, so that no task keeps another waiting forever.
+    /// All priorities change after one in so many choices, so that no task keeps another waiting
+    /// forever.
     const CHANGE: u64 = 12;
 
     pub(super) fn new(seed: u64, stream: u64) -> Self {

@@ -1,25 +1,30 @@
-//! A simulator for pools and handlers, for the feature `testing`: one thread, a clock that jumps, and dice that decide who goes
-//! on next, so that a race is found by its seed and found again.
+//! A simulator for pools and handlers, for the feature `testing`: one thread, a clock that jumps,
+//! and dice that decide who goes on next, so that a race is found by its seed and found again.
 //!
-//! A run is made of a *seed*, which decides every choice, and a *plan*, the [faults](Fault) that strike and the steps at which they
-//! do. The same seed and plan give the same run, and the same [trace](Failure::trace), byte for byte. When a run fails, its plan is
-//! shrunk to the strikes that it takes.
+//! A run is made of a *seed*, which decides every choice, and a *plan*, the [faults](Fault) that
+//! strike and the steps at which they do. The same seed and plan give the same run, and the same
+//! [trace](Failure::trace), byte for byte. When a run fails, its plan is shrunk to the strikes that
+//! it takes.
 //!
-//! What fails a run: a panic in the scenario or in a task that it spawned; a [watched](Sim::watch) pool whose books do not agree,
-//! or which holds up a job that could run; a wait that nobody can end; a run that never comes to rest; and, at the end, anything
-//! that a watched pool has not given back.
+//! What fails a run: a panic in the scenario or in a task that it spawned; a [watched](Sim::watch)
+//! pool whose books do not agree, or which holds up a job that could run; a wait that nobody can
+//! end; a run that never comes to rest; and, at the end, anything that a watched pool has not given
+//! back.
 //!
-//! Between two steps is not where all races are. With [`FaultKind::Preempt`], other tasks are polled, and faults strike, in the middle of a
-//! poll too: at the *preemption points*, where another thread could act on what the pool shares. A run then does what several threads could
-//! do, and is still decided by its seed; its plan names the points.
+//! Between two steps is not where all races are. With [`FaultKind::Preempt`], other tasks are
+//! polled, and faults strike, in the middle of a poll too: at the *preemption points*, where
+//! another thread could act on what the pool shares. A run then does what several threads could do,
+//! and is still decided by its seed; its plan names the points.
 //!
-//! What is simulated has to stay on this thread: a handler that waits for another thread, for a file or a socket, or for a real
-//! clock, cannot be repeated. Give it [`Sim::clock`], and doubles of what it talks to.
+//! What is simulated has to stay on this thread: a handler that waits for another thread, for a
+//! file or a socket, or for a real clock, cannot be repeated. Give it [`Sim::clock`], and doubles
+//! of what it talks to.
 //!
 //! # Examples
 //!
-//! A handler with a race: it reads a balance, waits, and writes it back. One after another it is right, and most of the time two
-//! at once are. The simulator finds a seed for which they are not, and the seed finds it again.
+//! A handler with a race: it reads a balance, waits, and writes it back. One after another it is
+//! right, and most of the time two at once are. The simulator finds a seed for which they are not,
+//! and the seed finds it again.
 //!
 //! ```
 //! use brigade::testing::{Sim, Simulation};
@@ -76,7 +81,8 @@ pub use self::watch::Recorder;
 /// How many steps a run may take if nothing else is said.
 const DEFAULT_MAX_STEPS: u64 = 100_000;
 
-/// Runs the scenario once for each seed, without faults; panics if a run fails, with the seed and the trace.
+/// Runs the scenario once for each seed, without faults; panics if a run fails, with the seed and
+/// the trace.
 ///
 /// `BRIGADE_SEED=n` in the environment runs that seed alone, as the message of the panic says.
 ///
@@ -129,7 +135,8 @@ impl<S: IntoIterator<Item = u64>> Simulation<S> {
         }
     }
 
-    /// Lets faults of these kinds strike, at steps that the seed decides; one run in four stays without.
+    /// Lets faults of these kinds strike, at steps that the seed decides; one run in four stays
+    /// without.
     pub fn faults(mut self, kinds: impl IntoIterator<Item = FaultKind>) -> Self {
         self.kinds = kinds.into_iter().collect();
         self
@@ -194,8 +201,8 @@ impl<S: IntoIterator<Item = u64>> Simulation<S> {
         Ok(runs)
     }
 
-    /// As [`run`](Self::run), for tests: panics if a run fails, and lets `BRIGADE_SEED` in the environment choose the one seed that
-    /// is run.
+    /// As [`run`](Self::run), for tests: panics if a run fails, and lets `BRIGADE_SEED` in the
+    /// environment choose the one seed that is run.
     ///
     /// # Panics
     ///
@@ -326,7 +333,8 @@ impl Error for Failure {}
 
 /// Polls the future at most so many times, then drops it. Yields its output if it ended before.
 ///
-/// With all numbers from 0 on, this drops a future at each of its awaits; see [`drop_at_every_poll`].
+/// With all numbers from 0 on, this drops a future at each of its awaits; see
+/// [`drop_at_every_poll`].
 pub async fn poll_times<F: Future>(future: F, times: usize) -> Option<F::Output> {
     let mut future = Box::pin(future);
     for time in 0..times {
@@ -355,8 +363,9 @@ async fn wait_for_wake<F>(_held: &mut F) {
     .await;
 }
 
-/// Simulates the scenario with a number of polls after which it is to drop some future: 0, 1, 2 and so on, until it says that the
-/// future has ended before. Each number is run with each of the seeds; returns the greatest number.
+/// Simulates the scenario with a number of polls after which it is to drop some future: 0, 1, 2 and
+/// so on, until it says that the future has ended before. Each number is run with each of the
+/// seeds; returns the greatest number.
 ///
 /// # Panics
 ///

@@ -1,4 +1,5 @@
-//! Which faults strike a run, and when. Pure: a plan is made of a seed, of text or of bytes, and knows nothing of what it strikes.
+//! Which faults strike a run, and when. Pure: a plan is made of a seed, of text or of bytes, and
+//! knows nothing of what it strikes.
 
 use std::error::Error;
 use std::fmt;
@@ -11,11 +12,13 @@ use super::dice::Dice;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// A worker is dropped: the one of this number among those that are left, counted round and round.
+    /// A worker is dropped: the one of this number among those that are left, counted round and
+    /// round.
     DropWorker(u32),
     /// All workers are dropped, as by an executor that goes away.
     DropExecutor,
-    /// A task that [`Sim::spawn`](super::Sim::spawn) has spawned is dropped, such as a consumer; counted as workers are.
+    /// A task that [`Sim::spawn`](super::Sim::spawn) has spawned is dropped, such as a consumer;
+    /// counted as workers are.
     DropTask(u32),
     /// The clock jumps, though somebody could go on.
     Clock(Duration),
@@ -25,12 +28,13 @@ pub enum Fault {
     Pause,
     /// One pause of the watched pools ends. At the end of a run, all do.
     Resume,
-    /// So many workers of the watched pools run jobs: a number that is one too small, counted round and round.
+    /// So many workers of the watched pools run jobs: a number that is one too small, counted round
+    /// and round.
     Resize(u32),
     /// The watched pools get this rate limit in permits a second; 0: none.
     Rate(u32),
-    /// A job of each watched pool gets another priority: the one of this number among those that have not started, counted round
-    /// and round.
+    /// A job of each watched pool gets another priority: the one of this number among those that
+    /// have not started, counted round and round.
     Priority(u32),
     /// The watched pools are closed.
     Close,
@@ -42,8 +46,8 @@ pub enum Fault {
     Abort,
     /// The next handler that [`Sim::faulty`](super::Sim::faulty) has made comes to this.
     Handler(HandlerFault),
-    /// Another task is polled in the middle of a poll, as by another thread: the one of this number among those that can go on, counted
-    /// round and round.
+    /// Another task is polled in the middle of a poll, as by another thread: the one of this number
+    /// among those that can go on, counted round and round.
     Poll(u32),
     /// The statistics of the watched pools are read and checked.
     Stats,
@@ -63,7 +67,8 @@ pub enum HandlerFault {
     PanicWithBomb,
     /// It waits for an hour first, and so runs out of any time limit.
     Slow,
-    /// It is to return its error; the one that asks [`Sim::is_to_fail`](super::Sim::is_to_fail) first.
+    /// It is to return its error; the one that asks [`Sim::is_to_fail`](super::Sim::is_to_fail)
+    /// first.
     Fail,
 }
 
@@ -95,9 +100,9 @@ pub enum FaultKind {
     Handler,
     /// [`Fault::Stats`].
     Stats,
-    /// Preemption: tasks are polled in the middle of the polls of others, at a rate that the seed decides, and faults may strike there
-    /// too; see [`Strike::point`]. A scenario that allows this holds no lock and no borrow of its own while it calls the
-    /// pool.
+    /// Preemption: tasks are polled in the middle of the polls of others, at a rate that the seed
+    /// decides, and faults may strike there too; see [`Strike::point`]. A scenario that allows this
+    /// holds no lock and no borrow of its own while it calls the pool.
     Preempt,
 }
 
@@ -196,11 +201,12 @@ impl fmt::Display for Fault {
 pub struct Strike {
     /// The step, counted from 0.
     pub step: u64,
-    /// The preemption point inside the step, counted from 1; 0: before the step. If the step has fewer, it strikes before the
-    /// next step.
+    /// The preemption point inside the step, counted from 1; 0: before the step. If the step has
+    /// fewer, it strikes before the next step.
     ///
-    /// A preemption point is where another thread could act in the middle of a poll: before the library takes a lock, after it has
-    /// released one, on either side of what it does to a channel, and where a handler calls [`Sim::preempt`](super::Sim::preempt).
+    /// A preemption point is where another thread could act in the middle of a poll: before the
+    /// library takes a lock, after it has released one, on either side of what it does to a
+    /// channel, and where a handler calls [`Sim::preempt`](super::Sim::preempt).
     pub point: u32,
     /// What strikes.
     pub fault: Fault,
@@ -214,9 +220,10 @@ impl Strike {
 
 /// The strikes of a run, in the order of their steps.
 ///
-/// As text it is what a [`Failure`](super::Failure) prints between brackets, and can be read back: the step, a dot and the
-/// [preemption point](Strike::point) if it is one, a colon, the fault; strikes apart by a blank. Durations are nanoseconds.
-/// `preempt=8` before them stands for polls at one in eight points, which the seed chooses.
+/// As text it is what a [`Failure`](super::Failure) prints between brackets, and can be read back:
+/// the step, a dot and the [preemption point](Strike::point) if it is one, a colon, the fault;
+/// strikes apart by a blank. Durations are nanoseconds. `preempt=8` before them stands for polls at
+/// one in eight points, which the seed chooses.
 ///
 /// # Examples
 ///
@@ -263,8 +270,8 @@ impl Plan {
         &self.strikes
     }
 
-    /// Makes a plan of any bytes, for fuzzers: of each four, two are the steps since the strike before and the preemption point, one
-    /// is the kind, and one decides the rest.
+    /// Makes a plan of any bytes, for fuzzers: of each four, two are the steps since the strike
+    /// before and the preemption point, one is the kind, and one decides the rest.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut step = 0;
         let strike = |bytes: &[u8]| {

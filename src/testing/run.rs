@@ -1,4 +1,5 @@
-//! One run: a seed, a plan and a scenario come in; what was wrong, which strikes struck, and the trace come out.
+//! One run: a seed, a plan and a scenario come in; what was wrong, which strikes struck, and the
+//! trace come out.
 
 use std::any::Any;
 use std::future::Future;
@@ -170,7 +171,8 @@ impl Going {
         }
     }
 
-    /// Moves the clock to what is waited for next, ends a pause that nobody else would end, or says that there is nothing.
+    /// Moves the clock to what is waited for next, ends a pause that nobody else would end, or says
+    /// that there is nothing.
     fn let_time_pass(&self) -> bool {
         let (world, strikes) = (&self.sim.world, &self.sim.world.strikes);
         let step = strikes.steps.get();

@@ -1,5 +1,6 @@
-//! The shortest plan that still fails: strikes are left out, half of them at first, then fewer and fewer, as long as the run fails
-//! without them (A. Zeller and R. Hildebrandt, "Simplifying and isolating failure-inducing input", 2002).
+//! The shortest plan that still fails: strikes are left out, half of them at first, then fewer and
+//! fewer, as long as the run fails without them (A. Zeller and R. Hildebrandt, "Simplifying and
+//! isolating failure-inducing input", 2002).
 
 use std::future::Future;
 

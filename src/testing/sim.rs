@@ -1,4 +1,5 @@
-//! What a scenario has in its hands: the clock, the dice, tasks, and the means to make handlers fail.
+//! What a scenario has in its hands: the clock, the dice, tasks, and the means to make handlers
+//! fail.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -28,7 +29,8 @@ use crate::worker::Workers;
 
 /// One run, as its scenario sees it. Clones share it.
 ///
-/// It is an executor ([`Spawn`]) whose tasks are polled in random order, each only after it was woken.
+/// It is an executor ([`Spawn`]) whose tasks are polled in random order, each only after it was
+/// woken.
 #[derive(Clone)]
 pub struct Sim {
     pub(super) world: Rc<World>,
@@ -95,7 +97,8 @@ pub(super) enum TaskState {
 #[derive(Debug)]
 pub(super) struct Woken {
     is_set: AtomicBool,
-    /// Whether it was ever woken while a lock of the library was held. A waker may do anything, use that lock included.
+    /// Whether it was ever woken while a lock of the library was held. A waker may do anything, use
+    /// that lock included.
     is_under_lock: AtomicBool,
 }
 
@@ -187,24 +190,25 @@ impl Sim {
         self.below(count) == 0
     }
 
-    /// A preemption point of the scenario's own: in a run with [`FaultKind::Preempt`](super::FaultKind::Preempt), other tasks may be
-    /// polled here, as if this one were suspended in the middle of its poll while other threads go on.
+    /// A preemption point of the scenario's own: in a run with
+    /// [`FaultKind::Preempt`](super::FaultKind::Preempt), other tasks may be polled here, as if
+    /// this one were suspended in the middle of its poll while other threads go on.
     pub fn preempt(&self) {
         preemption_point();
     }
 
     // ---- time ----
 
-    /// The clock of this run. It stands still while anybody can go on, and jumps to the next moment that somebody waits for when nobody
-    /// can; a [fault](super::Fault) may move it at any time.
+    /// The clock of this run. It stands still while anybody can go on, and jumps to the next moment
+    /// that somebody waits for when nobody can; a [fault](super::Fault) may move it at any time.
     pub fn clock(&self) -> &ManualTimer {
         &self.world.clock
     }
 
     // ---- tasks ----
 
-    /// Spawns a task. It goes on if the [`Task`] is dropped. One that still waits when the run is at its end fails it, unless it is
-    /// [cancelled](Task::cancel).
+    /// Spawns a task. It goes on if the [`Task`] is dropped. One that still waits when the run is
+    /// at its end fails it, unless it is [cancelled](Task::cancel).
     pub fn spawn(
         &self,
         name: impl Into<String>,
@@ -274,8 +278,8 @@ impl Sim {
         }
     }
 
-    /// Calls the closure when the run is at its end: all pools are drained, and no task is in the middle of a poll. It may panic, which
-    /// fails the run.
+    /// Calls the closure when the run is at its end: all pools are drained, and no task is in the
+    /// middle of a poll. It may panic, which fails the run.
     pub fn at_end(&self, check: impl FnOnce() + 'static) {
         self.world.end_checks.borrow_mut().push(Box::new(check));
     }
@@ -287,12 +291,14 @@ impl Sim {
         Pool::builder().timer(self.world.clock.clone())
     }
 
-    /// Checks the books of this pool after every step, and lets faults strike it. All its workers are to be spawned here.
+    /// Checks the books of this pool after every step, and lets faults strike it. All its workers
+    /// are to be spawned here.
     ///
-    /// It fails the run when jobs are lost or counted twice; when more run than may; when a job that may start does not though a
-    /// worker is idle; when somebody waits for room that is there; when nobody keeps the time; when a task is
-    /// woken under a lock of the pool; and, at the end, when the pool
-    /// cannot be drained, or a job, a place, a permit, a waker or a timer is left. At the end it is closed and drained.
+    /// It fails the run when jobs are lost or counted twice; when more run than may; when a job
+    /// that may start does not though a worker is idle; when somebody waits for room that is there;
+    /// when nobody keeps the time; when a task is woken under a lock of the pool; and, at the end,
+    /// when the pool cannot be drained, or a job, a place, a permit, a waker or a timer is left. At
+    /// the end it is closed and drained.
     pub fn watch<In: 'static, T: 'static, E: 'static>(&self, pool: &Pool<In, T, E>) {
         self.world
             .pools
@@ -302,14 +308,16 @@ impl Sim {
 
     /// An observer that checks the order of events, and puts them into the trace.
     ///
-    /// A pool that is observed takes another way than one that is not, where it can save work; so do not observe it in every run.
+    /// A pool that is observed takes another way than one that is not, where it can save work; so
+    /// do not observe it in every run.
     pub fn recorder(&self) -> Recorder {
         let recorder = Recorder::new(self.world.clock.clone());
         self.world.recorders.borrow_mut().push(recorder.clone());
         recorder
     }
 
-    /// Makes a handler that comes to grief when a [`HandlerFault`] has struck; otherwise it is the same.
+    /// Makes a handler that comes to grief when a [`HandlerFault`] has struck; otherwise it is the
+    /// same.
     pub fn faulty<In, F, Fut>(&self, handler: F) -> impl Fn(In) -> Faulty<Fut> + use<In, F, Fut>
     where
         F: Fn(In) -> Fut,
@@ -332,7 +340,8 @@ impl Sim {
         }
     }
 
-    /// Whether a [`HandlerFault::Fail`] has struck; whoever asks first is the one to return its error.
+    /// Whether a [`HandlerFault::Fail`] has struck; whoever asks first is the one to return its
+    /// error.
     pub fn is_to_fail(&self) -> bool {
         take(&self.world.handler_faults, |fault| {
             fault == HandlerFault::Fail
@@ -379,8 +388,8 @@ impl fmt::Debug for Sim {
     }
 }
 
-/// A task of a run; made by [`Sim::spawn`]. As a future it says whether the task ran to its end, or was dropped. Dropping it changes
-/// nothing.
+/// A task of a run; made by [`Sim::spawn`]. As a future it says whether the task ran to its end, or
+/// was dropped. Dropping it changes nothing.
 pub struct Task {
     sim: Sim,
     number: usize,
@@ -393,7 +402,8 @@ impl Task {
         self.ending.state.get() == TaskState::Done
     }
 
-    /// Drops its future where it stands, unless it has ended. A task that cancels itself is dropped when it waits next.
+    /// Drops its future where it stands, unless it has ended. A task that cancels itself is dropped
+    /// when it waits next.
     pub fn cancel(&self) {
         self.sim.drop_task(self.number);
     }

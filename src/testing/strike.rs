@@ -1,9 +1,10 @@
-//! What comes to a run from outside its tasks: the strikes of the plan, and polls of other tasks in the middle of a poll. It acts between
-//! steps, and inside them at each [preemption point](crate::sync::preempt), and puts down what it did and where, so that a plan
-//! of just that does the same again.
+//! What comes to a run from outside its tasks: the strikes of the plan, and polls of other tasks in
+//! the middle of a poll. It acts between steps, and inside them at each [preemption
+//! point](crate::sync::preempt), and puts down what it did and where, so that a plan of just that
+//! does the same again.
 //!
-//! Everything happens on one thread. A task that is polled inside the poll of another runs until it waits before the other goes
-//! on, as if that one's thread were suspended so long.
+//! Everything happens on one thread. A task that is polled inside the poll of another runs until it
+//! waits before the other goes on, as if that one's thread were suspended so long.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -103,8 +104,8 @@ impl Strikes {
         self.failed.borrow_mut().take()
     }
 
-    /// The next point. What has struck at one point is over at the next, also where that is at the same place, so that their order is
-    /// that of their numbers.
+    /// The next point. What has struck at one point is over at the next, also where that is at the
+    /// same place, so that their order is that of their numbers.
     fn advance_point(&self) {
         self.point.set(self.point.get() + 1);
     }
@@ -335,7 +336,8 @@ impl Sim {
             tasks[at].future = Some(future);
             return;
         }
-        // Dropped with no borrow, since that may do anything; and before the task has ended for others.
+        // Dropped with no borrow, since that may do anything; and before the task has ended for
+        // others.
         drop(tasks);
         drop(future);
         let state = if polled.is_ready() {

@@ -1,4 +1,5 @@
-//! What is to hold in every run: the books of watched pools, after every step and at the end; and what a recorder was told of.
+//! What is to hold in every run: the books of watched pools, after every step and at the end; and
+//! what a recorder was told of.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -104,10 +105,12 @@ fn handle<In, T, E>(engine: &Arc<Engine<In, T, E>>) -> Pool<In, T, E> {
     Pool::new(Arc::clone(engine))
 }
 
-/// An [`Observer`] that puts what happens into the trace and checks its order; made by [`Sim::recorder`](super::Sim::recorder).
+/// An [`Observer`] that puts what happens into the trace and checks its order; made by
+/// [`Sim::recorder`](super::Sim::recorder).
 ///
-/// It fails the run when a job starts before it was accepted, after its outcome, or twice at once; when attempts are not counted
-/// one by one; when a job has two outcomes, or none at the end; and when more starts than a [limit](Self::limit) allows.
+/// It fails the run when a job starts before it was accepted, after its outcome, or twice at once;
+/// when attempts are not counted one by one; when a job has two outcomes, or none at the end; and
+/// when more starts than a [limit](Self::limit) allows.
 ///
 /// Clones share what they saw.
 #[derive(Clone)]
@@ -154,7 +157,8 @@ impl Recorder {
         }
     }
 
-    /// Fails the run when more than `burst + permits × W / period` attempts start in any stretch of time of length `W`.
+    /// Fails the run when more than `burst + permits × W / period` attempts start in any stretch of
+    /// time of length `W`.
     ///
     /// # Panics
     ///
@@ -168,8 +172,8 @@ impl Recorder {
         self
     }
 
-    /// Fails the run when a job starts before one that was accepted earlier and has neither started nor ended: for pools without
-    /// priorities, delays, keys and retries.
+    /// Fails the run when a job starts before one that was accepted earlier and has neither started
+    /// nor ended: for pools without priorities, delays, keys and retries.
     #[must_use]
     pub fn in_order(self) -> Self {
         self.lock().is_in_order = true;
@@ -271,7 +275,8 @@ impl Log {
         }
     }
 
-    /// Of the bucket of this limit, what one stretch of time sees is bounded if each start finds a permit in it.
+    /// Of the bucket of this limit, what one stretch of time sees is bounded if each start finds a
+    /// permit in it.
     fn look_at_rate(&mut self, now: Instant) -> Result<(), String> {
         let Some((permits, period, burst)) = self.limit else {
             return Ok(());

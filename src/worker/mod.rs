@@ -1,9 +1,12 @@
-//! A worker: takes ready jobs, runs one attempt of each, and hands on the outcomes. A plain future, for any executor.
+//! A worker: takes ready jobs, runs one attempt of each, and hands on the outcomes. A plain future,
+//! for any executor.
 //!
-//! In come entries from the injector; out go completions through the outbox, and jobs that are to be tried again back
-//! to the queue. It decides neither who may run nor what becomes of an outcome. Beside what it waits for, one of the workers
-//! keeps the time for the schedule. A worker starts a job only when one of its slots is free, and polls those that [go on](slots);
-//! that of a handler with state runs its jobs [one by one](one). What it has taken together and not started is everybody's.
+//! In come entries from the injector; out go completions through the outbox, and jobs that are to
+//! be tried again back to the queue. It decides neither who may run nor what becomes of an outcome.
+//! Beside what it waits for, one of the workers keeps the time for the schedule. A worker starts a
+//! job only when one of its slots is free, and polls those that [go on](slots); that of a handler
+//! with state runs its jobs [one by one](one). What it has taken together and not started is
+//! everybody's.
 
 pub(crate) mod one;
 mod post;
@@ -33,11 +36,12 @@ use crate::submit::Submitter;
 /// After so many jobs without waiting, a worker lets others have the thread.
 const JOBS_PER_TURN: usize = 256;
 
-/// The workers of a pool, to be polled by whoever likes; made by the `build` methods of [`Builder`](crate::Builder).
+/// The workers of a pool, to be polled by whoever likes; made by the `build` methods of
+/// [`Builder`](crate::Builder).
 ///
-/// Each [`Worker`] is run by [`Worker::run`], all of them in the caller's own task by [`drive`](Self::drive). Workers that
-/// are dropped count as gone; when all are, the pool ends, and what was accepted is reported as
-/// [abandoned](JobError::Abandoned).
+/// Each [`Worker`] is run by [`Worker::run`], all of them in the caller's own task by
+/// [`drive`](Self::drive). Workers that are dropped count as gone; when all are, the pool ends, and
+/// what was accepted is reported as [abandoned](JobError::Abandoned).
 ///
 /// # Examples
 ///
@@ -58,8 +62,8 @@ const JOBS_PER_TURN: usize = 256;
 /// assert_eq!(futures_lite::future::block_on(local.run(handle)), Ok(5));
 /// ```
 ///
-/// A handler whose future is not `Send` cannot be spawned on an executor of many threads; the compiler says so where it is
-/// spawned:
+/// A handler whose future is not `Send` cannot be spawned on an executor of many threads; the
+/// compiler says so where it is spawned:
 ///
 /// ```compile_fail,E0277
 /// use brigade::{ManualTimer, Pool};
@@ -98,14 +102,14 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Workers<In, T, E, C> {
         Ok(Self { workers })
     }
 
-    /// Runs all workers in the caller's own task until `body` ends, and returns what it yields. Nothing is spawned, and
-    /// nothing has to be `Send` or `'static`: handlers may borrow.
+    /// Runs all workers in the caller's own task until `body` ends, and returns what it yields.
+    /// Nothing is spawned, and nothing has to be `Send` or `'static`: handlers may borrow.
     ///
-    /// When `body` ends, the workers are dropped and what is left is abandoned; a body that wants it done ends with
-    /// [`drain`](crate::Pool::drain).
+    /// When `body` ends, the workers are dropped and what is left is abandoned; a body that wants
+    /// it done ends with [`drain`](crate::Pool::drain).
     ///
-    /// The future is not `Send`, whatever the handler is: it polls the workers on an executor of one thread. To run it on an executor of
-    /// many threads, spawn the workers instead.
+    /// The future is not `Send`, whatever the handler is: it polls the workers on an executor of
+    /// one thread. To run it on an executor of many threads, spawn the workers instead.
     ///
     /// # Cancel safety
     ///
@@ -154,8 +158,8 @@ where
 {
     /// Spawns each worker on the executor.
     ///
-    /// Handlers with state have no such method, since the compiler cannot be told that their futures are `Send`; a loop
-    /// over the workers does the same.
+    /// Handlers with state have no such method, since the compiler cannot be told that their
+    /// futures are `Send`; a loop over the workers does the same.
     pub fn spawn_on(self, executor: &(impl Spawn + ?Sized)) {
         for worker in self {
             executor.spawn(Box::pin(worker.run()));
@@ -230,8 +234,9 @@ impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the jobs that it runs are reported as [abandoned](JobError::Abandoned). Jobs that have not
-    /// started are left to the other workers; after the last one, they are abandoned too.
+    /// If the future is dropped, the jobs that it runs are reported as
+    /// [abandoned](JobError::Abandoned). Jobs that have not started are left to the other workers;
+    /// after the last one, they are abandoned too.
     pub async fn run(self) {
         self.call.run(self.seat).await;
     }
@@ -246,9 +251,11 @@ struct Start<In, T, E> {
     submitter: Option<Submitter<In, T, E>>,
 }
 
-/// Books the start of a job, unless it is enough to note it. `None`: it is settled, or somewhere else.
+/// Books the start of a job, unless it is enough to note it. `None`: it is settled, or somewhere
+/// else.
 ///
-/// No await between taking the job and here: it is in a guard before the worker's future can be dropped.
+/// No await between taking the job and here: it is in a guard before the worker's future can be
+/// dropped.
 #[inline(always)]
 fn start<In, T, E>(
     engine: &Arc<Engine<In, T, E>>,

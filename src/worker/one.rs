@@ -1,4 +1,5 @@
-//! The worker of a handler with state: one job after another, each in the worker's own future, since each borrows the state.
+//! The worker of a handler with state: one job after another, each in the worker's own future,
+//! since each borrows the state.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -23,11 +24,13 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(
     seat: Seat<In, C::Value, C::Error>,
     mut call: C,
 ) {
-    // Parameters are dropped last, the seat after the state: that goes while its worker still counts as there.
+    // Parameters are dropped last, the seat after the state: that goes while its worker still
+    // counts as there.
     let engine = Arc::clone(&seat.engine);
     let slot = engine.slots_of(seat.worker).start;
     let mut outbox = Outbox::new();
-    // Declared before the attempts, so dropped after them: an outcome is out when the handler's future is gone.
+    // Declared before the attempts, so dropped after them: an outcome is out when the handler's
+    // future is gone.
     let mut ticket = Ticket::new(slot);
     let mut time = Timekeeping::new(Arc::clone(&engine), slot);
     let kept = KeptNote::default();
@@ -47,7 +50,8 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(
                     Some(Ok(entry)) => entry,
                     Some(Err(Closed)) => break,
                     None => {
-                        // Not in line for a job any more, so what it releases does not wake this worker itself.
+                        // Not in line for a job any more, so what it releases does not wake this
+                        // worker itself.
                         time.pass();
                         continue;
                     }
@@ -111,7 +115,8 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(
     }
 }
 
-/// Waits for a job, and keeps the time meanwhile. `None`: the next moment has come; the place in the line for a job is given up.
+/// Waits for a job, and keeps the time meanwhile. `None`: the next moment has come; the place in
+/// the line for a job is given up.
 pub(crate) async fn job_or_moment<In, T, E>(
     engine: &Engine<In, T, E>,
     time: &mut Timekeeping<In, T, E>,

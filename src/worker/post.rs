@@ -1,4 +1,5 @@
-//! Where a worker gets its jobs, and where it notes what became of them: at its desk, while it has one; else in the books.
+//! Where a worker gets its jobs, and where it notes what became of them: at its desk, while it has
+//! one; else in the books.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use crate::reply::{Entry, Lot, Outbox, Ticket};
 use crate::results::stream::{Stream, Success};
 use crate::sync::MutexGuard;
 
-/// A worker at work. It [closes](Self::close) its desk before it waits or lets others have the thread.
+/// A worker at work. It [closes](Self::close) its desk before it waits or lets others have the
+/// thread.
 pub(super) struct Post<In, T, E> {
     engine: Arc<Engine<In, T, E>>,
     desk: Option<Arc<Desk<Lot<In, T, E>>>>,
@@ -118,7 +120,8 @@ impl<In, T, E> Post<In, T, E> {
             .as_ref()
             .is_some_and(|stream| stream.cancelled().is_some())
         {
-            // The canceller has called the desk, unless it looked for running jobs before that was open.
+            // The canceller has called the desk, unless it looked for running jobs before that was
+            // open.
             self.has_hand = false;
             self.engine.sweep();
         }
@@ -133,7 +136,8 @@ impl<In, T, E> Post<In, T, E> {
             .map_or(Taken::Nothing, Taken::One))
     }
 
-    /// Notes that the job of the slot has succeeded, where it has, and starts the next of the hand there.
+    /// Notes that the job of the slot has succeeded, where it has, and starts the next of the hand
+    /// there.
     #[inline(always)]
     pub(super) fn step(&mut self, slot: usize, has_succeeded: bool) -> Step<In> {
         let Some(mut papers) = self.papers() else {
@@ -166,7 +170,8 @@ impl<In, T, E> Post<In, T, E> {
         Step::Job(Fresh { id, index, input })
     }
 
-    /// Gives a job of the hand, which has not waited, its outcome; starts the next one in its slot, if there is one that may.
+    /// Gives a job of the hand, which has not waited, its outcome; starts the next one in its slot,
+    /// if there is one that may.
     #[inline(always)]
     pub(super) fn succeed(
         &mut self,

@@ -1,8 +1,9 @@
-//! A worker with many slots: it polls its jobs itself, those that were woken, and takes another one as soon as a slot is free.
+//! A worker with many slots: it polls its jobs itself, those that were woken, and takes another one
+//! as soon as a slot is free.
 //!
-//! A slot is made when it is needed first and used again after: one allocation for the future of its jobs and, where there are
-//! several, one for its waker.
-//! A slot that was free last is used first, so a worker whose jobs do not wait has one slot.
+//! A slot is made when it is needed first and used again after: one allocation for the future of
+//! its jobs and, where there are several, one for its waker. A slot that was free last is used
+//! first, so a worker whose jobs do not wait has one slot.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -31,7 +32,8 @@ const JOBS_PER_LOOK: usize = 16;
 
 /// Runs jobs until the pool is drained or aborted.
 pub(crate) async fn run<In, C: Shared<In>>(seat: Seat<In, C::Value, C::Error>, call: C) {
-    // What a worker works with is made when there is work, so that one that waits for its first job takes little memory.
+    // What a worker works with is made when there is work, so that one that waits for its first job
+    // takes little memory.
     let Some(first) = first_job(&seat).await else {
         return;
     };
@@ -60,7 +62,8 @@ async fn work<In, C: Shared<In>>(
     call: C,
     first: Entry<In, C::Value, C::Error>,
 ) {
-    // Parameters are dropped last, the seat after the handler: that goes while its worker still counts as there.
+    // Parameters are dropped last, the seat after the handler: that goes while its worker still
+    // counts as there.
     let engine = Arc::clone(&seat.engine);
     let own = engine.slots_of(seat.worker);
     let mut first = Some(first);
@@ -75,8 +78,9 @@ async fn work<In, C: Shared<In>>(
     let kept = KeptNote::default();
     let mut line = pin!(false.then(|| engine.injector.pop(&kept)));
     poll_fn(|cx| {
-        // Each of those that were woken before has one turn. So a job that always wakes itself lets the others have theirs: those
-        // of this worker, those in the queue, and those of the executor.
+        // Each of those that were woken before has one turn. So a job that always wakes itself lets
+        // the others have theirs: those of this worker, those in the queue, and those of the
+        // executor.
         slots.look_who_was_woken();
         if slots.listed.len() > 1 {
             post.open();
@@ -121,7 +125,8 @@ async fn work<In, C: Shared<In>>(
                 }
                 Some(Ok(Taken::One(entry))) => {
                     line.set(None);
-                    // The first one may be the only one, and what waits is booked sooner or later anyway.
+                    // The first one may be the only one, and what waits is booked sooner or later
+                    // anyway.
                     if jobs > 0 && !slots.has_waited {
                         post.open();
                     }
@@ -148,7 +153,8 @@ async fn work<In, C: Shared<In>>(
             }
             jobs += 1;
             if time.poll(cx).is_ready() {
-                // Not in line for a job any more, so what it releases does not wake this worker itself.
+                // Not in line for a job any more, so what it releases does not wake this worker
+                // itself.
                 line.set(None);
                 time.pass();
                 continue;

@@ -1,4 +1,5 @@
-//! Which slots of a worker were woken, and how the worker learns of it: a waker for each slot, and one list of them.
+//! Which slots of a worker were woken, and how the worker learns of it: a waker for each slot, and
+//! one list of them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};

@@ -1,5 +1,5 @@
-//! What the fuzzers have found, once more: inputs that reach what no other does, and all that ever broke something. Those for
-//! the schedule are run by its unit tests.
+//! What the fuzzers have found, once more: inputs that reach what no other does, and all that ever
+//! broke something. Those for the schedule are run by its unit tests.
 
 mod plan;
 mod rows;

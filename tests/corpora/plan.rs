@@ -1,4 +1,5 @@
-//! Any bytes as the plan of a simulated run: nothing that strikes, at whatever step, loses a job or makes a wait without end.
+//! Any bytes as the plan of a simulated run: nothing that strikes, at whatever step, loses a job or
+//! makes a wait without end.
 
 use brigade::testing::{Plan, replay};
 

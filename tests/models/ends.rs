@@ -20,7 +20,8 @@ impl Answers {
     }
 }
 
-/// Submits two jobs, and counts what became of them. With the second one, the schedule may be switched on.
+/// Submits two jobs, and counts what became of them. With the second one, the schedule may be
+/// switched on.
 fn submit_two(
     pool: &Jobs,
     first: u32,

@@ -1,4 +1,5 @@
-//! Jobs that end at once, taken together and noted in journals, while others look at the books or change them.
+//! Jobs that end at once, taken together and noted in journals, while others look at the books or
+//! change them.
 
 use brigade::{CancelReason, JobError};
 use shuttle::future::spawn;

@@ -1,12 +1,13 @@
-//! The pool on many threads, in an order that a scheduler picks at each lock and atomic: at random, and by priorities that
-//! change a few times (PCT). Only in a build of its own:
+//! The pool on many threads, in an order that a scheduler picks at each lock and atomic: at random,
+//! and by priorities that change a few times (PCT). Only in a build of its own:
 //!
 //! ```text
 //! RUSTFLAGS='--cfg brigade_model="shuttle"' cargo test --no-default-features --test models
 //! ```
 //!
-//! `BRIGADE_SCHEDULES=n` goes through so many orders of each kind and model. A failure prints the order that led to it;
-//! `BRIGADE_SCHEDULE=…` with that text, `BRIGADE_SLOTS=…` as it says, and the name of the model repeat it.
+//! `BRIGADE_SCHEDULES=n` goes through so many orders of each kind and model. A failure prints the
+//! order that led to it; `BRIGADE_SCHEDULE=…` with that text, `BRIGADE_SLOTS=…` as it says, and the
+//! name of the model repeat it.
 
 #![cfg(brigade_model = "shuttle")]
 
@@ -30,7 +31,8 @@ const SCHEDULES: usize = 300;
 /// How often PCT changes the priorities.
 const CHANGES: usize = 3;
 
-/// Runs the model in many orders, for workers of one slot and of two. A wait that never ends is a deadlock, which the explorer finds by itself.
+/// Runs the model in many orders, for workers of one slot and of two. A wait that never ends is a
+/// deadlock, which the explorer finds by itself.
 fn explore<F: Future<Output = ()> + 'static>(model: impl Fn(usize) -> F + Send + Sync + 'static) {
     let model = Arc::new(model);
     let only =
@@ -72,7 +74,8 @@ type Workers = Vec<JoinHandle<()>>;
 /// Jobs are numbers, results are numbers.
 type Jobs = Pool<u32, u32, u32>;
 
-/// What has happened in the handlers, besides what the outcomes say. Its own atomics are no steps of the model.
+/// What has happened in the handlers, besides what the outcomes say. Its own atomics are no steps
+/// of the model.
 #[derive(Debug, Default)]
 struct Seen {
     started: AtomicUsize,

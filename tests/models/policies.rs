@@ -1,4 +1,5 @@
-//! What the schedule adds: its switching on, delays and who keeps the time for them, retries, pauses and changes of size.
+//! What the schedule adds: its switching on, delays and who keeps the time for them, retries,
+//! pauses and changes of size.
 
 use std::time::Duration;
 
@@ -179,7 +180,8 @@ fn a_rate_is_kept_by_many_threads() {
         join(workers).await;
         join([ticker]).await;
         let starts = starts.lock().expect("nobody panics").clone();
-        // The clock may go on between a start and the look at it, so starts are seen late, and never early.
+        // The clock may go on between a start and the look at it, so starts are seen late, and
+        // never early.
         assert_eq!(starts.len(), 3);
         assert!(
             starts

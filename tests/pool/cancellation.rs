@@ -1,5 +1,5 @@
-//! Jobs that are given up: by their handle, by their stream, by a time limit. What runs is dropped, what waits never starts,
-//! and nothing is left behind.
+//! Jobs that are given up: by their handle, by their stream, by a time limit. What runs is dropped,
+//! what waits never starts, and nothing is left behind.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -19,7 +19,8 @@ const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-/// A pool whose jobs wait at the gate. Each future holds a token of its own besides that of its input, and yields one.
+/// A pool whose jobs wait at the gate. Each future holds a token of its own besides that of its
+/// input, and yields one.
 fn counted_pool(
     env: &Env,
     builder: Builder<DropToken, ()>,
@@ -206,7 +207,8 @@ fn an_attempt_timeout_counts_from_the_start_of_the_attempt_and_the_nearest_setti
         env.clock.sleepers(2).await;
         env.clock.advance(millis(30));
         assert_eq!(own.await, timed_out);
-        // A job that runs keeps its limit; one that starts later has the new one, unless it has its own.
+        // A job that runs keeps its limit; one that starts later has the new one, unless it has its
+        // own.
         let running = pool.try_submit(1000).unwrap();
         env.clock.sleepers(2).await;
         let later = pool.try_submit(1000).unwrap();

@@ -1,7 +1,9 @@
-//! Clocks that do what no clock should: step back, stand still, jump ahead, run faster than any job. No permit too many comes of
-//! that, no job waits for longer than a period once the clock goes on, and no worker keeps the thread.
+//! Clocks that do what no clock should: step back, stand still, jump ahead, run faster than any
+//! job. No permit too many comes of that, no job waits for longer than a period once the clock goes
+//! on, and no worker keeps the thread.
 //!
-//! On one thread and step by step, since what matters is what has happened between two looks at the clock.
+//! On one thread and step by step, since what matters is what has happened between two looks at the
+//! clock.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn, ready};
@@ -387,7 +389,8 @@ fn a_clock_that_was_set_back_ends_a_delay_after_as_long_as_it_shows_going_on() {
     });
 }
 
-/// A clock that is a microsecond later at each look, so that whatever is due in less has passed when it is waited for.
+/// A clock that is a microsecond later at each look, so that whatever is due in less has passed
+/// when it is waited for.
 #[derive(Clone)]
 struct Hasty(Arc<Looks>);
 
@@ -484,7 +487,8 @@ fn a_rate_that_is_faster_than_any_clock_lets_all_jobs_run() {
     }
 }
 
-/// To settle one job takes as long as the next has left. Nested in each other, some hundred of them would fill the stack.
+/// To settle one job takes as long as the next has left. Nested in each other, some hundred of them
+/// would fill the stack.
 #[test]
 fn jobs_that_run_out_of_time_while_others_are_settled_follow_one_after_another() {
     const JOBS: u64 = 5_000;
@@ -527,7 +531,8 @@ fn jobs_that_run_out_of_time_while_others_are_settled_follow_one_after_another()
     }
 }
 
-/// A clock that stands still, and whose alarms go off at once: moments come as fast as they are asked for.
+/// A clock that stands still, and whose alarms go off at once: moments come as fast as they are
+/// asked for.
 struct Eager(Instant);
 
 impl Timer for Eager {
@@ -631,8 +636,9 @@ fn a_worker_whose_jobs_come_one_moment_after_another_lets_others_have_the_thread
     });
 }
 
-/// Jobs add jobs, so that some are always ready and others wait for permits. After as many jobs as a worker runs in one turn,
-/// it lets others have the thread, and has to come back to the jobs that were released meanwhile.
+/// Jobs add jobs, so that some are always ready and others wait for permits. After as many jobs as
+/// a worker runs in one turn, it lets others have the thread, and has to come back to the jobs that
+/// were released meanwhile.
 #[test]
 fn a_rate_that_is_faster_than_the_loop_of_a_worker_does_not_stop_it() {
     for rate in [1_000_000, u32::MAX] {

@@ -1,5 +1,5 @@
-//! A pool that is changed while it runs: paused, made smaller and larger; what can be seen of it meanwhile, and the waits
-//! for a quieter moment.
+//! A pool that is changed while it runs: paused, made smaller and larger; what can be seen of it
+//! meanwhile, and the waits for a quieter moment.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -317,7 +317,8 @@ fn draining_a_paused_pool_ends_and_stopping_it_hands_back_what_has_not_started()
 
 #[test]
 fn an_alarm_that_goes_off_in_an_aborted_pool_is_the_last() {
-    // Polled by hand, so that the worker with the alarm is there while another one has yet to drop its job.
+    // Polled by hand, so that the worker with the alarm is there while another one has yet to drop
+    // its job.
     let _watchdog = Watchdog::new("its worker");
     for slots in [1, 2] {
         let clock = ManualTimer::new();
@@ -692,7 +693,8 @@ fn controls_that_make_no_sense_are_refused_where_they_are_set() {
         "rate_limit_per_key needs key_by, got none",
     ];
     assert_eq!(messages, expected);
-    // A refusal leaves the pool as it was; and the number of those that were built counts, though one of them has left.
+    // A refusal leaves the pool as it was; and the number of those that were built counts, though
+    // one of them has left.
     let mut workers = workers.into_iter();
     drop(workers.next());
     pool.set_workers(3);
@@ -862,7 +864,8 @@ fn the_figures_add_up_at_every_event() {
             .rate_limit(RateLimit::per_second(1_000_000).burst(8))
             .retry(Retry::fixed(secs(1)).max_attempts(2))
             .observe(move |_: &Event| {
-                // A panic in an observer is ignored, so others look whether all came back, and at what they say.
+                // A panic in an observer is ignored, so others look whether all came back, and at
+                // what they say.
                 log.push(None);
                 log.push(inside.get().map(Pool::stats));
             })

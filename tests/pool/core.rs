@@ -1,4 +1,5 @@
-//! The core of the promise: every job runs, at most so many at once, and what makes no sense is refused where it is said.
+//! The core of the promise: every job runs, at most so many at once, and what makes no sense is
+//! refused where it is said.
 
 use std::cell::Cell;
 use std::marker::PhantomPinned;

@@ -1,8 +1,10 @@
-//! Everything that can be dropped, dropped after its k-th poll, for every k: nothing is lost, nothing hangs, nothing leaks.
+//! Everything that can be dropped, dropped after its k-th poll, for every k: nothing is lost,
+//! nothing hangs, nothing leaks.
 //!
-//! A [`Run`] polls the workers and the consumers of one small pool step by step, and only those that were woken. At one
-//! moment it drops one of them. After each step the figures add up; at the end each accepted job has had one outcome, who
-//! was left has come to his end, and each input, future, value, state and handler was dropped once.
+//! A [`Run`] polls the workers and the consumers of one small pool step by step, and only those
+//! that were woken. At one moment it drops one of them. After each step the figures add up; at the
+//! end each accepted job has had one outcome, who was left has come to his end, and each input,
+//! future, value, state and handler was dropped once.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -150,7 +152,8 @@ struct Scenario {
     consumers: &'static [Consumer],
     /// Whether some jobs end only when they are stopped.
     is_stuck: bool,
-    /// Whether the pool has a schedule: two keys that are used one job at a time, and permits to wait for.
+    /// Whether the pool has a schedule: two keys that are used one job at a time, and permits to
+    /// wait for.
     is_scheduled: bool,
 }
 
@@ -237,7 +240,8 @@ impl Run {
         self
     }
 
-    /// Runs until nobody is woken and nobody sleeps, with one fault. Says whether the fault happened.
+    /// Runs until nobody is woken and nobody sleeps, with one fault. Says whether the fault
+    /// happened.
     fn settle(&mut self, fault: Fault) -> bool {
         let mut has_happened = false;
         let mut count = 0;
@@ -452,7 +456,8 @@ fn for_every_fault(scenario: &Scenario) {
     }
 }
 
-/// On pools of one to three workers with one to three slots, with little and ample room, with a schedule and without.
+/// On pools of one to three workers with one to three slots, with little and ample room, with a
+/// schedule and without.
 fn on_every_small_pool(handler: Handler, consumers: &'static [Consumer], is_stuck: bool) {
     let of_one_slot = [
         (1, 1, 1, false),
@@ -503,7 +508,8 @@ enum First {
     Consumers,
 }
 
-/// Runs for `k` steps, then drops everything without polling it again. Says whether there were so many steps.
+/// Runs for `k` steps, then drops everything without polling it again. Says whether there were so
+/// many steps.
 fn run_and_drop_all(scenario: &Scenario, first: First, k: usize) -> bool {
     let what = format!("everything dropped after {k} steps, first {first:?}");
     let Run {

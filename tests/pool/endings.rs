@@ -1,9 +1,12 @@
-//! Every wait of the library against every way in which a pool, or a part of it, can end. A cell of the table says whether
-//! the ending ends the wait, and with what result, or why the wait goes on, and with what result it ends later.
+//! Every wait of the library against every way in which a pool, or a part of it, can end. A cell of
+//! the table says whether the ending ends the wait, and with what result, or why the wait goes on,
+//! and with what result it ends later.
 //!
-//! A wait has to be woken by what ends it: it is polled only when its waker was called. So are the workers.
+//! A wait has to be woken by what ends it: it is polled only when its waker was called. So are the
+//! workers.
 //!
-//! The waits of a [`TaskPool`](brigade::TaskPool) are those of the pool beneath it, and have no rows.
+//! The waits of a [`TaskPool`](brigade::TaskPool) are those of the pool beneath it, and have no
+//! rows.
 
 use std::cell::RefCell;
 use std::fmt::Debug;
@@ -40,7 +43,8 @@ macro_rules! all {
 }
 
 all! {
-    /// What is waited for. Each slot is taken by a job that waits at the gate, unless it is said otherwise.
+    /// What is waited for. Each slot is taken by a job that waits at the gate, unless it is said
+    /// otherwise.
     enum Wait {
         /// `submit`; the queue is full.
         Submit,
@@ -136,8 +140,8 @@ all! {
 enum Expected {
     /// It ends, with this result.
     Ends(&'static str),
-    /// It does not end, for this reason; with this result it ends once the jobs at the gate are let go, sources have ended and
-    /// delays have passed.
+    /// It does not end, for this reason; with this result it ends once the jobs at the gate are let
+    /// go, sources have ended and delays have passed.
     GoesOn(&'static str, &'static str),
     /// There is no such case, for this reason.
     Impossible(&'static str),
@@ -727,8 +731,8 @@ fn done(future: impl Future<Output = ()> + 'static) -> Waiting {
     })
 }
 
-/// Whether the ending is that the task which reads a map cancels it. `Map::cancel` takes the map by a unique reference, so it
-/// need not wake the task, which polls the map next.
+/// Whether the ending is that the task which reads a map cancels it. `Map::cancel` takes the map by
+/// a unique reference, so it need not wake the task, which polls the map next.
 const fn is_cancelled_by_reader(wait: Wait, ending: Ending) -> bool {
     matches!(ending, Ending::CancelOwn)
         && !matches!(
@@ -837,7 +841,8 @@ fn run_by_steps(slots: Slots, wait: Wait, ending: Ending) -> Result<(), String> 
     }
 }
 
-/// Prints the name of a cell that hangs, before the watchdog of the harness ends the process. Dropping the guard prevents it.
+/// Prints the name of a cell that hangs, before the watchdog of the harness ends the process.
+/// Dropping the guard prevents it.
 fn name_if_it_hangs(what: String) -> std::sync::mpsc::Sender<()> {
     let (guard, dropped) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {

@@ -1,4 +1,5 @@
-//! What a caller sees of a job's error: the handler's own text and causes, whole, and what `?` can pass on.
+//! What a caller sees of a job's error: the handler's own text and causes, whole, and what `?` can
+//! pass on.
 
 use std::convert::Infallible;
 use std::error::Error;

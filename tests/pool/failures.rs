@@ -1,4 +1,5 @@
-//! Jobs that fail or panic, workers that die, and consumers that do: who is hurt, and who hears of it.
+//! Jobs that fail or panic, workers that die, and consumers that do: who is hurt, and who hears of
+//! it.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -195,7 +196,8 @@ fn a_map_that_has_stopped_starts_nothing_and_takes_nothing_from_its_jobs() {
             move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
                 count.fetch_add(1, Ordering::SeqCst);
                 let (gate, log) = (inside.clone(), Arc::clone(&log));
-                // Called when the cancelled future is dropped, while the job still counts as running.
+                // Called when the cancelled future is dropped, while the job still counts as
+                // running.
                 let at_end = AtDrop(Some(move || log.lock().unwrap().push(jobs.add(100))));
                 async move {
                     let _at_end = at_end;

@@ -1,8 +1,9 @@
-//! One suite, every executor. A scenario is written once, as an async function of its [`Env`]; [`everywhere`] runs it on
-//! each executor in turn, in both ways to run several jobs at once, with a clock that moves when told.
+//! One suite, every executor. A scenario is written once, as an async function of its [`Env`];
+//! [`everywhere`] runs it on each executor in turn, in both ways to run several jobs at once, with
+//! a clock that moves when told.
 //!
-//! The scenario itself runs on the test's thread; the workers run wherever the executor puts them. So a scenario orders
-//! events by channels, gates and the clock, never by sleeping.
+//! The scenario itself runs on the test's thread; the workers run wherever the executor puts them.
+//! So a scenario orders events by channels, gates and the clock, never by sleeping.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,7 +24,8 @@ use futures::executor::{LocalPool, ThreadPool};
 use futures::task::{LocalSpawnExt, SpawnExt};
 use futures_lite::future;
 
-/// The ways to run several jobs at once: by many workers, or by the slots of few. What is promised holds in both.
+/// The ways to run several jobs at once: by many workers, or by the slots of few. What is promised
+/// holds in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slots {
     /// Each worker has one.
@@ -51,14 +53,16 @@ impl Slots {
         }
     }
 
-    /// A pool that starts its jobs in their order, whether the one before has ended or not: by one worker.
+    /// A pool that starts its jobs in their order, whether the one before has ended or not: by one
+    /// worker.
     pub(crate) fn in_order<In, E>(self, builder: Builder<In, E>) -> Builder<In, E> {
         builder
             .workers(1)
             .jobs_per_worker(if self == Self::One { 1 } else { 4 })
     }
 
-    /// A pool that runs one job at a time: in the only slot of a worker, or in any of several, since all have one key.
+    /// A pool that runs one job at a time: in the only slot of a worker, or in any of several,
+    /// since all have one key.
     pub(crate) fn one_by_one<In, E>(self, builder: Builder<In, E>) -> Builder<In, E> {
         let builder = self.in_order(builder);
         if self == Self::One {
@@ -79,7 +83,8 @@ impl fmt::Display for Slots {
     }
 }
 
-/// Where and how a scenario runs: an executor for the workers, one of the ways to have many jobs at once, and a clock.
+/// Where and how a scenario runs: an executor for the workers, one of the ways to have many jobs at
+/// once, and a clock.
 #[derive(Clone)]
 pub(crate) struct Env {
     pub(crate) executor: &'static str,
@@ -111,7 +116,8 @@ impl Env {
         self.slots.workers(jobs)
     }
 
-    /// The same, of a pool that starts its jobs in their order, whether the one before has ended or not: by one worker.
+    /// The same, of a pool that starts its jobs in their order, whether the one before has ended or
+    /// not: by one worker.
     pub(crate) fn in_order<In, E>(&self) -> Builder<In, E> {
         self.has_many.set(true);
         self.slots.in_order(self.builder())
@@ -130,14 +136,17 @@ impl Spawn for Env {
     }
 }
 
-/// Runs the scenario on every executor, one after another, with workers of one slot and with workers of many.
+/// Runs the scenario on every executor, one after another, with workers of one slot and with
+/// workers of many.
 ///
-/// A scenario that hangs ends the process after a minute. Its executor and way are named, as of one that fails.
+/// A scenario that hangs ends the process after a minute. Its executor and way are named, as of one
+/// that fails.
 pub(crate) fn everywhere<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env) -> F) {
     run_everywhere(&Slots::BOTH.map(Some), &|env| Box::pin(scenario(env)));
 }
 
-/// The same for a scenario that says itself how many workers and slots there are, since it is about them.
+/// The same for a scenario that says itself how many workers and slots there are, since it is about
+/// them.
 pub(crate) fn everywhere_once<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env) -> F) {
     run_everywhere(&[None], &|env| Box::pin(scenario(env)));
 }
@@ -282,7 +291,8 @@ fn on_hand_written(body: &dyn Fn(Spawner) -> Body) {
     );
 }
 
-/// The plainest executor there is: polls everything, again and again, and sleeps when nobody was woken.
+/// The plainest executor there is: polls everything, again and again, and sleeps when nobody was
+/// woken.
 fn poll_all(spawned: &RefCell<VecDeque<BoxFuture<'static, ()>>>, body: impl Future<Output = ()>) {
     let flag = Arc::new(Flag::default());
     let waker = Waker::from(Arc::clone(&flag));
@@ -340,7 +350,8 @@ impl Wake for Flag {
     }
 }
 
-/// Ends the process if a scenario hangs, since nothing else would; and says of one that fails where it does.
+/// Ends the process if a scenario hangs, since nothing else would; and says of one that fails where
+/// it does.
 pub(crate) struct Watchdog {
     what: String,
     is_done: Arc<(Mutex<bool>, Condvar)>,
@@ -378,7 +389,8 @@ impl Drop for Watchdog {
     }
 }
 
-/// Lets jobs through one by one: a handler awaits [`pass`](Self::pass), the scenario calls [`open`](Self::open).
+/// Lets jobs through one by one: a handler awaits [`pass`](Self::pass), the scenario calls
+/// [`open`](Self::open).
 #[derive(Clone)]
 pub(crate) struct Gate {
     open: async_channel::Sender<()>,
@@ -543,9 +555,11 @@ impl Drop for DropToken {
     }
 }
 
-/// What handlers note, in their order, each with the time at which they do: by default that a job starts.
+/// What handlers note, in their order, each with the time at which they do: by default that a job
+/// starts.
 ///
-/// With one worker the order is that of the jobs. Of several workers, no more than the times are to be relied on.
+/// With one worker the order is that of the jobs. Of several workers, no more than the times are to
+/// be relied on.
 #[derive(Clone)]
 pub(crate) struct Starts<J> {
     clock: ManualTimer,
@@ -572,11 +586,12 @@ impl<J: Debug + PartialEq> Starts<J> {
             .expect("the log is alive");
     }
 
-    /// Waits for these starts and no others. Meanwhile it moves the clock on from one deadline to the next, whenever no job
-    /// of the pool runs.
+    /// Waits for these starts and no others. Meanwhile it moves the clock on from one deadline to
+    /// the next, whenever no job of the pool runs.
     ///
-    /// Nobody but the pool may sleep on the clock. With several workers, one may have to move its alarm to an earlier time
-    /// after another one's job has ended, and may do so too late for this; such a scenario is for one worker.
+    /// Nobody but the pool may sleep on the clock. With several workers, one may have to move its
+    /// alarm to an earlier time after another one's job has ended, and may do so too late for this;
+    /// such a scenario is for one worker.
     pub(crate) async fn expect<In, T, E>(
         &self,
         pool: &Pool<In, T, E>,

@@ -2,10 +2,11 @@
 //!
 //! Some cannot happen here, and have no test:
 //!
-//! * *A panic that cannot be contained* (`panic = "abort"`, a second panic during unwinding) ends the process;
-//!   `panic_isolation` tells of the first.
+//! * *A panic that cannot be contained* (`panic = "abort"`, a second panic during unwinding) ends
+//!   the process; `panic_isolation` tells of the first.
 //! * *A stop message behind a full queue*: there is none; a closed channel stops the workers.
-//! * *Blocking in a handler* is not moved to other threads by the pool, so there are none whose number could be limited.
+//! * *Blocking in a handler* is not moved to other threads by the pool, so there are none whose
+//!   number could be limited.
 //! * *A `fork`* finds no thread that the library has started, since it starts none.
 //! * *A platform without a clock* brings its own, since time is behind a trait.
 //! * *Known faults of channels* are a matter of the versions in the manifest.
@@ -38,7 +39,8 @@ type Own<In, T, E> = Arc<OnceLock<Pool<In, T, E>>>;
 
 #[test]
 fn a_job_that_is_handed_in_while_the_last_worker_leaves_is_abandoned() {
-    // On one thread: the worker leaves between the acceptance of a job and its way into the schedule, when its key is asked for.
+    // On one thread: the worker leaves between the acceptance of a job and its way into the
+    // schedule, when its key is asked for.
     let last: Arc<Mutex<Option<Box<dyn Any + Send>>>> = Arc::default();
     let leaving = Arc::clone(&last);
     let key_by = move |n: &u32| {
@@ -1090,7 +1092,8 @@ fn a_stream_of_inputs_that_is_never_ready_holds_nobody_up() {
     });
 }
 
-/// A worker is in the middle of a job when another thread submits the next, which here is the job itself.
+/// A worker is in the middle of a job when another thread submits the next, which here is the job
+/// itself.
 #[test]
 fn jobs_that_come_while_a_worker_is_polled_are_not_left_beside_sleeping_workers() {
     for (workers, capacity, alone) in [(4, 2, 4), (4, 2, 3), (8, 3, 8), (3, 2, 3), (16, 2, 9)] {

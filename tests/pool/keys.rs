@@ -1,4 +1,5 @@
-//! Jobs that belong together by a key: none of them holds up those of another key, and each key has bounds of its own.
+//! Jobs that belong together by a key: none of them holds up those of another key, and each key has
+//! bounds of its own.
 
 use std::collections::HashMap;
 use std::panic::resume_unwind;
@@ -46,7 +47,8 @@ fn keys_of_equal_priority_take_turns_and_jobs_of_one_key_start_in_their_order() 
         }
         gate.open(2);
         gate.arrived(2).await;
-        // The second one of its turn is running, and a key that comes anew stands behind those that wait.
+        // The second one of its turn is running, and a key that comes anew stands behind those that
+        // wait.
         submit(("d", 1));
         submit(("z", 1));
         gate.open(9);
@@ -67,7 +69,8 @@ fn keys_of_equal_priority_take_turns_and_jobs_of_one_key_start_in_their_order() 
     });
 }
 
-/// Two are on their way to workers when a failure holds the whole pool; the one that comes back gives its turn back, too.
+/// Two are on their way to workers when a failure holds the whole pool; the one that comes back
+/// gives its turn back, too.
 #[test]
 fn a_key_whose_job_comes_back_before_it_starts_keeps_its_turn() {
     for (workers, slots) in [(1, 1), (2, 1), (1, 2)] {
@@ -165,7 +168,8 @@ fn a_job_that_is_given_the_priority_it_has_keeps_its_turn() {
 
 // ---- bounds ----
 
-/// A pool in which at most `most` jobs of one key run, each until the gate lets it go if its key is "busy".
+/// A pool in which at most `most` jobs of one key run, each until the gate lets it go if its key is
+/// "busy".
 fn pool_with_busy_key(
     env: &Env,
     builder: Builder<Input, ()>,
@@ -573,7 +577,8 @@ fn an_urgent_job_overtakes_one_on_its_way_to_a_worker_and_has_its_permits_be_it_
     const OTHER: Input = ("b", 0);
     everywhere_once(|env| async move {
         let cases = [
-            // The first one has the only slot, and the place and the permit of its key, since nobody else was there.
+            // The first one has the only slot, and the place and the permit of its key, since
+            // nobody else was there.
             (vec![(FIRST, 0), (SAME, 1)], vec![(0, SAME), (1000, FIRST)]),
             (vec![(FIRST, 0), (OTHER, 1)], vec![(0, OTHER), (0, FIRST)]),
             (
@@ -659,7 +664,8 @@ fn a_panic_in_the_closure_of_keys_or_costs_ends_that_job_alone() {
             _ => panic!("the job did not panic"),
         }
     }
-    /// Without their indices: a child has the next one when it is added, which may be before some input has one.
+    /// Without their indices: a child has the next one when it is added, which may be before some
+    /// input has one.
     fn results(completions: Vec<Completion<u32, u32, ()>>) -> Vec<(u32, Option<u32>)> {
         let mut results: Vec<_> = completions
             .into_iter()
@@ -692,7 +698,8 @@ fn a_panic_in_the_closure_of_keys_or_costs_ends_that_job_alone() {
                 log.push(n);
                 async move {
                     if n == 3 {
-                        // They are accepted, as any other; what becomes of them is seen by whoever awaits them.
+                        // They are accepted, as any other; what becomes of them is seen by whoever
+                        // awaits them.
                         assert_eq!(jobs.add(13), Ok(()));
                         assert_eq!(panicked(jobs.submit(14).unwrap().await), "no cost");
                     }

@@ -1,5 +1,5 @@
-//! What is not `Send`, and what is borrowed: on executors of one thread, and in the caller's own task under every
-//! `block_on`.
+//! What is not `Send`, and what is borrowed: on executors of one thread, and in the caller's own
+//! task under every `block_on`.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

@@ -1,4 +1,5 @@
-//! The clock that moves when told, and the run that tells it: it jumps to the next alarm when its future waits.
+//! The clock that moves when told, and the run that tells it: it jumps to the next alarm when its
+//! future waits.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};

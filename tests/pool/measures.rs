@@ -1,4 +1,5 @@
-//! What can be read off a pool and its parts: times, numbers, texts; and how long a worker keeps its thread.
+//! What can be read off a pool and its parts: times, numbers, texts; and how long a worker keeps
+//! its thread.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,5 @@
-//! Which of the waiting jobs comes next: priorities, aging, delays; and that it changes nothing else when a pool that
-//! ran without an order is given one.
+//! Which of the waiting jobs comes next: priorities, aging, delays; and that it changes nothing
+//! else when a pool that ran without an order is given one.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -250,7 +250,8 @@ fn with_ageing_a_job_overtakes_those_that_come_as_many_steps_later_as_they_are_m
                 env.clock.advance(secs(1));
                 order.push(starts.next().await);
             }
-            // Those that came in the first fifty seconds went first, one each second; the next one has to wait.
+            // Those that came in the first fifty seconds went first, one each second; the next one
+            // has to wait.
             let expected = (0..56).map(|at| match at {
                 0 => ("first", 0),
                 51 => ("low", 51),
@@ -724,8 +725,8 @@ fn the_first_use_of_an_order_loses_repeats_and_reorders_nothing() {
 
 #[test]
 fn an_order_that_is_given_amid_submissions_keeps_that_of_each_submitter() {
-    // On threads, since the moment matters: jobs are on their way into the queue, and out of it. In one slot, since those
-    // for which there are several free ones do not wait for each other.
+    // On threads, since the moment matters: jobs are on their way into the queue, and out of it. In
+    // one slot, since those for which there are several free ones do not wait for each other.
     for round in 0..200_u32 {
         let (_, switch) = SWITCHES[round as usize % SWITCHES.len()];
         let started = Log::new();

@@ -1,4 +1,5 @@
-//! Whatever of the user's panics: one outcome, the worker lives, the figures add up, and each thing is dropped once.
+//! Whatever of the user's panics: one outcome, the worker lives, the figures add up, and each thing
+//! is dropped once.
 
 use std::future::Future;
 use std::panic::resume_unwind;
@@ -506,7 +507,8 @@ fn a_clone_of_a_kept_input_that_panics_costs_one_job_and_no_worker() {
             env.name
         );
         drop(map);
-        // What an abort hands back is copied for the completion: without a copy it has none, and nothing is lost.
+        // What an abort hands back is copied for the completion: without a copy it has none, and
+        // nothing is lost.
         let (pool, workers) = env
             .in_order()
             .build(|input: Fragile| async move { Ok::<_, ()>(input.0) });

@@ -1,4 +1,5 @@
-//! How often jobs start: the two forms of a limit, what a job costs, and what becomes of those that wait for a permit.
+//! How often jobs start: the two forms of a limit, what a job costs, and what becomes of those that
+//! wait for a permit.
 
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
@@ -172,8 +173,8 @@ fn of_five_thousand_ready_jobs_a_window_of_a_thousand_lets_a_thousand_start_in_e
 
 // ---- what any window sees ----
 
-/// Starts of jobs of costs from 0 to 3 that come in irregular crowds: when, and at what cost. On one thread, so that each
-/// start is seen at its very time.
+/// Starts of jobs of costs from 0 to 3 that come in irregular crowds: when, and at what cost. On
+/// one thread, so that each start is seen at its very time.
 fn irregular_starts(limit: RateLimit, seed: u64) -> Vec<(u32, Duration)> {
     let clock = ManualTimer::new();
     let starts = Starts::new(&clock);
@@ -278,7 +279,8 @@ fn a_job_that_is_cancelled_while_it_waits_takes_no_permit_and_no_slot() {
 #[test]
 fn a_permit_of_a_job_that_is_cancelled_on_its_way_to_a_worker_goes_to_the_next_one_and_to_no_other()
 {
-    // One thread, since the job is cancelled when it has its permit and its worker has not been polled.
+    // One thread, since the job is cancelled when it has its permit and its worker has not been
+    // polled.
     in_both_ways(|slots| {
         for limit in [
             RateLimit::every(SECOND),
@@ -312,7 +314,8 @@ fn a_permit_of_a_job_that_is_cancelled_on_its_way_to_a_worker_goes_to_the_next_o
 
 #[test]
 fn a_job_that_a_pause_stops_on_its_way_to_a_worker_gives_its_permit_back() {
-    // One thread, since the pause comes when the job has its permit and its worker has not been polled.
+    // One thread, since the pause comes when the job has its permit and its worker has not been
+    // polled.
     in_both_ways(|slots| {
         for limit in [
             RateLimit::every(SECOND),
@@ -672,7 +675,8 @@ fn the_rejection_of_a_costly_job_is_a_failure_that_stops_its_map() {
 
 // ---- another limit ----
 
-/// Lets others notice a change before the clock moves: on one thread for sure, on several as a rule.
+/// Lets others notice a change before the clock moves: on one thread for sure, on several as a
+/// rule.
 async fn let_others_look() {
     for _ in 0..100 {
         yield_now().await;
@@ -846,7 +850,8 @@ fn a_queued_job_that_a_new_limit_makes_too_costly_ends() {
 
 #[test]
 fn a_permit_wakes_no_more_than_two_workers_however_many_jobs_wait() {
-    // One thread, and workers that are polled only when they were woken, since their polls are counted.
+    // One thread, and workers that are polled only when they were woken, since their polls are
+    // counted.
     for workers in [1, 2, 10, 1000] {
         let clock = ManualTimer::new();
         let starts = Starts::new(&clock);

@@ -1,4 +1,5 @@
-//! Attempts that are made again: after which failures, when, how often, and what becomes of a job that waits for its next one.
+//! Attempts that are made again: after which failures, when, how often, and what becomes of a job
+//! that waits for its next one.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -159,7 +160,8 @@ async fn run(
     }
 }
 
-/// Runs one job on a pool of its own, and expects attempts at these times; returns how many there were, and its result.
+/// Runs one job on a pool of its own, and expects attempts at these times; returns how many there
+/// were, and its result.
 async fn run_alone(
     env: &Env,
     retry: Retry<u32>,
@@ -398,7 +400,8 @@ fn gated_pool(env: &Env, builder: Builder<u32, u32>, gate: &Gate) -> Pool<u32, u
     })
 }
 
-/// Two jobs, one of a handle and one of a map, whose first attempt has failed and whose second one does not end.
+/// Two jobs, one of a handle and one of a map, whose first attempt has failed and whose second one
+/// does not end.
 async fn second_attempts_without_end(
     env: &Env,
     builder: Builder<u32, u32>,
@@ -737,7 +740,8 @@ fn a_job_goes_back_to_its_place_in_the_order_when_its_wait_is_over() {
 
 // ---- chance ----
 
-/// When the second attempts of a thousand jobs start that have failed together, by the names of the jobs.
+/// When the second attempts of a thousand jobs start that have failed together, by the names of the
+/// jobs.
 fn second_attempts(slots: Slots, retry: Retry<u32>) -> Vec<(u32, Duration)> {
     // One thread, so that each start is seen at its very time.
     let clock = ManualTimer::new();
@@ -968,7 +972,8 @@ fn a_job_that_waits_for_another_attempt_holds_no_permit_and_no_room_of_its_key()
         pool.pause();
         let handles = [failing(0), (1, 0), (2, 0), (3, 0)].map(|input| submit(&pool, input));
         pool.resume();
-        // The first one is back at two and a half seconds, when two others have started, and takes the next permit.
+        // The first one is back at two and a half seconds, when two others have started, and takes
+        // the next permit.
         let expected = [
             (0, 0),
             (1, 1000),
@@ -1113,7 +1118,8 @@ fn jobs_of_a_map_that_wait_for_another_attempt_stay_within_its_window() {
 #[test]
 fn the_time_of_an_error_holds_for_its_job_or_its_key_or_all() {
     everywhere(|env| async move {
-        // The first job of the first key is told to come back in ten seconds; the key of a job is its tens.
+        // The first job of the first key is told to come back in ten seconds; the key of a job is
+        // its tens.
         for (hold, expected) in [
             (
                 RetryAfterScope::Job,
@@ -1227,7 +1233,8 @@ fn the_time_of_an_error_holds_for_what_is_on_its_way_to_a_worker() {
 
 #[test]
 fn two_failures_at_the_same_time_stay_within_the_bounds() {
-    // The second job fails while the first one tells of its retry: on one thread, by a worker that is polled there.
+    // The second job fails while the first one tells of its retry: on one thread, by a worker that
+    // is polled there.
     for floor in [1, 2] {
         let second: Arc<Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>> = Arc::default();
         let inside = Arc::clone(&second);
@@ -1468,8 +1475,8 @@ fn a_thousand_first_attempts_are_saved_up_at_most() {
             submit(&pool, (name, if name < 5000 { 0 } else { 1 })).detach();
         }
         steps.run_out(&clock);
-        // Those of the last thousand that succeeded, and those that each fifth failure has earned; the first one finds the
-        // account full.
+        // Those of the last thousand that succeeded, and those that each fifth failure has earned;
+        // the first one finds the account full.
         let stats = assert_settled(&pool);
         assert_eq!(
             (stats.retries, stats.retries_refused, stats.failed),
@@ -1680,8 +1687,8 @@ fn is_good(name: u32) -> bool {
 
 const BAD: u32 = 7;
 
-/// Runs a bad job among good ones, all of which fail once; says how many attempts and how many retries the bad one had, and
-/// what became of it.
+/// Runs a bad job among good ones, all of which fail once; says how many attempts and how many
+/// retries the bad one had, and what became of it.
 async fn one_bad_among_good<In>(
     env: &Env,
     builder: Builder<In, u32>,

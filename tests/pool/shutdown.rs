@@ -1,4 +1,5 @@
-//! The end of a pool: closed, drained, aborted or dropped. What was accepted is done or comes back, and nothing stays.
+//! The end of a pool: closed, drained, aborted or dropped. What was accepted is done or comes back,
+//! and nothing stays.
 
 use std::future::Future;
 use std::pin::pin;
@@ -409,7 +410,8 @@ fn a_drained_pool_leaves_nothing_behind() {
         assert_eq!(pool.stats().succeeded, 100);
         assert!(end.recv().await.is_err());
         assert_eq!(env.clock.sleeping(), 0);
-        // The handler is gone, though the pool's handle is there; the values are with their handles.
+        // The handler is gone, though the pool's handle is there; the values are with their
+        // handles.
         assert_eq!(drops.counts(), (301, 201));
         drop(handles);
         assert_eq!(drops.counts(), (301, 301));
@@ -621,7 +623,8 @@ fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
     });
 }
 
-/// The abort comes from the waker of the running job: the map is cancelled, and nobody has looked for its queued jobs yet.
+/// The abort comes from the waker of the running job: the map is cancelled, and nobody has looked
+/// for its queued jobs yet.
 #[test]
 fn an_abort_does_not_hand_back_inputs_of_a_map_that_was_cancelled_before() {
     in_both_ways(|slots| {
@@ -651,7 +654,8 @@ fn an_abort_does_not_hand_back_inputs_of_a_map_that_was_cancelled_before() {
     });
 }
 
-/// An observer sees that a job is finished after the books are closed over it and before its outcome is delivered.
+/// An observer sees that a job is finished after the books are closed over it and before its
+/// outcome is delivered.
 #[test]
 fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
     in_both_ways(|slots| {
@@ -697,7 +701,8 @@ fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
     });
 }
 
-/// A worker keeps a failure back, since the one before is unread, and sends it when it keeps the success after it.
+/// A worker keeps a failure back, since the one before is unread, and sends it when it keeps the
+/// success after it.
 #[test]
 fn a_pool_is_idle_only_when_what_its_workers_keep_back_is_with_its_group() {
     in_both_ways(|slots| {

@@ -68,8 +68,8 @@ fn a_job_that_waits_holds_up_no_other_of_its_worker() {
     });
 }
 
-/// A worker that waits for a job beside one that it has stands in the line for the next one. When its job goes on and keeps the
-/// thread, the next one is not to wait for that.
+/// A worker that waits for a job beside one that it has stands in the line for the next one. When
+/// its job goes on and keeps the thread, the next one is not to wait for that.
 #[test]
 fn a_job_that_comes_does_not_wait_for_a_worker_whose_other_job_keeps_its_thread() {
     let _watchdog = Watchdog::new("two threads");
@@ -317,7 +317,8 @@ fn what_fails_in_a_slot_is_tried_again_beside_the_others() {
     });
 }
 
-/// A job that always has itself woken keeps neither the other jobs of its worker nor those in the queue from their turn.
+/// A job that always has itself woken keeps neither the other jobs of its worker nor those in the
+/// queue from their turn.
 #[test]
 fn a_job_that_never_rests_keeps_no_other_from_its_turn() {
     everywhere_once(|env| async move {
@@ -343,7 +344,8 @@ fn a_job_that_never_rests_keeps_no_other_from_its_turn() {
     });
 }
 
-/// The worker that keeps the time is the one that never rests; the other one sleeps, or there is none.
+/// The worker that keeps the time is the one that never rests; the other one sleeps, or there is
+/// none.
 #[test]
 fn a_job_that_never_rests_does_not_stop_the_time() {
     for (workers, slots) in [(1, 4), (2, 2), (2, 1)] {
@@ -388,7 +390,8 @@ fn a_job_that_never_rests_does_not_stop_the_time() {
     }
 }
 
-/// Where the job's outcome waits to leave with others, a consumer that has nothing to read does not wait for other jobs' polls.
+/// Where the job's outcome waits to leave with others, a consumer that has nothing to read does not
+/// wait for other jobs' polls.
 #[test]
 fn an_outcome_does_not_wait_for_the_jobs_that_start_after_it() {
     let (seen, kept) = (

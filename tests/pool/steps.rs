@@ -1,5 +1,6 @@
-//! Tasks that are polled one step at a time, and only after they were woken: a test decides who is next and who is
-//! dropped when. A task that waits although nobody will wake it is a hang, and shows as one at once.
+//! Tasks that are polled one step at a time, and only after they were woken: a test decides who is
+//! next and who is dropped when. A task that waits although nobody will wake it is a hang, and
+//! shows as one at once.
 
 use std::future::Future;
 use std::pin::Pin;

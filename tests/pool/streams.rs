@@ -1,4 +1,5 @@
-//! Completions on their way to the consumer: their order, their bound, and what happens when nobody reads them.
+//! Completions on their way to the consumer: their order, their bound, and what happens when nobody
+//! reads them.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -543,7 +544,8 @@ fn jobs_of_a_map_add_jobs_for_as_long_as_somebody_reads() {
     });
 }
 
-/// On one thread, since the parent adds its child after the map was granted a place and before it is polled again.
+/// On one thread, since the parent adds its child after the map was granted a place and before it
+/// is polled again.
 #[test]
 fn a_map_passes_on_a_place_that_a_child_leaves_it_no_use_for() {
     in_both_ways(|slots| {
@@ -706,7 +708,8 @@ fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
                     "capacity {capacity}, {others:?}: nobody can go on"
                 );
             }
-            // A map waits in no line, where others take all that is free: it has one job in the queue beside theirs.
+            // A map waits in no line, where others take all that is free: it has one job in the
+            // queue beside theirs.
             let share = if let Others::Map = others {
                 4
             } else {

@@ -1,4 +1,5 @@
-//! Jobs on their way in: a full queue, a queue that has room again, sources that fail or never end, and jobs that submit.
+//! Jobs on their way in: a full queue, a queue that has room again, sources that fail or never end,
+//! and jobs that submit.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,8 @@ use futures_lite::{StreamExt, future};
 
 use crate::harness::{Env, Gate, assert_adds_up, assert_settled, block_on, everywhere, poll_once};
 
-/// A pool whose jobs wait at the gate and then return their input, and a record of the order in which they started.
+/// A pool whose jobs wait at the gate and then return their input, and a record of the order in
+/// which they started.
 fn gated_pool(
     env: &Env,
     builder: Builder<u32, ()>,
@@ -233,7 +235,8 @@ fn a_chain_of_waits_longer_than_the_slots_ends_in_an_error_and_not_in_silence() 
             pool.submit(3).await.unwrap().await,
             Err(JobError::Failed(JobError::WouldDeadlock))
         );
-        // Whoever was told may have been the first of the chain, and the others are still being cancelled.
+        // Whoever was told may have been the first of the chain, and the others are still being
+        // cancelled.
         pool.wait_idle().await;
         assert_eq!(pool.submit(2).await.unwrap().await, Ok(2));
         pool.drain().await;

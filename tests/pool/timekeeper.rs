@@ -1,5 +1,6 @@
-//! The worker that keeps the time: it notices deadlines while all workers are busy, hands its role on when it leaves, and
-//! rests when there is nothing to wait for. One thread, polled by hand, since it matters which worker is polled when.
+//! The worker that keeps the time: it notices deadlines while all workers are busy, hands its role
+//! on when it leaves, and rests when there is nothing to wait for. One thread, polled by hand,
+//! since it matters which worker is polled when.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -79,8 +80,8 @@ fn an_earlier_deadline_wakes_the_worker_that_keeps_the_time() {
 
 #[test]
 fn a_worker_that_leaves_hands_the_time_on_to_a_busy_one_and_to_an_idle_one() {
-    // Who keeps the time is not said, so each of the two leaves once; the one that stays is busy or idle.
-    // Of two slots, one at least is free.
+    // Who keeps the time is not said, so each of the two leaves once; the one that stays is busy or
+    // idle. Of two slots, one at least is free.
     let cases = [1, 2].map(|slots| [(slots, 1, 0), (slots, 1, 1), (slots, 2, 0), (slots, 2, 1)]);
     for (slots, jobs, leaver) in cases.into_iter().flatten() {
         let clock = ManualTimer::new();
@@ -173,7 +174,8 @@ fn what_a_cancelled_map_has_held_up_starts_at_once() {
     });
 }
 
-/// A pool that notes when its jobs start, with its workers as the first tasks; the clock stands still when it is made.
+/// A pool that notes when its jobs start, with its workers as the first tasks; the clock stands
+/// still when it is made.
 fn noting_pool(
     clock: &ManualTimer,
     builder: Builder<u32, ()>,
@@ -293,7 +295,8 @@ fn jobs_that_wait_for_a_worker_that_is_not_polled_wake_no_other() {
     steps.settle();
     clock.advance(SECOND);
     steps.settle();
-    // The second job is on its way to a worker, and the third one waits for its start and for no time.
+    // The second job is on its way to a worker, and the third one waits for its start and for no
+    // time.
     let polls = steps.polls(first);
     for _ in 0..10 {
         assert_eq!(clock.sleeping(), 0);
@@ -336,8 +339,8 @@ fn small_pool(
     (pool, steps)
 }
 
-/// How something comes to wait for a moment: the policy of its pool, and what to submit. What is returned waits for it, until it is
-/// dropped.
+/// How something comes to wait for a moment: the policy of its pool, and what to submit. What is
+/// returned waits for it, until it is dropped.
 type Waits = (
     &'static str,
     fn(Builder<u32, ()>) -> Builder<u32, ()>,

@@ -1,5 +1,5 @@
-//! Limits of time where a schedule decides when jobs start: a job's own time counts wherever it waits, an attempt's from its
-//! start, and that of a map whatever its jobs do.
+//! Limits of time where a schedule decides when jobs start: a job's own time counts wherever it
+//! waits, an attempt's from its start, and that of a map whatever its jobs do.
 
 use std::future::Future;
 use std::pin::pin;
@@ -76,7 +76,8 @@ fn outcome(
     (completion.attempts, completion.input, completion.result)
 }
 
-/// Expects that these jobs have no outcome a millisecond before that time, and have run out of their own time then.
+/// Expects that these jobs have no outcome a millisecond before that time, and have run out of
+/// their own time then.
 async fn expect_to_end_at<In, T, E>(
     env: &Env,
     pool: &Pool<In, T, E>,
@@ -371,7 +372,8 @@ impl Timer for Meddling {
 
 #[test]
 fn a_cancellation_that_comes_right_before_the_worker_finds_the_limit_passed_wins() {
-    // One thread, and a clock that stands in for another one: the worker is in the middle of a poll.
+    // One thread, and a clock that stands in for another one: the worker is in the middle of a
+    // poll.
     in_both_ways(|slots| {
         let clock = ManualTimer::new();
         let place: Arc<Mutex<Option<Handle>>> = Arc::default();
@@ -446,7 +448,8 @@ fn the_limit_of_attempts_counts_for_those_that_start_after_it_was_set_and_a_job_
         let retry = Retry::fixed(SECOND).max_attempts(2);
         let builder = env.one_by_one().attempt_timeout(secs(50)).retry(retry);
         let pool = gated_pool(&env, builder, &gate);
-        // The first attempt keeps its fifty seconds; the second one has five. A job's own limit counts for both.
+        // The first attempt keeps its fifty seconds; the second one has five. A job's own limit
+        // counts for both.
         pool.pause();
         let plain = pool.try_submit(0).unwrap();
         let with_own = pool.job(1).attempt_timeout(secs(7)).try_submit().unwrap();
@@ -668,7 +671,8 @@ fn a_map_that_ends_in_time_leaves_no_timer() {
     });
 }
 
-/// Jobs that end at once, or after a moment, so that their limit needs a timer; notes how many sleep at most.
+/// Jobs that end at once, or after a moment, so that their limit needs a timer; notes how many
+/// sleep at most.
 fn limited(
     clock: &ManualTimer,
     most: &Arc<AtomicUsize>,

@@ -1,4 +1,5 @@
-//! Jobs that wait for their own pool: one that can go on is not told that it cannot, and one that cannot is told.
+//! Jobs that wait for their own pool: one that can go on is not told that it cannot, and one that
+//! cannot is told.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Barrier, Mutex, OnceLock};
@@ -16,7 +17,8 @@ use futures_lite::{Stream, StreamExt};
 
 use crate::harness::{Gate, assert_settled, in_both_ways, on_wake, poll_once};
 
-/// One parent starts in the first worker; the other one in the last, which has the first one's child before it.
+/// One parent starts in the first worker; the other one in the last, which has the first one's
+/// child before it.
 fn answer_parents<W: Future<Output = ()>>(
     pool: &Pool<u32, u32, &'static str>,
     workers: &mut [Pin<Box<W>>],
@@ -34,8 +36,8 @@ fn answer_parents<W: Future<Output = ()>>(
     assert_eq!(poll_once(pin!(second)), Some(Ok(2)));
 }
 
-/// A parent awaits its child; the other worker, or slot, does that child, and then takes the second parent before the
-/// first one was polled again.
+/// A parent awaits its child; the other worker, or slot, does that child, and then takes the second
+/// parent before the first one was polled again.
 #[test]
 fn a_job_whose_wait_is_over_does_not_count_as_waiting() {
     in_both_ways(|slots| {
@@ -91,7 +93,8 @@ fn a_job_whose_map_has_something_to_read_does_not_count_as_waiting() {
     });
 }
 
-/// A parent awaits a child that its own key keeps back; the last job that could start without it goes away with its map.
+/// A parent awaits a child that its own key keeps back; the last job that could start without it
+/// goes away with its map.
 #[test]
 fn a_job_is_told_that_it_would_wait_for_ever_when_the_last_job_that_could_start_is_cancelled() {
     in_both_ways(|slots| {
@@ -143,7 +146,8 @@ fn a_job_is_told_that_it_would_wait_for_ever_when_the_last_job_that_could_start_
     });
 }
 
-/// While the last free worker begins to wait, an outcome that the consumer waits for is on its way out of it.
+/// While the last free worker begins to wait, an outcome that the consumer waits for is on its way
+/// out of it.
 #[test]
 fn an_outcome_that_has_not_left_its_worker_ends_a_wait_all_the_same() {
     type Worker = Arc<Mutex<Option<BoxFuture<'static, ()>>>>;
@@ -198,7 +202,8 @@ fn an_outcome_that_has_not_left_its_worker_ends_a_wait_all_the_same() {
     *own.lock().unwrap() = None;
 }
 
-/// A parent keeps the handle that its first attempt has waited for, and waits on in the second one, in the same slot.
+/// A parent keeps the handle that its first attempt has waited for, and waits on in the second one,
+/// in the same slot.
 #[test]
 fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
     in_both_ways(|slots| {
@@ -263,8 +268,9 @@ fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
     });
 }
 
-/// In a pool that has an order, a wait may be one without end though workers are free. The first worker looks, in the
-/// observer, after the second one has booked the outcome and before it has told anybody.
+/// In a pool that has an order, a wait may be one without end though workers are free. The first
+/// worker looks, in the observer, after the second one has booked the outcome and before it has
+/// told anybody.
 #[test]
 fn a_job_whose_wait_is_about_to_be_over_does_not_count_as_waiting() {
     for way in ["a handle", "a map", "a map of two"] {
@@ -576,8 +582,9 @@ fn what_nobody_reads_is_bounded_also_where_jobs_add_jobs() {
     });
 }
 
-/// The parent waits for its map when two completions come together; it reads one of them and does something else. That is no wait
-/// for the pool any more, so another that waits for a job of its own may do so.
+/// The parent waits for its map when two completions come together; it reads one of them and does
+/// something else. That is no wait for the pool any more, so another that waits for a job of its
+/// own may do so.
 #[test]
 fn a_job_that_has_read_one_of_several_completions_does_not_count_as_waiting() {
     let own: Arc<OnceLock<Pool<u32, u32, &'static str>>> = Arc::default();

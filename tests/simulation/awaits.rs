@@ -1,5 +1,5 @@
-//! Every future of the public API is dropped at each of its awaits, beside other work; whatever it was in the middle of, the pool
-//! goes on, and loses nothing.
+//! Every future of the public API is dropped at each of its awaits, beside other work; whatever it
+//! was in the middle of, the pool goes on, and loses nothing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,9 +12,9 @@ use futures_lite::future;
 type Jobs = Pool<u32, u32, u32>;
 type Local = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Drops what `make` makes after each number of polls, in a pool with a schedule and in one without, with two workers and with one
-/// of two slots; `least` polls are needed to
-/// see its end at all, so the test has dropped it at as many awaits.
+/// Drops what `make` makes after each number of polls, in a pool with a schedule and in one
+/// without, with two workers and with one of two slots; `least` polls are needed to see its end at
+/// all, so the test has dropped it at as many awaits.
 #[track_caller]
 fn at_each_await(least: usize, make: impl Fn(Sim, Jobs) -> Local + Copy + 'static) {
     for (is_scheduled, workers) in [(false, 2), (true, 2), (false, 1), (true, 1)] {
@@ -136,7 +136,8 @@ fn a_completion_of_a_map_that_goes_on() {
         Box::pin(async move {
             let (mut map, mut read) = (pool.map(0..5), 0);
             loop {
-                // Each future of the next completion is dropped after one poll, and nothing is lost.
+                // Each future of the next completion is dropped after one poll, and nothing is
+                // lost.
                 match poll_times(map.next(), 1).await {
                     Some(Some(_)) => read += 1,
                     Some(None) => break,

@@ -1,4 +1,5 @@
-//! Scenarios of one kind of actor each, on pools with few places and quick jobs: what goes wrong only there is found within few seeds.
+//! Scenarios of one kind of actor each, on pools with few places and quick jobs: what goes wrong
+//! only there is found within few seeds.
 
 use brigade::testing::{FaultKind, Simulation};
 
@@ -129,8 +130,8 @@ fn no_alarm_is_left_when_what_waited_for_a_moment_has_gone() {
     check(&DELAYED);
 }
 
-/// What finds a violation of each rule that the simulator audits, and little else; orders and rates among them, which several threads at
-/// once do not keep to the letter.
+/// What finds a violation of each rule that the simulator audits, and little else; orders and rates
+/// among them, which several threads at once do not keep to the letter.
 #[test]
 fn every_rule_that_is_audited_is_kept() {
     const RULES: Focus = Focus {

@@ -1,5 +1,5 @@
-//! Pools whose clock is a little later at each look, as a real one is: permits of a fast rate are back, and moments have passed, before
-//! a worker has come round to them.
+//! Pools whose clock is a little later at each look, as a real one is: permits of a fast rate are
+//! back, and moments have passed, before a worker has come round to them.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

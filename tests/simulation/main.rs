@@ -1,5 +1,5 @@
-//! The pool in the simulator: random policies, actors and jobs, with and without faults. `BRIGADE_SEED=n` replays one run, and
-//! `BRIGADE_SEEDS=n` makes so many of each kind.
+//! The pool in the simulator: random policies, actors and jobs, with and without faults.
+//! `BRIGADE_SEED=n` replays one run, and `BRIGADE_SEEDS=n` makes so many of each kind.
 
 mod awaits;
 mod focus;

@@ -1,7 +1,8 @@
-//! One scenario for all simulations: a pool of any policies, actors that use all of its API, jobs that add jobs and come to grief
-//! by themselves. What strikes from outside is the plan's. It asserts what users are promised, beside what the simulator
-//! checks by itself: that each result is told once and is the one that was booked, that inputs are neither lost nor made up, and
-//! that nothing of the user's is left.
+//! One scenario for all simulations: a pool of any policies, actors that use all of its API, jobs
+//! that add jobs and come to grief by themselves. What strikes from outside is the plan's. It
+//! asserts what users are promised, beside what the simulator checks by itself: that each result is
+//! told once and is the one that was booked, that inputs are neither lost nor made up, and that
+//! nothing of the user's is left.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -310,7 +311,8 @@ pub(crate) fn scenario(sim: Sim, allowed: Allowed) -> impl Future<Output = ()> {
 /// What a simulation is about.
 pub(crate) struct Focus {
     pub(crate) actions: Actions,
-    /// Whether every pool has fewer places in its queue than workers, and most jobs are quick; else some have.
+    /// Whether every pool has fewer places in its queue than workers, and most jobs are quick; else
+    /// some have.
     pub(crate) is_small: bool,
 }
 
@@ -651,8 +653,8 @@ impl Drop for Running {
     }
 }
 
-/// A handler's future whose drop may panic. (A local of an async block that does so as the block returns would leak what
-/// it returns: that is the compiler's doing.)
+/// A handler's future whose drop may panic. (A local of an async block that does so as the block
+/// returns would leak what it returns: that is the compiler's doing.)
 struct Explosive<F> {
     inner: Pin<Box<F>>,
     _bomb: Bomb,
@@ -818,7 +820,8 @@ pub(crate) enum Action {
     Stop,
     /// Reads a map whose source is a map of the same pool, and so on.
     NestMaps,
-    /// Reads a map whose source stays pending until another task tells it to end, or closes the pool.
+    /// Reads a map whose source stays pending until another task tells it to end, or closes the
+    /// pool.
     MapPendingSource,
     /// Submits to a group that another task cancels.
     CancelGroup,
@@ -1171,7 +1174,8 @@ async fn groups(world: &World) {
     }
 }
 
-/// A map that is the source of a map of the same pool, and so on: however few places the queue has, each gets its turn.
+/// A map that is the source of a map of the same pool, and so on: however few places the queue has,
+/// each gets its turn.
 async fn nests_maps(world: &World) {
     let pool = world.pool();
     let inputs = |ours: World, count| stream::iter(0..count).map(move |_| ours.input_of(0));
@@ -1293,8 +1297,8 @@ fn cancels_many(world: &World) {
     }
 }
 
-/// A chain of jobs, each of which submits the next while it runs: as if another thread did so in the middle of the worker's poll. The
-/// last one begins a map.
+/// A chain of jobs, each of which submits the next while it runs: as if another thread did so in
+/// the middle of the worker's poll. The last one begins a map.
 async fn starts_chain(world: &World) {
     // Once all workers wait.
     world.sleep(1).await;

@@ -1,4 +1,5 @@
-//! The clients of a round: what each of them does to the pool, one action after another, and what it checks of the answers.
+//! The clients of a round: what each of them does to the pool, one action after another, and what
+//! it checks of the answers.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -486,7 +487,8 @@ impl Client {
 
     // ---- maps ----
 
-    /// So many inputs; each counts as accepted when it is pulled, since a map pulls none that its pool does not accept.
+    /// So many inputs; each counts as accepted when it is pulled, since a map pulls none that its
+    /// pool does not accept.
     fn inputs(&mut self, count: usize, is_left: bool) -> impl Iterator<Item = Input> + use<> {
         let works = self.round.config.works.clone();
         let (counts, mut rng) = (Arc::clone(&self.counts), self.rng.fork());
@@ -675,7 +677,8 @@ impl Client {
             self.submit_to(&mut group).await?;
         }
         if action != Action::GroupJoin {
-            // Jobs without end come last and without a wait for room, since that could then be without end as well.
+            // Jobs without end come last and without a wait for room, since that could then be
+            // without end as well.
             for _ in 0..self.rng.usize(..4) {
                 let work = self.any_work();
                 if group.try_submit(self.input(work)).is_ok() {
@@ -802,7 +805,8 @@ impl Client {
         Continue(())
     }
 
-    /// Ends the pool. What this client has submitted before is finished after the waits that promise it.
+    /// Ends the pool. What this client has submitted before is finished after the waits that
+    /// promise it.
     pub(crate) async fn end(&mut self, ending: Ending) {
         for _ in 0..self.rng.usize(..3) {
             let work = self.work();

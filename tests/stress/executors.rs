@@ -1,5 +1,5 @@
-//! Real executors of several threads, which live as long as the process: a round spawns its workers, and sometimes its
-//! clients, on one of them.
+//! Real executors of several threads, which live as long as the process: a round spawns its
+//! workers, and sometimes its clients, on one of them.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;

@@ -126,7 +126,8 @@ impl Counts {
         })
     }
 
-    /// Notes that a promise was broken. A panic would be contained where it happens, by the pool or by an executor.
+    /// Notes that a promise was broken. A panic would be contained where it happens, by the pool or
+    /// by an executor.
     pub(crate) fn violate(&self, what: impl FnOnce() -> String) {
         self.has_violation.store(true, Ordering::SeqCst);
         self.violations.lock().unwrap().push(what());
@@ -150,8 +151,9 @@ impl Counts {
         self.accepted.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Checks what was told of a job against what its input asked for. An outcome that the round itself caused, such as a
-    /// cancellation in a round that aborts its pool, is for the caller to allow.
+    /// Checks what was told of a job against what its input asked for. An outcome that the round
+    /// itself caused, such as a cancellation in a round that aborts its pool, is for the caller to
+    /// allow.
     pub(crate) fn check(
         &self,
         number: u64,

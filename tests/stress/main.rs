@@ -1,10 +1,13 @@
-//! Clients on several threads do to small pools whatever can be done to a pool, on real executors, and nothing is lost:
-//! each wait ends, each job has one outcome, each input is dropped once, and no bound is passed.
+//! Clients on several threads do to small pools whatever can be done to a pool, on real executors,
+//! and nothing is lost: each wait ends, each job has one outcome, each input is dropped once, and
+//! no bound is passed.
 //!
-//! `BRIGADE_STRESS_SECONDS=n` runs each test for so long, in place of a fraction of a second; `BRIGADE_STRESS_SEED=n` sets
-//! the seed of the first round, and the others count on from there. Threads are not replayed by a seed, but what a round
-//! does is. `BRIGADE_STRESS_WITHOUT=MapOfMaps,Idle` leaves these actions out of mixed rounds. A round that makes no progress ends the process, and the seed, the configuration, the clients and the pool are
-//! printed.
+//! `BRIGADE_STRESS_SECONDS=n` runs each test for so long, in place of a fraction of a second;
+//! `BRIGADE_STRESS_SEED=n` sets the seed of the first round, and the others count on from there.
+//! Threads are not replayed by a seed, but what a round does is.
+//! `BRIGADE_STRESS_WITHOUT=MapOfMaps,Idle` leaves these actions out of mixed rounds. A round that
+//! makes no progress ends the process, and the seed, the configuration, the clients and the pool
+//! are printed.
 
 mod clients;
 mod executors;
@@ -70,7 +73,8 @@ fn stress(test: &'static str, draw: impl Fn(&mut Rng) -> Config) {
     );
 }
 
-/// Submissions that are awaited one by one, and maps, share a queue that is shorter than the row of workers.
+/// Submissions that are awaited one by one, and maps, share a queue that is shorter than the row of
+/// workers.
 #[test]
 fn accepted_jobs_are_started_however_short_the_queue_is() {
     stress("short queues", |rng| {

@@ -1,4 +1,5 @@
-//! One round: a small pool by chance, its workers and clients on real threads, an end, and what has to hold then.
+//! One round: a small pool by chance, its workers and clients on real threads, an end, and what has
+//! to hold then.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -305,7 +306,8 @@ pub(crate) struct Round {
     stops: Mutex<Vec<Sender<()>>>,
     /// What each client does now.
     doing: Vec<AtomicUsize>,
-    /// How many wait for an input that comes only after the end of the pool; kept here so that it does not.
+    /// How many wait for an input that comes only after the end of the pool; kept here so that it
+    /// does not.
     sources: Mutex<Vec<Sender<Input>>>,
     ended: AtomicU64,
 }
@@ -388,7 +390,8 @@ impl Round {
         debug_assert!(all_done.is_err(), "nothing is sent");
     }
 
-    /// After the clients: everything comes to rest, and then the pool is ended, unless a client did so.
+    /// After the clients: everything comes to rest, and then the pool is ended, unless a client did
+    /// so.
     fn finish(self: &Arc<Self>, pool: JobPool) {
         let mut last = Client::new(self, pool, Rng::with_seed(self.seed), 0);
         future::block_on(async {
@@ -459,7 +462,8 @@ impl Round {
         stats.accepted
     }
 
-    /// Each input is dropped, and as often as it was made. The last may be on their way out of an executor.
+    /// Each input is dropped, and as often as it was made. The last may be on their way out of an
+    /// executor.
     fn wait_for_drops(&self) {
         let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
         while count(&self.counts.created) > count(&self.counts.dropped) {

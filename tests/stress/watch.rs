@@ -1,4 +1,5 @@
-//! The watchdog: ends the process when a round makes no progress, and says what its pool and its clients were doing.
+//! The watchdog: ends the process when a round makes no progress, and says what its pool and its
+//! clients were doing.
 
 use std::io::Write;
 use std::sync::atomic::Ordering;
@@ -7,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::round::Round;
 
-/// A round that makes no progress for so long hangs. Its longest sleep is a fraction of a millisecond.
+/// A round that makes no progress for so long hangs. Its longest sleep is a fraction of a
+/// millisecond.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Default)]

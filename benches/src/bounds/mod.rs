@@ -1,8 +1,9 @@
-//! What the pool must reach: each bound has the figure that it is about, and belongs to a section of the report. The list of
-//! them is in `table`.
+//! What the pool must reach: each bound has the figure that it is about, and belongs to a section
+//! of the report. The list of them is in `table`.
 //!
-//! A figure of time is the least of all rounds, since whatever disturbs a run only adds to it, beside the least of the peer in
-//! the same rounds. Where a figure is within a tenth of its bound, on either side, more rounds are run before it is judged.
+//! A figure of time is the least of all rounds, since whatever disturbs a run only adds to it,
+//! beside the least of the peer in the same rounds. Where a figure is within a tenth of its bound,
+//! on either side, more rounds are run before it is judged.
 
 mod table;
 

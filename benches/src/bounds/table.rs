@@ -1,4 +1,5 @@
-//! The table of bounds. Where a pool may have one slot a worker or many, and the bound does not say which, it is of both.
+//! The table of bounds. Where a pool may have one slot a worker or many, and the bound does not say
+//! which, it is of both.
 
 use super::{Bound, Counting, Figure, Limit};
 use crate::contender::Contender::{self, *};
@@ -63,7 +64,8 @@ const WAYS: [(Contender, &str); 2] = [
     (Brigade, "one slot a worker"),
     (BrigadeSlots, "many slots a worker"),
 ];
-/// Who spawns a task a job, or tasks that take jobs. Those that take several times as long as these are left out.
+/// Who spawns a task a job, or tasks that take jobs. Those that take several times as long as these
+/// are left out.
 const SPAWNING: [Contender; 4] = [ParStream, SpawnSemaphore, JoinSet, SpawnBuffered];
 const ON_TOKIO: [Contender; 4] = [ParStream, JoinSet, SpawnBuffered, TowerBuffer];
 

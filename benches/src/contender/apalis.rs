@@ -1,5 +1,5 @@
-//! apalis: a worker on the storage in memory, with a limit of concurrency; on two threads its jobs are spawned, as its README
-//! shows it. The storage is without bound, so all is pushed first.
+//! apalis: a worker on the storage in memory, with a limit of concurrency; on two threads its jobs
+//! are spawned, as its README shows it. The storage is without bound, so all is pushed first.
 
 use std::sync::Arc;
 

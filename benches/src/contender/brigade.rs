@@ -29,7 +29,8 @@ fn one_slot_builder<In, E>(load: Load) -> Builder<In, E> {
     Pool::builder().workers(load.at_once)
 }
 
-/// As many workers as threads, and the jobs in their slots: for great numbers of small or waiting jobs.
+/// As many workers as threads, and the jobs in their slots: for great numbers of small or waiting
+/// jobs.
 fn slots_builder<In, E>(load: Load) -> Builder<In, E> {
     let workers = load.threads.min(load.at_once).max(1);
     Pool::builder()

@@ -1,5 +1,6 @@
-//! cronoq: a scheduler with policies much like the pool's, set up as its own benchmark is, with a token bucket, a retry policy
-//! and a time-out a job. It gives no results back, so its handler adds up.
+//! cronoq: a scheduler with policies much like the pool's, set up as its own benchmark is, with a
+//! token bucket, a retry policy and a time-out a job. It gives no results back, so its handler adds
+//! up.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! The floor of the design: N tasks between a bounded channel of inputs and one of results. It has no guarantee at all: a panic
-//! ends a worker, and nobody can cancel a job, count it, or learn what became of it.
+//! The floor of the design: N tasks between a bounded channel of inputs and one of results. It has
+//! no guarantee at all: a panic ends a worker, and nobody can cancel a job, count it, or learn what
+//! became of it.
 
 use async_channel::{Receiver, Sender};
 
@@ -8,7 +9,8 @@ use crate::runtime::{self, Load, Threads};
 use crate::tally::Tally;
 use crate::work::Work;
 
-/// Larger than the number of workers in all but the largest loads; a full channel costs a wake-up a job.
+/// Larger than the number of workers in all but the largest loads; a full channel costs a wake-up a
+/// job.
 pub(crate) const CAPACITY: usize = 1024;
 
 pub(crate) fn run<W: Work>(work: W, load: Load) -> Sample {

@@ -1,4 +1,5 @@
-//! A task a job on async-executor, behind a semaphore, and a channel of results: what one writes who has smol and no pool.
+//! A task a job on async-executor, behind a semaphore, and a channel of results: what one writes
+//! who has smol and no pool.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! tokio's own ways: a set of tasks behind a semaphore, as the documentation of `Semaphore` bounds them, and
-//! `buffer_unordered` over the handles of spawned tasks.
+//! tokio's own ways: a set of tasks behind a semaphore, as the documentation of `Semaphore` bounds
+//! them, and `buffer_unordered` over the handles of spawned tasks.
 
 use std::sync::Arc;
 

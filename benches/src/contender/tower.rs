@@ -1,4 +1,5 @@
-//! tower: a service behind a buffer and a limit of concurrency, called with all requests of a stream.
+//! tower: a service behind a buffer and a limit of concurrency, called with all requests of a
+//! stream.
 
 use std::convert::Infallible;
 

@@ -1,5 +1,6 @@
-//! All jobs are queued and none has started; then all are cancelled. The time counts from there until the last is gone. The
-//! pool, tokio and async-executor say of each job what became of it; the others drop it without a word.
+//! All jobs are queued and none has started; then all are cancelled. The time counts from there
+//! until the last is gone. The pool, tokio and async-executor say of each job what became of it;
+//! the others drop it without a word.
 
 use futures::stream::FuturesUnordered;
 use futures_buffered::FuturesUnorderedBounded;

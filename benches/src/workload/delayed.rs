@@ -1,4 +1,5 @@
-//! All jobs have a delay. The pool keeps them in its schedule; who has none lets a task sleep for each.
+//! All jobs have a delay. The pool keeps them in its schedule; who has none lets a task sleep for
+//! each.
 
 use std::mem;
 use std::sync::Arc;
@@ -68,7 +69,8 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
     }
 }
 
-/// Hands in jobs that are due in an hour, keeps their handles, and leaves all of it in memory, where it can be counted.
+/// Hands in jobs that are due in an hour, keeps their handles, and leaves all of it in memory,
+/// where it can be counted.
 pub(crate) fn hold(load: Load) -> Sample {
     let capacity = usize::try_from(load.jobs).expect("so many jobs fit into memory");
     let running = Running::start();

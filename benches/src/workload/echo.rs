@@ -1,4 +1,5 @@
-//! The echo server: a process of its own, so that what it does is not counted, and one thread for all connections.
+//! The echo server: a process of its own, so that what it does is not counted, and one thread for
+//! all connections.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

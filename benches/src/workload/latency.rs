@@ -1,5 +1,5 @@
-//! How long a lone job takes on an idle pool, from its submission until its outcome is there. Each is measured by itself; in
-//! between, the pool goes idle.
+//! How long a lone job takes on an idle pool, from its submission until its outcome is there. Each
+//! is measured by itself; in between, the pool goes idle.
 
 use std::sync::Arc;
 use std::thread;

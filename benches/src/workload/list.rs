@@ -1,5 +1,5 @@
-//! The list of workloads: how many jobs, how many at once, on how many threads, and who takes part. A contender that cannot do a
-//! thing, or would only repeat what another shows, is not in its line.
+//! The list of workloads: how many jobs, how many at once, on how many threads, and who takes part.
+//! A contender that cannot do a thing, or would only repeat what another shows, is not in its line.
 
 use super::{Kind, Workload};
 use crate::contender::Contender::{self, *};

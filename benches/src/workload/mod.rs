@@ -1,5 +1,5 @@
-//! What is run, and the way from a name to a run. Who takes part in what is in `list`; work that is no stream of jobs has a file
-//! of its own.
+//! What is run, and the way from a name to a run. Who takes part in what is in `list`; work that is
+//! no stream of jobs has a file of its own.
 
 mod cancel;
 mod delayed;

@@ -1,4 +1,5 @@
-//! Many tasks that hand in jobs to one pool, each waiting for room. Nobody reads results; the job adds up.
+//! Many tasks that hand in jobs to one pool, each waiting for room. Nobody reads results; the job
+//! adds up.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! A file is opened and its header checked; what goes out is its rows, good and bad, as a stream that never blocks.
+//! A file is opened and its header checked; what goes out is its rows, good and bad, as a stream
+//! that never blocks.
 
 use std::io;
 

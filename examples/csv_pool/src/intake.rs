@@ -1,5 +1,5 @@
-//! Rows come in, good and bad; the good ones go out and become jobs. The bad ones are counted, reported and, on request,
-//! written to a file of their own.
+//! Rows come in, good and bad; the good ones go out and become jobs. The bad ones are counted,
+//! reported and, on request, written to a file of their own.
 
 use std::{fs::File, path::PathBuf};
 

@@ -6,8 +6,9 @@
 //! cargo run --release --example csv_pool -- mine.csv --column path --failures again.csv
 //! ```
 //!
-//! What to copy is in this file: [`job`], which is what to replace, and [`run`], the pool and the loop around it. The other
-//! files each hold one thing that a tool needs besides: options, input, outputs, account, signals, terminal.
+//! What to copy is in this file: [`job`], which is what to replace, and [`run`], the pool and the
+//! loop around it. The other files each hold one thing that a tool needs besides: options, input,
+//! outputs, account, signals, terminal.
 #![forbid(unsafe_code)]
 
 mod demo;
@@ -90,7 +91,8 @@ async fn run(options: &Options, report: &mut Report) -> Result<(), Stop> {
             Event::Signalled(signal) => report.stopped(signal.into()),
         }
         if report.is_stopped() {
-            // No more rows are pulled. Jobs that were accepted go on, and the loop ends after the last of them.
+            // No more rows are pulled. Jobs that were accepted go on, and the loop ends after the
+            // last of them.
             pool.close();
         }
     }

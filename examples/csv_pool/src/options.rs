@@ -25,11 +25,13 @@ Exit code:
   143  the same by SIGTERM
   141  stdout was closed by its reader: accepted jobs were finished, no more rows were read";
 
-/// Runs one job for each row of a CSV file. The job sleeps for a moment and answers with the row's path.
+/// Runs one job for each row of a CSV file. The job sleeps for a moment and answers with the row's
+/// path.
 #[derive(Debug, Parser)]
 #[command(name = "csv_pool", after_help = EXIT_CODES, max_term_width = 100)]
 pub(crate) struct Options {
-    /// The CSV file, in UTF-8 and with a header; `-` is stdin [default: the dummy.csv of this example]
+    /// The CSV file, in UTF-8 and with a header; `-` is stdin [default: the dummy.csv of this
+    /// example]
     #[arg(default_value = DUMMY, hide_default_value = true)]
     pub(crate) file: PathBuf,
 
@@ -53,16 +55,19 @@ pub(crate) struct Options {
     #[arg(long, value_name = "WHAT", default_value = "continue")]
     pub(crate) on_bad_row: OnBadRow,
 
-    /// Write bad rows to this file, with two more columns: line and error. It holds all that the rows hold
+    /// Write bad rows to this file, with two more columns: line and error. It holds all that the
+    /// rows hold
     #[arg(long, value_name = "FILE")]
     pub(crate) rejects: Option<PathBuf>,
 
-    /// Write the rows whose jobs failed, or were read but never started, to this file. It has the header of the input, so
-    /// that it can be the input of the next run. It holds all that the rows hold
+    /// Write the rows whose jobs failed, or were read but never started, to this file. It has the
+    /// header of the input, so that it can be the input of the next run. It holds all that the rows
+    /// hold
     #[arg(long, value_name = "FILE")]
     pub(crate) failures: Option<PathBuf>,
 
-    /// Stop at the Nth failed job: running jobs are cut short and count as failed, waiting ones do not start
+    /// Stop at the Nth failed job: running jobs are cut short and count as failed, waiting ones do
+    /// not start
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) max_failures: Option<usize>,
 

@@ -1,5 +1,5 @@
-//! The files that rows are written to are made here, before any job. No file is emptied that is also the input or another
-//! output, whatever it is called.
+//! The files that rows are written to are made here, before any job. No file is emptied that is
+//! also the input or another output, whatever it is called.
 
 use std::{
     fs::{self, File, OpenOptions},

@@ -1,5 +1,5 @@
-//! Completions come in; results go to stdout, failures to stderr and to a file, and at the end comes the account: how many
-//! rows became what, and the exit code. Each row is in it exactly once.
+//! Completions come in; results go to stdout, failures to stderr and to a file, and at the end
+//! comes the account: how many rows became what, and the exit code. Each row is in it exactly once.
 
 use std::{fs::File, path::PathBuf, process::ExitCode};
 
@@ -116,7 +116,8 @@ impl Report {
         }
     }
 
-    /// Enters why no more rows are taken. The first reason stands, unless a later one makes the run useless.
+    /// Enters why no more rows are taken. The first reason stands, unless a later one makes the run
+    /// useless.
     pub(crate) fn stopped(&mut self, stop: Stop) {
         if let Some(message) = stop.message() {
             self.screen.message(message);

@@ -1,5 +1,5 @@
-//! The one place that writes to stdout and stderr: results to the one, messages and the progress bar to the other, and none
-//! into the middle of another.
+//! The one place that writes to stdout and stderr: results to the one, messages and the progress
+//! bar to the other, and none into the middle of another.
 
 use std::{
     fmt,
@@ -30,7 +30,8 @@ impl Screen {
         }
     }
 
-    /// Writes a line to stdout. Waits for whoever reads it, and with it wait the results that are not read yet.
+    /// Writes a line to stdout. Waits for whoever reads it, and with it wait the results that are
+    /// not read yet.
     pub(crate) fn result(&self, line: &str) -> io::Result<()> {
         let write = || io::stdout().write_all(format!("{line}\n").as_bytes());
         if self.is_shared {

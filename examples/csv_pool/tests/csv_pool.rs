@@ -1,4 +1,5 @@
-//! What the example `csv_pool` promises on the outside: exit codes, stdout, stderr and the files that it writes.
+//! What the example `csv_pool` promises on the outside: exit codes, stdout, stderr and the files
+//! that it writes.
 //!
 //! Runs the built example. `cargo test` builds it; before `cargo test --test csv_pool` alone, say
 //! `cargo build --example csv_pool`.
@@ -844,8 +845,8 @@ fn a_signal_finishes_what_was_accepted_and_reads_no_more() {
             &["--fail-on", "no", "--job-ms", "300"],
             "slow\nno\n",
         );
-        // The second row has failed, so the first was accepted, and is very likely still running. If it is not, the
-        // result is the same.
+        // The second row has failed, so the first was accepted, and is very likely still running.
+        // If it is not, the result is the same.
         assert_eq!(waiting.line(), REFUSED);
         waiting.signal(signal);
         assert_eq!(waiting.line(), message);
@@ -884,8 +885,9 @@ fn a_second_signal_cuts_running_jobs_short() {
 
 #[test]
 fn a_second_signal_loses_no_row_that_waits() {
-    // No more than 64 KiB fit into the pipe, and no more than 64 rows and two buffers of 8 KiB are read ahead. Once all
-    // is written, most of the rows were accepted, and all but one of those wait.
+    // No more than 64 KiB fit into the pipe, and no more than 64 rows and two buffers of 8 KiB are
+    // read ahead. Once all is written, most of the rows were accepted, and all but one of those
+    // wait.
     let (row, dir) = ("x".repeat(1_023), Dir::new());
     let options = [
         "--workers",

@@ -113,7 +113,8 @@ proptest! {
         prop_assert_eq!(delays(&retry, &failed(), 100), expected);
     }
 
-    /// A naive account: what first attempts have earned is kept in millionths, each retry takes a million of them.
+    /// A naive account: what first attempts have earned is kept in millionths, each retry takes a
+    /// million of them.
     #[test]
     fn a_budget_is_an_account_that_pays_for_retries(
         share in prop_oneof![Just(0.0), 0.0..2.0, Just(0.2)], floor in 0..4_usize, steps in vec((any::<bool>(), 0..6_usize), 0..400),

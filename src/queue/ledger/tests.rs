@@ -12,7 +12,8 @@ use super::*;
 const WORKERS: usize = 3;
 const MAPS: usize = 3;
 
-/// Something that happens to a ledger; what it happens to is told by its place among its kind, counted round and round.
+/// Something that happens to a ledger; what it happens to is told by its place among its kind,
+/// counted round and round.
 #[derive(Debug, Clone)]
 enum Op {
     Accept(Origin),
@@ -264,7 +265,8 @@ impl Naive {
         self.queued() == 0 && !pulls && self.begun.iter().all(|(_, places)| *places == 0)
     }
 
-    /// What follows from the state that was left: places go to those who came first, and marks that are passed are told.
+    /// What follows from the state that was left: places go to those who came first, and marks that
+    /// are passed are told.
     fn follow(&mut self, told: &mut Told) {
         while self.life == Life::Open && self.free() > 0 {
             let Some(waiter) = self.line.iter_mut().find(|waiter| !waiter.has_place) else {
@@ -406,7 +408,8 @@ impl Pair {
         told
     }
 
-    /// A waiter looks again, with a waker of its own; one that is done with waiting is taken out of the line.
+    /// A waiter looks again, with a waker of its own; one that is done with waiting is taken out of
+    /// the line.
     fn poll(&mut self, place: usize, told: &mut Told) -> Wakes {
         let waiter = &mut self.naive.line[place];
         let is_new = waiter.ticket.is_none();

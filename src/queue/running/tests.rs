@@ -1,4 +1,5 @@
-//! Named cases, and the book beside a naive one, which keeps a list of waits and looks through all of it each time.
+//! Named cases, and the book beside a naive one, which keeps a list of waits and looks through all
+//! of it each time.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -114,7 +115,8 @@ fn a_wait_a_blocked_slot_or_a_retry_that_is_left_is_found() {
 
 const SLOTS: usize = 3;
 
-/// Something that happens to the slots; a wait is told by its place among those that are not over, counted round and round.
+/// Something that happens to the slots; a wait is told by its place among those that are not over,
+/// counted round and round.
 #[derive(Debug, Clone)]
 enum Op {
     Start {

@@ -1,7 +1,8 @@
 //! Time as the schedule counts it: whole nanoseconds since the pool was made, which never go back.
 //!
-//! In come readings of a clock that may be anything; out comes a [`Tick`]. A clock that steps back stands still for one
-//! reading and goes on from there, so nobody waits for it to catch up; one that jumps ahead does so once. Pure.
+//! In come readings of a clock that may be anything; out comes a [`Tick`]. A clock that steps back
+//! stands still for one reading and goes on from there, so nobody waits for it to catch up; one
+//! that jumps ahead does so once. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,8 @@ impl Tick {
     }
 }
 
-/// A tick and whom it is for; the earlier one is the lesser. As small as can be, since there may be millions.
+/// A tick and whom it is for; the earlier one is the lesser. As small as can be, since there may be
+/// millions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Due {
     high: u32,
@@ -57,7 +59,8 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 
 /// What a clock showed, and how many readings had been taken over before it was looked at.
 ///
-/// With that number, a reading that comes late, because another thread was faster, is told from a clock that steps back.
+/// With that number, a reading that comes late, because another thread was faster, is told from a
+/// clock that steps back.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
     pub(crate) at: Instant,
@@ -111,7 +114,8 @@ impl Clock {
         self.tick
     }
 
-    /// Whether it has stepped back since this was asked last: what it shows at a tick is earlier now than it was.
+    /// Whether it has stepped back since this was asked last: what it shows at a tick is earlier
+    /// now than it was.
     pub(crate) const fn take_step_back(&mut self) -> bool {
         std::mem::replace(&mut self.has_stepped_back, false)
     }
@@ -121,7 +125,8 @@ impl Clock {
         self.tick = self.tick.max(tick);
     }
 
-    /// What the clock shows at this tick, as far as is known now; `None`: nothing that it could show.
+    /// What the clock shows at this tick, as far as is known now; `None`: nothing that it could
+    /// show.
     pub(crate) fn instant(&self, tick: Tick) -> Option<Instant> {
         if tick == Tick::NEVER {
             return None;

@@ -1,10 +1,10 @@
-//! Rate limits: [`RateLimit`] says how often, a [`Gate`] keeps count. A gate is asked when a job of some cost may start, keeps
-//! permits for one that is on its way to a worker, and is told when it starts: it counts from then. Pure: it is told the
-//! time, and that never goes back.
+//! Rate limits: [`RateLimit`] says how often, a [`Gate`] keeps count. A gate is asked when a job of
+//! some cost may start, keeps permits for one that is on its way to a worker, and is told when it
+//! starts: it counts from then. Pure: it is told the time, and that never goes back.
 //!
-//! Two forms. The default is the generic cell rate algorithm (ITU-T I.371, 1996), which is a bucket of tokens that
-//! keeps one number: the time at which the bucket will be full again. The other, a sliding window, keeps the time of each
-//! start of the last period.
+//! Two forms. The default is the generic cell rate algorithm (ITU-T I.371, 1996), which is a bucket
+//! of tokens that keeps one number: the time at which the bucket will be full again. The other, a
+//! sliding window, keeps the time of each start of the last period.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,18 +13,19 @@ use super::clock::{Tick, nanos};
 
 /// How often jobs may start.
 ///
-/// A limit is `permits` per `period`, evenly spread, with a [burst](Self::burst) of 1: `per_second(5)` starts a job every
-/// 200 ms. A job takes as many permits as its [cost](crate::Builder::cost_by), by default one; so does each attempt of a
-/// job that is retried. What is not used is kept up to the burst and no further: after an hour of rest, no more than `burst`
-/// start at once.
+/// A limit is `permits` per `period`, evenly spread, with a [burst](Self::burst) of 1:
+/// `per_second(5)` starts a job every 200 ms. A job takes as many permits as its
+/// [cost](crate::Builder::cost_by), by default one; so does each attempt of a job that is retried.
+/// What is not used is kept up to the burst and no further: after an hour of rest, no more than
+/// `burst` start at once.
 ///
 /// # What a window sees
 ///
-/// A job takes its permits when it starts. In any stretch of time of length *W* at most `burst + permits × W / period` are
-/// taken. Do not read
-/// `per_minute(60).burst(60)` as "never more than 60 in a minute": a minute may see 60 that were saved up and 60 that
-/// came meanwhile. Where a server counts in that way, use [`sliding_window`](Self::sliding_window): never more than its
-/// number in any period, wherever that begins. It remembers each start of the last period, 16 bytes for each.
+/// A job takes its permits when it starts. In any stretch of time of length *W* at most `burst +
+/// permits × W / period` are taken. Do not read `per_minute(60).burst(60)` as "never more than 60
+/// in a minute": a minute may see 60 that were saved up and 60 that came meanwhile. Where a server
+/// counts in that way, use [`sliding_window`](Self::sliding_window): never more than its number in
+/// any period, wherever that begins. It remembers each start of the last period, 16 bytes for each.
 ///
 /// # Examples
 ///
@@ -92,7 +93,8 @@ impl RateLimit {
         Self::new(permits, period, Form::Bucket { burst: 1 })
     }
 
-    /// Allows at most `permits` in any stretch of time as long as `period`, wherever it begins. They may come at once.
+    /// Allows at most `permits` in any stretch of time as long as `period`, wherever it begins.
+    /// They may come at once.
     ///
     /// # Panics
     ///
@@ -123,7 +125,8 @@ impl RateLimit {
     ///
     /// # Panics
     ///
-    /// If `permits` is 0, or of a [`sliding_window`](Self::sliding_window), whose burst is its number.
+    /// If `permits` is 0, or of a [`sliding_window`](Self::sliding_window), whose burst is its
+    /// number.
     #[track_caller]
     pub const fn burst(mut self, permits: u32) -> Self {
         assert!(
@@ -171,16 +174,18 @@ fn after_taking(full: u128, interval: u128, now: Tick, permits: u32) -> u128 {
 pub(crate) struct Gate {
     limit: RateLimit,
     count: Count,
-    /// Permits that are kept for jobs which have not started yet; never more than may be taken at this moment.
+    /// Permits that are kept for jobs which have not started yet; never more than may be taken at
+    /// this moment.
     reserved: u32,
 }
 
 #[derive(Debug, Clone)]
 enum Count {
-    /// `interval`: how long one permit takes to come back. `full`: when all of them will be back. Both in fractions of a
-    /// nanosecond.
+    /// `interval`: how long one permit takes to come back. `full`: when all of them will be back.
+    /// Both in fractions of a nanosecond.
     Bucket { interval: u128, full: u128 },
-    /// The starts of the last period and their costs, none of them 0; so there are at most as many as permits.
+    /// The starts of the last period and their costs, none of them 0; so there are at most as many
+    /// as permits.
     Window {
         starts: VecDeque<(Tick, u32)>,
         taken: u32,
@@ -213,9 +218,9 @@ impl Gate {
         self.limit.most()
     }
 
-    /// When permits for a job of this cost may be kept, if none is taken or given back before; not later than `now` if they may at
-    /// once. Never, while they are kept for jobs that have not started: only one of these starts or is given up, and no time that
-    /// passes, changes that.
+    /// When permits for a job of this cost may be kept, if none is taken or given back before; not
+    /// later than `now` if they may at once. Never, while they are kept for jobs that have not
+    /// started: only one of these starts or is given up, and no time that passes, changes that.
     ///
     /// The cost is at most [`most`](Self::most); one that is greater is taken as that.
     pub(crate) fn when(&mut self, now: Tick, cost: u32) -> Tick {
@@ -243,7 +248,8 @@ impl Gate {
         }
     }
 
-    /// Keeps permits for a job of this cost, which [may](Self::when) start now and is on its way to a worker.
+    /// Keeps permits for a job of this cost, which [may](Self::when) start now and is on its way to
+    /// a worker.
     pub(crate) const fn reserve(&mut self, cost: u32) {
         self.reserved += cost;
     }
@@ -253,7 +259,8 @@ impl Gate {
         self.reserved -= cost;
     }
 
-    /// A job for which permits are kept starts. It may, however late it is: what may be taken at a moment may be taken later too.
+    /// A job for which permits are kept starts. It may, however late it is: what may be taken at a
+    /// moment may be taken later too.
     pub(crate) fn start(&mut self, now: Tick, cost: u32) {
         self.release(cost);
         self.take(now, cost);
@@ -281,7 +288,8 @@ impl Gate {
         }
     }
 
-    /// Goes over to another limit. Permits that are out stay out, as far as the new limit knows so many; none are kept.
+    /// Goes over to another limit. Permits that are out stay out, as far as the new limit knows so
+    /// many; none are kept.
     pub(crate) fn change(&mut self, limit: RateLimit, now: Tick) {
         self.forget(now);
         let mut next = Self::new(limit);

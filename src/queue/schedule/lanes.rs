@@ -1,9 +1,10 @@
-//! Jobs of one key wait in one lane. In come ready jobs and what becomes of them; out comes the lane whose turn it is, and
-//! when to ask again. Pure.
+//! Jobs of one key wait in one lane. In come ready jobs and what becomes of them; out comes the
+//! lane whose turn it is, and when to ask again. Pure.
 //!
-//! Lanes whose first jobs have the same rank take turns: each goes behind the others when one of its jobs has started, and
-//! a lane that fills anew goes behind those that wait. A lane that has reached its number of running jobs, or its rate, is
-//! passed over; it costs nothing until it may go on. Without keys there is one lane, and all of this is a queue.
+//! Lanes whose first jobs have the same rank take turns: each goes behind the others when one of
+//! its jobs has started, and a lane that fills anew goes behind those that wait. A lane that has
+//! reached its number of running jobs, or its rate, is passed over; it costs nothing until it may
+//! go on. Without keys there is one lane, and all of this is a queue.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -14,7 +15,8 @@ use super::gate::{Gate, RateLimit};
 use super::order::{Order, Rank};
 use super::slab::{Slab, Spot};
 
-/// What jobs have in common that share a limit: a host, a customer, a file; see [`Builder::key_by`](crate::Builder::key_by).
+/// What jobs have in common that share a limit: a host, a customer, a file; see
+/// [`Builder::key_by`](crate::Builder::key_by).
 ///
 /// It is made of text or of a number.
 ///
@@ -104,7 +106,8 @@ pub(crate) struct Lanes {
     by_key: HashMap<Key, Spot>,
     /// The lane of jobs without a key.
     common: Option<Spot>,
-    /// Lanes of which a job may start, as far as is known: by the rank of the first job, then by turn.
+    /// Lanes of which a job may start, as far as is known: by the rank of the first job, then by
+    /// turn.
     eligible: BTreeSet<(Rank, u64, Spot)>,
     /// Lanes that wait for a time.
     until: BTreeSet<(Tick, Spot)>,
@@ -134,7 +137,8 @@ struct Lane {
 enum Stand {
     Nowhere,
     Eligible(Rank),
-    /// Never: until one of its released jobs starts or is given up, which keep the permits that it needs.
+    /// Never: until one of its released jobs starts or is given up, which keep the permits that it
+    /// needs.
     Until(Tick),
 }
 
@@ -204,7 +208,8 @@ impl Lanes {
         spot
     }
 
-    /// A job of the lane has its outcome. A lane without jobs is forgotten as soon as its limit is as if it were new.
+    /// A job of the lane has its outcome. A lane without jobs is forgotten as soon as its limit is
+    /// as if it were new.
     pub(crate) fn leave(&mut self, spot: Spot, now: Tick) {
         let Some(lane) = self.lanes.get_mut(spot) else {
             return;
@@ -229,7 +234,8 @@ impl Lanes {
             return;
         };
         self.by_key.remove(&key);
-        // Room is given back now and then; the numbers only weigh memory against the work of moving.
+        // Room is given back now and then; the numbers only weigh memory against the work of
+        // moving.
         if self.by_key.capacity() > 64 && self.by_key.len() < self.by_key.capacity() / 8 {
             self.by_key.shrink_to(self.by_key.len() * 2);
         }
@@ -288,8 +294,8 @@ impl Lanes {
             .is_some_and(|lane| lane.ready.is_before(rank, number))
     }
 
-    /// A job of the lane is released; it is [removed](Self::remove) apart from that. It has its room, and permits are kept for it.
-    /// Returns the turn that it takes.
+    /// A job of the lane is released; it is [removed](Self::remove) apart from that. It has its
+    /// room, and permits are kept for it. Returns the turn that it takes.
     pub(crate) fn release(&mut self, spot: Spot, cost: u32) -> u64 {
         let Some(lane) = self.lanes.get_mut(spot) else {
             return 0;
@@ -334,7 +340,8 @@ impl Lanes {
         }
     }
 
-    /// A released job of the lane starts. Says whether the lane was waiting for that, and not for a time.
+    /// A released job of the lane starts. Says whether the lane was waiting for that, and not for a
+    /// time.
     pub(crate) fn start(&mut self, spot: Spot, now: Tick, cost: u32) -> bool {
         let Some(lane) = self.lanes.get_mut(spot) else {
             return false;
@@ -398,8 +405,8 @@ impl Lanes {
         self.until.first().map_or(Tick::NEVER, |(at, _)| *at)
     }
 
-    /// When the last of the lanes without jobs may be forgotten: the others go with it, or before if something happens. One that
-    /// never may keeps none of the others.
+    /// When the last of the lanes without jobs may be forgotten: the others go with it, or before
+    /// if something happens. One that never may keeps none of the others.
     pub(crate) fn rested(&self) -> Tick {
         let last = self.resting.range(..(Tick::NEVER, Spot::MIN)).next_back();
         last.map_or(Tick::NEVER, |(at, _)| *at)
@@ -462,7 +469,8 @@ impl Lane {
 /// For the simulator.
 #[cfg(feature = "testing")]
 impl Lanes {
-    /// Compares with what is counted of the jobs: their lanes, whether they are ready, whether they take room.
+    /// Compares with what is counted of the jobs: their lanes, whether they are ready, whether they
+    /// take room.
     pub(crate) fn audit(
         &self,
         jobs: impl Iterator<Item = (Spot, bool, bool)>,

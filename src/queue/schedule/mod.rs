@@ -1,12 +1,14 @@
-//! Which job may start when: the queue of a pool that has a policy. In come accepted jobs with their terms, and the news
-//! that one has started, ended, or is to be tried again; out come, each time it is asked to [`release`](Schedule::release),
-//! the jobs that may start now, those whose time is over, and when to ask again.
+//! Which job may start when: the queue of a pool that has a policy. In come accepted jobs with
+//! their terms, and the news that one has started, ended, or is to be tried again; out come, each
+//! time it is asked to [`release`](Schedule::release), the jobs that may start now, those whose
+//! time is over, and when to ask again.
 //!
-//! Pure: no lock, no async, no clock of its own. The README beside this file shows why no permit leaks and no wake-up is
-//! lost; read on in the order of the stages: [`clock`], [`order`], [`lanes`], [`gate`].
+//! Pure: no lock, no async, no clock of its own. The README beside this file shows why no permit
+//! leaks and no wake-up is lost; read on in the order of the stages: [`clock`], [`order`],
+//! [`lanes`], [`gate`].
 //!
-//! A job has a *record* from its arrival to its outcome. It is delayed (has a time before which it may not start), ready,
-//! released (on its way to a worker, with its permits), or running.
+//! A job has a *record* from its arrival to its outcome. It is delayed (has a time before which it
+//! may not start), ready, released (on its way to a worker, with its permits), or running.
 
 pub(crate) mod clock;
 pub(crate) mod gate;
@@ -131,7 +133,8 @@ pub(crate) struct Schedule<J> {
     ageing: Ageing,
     /// How many are released and not started.
     released: usize,
-    /// How many of these are recalled. Nothing is released before they are back, since they may come first.
+    /// How many of these are recalled. Nothing is released before they are back, since they may
+    /// come first.
     recalled: usize,
     /// How many of the slots may run jobs.
     allowed: usize,
@@ -141,7 +144,8 @@ pub(crate) struct Schedule<J> {
     waiting: usize,
     /// Whether a worker is free and no job will start, whatever time passes.
     is_stalled: bool,
-    /// Whether the job whose turn it is needs permits that are kept for released jobs: it waits for one of them to start.
+    /// Whether the job whose turn it is needs permits that are kept for released jobs: it waits for
+    /// one of them to start.
     needs_start: bool,
 }
 
@@ -170,7 +174,8 @@ struct Record<J> {
     cost: u32,
     priority: i32,
     state: State,
-    /// Released under another rate than that of now: no permits of the pool's are kept for it, and it comes back for some.
+    /// Released under another rate than that of now: no permits of the pool's are kept for it, and
+    /// it comes back for some.
     is_recalled: bool,
 }
 
@@ -231,7 +236,8 @@ impl<J> Schedule<J> {
         self.clock.reach(tick);
     }
 
-    /// Whether alarms that were set before are too late: the clock has stepped back since this was asked last.
+    /// Whether alarms that were set before are too late: the clock has stepped back since this was
+    /// asked last.
     pub(crate) const fn take_step_back(&mut self) -> bool {
         self.clock.take_step_back()
     }
@@ -248,7 +254,8 @@ impl<J> Schedule<J> {
         self.delayed.len()
     }
 
-    /// Whether no job that waits can start before one that runs ends, though all of `queued` jobs have arrived here.
+    /// Whether no job that waits can start before one that runs ends, though all of `queued` jobs
+    /// have arrived here.
     pub(crate) const fn is_stuck(&self, queued: usize) -> bool {
         self.is_stalled && self.released == 0 && self.waiting == queued
     }
@@ -300,7 +307,8 @@ impl<J> Schedule<J> {
             return;
         };
         self.waiting += 1;
-        // `>` or `>=`: they are looked at again before they go, and one that costs just so much stays.
+        // `>` or `>=`: they are looked at again before they go, and one that costs just so much
+        // stays.
         if record.cost > most {
             self.too_costly.push(spot);
         }
@@ -335,7 +343,8 @@ impl<J> Schedule<J> {
         }
     }
 
-    /// Says what may start now, what has run out of time, and, in [`next`](Self::next), when to ask again.
+    /// Says what may start now, what has run out of time, and, in [`next`](Self::next), when to ask
+    /// again.
     pub(crate) fn release(&mut self, now: Tick, load: Load, out: &mut Released<J>) {
         while let Some(due) = self.deadlines.first().copied()
             && due.tick() <= now
@@ -348,7 +357,8 @@ impl<J> Schedule<J> {
         self.ask_at(soonest, load);
     }
 
-    /// Asks for the next moment, given when the next job may start: that, or a deadline, or when lanes may be forgotten.
+    /// Asks for the next moment, given when the next job may start: that, or a deadline, or when
+    /// lanes may be forgotten.
     fn ask_at(&mut self, soonest: Tick, load: Load) {
         self.is_stalled = soonest == Tick::NEVER && self.may_start(load, self.released);
         let deadline = self.deadlines.first().map_or(Tick::NEVER, |due| due.tick());
@@ -375,7 +385,8 @@ impl<J> Schedule<J> {
         self.lanes.wake(now);
     }
 
-    /// Releases jobs while a worker is free; returns when the next one may start, should one be free still.
+    /// Releases jobs while a worker is free; returns when the next one may start, should one be
+    /// free still.
     fn start_what_may(&mut self, now: Tick, load: Load, out: &mut Released<J>) -> Tick {
         // Each round occupies a slot.
         loop {
@@ -400,8 +411,9 @@ impl<J> Schedule<J> {
         }
     }
 
-    /// What may start now, or when something may. A time is one at which something can be done, if nothing happens before: never,
-    /// while every slot is occupied or spoken for, and while permits are kept for released jobs that the next one needs.
+    /// What may start now, or when something may. A time is one at which something can be done, if
+    /// nothing happens before: never, while every slot is occupied or spoken for, and while permits
+    /// are kept for released jobs that the next one needs.
     fn next_start(&mut self, now: Tick, load: Load) -> Next {
         self.needs_start = false;
         if !self.may_start(load, self.released) || self.recalled > 0 {
@@ -477,11 +489,11 @@ impl<J> Schedule<J> {
             && self.records.get(spot).is_some_and(is_free)
     }
 
-    /// Whether a released job, to which a worker has come, has to let another one go first: one that has come since, or
-    /// was moved up.
+    /// Whether a released job, to which a worker has come, has to let another one go first: one
+    /// that has come since, or was moved up.
     ///
-    /// Where it does and is put back, the other one is released before it, or waits for permits before it; so no worker
-    /// turns in a circle.
+    /// Where it does and is put back, the other one is released before it, or waits for permits
+    /// before it; so no worker turns in a circle.
     pub(crate) fn is_overtaken(&mut self, spot: Spot, now: Tick) -> bool {
         self.ripen(now);
         let Some(Record {
@@ -504,8 +516,9 @@ impl<J> Schedule<J> {
 
     /// A released job starts, under this load so far; returns what is known of its former attempts.
     ///
-    /// Others may have waited for that, and for no time: none of them may start at once, as the permits that were kept are taken,
-    /// but from now on there is a time for them, and [`next`](Self::next) is the earlier for it.
+    /// Others may have waited for that, and for no time: none of them may start at once, as the
+    /// permits that were kept are taken, but from now on there is a time for them, and
+    /// [`next`](Self::next) is the earlier for it.
     pub(crate) fn start(&mut self, spot: Spot, load: Load, now: Tick) -> Option<Box<History>> {
         let record = self.records.get_mut(spot)?;
         record.state = State::Running;
@@ -585,7 +598,8 @@ impl<J> Schedule<J> {
         }
     }
 
-    /// A job that is not running has its outcome. Returns what is left in its record; a released one has no job there.
+    /// A job that is not running has its outcome. Returns what is left in its record; a released
+    /// one has no job there.
     pub(crate) fn forget(
         &mut self,
         spot: Spot,

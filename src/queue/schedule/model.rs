@@ -1,5 +1,5 @@
-//! A naive schedule, which keeps its jobs in a list and looks through all of it each time, beside the real one. Only the gates
-//! are the same; they have a model of their own.
+//! A naive schedule, which keeps its jobs in a list and looks through all of it each time, beside
+//! the real one. Only the gates are the same; they have a model of their own.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use super::*;
 pub(super) const WORKERS: usize = 3;
 pub(super) const KEYS: u32 = 4;
 
-/// Something that happens to a schedule; a job is told by its place among those of its kind, counted round and round.
+/// Something that happens to a schedule; a job is told by its place among those of its kind,
+/// counted round and round.
 #[derive(Debug, Clone)]
 pub(super) enum Op {
     Wait(u64),
@@ -176,7 +177,8 @@ struct Lane {
     turn: u64,
 }
 
-/// What a release brings: the numbers of those that start, in order; of those whose time is over; of those too costly.
+/// What a release brings: the numbers of those that start, in order; of those whose time is over;
+/// of those too costly.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Out {
     started: Vec<u64>,
@@ -572,7 +574,8 @@ impl Pair {
                     let load = self.load();
                     self.real.start(spot, load, tick);
                     self.naive.start(number, now);
-                    // Without a release: a start lets nothing start at once, and brings the time of those that waited for it.
+                    // Without a release: a start lets nothing start at once, and brings the time of
+                    // those that waited for it.
                     self.look_whether_next_is_early_enough();
                 }
             }
@@ -728,7 +731,8 @@ impl Pair {
     /// The real one wants to be asked again before anything can happen.
     fn look_whether_next_is_early_enough(&self) {
         let next = self.real.next();
-        // What can happen at some time can happen at any later one, so the last moment before speaks for all.
+        // What can happen at some time can happen at any later one, so the last moment before
+        // speaks for all.
         let last = (next.0 - 1).min(self.now + 1_000_000);
         assert_eq!(
             self.naive.clone().release(last),
@@ -737,11 +741,12 @@ impl Pair {
         );
     }
 
-    /// Time passes, and nothing else happens: the real one is soon done with asking, since each moment brings something, and none
-    /// brings what only the start or the end of a job can.
+    /// Time passes, and nothing else happens: the real one is soon done with asking, since each
+    /// moment brings something, and none brings what only the start or the end of a job can.
     fn let_time_pass(&mut self) {
         let lanes = self.naive.lanes.len();
-        // A time of its own, a release and a deadline for each job; a time and a rest for each lane, and a hold.
+        // A time of its own, a release and a deadline for each job; a time and a rest for each
+        // lane, and a hold.
         let most = 3 * self.naive.jobs.len() + 2 * lanes + 1;
         for _ in 0..most {
             if self.real.next() == Tick::NEVER {

@@ -1,8 +1,9 @@
-//! Which of the waiting jobs comes first: a greater priority sooner, first in, first out among equals; with ageing, a job
-//! rises by one priority for every step that it waits. Pure.
+//! Which of the waiting jobs comes first: a greater priority sooner, first in, first out among
+//! equals; with ageing, a job rises by one priority for every step that it waits. Pure.
 //!
-//! Ageing needs no re-sorting. A job of priority `p` that waits since step `s` has risen to `p + (now - s)` by now; that
-//! `now` is the same for all, so what decides is `s - p`, which does not change.
+//! Ageing needs no re-sorting. A job of priority `p` that waits since step `s` has risen to `p +
+//! (now - s)` by now; that `now` is the same for all, so what decides is `s - p`, which does not
+//! change.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -66,7 +67,8 @@ impl Order {
         self.jobs.first().map(|(rank, _, spot)| (*rank, *spot))
     }
 
-    /// Whether one of them comes before one of this rank and number. `<` or `<=`: no two jobs have one number.
+    /// Whether one of them comes before one of this rank and number. `<` or `<=`: no two jobs have
+    /// one number.
     pub(crate) fn is_before(&self, rank: Rank, number: u64) -> bool {
         self.jobs
             .first()
@@ -93,7 +95,8 @@ mod tests {
 
     use super::*;
 
-    /// How far a job of this priority has risen, counted from its arrival, with steps that begin at whole multiples.
+    /// How far a job of this priority has risen, counted from its arrival, with steps that begin at
+    /// whole multiples.
     fn risen(priority: i32, since: u64, now: u64, step: Option<u64>) -> i64 {
         i64::from(priority) + step.map_or(0, |step| (now / step) as i64 - (since / step) as i64)
     }

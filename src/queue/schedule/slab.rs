@@ -1,5 +1,5 @@
-//! Numbered places for values, in chunks that are given back when they are empty. So a number stays where it is, growing
-//! copies nothing, and a rush that is over leaves no memory behind. Pure.
+//! Numbered places for values, in chunks that are given back when they are empty. So a number stays
+//! where it is, growing copies nothing, and a rush that is over leaves no memory behind. Pure.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;

@@ -1,4 +1,5 @@
-//! The gates beside naive ones: a bucket that counts tokens one by one, a list of all starts, and the bucket of `governor`.
+//! The gates beside naive ones: a bucket that counts tokens one by one, a list of all starts, and
+//! the bucket of `governor`.
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -19,7 +20,8 @@ enum Step {
     Wait(u64),
     /// A job of this cost comes, and starts if it may.
     Try(u32),
-    /// One for which permits are kept, counted from the oldest, starts now, or will not start at all.
+    /// One for which permits are kept, counted from the oldest, starts now, or will not start at
+    /// all.
     Settle(usize, bool),
     /// Another limit of the same form: permits, period.
     Change(u32, u64),
@@ -43,7 +45,8 @@ fn steps(costs: RangeInclusive<u32>, with_changes: bool) -> impl Strategy<Value 
     vec(step, 0..120)
 }
 
-/// A bucket that knows its contents: `tokens / period` of a permit, at most `burst`, filled `permits` at a time.
+/// A bucket that knows its contents: `tokens / period` of a permit, at most `burst`, filled
+/// `permits` at a time.
 #[derive(Debug)]
 struct Bucket {
     permits: u128,
@@ -83,8 +86,8 @@ fn bucket_limit(permits: u32, period: u64, burst: u32) -> RateLimit {
 }
 
 proptest! {
-    /// The gate rounds to a fraction of a nanosecond a permit, in favour of the limit; so it may be late by that, a nanosecond
-    /// at most here, and is never early.
+    /// The gate rounds to a fraction of a nanosecond a permit, in favour of the limit; so it may be
+    /// late by that, a nanosecond at most here, and is never early.
     #[test]
     fn a_bucket_is_one_that_counts_its_tokens(
         permits in 1..9_u32, period in prop_oneof![1..50_u64, 1..3 * SECOND], burst in 1..9_u32, steps in steps(0..=8, false),
@@ -138,8 +141,9 @@ proptest! {
         }
     }
 
-    /// Whatever comes, however late it starts after permits were kept for it: never more than the burst, and what comes back at
-    /// the rate, in any stretch; of a window, never more than its number in any period.
+    /// Whatever comes, however late it starts after permits were kept for it: never more than the
+    /// burst, and what comes back at the rate, in any stretch; of a window, never more than its
+    /// number in any period.
     #[test]
     fn no_stretch_of_time_sees_more_starts_than_it_may(
         permits in 1..9_u32, period in 1..3 * SECOND, burst in 1..9_u32, is_window: bool, steps in steps(0..=8, false),
@@ -239,7 +243,8 @@ proptest! {
                 }
                 Step::Settle(..) => {}
                 Step::Change(new_permits, new_period) => {
-                    // What the old limit has forgotten stays forgotten; of the rest, the newest are the last to count.
+                    // What the old limit has forgotten stays forgotten; of the rest, the newest are
+                    // the last to count.
                     starts.retain(|(start, _)| start + period > now);
                     (permits, period) = (new_permits, new_period);
                     gate.change(RateLimit::sliding_window(permits, Duration::from_nanos(period)), Tick(now));
@@ -254,7 +259,8 @@ proptest! {
         }
     }
 
-    /// A change is not a way to more permits: what is out counts on, as far as the new limit knows so many.
+    /// A change is not a way to more permits: what is out counts on, as far as the new limit knows
+    /// so many.
     #[test]
     fn a_change_of_the_limit_keeps_what_is_out(
         old in (1..9_u32, 1..3 * SECOND, 1..9_u32, any::<bool>()), new in (1..9_u32, 1..3 * SECOND, 1..9_u32, any::<bool>()),
