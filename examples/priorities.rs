@@ -87,7 +87,7 @@ fn with_ageing() {
             .priority(priority)
             .try_submit()
             .expect("there is room")
-            .detach()
+            .detach();
     };
     future::block_on(workers.drive(async {
         submit("running", 0);

@@ -46,7 +46,7 @@ fn main() {
             println!(
                 "attempt {} failed, again in {:?}",
                 retrying.attempt, retrying.delay
-            )
+            );
         });
     let (pool, workers) = Pool::builder()
         .workers(1)

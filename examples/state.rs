@@ -63,7 +63,7 @@ fn main() {
                 Ok(_) => {}
                 Err(JobError::Failed(error)) => failed.push((completion.index, error)),
                 Err(JobError::Panicked(message)) => {
-                    panicked.push((completion.index, message.to_string()))
+                    panicked.push((completion.index, message.to_string()));
                 }
                 Err(other) => panic!("{other}"),
             }

@@ -7,17 +7,17 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::attempt::retry::Retry;
-use crate::attempt::timeout::Limits;
-use crate::engine::scheduling::Retries;
-use crate::engine::{CostFn, Engine, KeyFn, Settings};
+use crate::event::Observer;
 use crate::handler::{Call, Plain, WithState, WithSubmitter};
-use crate::observe::Observer;
+use crate::policy::limits::Limits;
+use crate::policy::retry::Retry;
 use crate::pool::Pool;
-use crate::queue::schedule::Policy;
-use crate::queue::schedule::gate::RateLimit;
-use crate::queue::schedule::lanes::Key;
 use crate::rt::{Spawn, Timer};
+use crate::schedule::Policy;
+use crate::schedule::lanes::Key;
+use crate::schedule::limiter::RateLimit;
+use crate::shared::dispatch::Retries;
+use crate::shared::{Config, CostFn, KeyFn, Shared};
 use crate::submit::Submitter;
 use crate::worker::Workers;
 
@@ -653,9 +653,9 @@ impl<In, E> Builder<In, E> {
         call: impl FnMut(usize) -> C,
     ) -> (Pool<In, T, E>, Workers<In, T, E, C>) {
         let (count, slots_each) = (self.workers, self.jobs_per_worker);
-        let made = self.engine(adds_jobs).and_then(|engine| {
-            let workers = Workers::new(&engine, call)?;
-            Ok((Pool::new(engine), workers))
+        let made = self.shared(adds_jobs).and_then(|shared| {
+            let workers = Workers::new(&shared, call)?;
+            Ok((Pool::new(shared), workers))
         });
         match made {
             Ok(made) => made,
@@ -668,7 +668,7 @@ impl<In, E> Builder<In, E> {
     }
 
     #[track_caller]
-    fn engine<T>(self, adds_jobs: bool) -> Result<Arc<Engine<In, T, E>>, TryReserveError> {
+    fn shared<T>(self, adds_jobs: bool) -> Result<Arc<Shared<In, T, E>>, TryReserveError> {
         let Some(timer) = self.timer else {
             panic!("timer must be set without the feature `async-io`, got none");
         };
@@ -700,7 +700,7 @@ impl<In, E> Builder<In, E> {
             self.jobs_per_worker
         );
         let capacity = self.retry_capacity;
-        Engine::new(Settings {
+        Shared::new(Config {
             workers: self.workers,
             jobs_per_worker: self.jobs_per_worker,
             capacity: self.capacity,

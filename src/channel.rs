@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures_core::Stream as _;
 use pin_project_lite::pin_project;
 
-use crate::attempt::unwind;
+use crate::panic;
 use crate::sync::channel;
 use crate::sync::in_wakers::Mutex;
 use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
@@ -69,7 +69,7 @@ impl Noted {
         // Ends: a receiver is noted once for each time that it waits, and none waits again before
         // it is polled.
         while let Some(waker) = self.take() {
-            unwind::wake(Some(waker));
+            panic::wake(Some(waker));
         }
     }
 

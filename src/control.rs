@@ -2,10 +2,10 @@
 //! start; and the waits for a quieter moment. Each takes effect for jobs that have not started, and
 //! stops none that has.
 
-use crate::observe::RunningJob;
+use crate::event::RunningJob;
 use crate::pool::Pool;
-use crate::queue::ledger::Ledger;
-use crate::queue::schedule::gate::RateLimit;
+use crate::queue::admission::Admission;
+use crate::schedule::limiter::RateLimit;
 
 /// While the pool runs.
 impl<In, T, E> Pool<In, T, E> {
@@ -34,17 +34,17 @@ impl<In, T, E> Pool<In, T, E> {
     /// }));
     /// ```
     pub fn pause(&self) {
-        self.engine().pause();
+        self.shared().pause();
     }
 
     /// Takes back one [`pause`](Self::pause); without one, nothing.
     pub fn resume(&self) {
-        self.engine().resume();
+        self.shared().resume();
     }
 
     /// Whether the pool is paused.
     pub fn is_paused(&self) -> bool {
-        self.engine().is_paused()
+        self.shared().is_paused()
     }
 
     /// Sets how many jobs run at once, in workers, up to the number of workers that were built:
@@ -58,7 +58,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// If `count` is 0, or greater than the number of workers that were built.
     #[track_caller]
     pub fn set_workers(&self, count: usize) {
-        let built = self.engine().built();
+        let built = self.shared().built();
         assert!(
             count > 0,
             "workers must be at least 1, got 0; to start none, pause the pool"
@@ -67,7 +67,7 @@ impl<In, T, E> Pool<In, T, E> {
             count <= built,
             "workers must be at most {built}, as many as were built, got {count}"
         );
-        self.engine().set_workers(count);
+        self.shared().set_workers(count);
     }
 
     /// Changes the [rate limit](crate::Builder::rate_limit) of the pool, for what is queued too, at
@@ -77,12 +77,12 @@ impl<In, T, E> Pool<In, T, E> {
     /// again refills nothing, and raising the burst by n lets n more jobs start at once. Permits
     /// that the old limit has refilled by now do not count. After no limit, a new one starts full.
     pub fn set_rate_limit(&self, limit: impl Into<Option<RateLimit>>) {
-        self.engine().set_rate(limit.into());
+        self.shared().set_rate(limit.into());
     }
 
     /// The jobs that run now, in the order of their workers.
     pub fn running(&self) -> Vec<RunningJob> {
-        self.engine().running()
+        self.shared().running()
     }
 
     /// Waits until fewer than `count` jobs are queued, delayed ones included; or until the pool
@@ -102,8 +102,8 @@ impl<In, T, E> Pool<In, T, E> {
     pub async fn wait_queued_below(&self, count: usize) {
         self.wait_below(
             "wait_queued_below",
-            |ledger| ledger.queued_total() < count,
-            |ledger| ledger.mark_queued(count),
+            |admission| admission.queued_total() < count,
+            |admission| admission.set_queued_threshold(count),
         )
         .await;
     }
@@ -124,8 +124,8 @@ impl<In, T, E> Pool<In, T, E> {
     pub async fn wait_running_below(&self, count: usize) {
         self.wait_below(
             "wait_running_below",
-            |ledger| ledger.running() < count,
-            |ledger| ledger.mark_running(count),
+            |admission| admission.running() < count,
+            |admission| admission.set_running_threshold(count),
         )
         .await;
     }
@@ -133,13 +133,13 @@ impl<In, T, E> Pool<In, T, E> {
     async fn wait_below(
         &self,
         what: &str,
-        is_so: impl Fn(&Ledger) -> bool,
-        mark: impl Fn(&mut Ledger),
+        is_so: impl Fn(&Admission) -> bool,
+        mark: impl Fn(&mut Admission),
     ) {
-        let is_over = |ledger: &Ledger| is_so(ledger) || ledger.has_ended();
-        if !is_over(&self.engine().state().ledger) {
+        let is_over = |admission: &Admission| is_so(admission) || admission.has_ended();
+        if !is_over(&self.shared().lock().admission) {
             self.assert_outside(what);
-            self.engine().wait_below(is_over, mark).await;
+            self.shared().wait_below(is_over, mark).await;
         }
     }
 }

@@ -8,9 +8,9 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 
-use crate::observe::Outcome;
-use crate::queue::ledger::Refusal;
-use crate::results::Summary;
+use crate::event::Outcome;
+use crate::queue::admission::Refusal;
+use crate::stream::Summary;
 
 /// Why a pool refused an input. The input comes back in the variant.
 ///
@@ -51,7 +51,7 @@ pub enum SubmitError<In> {
 }
 
 impl<In> SubmitError<In> {
-    /// Gives the input back with the reason of the ledger.
+    /// Gives the input back with the reason of the admission.
     pub(crate) fn refused(refusal: Refusal, input: In) -> Self {
         match refusal {
             Refusal::Full => Self::Full(input),

@@ -10,9 +10,9 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::attempt::unwind;
+use crate::panic;
 use crate::submit::Submitter;
-use crate::worker::{self, Seat};
+use crate::worker::{self, WorkerGuard};
 
 /// A handler of any kind; implemented by the types of this module only.
 pub trait Call<In>: sealed::Sealed {
@@ -39,11 +39,11 @@ pub trait Call<In>: sealed::Sealed {
 
     /// Runs a worker, by the loop that suits this kind and the number of slots.
     #[doc(hidden)]
-    fn run(self, seat: Seat<In, Self::Value, Self::Error>) -> impl Future<Output = ()>;
+    fn run(self, seat: WorkerGuard<In, Self::Value, Self::Error>) -> impl Future<Output = ()>;
 }
 
 /// A handler of which several jobs may run at once in one worker.
-pub(crate) trait Shared<In>: Call<In> {
+pub(crate) trait Stateless<In>: Call<In> {
     type Future: Future<Output = Result<Self::Value, Self::Error>>;
 
     /// Makes the future of one attempt.
@@ -146,12 +146,12 @@ where
 
     fn renew(&mut self) {}
 
-    fn run(self, seat: Seat<In, T, E>) -> impl Future<Output = ()> {
+    fn run(self, seat: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
         worker::run_slots(seat, self)
     }
 }
 
-impl<In, T, E, F, Fut> Shared<In> for Plain<F>
+impl<In, T, E, F, Fut> Stateless<In> for Plain<F>
 where
     F: Fn(In) -> Fut,
     Fut: Future<Output = Result<T, E>>,
@@ -183,12 +183,12 @@ where
 
     fn renew(&mut self) {}
 
-    fn run(self, seat: Seat<In, T, E>) -> impl Future<Output = ()> {
+    fn run(self, seat: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
         worker::run_slots(seat, self)
     }
 }
 
-impl<In, T, E, F, Fut> Shared<In> for WithSubmitter<F, T, E>
+impl<In, T, E, F, Fut> Stateless<In> for WithSubmitter<F, T, E>
 where
     F: Fn(In, Submitter<In, T, E>) -> Fut,
     Fut: Future<Output = Result<T, E>>,
@@ -222,17 +222,17 @@ where
     }
 
     fn renew(&mut self) {
-        unwind::discard(self.state.take());
+        panic::discard(self.state.take());
     }
 
-    fn run(self, seat: Seat<In, T, E>) -> impl Future<Output = ()> {
+    fn run(self, seat: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
         worker::run_one_by_one(seat, self)
     }
 }
 
 impl<Init, F, S> Drop for WithState<Init, F, S> {
     fn drop(&mut self) {
-        unwind::discard(self.state.take());
+        panic::discard(self.state.take());
     }
 }
 

@@ -156,23 +156,26 @@
 //!   the timer may.
 #![forbid(unsafe_code)]
 
-mod attempt;
 mod builder;
 mod channel;
 #[cfg(feature = "csv")]
 pub mod csv;
-mod engine;
 mod error;
+mod event;
 pub mod handler;
+mod job;
 #[cfg(all(test, brigade_model = "loom"))]
 mod models;
-mod observe;
+mod panic;
+mod policy;
 mod pool;
 mod queue;
 mod reply;
-mod results;
 pub mod rt;
+mod schedule;
+mod shared;
 mod spares;
+mod stream;
 mod submit;
 mod sync;
 mod task_pool;
@@ -184,23 +187,23 @@ mod worker;
 // submitting first.
 mod control;
 
-pub use crate::attempt::retry::{
-    Jitter, Retry, RetryAfterScope, RetryBudget, RetryDecision, Retrying,
-};
-pub use crate::attempt::unwind::panic_isolation;
 pub use crate::builder::Builder;
 pub use crate::error::{
     CancelReason, CollectError, JobError, PanicMessage, SubmitError, TimeLimit,
 };
-pub use crate::observe::{Event, JobId, Observer, Outcome, RunningJob, Stats};
+pub use crate::event::{Event, JobId, Observer, Outcome, RunningJob, Stats};
+pub use crate::panic::panic_isolation;
+pub use crate::policy::retry::{
+    Jitter, Retry, RetryAfterScope, RetryBudget, RetryDecision, Retrying,
+};
 pub use crate::pool::{Interrupted, Pool, Report, Unhandled, Unstarted};
-pub use crate::queue::schedule::gate::RateLimit;
-pub use crate::queue::schedule::lanes::Key;
-pub use crate::results::batches::Batches;
-pub use crate::results::group::Group;
-pub use crate::results::map::{Inputs, Map, Next, Pulled, Source, TryInputs};
-pub use crate::results::{Completion, End, OnError, Summary};
 pub use crate::rt::{ManualTimer, Spawn, Timer};
+pub use crate::schedule::lanes::Key;
+pub use crate::schedule::limiter::RateLimit;
+pub use crate::stream::batches::Batches;
+pub use crate::stream::group::Group;
+pub use crate::stream::map::{Inputs, Map, Next, Pulled, Source, TryInputs};
+pub use crate::stream::{Completion, End, OnError, Summary};
 pub use crate::submit::{Cancelling, Job, JobHandle, Permit, Submitter};
 pub use crate::task_pool::{TaskHandle, TaskPool};
 pub use crate::worker::{Worker, Workers};
@@ -210,7 +213,7 @@ pub use crate::worker::{Worker, Workers};
 #[doc(hidden)]
 pub mod fuzzing {
     pub fn schedule(data: &[u8]) {
-        crate::queue::schedule::model::drive(data);
+        crate::schedule::reference::drive(data);
     }
 }
 

@@ -20,22 +20,22 @@ use loom::future::block_on;
 use loom::thread;
 
 use crate::channel::KeptNote;
-use crate::engine::Engine;
-use crate::engine::timekeeper::Timekeeping;
 use crate::handler::Plain;
-use crate::queue::desk::Desk;
 use crate::queue::injector::{Injector, Taken};
-use crate::reply::{Entry, Outbox, Ticket};
+use crate::queue::local::LocalQueue;
+use crate::reply::{CompletionBuffer, JobGuard, QueuedJob};
+use crate::shared::Shared;
+use crate::shared::timer::TimerDriver;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::worker::Workers;
-use crate::worker::one::job_or_moment;
-use crate::worker::woken::{SlotWaker, Woken};
+use crate::worker::ready_list::{ReadyList, SlotWaker};
+use crate::worker::stateful::job_or_moment;
 use crate::{CancelReason, JobError, ManualTimer, Pool};
 
 type Jobs = Pool<u32, u32, u32>;
 /// Jobs that travel as one.
 type Row = VecDeque<u32>;
-type Books = Arc<Engine<u32, u32, u32>>;
+type Books = Arc<Shared<u32, u32, u32>>;
 
 fn explore(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
@@ -78,7 +78,7 @@ fn pool(
     clock: &ManualTimer,
 ) -> (
     Jobs,
-    Workers<u32, u32, u32, Plain<impl Fn(u32) -> Handled + use<>>>,
+    Workers<u32, u32, u32, Plain<impl Fn(u32) -> Handle + use<>>>,
 ) {
     Pool::builder()
         .workers(workers)
@@ -87,23 +87,23 @@ fn pool(
         .build(|n| std::future::ready(Ok(n)))
 }
 
-type Handled = std::future::Ready<Result<u32, u32>>;
+type Handle = std::future::Ready<Result<u32, u32>>;
 
 /// What a worker does with a job whose handler answers at once.
 fn run(
-    engine: &Books,
+    shared: &Books,
     slot: usize,
-    entry: Entry<u32, u32, u32>,
+    entry: QueuedJob<u32, u32, u32>,
     answer: impl FnOnce(u32) -> Result<u32, u32>,
 ) {
-    let (mut ticket, mut outbox) = (Ticket::new(slot), Outbox::new());
-    let Some(input) = entry.start(engine, &mut ticket, &mut outbox, |_| false) else {
+    let (mut ticket, mut buffer) = (JobGuard::new(slot), CompletionBuffer::new());
+    let Some(input) = entry.start(shared, &mut ticket, |_| false) else {
         return;
     };
     let result = ticket
         .prepare(input)
         .and_then(|input| answer(input).map_err(JobError::Failed));
-    ticket.settle(result, &mut outbox);
+    ticket.settle(result, &mut buffer);
 }
 
 // ---- the reply ----
@@ -117,16 +117,16 @@ fn one_job(
     explore(move || {
         let (pool, workers) = pool(1, &ManualTimer::new());
         let handle = pool.try_submit(7).expect("there is room");
-        let engine = Arc::clone(pool.engine());
+        let shared = Arc::clone(pool.shared());
         let worker = spawn(move || {
-            let Ok(Some(entry)) = engine.injector.try_pop() else {
+            let Ok(Some(entry)) = shared.injector.try_pop() else {
                 return;
             };
             if is_lost {
-                let (mut ticket, mut outbox) = (Ticket::new(0), Outbox::new());
-                entry.start(&engine, &mut ticket, &mut outbox, |_| false);
+                let mut ticket = JobGuard::new(0);
+                entry.start(&shared, &mut ticket, |_| false);
             } else {
-                run(&engine, 0, entry, answer);
+                run(&shared, 0, entry, answer);
             }
         });
         ask(handle, &pool);
@@ -182,12 +182,12 @@ fn a_failure_that_nobody_awaits_goes_to_the_place_for_them_once() {
             }
         });
         let handle = pool.try_submit(7).expect("there is room");
-        let engine = Arc::clone(pool.engine());
+        let shared = Arc::clone(pool.shared());
         let worker = spawn(move || {
-            let Ok(Some(entry)) = engine.injector.try_pop() else {
+            let Ok(Some(entry)) = shared.injector.try_pop() else {
                 return;
             };
-            run(&engine, 0, entry, Err);
+            run(&shared, 0, entry, Err);
         });
         handle.detach();
         worker.join().expect("it does not panic");
@@ -199,7 +199,7 @@ fn a_failure_that_nobody_awaits_goes_to_the_place_for_them_once() {
 #[test]
 fn an_abort_and_a_worker_settle_a_job_once() {
     one_job(Ok, false, |handle, pool| {
-        pool.engine().begin_abort();
+        pool.shared().begin_abort();
         let result = block_on(handle);
         assert!(
             matches!(
@@ -225,7 +225,7 @@ fn take_all(injector: &Injector<Row>) -> Vec<u32> {
 fn hand_over(push: impl Fn(&Injector<Row>) + Send + Sync + 'static) {
     explore(move || {
         let injector = Arc::new(Injector::<Row>::new());
-        let leaver = spawn({
+        let removed = spawn({
             let injector = Arc::clone(&injector);
             move || block_on(poll_once(injector.pop(&KeptNote::default()))).and_then(Result::ok)
         });
@@ -240,7 +240,7 @@ fn hand_over(push: impl Fn(&Injector<Row>) + Send + Sync + 'static) {
         });
         push(&injector);
         let mut taken: Vec<u32> = stayer.join().expect("it does not panic").into();
-        taken.extend(leaver.join().expect("it does not panic"));
+        taken.extend(removed.join().expect("it does not panic"));
         injector.close();
         taken.extend(take_all(&injector));
         taken.sort_unstable();
@@ -272,8 +272,8 @@ fn no_job_that_comes_alone_is_left_beside_a_worker_that_sleeps() {
 }
 
 /// One worker has taken three jobs together and started the first, when `leave` happens to its
-/// desk; the other waits for two.
-fn share(leave: impl Fn(&Injector<Row>, Arc<Desk<Row>>) + Copy + Send + Sync + 'static) {
+/// local queue; the other waits for two.
+fn share(leave: impl Fn(&Injector<Row>, Arc<LocalQueue<Row>>) + Copy + Send + Sync + 'static) {
     explore(move || {
         let injector = Arc::new(Injector::<Row>::new());
         let other = spawn({
@@ -283,11 +283,11 @@ fn share(leave: impl Fn(&Injector<Row>, Arc<Desk<Row>>) + Copy + Send + Sync + '
             }
         });
         injector.push_batch([1, 2, 3].into()).expect("it is open");
-        let desk = Arc::new(Desk::default());
+        let local_queue = Arc::new(LocalQueue::default());
         // The other one may be faster and take one or two.
-        if injector.take(Some(&desk)) == Ok(Taken::Hand) {
-            let first = desk.papers().hand.as_mut().and_then(Row::pop_front);
-            leave(&injector, desk);
+        if injector.take(Some(&local_queue)) == Ok(Taken::Hand) {
+            let first = local_queue.local().hand.as_mut().and_then(Row::pop_front);
+            leave(&injector, local_queue);
             match first {
                 Some(1) => assert_eq!(other.join().expect("it does not panic"), [2, 3]),
                 Some(2) => assert_eq!(other.join().expect("it does not panic"), [1, 3]),
@@ -309,7 +309,7 @@ fn what_lies_in_a_hand_is_found_by_a_worker_that_sleeps() {
 
 #[test]
 fn what_is_put_back_is_found_by_a_worker_that_sleeps() {
-    share(|injector, desk| injector.give_back(&desk));
+    share(|injector, local_queue| injector.give_back(&local_queue));
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn two_workers_take_the_jobs_in_their_order() {
 #[test]
 fn a_slot_that_is_woken_is_looked_at() {
     explore(|| {
-        let woken = Arc::new(Woken::default());
+        let woken = Arc::new(ReadyList::default());
         let slot = SlotWaker::new(&woken, 0);
         let is_done = Arc::new(AtomicBool::new(false));
         let waking = [(); 2].map(|()| {
@@ -398,12 +398,12 @@ fn a_slot_that_is_woken_is_looked_at() {
 
 /// What a worker does beside running handlers: waits for a job and keeps the time, until it has run
 /// one.
-fn serve(engine: &Books, slot: usize) {
-    let mut time = Timekeeping::new(Arc::clone(engine), slot);
+fn serve(shared: &Books, slot: usize) {
+    let mut time = TimerDriver::new(Arc::clone(shared), slot);
     let kept = KeptNote::default();
     let entry = block_on(async {
         loop {
-            match job_or_moment(engine, &mut time, &kept).await {
+            match job_or_moment(shared, &mut time, &kept).await {
                 Some(Ok(entry)) => break Some(entry),
                 Some(Err(_)) => break None,
                 None => time.pass(),
@@ -411,7 +411,7 @@ fn serve(engine: &Books, slot: usize) {
         }
     });
     if let Some(entry) = entry {
-        run(engine, slot, entry, Ok);
+        run(shared, slot, entry, Ok);
     }
 }
 
@@ -422,8 +422,8 @@ fn the_one_who_keeps_the_time_is_woken_for_an_earlier_moment() {
     explore(|| {
         let clock = ManualTimer::new();
         let (pool, workers) = pool(1, &clock);
-        let engine = Arc::clone(pool.engine());
-        let worker = spawn(move || serve(&engine, 0));
+        let shared = Arc::clone(pool.shared());
+        let worker = spawn(move || serve(&shared, 0));
         let handle = pool
             .job(7)
             .delay(DELAY)
@@ -446,18 +446,18 @@ fn the_time_is_kept_after_its_keeper_has_left() {
             .delay(DELAY)
             .try_submit()
             .expect("there is room");
-        let leaver = spawn({
-            let engine = Arc::clone(pool.engine());
+        let removed = spawn({
+            let shared = Arc::clone(pool.shared());
             move || {
-                let mut time = Timekeeping::new(engine, 1);
+                let mut time = TimerDriver::new(shared, 1);
                 block_on(poll_once(poll_fn(|cx| time.poll(cx))));
             }
         });
         let stayer = spawn({
-            let engine = Arc::clone(pool.engine());
-            move || serve(&engine, 0)
+            let shared = Arc::clone(pool.shared());
+            move || serve(&shared, 0)
         });
-        leaver.join().expect("it does not panic");
+        removed.join().expect("it does not panic");
         clock.advance(DELAY);
         assert_eq!(block_on(handle), Ok(7));
         stayer.join().expect("it does not panic");

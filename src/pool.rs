@@ -9,15 +9,15 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_lite::{future, stream};
 
-use crate::attempt::inside;
 use crate::builder::Builder;
-use crate::engine::{Engine, NoRoom, Room};
 use crate::error::{JobError, SubmitError};
-use crate::observe::{JobId, Stats};
-use crate::queue::ledger::Life;
-use crate::results::batches::Batches;
-use crate::results::group::Group;
-use crate::results::map::{Inputs, Map, TryInputs};
+use crate::event::{JobId, Stats};
+use crate::job::current;
+use crate::queue::admission::PoolState;
+use crate::shared::{AcquirePermit, NoRoom, Shared};
+use crate::stream::batches::Batches;
+use crate::stream::group::Group;
+use crate::stream::map::{Inputs, Map, TryInputs};
 use crate::submit::{Job, JobHandle, Permit, submit_now};
 use crate::sync::atomic::Ordering;
 
@@ -60,7 +60,7 @@ use crate::sync::atomic::Ordering;
 /// ```
 #[must_use = "dropping the last handle closes the pool"]
 pub struct Pool<In, T, E> {
-    engine: Arc<Engine<In, T, E>>,
+    shared: Arc<Shared<In, T, E>>,
 }
 
 impl Pool<(), (), ()> {
@@ -74,12 +74,12 @@ impl Pool<(), (), ()> {
 }
 
 impl<In, T, E> Pool<In, T, E> {
-    pub(crate) const fn new(engine: Arc<Engine<In, T, E>>) -> Self {
-        Self { engine }
+    pub(crate) const fn new(shared: Arc<Shared<In, T, E>>) -> Self {
+        Self { shared }
     }
 
-    pub(crate) const fn engine(&self) -> &Arc<Engine<In, T, E>> {
-        &self.engine
+    pub(crate) const fn shared(&self) -> &Arc<Shared<In, T, E>> {
+        &self.shared
     }
 
     // ---- one ----
@@ -122,7 +122,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// [`SubmitError::Full`] if there is no room, or others wait for it; [`SubmitError::Closed`]
     /// once the pool takes no more jobs. Both give the input back.
     pub fn try_submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        submit_now(&self.engine, None, None, input)
+        submit_now(&self.shared, None, None, input)
     }
 
     /// Gives a job options of its own before it is submitted.
@@ -168,11 +168,11 @@ impl<In, T, E> Pool<In, T, E> {
     /// Stands in line for a place; for a job of a group, until that is cancelled.
     pub(crate) async fn wait_for_room(
         &self,
-        group: Option<Arc<crate::results::stream::Stream<In, T, E>>>,
+        group: Option<Arc<crate::stream::completions::CompletionQueue<In, T, E>>>,
     ) -> Result<Permit<In, T, E>, SubmitError<()>> {
-        let mut room = Room::new(Arc::clone(&self.engine), group);
+        let mut room = AcquirePermit::new(Arc::clone(&self.shared), group);
         match future::poll_fn(|cx| room.poll(cx)).await {
-            Ok(()) => Ok(Permit::new(Arc::clone(&self.engine))),
+            Ok(()) => Ok(Permit::new(Arc::clone(&self.shared))),
             Err(NoRoom::Closed) => Err(SubmitError::Closed(())),
             Err(NoRoom::Overloaded) => Err(SubmitError::Overloaded(())),
             Err(NoRoom::WouldDeadlock) => Err(SubmitError::WouldDeadlock(())),
@@ -185,9 +185,9 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// As [`try_submit`](Self::try_submit), with nothing to give back.
     pub fn try_reserve(&self) -> Result<Permit<In, T, E>, SubmitError<()>> {
-        let reserved = self.engine.state().ledger.reserve();
+        let reserved = self.shared.lock().admission.reserve();
         match reserved {
-            Ok(()) => Ok(Permit::new(Arc::clone(&self.engine))),
+            Ok(()) => Ok(Permit::new(Arc::clone(&self.shared))),
             Err(refusal) => Err(SubmitError::refused(refusal, ())),
         }
     }
@@ -279,22 +279,22 @@ impl<In, T, E> Pool<In, T, E> {
     #[doc(alias("chunks_timeout"))]
     #[track_caller]
     pub fn batches<S: Stream>(&self, source: S, max: usize, wait: Duration) -> Batches<S> {
-        Batches::new(source, max, wait, Arc::clone(&self.engine.timer))
+        Batches::new(source, max, wait, Arc::clone(&self.shared.timer))
     }
 
     fn default_window(&self) -> usize {
-        let state = self.engine.state();
+        let state = self.shared.lock();
         state
-            .ledger
+            .admission
             .capacity()
-            .saturating_add(self.engine.signals.len())
+            .saturating_add(self.shared.cancel_flags.len())
     }
 
     // ---- control ----
 
     /// The figures of this instant.
     pub fn stats(&self) -> Stats {
-        self.engine.stats()
+        self.shared.stats()
     }
 
     /// Changes the limit of each attempt, for jobs that start from now on and have none of their
@@ -309,7 +309,7 @@ impl<In, T, E> Pool<In, T, E> {
             limit.is_none_or(|limit| !limit.is_zero()),
             "attempt_timeout must be longer than 0, got 0ns"
         );
-        self.engine.state_alone().limits.attempt = limit;
+        self.shared.lock_exclusive().limits.attempt = limit;
     }
 
     /// Sets a callback for errors that no handle or stream will deliver: from detached jobs, jobs
@@ -339,9 +339,9 @@ impl<In, T, E> Pool<In, T, E> {
     /// assert_eq!(*seen.lock().unwrap(), [JobError::Failed(7)]);
     /// ```
     pub fn on_unhandled(&self, handler: impl Fn(Unhandled<E>) + Send + Sync + 'static) {
-        let handler: Option<Arc<crate::engine::UnhandledFn<E>>> = Some(Arc::new(handler));
+        let handler: Option<Arc<crate::shared::UnhandledFn<E>>> = Some(Arc::new(handler));
         let mut place = self
-            .engine
+            .shared
             .unhandled
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -371,7 +371,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// Closing what is closed changes nothing. For a close that binds running jobs too, see
     /// [`seal`](Self::seal).
     pub fn close(&self) {
-        self.engine.close(Life::Closed);
+        self.shared.close(PoolState::Closed);
     }
 
     /// Takes no more jobs, not even from running jobs. What was accepted is done, and then the
@@ -397,12 +397,12 @@ impl<In, T, E> Pool<In, T, E> {
     /// assert_eq!(pool.stats().accepted, 1);
     /// ```
     pub fn seal(&self) {
-        self.engine.close(Life::Sealed);
+        self.shared.close(PoolState::Sealed);
     }
 
     /// Whether the pool takes no more jobs from outside.
     pub fn is_closed(&self) -> bool {
-        self.engine.state().ledger.life() > Life::Open
+        self.shared.lock().admission.pool_state() > PoolState::Open
     }
 
     /// [Closes](Self::close) the pool, and waits until what was accepted is done.
@@ -459,8 +459,8 @@ impl<In, T, E> Pool<In, T, E> {
     #[doc(alias("shutdown", "graceful", "shutdown_timeout"))]
     pub async fn drain_within(&self, grace: Duration) -> Report<In> {
         self.close();
-        let deadline = self.engine.timer.now().checked_add(grace);
-        let timer = &self.engine.timer;
+        let deadline = self.shared.timer.now().checked_add(grace);
+        let timer = &self.shared.timer;
         let is_drained = future::or(
             async {
                 self.wait_until_idle("drain_within").await;
@@ -476,11 +476,11 @@ impl<In, T, E> Pool<In, T, E> {
         )
         .await;
         if !is_drained {
-            self.engine.begin_abort();
+            self.shared.begin_abort();
         }
         // Workers that hold a job which they may not start hand it back at once, whatever their
         // executor does.
-        self.engine.wait_returned().await;
+        self.shared.wait_returned().await;
         self.report()
     }
 
@@ -502,14 +502,14 @@ impl<In, T, E> Pool<In, T, E> {
     /// have.
     #[doc(alias("shutdown", "shutdown_now"))]
     pub async fn abort(&self) -> Report<In> {
-        self.engine.begin_abort();
-        self.engine.wait_idle().await;
+        self.shared.begin_abort();
+        self.shared.wait_idle().await;
         self.report()
     }
 
     fn report(&self) -> Report<In> {
         let (unstarted, interrupted) =
-            (self.engine.take_returned(), self.engine.take_interrupted());
+            (self.shared.take_returned(), self.shared.take_interrupted());
         Report {
             unstarted,
             interrupted,
@@ -519,7 +519,7 @@ impl<In, T, E> Pool<In, T, E> {
 
     /// Inside a job of this pool, a wait for it would be one for the job itself.
     pub(crate) fn assert_outside(&self, what: &str) {
-        if let Some(place) = inside::find(self.engine.identity()) {
+        if let Some(place) = current::find(self.shared.identity()) {
             panic!(
                 "{what} must not be awaited inside a job of the same pool, got job {}",
                 place.id
@@ -528,25 +528,25 @@ impl<In, T, E> Pool<In, T, E> {
     }
 
     async fn wait_until_idle(&self, what: &str) {
-        if !self.engine.is_idle() {
+        if !self.shared.is_idle() {
             self.assert_outside(what);
-            self.engine.wait_idle().await;
+            self.shared.wait_idle().await;
         }
     }
 }
 
 impl<In, T, E> Clone for Pool<In, T, E> {
     fn clone(&self) -> Self {
-        self.engine.handles.fetch_add(1, Ordering::Relaxed);
+        self.shared.handles.fetch_add(1, Ordering::Relaxed);
         Self {
-            engine: Arc::clone(&self.engine),
+            shared: Arc::clone(&self.shared),
         }
     }
 }
 
 impl<In, T, E> Drop for Pool<In, T, E> {
     fn drop(&mut self) {
-        if self.engine.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.shared.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.close();
         }
     }

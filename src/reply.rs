@@ -2,8 +2,8 @@
 //! a worker or a canceller found out about a job; out goes exactly one outcome, to the books first
 //! and then to whoever waits for it: the stream of a map or group, or the cell of a single handle.
 //!
-//! A job passes through these forms: [`Held`] while the schedule keeps it, where there is one; an
-//! [`Entry`] on its way to a worker; a [`Ticket`] while it runs; a [`Completion`] when it is done.
+//! A job passes through these forms: [`ScheduledJob`] while the schedule keeps it, where there is one; an
+//! [`QueuedJob`] on its way to a worker; a [`JobGuard`] while it runs; a [`Completion`] when it is done.
 //! Each turns into the next by value; one that is to be tried again turns from a ticket to what is
 //! held. A ticket that is dropped, because its worker was, reports the job as abandoned.
 
@@ -11,45 +11,45 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
-use crate::attempt::retry::{Decision, History};
-use crate::attempt::timeout::Limits;
-use crate::attempt::unwind;
-use crate::engine::{self, Begun, Engine, Past};
 use crate::error::{CancelReason, JobError, TimeLimit};
-use crate::observe::{Event, JobId, Outcome};
+use crate::event::{Event, JobId, Outcome};
+use crate::panic;
+use crate::policy::limits::Limits;
+use crate::policy::retry::{Decision, History};
 use crate::pool::{Unhandled, Unstarted};
-use crate::queue::desk::Runner;
+use crate::queue::admission::{Origin, Wakes};
 use crate::queue::injector::Split;
-use crate::queue::ledger::{Origin, Wakes};
-use crate::queue::running::Occupant;
-use crate::queue::schedule::Spot;
-use crate::results::stream::{Delivery, Stream, Success};
-use crate::results::{Completion, Timings};
+use crate::queue::local::StartedJob;
+use crate::queue::running::ActiveJob;
+use crate::schedule::RecordId;
+use crate::shared::{DeliveryKind, PriorAttempts, Shared, StartResult};
+use crate::stream::completions::{CompletionQueue, Delivery, Success};
+use crate::stream::{Completion, Timings};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// A queued job.
-pub(crate) enum Entry<In, T, E> {
+pub(crate) enum QueuedJob<In, T, E> {
     /// Of a map or group: everything inline, so that it costs no allocation.
-    Streamed(Streamed<In, T, E>),
+    Stream(StreamJob<In, T, E>),
     /// Of a single handle: its input is in the cell, so that a cancellation can take it out.
-    Handled(Arc<Cell<In, T, E>>),
+    Handle(Arc<HandleState<In, T, E>>),
 }
 
-pub(crate) struct Streamed<In, T, E> {
+pub(crate) struct StreamJob<In, T, E> {
     pub(crate) input: In,
-    pub(crate) stream: Arc<Stream<In, T, E>>,
+    pub(crate) stream: Arc<CompletionQueue<In, T, E>>,
     pub(crate) id: JobId,
     pub(crate) index: usize,
     pub(crate) origin: Origin,
     /// Its record in the schedule, once that has released it.
-    pub(crate) spot: Option<Spot>,
+    pub(crate) record_id: Option<RecordId>,
     pub(crate) accepted_at: Option<Instant>,
 }
 
 /// Jobs of one map that were handed in together, numbered one after another.
-pub(crate) struct Lot<In, T, E> {
-    pub(crate) stream: Arc<Stream<In, T, E>>,
+pub(crate) struct Batch<In, T, E> {
+    pub(crate) stream: Arc<CompletionQueue<In, T, E>>,
     /// Of the first.
     id: JobId,
     index: usize,
@@ -57,9 +57,9 @@ pub(crate) struct Lot<In, T, E> {
     inputs: Vec<In>,
 }
 
-impl<In, T, E> Lot<In, T, E> {
+impl<In, T, E> Batch<In, T, E> {
     pub(crate) fn new(
-        stream: Arc<Stream<In, T, E>>,
+        stream: Arc<CompletionQueue<In, T, E>>,
         id: JobId,
         index: usize,
         mut inputs: Vec<In>,
@@ -83,23 +83,23 @@ impl<In, T, E> Lot<In, T, E> {
     }
 }
 
-impl<In, T, E> Split for Lot<In, T, E> {
-    type Job = Entry<In, T, E>;
+impl<In, T, E> Split for Batch<In, T, E> {
+    type Job = QueuedJob<In, T, E>;
 
     fn len(&self) -> usize {
         self.inputs.len()
     }
 
-    fn take_first(&mut self) -> Option<Entry<In, T, E>> {
+    fn take_first(&mut self) -> Option<QueuedJob<In, T, E>> {
         let (id, index, input) = self.take_input()?;
         let (stream, origin) = (Arc::clone(&self.stream), Origin::Outside);
-        Some(Entry::Streamed(Streamed {
+        Some(QueuedJob::Stream(StreamJob {
             input,
             stream,
             id,
             index,
             origin,
-            spot: None,
+            record_id: None,
             accepted_at: None,
         }))
     }
@@ -121,7 +121,7 @@ impl<In, T, E> Split for Lot<In, T, E> {
         self.id.as_u64()
     }
 
-    fn number_of(job: &Entry<In, T, E>) -> u64 {
+    fn number_of(job: &QueuedJob<In, T, E>) -> u64 {
         job.id().as_u64()
     }
 
@@ -130,7 +130,7 @@ impl<In, T, E> Split for Lot<In, T, E> {
     }
 }
 
-impl<In, T, E> Drop for Lot<In, T, E> {
+impl<In, T, E> Drop for Batch<In, T, E> {
     fn drop(&mut self) {
         // Whoever takes the last one out has the room of the list to spare.
         if self.inputs.is_empty() {
@@ -142,31 +142,31 @@ impl<In, T, E> Drop for Lot<In, T, E> {
 }
 
 /// A job that the schedule keeps: small, however large the input is.
-pub(crate) enum Held<In, T, E> {
-    Streamed(Box<Streamed<In, T, E>>),
-    Handled(Arc<Cell<In, T, E>>),
+pub(crate) enum ScheduledJob<In, T, E> {
+    Stream(Box<StreamJob<In, T, E>>),
+    Handle(Arc<HandleState<In, T, E>>),
 }
 
-impl<In, T, E> Held<In, T, E> {
+impl<In, T, E> ScheduledJob<In, T, E> {
     /// The job on its way to a worker.
-    pub(crate) fn release(self, spot: Spot) -> Entry<In, T, E> {
+    pub(crate) fn release(self, record_id: RecordId) -> QueuedJob<In, T, E> {
         match self {
-            Self::Streamed(mut job) => {
-                job.spot = Some(spot);
-                Entry::Streamed(*job)
+            Self::Stream(mut job) => {
+                job.record_id = Some(record_id);
+                QueuedJob::Stream(*job)
             }
-            Self::Handled(cell) => Entry::Handled(cell),
+            Self::Handle(cell) => QueuedJob::Handle(cell),
         }
     }
 
     /// The job, which the schedule has forgotten.
-    pub(crate) fn into_entry(self) -> Entry<In, T, E> {
+    pub(crate) fn into_entry(self) -> QueuedJob<In, T, E> {
         match self {
-            Self::Streamed(mut job) => {
-                job.spot = None;
-                Entry::Streamed(*job)
+            Self::Stream(mut job) => {
+                job.record_id = None;
+                QueuedJob::Stream(*job)
             }
-            Self::Handled(cell) => Entry::Handled(cell),
+            Self::Handle(cell) => QueuedJob::Handle(cell),
         }
     }
 
@@ -174,49 +174,49 @@ impl<In, T, E> Held<In, T, E> {
     /// itself.
     pub(crate) fn is_dead(&self) -> bool {
         match self {
-            Self::Streamed(job) => job.stream.cancelled().is_some(),
-            Self::Handled(_) => false,
+            Self::Stream(job) => job.stream.cancelled().is_some(),
+            Self::Handle(_) => false,
         }
     }
 }
 
-impl<In, T, E> From<Entry<In, T, E>> for Held<In, T, E> {
-    fn from(entry: Entry<In, T, E>) -> Self {
+impl<In, T, E> From<QueuedJob<In, T, E>> for ScheduledJob<In, T, E> {
+    fn from(entry: QueuedJob<In, T, E>) -> Self {
         match entry {
-            Entry::Streamed(job) => Self::Streamed(Box::new(job)),
-            Entry::Handled(cell) => Self::Handled(cell),
+            QueuedJob::Stream(job) => Self::Stream(Box::new(job)),
+            QueuedJob::Handle(cell) => Self::Handle(cell),
         }
     }
 }
 
-impl<In, T, E> Entry<In, T, E> {
+impl<In, T, E> QueuedJob<In, T, E> {
     pub(crate) fn id(&self) -> JobId {
         match self {
-            Self::Streamed(job) => job.id,
-            Self::Handled(cell) => cell.id,
+            Self::Stream(job) => job.id,
+            Self::Handle(cell) => cell.id,
         }
     }
 
     /// Its record in the schedule, if it had one when it was looked for.
-    pub(crate) fn spot(&self) -> Option<Spot> {
+    pub(crate) fn record_id(&self) -> Option<RecordId> {
         match self {
-            Self::Streamed(job) => job.spot,
-            Self::Handled(cell) => cell.spot(),
+            Self::Stream(job) => job.record_id,
+            Self::Handle(cell) => cell.record_id(),
         }
     }
 
-    pub(crate) fn stream(&self) -> Option<Arc<Stream<In, T, E>>> {
+    pub(crate) fn stream(&self) -> Option<Arc<CompletionQueue<In, T, E>>> {
         match self {
-            Self::Streamed(job) => Some(Arc::clone(&job.stream)),
-            Self::Handled(_) => None,
+            Self::Stream(job) => Some(Arc::clone(&job.stream)),
+            Self::Handle(_) => None,
         }
     }
 
     /// Whether it is cancelled: its outcome is decided, or is that of its stream.
     pub(crate) fn is_dead(&self) -> bool {
         match self {
-            Self::Streamed(job) => job.stream.cancelled().is_some(),
-            Self::Handled(cell) => cell.is_dead(),
+            Self::Stream(job) => job.stream.cancelled().is_some(),
+            Self::Handle(cell) => cell.is_dead(),
         }
     }
 
@@ -224,23 +224,23 @@ impl<In, T, E> Entry<In, T, E> {
     /// the reason.
     pub(crate) fn settle_unstarted(
         self,
-        engine: &Engine<In, T, E>,
+        shared: &Shared<In, T, E>,
         error: JobError<E>,
         attempts: u32,
     ) {
         match self {
-            Self::Streamed(job) => {
+            Self::Stream(job) => {
                 let error = job.stream.cancelled().map_or(error, JobError::Cancelled);
-                job.settle(engine, error, attempts, |input, _| Some(input));
+                job.settle(shared, error, attempts, |input, _| Some(input));
             }
-            Self::Handled(cell) => {
+            Self::Handle(cell) => {
                 cell.settle_queued(error, attempts, |input| drop_input(Some(input)));
             }
         }
     }
 
     /// Gives the job its outcome as aborted and its input to the pool's report.
-    pub(crate) fn return_unstarted(self, engine: &Engine<In, T, E>, attempts: u32) {
+    pub(crate) fn return_unstarted(self, shared: &Shared<In, T, E>, attempts: u32) {
         // Before the books know of it: who finds the pool idle then finds all inputs.
         let hand_back = |id, index, input| {
             let unstarted = Unstarted {
@@ -249,7 +249,7 @@ impl<In, T, E> Entry<In, T, E> {
                 input,
                 attempts,
             };
-            engine
+            shared
                 .returned
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -257,18 +257,18 @@ impl<In, T, E> Entry<In, T, E> {
         };
         let aborted = JobError::Cancelled(CancelReason::Aborted);
         match self {
-            Self::Streamed(job) if job.stream.cancelled().is_some() => {
-                Self::Streamed(job).settle_unstarted(engine, JobError::Abandoned, attempts);
+            Self::Stream(job) if job.stream.cancelled().is_some() => {
+                Self::Stream(job).settle_unstarted(shared, JobError::Abandoned, attempts);
             }
-            Self::Streamed(job) => {
+            Self::Stream(job) => {
                 let (id, index) = (job.id, job.index);
-                job.settle(engine, aborted, attempts, |input, stream| {
+                job.settle(shared, aborted, attempts, |input, stream| {
                     let kept = stream.keep(&input);
                     hand_back(id, index, input);
                     kept
                 });
             }
-            Self::Handled(cell) => {
+            Self::Handle(cell) => {
                 cell.settle_queued(aborted, attempts, |input| hand_back(cell.id, 0, input));
             }
         }
@@ -278,31 +278,31 @@ impl<In, T, E> Entry<In, T, E> {
     /// returns the input. The start is booked unless `note` says that it is noted.
     pub(crate) fn start(
         self,
-        engine: &Arc<Engine<In, T, E>>,
-        ticket: &mut Ticket<In, T, E>,
-        note: impl FnOnce(Runner) -> bool,
+        shared: &Arc<Shared<In, T, E>>,
+        ticket: &mut JobGuard<In, T, E>,
+        note: impl FnOnce(StartedJob) -> bool,
     ) -> Option<In> {
         match self {
-            Self::Streamed(job) => job.start(engine, ticket, note),
-            Self::Handled(cell) => cell.start(ticket, note),
+            Self::Stream(job) => job.start(shared, ticket, note),
+            Self::Handle(cell) => cell.start(ticket, note),
         }
     }
 }
 
 fn drop_input<In>(input: Option<In>) {
-    unwind::discard(input);
+    panic::discard(input);
 }
 
 // ---- jobs of a map or group ----
 
-impl<In, T, E> Streamed<In, T, E> {
+impl<In, T, E> StreamJob<In, T, E> {
     /// Delivers the outcome of a job that never started, with what `part_with` leaves of its input.
     fn settle(
         self,
-        engine: &Engine<In, T, E>,
+        shared: &Shared<In, T, E>,
         error: JobError<E>,
         attempts: u32,
-        part_with: impl FnOnce(In, &Stream<In, T, E>) -> Option<In>,
+        part_with: impl FnOnce(In, &CompletionQueue<In, T, E>) -> Option<In>,
     ) {
         let Self {
             input,
@@ -310,7 +310,7 @@ impl<In, T, E> Streamed<In, T, E> {
             id,
             index,
             origin,
-            spot,
+            record_id,
             accepted_at,
         } = self;
         let kept = part_with(input, &stream);
@@ -320,18 +320,18 @@ impl<In, T, E> Streamed<In, T, E> {
         ) {
             stream.count_failure(&error);
         }
-        stream.announce(engine::DeliveryKind::Unstarted);
-        engine.book_unstarted(
+        stream.begin_delivery(DeliveryKind::Unstarted);
+        shared.book_unstarted(
             origin,
             id,
             error.outcome(),
-            spot,
+            record_id,
             attempts,
             Some(stream.identity().get()),
         );
-        let timings = accepted_at.filter(|_| engine.timings).map(|at| {
+        let timings = accepted_at.filter(|_| shared.timings).map(|at| {
             Box::new(Timings {
-                queued_for: engine.timer.now().saturating_duration_since(at),
+                queued_for: shared.timer.now().saturating_duration_since(at),
                 ran_for: None,
             })
         });
@@ -344,59 +344,59 @@ impl<In, T, E> Streamed<In, T, E> {
             timings,
         };
         stream.deliver(Delivery::One(completion));
-        stream.arrived(engine::DeliveryKind::Unstarted, 1);
+        stream.end_delivery(DeliveryKind::Unstarted, 1);
     }
 
     fn start(
         self,
-        engine: &Arc<Engine<In, T, E>>,
-        ticket: &mut Ticket<In, T, E>,
-        note: impl FnOnce(Runner) -> bool,
+        shared: &Arc<Shared<In, T, E>>,
+        ticket: &mut JobGuard<In, T, E>,
+        note: impl FnOnce(StartedJob) -> bool,
     ) -> Option<In> {
         let slot = ticket.slot;
         if self.stream.cancelled().is_some() {
-            let entry = Entry::Streamed(self);
-            let attempts = engine.attempts(&entry);
-            entry.settle_unstarted(engine, JobError::Abandoned, attempts);
+            let entry = QueuedJob::Stream(self);
+            let attempts = shared.attempts(&entry);
+            entry.settle_unstarted(shared, JobError::Abandoned, attempts);
             return None;
         }
         let stream = self.stream.identity();
         let mut limits = Limits::default();
-        let is_noted = engine.is_plain
+        let is_noted = shared.is_plain
             && self.origin == Origin::Outside
-            && note(Runner {
+            && note(StartedJob {
                 id: self.id,
                 index: self.index,
                 stream: Some(stream),
             });
         if is_noted {
-            ticket.past = Past::NONE;
+            ticket.prior = PriorAttempts::NONE;
         } else {
             let mut wakes = Wakes::default();
-            let mut occupant = Occupant::new(self.id, self.index, Some(stream.get()));
-            occupant.spot = self.spot;
-            match engine.book_start(
+            let mut active_job = ActiveJob::new(self.id, self.index, Some(stream.get()));
+            active_job.record_id = self.record_id;
+            match shared.book_start(
                 slot,
                 self.origin,
-                occupant,
+                active_job,
                 &mut limits,
                 &mut wakes,
-                &mut ticket.past,
+                &mut ticket.prior,
             ) {
-                Begun::Yes => {}
-                Begun::Aborted => {
-                    let entry = Entry::Streamed(self);
-                    let attempts = engine.attempts(&entry);
-                    entry.return_unstarted(engine, attempts);
+                StartResult::Yes => {}
+                StartResult::Aborted => {
+                    let entry = QueuedJob::Stream(self);
+                    let attempts = shared.attempts(&entry);
+                    entry.return_unstarted(shared, attempts);
                     return None;
                 }
-                Begun::NotYet => {
-                    engine.carry_out(wakes);
-                    engine.readmit(Entry::Streamed(self));
+                StartResult::NotYet => {
+                    shared.run_wakes(wakes);
+                    shared.return_to_schedule(QueuedJob::Stream(self));
                     return None;
                 }
             }
-            engine.carry_out(wakes);
+            shared.run_wakes(wakes);
         }
         let Self {
             input,
@@ -408,9 +408,9 @@ impl<In, T, E> Streamed<In, T, E> {
         } = self;
         if let Some(reason) = stream.cancelled() {
             // The canceller may have looked for running jobs before this one was among them.
-            let _ = engine.signals[slot].interrupt(reason);
+            let _ = shared.cancel_flags[slot].interrupt(reason);
         }
-        ticket.begin(Reply::Stream(stream), id, index, accepted_at, limits);
+        ticket.begin(Recipient::Stream(stream), id, index, accepted_at, limits);
         Some(input)
     }
 }
@@ -418,18 +418,18 @@ impl<In, T, E> Streamed<In, T, E> {
 // ---- jobs of a handle ----
 
 /// The state of a job that somebody holds a handle of. Its lock decides which outcome is the one.
-pub(crate) struct Cell<In, T, E> {
-    pub(crate) engine: Arc<Engine<In, T, E>>,
+pub(crate) struct HandleState<In, T, E> {
+    pub(crate) shared: Arc<Shared<In, T, E>>,
     pub(crate) id: JobId,
     /// Of a job that has limits of its own or is measured; not of the many others, which are to be
     /// small.
     times: Option<Box<Times>>,
     /// How many attempts were made; written before the outcome.
     attempts: AtomicU32,
-    /// Its record in the schedule, or 0. Written under the engine's lock; whether the record is
+    /// Its record in the schedule, or 0. Written under the shared state's lock; whether the record is
     /// still its own, the schedule knows.
-    spot: AtomicU32,
-    state: Mutex<CellState<In, T, E>>,
+    record_id: AtomicU32,
+    state: Mutex<HandleInner<In, T, E>>,
 }
 
 /// What is known of the time of a job with a handle.
@@ -439,7 +439,7 @@ struct Times {
     accepted_at: Option<Instant>,
 }
 
-pub(crate) struct CellState<In, T, E> {
+pub(crate) struct HandleInner<In, T, E> {
     pub(crate) phase: Phase<In, T, E>,
     /// Nobody will ask for the result.
     is_detached: bool,
@@ -461,9 +461,9 @@ pub(crate) enum Phase<In, T, E> {
     Taken,
 }
 
-impl<In, T, E> Cell<In, T, E> {
+impl<In, T, E> HandleState<In, T, E> {
     pub(crate) fn new(
-        engine: &Arc<Engine<In, T, E>>,
+        shared: &Arc<Shared<In, T, E>>,
         id: JobId,
         origin: Origin,
         limits: Limits,
@@ -471,7 +471,7 @@ impl<In, T, E> Cell<In, T, E> {
         input: In,
         is_detached: bool,
     ) -> Arc<Self> {
-        let state = CellState {
+        let state = HandleInner {
             phase: Phase::Queued(input),
             is_detached,
             origin,
@@ -484,21 +484,21 @@ impl<In, T, E> Cell<In, T, E> {
             })
         });
         Arc::new(Self {
-            engine: Arc::clone(engine),
+            shared: Arc::clone(shared),
             id,
             times,
             attempts: AtomicU32::new(0),
-            spot: AtomicU32::new(0),
+            record_id: AtomicU32::new(0),
             state: Mutex::new(state),
         })
     }
 
-    pub(crate) fn spot(&self) -> Option<Spot> {
-        Spot::new(self.spot.load(Ordering::SeqCst))
+    pub(crate) fn record_id(&self) -> Option<RecordId> {
+        RecordId::new(self.record_id.load(Ordering::SeqCst))
     }
 
-    pub(crate) fn set_spot(&self, spot: Spot) {
-        self.spot.store(spot.get(), Ordering::SeqCst);
+    pub(crate) fn set_record_id(&self, record_id: RecordId) {
+        self.record_id.store(record_id.get(), Ordering::SeqCst);
     }
 
     /// Whether its outcome is decided.
@@ -506,14 +506,14 @@ impl<In, T, E> Cell<In, T, E> {
         !matches!(self.lock().phase, Phase::Queued(_) | Phase::Running(_))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, CellState<In, T, E>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, HandleInner<In, T, E>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start(
         self: Arc<Self>,
-        ticket: &mut Ticket<In, T, E>,
-        note: impl FnOnce(Runner) -> bool,
+        ticket: &mut JobGuard<In, T, E>,
+        note: impl FnOnce(StartedJob) -> bool,
     ) -> Option<In> {
         let slot = ticket.slot;
         let mut state = self.lock();
@@ -522,46 +522,46 @@ impl<In, T, E> Cell<In, T, E> {
             decided => {
                 state.phase = decided;
                 drop(state);
-                self.engine.remove_tombstone(self.spot(), self.id);
+                self.shared.remove_tombstone(self.record_id(), self.id);
                 return None;
             }
         };
         let mut limits = Limits::default();
-        let is_noted = self.engine.is_plain
+        let is_noted = self.shared.is_plain
             && state.origin == Origin::Outside
-            && note(Runner {
+            && note(StartedJob {
                 id: self.id,
                 index: 0,
                 stream: None,
             });
         if is_noted {
             drop(state);
-            ticket.past = Past::NONE;
+            ticket.prior = PriorAttempts::NONE;
         } else {
             let mut wakes = Wakes::default();
-            let mut occupant = Occupant::new(self.id, 0, None);
-            occupant.spot = self.spot();
+            let mut active_job = ActiveJob::new(self.id, 0, None);
+            active_job.record_id = self.record_id();
             let origin = state.origin;
-            let past = &mut ticket.past;
+            let prior = &mut ticket.prior;
             let begun =
-                self.engine
-                    .book_start(slot, origin, occupant, &mut limits, &mut wakes, past);
-            if begun != Begun::Yes {
+                self.shared
+                    .book_start(slot, origin, active_job, &mut limits, &mut wakes, prior);
+            if begun != StartResult::Yes {
                 state.phase = Phase::Queued(input);
                 drop(state);
-                let engine = Arc::clone(&self.engine);
-                engine.carry_out(wakes);
-                let entry = Entry::Handled(self);
-                if begun == Begun::Aborted {
-                    let attempts = engine.attempts(&entry);
-                    entry.return_unstarted(&engine, attempts);
+                let shared = Arc::clone(&self.shared);
+                shared.run_wakes(wakes);
+                let entry = QueuedJob::Handle(self);
+                if begun == StartResult::Aborted {
+                    let attempts = shared.attempts(&entry);
+                    entry.return_unstarted(&shared, attempts);
                 } else {
-                    engine.readmit(entry);
+                    shared.return_to_schedule(entry);
                 }
                 return None;
             }
             drop(state);
-            self.engine.carry_out(wakes);
+            self.shared.run_wakes(wakes);
         }
         let (own, accepted_at) = self
             .times
@@ -574,7 +574,7 @@ impl<In, T, E> Cell<In, T, E> {
             job: own.job,
         };
         let id = self.id;
-        ticket.begin(Reply::Cell(self), id, 0, accepted_at, limits);
+        ticket.begin(Recipient::Handle(self), id, 0, accepted_at, limits);
         Some(input)
     }
 
@@ -599,14 +599,11 @@ impl<In, T, E> Cell<In, T, E> {
         part_with(input);
         let outcome = error.outcome();
         let wanted = self.discard_unwanted(Err(error), attempts);
-        self.engine
-            .deliveries
-            .begin(engine::DeliveryKind::Unstarted);
-        self.engine
-            .book_unstarted(origin, self.id, outcome, self.spot(), attempts, None);
+        self.shared.deliveries.begin(DeliveryKind::Unstarted);
+        self.shared
+            .book_unstarted(origin, self.id, outcome, self.record_id(), attempts, None);
         self.complete(wanted, attempts);
-        self.engine
-            .end_deliveries(engine::DeliveryKind::Unstarted, 1);
+        self.shared.end_deliveries(DeliveryKind::Unstarted, 1);
         true
     }
 
@@ -618,10 +615,10 @@ impl<In, T, E> Cell<In, T, E> {
         match state.phase {
             Phase::Queued(_) => {
                 drop(state);
-                let attempts = self.engine.attempts_of(self.spot(), self.id);
+                let attempts = self.shared.attempts_of(self.record_id(), self.id);
                 let cancelled = JobError::Cancelled(CancelReason::Handle);
                 if self.settle_queued(cancelled, attempts, |input| drop_input(Some(input))) {
-                    self.engine.sweep_tombstones();
+                    self.shared.sweep_tombstones();
                     return false;
                 }
                 // A worker was faster; what it runs now can be interrupted.
@@ -630,9 +627,9 @@ impl<In, T, E> Cell<In, T, E> {
             Phase::Running(slot) => {
                 // Under the lock: as long as the phase says so, the slot runs this job and no
                 // other.
-                let waker = self.engine.signals[slot].interrupt(CancelReason::Handle);
+                let waker = self.shared.cancel_flags[slot].interrupt(CancelReason::Handle);
                 drop(state);
-                unwind::wake(waker);
+                panic::wake(waker);
                 true
             }
             // Whoever settles it finds that nobody wants the result.
@@ -703,7 +700,7 @@ impl<In, T, E> Cell<In, T, E> {
         match state.phase {
             Phase::Queued(_) => false,
             // The books are closed before whoever waits is told.
-            Phase::Running(slot) => !self.engine.state().running.is_running(slot, self.id),
+            Phase::Running(slot) => !self.shared.lock().running.is_running(slot, self.id),
             Phase::Settling | Phase::Done(_) | Phase::Taken => true,
         }
     }
@@ -742,7 +739,7 @@ impl<In, T, E> Cell<In, T, E> {
         };
         state.phase = phase;
         drop(state);
-        unwind::wake(waker);
+        panic::wake(waker);
         if let Some(result) = unwanted {
             self.discard(result, attempts);
         }
@@ -752,13 +749,13 @@ impl<In, T, E> Cell<In, T, E> {
         match result {
             // Whoever cancelled knows.
             Err(JobError::Cancelled(CancelReason::Handle)) => {}
-            Err(error) => self.engine.report_unhandled(Unhandled {
+            Err(error) => self.shared.report_unhandled(Unhandled {
                 id: self.id,
                 attempts,
                 error,
             }),
             Ok(value) => {
-                unwind::discard(value);
+                panic::discard(value);
             }
         }
     }
@@ -767,16 +764,16 @@ impl<In, T, E> Cell<In, T, E> {
 // ---- jobs that run ----
 
 /// Who gets the outcome of a running job.
-pub(crate) enum Reply<In, T, E> {
-    Stream(Arc<Stream<In, T, E>>),
-    Cell(Arc<Cell<In, T, E>>),
+pub(crate) enum Recipient<In, T, E> {
+    Stream(Arc<CompletionQueue<In, T, E>>),
+    Handle(Arc<HandleState<In, T, E>>),
 }
 
-impl<In, T, E> Reply<In, T, E> {
-    fn engine(&self) -> &Arc<Engine<In, T, E>> {
+impl<In, T, E> Recipient<In, T, E> {
+    fn shared(&self) -> &Arc<Shared<In, T, E>> {
         match self {
-            Self::Stream(stream) => &stream.engine,
-            Self::Cell(cell) => &cell.engine,
+            Self::Stream(stream) => &stream.shared,
+            Self::Handle(cell) => &cell.shared,
         }
     }
 }
@@ -785,9 +782,9 @@ impl<In, T, E> Reply<In, T, E> {
 /// says `Abandoned`.
 ///
 /// A worker has one for all its jobs, one after another.
-pub(crate) struct Ticket<In, T, E> {
+pub(crate) struct JobGuard<In, T, E> {
     /// `None`: no job, or one that is settled.
-    reply: Option<Reply<In, T, E>>,
+    reply: Option<Recipient<In, T, E>>,
     slot: usize,
     pub(crate) id: JobId,
     index: usize,
@@ -801,10 +798,10 @@ pub(crate) struct Ticket<In, T, E> {
     pub(crate) deadline: Option<(Instant, TimeLimit)>,
     /// When the job's own time is over.
     job_deadline: Option<Instant>,
-    past: Past,
+    prior: PriorAttempts,
 }
 
-impl<In, T, E> Ticket<In, T, E> {
+impl<In, T, E> JobGuard<In, T, E> {
     /// The ticket of a slot, without a job.
     pub(crate) const fn new(slot: usize) -> Self {
         Self {
@@ -818,7 +815,7 @@ impl<In, T, E> Ticket<In, T, E> {
             started_at: None,
             deadline: None,
             job_deadline: None,
-            past: Past::NONE,
+            prior: PriorAttempts::NONE,
         }
     }
 
@@ -826,15 +823,15 @@ impl<In, T, E> Ticket<In, T, E> {
     #[inline(always)]
     fn begin(
         &mut self,
-        reply: Reply<In, T, E>,
+        reply: Recipient<In, T, E>,
         id: JobId,
         index: usize,
         accepted_at: Option<Instant>,
         limits: Limits,
     ) {
-        let engine = reply.engine();
-        if engine.timings || !limits.is_none() || self.past.since.is_some() {
-            let now = self.past.since.unwrap_or_else(|| engine.timer.now());
+        let shared = reply.shared();
+        if shared.timings || !limits.is_none() || self.prior.since.is_some() {
+            let now = self.prior.since.unwrap_or_else(|| shared.timer.now());
             self.started_at = Some(now);
             self.deadline = limits.deadline(accepted_at.unwrap_or(now), now);
             self.job_deadline = limits.job_deadline(accepted_at.unwrap_or(now));
@@ -842,7 +839,7 @@ impl<In, T, E> Ticket<In, T, E> {
             self.started_at = None;
             self.deadline = None;
         }
-        self.attempts = self.past.attempts();
+        self.attempts = self.prior.attempts();
         self.reply = Some(reply);
         self.id = id;
         self.index = index;
@@ -852,15 +849,20 @@ impl<In, T, E> Ticket<In, T, E> {
     /// Lets the worker that keeps the time know of what the start has brought; called with no lock
     /// held.
     #[inline(always)]
-    pub(crate) fn give_notice(&mut self, engine: &Engine<In, T, E>) {
-        engine.give_notice(std::mem::take(&mut self.past.notice));
+    pub(crate) fn notify_timer(&mut self, shared: &Shared<In, T, E>) {
+        shared.notify_timer(std::mem::take(&mut self.prior.notice));
     }
 
     /// Takes over a job that was in a hand, in its first attempt.
-    pub(crate) fn adopt(&mut self, stream: &Arc<Stream<In, T, E>>, id: JobId, index: usize) {
-        self.past = Past::NONE;
+    pub(crate) fn adopt(
+        &mut self,
+        stream: &Arc<CompletionQueue<In, T, E>>,
+        id: JobId,
+        index: usize,
+    ) {
+        self.prior = PriorAttempts::NONE;
         self.begin(
-            Reply::Stream(Arc::clone(stream)),
+            Recipient::Stream(Arc::clone(stream)),
             id,
             index,
             None,
@@ -874,25 +876,25 @@ impl<In, T, E> Ticket<In, T, E> {
     pub(crate) fn succeed(
         &mut self,
         value: T,
-        outbox: &mut Outbox<In, T, E>,
+        buffer: &mut CompletionBuffer<In, T, E>,
         note: impl FnOnce() -> bool,
     ) -> Option<T> {
         match self
             .reply
-            .take_if(|reply| reply.engine().is_plain && self.attempts == 1 && self.kept.is_none())
+            .take_if(|reply| reply.shared().is_plain && self.attempts == 1 && self.kept.is_none())
         {
             None => Some(value),
-            Some(Reply::Cell(cell)) => {
+            Some(Recipient::Handle(cell)) => {
                 self.answer(&cell, Ok(value), note);
                 None
             }
-            Some(Reply::Stream(stream)) => {
-                outbox.expect_success(&stream);
+            Some(Recipient::Stream(stream)) => {
+                buffer.begin_success(&stream);
                 if !note() {
-                    self.reply = Some(Reply::Stream(stream));
+                    self.reply = Some(Recipient::Stream(stream));
                     return Some(value);
                 }
-                outbox.succeed(Success {
+                buffer.succeed(Success {
                     id: self.id,
                     index: self.index,
                     value,
@@ -903,9 +905,9 @@ impl<In, T, E> Ticket<In, T, E> {
     }
 
     /// The map or group that the job belongs to.
-    pub(crate) fn stream(&self) -> Option<&Arc<Stream<In, T, E>>> {
+    pub(crate) fn stream(&self) -> Option<&Arc<CompletionQueue<In, T, E>>> {
         match &self.reply {
-            Some(Reply::Stream(stream)) => Some(stream),
+            Some(Recipient::Stream(stream)) => Some(stream),
             _ => None,
         }
     }
@@ -919,7 +921,7 @@ impl<In, T, E> Ticket<In, T, E> {
         let Some(reply) = &self.reply else {
             return Ok(input);
         };
-        if let Some(interrupt) = reply.engine().signals[self.slot].interrupted() {
+        if let Some(interrupt) = reply.shared().cancel_flags[self.slot].interrupted() {
             self.kept = Some(input);
             return Err(JobError::Cancelled(interrupt.0));
         }
@@ -929,17 +931,17 @@ impl<In, T, E> Ticket<In, T, E> {
             self.kept = Some(input);
             return Err(JobError::TimedOut(TimeLimit::Job));
         }
-        let attempt = self.past.attempts().saturating_add(1);
+        let attempt = self.prior.attempts().saturating_add(1);
         let retries = reply
-            .engine()
+            .shared()
             .retry
             .as_ref()
             .filter(|retry| retry.policy.may_follow(attempt));
         let keep = retries
             .map(|retry| retry.copy)
-            .or_else(|| self.stream().and_then(|stream| stream.keeper()));
+            .or_else(|| self.stream().and_then(|stream| stream.timer_role()));
         if let Some(keep) = keep {
-            match unwind::catch(|| keep(&input)) {
+            match panic::catch(|| keep(&input)) {
                 Ok(copy) => self.kept = Some(copy),
                 Err(message) => {
                     drop_input(Some(input));
@@ -960,7 +962,7 @@ impl<In, T, E> Ticket<In, T, E> {
             _ => return false,
         }
         self.retry(result).unwrap_or_else(|panicked| {
-            unwind::discard(std::mem::replace(result, Err(panicked)));
+            panic::discard(std::mem::replace(result, Err(panicked)));
             false
         })
     }
@@ -972,17 +974,17 @@ impl<In, T, E> Ticket<In, T, E> {
         let Some(reply) = &self.reply else {
             return Ok(false);
         };
-        let engine = Arc::clone(reply.engine());
-        let (Err(error), Some(retry)) = (result, &engine.retry) else {
+        let shared = Arc::clone(reply.shared());
+        let (Err(error), Some(retry)) = (result, &shared.retry) else {
             return Ok(false);
         };
-        let (id, attempt, now) = (self.id, self.attempts, engine.timer.now());
+        let (id, attempt, now) = (self.id, self.attempts, shared.timer.now());
         let since = self.started_at.unwrap_or(now);
         let history = self
-            .past
+            .prior
             .history
             .get_or_insert_with(|| Box::new(History::new(since)));
-        let decision = unwind::catch(|| retry.policy.decide(id, attempt, error, history, now));
+        let decision = panic::catch(|| retry.policy.decide(id, attempt, error, history, now));
         let Decision::Again {
             delay,
             hold,
@@ -997,79 +999,78 @@ impl<In, T, E> Ticket<In, T, E> {
         {
             return Ok(false);
         }
-        match engine.allow_retry(self.slot, retry.capacity, is_paid) {
+        match shared.allow_retry(self.slot, retry.capacity, is_paid) {
             Some(true) => {}
             Some(false) => {
-                engine.observe(|| Event::RetryRefused { job: id });
+                shared.observe(|| Event::RetryRefused { job: id });
                 return Ok(false);
             }
             None => return Ok(false),
         }
-        if let Err(message) =
-            unwind::catch(|| retry.policy.tell(id, attempt, error, delay, history))
+        if let Err(message) = panic::catch(|| retry.policy.tell(id, attempt, error, delay, history))
         {
-            engine.forgo_retry();
+            shared.forgo_retry();
             return Err(JobError::Panicked(message));
         }
-        engine.observe(|| Event::Retrying {
+        shared.observe(|| Event::Retrying {
             job: id,
             attempt,
             delay,
         });
-        let (Some(input), Some(history)) = (self.kept.take(), self.past.history.take()) else {
+        let (Some(input), Some(history)) = (self.kept.take(), self.prior.history.take()) else {
             return Ok(false);
         };
         match self.reply.take() {
-            Some(Reply::Stream(stream)) => {
+            Some(Recipient::Stream(stream)) => {
                 let (index, accepted_at) = (self.index, self.accepted_at);
                 let again = Arc::clone(&stream);
-                let job = Streamed {
+                let job = StreamJob {
                     input,
                     stream,
                     id,
                     index,
                     origin: Origin::Retry,
-                    spot: None,
+                    record_id: None,
                     accepted_at,
                 };
-                match engine.requeue(
+                match shared.requeue(
                     self.slot,
-                    Held::Streamed(Box::new(job)),
+                    ScheduledJob::Stream(Box::new(job)),
                     history,
                     delay,
                     hold,
                 ) {
-                    Ok((effects, wakes)) => {
-                        engine.carry_out_effects(effects);
-                        engine.carry_out(wakes);
-                        again.look_again();
+                    Ok((deferred, wakes)) => {
+                        shared.run_deferred(deferred);
+                        shared.run_wakes(wakes);
+                        again.sweep_if_cancelled();
                         Ok(true)
                     }
                     Err((held, history)) => {
                         // What it holds is dropped with the rest of the job, behind a guard.
-                        self.past.history = Some(history);
-                        if let Held::Streamed(job) = held {
+                        self.prior.history = Some(history);
+                        if let ScheduledJob::Stream(job) = held {
                             self.kept = Some(job.input);
-                            self.reply = Some(Reply::Stream(job.stream));
+                            self.reply = Some(Recipient::Stream(job.stream));
                         }
                         Ok(false)
                     }
                 }
             }
-            Some(Reply::Cell(cell)) => {
+            Some(Recipient::Handle(cell)) => {
                 // Under its lock, so that a cancellation finds it either running here or queued.
                 let mut state = cell.lock();
                 state.phase = Phase::Queued(input);
                 let origin = std::mem::replace(&mut state.origin, Origin::Retry);
-                let held = Held::Handled(Arc::clone(&cell));
-                match engine.requeue(self.slot, held, history, delay, hold) {
-                    Ok((effects, wakes)) => {
+                let held = ScheduledJob::Handle(Arc::clone(&cell));
+                match shared.requeue(self.slot, held, history, delay, hold) {
+                    Ok((deferred, wakes)) => {
                         drop(state);
-                        engine.carry_out_effects(effects);
-                        engine.carry_out(wakes);
+                        shared.run_deferred(deferred);
+                        shared.run_wakes(wakes);
                         return Ok(true);
                     }
-                    Err((_, history)) => self.past.history = Some(history),
+                    Err((_, history)) => self.prior.history = Some(history),
                 }
                 state.origin = origin;
                 if let Phase::Queued(input) =
@@ -1078,7 +1079,7 @@ impl<In, T, E> Ticket<In, T, E> {
                     self.kept = Some(input);
                 }
                 drop(state);
-                self.reply = Some(Reply::Cell(cell));
+                self.reply = Some(Recipient::Handle(cell));
                 Ok(false)
             }
             None => Ok(false),
@@ -1086,20 +1087,24 @@ impl<In, T, E> Ticket<In, T, E> {
     }
 
     /// The copy of the input, where the stream wants it.
-    fn take_kept(&mut self, stream: &Stream<In, T, E>) -> Option<In> {
+    fn take_kept(&mut self, stream: &CompletionQueue<In, T, E>) -> Option<In> {
         let kept = self.kept.take()?;
-        if stream.keeper().is_some() || self.attempts == 0 {
+        if stream.timer_role().is_some() || self.attempts == 0 {
             return Some(kept);
         }
         drop_input(Some(kept));
         None
     }
 
-    /// Gives the job its outcome; one for a stream travels by the outbox.
+    /// Gives the job its outcome; one for a stream travels by the buffer.
     #[inline(always)]
-    pub(crate) fn settle(&mut self, result: Result<T, JobError<E>>, outbox: &mut Outbox<In, T, E>) {
+    pub(crate) fn settle(
+        &mut self,
+        result: Result<T, JobError<E>>,
+        buffer: &mut CompletionBuffer<In, T, E>,
+    ) {
         if let Some((stream, completion)) = self.conclude(result) {
-            outbox.push(stream, completion);
+            buffer.push(stream, completion);
         }
     }
 
@@ -1107,25 +1112,25 @@ impl<In, T, E> Ticket<In, T, E> {
     fn conclude(
         &mut self,
         result: Result<T, JobError<E>>,
-    ) -> Option<(Arc<Stream<In, T, E>>, Completion<In, T, E>)> {
+    ) -> Option<(Arc<CompletionQueue<In, T, E>>, Completion<In, T, E>)> {
         match self.reply.take()? {
-            Reply::Cell(cell) => {
+            Recipient::Handle(cell) => {
                 self.answer(&cell, result, || false);
                 None
             }
-            Reply::Stream(stream) => {
+            Recipient::Stream(stream) => {
                 // Before the slot is free, so that what the failure cancels does not start in it or
                 // elsewhere.
                 if let Err(error) = &result {
                     stream.count_failure(error);
                 }
                 let input = self.take_kept(&stream);
-                self.past.history.take().map(unwind::discard);
-                stream.announce(engine::DeliveryKind::Finished);
+                self.prior.history.take().map(panic::discard);
+                stream.begin_delivery(DeliveryKind::Finished);
                 stream
-                    .engine
+                    .shared
                     .book_finish(self.slot, self.id, outcome_of(&result), self.attempts);
-                let timings = self.timings(&stream.engine);
+                let timings = self.timings(&stream.shared);
                 let (id, index, attempts) = (self.id, self.index, self.attempts);
                 Some((
                     stream,
@@ -1145,34 +1150,33 @@ impl<In, T, E> Ticket<In, T, E> {
     /// Gives the outcome to a cell, and books it in between unless `note` says that it is noted.
     fn answer(
         &mut self,
-        cell: &Cell<In, T, E>,
+        cell: &HandleState<In, T, E>,
         result: Result<T, JobError<E>>,
         note: impl FnOnce() -> bool,
     ) {
         if let Some(kept) = self.kept.take() {
             drop_input(Some(kept));
         }
-        self.past.history.take().map(unwind::discard);
+        self.prior.history.take().map(panic::discard);
         let outcome = outcome_of(&result);
         let wanted = cell.discard_unwanted(result, self.attempts);
-        cell.engine.deliveries.begin(engine::DeliveryKind::Finished);
+        cell.shared.deliveries.begin(DeliveryKind::Finished);
         if !note() {
-            cell.engine
+            cell.shared
                 .book_finish(self.slot, self.id, outcome, self.attempts);
         }
         cell.complete(wanted, self.attempts);
-        cell.engine
-            .end_deliveries(engine::DeliveryKind::Finished, 1);
+        cell.shared.end_deliveries(DeliveryKind::Finished, 1);
     }
 
     #[inline]
-    fn timings(&self, engine: &Engine<In, T, E>) -> Option<Box<Timings>> {
-        if !engine.timings {
+    fn timings(&self, shared: &Shared<In, T, E>) -> Option<Box<Timings>> {
+        if !shared.timings {
             return None;
         }
         let (accepted_at, started_at) = (self.accepted_at?, self.started_at?);
         let queued_for = started_at.saturating_duration_since(accepted_at);
-        let ran_for = Some(engine.timer.now().saturating_duration_since(started_at));
+        let ran_for = Some(shared.timer.now().saturating_duration_since(started_at));
         Some(Box::new(Timings {
             queued_for,
             ran_for,
@@ -1180,18 +1184,18 @@ impl<In, T, E> Ticket<In, T, E> {
     }
 }
 
-impl<In, T, E> Drop for Ticket<In, T, E> {
+impl<In, T, E> Drop for JobGuard<In, T, E> {
     fn drop(&mut self) {
         let Some(reply) = &self.reply else { return };
         // An interruption that was under way is the reason, though the worker did not live to see
         // it.
-        let interrupt = reply.engine().signals[self.slot].interrupted();
+        let interrupt = reply.shared().cancel_flags[self.slot].interrupted();
         let result = Err(interrupt.map_or(JobError::Abandoned, |interrupt| {
             JobError::Cancelled(interrupt.0)
         }));
         if let Some((stream, completion)) = self.conclude(result) {
             stream.deliver(Delivery::One(completion));
-            stream.arrived(engine::DeliveryKind::Finished, 1);
+            stream.end_delivery(DeliveryKind::Finished, 1);
         }
     }
 }
@@ -1205,13 +1209,13 @@ const fn outcome_of<T, E>(result: &Result<T, JobError<E>>) -> Outcome {
 
 /// Completions of one stream on their way out of one worker.
 ///
-/// Waking the consumer is what costs, so while it has something to read, up to [`Outbox::MOST`]
+/// Waking the consumer is what costs, so while it has something to read, up to [`CompletionBuffer::MOST`]
 /// completions travel together. They leave as soon as the consumer has nothing to read when a job
-/// ends, and before the worker waits for anything. Dropping the outbox sends what it holds.
-pub(crate) struct Outbox<In, T, E> {
+/// ends, and before the worker waits for anything. Dropping the buffer sends what it holds.
+pub(crate) struct CompletionBuffer<In, T, E> {
     /// `None` only while nothing is held.
-    stream: Option<Arc<Stream<In, T, E>>>,
-    /// At most [`Outbox::MOST`].
+    stream: Option<Arc<CompletionQueue<In, T, E>>>,
+    /// At most [`CompletionBuffer::MOST`].
     held: Vec<Completion<In, T, E>>,
     /// The same, of successes of which there is nothing more to tell; only one of the two lists has
     /// something in it.
@@ -1220,7 +1224,7 @@ pub(crate) struct Outbox<In, T, E> {
     announced: usize,
 }
 
-impl<In, T, E> Outbox<In, T, E> {
+impl<In, T, E> CompletionBuffer<In, T, E> {
     const MOST: usize = 64;
 
     pub(crate) const fn new() -> Self {
@@ -1235,7 +1239,7 @@ impl<In, T, E> Outbox<In, T, E> {
     /// A job of this stream starts, or one of none: what others wait for leaves before, since the
     /// job may wait for that itself.
     #[inline]
-    pub(crate) fn clear_for(&mut self, stream: Option<&Arc<Stream<In, T, E>>>) {
+    pub(crate) fn clear_for(&mut self, stream: Option<&Arc<CompletionQueue<In, T, E>>>) {
         if self
             .stream
             .as_ref()
@@ -1247,7 +1251,7 @@ impl<In, T, E> Outbox<In, T, E> {
 
     /// A completion of this stream, which is announced and in the books.
     #[inline(always)]
-    fn push(&mut self, stream: Arc<Stream<In, T, E>>, completion: Completion<In, T, E>) {
+    fn push(&mut self, stream: Arc<CompletionQueue<In, T, E>>, completion: Completion<In, T, E>) {
         debug_assert!(
             self.stream
                 .as_ref()
@@ -1268,7 +1272,7 @@ impl<In, T, E> Outbox<In, T, E> {
 
     /// A job of this stream has succeeded, and is about to be booked.
     #[inline(always)]
-    pub(crate) fn expect_success(&mut self, stream: &Arc<Stream<In, T, E>>) {
+    pub(crate) fn begin_success(&mut self, stream: &Arc<CompletionQueue<In, T, E>>) {
         if self.stream.is_none() {
             self.stream = Some(Arc::clone(stream));
         }
@@ -1276,7 +1280,7 @@ impl<In, T, E> Outbox<In, T, E> {
         if !self.held.is_empty() {
             self.send();
         }
-        self.announce_first();
+        self.begin_first_delivery();
     }
 
     /// The success that was expected, which is in the books now.
@@ -1294,11 +1298,11 @@ impl<In, T, E> Outbox<In, T, E> {
     /// Says that something arrives when the first is held, so that nobody takes the wait for it for
     /// one without end. What else it holds arrives with that.
     #[inline(always)]
-    fn announce_first(&mut self) {
+    fn begin_first_delivery(&mut self) {
         if self.announced == 0
             && let Some(stream) = &self.stream
         {
-            stream.announce(engine::DeliveryKind::Finished);
+            stream.begin_delivery(DeliveryKind::Finished);
             self.announced += 1;
         }
     }
@@ -1334,10 +1338,7 @@ impl<In, T, E> Outbox<In, T, E> {
                 .for_each(|success| stream.deliver(Delivery::One(success.into_completion()))),
             _ => stream.deliver(Delivery::Successes(std::mem::take(&mut self.successes))),
         }
-        stream.arrived(
-            engine::DeliveryKind::Finished,
-            std::mem::take(&mut self.announced),
-        );
+        stream.end_delivery(DeliveryKind::Finished, std::mem::take(&mut self.announced));
     }
 
     /// Sends what it holds.
@@ -1349,7 +1350,7 @@ impl<In, T, E> Outbox<In, T, E> {
     }
 }
 
-impl<In, T, E> Drop for Outbox<In, T, E> {
+impl<In, T, E> Drop for CompletionBuffer<In, T, E> {
     fn drop(&mut self) {
         self.flush();
     }
@@ -1370,12 +1371,12 @@ mod tests {
         let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
         let mut map = pool.map(0..1);
         assert_eq!(block_on(poll_once(map.next())), None);
-        let Ok(Some(entry)) = pool.engine().injector.try_pop() else {
+        let Ok(Some(entry)) = pool.shared().injector.try_pop() else {
             panic!("the job is ready")
         };
         pool.pause();
         map.cancel();
-        pool.engine().readmit(entry);
+        pool.shared().return_to_schedule(entry);
         let polled = block_on(poll_once(pin!(map.next())));
         let result = polled.flatten().map(|completion| completion.result);
         assert_eq!(result, Some(Err(JobError::Cancelled(CancelReason::Stream))));
@@ -1396,7 +1397,7 @@ mod tests {
             for n in 0..1000 {
                 drop(pool.try_submit(n).unwrap());
             }
-            let left = pool.engine().injector.take_all().len();
+            let left = pool.shared().injector.take_all().len();
             assert!(left <= 32, "{left} are left, scheduled: {is_scheduled}");
             drop(workers);
         }

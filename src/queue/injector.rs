@@ -3,7 +3,7 @@
 //!
 //! Jobs go in at one end and come out at the other. How many there are is not decided here:
 //! admission bounds them. A waiting job is in exactly one place: in the queue, or in the [local
-//! queue](super::desk) of the worker that took the batch it came in, from which others steal. The
+//! queue](super::local) of the worker that took the batch it came in, from which others steal. The
 //! channel carries notifications and no jobs: what waits can be swept, counted and put back in
 //! order under the lock, and a worker that nothing wakes waits in the channel.
 //!
@@ -40,7 +40,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
-use super::desk::Desk;
+use super::local::LocalQueue;
 use crate::channel::{self, KeptNote, Receiver, Sender};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -131,7 +131,7 @@ struct Queue<B: Split> {
 }
 
 struct Holder<B> {
-    desk: Arc<Desk<B>>,
+    local_queue: Arc<LocalQueue<B>>,
     /// How many jobs were in its local queue when another worker looked at it last.
     seen: usize,
 }
@@ -244,10 +244,13 @@ impl<B: Split> Injector<B> {
 
     /// Takes what comes next: a job, or jobs that travel as one, which go to the local queue.
     /// Nothing may be left in that.
-    pub(crate) fn take(&self, desk: Option<&Arc<Desk<B>>>) -> Result<Taken<B::Job>, Closed> {
+    pub(crate) fn take(
+        &self,
+        local_queue: Option<&Arc<LocalQueue<B>>>,
+    ) -> Result<Taken<B::Job>, Closed> {
         let mut queue = self.lock();
-        if let Some(desk) = desk {
-            queue.steal_stale(desk);
+        if let Some(local_queue) = local_queue {
+            queue.steal_stale(local_queue);
         }
         let is_left = match queue.items.front() {
             Some(_) => false,
@@ -269,14 +272,14 @@ impl<B: Split> Injector<B> {
             self.notify_one_if(is_more, queue);
             return Ok(Taken::One(job));
         }
-        let Some(desk) = desk else {
+        let Some(local_queue) = local_queue else {
             return Ok(Taken::WantsDesk);
         };
         let Some(Item::Batch(batch)) = queue.items.pop_front() else {
             return Ok(Taken::Nothing);
         };
         let is_more = is_left || batch.len() > 1 || !queue.items.is_empty();
-        let emptied = desk.papers().hand.replace(batch);
+        let emptied = local_queue.local().hand.replace(batch);
         debug_assert!(
             emptied.is_none_or(|hand| hand.len() == 0),
             "a worker that takes more has nothing left"
@@ -284,10 +287,10 @@ impl<B: Split> Injector<B> {
         if !queue
             .holders
             .iter()
-            .any(|holder| Arc::ptr_eq(&holder.desk, desk))
+            .any(|holder| Arc::ptr_eq(&holder.local_queue, local_queue))
         {
             queue.holders.push(Holder {
-                desk: Arc::clone(desk),
+                local_queue: Arc::clone(local_queue),
                 seen: 0,
             });
         }
@@ -296,12 +299,17 @@ impl<B: Split> Injector<B> {
     }
 
     /// What is left in the local queue is put back, and it is filled no more.
-    pub(crate) fn give_back(&self, desk: &Arc<Desk<B>>) {
+    pub(crate) fn give_back(&self, local_queue: &Arc<LocalQueue<B>>) {
         let mut queue = self.lock();
         queue
             .holders
-            .retain(|holder| !Arc::ptr_eq(&holder.desk, desk));
-        let Some(hand) = desk.papers().hand.take().filter(|hand| hand.len() > 0) else {
+            .retain(|holder| !Arc::ptr_eq(&holder.local_queue, local_queue));
+        let Some(hand) = local_queue
+            .local()
+            .hand
+            .take()
+            .filter(|hand| hand.len() > 0)
+        else {
             return;
         };
         queue.put_back(hand);
@@ -385,7 +393,11 @@ impl<B: Split> Injector<B> {
         let mut queue = self.lock();
         let mut dead = Vec::new();
         for holder in &queue.holders {
-            let hand = holder.desk.papers().hand.take_if(|hand| hand.is_dead());
+            let hand = holder
+                .local_queue
+                .local()
+                .hand
+                .take_if(|hand| hand.is_dead());
             hand.into_iter()
                 .for_each(|hand| Item::Batch(hand).into_jobs(&mut dead));
         }
@@ -395,9 +407,9 @@ impl<B: Split> Injector<B> {
                 Item::Batch(batch) => batch.is_dead(),
             };
             if is_dead {
-                item.into_jobs(&mut dead)
+                item.into_jobs(&mut dead);
             } else {
-                queue.items.push_back(item)
+                queue.items.push_back(item);
             }
         }
         dead
@@ -441,8 +453,8 @@ impl<B: Split> Queue<B> {
     /// Takes half of a local queue; `None`: all are empty. Says whether any has more.
     fn steal_half(&mut self) -> Option<bool> {
         let half = self.holders.iter().find_map(|holder| {
-            let mut papers = holder.desk.papers();
-            papers
+            let mut local = holder.local_queue.local();
+            local
                 .hand
                 .as_mut()
                 .filter(|hand| hand.len() > 0)
@@ -455,8 +467,8 @@ impl<B: Split> Queue<B> {
     fn has_local_jobs(&self) -> bool {
         self.holders.iter().any(|holder| {
             holder
-                .desk
-                .papers()
+                .local_queue
+                .local()
                 .hand
                 .as_ref()
                 .is_some_and(|hand| hand.len() > 0)
@@ -465,14 +477,14 @@ impl<B: Split> Queue<B> {
 
     /// Steals half of each local queue that has not shrunk since a worker looked last: it is older
     /// than what is in the queue, and its worker is busy with one job.
-    fn steal_stale(&mut self, desk: &Arc<Desk<B>>) {
+    fn steal_stale(&mut self, local_queue: &Arc<LocalQueue<B>>) {
         for at in 0..self.holders.len() {
             let holder = &mut self.holders[at];
-            if Arc::ptr_eq(&holder.desk, desk) {
+            if Arc::ptr_eq(&holder.local_queue, local_queue) {
                 continue;
             }
-            let mut papers = holder.desk.papers();
-            let Some(hand) = &mut papers.hand else {
+            let mut local = holder.local_queue.local();
+            let Some(hand) = &mut local.hand else {
                 continue;
             };
             if hand.len() == 0 || hand.len() != holder.seen {
@@ -480,7 +492,7 @@ impl<B: Split> Queue<B> {
                 continue;
             }
             let half = hand.split_half();
-            drop(papers);
+            drop(local);
             self.put_back(half);
         }
     }
@@ -661,8 +673,8 @@ mod tests {
         let injector = Numbers::new();
         let mut sleepers = asleep(&injector, 2);
         injector.push_batch((0..3).collect()).unwrap();
-        let desk = Arc::new(Desk::default());
-        assert_eq!(injector.take(Some(&desk)), Ok(Taken::Hand));
+        let local_queue = Arc::new(LocalQueue::default());
+        assert_eq!(injector.take(Some(&local_queue)), Ok(Taken::Hand));
         injector.push(9).unwrap();
         let taken: Vec<_> = sleepers
             .iter_mut()
@@ -675,17 +687,21 @@ mod tests {
     fn the_last_job_of_a_local_queue_wakes_a_worker_after_others_were_stolen() {
         let injector = Numbers::new();
         injector.push_batch((0..3).collect()).unwrap();
-        let desk = Arc::new(Desk::default());
+        let local_queue = Arc::new(LocalQueue::default());
         let mut sleepers = Vec::new();
-        assert_eq!(injector.take(Some(&desk)), Ok(Taken::Hand));
+        assert_eq!(injector.take(Some(&local_queue)), Ok(Taken::Hand));
         assert_eq!(
-            desk.papers().hand.as_mut().and_then(VecDeque::pop_front),
+            local_queue
+                .local()
+                .hand
+                .as_mut()
+                .and_then(VecDeque::pop_front),
             Some(0)
         );
         // Another worker steals one of the two and leaves the other.
-        let thief = Arc::new(Desk::default());
+        let thief = Arc::new(LocalQueue::default());
         assert_eq!(injector.take(Some(&thief)), Ok(Taken::Hand));
-        assert_eq!(thief.papers().hand.take(), Some(VecDeque::from([1])));
+        assert_eq!(thief.local().hand.take(), Some(VecDeque::from([1])));
         sleepers.push(Box::pin(pop(&injector)));
         assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(2)));
     }

@@ -1,4 +1,4 @@
-//! Jobs that have not started: who may hand them in ([`ledger`]), how they reach the workers
+//! Jobs that have not started: who may hand them in ([`admission`]), how they reach the workers
 //! ([`injector`]), and the book of those that have started ([`running`]). The README beside this
 //! file shows why no wake-up is lost.
 //!
@@ -6,8 +6,7 @@
 //! [`schedule`] stands between the two: it holds admitted jobs back and releases them into the
 //! injector, each when a worker is free for it. Without one, an admitted job goes straight there.
 
-pub(crate) mod desk;
+pub(crate) mod admission;
 pub(crate) mod injector;
-pub(crate) mod ledger;
+pub(crate) mod local;
 pub(crate) mod running;
-pub(crate) mod schedule;

@@ -1,26 +1,26 @@
 //! Who runs what: one entry a slot, and which of the running jobs wait for their own pool, and for
 //! what.
 //!
-//! Pure, and kept under the engine's one lock together with the [ledger](super::ledger). A job that
+//! Pure, and kept under the shared state's one lock together with the [admission](super::admission). A job that
 //! waits for another job of its pool holds a slot that the other may need. When every slot of every
-//! live worker is held like that, nothing may be able to run any more: the engine looks whether one
+//! live worker is held like that, nothing may be able to run any more: the shared state looks whether one
 //! of the waits is over already, and if none is, the job that would complete the circle is told so
 //! instead of being left to wait.
 
 use std::collections::{BTreeMap, TryReserveError};
 use std::time::Instant;
 
-use super::schedule::Spot;
-use crate::observe::JobId;
+use crate::event::JobId;
+use crate::schedule::RecordId;
 
 /// What runs in a slot.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Occupant {
+pub(crate) struct ActiveJob {
     pub(crate) id: JobId,
     pub(crate) index: usize,
     pub(crate) attempts: u32,
     /// Its record in the schedule, if there is one.
-    pub(crate) spot: Option<Spot>,
+    pub(crate) record_id: Option<RecordId>,
     /// Whether an attempt was made before, or another one is allowed.
     pub(crate) is_retry: bool,
     /// The identity of the map or group that the job belongs to.
@@ -29,13 +29,13 @@ pub(crate) struct Occupant {
     waits: usize,
 }
 
-impl Occupant {
+impl ActiveJob {
     pub(crate) const fn new(id: JobId, index: usize, stream: Option<usize>) -> Self {
         Self {
             id,
             index,
             attempts: 1,
-            spot: None,
+            record_id: None,
             is_retry: false,
             stream,
             waits: 0,
@@ -49,7 +49,7 @@ const TOGETHER: usize = 32;
 /// What is known of a slot.
 #[derive(Debug, Clone, Copy, Default)]
 struct Place {
-    occupant: Option<Occupant>,
+    active_job: Option<ActiveJob>,
     /// When what runs there has started, where the clock was looked at.
     since: Option<Instant>,
 }
@@ -95,8 +95,8 @@ impl<W> Running<W> {
     }
 
     #[inline(always)]
-    pub(crate) fn start(&mut self, slot: usize, occupant: Occupant) {
-        self.place_made(slot).occupant = Some(occupant);
+    pub(crate) fn start(&mut self, slot: usize, active_job: ActiveJob) {
+        self.place_made(slot).active_job = Some(active_job);
     }
 
     fn place(&self, slot: usize) -> Option<&Place> {
@@ -125,42 +125,42 @@ impl<W> Running<W> {
         self.chunks[number] = Some(Box::new([Place::default(); TOGETHER]));
     }
 
-    fn occupant(&self, slot: usize) -> Option<Occupant> {
-        self.place(slot)?.occupant
+    fn active_job(&self, slot: usize) -> Option<ActiveJob> {
+        self.place(slot)?.active_job
     }
 
-    fn occupant_mut(&mut self, slot: usize) -> Option<&mut Occupant> {
-        self.place_mut(slot)?.occupant.as_mut()
+    fn occupant_mut(&mut self, slot: usize) -> Option<&mut ActiveJob> {
+        self.place_mut(slot)?.active_job.as_mut()
     }
 
     /// The same, for a job that was scheduled.
     pub(crate) fn start_scheduled(
         &mut self,
         slot: usize,
-        occupant: Occupant,
+        active_job: ActiveJob,
         since: Option<Instant>,
     ) {
-        self.start(slot, occupant);
+        self.start(slot, active_job);
         self.place_made(slot).since = since;
-        self.retries += usize::from(occupant.is_retry);
+        self.retries += usize::from(active_job.is_retry);
     }
 
     /// The job of the slot does not run any more; returns its record in the schedule, if it has
     /// one.
-    pub(crate) fn finish_scheduled(&mut self, slot: usize) -> Option<Spot> {
-        let occupant = self.occupant(slot)?;
+    pub(crate) fn finish_scheduled(&mut self, slot: usize) -> Option<RecordId> {
+        let active_job = self.active_job(slot)?;
         self.finish(slot);
         self.place_made(slot).since = None;
-        self.retries -= usize::from(occupant.is_retry);
-        occupant.spot
+        self.retries -= usize::from(active_job.is_retry);
+        active_job.record_id
     }
 
     #[inline]
     pub(crate) fn finish(&mut self, slot: usize) {
         if self
             .place_mut(slot)
-            .and_then(|place| place.occupant.take())
-            .is_some_and(|occupant| occupant.waits > 0)
+            .and_then(|place| place.active_job.take())
+            .is_some_and(|active_job| active_job.waits > 0)
         {
             self.end_waits_of(slot);
         }
@@ -178,11 +178,12 @@ impl<W> Running<W> {
 
     /// The slot is occupied like this now, by a job that is not scheduled.
     #[inline]
-    pub(crate) fn replace(&mut self, slot: usize, occupant: Option<Occupant>) {
-        let id = |occupant: &Option<Occupant>| occupant.as_ref().map(|occupant| occupant.id);
+    pub(crate) fn replace(&mut self, slot: usize, active_job: Option<ActiveJob>) {
+        let id =
+            |active_job: &Option<ActiveJob>| active_job.as_ref().map(|active_job| active_job.id);
         let place = self.place_made(slot);
-        if id(&place.occupant) != id(&occupant)
-            && std::mem::replace(&mut place.occupant, occupant)
+        if id(&place.active_job) != id(&active_job)
+            && std::mem::replace(&mut place.active_job, active_job)
                 .is_some_and(|before| before.waits > 0)
         {
             self.end_waits_of(slot);
@@ -196,24 +197,24 @@ impl<W> Running<W> {
 
     /// Another attempt of the slot's job is allowed, and counts from now on.
     pub(crate) fn mark_retry(&mut self, slot: usize) {
-        if let Some(occupant) = self
+        if let Some(active_job) = self
             .occupant_mut(slot)
-            .filter(|occupant| !occupant.is_retry)
+            .filter(|active_job| !active_job.is_retry)
         {
-            occupant.is_retry = true;
+            active_job.is_retry = true;
             self.retries += 1;
         }
     }
 
     /// Whether the slot runs another attempt.
     pub(crate) fn is_retry(&self, slot: usize) -> bool {
-        self.occupant(slot)
-            .is_some_and(|occupant| occupant.is_retry)
+        self.active_job(slot)
+            .is_some_and(|active_job| active_job.is_retry)
     }
 
     /// The record of the slot's job in the schedule.
-    pub(crate) fn spot(&self, slot: usize) -> Option<Spot> {
-        self.occupant(slot)?.spot
+    pub(crate) fn record_id(&self, slot: usize) -> Option<RecordId> {
+        self.active_job(slot)?.record_id
     }
 
     /// When the job of this slot has started, if somebody looked at the clock.
@@ -223,20 +224,21 @@ impl<W> Running<W> {
 
     /// Whether this very job runs in this slot.
     pub(crate) fn is_running(&self, slot: usize, id: JobId) -> bool {
-        self.occupant(slot)
-            .is_some_and(|occupant| occupant.id == id)
+        self.active_job(slot)
+            .is_some_and(|active_job| active_job.id == id)
     }
 
     /// The occupied slots, in the order of their numbers.
-    pub(crate) fn occupied(&self) -> impl Iterator<Item = (usize, Occupant)> {
+    pub(crate) fn occupied(&self) -> impl Iterator<Item = (usize, ActiveJob)> {
         let chunks = self
             .chunks
             .iter()
             .enumerate()
             .filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)));
         chunks.flat_map(|(number, chunk)| {
-            let occupied =
-                move |(at, place): (usize, &Place)| Some((number * TOGETHER + at, place.occupant?));
+            let occupied = move |(at, place): (usize, &Place)| {
+                Some((number * TOGETHER + at, place.active_job?))
+            };
             chunk.iter().enumerate().filter_map(occupied)
         })
     }
@@ -260,10 +262,12 @@ impl<W> Running<W> {
 
     /// A job begins to wait for its own pool; returns the number of the wait.
     pub(crate) fn begin_wait(&mut self, slot: usize, id: JobId, what: W) -> u64 {
-        let occupant = self.occupant_mut(slot).filter(|occupant| occupant.id == id);
-        let waits = occupant.map(|occupant| {
-            occupant.waits += 1;
-            occupant.waits
+        let active_job = self
+            .occupant_mut(slot)
+            .filter(|active_job| active_job.id == id);
+        let waits = active_job.map(|active_job| {
+            active_job.waits += 1;
+            active_job.waits
         });
         self.blocked += usize::from(waits == Some(1));
         let slot = waits.map(|_| slot);
@@ -285,10 +289,10 @@ impl<W> Running<W> {
     /// lock.
     pub(crate) fn end_wait(&mut self, number: u64) -> Option<W> {
         let Wait { slot, what } = self.waits.remove(&number)?;
-        let occupant = slot.and_then(|slot| self.occupant_mut(slot));
-        let waits = occupant.map(|occupant| {
-            occupant.waits -= 1;
-            occupant.waits
+        let active_job = slot.and_then(|slot| self.occupant_mut(slot));
+        let waits = active_job.map(|active_job| {
+            active_job.waits -= 1;
+            active_job.waits
         });
         self.blocked -= usize::from(waits == Some(0));
         Some(what)

@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::engine::{Wait, WaitMark};
 use crate::error::JobError;
-use crate::observe::JobId;
-use crate::reply::Cell;
+use crate::event::JobId;
+use crate::reply::HandleState;
+use crate::shared::{Wait, WaitGuard};
 
 /// The handle of a submitted job. As a future it yields the job's result.
 ///
@@ -53,13 +53,13 @@ use crate::reply::Cell;
 #[must_use = "dropping a handle cancels its job; use `detach` to let it go on"]
 pub struct JobHandle<In, T, E> {
     /// `None` once it is detached or cancelled.
-    cell: Option<Arc<Cell<In, T, E>>>,
+    cell: Option<Arc<HandleState<In, T, E>>>,
     id: JobId,
-    mark: Option<WaitMark<In, T, E>>,
+    mark: Option<WaitGuard<In, T, E>>,
 }
 
 impl<In, T, E> JobHandle<In, T, E> {
-    pub(crate) fn new(cell: Arc<Cell<In, T, E>>) -> Self {
+    pub(crate) fn new(cell: Arc<HandleState<In, T, E>>) -> Self {
         let id = cell.id;
         Self {
             cell: Some(cell),
@@ -130,7 +130,7 @@ impl<In, T, E> JobHandle<In, T, E> {
     pub fn set_priority(&self, priority: i32) -> bool {
         self.cell
             .as_ref()
-            .is_some_and(|cell| cell.engine.set_priority(cell, priority))
+            .is_some_and(|cell| cell.shared.set_priority(cell, priority))
     }
 
     /// Lets the job go on without the handle. Its value is dropped; a failure goes to
@@ -198,8 +198,8 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
             }
             Poll::Pending
                 if cell
-                    .engine
-                    .may_wait(&mut this.mark, cx, || Wait::Cell(Arc::clone(cell))) =>
+                    .shared
+                    .register_wait(&mut this.mark, cx, || Wait::Handle(Arc::clone(cell))) =>
             {
                 Poll::Pending
             }
@@ -227,8 +227,8 @@ impl<In, T, E> fmt::Debug for JobHandle<In, T, E> {
 /// A cancellation under way; made by [`JobHandle::cancel`].
 pub struct Cancelling<In, T, E> {
     /// With the result of a job that had finished before.
-    cell: Option<(Arc<Cell<In, T, E>>, Option<Result<T, JobError<E>>>)>,
-    mark: Option<WaitMark<In, T, E>>,
+    cell: Option<(Arc<HandleState<In, T, E>>, Option<Result<T, JobError<E>>>)>,
+    mark: Option<WaitGuard<In, T, E>>,
 }
 
 // The result is never pinned.
@@ -248,8 +248,8 @@ impl<In, T, E> Future for Cancelling<In, T, E> {
         }
         if !cell.poll_cancelled(cx.waker())
             && cell
-                .engine
-                .may_wait(&mut this.mark, cx, || Wait::Cell(Arc::clone(cell)))
+                .shared
+                .register_wait(&mut this.mark, cx, || Wait::Handle(Arc::clone(cell)))
         {
             return Poll::Pending;
         }

@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 pub use self::handle::{Cancelling, JobHandle};
 pub use self::reserve::Permit;
 pub use self::submitter::Submitter;
-use crate::attempt::inside::Place;
-use crate::attempt::timeout::Limits;
-use crate::engine::Engine;
 use crate::error::{JobError, SubmitError};
-use crate::observe::JobId;
+use crate::event::JobId;
+use crate::job::current::CurrentJob;
+use crate::policy::limits::Limits;
 use crate::pool::Pool;
-use crate::queue::ledger::Origin;
-use crate::queue::schedule::Start;
-use crate::reply::{Cell, Entry};
+use crate::queue::admission::Origin;
+use crate::reply::{HandleState, QueuedJob};
+use crate::schedule::Start;
+use crate::shared::Shared;
 
 /// An input with options of its own; made by [`Pool::job`].
 ///
@@ -48,18 +48,18 @@ use crate::reply::{Cell, Entry};
 pub struct Job<'a, In, T, E> {
     pool: &'a Pool<In, T, E>,
     input: In,
-    own: Own,
+    own: JobOptions,
 }
 
 /// What a job asks for itself.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Own {
+pub(crate) struct JobOptions {
     limits: Limits,
     priority: i32,
     start: Start,
 }
 
-impl Own {
+impl JobOptions {
     /// Whether it needs a schedule.
     const fn is_special(&self) -> bool {
         self.priority != 0 || !matches!(self.start, Start::Now) || self.limits.job.is_some()
@@ -71,7 +71,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
         Self {
             pool,
             input,
-            own: Own::default(),
+            own: JobOptions::default(),
         }
     }
 
@@ -85,7 +85,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     }
 
     /// Lets the job start no sooner than this after its submission. Meanwhile it counts as delayed,
-    /// and takes a place in the queue. A delay past the end of time never ends.
+    /// and takes a place in the queue. A delay prior the end of time never ends.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.own.start = Start::After(delay);
         self
@@ -98,7 +98,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
         self
     }
 
-    /// Limits the job's whole life, counted from its submission, waiting included, in place of the
+    /// Limits the job's whole state of the pool, counted from its submission, waiting included, in place of the
     /// pool's [`job_timeout`](crate::Builder::job_timeout).
     ///
     /// # Panics
@@ -149,7 +149,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     ///
     /// As [`Pool::try_submit`].
     pub fn try_submit(self) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        submit_now(self.pool.engine(), None, Some(self.own), self.input)
+        submit_now(self.pool.shared(), None, Some(self.own), self.input)
     }
 }
 
@@ -163,15 +163,15 @@ impl<In, T, E> fmt::Debug for Job<'_, In, T, E> {
 
 /// Accepts a job for a handle now, or gives its input back.
 pub(crate) fn submit_now<In, T, E>(
-    engine: &Arc<Engine<In, T, E>>,
-    parent: Option<Place>,
-    own: Option<Own>,
+    shared: &Arc<Shared<In, T, E>>,
+    parent: Option<CurrentJob>,
+    own: Option<JobOptions>,
     input: In,
 ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
     let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
-    match engine.accept_from(parent) {
+    match shared.accept_from(parent) {
         Ok((id, limits)) => Ok(JobHandle::new(launch(
-            engine, id, origin, own, limits, input, false,
+            shared, id, origin, own, limits, input, false,
         ))),
         Err(refusal) => Err(SubmitError::refused(refusal, input)),
     }
@@ -180,23 +180,23 @@ pub(crate) fn submit_now<In, T, E>(
 /// Puts an accepted job on its way, by what it asks for itself and by the limits of the pool.
 #[inline]
 fn launch<In, T, E>(
-    engine: &Arc<Engine<In, T, E>>,
+    shared: &Arc<Shared<In, T, E>>,
     id: JobId,
     origin: Origin,
-    own: Option<Own>,
+    own: Option<JobOptions>,
     pools: Limits,
     input: In,
     is_detached: bool,
-) -> Arc<Cell<In, T, E>> {
+) -> Arc<HandleState<In, T, E>> {
     // What the pool says of attempts is looked up when the job starts, so that a change counts for
     // it.
     let limits = Limits {
         attempt: None,
         job: pools.job,
     };
-    if own.is_some() || engine.is_scheduled() {
+    if own.is_some() || shared.is_scheduled() {
         return launch_as_asked(
-            engine,
+            shared,
             id,
             origin,
             own.unwrap_or_default(),
@@ -205,49 +205,49 @@ fn launch<In, T, E>(
             is_detached,
         );
     }
-    let cell = Cell::new(
-        engine,
+    let cell = HandleState::new(
+        shared,
         id,
         origin,
         limits,
-        engine.clock_in(limits),
+        shared.clock_in(limits),
         input,
         is_detached,
     );
-    engine.launch(Entry::Handled(Arc::clone(&cell)));
+    shared.launch(QueuedJob::Handle(Arc::clone(&cell)));
     cell
 }
 
 #[cold]
 fn launch_as_asked<In, T, E>(
-    engine: &Arc<Engine<In, T, E>>,
+    shared: &Arc<Shared<In, T, E>>,
     id: JobId,
     origin: Origin,
-    own: Own,
+    own: JobOptions,
     pools: Limits,
     input: In,
     is_detached: bool,
-) -> Arc<Cell<In, T, E>> {
+) -> Arc<HandleState<In, T, E>> {
     let limits = Limits {
         attempt: own.limits.attempt,
         job: own.limits.job.or(pools.job),
     };
-    let accepted_at: Option<Instant> = engine.clock_in(limits);
+    let accepted_at: Option<Instant> = shared.clock_in(limits);
     if own.is_special() {
-        engine.switch_on_schedule();
+        shared.switch_on_schedule();
     }
-    if !engine.is_scheduled() {
-        let cell = Cell::new(engine, id, origin, limits, accepted_at, input, is_detached);
-        engine.launch(Entry::Handled(Arc::clone(&cell)));
+    if !shared.is_scheduled() {
+        let cell = HandleState::new(shared, id, origin, limits, accepted_at, input, is_detached);
+        shared.launch(QueuedJob::Handle(Arc::clone(&cell)));
         return cell;
     }
     let deadline = accepted_at.and_then(|at| limits.job_deadline(at));
-    let terms = engine.terms(&input, own.priority, own.start, deadline);
-    let cell = Cell::new(engine, id, origin, limits, accepted_at, input, is_detached);
+    let terms = shared.terms(&input, own.priority, own.start, deadline);
+    let cell = HandleState::new(shared, id, origin, limits, accepted_at, input, is_detached);
     match terms {
-        Ok(terms) => engine.launch_by(terms, Entry::Handled(Arc::clone(&cell))),
-        Err(message) => engine.refuse(
-            Entry::Handled(Arc::clone(&cell)),
+        Ok(terms) => shared.launch_by(terms, QueuedJob::Handle(Arc::clone(&cell))),
+        Err(message) => shared.refuse(
+            QueuedJob::Handle(Arc::clone(&cell)),
             JobError::Panicked(message),
         ),
     }

@@ -4,13 +4,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{JobHandle, Own, launch};
-use crate::attempt::timeout::Limits;
-use crate::engine::Engine;
+use super::{JobHandle, JobOptions, launch};
 use crate::error::SubmitError;
-use crate::observe::JobId;
-use crate::queue::ledger::{Origin, Refusal};
-use crate::results::stream::Stream;
+use crate::event::JobId;
+use crate::policy::limits::Limits;
+use crate::queue::admission::{Origin, Refusal};
+use crate::shared::Shared;
+use crate::stream::completions::CompletionQueue;
 
 /// A place in the queue of a pool; made by [`Pool::reserve`](crate::Pool::reserve).
 ///
@@ -18,14 +18,14 @@ use crate::results::stream::Stream;
 #[must_use = "a permit holds a place in the queue"]
 pub struct Permit<In, T, E> {
     /// `None` once it is used.
-    engine: Option<Arc<Engine<In, T, E>>>,
+    shared: Option<Arc<Shared<In, T, E>>>,
 }
 
 impl<In, T, E> Permit<In, T, E> {
-    /// Takes over a place that is reserved in the ledger.
-    pub(crate) const fn new(engine: Arc<Engine<In, T, E>>) -> Self {
+    /// Takes over a place that is reserved in the admission.
+    pub(crate) const fn new(shared: Arc<Shared<In, T, E>>) -> Self {
         Self {
-            engine: Some(engine),
+            shared: Some(shared),
         }
     }
 
@@ -41,11 +41,11 @@ impl<In, T, E> Permit<In, T, E> {
     pub(crate) fn submit_with(
         self,
         input: In,
-        own: Option<Own>,
+        own: Option<JobOptions>,
     ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         match self.accept() {
-            (Some(engine), Ok((id, limits))) => Ok(JobHandle::new(launch(
-                &engine,
+            (Some(shared), Ok((id, limits))) => Ok(JobHandle::new(launch(
+                &shared,
                 id,
                 Origin::Outside,
                 own,
@@ -60,14 +60,14 @@ impl<In, T, E> Permit<In, T, E> {
     /// Submits a job of a group, while fewer than `window` of its jobs are unread.
     pub(crate) fn submit_to(
         self,
-        stream: &Arc<Stream<In, T, E>>,
+        stream: &Arc<CompletionQueue<In, T, E>>,
         input: In,
         window: usize,
     ) -> Result<(), SubmitError<In>> {
         if stream.cancelled().is_some() {
             return Err(SubmitError::Closed(input));
         }
-        if !stream.expect_within(window) {
+        if !stream.try_reserve(window) {
             return Err(SubmitError::Full(input));
         }
         stream.launch_expected(input, Origin::Outside, self.accept().1)
@@ -77,26 +77,26 @@ impl<In, T, E> Permit<In, T, E> {
     fn accept(
         mut self,
     ) -> (
-        Option<Arc<Engine<In, T, E>>>,
+        Option<Arc<Shared<In, T, E>>>,
         Result<(JobId, Limits), Refusal>,
     ) {
-        let Some(engine) = self.engine.take() else {
+        let Some(shared) = self.shared.take() else {
             return (None, Err(Refusal::Closed));
         };
         let (accepted, wakes) = {
-            let mut state = engine.state();
-            let (accepted, wakes) = state.ledger.accept_reserved();
+            let mut state = shared.lock();
+            let (accepted, wakes) = state.admission.accept_reserved();
             (accepted.map(|id| (id, state.limits)), wakes)
         };
-        engine.carry_out(wakes);
-        (Some(engine), accepted)
+        shared.run_wakes(wakes);
+        (Some(shared), accepted)
     }
 }
 
 impl<In, T, E> Drop for Permit<In, T, E> {
     fn drop(&mut self) {
-        if let Some(engine) = self.engine.take() {
-            engine.release_place();
+        if let Some(shared) = self.shared.take() {
+            shared.release_place();
         }
     }
 }

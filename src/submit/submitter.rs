@@ -6,12 +6,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{JobHandle, launch, submit_now};
-use crate::attempt::inside::Place;
-use crate::engine::Engine;
 use crate::error::SubmitError;
-use crate::observe::JobId;
-use crate::queue::ledger::Origin;
-use crate::results::stream::Stream;
+use crate::event::JobId;
+use crate::job::current::CurrentJob;
+use crate::queue::admission::Origin;
+use crate::shared::Shared;
+use crate::stream::completions::CompletionQueue;
 
 /// Adds jobs from inside a running job; handed to handlers of
 /// [`build_with_submitter`](crate::Builder::build_with_submitter).
@@ -50,20 +50,20 @@ use crate::results::stream::Stream;
 /// assert!(summary.is_complete());
 /// ```
 pub struct Submitter<In, T, E> {
-    engine: Arc<Engine<In, T, E>>,
-    place: Place,
+    shared: Arc<Shared<In, T, E>>,
+    place: CurrentJob,
     /// The map or group that the job belongs to, and all that it adds.
-    stream: Option<Arc<Stream<In, T, E>>>,
+    stream: Option<Arc<CompletionQueue<In, T, E>>>,
 }
 
 impl<In, T, E> Submitter<In, T, E> {
     pub(crate) const fn new(
-        engine: Arc<Engine<In, T, E>>,
-        place: Place,
-        stream: Option<Arc<Stream<In, T, E>>>,
+        shared: Arc<Shared<In, T, E>>,
+        place: CurrentJob,
+        stream: Option<Arc<CompletionQueue<In, T, E>>>,
     ) -> Self {
         Self {
-            engine,
+            shared,
             place,
             stream,
         }
@@ -90,9 +90,9 @@ impl<In, T, E> Submitter<In, T, E> {
         if let Some(stream) = &self.stream {
             return stream.submit(input, Some(self.place), stream.child_limit());
         }
-        match self.engine.accept_child(self.place) {
+        match self.shared.accept_child(self.place) {
             Ok((id, limits)) => {
-                launch(&self.engine, id, Origin::Child, None, limits, input, true);
+                launch(&self.shared, id, Origin::Child, None, limits, input, true);
                 Ok(())
             }
             Err(refusal) => Err(SubmitError::refused(refusal, input)),
@@ -106,7 +106,7 @@ impl<In, T, E> Submitter<In, T, E> {
     ///
     /// As [`add`](Self::add).
     pub fn submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        submit_now(&self.engine, Some(self.place), None, input)
+        submit_now(&self.shared, Some(self.place), None, input)
     }
 }
 

@@ -1,5 +1,5 @@
 //! A simulator for pools and handlers, for the feature `testing`: one thread, a clock that jumps,
-//! and dice that decide who goes on next, so that a race is found by its seed and found again.
+//! and rng that decide who goes on next, so that a race is found by its seed and found again.
 //!
 //! A run is made of a *seed*, which decides every choice, and a *plan*, the [faults](Fault) that
 //! strike and the steps at which they do. The same seed and plan give the same run, and the same
@@ -60,8 +60,8 @@
 //! assert_eq!(again.trace(), failure.trace());
 //! ```
 
-mod dice;
 mod plan;
+mod rng;
 mod run;
 mod shrink;
 mod sim;

@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::dice::Dice;
+use super::rng::Rng;
 
 /// Something that goes wrong, or that somebody does at a bad moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,17 +124,17 @@ impl FaultKind {
         Self::Preempt,
     ];
 
-    fn draw(self, dice: &Dice) -> Fault {
-        let number = |bound| dice.below(bound) as u32;
+    fn draw(self, rng: &Rng) -> Fault {
+        let number = |bound| rng.below(bound) as u32;
         match self {
             Self::DropWorker => Fault::DropWorker(number(8)),
             Self::DropExecutor => Fault::DropExecutor,
             Self::DropTask => Fault::DropTask(number(8)),
             Self::Clock if number(4) == 0 => Fault::Stall(1 + number(50)),
             Self::Clock => Fault::Clock(match number(3) {
-                0 => Duration::from_millis(dice.below(100)),
-                1 => Duration::from_millis(dice.below(10_000)),
-                _ => Duration::from_secs(dice.below(1_000_000)),
+                0 => Duration::from_millis(rng.below(100)),
+                1 => Duration::from_millis(rng.below(10_000)),
+                _ => Duration::from_secs(rng.below(1_000_000)),
             }),
             Self::Pause if number(2) == 0 => Fault::Pause,
             Self::Pause => Fault::Resume,
@@ -280,7 +280,7 @@ impl Plan {
             Strike {
                 step,
                 point: u32::from(bytes[1] / 4),
-                fault: kind.draw(&Dice::new(bytes[3].into(), 3)),
+                fault: kind.draw(&Rng::new(bytes[3].into(), 3)),
             }
         };
         Self::new(bytes.chunks_exact(4).map(strike))
@@ -290,30 +290,30 @@ impl Plan {
     pub fn random(seed: u64, kinds: &[FaultKind]) -> Self {
         let inside = kinds
             .contains(&FaultKind::Preempt)
-            .then(|| Dice::new(seed, 4));
+            .then(|| Rng::new(seed, 4));
         let preempt = inside
             .as_ref()
-            .map_or(0, |dice| PREEMPT[dice.below(PREEMPT.len() as u64) as usize]);
+            .map_or(0, |rng| PREEMPT[rng.below(PREEMPT.len() as u64) as usize]);
         let kinds: Vec<FaultKind> = kinds
             .iter()
             .copied()
             .filter(|kind| *kind != FaultKind::Preempt)
             .collect();
-        let dice = Dice::new(seed, 2);
-        if kinds.is_empty() || dice.below(4) == 0 {
+        let rng = Rng::new(seed, 2);
+        if kinds.is_empty() || rng.below(4) == 0 {
             return Self::default().preempt(preempt);
         }
         // Some runs end after a few steps, others go on for long.
-        let horizon = 8 << dice.below(8);
-        let count = 1 + dice.below(6);
+        let horizon = 8 << rng.below(8);
+        let count = 1 + rng.below(6);
         let strike = |_| {
-            let kind = kinds[dice.below(kinds.len() as u64) as usize];
-            let (step, fault) = (dice.below(horizon), kind.draw(&dice));
+            let kind = kinds[rng.below(kinds.len() as u64) as usize];
+            let (step, fault) = (rng.below(horizon), kind.draw(&rng));
             // Half of them between steps. Most polls come to a few points, some to many.
             let point = inside
                 .as_ref()
-                .filter(|dice| dice.below(2) == 0)
-                .map_or(0, |dice| 1 + dice.below(4 << dice.below(5)));
+                .filter(|rng| rng.below(2) == 0)
+                .map_or(0, |rng| 1 + rng.below(4 << rng.below(5)));
             Strike {
                 step,
                 point: point as u32,

@@ -1,4 +1,4 @@
-//! What a scenario has in its hands: the clock, the dice, tasks, and the means to make handlers
+//! What a scenario has in its hands: the clock, the rng, tasks, and the means to make handlers
 //! fail.
 
 use std::cell::{Cell, RefCell};
@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
-use super::dice::{Chooser, Dice};
 use super::plan::{HandlerFault, Plan};
+use super::rng::{Chooser, Rng};
 use super::strike::Strikes;
 use super::trace::Trace;
 use super::watch::{Local, Recorder, Watched};
@@ -33,16 +33,16 @@ use crate::worker::Workers;
 /// woken.
 #[derive(Clone)]
 pub struct Sim {
-    pub(super) world: Rc<World>,
+    pub(super) world: Rc<SimState>,
 }
 
-pub(super) struct World {
+pub(super) struct SimState {
     pub(super) seed: u64,
     pub(super) clock: ManualTimer,
     /// Chooses the task that is polled next.
     pub(super) order: Chooser,
     /// What the scenario asks for.
-    dice: Dice,
+    rng: Rng,
     pub(super) trace: RefCell<Trace>,
     /// Bounded by what the scenario spawns.
     pub(super) tasks: RefCell<Vec<Running>>,
@@ -65,7 +65,7 @@ pub(super) struct Running {
     pub(super) kind: Kind,
     /// `None` while it is polled, and once it has ended or was dropped.
     pub(super) future: Option<Local>,
-    pub(super) woken: Arc<Woken>,
+    pub(super) woken: Arc<ReadyList>,
     ending: Rc<Ending>,
 }
 
@@ -95,14 +95,14 @@ pub(super) enum TaskState {
 }
 
 #[derive(Debug)]
-pub(super) struct Woken {
+pub(super) struct ReadyList {
     is_set: AtomicBool,
     /// Whether it was ever woken while a lock of the library was held. A waker may do anything, use
     /// that lock included.
     is_under_lock: AtomicBool,
 }
 
-impl Woken {
+impl ReadyList {
     pub(super) fn is_under_lock(&self) -> bool {
         self.is_under_lock.load(Ordering::SeqCst)
     }
@@ -116,7 +116,7 @@ impl Woken {
     }
 }
 
-impl Wake for Woken {
+impl Wake for ReadyList {
     fn wake(self: Arc<Self>) {
         self.is_set.store(true, Ordering::SeqCst);
         self.is_under_lock.fetch_or(is_locked(), Ordering::SeqCst);
@@ -155,12 +155,12 @@ impl Running {
 
 impl Sim {
     pub(super) fn new(seed: u64, plan: Plan) -> Self {
-        let world = World {
+        let world = SimState {
             seed,
             strikes: Strikes::new(seed, plan),
             clock: ManualTimer::new(),
             order: Chooser::new(seed, 0),
-            dice: Dice::new(seed, 1),
+            rng: Rng::new(seed, 1),
             trace: RefCell::default(),
             tasks: RefCell::default(),
             pools: RefCell::default(),
@@ -182,7 +182,7 @@ impl Sim {
 
     /// A number below `bound`, which the seed decides; 0 if the bound is 0.
     pub fn below(&self, bound: u64) -> u64 {
-        self.world.dice.below(bound)
+        self.world.rng.below(bound)
     }
 
     /// Whether it is one of `count` times, which the seed decides.
@@ -233,7 +233,7 @@ impl Sim {
             state: Cell::new(TaskState::Waiting),
             waker: RefCell::default(),
         });
-        let woken = Arc::new(Woken {
+        let woken = Arc::new(ReadyList {
             is_set: AtomicBool::new(true),
             is_under_lock: AtomicBool::new(false),
         });
@@ -303,7 +303,7 @@ impl Sim {
         self.world
             .pools
             .borrow_mut()
-            .push(Rc::new(Arc::clone(pool.engine())));
+            .push(Rc::new(Arc::clone(pool.shared())));
     }
 
     /// An observer that checks the order of events, and puts them into the trace.

@@ -13,8 +13,8 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use super::dice::{Chooser, Dice};
 use super::plan::{Fault, Plan, Strike};
+use super::rng::{Chooser, Rng};
 use super::run::text;
 use super::sim::{Kind, Sim, TaskState};
 use crate::sync::preempt::{MAX_THREADS, on_another_thread};
@@ -32,7 +32,7 @@ pub(super) struct Strikes {
     /// The number of the next of its strikes.
     next: Cell<usize>,
     /// Says whether a task is polled inside a poll.
-    dice: Dice,
+    rng: Rng,
     /// Says which.
     order: Chooser,
     /// Those that found something to strike, and where they did.
@@ -56,7 +56,7 @@ impl Strikes {
         Self {
             plan,
             next: Cell::new(0),
-            dice: Dice::new(seed, 5),
+            rng: Rng::new(seed, 5),
             order: Chooser::new(seed, 6),
             struck: RefCell::default(),
             steps: Cell::new(0),
@@ -122,7 +122,7 @@ impl Strikes {
         if tasks.is_empty()
             || one_in == 0
             || self.polls.get() == MAX_POLLS
-            || self.dice.below(one_in.into()) > 0
+            || self.rng.below(one_in.into()) > 0
         {
             return None;
         }
@@ -175,7 +175,7 @@ impl Sim {
             };
             // The poll around it may be one that contains panics.
             let struck = catch_unwind(AssertUnwindSafe(|| {
-                on_another_thread(|| self.strike(fault))
+                on_another_thread(|| self.strike(fault));
             }));
             if let Err(payload) = struck {
                 strikes

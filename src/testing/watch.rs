@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::plan::Fault;
-use crate::engine::Engine;
-use crate::observe::{Event, JobId, Observer, Outcome};
+use crate::event::{Event, JobId, Observer, Outcome};
 use crate::pool::Pool;
-use crate::queue::ledger::Life;
-use crate::queue::schedule::gate::RateLimit;
+use crate::queue::admission::PoolState;
 use crate::rt::{ManualTimer, Timer};
+use crate::schedule::limiter::RateLimit;
+use crate::shared::Shared;
 
 pub(super) type Local = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -37,7 +37,7 @@ pub(super) trait Watched {
     fn describe(&self) -> String;
 }
 
-impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Engine<In, T, E>> {
+impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Shared<In, T, E>> {
     fn check(&self) -> Result<(), String> {
         self.audit()
     }
@@ -59,8 +59,8 @@ impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Engine<In, T, E>> {
             Fault::Rate(0) => self.set_rate(None),
             Fault::Rate(permits) => self.set_rate(Some(RateLimit::per_second(permits))),
             Fault::Priority(number) => return (self.prioritise(number), None),
-            Fault::Close => self.close(Life::Closed),
-            Fault::Seal => self.close(Life::Sealed),
+            Fault::Close => self.close(PoolState::Closed),
+            Fault::Seal => self.close(PoolState::Sealed),
             Fault::Stats => {
                 let _ = self.stats();
                 if let Err(wrong) = self.audit_now() {
@@ -100,9 +100,9 @@ impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Engine<In, T, E>> {
 }
 
 /// A handle of the pool. As the last one it closes the pool, which is what it is for.
-fn handle<In, T, E>(engine: &Arc<Engine<In, T, E>>) -> Pool<In, T, E> {
-    engine.handles.fetch_add(1, Ordering::Relaxed);
-    Pool::new(Arc::clone(engine))
+fn handle<In, T, E>(shared: &Arc<Shared<In, T, E>>) -> Pool<In, T, E> {
+    shared.handles.fetch_add(1, Ordering::Relaxed);
+    Pool::new(Arc::clone(shared))
 }
 
 /// An [`Observer`] that puts what happens into the trace and checks its order; made by

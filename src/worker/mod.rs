@@ -1,17 +1,19 @@
 //! A worker: takes ready jobs, runs one attempt of each, and hands on the outcomes. A plain future,
 //! for any executor.
 //!
-//! In come entries from the injector; out go completions through the outbox, and jobs that are to
+//! In come entries from the injector; out go completions through the buffer, and jobs that are to
 //! be tried again back to the queue. It decides neither who may run nor what becomes of an outcome.
 //! Beside what it waits for, one of the workers keeps the time for the schedule. A worker starts a
 //! job only when one of its slots is free, and polls those that [go on](slots); that of a handler
 //! with state runs its jobs [one by one](one). What it has taken together and not started is
 //! everybody's.
 
-pub(crate) mod one;
-mod post;
-mod slots;
-pub(crate) mod woken;
+pub(crate) mod attempt;
+mod local;
+pub(crate) mod ready_list;
+mod run;
+mod span;
+pub(crate) mod stateful;
 
 use std::collections::TryReserveError;
 use std::fmt;
@@ -21,16 +23,16 @@ use std::time::Instant;
 
 use async_executor::LocalExecutor;
 
-pub(crate) use self::one::run_one_by_one;
-pub(crate) use self::slots::run as run_slots;
-use crate::attempt::inside::Place;
-use crate::engine::Engine;
+pub(crate) use self::run::run as run_slots;
+pub(crate) use self::stateful::run_one_by_one;
 use crate::error::{JobError, TimeLimit};
+use crate::event::{Event, JobId};
 use crate::handler::{Call, Plain, WithSubmitter};
-use crate::observe::{Event, JobId};
-use crate::queue::desk::Runner;
-use crate::reply::{Entry, Outbox, Ticket};
+use crate::job::current::CurrentJob;
+use crate::queue::local::StartedJob;
+use crate::reply::{CompletionBuffer, JobGuard, QueuedJob};
 use crate::rt::Spawn;
+use crate::shared::Shared;
 use crate::submit::Submitter;
 
 /// After so many jobs without waiting, a worker lets others have the thread.
@@ -84,14 +86,14 @@ pub struct Workers<In, T, E, C> {
 impl<In, T, E, C: Call<In, Value = T, Error = E>> Workers<In, T, E, C> {
     /// Fails if memory cannot hold so many.
     pub(crate) fn new(
-        engine: &Arc<Engine<In, T, E>>,
+        shared: &Arc<Shared<In, T, E>>,
         mut call: impl FnMut(usize) -> C,
     ) -> Result<Self, TryReserveError> {
-        let (mut workers, count) = (Vec::new(), engine.state().ledger.workers());
+        let (mut workers, count) = (Vec::new(), shared.lock().admission.workers());
         workers.try_reserve_exact(count)?;
         workers.extend((0..count).map(|worker| {
-            let seat = Seat {
-                engine: Arc::clone(engine),
+            let seat = WorkerGuard {
+                shared: Arc::clone(shared),
                 worker,
             };
             Worker {
@@ -205,20 +207,20 @@ impl<In, T, E, C> fmt::Debug for Workers<In, T, E, C> {
 pub struct Worker<In, T, E, C> {
     /// Before the seat: its state is dropped while the worker still counts as there.
     call: C,
-    seat: Seat<In, T, E>,
+    seat: WorkerGuard<In, T, E>,
 }
 
 /// The membership of a worker; dropping it is leaving.
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "only workers have one")]
-pub struct Seat<In, T, E> {
-    engine: Arc<Engine<In, T, E>>,
+pub struct WorkerGuard<In, T, E> {
+    shared: Arc<Shared<In, T, E>>,
     worker: usize,
 }
 
-impl<In, T, E> Drop for Seat<In, T, E> {
+impl<In, T, E> Drop for WorkerGuard<In, T, E> {
     fn drop(&mut self) {
-        self.engine.worker_left(self.worker);
+        self.shared.worker_left(self.worker);
     }
 }
 
@@ -258,37 +260,37 @@ struct Start<In, T, E> {
 /// dropped.
 #[inline(always)]
 fn start<In, T, E>(
-    engine: &Arc<Engine<In, T, E>>,
+    shared: &Arc<Shared<In, T, E>>,
     slot: usize,
-    entry: Entry<In, T, E>,
-    ticket: &mut Ticket<In, T, E>,
-    outbox: &mut Outbox<In, T, E>,
+    entry: QueuedJob<In, T, E>,
+    ticket: &mut JobGuard<In, T, E>,
+    buffer: &mut CompletionBuffer<In, T, E>,
     wants_submitter: bool,
-    note: impl FnOnce(Runner) -> bool,
+    note: impl FnOnce(StartedJob) -> bool,
 ) -> Option<Start<In, T, E>> {
-    let input = entry.start(engine, ticket, note)?;
-    ticket.give_notice(engine);
-    outbox.clear_for(ticket.stream());
+    let input = entry.start(shared, ticket, note)?;
+    ticket.notify_timer(shared);
+    buffer.clear_for(ticket.stream());
     let input = match ticket.prepare(input) {
         Ok(input) => input,
         Err(error) => {
-            ticket.settle(Err(error), outbox);
+            ticket.settle(Err(error), buffer);
             return None;
         }
     };
     let (id, attempts, deadline) = (ticket.id, ticket.attempts, ticket.deadline);
-    engine.observe(|| Event::Started {
+    shared.observe(|| Event::Started {
         job: id,
         attempt: attempts,
-        worker: engine.worker_of(slot),
+        worker: shared.worker_of(slot),
     });
     let submitter = wants_submitter.then(|| {
-        let place = Place {
-            pool: engine.identity(),
+        let place = CurrentJob {
+            pool: shared.identity(),
             slot,
             id,
         };
-        Submitter::new(Arc::clone(engine), place, ticket.stream().map(Arc::clone))
+        Submitter::new(Arc::clone(shared), place, ticket.stream().map(Arc::clone))
     });
     Some(Start {
         id,
@@ -302,14 +304,14 @@ fn start<In, T, E>(
 /// Gives a job its outcome, or sends it back to be tried again.
 #[inline(always)]
 fn end<In, T, E>(
-    engine: &Engine<In, T, E>,
+    shared: &Shared<In, T, E>,
     mut result: Result<T, JobError<E>>,
-    ticket: &mut Ticket<In, T, E>,
-    outbox: &mut Outbox<In, T, E>,
+    ticket: &mut JobGuard<In, T, E>,
+    buffer: &mut CompletionBuffer<In, T, E>,
 ) {
-    let is_again = engine.retry.is_some() && ticket.goes_again(&mut result);
+    let is_again = shared.retry.is_some() && ticket.goes_again(&mut result);
     if !is_again {
-        ticket.settle(result, outbox);
+        ticket.settle(result, buffer);
     }
 }
 

@@ -140,7 +140,7 @@ fn two_threads_that_use_the_first_control_at_once_leave_all_workers_free() {
         let faster = move || {
             std::thread::spawn(move || other.set_workers(1))
                 .join()
-                .unwrap()
+                .unwrap();
         };
         *timer.meanwhile.lock().unwrap() = Some(Box::new(faster));
         pool.set_workers(1);
@@ -1068,7 +1068,7 @@ fn a_wait_for_what_cannot_be_ends_with_the_pool() {
             for worker in workers {
                 let killed = killed.clone();
                 env.spawn(Box::pin(future::or(worker.run(), async move {
-                    killed.recv().await.unwrap_or_default()
+                    killed.recv().await.unwrap_or_default();
                 })));
             }
             let handle = pool.try_submit(0).unwrap();

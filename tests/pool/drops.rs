@@ -171,7 +171,7 @@ impl Run {
         let mut steps = Steps::default();
         let mut workers = Vec::new();
         let run = Self::spawn(scenario, |n, worker| {
-            workers.push(steps.add(format!("worker {n}"), worker))
+            workers.push(steps.add(format!("worker {n}"), worker));
         });
         Self {
             steps,
@@ -383,7 +383,7 @@ fn assert_one_outcome_each(events: &[Event], what: &str) {
                 "{what}: {job} accepted twice"
             ),
             Event::Finished { job, .. } => {
-                *jobs.get_mut(job).expect("a job is accepted before it ends") += 1
+                *jobs.get_mut(job).expect("a job is accepted before it ends") += 1;
             }
             _ => {}
         }
@@ -737,9 +737,9 @@ fn submits_what_grows(env: Env) -> Local {
         }
         for (number, handle) in (0..).zip(handles) {
             if number % 2 == 0 {
-                handle.detach()
+                handle.detach();
             } else {
-                drop(handle.await)
+                drop(handle.await);
             }
         }
         env.pool.wait_idle().await;

@@ -381,7 +381,7 @@ impl Stage {
             let (stop, stopped) = async_channel::bounded::<()>(1);
             stops.borrow_mut().push(stop);
             executor(Box::pin(future::or(worker, async move {
-                _ = stopped.recv().await
+                _ = stopped.recv().await;
             })));
         };
         let pool = builder.spawn_on(&spawn, move |n: u32| {

@@ -101,7 +101,7 @@ fn a_worker_that_is_dropped_takes_only_its_own_job_along() {
         let victim = workers.next().unwrap();
         let spawn: &dyn brigade::Spawn = &env;
         spawn.spawn(Box::pin(future::or(victim.run(), async move {
-            _ = killed.recv().await
+            _ = killed.recv().await;
         })));
         // The first job is the victim's, for nobody else is there.
         let lost = pool.try_submit(0).unwrap();
@@ -314,7 +314,7 @@ fn a_failure_that_nobody_awaits_is_reported_once_and_one_that_is_awaited_is_not(
         pool.on_unhandled(move |failure| {
             report
                 .try_send((failure.id, failure.attempts, failure.error))
-                .unwrap()
+                .unwrap();
         });
         let awaited = pool.try_submit(1).unwrap();
         let detached = pool.try_submit(3).unwrap();
@@ -366,7 +366,7 @@ fn a_drain_ends_after_the_last_unhandled_failure_was_reported() {
         pool.on_unhandled(move |failure| {
             report
                 .try_send((failure.error, figures.stats().running))
-                .unwrap()
+                .unwrap();
         });
         pool.try_submit(1).unwrap().detach();
         gate.open(1);

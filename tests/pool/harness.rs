@@ -252,7 +252,7 @@ fn on_thread_pool(body: &dyn Fn(Spawner) -> Body) {
         .create()
         .expect("two threads can be started");
     let body = body(Rc::new(move |future| {
-        pool.spawn(future).expect("the pool is alive")
+        pool.spawn(future).expect("the pool is alive");
     }));
     futures::executor::block_on(body);
 }
@@ -261,7 +261,7 @@ fn on_local_pool(body: &dyn Fn(Spawner) -> Body) {
     let mut pool = LocalPool::new();
     let spawner = pool.spawner();
     pool.run_until(body(Rc::new(move |future| {
-        spawner.spawn_local(future).expect("the pool is alive")
+        spawner.spawn_local(future).expect("the pool is alive");
     })));
 }
 
@@ -286,7 +286,7 @@ fn on_hand_written(body: &dyn Fn(Spawner) -> Body) {
     poll_all(
         &queue,
         body(Rc::new(move |future| {
-            spawner.borrow_mut().push_back(future)
+            spawner.borrow_mut().push_back(future);
         })),
     );
 }

@@ -1034,9 +1034,9 @@ fn no_wait_blocks_a_thread_and_no_runtime_is_named_in_the_sources() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                sources(&path, found)
+                sources(&path, found);
             } else {
-                found.push(path)
+                found.push(path);
             }
         }
     }

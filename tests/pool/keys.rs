@@ -339,7 +339,7 @@ fn a_key_is_free_again_however_its_job_ends() {
             let (kill, killed) = async_channel::bounded::<()>(1);
             kills.push(kill);
             env.spawn(Box::pin(future::or(worker.run(), async move {
-                killed.recv().await.unwrap_or_default()
+                killed.recv().await.unwrap_or_default();
             })));
         }
         let whats = [

@@ -215,7 +215,7 @@ fn drives_under(block_on: impl Fn(Body<'_>)) {
             },
         );
         block_on(Box::pin(workers.drive(async {
-            assert!(pool.map(&numbers).for_each(drop).await.is_complete())
+            assert!(pool.map(&numbers).for_each(drop).await.is_complete());
         })));
         assert_eq!(sum.get(), 6);
 
@@ -233,7 +233,7 @@ fn drives_under(block_on: impl Fn(Body<'_>)) {
                 }
             });
         block_on(Box::pin(workers.drive(async {
-            assert_eq!(pool.map([4]).for_each(drop).await.succeeded, 5)
+            assert_eq!(pool.map([4]).for_each(drop).await.succeeded, 5);
         })));
         assert_eq!(*seen.borrow(), [4, 3, 2, 1, 0]);
     });
@@ -250,7 +250,7 @@ fn borrowed_data_is_worked_on_under_every_block_on() {
         tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap()
-            .block_on(body)
+            .block_on(body);
     });
 }
 

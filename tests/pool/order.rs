@@ -237,7 +237,7 @@ fn with_ageing_a_job_overtakes_those_that_come_as_many_steps_later_as_they_are_m
                     .priority(priority)
                     .try_submit()
                     .unwrap()
-                    .detach()
+                    .detach();
             };
             submit("first", urgent);
             let mut order = vec![starts.next().await];
@@ -638,10 +638,10 @@ fn a_job_that_awaits_what_never_starts_is_told_so() {
 const SWITCHES: [(&str, fn(&Numbers)); 8] = [
     ("priority", |pool| drop(submit(pool, 900, 1))),
     ("delay", |pool| {
-        drop(pool.job(900).delay(secs(1)).try_submit().unwrap())
+        drop(pool.job(900).delay(secs(1)).try_submit().unwrap());
     }),
     ("timeout", |pool| {
-        drop(pool.job(900).timeout(secs(1)).try_submit().unwrap())
+        drop(pool.job(900).timeout(secs(1)).try_submit().unwrap());
     }),
     ("pause", |pool| {
         pool.pause();
@@ -649,7 +649,7 @@ const SWITCHES: [(&str, fn(&Numbers)); 8] = [
     }),
     ("set_workers", |pool| pool.set_workers(1)),
     ("set_rate_limit", |pool| {
-        pool.set_rate_limit(RateLimit::per_second(1).burst(1000))
+        pool.set_rate_limit(RateLimit::per_second(1).burst(1000));
     }),
     ("no rate limit", |pool| pool.set_rate_limit(None)),
     ("a map of priority", |pool| drop(pool.map([]).priority(1))),

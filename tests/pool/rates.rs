@@ -541,7 +541,7 @@ fn a_job_that_costs_too_much_ends_at_once_whoever_submits_it() {
             });
         workers.spawn_on(&env);
         pool.on_unhandled(move |failure| {
-            log.lock().unwrap().push((failure.attempts, failure.error))
+            log.lock().unwrap().push((failure.attempts, failure.error));
         });
         assert_eq!(pool.try_submit(4).unwrap().await, Err(TOO_COSTLY));
         assert_eq!(pool.submit(1).await.unwrap().await, Ok(1));

@@ -1707,7 +1707,7 @@ where
     let count = Arc::clone(&retrying);
     let builder = builder.observe(move |event: &Event| match event {
         Event::Finished { job, attempts, .. } => {
-            drop(log.lock().unwrap().insert(job.as_u64() as u32, *attempts))
+            log.lock().unwrap().insert(job.as_u64() as u32, *attempts);
         }
         Event::Retrying { .. } => drop(count.fetch_add(1, Ordering::SeqCst)),
         _ => {}

@@ -682,7 +682,7 @@ fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
         let mut go_on = || {
             workers
                 .iter_mut()
-                .for_each(|worker| assert!(poll_once(worker.as_mut()).is_none()))
+                .for_each(|worker| assert!(poll_once(worker.as_mut()).is_none()));
         };
         let handle = pool.try_submit(0).unwrap();
         go_on();

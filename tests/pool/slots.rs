@@ -512,7 +512,7 @@ fn more_slots_than_memory_can_hold_are_refused_where_they_are_built() {
         drop(
             builder(1 << 50, 1)
                 .build_with_state(|_| (), async |(): &mut (), n: u32| Ok::<_, ()>(n)),
-        )
+        );
     };
     assert_eq!(text(&with_state), refused(1 << 50, 1));
 }

@@ -311,9 +311,9 @@ fn queued_jobs_that_are_cancelled_never_run_and_the_others_keep_their_order() {
         for n in 0..150 {
             let handle = pool.try_submit(n).unwrap();
             if n % 4 == 0 {
-                keep.push(handle)
+                keep.push(handle);
             } else {
-                removed.push(handle)
+                removed.push(handle);
             }
         }
         for handle in removed.into_iter().rev() {

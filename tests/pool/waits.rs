@@ -322,7 +322,7 @@ fn a_job_whose_wait_is_about_to_be_over_does_not_count_as_waiting() {
             assert_eq!(
                 poll_once(first.lock().unwrap().as_mut().unwrap().as_mut()),
                 None
-            )
+            );
         };
         poll_first();
         for worker in &mut others {

@@ -505,7 +505,7 @@ fn named_delays(sim: &Sim, count: usize) -> Retry<Token> {
         assert!(
             !told.load(Ordering::SeqCst),
             "more retries than the {count} delays"
-        )
+        );
     });
     Retry::delays(move || vec![Duration::from_millis(500); count])
         .retry_after(|_| Some(Duration::from_secs(1)))

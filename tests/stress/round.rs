@@ -289,7 +289,7 @@ impl Events {
         match event {
             Event::Accepted { job } => self.jobs.lock().unwrap().entry(*job).or_default().0 += 1,
             Event::Finished { job, .. } => {
-                self.jobs.lock().unwrap().entry(*job).or_default().1 += 1
+                self.jobs.lock().unwrap().entry(*job).or_default().1 += 1;
             }
             _ => {}
         }

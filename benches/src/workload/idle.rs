@@ -17,7 +17,7 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
     let executor = Threads::default();
     match contender {
         Contender::Naive => {
-            mem::forget(naive::pool(&executor, Ready, load.at_once, naive::CAPACITY))
+            mem::forget(naive::pool(&executor, Ready, load.at_once, naive::CAPACITY));
         }
         Contender::Brigade | Contender::BrigadeSlots => {
             mem::forget(builder(contender, load).spawn_on(&executor, |n| handle(Ready, n)));

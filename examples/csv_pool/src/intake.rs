@@ -96,7 +96,7 @@ impl Intake {
                 ));
             }
             (None, all) if all == bad => {
-                self.screen.message(format_args!("{file}: bad rows: {bad}"))
+                self.screen.message(format_args!("{file}: bad rows: {bad}"));
             }
             (None, more) => self
                 .screen

@@ -9,7 +9,7 @@ use super::*;
 fn running(jobs: u64) -> Running<&'static str> {
     let mut running = Running::new();
     for (slot, id) in (0..jobs).enumerate() {
-        running.start(slot, Occupant::new(JobId(id), 0, None));
+        running.start(slot, ActiveJob::new(JobId(id), 0, None));
     }
     running
 }
@@ -20,11 +20,15 @@ fn a_slot_takes_memory_when_one_beside_it_is_occupied_and_not_for_those_before_i
     running.reserve(1 << 20).unwrap();
     let room = running.chunks.capacity();
     let last = (1 << 20) - 1;
-    running.start_scheduled(last, Occupant::new(JobId(7), 0, None), Some(Instant::now()));
+    running.start_scheduled(
+        last,
+        ActiveJob::new(JobId(7), 0, None),
+        Some(Instant::now()),
+    );
     assert_eq!(
         running
             .occupied()
-            .map(|(slot, occupant)| (slot, occupant.id))
+            .map(|(slot, active_job)| (slot, active_job.id))
             .collect::<Vec<_>>(),
         [(last, JobId(7))]
     );
@@ -79,7 +83,7 @@ fn the_end_of_a_job_ends_its_waits() {
     let wait = running.begin_wait(0, JobId(0), "wait");
     assert!(running.is_blocked(1));
     running.finish(0);
-    running.start(0, Occupant::new(JobId(7), 0, None));
+    running.start(0, ActiveJob::new(JobId(7), 0, None));
     assert!(!running.is_blocked(1));
     assert_eq!(running.waiting().count(), 0);
     assert_eq!(running.end_wait(wait), Some("wait"));
@@ -91,7 +95,7 @@ fn the_wait_of_an_earlier_attempt_is_none_of_the_next_one() {
     let mut running = running(1);
     let early = running.begin_wait(0, JobId(0), "early");
     running.finish(0);
-    running.start(0, Occupant::new(JobId(0), 0, None));
+    running.start(0, ActiveJob::new(JobId(0), 0, None));
     assert_eq!(
         (running.waiting().count(), running.wait_mut(early)),
         (0, None)
@@ -122,7 +126,7 @@ enum Op {
     Start {
         slot: usize,
         id: u64,
-        spot: u32,
+        record_id: u32,
         is_retry: bool,
         since: Option<u64>,
     },
@@ -147,7 +151,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         proptest::option::of(0..9_u64),
     );
     let op = prop_oneof![
-        4 => job.prop_map(|(slot, id, spot, is_retry, since)| Op::Start { slot, id, spot, is_retry, since }),
+        4 => job.prop_map(|(slot, id, record_id, is_retry, since)| Op::Start { slot, id, record_id, is_retry, since }),
         3 => slot().prop_map(Op::Finish),
         1 => slot().prop_map(Op::MarkRetry),
         6 => (slot(), id()).prop_map(|(slot, id)| Op::BeginWait { slot, id }),
@@ -162,7 +166,7 @@ struct Job {
     id: u64,
     /// Which of all starts it was.
     start: usize,
-    spot: Option<Spot>,
+    record_id: Option<RecordId>,
     is_retry: bool,
     since: Option<Instant>,
 }
@@ -197,23 +201,23 @@ proptest! {
         let begin = Instant::now();
         for (step, op) in ops.iter().enumerate() {
             match *op {
-                Op::Start { slot, id, spot, is_retry, since } if naive.slots[slot].is_none() => {
-                    let mut occupant = Occupant::new(JobId(id), step, None);
-                    let mut job = Job { id, start: step, spot: None, is_retry: false, since: None };
+                Op::Start { slot, id, record_id, is_retry, since } if naive.slots[slot].is_none() => {
+                    let mut active_job = ActiveJob::new(JobId(id), step, None);
+                    let mut job = Job { id, start: step, record_id: None, is_retry: false, since: None };
                     if is_scheduled {
-                        (job.spot, job.is_retry) = (Spot::new(spot), is_retry);
+                        (job.record_id, job.is_retry) = (RecordId::new(record_id), is_retry);
                         job.since = since.map(|after| begin + std::time::Duration::from_secs(after));
-                        (occupant.spot, occupant.is_retry) = (job.spot, is_retry);
-                        real.start_scheduled(slot, occupant, job.since);
+                        (active_job.record_id, active_job.is_retry) = (job.record_id, is_retry);
+                        real.start_scheduled(slot, active_job, job.since);
                     } else {
-                        real.start(slot, occupant);
+                        real.start(slot, active_job);
                     }
                     naive.slots[slot] = Some(job);
                 }
                 Op::Finish(slot) => {
                     let left = naive.slots[slot].take();
                     if is_scheduled {
-                        prop_assert_eq!(real.finish_scheduled(slot), left.and_then(|job| job.spot));
+                        prop_assert_eq!(real.finish_scheduled(slot), left.and_then(|job| job.record_id));
                     } else {
                         real.finish(slot);
                     }
@@ -250,12 +254,12 @@ proptest! {
                 prop_assert_eq!(real.is_blocked(live), blocked > 0 && blocked >= live);
             }
             prop_assert_eq!(real.retries(), naive.slots.iter().flatten().filter(|job| job.is_retry).count());
-            let occupied: Vec<_> = real.occupied().map(|(slot, occupant)| (slot, occupant.id, occupant.index)).collect();
+            let occupied: Vec<_> = real.occupied().map(|(slot, active_job)| (slot, active_job.id, active_job.index)).collect();
             let jobs = naive.slots.iter().enumerate().filter_map(|(slot, job)| Some((slot, (*job)?)));
             prop_assert_eq!(occupied, jobs.map(|(slot, job)| (slot, JobId(job.id), job.start)).collect::<Vec<_>>());
             for (slot, job) in naive.slots.iter().enumerate() {
                 prop_assert_eq!(real.is_retry(slot), job.is_some_and(|job| job.is_retry));
-                prop_assert_eq!(real.spot(slot), job.and_then(|job| job.spot));
+                prop_assert_eq!(real.record_id(slot), job.and_then(|job| job.record_id));
                 prop_assert_eq!(real.since(slot), job.and_then(|job| job.since));
                 for id in 0..4 {
                     prop_assert_eq!(real.is_running(slot, JobId(id)), job.is_some_and(|job| job.id == id));

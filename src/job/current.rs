@@ -1,0 +1,163 @@
+//! Which job this thread is polling, so that a wait for one's own pool is recognized.
+//!
+//! A worker enters a job around each poll of its future and leaves it afterwards; entries nest,
+//! since a handler may drive another pool. Only what runs within the poll is seen: a wait that a
+//! handler moved to another task is not.
+
+use std::cell::{Cell, RefCell};
+
+use crate::event::JobId;
+
+/// A job that is being polled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CurrentJob {
+    /// The identity of the pool.
+    pub(crate) pool: usize,
+    pub(crate) slot: usize,
+    pub(crate) id: JobId,
+}
+
+/// The job that was entered last. Its parts are set one by one, which is cheaper than as a whole.
+struct Innermost {
+    /// 0: none.
+    pool: Cell<usize>,
+    slot: Cell<usize>,
+    id: Cell<u64>,
+}
+
+impl Innermost {
+    const fn get(&self) -> Option<CurrentJob> {
+        match self.pool.get() {
+            0 => None,
+            pool => Some(CurrentJob {
+                pool,
+                slot: self.slot.get(),
+                id: JobId(self.id.get()),
+            }),
+        }
+    }
+
+    fn set(&self, place: CurrentJob) {
+        self.pool.set(place.pool);
+        self.slot.set(place.slot);
+        self.id.set(place.id.0);
+    }
+}
+
+crate::sync::thread_local! {
+    static INNERMOST: Innermost =
+        const { Innermost { pool: Cell::new(0), slot: Cell::new(0), id: Cell::new(0) } };
+    /// Those around it; bounded by how deep pools are driven inside handlers of pools.
+    static OUTER: RefCell<Vec<CurrentJob>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Enters the job for the duration of the closure.
+#[inline]
+pub(crate) fn enter<R>(place: CurrentJob, call: impl FnOnce() -> R) -> R {
+    INNERMOST.with(|innermost| {
+        let has_outer = innermost.pool.get() != 0;
+        if has_outer {
+            push_around(innermost);
+        }
+        innermost.set(place);
+        let _leave = Leave {
+            innermost,
+            has_outer,
+        };
+        call()
+    })
+}
+
+/// The job of the given pool that this thread is polling, if any.
+pub(crate) fn find(pool: usize) -> Option<CurrentJob> {
+    let innermost = INNERMOST.with(Innermost::get)?;
+    if innermost.pool == pool {
+        return Some(innermost);
+    }
+    // While a thread ends, this local may be gone; no worker polls there any more.
+    OUTER
+        .try_with(|around| {
+            around
+                .borrow()
+                .iter()
+                .rev()
+                .find(|place| place.pool == pool)
+                .copied()
+        })
+        .ok()
+        .flatten()
+}
+
+#[cold]
+fn push_around(innermost: &Innermost) {
+    let _ = OUTER.try_with(|around| around.borrow_mut().extend(innermost.get()));
+}
+
+#[cold]
+fn pop_around(innermost: &Innermost) {
+    let outer = OUTER
+        .try_with(|around| around.borrow_mut().pop())
+        .ok()
+        .flatten();
+    match outer {
+        Some(outer) => innermost.set(outer),
+        None => innermost.pool.set(0),
+    }
+}
+
+/// Restores what was there before, also when the closure panics.
+struct Leave<'a> {
+    innermost: &'a Innermost,
+    has_outer: bool,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if self.has_outer {
+            pop_around(self.innermost);
+        } else {
+            self.innermost.pool.set(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_found_while_it_is_entered_however_deep() {
+        let place = |pool| CurrentJob {
+            pool,
+            slot: 0,
+            id: JobId(7),
+        };
+        assert_eq!(find(1), None);
+        enter(place(1), || {
+            enter(place(2), || {
+                assert_eq!(
+                    (find(1), find(2), find(3)),
+                    (Some(place(1)), Some(place(2)), None)
+                );
+            });
+            assert_eq!((find(1), find(2)), (Some(place(1)), None));
+        });
+        assert_eq!(find(1), None);
+    }
+
+    #[test]
+    fn a_panic_leaves_the_job() {
+        let panicked = std::panic::catch_unwind(|| {
+            enter(
+                CurrentJob {
+                    pool: 1,
+                    slot: 0,
+                    id: JobId(7),
+                },
+                || panic!("on purpose"),
+            )
+        });
+        assert!(panicked.is_err());
+        assert_eq!(find(1), None);
+    }
+}

@@ -1,0 +1,4 @@
+//! What a user sets about attempts: retries and time limits.
+
+pub(crate) mod limits;
+pub(crate) mod retry;

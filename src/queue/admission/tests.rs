@@ -1,0 +1,910 @@
+//! The admission beside a naive one, which keeps a list of all jobs and counts them each time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::task::Wake;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+const WORKERS: usize = 3;
+const MAPS: usize = 3;
+
+/// Something that happens to a admission; what it happens to is told by its place among its kind,
+/// counted round and round.
+#[derive(Debug, Clone)]
+enum Op {
+    Accept(Origin),
+    Reserve,
+    Wait,
+    Poll(usize),
+    Leave(usize),
+    Release,
+    AcceptReserved,
+    BeginPull(usize),
+    EndPull(usize),
+    TakePlaces {
+        pull: usize,
+        want: usize,
+    },
+    AcceptExtra(usize),
+    Commit {
+        begun: usize,
+        used: usize,
+        more: usize,
+    },
+    Feed {
+        map: usize,
+        wants_room: bool,
+    },
+    LeaveFeeding(usize),
+    TellAnyRoom,
+    Start(usize),
+    Finish(usize, Outcome),
+    Retry(usize),
+    Settle(usize, Outcome),
+    MarkQueued(usize),
+    MarkRunning(usize),
+    Advance(PoolState),
+    WorkerLeft,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let any = any::<usize>;
+    let outcome = || (0..Outcome::ALL.len()).prop_map(|at| Outcome::ALL[at]);
+    let op = prop_oneof![
+        8 => Just(Op::Accept(Origin::Outside)),
+        4 => Just(Op::Accept(Origin::Child)),
+        1 => Just(Op::Accept(Origin::Retry)),
+        4 => Just(Op::Reserve),
+        6 => Just(Op::Wait),
+        6 => any().prop_map(Op::Poll),
+        2 => any().prop_map(Op::Leave),
+        3 => Just(Op::Release),
+        3 => Just(Op::AcceptReserved),
+        6 => (0..MAPS).prop_map(Op::BeginPull),
+        1 => any().prop_map(Op::EndPull),
+        5 => (any(), 1..4_usize).prop_map(|(pull, want)| Op::TakePlaces { pull, want }),
+        3 => any().prop_map(Op::AcceptExtra),
+        4 => (any(), 0..4_usize, 0..3_usize).prop_map(|(begun, used, more)| Op::Commit { begun, used, more }),
+        4 => (0..MAPS, proptest::bool::ANY).prop_map(|(map, wants_room)| Op::Feed { map, wants_room }),
+        1 => (0..MAPS).prop_map(Op::LeaveFeeding),
+        1 => Just(Op::TellAnyRoom),
+        9 => any().prop_map(Op::Start),
+        6 => (any(), outcome()).prop_map(|(job, outcome)| Op::Finish(job, outcome)),
+        2 => any().prop_map(Op::Retry),
+        2 => (any(), outcome()).prop_map(|(job, outcome)| Op::Settle(job, outcome)),
+        2 => (0..5_usize).prop_map(Op::MarkQueued),
+        2 => (0..4_usize).prop_map(Op::MarkRunning),
+        1 => prop_oneof![3 => Just(PoolState::Closed), 1 => Just(PoolState::Sealed), 1 => Just(PoolState::Aborted)].prop_map(Op::Advance),
+        1 => Just(Op::WorkerLeft),
+    ];
+    vec(op, 0..120)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Queued(Origin),
+    Running,
+    Done(Outcome),
+}
+
+/// A future that waits for room.
+#[derive(Debug)]
+struct InLine {
+    ticket: Option<u64>,
+    waker: usize,
+    has_place: bool,
+}
+
+/// A map that waits.
+#[derive(Debug)]
+struct WaitingMap {
+    waker: Option<usize>,
+    wants_room: bool,
+}
+
+/// What has to be done, with the wakers by their numbers.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    room: Vec<usize>,
+    unneeded: Option<usize>,
+    idle: bool,
+    below: bool,
+    end: bool,
+}
+
+#[derive(Debug)]
+struct Naive {
+    pool_state: PoolState,
+    capacity: usize,
+    child_capacity: usize,
+    max_waiting: usize,
+    workers: usize,
+    /// By their ids.
+    jobs: Vec<State>,
+    /// In the order in which they came.
+    line: Vec<InLine>,
+    permits: usize,
+    /// The map of each job that was accepted beyond the capacity.
+    extra_of: BTreeMap<usize, usize>,
+    /// The maps that have one there still.
+    beyond: BTreeSet<usize>,
+    /// The maps that are about to pull an input.
+    pulls: Vec<usize>,
+    /// How many places each map has taken that has pulled an input.
+    begun: Vec<(usize, usize)>,
+    /// By the maps, which have them in the order of the numbers.
+    waiting_maps: [Option<WaitingMap>; MAPS],
+    last_notified: usize,
+    notifies_of_any_room: bool,
+    queued_marks: Vec<usize>,
+    running_marks: Vec<usize>,
+}
+
+impl Naive {
+    fn count(&self, state: State) -> usize {
+        self.jobs.iter().filter(|job| **job == state).count()
+    }
+
+    fn queued(&self) -> usize {
+        self.jobs
+            .iter()
+            .filter(|job| matches!(job, State::Queued(_)))
+            .count()
+    }
+
+    /// The ids of the jobs in such a state; of these, the one at the place.
+    fn pick(&self, is_so: impl Fn(State) -> bool, place: usize) -> Option<usize> {
+        let ids: Vec<usize> = (0..self.jobs.len())
+            .filter(|id| is_so(self.jobs[*id]))
+            .collect();
+        (!ids.is_empty()).then(|| ids[place % ids.len()])
+    }
+
+    /// It cannot be negative, or more places were given away than there are.
+    fn free(&self) -> usize {
+        let granted = self.line.iter().filter(|waiter| waiter.has_place).count();
+        self.capacity
+            - self.occupied()
+            - self.permits
+            - granted
+            - self.begun.iter().map(|(_, places)| places).sum::<usize>()
+    }
+
+    /// Jobs that take a place.
+    fn occupied(&self) -> usize {
+        self.count(State::Queued(Origin::Outside)) + self.count(State::Queued(Origin::Extra))
+            - self.beyond.len()
+    }
+
+    fn room_for_maps(&self) -> usize {
+        self.open().saturating_sub(1)
+    }
+
+    /// So many places are taken by a map that wants more.
+    fn share(&self, want: usize) -> usize {
+        let others = self
+            .waiting_maps
+            .iter()
+            .flatten()
+            .filter(|feeder| feeder.wants_room)
+            .count();
+        want.min(self.room_for_maps().div_ceil(1 + others))
+    }
+
+    /// A job leaves the queue.
+    fn leave(&mut self, id: usize, told: &mut Told) {
+        if let Some(map) = self.extra_of.get(&id)
+            && self.beyond.remove(map)
+            && let Some(feeder) = self.waiting_maps[*map]
+                .as_mut()
+                .filter(|feeder| feeder.wants_room)
+        {
+            told.room.extend(feeder.waker.take());
+        }
+    }
+
+    /// Maps are told of room in turns.
+    fn notify_maps(&mut self, told: &mut Told) {
+        let (mut room, last) = (self.room_for_maps(), self.last_notified);
+        for map in (last + 1..MAPS).chain(0..MAPS.min(last + 1)) {
+            let feeder = self.waiting_maps[map]
+                .as_mut()
+                .filter(|feeder| feeder.wants_room && room > 0);
+            if let Some(waker) = feeder.and_then(|feeder| feeder.waker.take()) {
+                told.room.push(waker);
+                (self.last_notified, room) = (map, room - 1);
+            }
+        }
+    }
+
+    /// What a newcomer may have.
+    fn open(&self) -> usize {
+        if self.line.iter().any(|waiter| !waiter.has_place) && self.pool_state == PoolState::Open {
+            0
+        } else {
+            self.free()
+        }
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        if self.pool_state != PoolState::Open {
+            Some(Refusal::Closed)
+        } else {
+            (self.open() == 0).then_some(Refusal::Full)
+        }
+    }
+
+    fn accept(&mut self, origin: Origin) -> Result<JobId, Refusal> {
+        let refusal = match origin {
+            Origin::Outside => self.refusal(),
+            Origin::Child if self.pool_state > PoolState::Closed => Some(Refusal::Closed),
+            Origin::Child => (self.count(State::Queued(Origin::Child)) == self.child_capacity)
+                .then_some(Refusal::Full),
+            Origin::Extra | Origin::Retry => Some(Refusal::Closed),
+        };
+        refusal.map_or_else(|| Ok(self.add(origin)), Err)
+    }
+
+    fn add(&mut self, origin: Origin) -> JobId {
+        self.jobs.push(State::Queued(origin));
+        JobId(self.jobs.len() as u64 - 1)
+    }
+
+    fn reserve(&mut self) -> Result<(), Refusal> {
+        self.refusal().map_or(Ok(()), Err)?;
+        self.permits += 1;
+        Ok(())
+    }
+
+    fn is_queue_empty(&self) -> bool {
+        let pulls = self.pool_state != PoolState::Open && !self.pulls.is_empty();
+        self.queued() == 0 && !pulls && self.begun.iter().all(|(_, places)| *places == 0)
+    }
+
+    /// What follows from the state that was left: places go to those who came first, and marks that
+    /// are passed are told.
+    fn follow(&mut self, told: &mut Told) {
+        while self.pool_state == PoolState::Open && self.free() > 0 {
+            let Some(waiter) = self.line.iter_mut().find(|waiter| !waiter.has_place) else {
+                break;
+            };
+            waiter.has_place = true;
+            told.room.push(waiter.waker);
+        }
+        let (room, few) = (
+            self.room_for_maps(),
+            if self.notifies_of_any_room {
+                1
+            } else {
+                (self.capacity / 2).max(1)
+            },
+        );
+        if self.pool_state == PoolState::Open && room > 0 && (room >= few || self.occupied() == 0) {
+            self.notify_maps(told);
+        }
+        let (queued, running) = (self.queued(), self.count(State::Running));
+        for (marks, count) in [
+            (&mut self.queued_marks, queued),
+            (&mut self.running_marks, running),
+        ] {
+            if marks.iter().any(|mark| count < *mark) {
+                marks.clear();
+                told.below = true;
+            }
+        }
+    }
+
+    /// What follows from the end of jobs, and from the end of their coming.
+    fn look(&mut self, told: &mut Told) {
+        let is_empty = self.is_queue_empty();
+        let is_idle = is_empty && self.count(State::Running) == 0;
+        told.idle |= is_idle || self.pool_state == PoolState::Aborted && is_empty;
+        if is_idle && self.pool_state != PoolState::Open {
+            (self.pool_state, told.end) = (PoolState::Ended, true);
+        }
+    }
+
+    fn dissolve_line(&mut self, told: &mut Told) {
+        told.room.extend(
+            self.line
+                .iter()
+                .filter(|waiter| !waiter.has_place)
+                .map(|waiter| waiter.waker),
+        );
+        told.room.extend(
+            self.waiting_maps
+                .iter_mut()
+                .flatten()
+                .filter_map(|feeder| feeder.waker.take()),
+        );
+    }
+
+    fn stats(&self) -> Stats {
+        let outcome = |outcome| self.count(State::Done(outcome)) as u64;
+        Stats {
+            workers: self.workers,
+            queued: self.queued(),
+            running: self.count(State::Running),
+            accepted: self.jobs.len() as u64,
+            succeeded: outcome(Outcome::Succeeded),
+            failed: outcome(Outcome::Failed),
+            timed_out: outcome(Outcome::TimedOut),
+            panicked: outcome(Outcome::Panicked),
+            cancelled: outcome(Outcome::Cancelled),
+            abandoned: outcome(Outcome::Abandoned),
+            rejected: outcome(Outcome::Rejected),
+            ..Stats::default()
+        }
+    }
+}
+
+/// Both of them, and who was woken.
+struct Pair {
+    real: Admission,
+    naive: Naive,
+    woken: Arc<Mutex<Vec<usize>>>,
+    wakers: usize,
+}
+
+/// Tells its number when it is woken.
+struct Numbered(usize, Arc<Mutex<Vec<usize>>>);
+
+impl Wake for Numbered {
+    fn wake(self: Arc<Self>) {
+        self.1.lock().unwrap().push(self.0);
+    }
+}
+
+impl Pair {
+    fn new(capacity: usize, child_capacity: usize, max_waiting: usize) -> Self {
+        let mut real = Admission::new(capacity, child_capacity, WORKERS, 1);
+        real.set_max_waiting(max_waiting);
+        let naive = Naive {
+            pool_state: PoolState::Open,
+            capacity,
+            child_capacity,
+            max_waiting,
+            workers: WORKERS,
+            jobs: Vec::new(),
+            line: Vec::new(),
+            permits: 0,
+            extra_of: BTreeMap::new(),
+            beyond: BTreeSet::new(),
+            pulls: Vec::new(),
+            begun: Vec::new(),
+            waiting_maps: [const { None }; MAPS],
+            last_notified: 0,
+            notifies_of_any_room: false,
+            queued_marks: Vec::new(),
+            running_marks: Vec::new(),
+        };
+        Self {
+            real,
+            naive,
+            woken: Arc::default(),
+            wakers: 0,
+        }
+    }
+
+    fn told(&self, wakes: Wakes) -> Told {
+        let is_empty = wakes.is_empty();
+        let take = || std::mem::take(&mut *self.woken.lock().unwrap());
+        wakes.room.into_iter().for_each(Waker::wake);
+        let mut room = take();
+        room.sort_unstable();
+        wakes.unneeded.into_iter().for_each(Waker::wake);
+        let told = Told {
+            room,
+            unneeded: take().pop(),
+            idle: wakes.idle,
+            below: wakes.below,
+            end: wakes.end,
+        };
+        assert_eq!(is_empty, told == Told::default());
+        told
+    }
+
+    /// A waiter looks again, with a waker of its own; one that is done with waiting is taken out of
+    /// the line.
+    fn poll(&mut self, place: usize, told: &mut Told) -> Wakes {
+        let waiter = &mut self.naive.line[place];
+        let is_new = waiter.ticket.is_none();
+        let old = std::mem::replace(&mut waiter.waker, self.wakers);
+        let waker = Waker::from(Arc::new(Numbered(self.wakers, Arc::clone(&self.woken))));
+        self.wakers += 1;
+        let mut ticket = waiter.ticket;
+        let (polled, wakes) =
+            self.real
+                .poll_reserve(&mut ticket, None, &Context::from_waker(&waker));
+        let expected = if is_new {
+            let newcomer = self.naive.line.remove(place);
+            let waits = |waiter: &&InLine| !waiter.has_place;
+            let is_full = self.naive.line.iter().filter(waits).count() >= self.naive.max_waiting;
+            let reserved = self.naive.reserve();
+            self.naive.line.insert(place, newcomer);
+            match reserved {
+                Err(Refusal::Full) if is_full => Poll::Ready(Err(Refusal::Overloaded)),
+                Err(Refusal::Full) => Poll::Pending,
+                decided => Poll::Ready(decided),
+            }
+        } else if self.naive.line[place].has_place {
+            self.naive.permits += 1;
+            Poll::Ready(Ok(()))
+        } else if self.naive.pool_state == PoolState::Open {
+            told.unneeded = Some(old);
+            Poll::Pending
+        } else {
+            Poll::Ready(Err(Refusal::Closed))
+        };
+        assert_eq!(polled, expected);
+        assert_eq!(ticket.is_some(), expected.is_pending());
+        if expected.is_pending() {
+            self.naive.line[place].ticket = ticket;
+        } else {
+            self.naive.line.remove(place);
+        }
+        wakes
+    }
+
+    fn apply(&mut self, op: &Op) {
+        let mut wakes = Wakes::default();
+        let mut told = Told::default();
+        let naive = &mut self.naive;
+        match *op {
+            Op::Accept(origin) => assert_eq!(self.real.accept(origin), naive.accept(origin)),
+            Op::Reserve => assert_eq!(self.real.reserve(), naive.reserve()),
+            Op::Wait => {
+                naive.line.push(InLine {
+                    ticket: None,
+                    waker: 0,
+                    has_place: false,
+                });
+                wakes = self.poll(self.naive.line.len() - 1, &mut told);
+            }
+            Op::Poll(place) if !naive.line.is_empty() => {
+                let place = place % naive.line.len();
+                wakes = self.poll(place, &mut told);
+            }
+            Op::Leave(place) if !naive.line.is_empty() => {
+                let waiter = naive.line.remove(place % naive.line.len());
+                told.unneeded = (!waiter.has_place && naive.pool_state == PoolState::Open)
+                    .then_some(waiter.waker);
+                wakes = self.real.leave_line(waiter.ticket.unwrap());
+            }
+            Op::Release if naive.permits > 0 => {
+                naive.permits -= 1;
+                wakes = self.real.release();
+            }
+            Op::AcceptReserved if naive.permits > 0 => {
+                naive.permits -= 1;
+                let is_open = naive.pool_state == PoolState::Open;
+                let expected = if is_open {
+                    Ok(naive.add(Origin::Outside))
+                } else {
+                    Err(Refusal::Closed)
+                };
+                let (accepted, after) = self.real.accept_reserved();
+                assert_eq!(accepted, expected);
+                wakes = after;
+            }
+            Op::BeginPull(map) => {
+                let expected = if naive.pool_state != PoolState::Open {
+                    Err(Refusal::Closed)
+                } else if !naive.beyond.contains(&map) {
+                    Ok(true)
+                } else if naive.room_for_maps() > 0 {
+                    naive.beyond.remove(&map);
+                    Ok(true)
+                } else {
+                    Ok(false)
+                };
+                if expected == Ok(true) {
+                    if let Some(feeder) = &mut naive.waiting_maps[map] {
+                        feeder.wants_room = false;
+                    }
+                    naive.pulls.push(map);
+                }
+                assert_eq!(self.real.begin_pull(map), expected);
+            }
+            Op::EndPull(pull) if !naive.pulls.is_empty() => {
+                naive.pulls.remove(pull % naive.pulls.len());
+                if naive.pool_state != PoolState::Open {
+                    naive.look(&mut told);
+                }
+                wakes = self.real.end_pull();
+            }
+            Op::TakePlaces { pull, want } if !naive.pulls.is_empty() => {
+                let pull = pull % naive.pulls.len();
+                let places = naive.share(want);
+                if places > 0 {
+                    naive.begun.push((naive.pulls.remove(pull), places));
+                }
+                assert_eq!(self.real.take_places(want), places);
+            }
+            Op::AcceptExtra(pull) if !naive.pulls.is_empty() => {
+                let pull = pull % naive.pulls.len();
+                // A map does one thing after another.
+                if !naive.beyond.insert(naive.pulls[pull]) {
+                    return;
+                }
+                let map = naive.pulls.remove(pull);
+                let id = naive.add(Origin::Extra);
+                naive.extra_of.insert(id.0 as usize, map);
+                assert_eq!(self.real.accept_extra(map), id);
+            }
+            Op::Commit { begun, used, more } if !naive.begun.is_empty() => {
+                let (map, begun) = naive.begun.remove(begun % naive.begun.len());
+                let used = used.min(begun);
+                let first = JobId(naive.jobs.len() as u64);
+                naive
+                    .jobs
+                    .extend(vec![State::Queued(Origin::Outside); used]);
+                naive.look(&mut told);
+                let (id, after) = self.real.commit(begun, used);
+                assert_eq!(id, first);
+                wakes = after;
+                if more > 0 {
+                    naive.follow(&mut told);
+                    let places = naive.share(more);
+                    naive.begun.push((map, places));
+                    assert_eq!(self.real.take_more(more), places);
+                }
+            }
+            Op::Feed { map, wants_room } => {
+                let can_pull = !naive.beyond.contains(&map) || naive.room_for_maps() > 0;
+                let looks_again = naive.pool_state != PoolState::Open || wants_room && can_pull;
+                let waker = Waker::from(Arc::new(Numbered(self.wakers, Arc::clone(&self.woken))));
+                if !looks_again {
+                    let new = WaitingMap {
+                        waker: Some(self.wakers),
+                        wants_room,
+                    };
+                    told.unneeded = naive.waiting_maps[map]
+                        .replace(new)
+                        .and_then(|old| old.waker);
+                }
+                self.wakers += 1;
+                let (again, after) =
+                    self.real
+                        .wait_as_map(map, wants_room, &Context::from_waker(&waker));
+                assert_eq!(again, looks_again);
+                wakes = after;
+            }
+            Op::LeaveFeeding(map) => {
+                told.unneeded = naive.waiting_maps[map]
+                    .take()
+                    .and_then(|feeder| feeder.waker);
+                let (waker, after) = self.real.leave_as_map(map);
+                wakes = Wakes {
+                    unneeded: waker,
+                    ..after
+                };
+            }
+            Op::TellAnyRoom => {
+                naive.notifies_of_any_room = true;
+                self.real.notify_of_any_room(&mut wakes);
+            }
+            Op::Start(place)
+                if naive.pool_state < PoolState::Aborted
+                    && naive.count(State::Running) < naive.workers =>
+            {
+                let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), place) else {
+                    return;
+                };
+                let State::Queued(origin) = std::mem::replace(&mut naive.jobs[id], State::Running)
+                else {
+                    return;
+                };
+                naive.leave(id, &mut told);
+                if let Some(map) = naive.extra_of.get(&id).filter(|_| origin == Origin::Extra) {
+                    self.real.absorb_extra(*map, &mut wakes);
+                }
+                self.real.start(origin, &mut wakes);
+            }
+            Op::Finish(place, outcome) => {
+                let Some(id) = naive.pick(|state| state == State::Running, place) else {
+                    return;
+                };
+                naive.jobs[id] = State::Done(outcome);
+                naive.look(&mut told);
+                self.real.finish(outcome, &mut wakes);
+            }
+            Op::Retry(place) if naive.pool_state < PoolState::Aborted => {
+                let Some(id) = naive.pick(|state| state == State::Running, place) else {
+                    return;
+                };
+                naive.jobs[id] = State::Queued(Origin::Retry);
+                naive.extra_of.remove(&id);
+                self.real.retry(&mut wakes);
+            }
+            Op::Settle(place, outcome) => {
+                let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), place) else {
+                    return;
+                };
+                let State::Queued(origin) =
+                    std::mem::replace(&mut naive.jobs[id], State::Done(outcome))
+                else {
+                    return;
+                };
+                naive.leave(id, &mut told);
+                naive.look(&mut told);
+                if let Some(map) = naive.extra_of.get(&id).filter(|_| origin == Origin::Extra) {
+                    self.real.absorb_extra(*map, &mut wakes);
+                }
+                self.real.settle_queued(origin, outcome, &mut wakes);
+            }
+            // Who finds it to be so already does not wait.
+            Op::MarkQueued(mark) if naive.queued() >= mark => {
+                naive.queued_marks.push(mark);
+                self.real.set_queued_threshold(mark);
+            }
+            Op::MarkRunning(mark) if naive.count(State::Running) >= mark => {
+                naive.running_marks.push(mark);
+                self.real.set_running_threshold(mark);
+            }
+            Op::Advance(pool_state) => {
+                let moves = naive.pool_state < pool_state;
+                if moves {
+                    if naive.pool_state == PoolState::Open {
+                        naive.dissolve_line(&mut told);
+                    }
+                    naive.pool_state = pool_state;
+                    naive.look(&mut told);
+                }
+                let (has_moved, after) = self.real.advance(pool_state);
+                assert_eq!(has_moved, moves);
+                wakes = after;
+            }
+            // What its jobs were is booked before.
+            Op::WorkerLeft if naive.workers > naive.count(State::Running) => {
+                naive.workers -= 1;
+                let was_last = naive.workers == 0 && naive.pool_state != PoolState::Ended;
+                if was_last {
+                    if naive.pool_state == PoolState::Open {
+                        naive.dissolve_line(&mut told);
+                    }
+                    (naive.pool_state, told.idle, told.end) = (PoolState::Ended, true, true);
+                }
+                let (is_last, after) = self.real.worker_left();
+                assert_eq!(is_last, was_last);
+                wakes = after;
+            }
+            _ => return,
+        }
+        self.naive.follow(&mut told);
+        told.room.sort_unstable();
+        assert_eq!(self.told(wakes), told, "after {op:?}");
+        self.compare();
+    }
+
+    fn compare(&self) {
+        let (real, naive) = (&self.real, &self.naive);
+        assert_eq!(real.stats(), naive.stats());
+        assert_eq!(
+            (real.pool_state(), real.has_ended()),
+            (naive.pool_state, naive.pool_state == PoolState::Ended)
+        );
+        let (is_empty, running) = (naive.is_queue_empty(), naive.count(State::Running));
+        assert_eq!(
+            (real.is_queue_empty(), real.is_idle()),
+            (is_empty, is_empty && running == 0)
+        );
+        let retrying = naive.count(State::Queued(Origin::Retry));
+        let figures = (
+            real.workers(),
+            real.running(),
+            real.retrying(),
+            real.queued_total(),
+        );
+        assert_eq!(figures, (naive.workers, running, retrying, naive.queued()));
+        assert_eq!(
+            (real.capacity(), real.child_capacity()),
+            (naive.capacity, naive.child_capacity)
+        );
+        for waiter in &naive.line {
+            let is_in_line = !waiter.has_place && naive.pool_state == PoolState::Open;
+            assert_eq!(real.is_in_line(waiter.ticket.unwrap()), is_in_line);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_ledger_says_what_a_count_of_all_jobs_says(
+        capacity in 1..5_usize, child_capacity in 0..3_usize, max_waiting in prop_oneof![0..3_usize, Just(usize::MAX)], ops in ops(),
+    ) {
+        let mut pair = Pair::new(capacity, child_capacity, max_waiting);
+        for op in &ops {
+            pair.apply(op);
+        }
+        // Once all who hold something have given it back, nothing is left.
+        pair.apply(&Op::Advance(PoolState::Closed));
+        (0..MAPS).for_each(|map| pair.apply(&Op::LeaveFeeding(map)));
+        let hold: [(fn(&Naive) -> bool, Op); 6] = [
+            (|naive| !naive.pulls.is_empty(), Op::EndPull(0)),
+            (|naive| !naive.begun.is_empty(), Op::Commit { begun: 0, used: 0, more: 0 }),
+            (|naive| naive.permits > 0, Op::Release),
+            (|naive| !naive.line.is_empty(), Op::Leave(0)),
+            (|naive| naive.count(State::Running) > 0, Op::Finish(0, Outcome::Succeeded)),
+            (|naive| naive.queued() > 0, Op::Settle(0, Outcome::Abandoned)),
+        ];
+        for (holds, op) in hold {
+            while holds(&pair.naive) {
+                pair.apply(&op);
+            }
+        }
+        (0..WORKERS).for_each(|_| pair.apply(&Op::WorkerLeft));
+        let real = pair.real;
+        prop_assert_eq!((real.pool_state, real.workers, real.reserved, real.committing), (PoolState::Ended, 0, 0, 0));
+        prop_assert!(real.waiting.is_empty() && real.granted.is_empty() && real.waiting_maps.is_empty());
+        prop_assert_eq!((real.pulling, real.extras.len(), real.wanting, real.unnotified), (0, 0, 0, 0));
+    }
+}
+
+/// A admission in whose line stands one for whom there is no room.
+#[cfg(feature = "testing")]
+fn with_a_waiter() -> Admission {
+    let mut admission = Admission::new(2, 1, 1, 1);
+    admission.queued = 2;
+    admission.accepted = 2;
+    let waits = admission
+        .poll_reserve(&mut None, None, &Context::from_waker(Waker::noop()))
+        .0;
+    assert_eq!(waits, Poll::Pending);
+    admission
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn an_audit_finds_each_figure_that_cannot_be() {
+    type Change = fn(&mut Admission);
+    let cases: [(Change, Option<&str>); 14] = [
+        (|_| {}, None),
+        (
+            |admission| admission.accepted += 1,
+            Some("3 accepted, 0 outcomes, 2 unfinished"),
+        ),
+        (
+            |admission| admission.accepted = 0,
+            Some("0 accepted, 0 outcomes, 2 unfinished"),
+        ),
+        (
+            |admission| (admission.accepted, admission.outcomes) = (9, [1; 7]),
+            None,
+        ),
+        (
+            |admission| admission.outcomes[3] = 1,
+            Some("2 accepted, 1 outcomes, 2 unfinished"),
+        ),
+        (
+            |admission| (admission.queued, admission.accepted) = (3, 3),
+            Some("3 places are taken of 2"),
+        ),
+        (
+            |admission| admission.reserved = 1,
+            Some("3 places are taken of 2"),
+        ),
+        (
+            |admission| admission.committing = 1,
+            Some("2 places are taken of 2"),
+        ),
+        // A reserved place may be one that nobody has taken anything for yet.
+        (
+            |admission| (admission.queued, admission.accepted, admission.reserved) = (0, 0, 3),
+            None,
+        ),
+        (
+            |admission| (admission.queued_children, admission.accepted) = (1, 3),
+            None,
+        ),
+        (
+            |admission| (admission.queued_children, admission.accepted) = (2, 4),
+            Some("2 children are queued of 1"),
+        ),
+        (
+            |admission| (admission.running, admission.accepted) = (1, 3),
+            None,
+        ),
+        (
+            |admission| (admission.running, admission.accepted) = (2, 4),
+            Some("2 jobs run in 1 slots"),
+        ),
+        (
+            |admission| admission.granted.extend([9]),
+            Some("1 places are granted, and 0 reserved"),
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut admission = with_a_waiter();
+        change(&mut admission);
+        assert_eq!(admission.audit().err().as_deref(), expected);
+    }
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn who_waits_although_there_is_room_is_found() {
+    let mut admission = with_a_waiter();
+    assert!(!admission.is_anybody_held_up());
+    admission.queued = 1;
+    assert!(admission.is_anybody_held_up());
+    admission.pool_state = PoolState::Closed;
+    assert!(!admission.is_anybody_held_up());
+    assert!(!Admission::new(1, 1, 1, 1).is_anybody_held_up());
+}
+
+/// There is room for one of two maps that wait.
+#[test]
+fn a_map_that_goes_away_leaves_the_room_that_it_was_told_of_to_the_next() {
+    let mut admission = Admission::new(2, 0, 2, 1);
+    (0..2).for_each(|_| assert!(admission.accept(Origin::Outside).is_ok()));
+    let woken = Arc::new(Mutex::new(Vec::new()));
+    for map in [1, 2] {
+        assert_eq!(admission.begin_pull(map), Ok(true));
+        admission.accept_extra(map);
+        let waker = Waker::from(Arc::new(Numbered(map, Arc::clone(&woken))));
+        assert!(
+            !admission
+                .wait_as_map(map, true, &Context::from_waker(&waker))
+                .0
+        );
+    }
+    let mut wakes = Wakes::default();
+    (0..2).for_each(|_| admission.start(Origin::Outside, &mut wakes));
+    wakes.room.into_iter().for_each(Waker::wake);
+    assert_eq!(*woken.lock().unwrap(), [1]);
+    let (_, wakes) = admission.leave_as_map(1);
+    wakes.room.into_iter().for_each(Waker::wake);
+    assert_eq!(*woken.lock().unwrap(), [1, 2]);
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn an_audit_at_the_end_finds_what_is_left() {
+    type Change = fn(&mut Admission);
+    let left = "queued, running, reserved, committing, workers: ";
+    let cases: [(Change, Option<String>); 9] = [
+        (|_| {}, None),
+        (
+            |admission| admission.queued = 1,
+            Some(format!("{left}(1, 0, 0, 0, 0) are left")),
+        ),
+        (
+            |admission| admission.running = 1,
+            Some(format!("{left}(0, 1, 0, 0, 0) are left")),
+        ),
+        (
+            |admission| admission.reserved = 1,
+            Some(format!("{left}(0, 0, 1, 0, 0) are left")),
+        ),
+        (
+            |admission| admission.committing = 1,
+            Some(format!("{left}(0, 0, 0, 1, 0) are left")),
+        ),
+        (
+            |admission| admission.workers = 1,
+            Some(format!("{left}(0, 0, 0, 0, 1) are left")),
+        ),
+        (
+            |admission| admission.pulling = 1,
+            Some(format!("{left}(0, 0, 0, 1, 0) are left")),
+        ),
+        (
+            |admission| admission.granted.extend([9]),
+            Some("futures in line, maps that wait, and granted places: (0, 0, 1) are left".into()),
+        ),
+        (
+            |admission| admission.waiting = std::mem::take(&mut with_a_waiter().waiting),
+            Some("futures in line, maps that wait, and granted places: (1, 0, 0) are left".into()),
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut admission = Admission::new(2, 1, 0, 1);
+        change(&mut admission);
+        assert_eq!(admission.audit_at_end().err(), expected);
+    }
+}

@@ -1,0 +1,754 @@
+//! Jobs of one key wait in one lane. In come ready jobs and what becomes of them; out comes the
+//! lane whose turn it is, and when to ask again. Pure.
+//!
+//! Lanes whose first jobs have the same rank take turns: each goes behind the others when one of
+//! its jobs has started, and a lane that fills anew goes behind those that wait. A lane that has
+//! reached its number of running jobs, or its rate, is passed over; it costs nothing until it may
+//! go on. Without keys there is one lane, and all of this is a queue.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use super::clock::Tick;
+use super::limiter::{Limiter, RateLimit};
+use super::order::{Order, Rank};
+use super::slab::{RecordId, Slab};
+
+/// What jobs have in common that share a limit: a host, a customer, a file; see
+/// [`Builder::key_by`](crate::Builder::key_by).
+///
+/// It is made of text or of a number.
+///
+/// # Examples
+///
+/// ```
+/// use brigade::Key;
+///
+/// assert_eq!(Key::from("example.org").to_string(), "example.org");
+/// assert_ne!(Key::from(7_u32), Key::from("7"));
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Repr);
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Repr {
+    Number(i128),
+    Text(Arc<str>),
+}
+
+impl From<&str> for Key {
+    fn from(text: &str) -> Self {
+        Self(Repr::Text(Arc::from(text)))
+    }
+}
+
+impl From<String> for Key {
+    fn from(text: String) -> Self {
+        Self(Repr::Text(Arc::from(text)))
+    }
+}
+
+impl From<&String> for Key {
+    fn from(text: &String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl From<Arc<str>> for Key {
+    fn from(text: Arc<str>) -> Self {
+        Self(Repr::Text(text))
+    }
+}
+
+macro_rules! from_numbers {
+    ($($number:ty),*) => {$(
+        impl From<$number> for Key {
+            fn from(number: $number) -> Self {
+
+                Self(Repr::Number(number as i128))
+            }
+        }
+    )*};
+}
+
+from_numbers!(u8, u16, u32, u64, usize, i8, i16, i32, i64, isize);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Number(number) => fmt::Display::fmt(number, f),
+            Repr::Text(text) => fmt::Display::fmt(text, f),
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Number(number) => fmt::Debug::fmt(number, f),
+            Repr::Text(text) => fmt::Debug::fmt(text, f),
+        }
+    }
+}
+
+/// What holds for each lane.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LanePolicy {
+    pub(crate) max_running: Option<usize>,
+    pub(crate) limit: Option<RateLimit>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    policy: LanePolicy,
+    lanes: Slab<Lane>,
+    by_key: HashMap<Key, RecordId>,
+    /// The lane of jobs without a key.
+    common: Option<RecordId>,
+    /// Lanes of which a job may start, as far as is known: by the rank of the first job, then by
+    /// turn.
+    eligible: BTreeSet<(Rank, u64, RecordId)>,
+    /// Lanes that wait for a time.
+    until: BTreeSet<(Tick, RecordId)>,
+    /// Lanes without jobs whose limit still remembers some; until when.
+    resting: BTreeSet<(Tick, RecordId)>,
+    turn: u64,
+}
+
+#[derive(Debug)]
+struct Lane {
+    key: Option<Key>,
+    ready: Order,
+    /// Of this lane in whatever state: delayed, ready, released or running.
+    jobs: usize,
+    /// Released or running.
+    running: usize,
+    limiter: Option<Limiter>,
+    /// Nothing of it starts before.
+    held_until: Tick,
+    /// When it went behind the others.
+    turn: u64,
+    stand: LaneState,
+}
+
+/// In which of the sets a lane stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LaneState {
+    Nowhere,
+    Eligible(Rank),
+    /// Never: until one of its released jobs starts or is given up, which keep the permits that it
+    /// needs.
+    Until(Tick),
+}
+
+impl Lanes {
+    pub(crate) fn new(policy: LanePolicy) -> Self {
+        Self {
+            policy,
+            lanes: Slab::new(),
+            by_key: HashMap::new(),
+            common: None,
+            eligible: BTreeSet::new(),
+            until: BTreeSet::new(),
+            resting: BTreeSet::new(),
+            turn: 0,
+        }
+    }
+
+    /// The most that one job may cost.
+    pub(crate) fn most(&self) -> u32 {
+        self.policy.limit.map_or(u32::MAX, |limit| limit.most())
+    }
+
+    pub(crate) fn key(&self, lane: RecordId) -> Option<&Key> {
+        self.lanes.get(lane)?.key.as_ref()
+    }
+
+    /// How many lanes are remembered.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) const fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    // ---- coming and going ----
+
+    /// A job of this key comes; returns its lane.
+    pub(crate) fn enter(&mut self, key: Option<Key>) -> RecordId {
+        let known = match &key {
+            Some(key) => self.by_key.get(key).copied(),
+            None => self.common,
+        };
+        let record_id = known.unwrap_or_else(|| {
+            let lane = Lane {
+                key: key.clone(),
+                ready: Order::default(),
+                jobs: 0,
+                running: 0,
+                limiter: self.policy.limit.map(Limiter::new),
+                held_until: Tick(0),
+                turn: 0,
+                stand: LaneState::Nowhere,
+            };
+            let record_id = self.lanes.insert(lane);
+            match key {
+                Some(key) => drop(self.by_key.insert(key, record_id)),
+                None => self.common = Some(record_id),
+            }
+            record_id
+        });
+        if let Some(lane) = self.lanes.get_mut(record_id) {
+            if lane.jobs == 0
+                && let Some(rest) = lane.rest()
+            {
+                self.resting.remove(&(rest, record_id));
+            }
+            lane.jobs += 1;
+        }
+        record_id
+    }
+
+    /// A job of the lane has its outcome. A lane without jobs is forgotten as soon as its limit is
+    /// as if it were new.
+    pub(crate) fn leave(&mut self, record_id: RecordId, now: Tick) {
+        let Some(lane) = self.lanes.get_mut(record_id) else {
+            return;
+        };
+        lane.jobs -= 1;
+        if lane.jobs > 0 {
+            return;
+        }
+        match lane.rest() {
+            // `>` or `>=`: one that has rested at this very tick goes at the next look.
+            Some(rest) if rest > now => drop(self.resting.insert((rest, record_id))),
+            _ => self.forget(record_id),
+        }
+    }
+
+    fn forget(&mut self, record_id: RecordId) {
+        let Some(lane) = self.lanes.remove(record_id) else {
+            return;
+        };
+        let Some(key) = lane.key else {
+            self.common = None;
+            return;
+        };
+        self.by_key.remove(&key);
+        // Room is given back now and then; the numbers only weigh memory against the work of
+        // moving.
+        if self.by_key.capacity() > 64 && self.by_key.len() < self.by_key.capacity() / 8 {
+            self.by_key.shrink_to(self.by_key.len() * 2);
+        }
+    }
+
+    // ---- ready jobs ----
+
+    /// A job of the lane may start as soon as it is its turn.
+    pub(crate) fn add(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
+        let Some(lane) = self.lanes.get_mut(record_id) else {
+            return;
+        };
+        if lane.ready.is_empty() {
+            self.turn += 1;
+            lane.turn = self.turn;
+        }
+        lane.ready.insert(rank, number, job);
+        if lane.ready.first() == Some((rank, job)) {
+            self.reindex(record_id);
+        }
+    }
+
+    /// A ready job is not one any more.
+    pub(crate) fn remove(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
+        let Some(lane) = self.lanes.get_mut(record_id) else {
+            return;
+        };
+        let was_first = lane.ready.first() == Some((rank, job));
+        lane.ready.remove(rank, number, job);
+        if was_first {
+            self.reindex(record_id);
+        }
+    }
+
+    /// The lane and the job whose turn it is; `cost` says what a job costs.
+    pub(crate) fn first(
+        &mut self,
+        now: Tick,
+        cost: impl Fn(RecordId) -> u32,
+    ) -> Option<(RecordId, RecordId)> {
+        while let Some((_, _, record_id)) = self.eligible.first().copied() {
+            let lane = self.lanes.get_mut(record_id)?;
+            let (_, job) = lane.ready.first()?;
+            let at = match &mut lane.limiter {
+                Some(limiter) => limiter.when(now, cost(job)).max(lane.held_until),
+                None => lane.held_until,
+            };
+            if at <= now {
+                return Some((record_id, job));
+            }
+            self.stand(record_id, LaneState::Until(at));
+        }
+        None
+    }
+
+    /// Whether a ready job of the lane comes before one of this rank and number.
+    pub(crate) fn is_before(&self, record_id: RecordId, rank: Rank, number: u64) -> bool {
+        self.lanes
+            .get(record_id)
+            .is_some_and(|lane| lane.ready.is_before(rank, number))
+    }
+
+    /// A job of the lane is released; it is [removed](Self::remove) apart from that. It has its
+    /// room, and permits are kept for it. Returns the turn that it takes.
+    pub(crate) fn release(&mut self, record_id: RecordId, cost: u32) -> u64 {
+        let Some(lane) = self.lanes.get_mut(record_id) else {
+            return 0;
+        };
+        let taken = lane.turn;
+        lane.running += 1;
+        if let Some(limiter) = &mut lane.limiter {
+            limiter.reserve(cost);
+        }
+        self.turn += 1;
+        let turn = self.turn;
+        // Out of the set first: the turn is part of its place there.
+        self.stand(record_id, LaneState::Nowhere);
+        if let Some(lane) = self.lanes.get_mut(record_id) {
+            lane.turn = turn;
+        }
+        self.reindex(record_id);
+        taken
+    }
+
+    /// A job of the lane that was released waits again: it has its turn back.
+    pub(crate) fn give_back_turn(&mut self, record_id: RecordId, taken: u64) {
+        if self
+            .lanes
+            .get(record_id)
+            .is_none_or(|lane| lane.turn <= taken)
+        {
+            return;
+        }
+        // Out of the set first, as above.
+        self.stand(record_id, LaneState::Nowhere);
+        if let Some(lane) = self.lanes.get_mut(record_id) {
+            lane.turn = taken;
+        }
+        self.reindex(record_id);
+    }
+
+    /// A job of the lane that had started does not run any more.
+    pub(crate) fn end(&mut self, record_id: RecordId) {
+        let Some(lane) = self.lanes.get_mut(record_id) else {
+            return;
+        };
+        lane.running -= 1;
+        if lane.stand == LaneState::Nowhere {
+            self.reindex(record_id);
+        }
+    }
+
+    /// A released job of the lane starts. Says whether the lane was waiting for that, and not for a
+    /// time.
+    pub(crate) fn start(&mut self, record_id: RecordId, now: Tick, cost: u32) -> bool {
+        let Some(lane) = self.lanes.get_mut(record_id) else {
+            return false;
+        };
+        let Some(limiter) = &mut lane.limiter else {
+            return false;
+        };
+        limiter.start(now, cost);
+        let has_waited = lane.stand == LaneState::Until(Tick::NEVER);
+        if has_waited {
+            self.reindex(record_id);
+        }
+        has_waited
+    }
+
+    /// A released job of the lane does not start.
+    pub(crate) fn take_back(&mut self, record_id: RecordId, cost: u32) {
+        let Some(lane) = self.lanes.get_mut(record_id) else {
+            return;
+        };
+        lane.running -= 1;
+        if let Some(limiter) = &mut lane.limiter {
+            limiter.release(cost);
+        }
+        self.reindex(record_id);
+    }
+
+    /// Lets nothing of the lane start before `until`.
+    pub(crate) fn hold(&mut self, record_id: RecordId, until: Tick) {
+        let Some(lane) = self.lanes.get_mut(record_id) else {
+            return;
+        };
+        lane.held_until = lane.held_until.max(until);
+        self.reindex(record_id);
+    }
+
+    /// Nothing of the lane starts before.
+    pub(crate) fn held_until(&self, record_id: RecordId) -> Tick {
+        self.lanes
+            .get(record_id)
+            .map_or(Tick(0), |lane| lane.held_until)
+    }
+
+    // ---- time ----
+
+    /// Lets those go on whose time has come, and forgets what has rested.
+    pub(crate) fn wake(&mut self, now: Tick) {
+        while let Some((at, record_id)) = self.until.first().copied()
+            && at <= now
+        {
+            self.reindex(record_id);
+        }
+        while let Some((at, record_id)) = self.resting.first().copied()
+            && at <= now
+        {
+            self.resting.pop_first();
+            self.forget(record_id);
+        }
+    }
+
+    /// When the next lane may go on that waits for a time.
+    pub(crate) fn next(&self) -> Tick {
+        self.until.first().map_or(Tick::NEVER, |(at, _)| *at)
+    }
+
+    /// When the last of the lanes without jobs may be forgotten: the others go with it, or before
+    /// if something happens. One that never may keeps none of the others.
+    pub(crate) fn rested(&self) -> Tick {
+        let last = self
+            .resting
+            .range(..(Tick::NEVER, RecordId::MIN))
+            .next_back();
+        last.map_or(Tick::NEVER, |(at, _)| *at)
+    }
+
+    /// Whether a job waits for its turn or for a time of its lane.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !(self.eligible.is_empty() && self.until.is_empty())
+    }
+
+    // ---- where a lane stands ----
+
+    /// Puts the lane where it belongs, after something about it has changed.
+    fn reindex(&mut self, record_id: RecordId) {
+        let Some(lane) = self.lanes.get(record_id) else {
+            return;
+        };
+        let is_full = self
+            .policy
+            .max_running
+            .is_some_and(|most| lane.running >= most);
+        let stand = match lane.ready.first() {
+            // Whether a time has to be waited for is found out when it is its turn.
+            Some((rank, _)) if !is_full => LaneState::Eligible(rank),
+            _ => LaneState::Nowhere,
+        };
+        self.stand(record_id, stand);
+    }
+
+    fn stand(&mut self, record_id: RecordId, stand: LaneState) {
+        let Some(lane) = self.lanes.get_mut(record_id) else {
+            return;
+        };
+        if lane.stand == stand {
+            return;
+        }
+        match std::mem::replace(&mut lane.stand, stand) {
+            LaneState::Nowhere => {}
+            LaneState::Eligible(rank) => drop(self.eligible.remove(&(rank, lane.turn, record_id))),
+            LaneState::Until(at) => drop(self.until.remove(&(at, record_id))),
+        }
+        match stand {
+            LaneState::Nowhere => {}
+            LaneState::Eligible(rank) => drop(self.eligible.insert((rank, lane.turn, record_id))),
+            LaneState::Until(at) => drop(self.until.insert((at, record_id))),
+        }
+    }
+}
+
+impl Lane {
+    /// Until when its limit remembers something.
+    fn rest(&self) -> Option<Tick> {
+        let limiter = self.limiter.as_ref().map(Limiter::rested);
+        limiter
+            .into_iter()
+            .chain((self.held_until > Tick(0)).then_some(self.held_until))
+            .max()
+    }
+}
+
+/// For the simulator.
+#[cfg(feature = "testing")]
+impl Lanes {
+    /// Compares with what is counted of the jobs: their lanes, whether they are ready, whether they
+    /// take room.
+    pub(crate) fn audit(
+        &self,
+        jobs: impl Iterator<Item = (RecordId, bool, bool)>,
+    ) -> Result<(), String> {
+        let mut counted: HashMap<RecordId, (usize, usize, usize)> = HashMap::new();
+        for (lane, is_ready, is_running) in jobs {
+            let count = counted.entry(lane).or_default();
+            count.0 += 1;
+            count.1 += usize::from(is_ready);
+            count.2 += usize::from(is_running);
+        }
+        for (record_id, lane) in self.lanes.iter() {
+            let known = (lane.jobs, lane.ready.len(), lane.running);
+            let counted = counted.remove(&record_id).unwrap_or_default();
+            if counted != known {
+                return Err(format!(
+                    "a lane has jobs, ready, running {counted:?}, and {known:?} in the books"
+                ));
+            }
+            if self
+                .policy
+                .max_running
+                .is_some_and(|most| lane.running > most)
+            {
+                return Err(format!("{} jobs of one key run at once", lane.running));
+            }
+            let is_known = lane
+                .key
+                .as_ref()
+                .map_or(self.common, |key| self.by_key.get(key).copied())
+                == Some(record_id);
+            let stands = match lane.stand {
+                LaneState::Nowhere => true,
+                LaneState::Eligible(rank) => self.eligible.contains(&(rank, lane.turn, record_id)),
+                LaneState::Until(at) => self.until.contains(&(at, record_id)),
+            };
+            if !is_known || !stands {
+                return Err("a lane does not stand where it says".into());
+            }
+        }
+        if counted.is_empty() {
+            Ok(())
+        } else {
+            Err("jobs are in a lane that is gone".into())
+        }
+    }
+
+    /// What is left are keys whose rate is not yet as if it were new.
+    pub(crate) fn audit_at_end(&self) -> Result<(), String> {
+        let (lanes, resting) = (self.lanes.iter().count(), self.resting.len());
+        if lanes != resting {
+            Err(format!(
+                "{lanes} lanes are left, and {resting} of them rest"
+            ))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::schedule::order::Ageing;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn record_id(number: u32) -> RecordId {
+        RecordId::new(number + 1).unwrap()
+    }
+
+    fn rank(priority: i32) -> Rank {
+        Ageing::new(None).rank(priority, Tick(0))
+    }
+
+    /// A job comes to the lane of its key and waits for its turn.
+    fn add(lanes: &mut Lanes, key: u32, job: u32, priority: i32) -> RecordId {
+        let lane = lanes.enter(Some(Key::from(key)));
+        lanes.add(lane, rank(priority), job.into(), record_id(job));
+        lane
+    }
+
+    /// Starts what may start, and says which jobs that were.
+    fn start_all(lanes: &mut Lanes, now: Tick, priority: i32) -> Vec<u32> {
+        let mut started = Vec::new();
+        while let Some((lane, job)) = lanes.first(now, |_| 1) {
+            lanes.remove(lane, rank(priority), u64::from(job.get() - 1), job);
+            lanes.release(lane, 1);
+            lanes.start(lane, now, 1);
+            started.push(job.get() - 1);
+        }
+        started
+    }
+
+    #[test]
+    fn lanes_take_turns() {
+        let mut lanes = Lanes::new(LanePolicy::default());
+        for job in 0..6 {
+            add(&mut lanes, u32::from(job >= 4), job, 0);
+        }
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [0, 4, 1, 5, 2, 3]);
+    }
+
+    #[test]
+    fn a_lane_that_is_full_is_passed_over_until_one_of_its_jobs_ends() {
+        let mut lanes = Lanes::new(LanePolicy {
+            max_running: Some(2),
+            limit: None,
+        });
+        let lane = add(&mut lanes, 0, 0, 0);
+        for job in 1..4 {
+            add(&mut lanes, 0, job, 0);
+        }
+        add(&mut lanes, 1, 4, 0);
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [0, 4, 1]);
+        assert!(!lanes.is_waiting());
+        lanes.end(lane);
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [2]);
+        lanes.take_back(lane, 1);
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [3]);
+    }
+
+    #[test]
+    fn a_lane_without_a_permit_costs_nothing_until_it_has_one() {
+        let limit = Some(RateLimit::per_second(1));
+        let mut lanes = Lanes::new(LanePolicy {
+            max_running: None,
+            limit,
+        });
+        for job in 0..3 {
+            add(&mut lanes, 0, job, 0);
+        }
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [0]);
+        assert_eq!(
+            (lanes.next(), lanes.is_waiting(), lanes.eligible.len()),
+            (Tick(0).after(SECOND), true, 0)
+        );
+        lanes.wake(Tick(0).after(SECOND));
+        assert_eq!(start_all(&mut lanes, Tick(0).after(SECOND), 0), [1]);
+        assert_eq!(lanes.most(), 1);
+    }
+
+    #[test]
+    fn a_lane_is_remembered_while_it_has_jobs_or_its_limit_does_and_no_longer() {
+        let mut lanes = Lanes::new(LanePolicy {
+            max_running: None,
+            limit: Some(RateLimit::per_second(1)),
+        });
+        let lane = add(&mut lanes, 7, 0, 0);
+        assert_eq!(lanes.key(lane), Some(&Key::from(7_u32)));
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [0]);
+        lanes.end(lane);
+        lanes.leave(lane, Tick(0));
+        let rested = Tick(0).after(SECOND);
+        assert_eq!((lanes.len(), lanes.rested()), (1, rested));
+        lanes.wake(Tick(rested.0 - 1));
+        assert_eq!(lanes.len(), 1);
+        // A job that comes meanwhile finds the limit as it was left.
+        add(&mut lanes, 7, 1, 0);
+        assert_eq!(
+            (start_all(&mut lanes, Tick(1), 0), lanes.rested()),
+            (vec![], Tick::NEVER)
+        );
+        lanes.remove(lane, rank(0), 1, record_id(1));
+        lanes.leave(lane, Tick(1));
+        lanes.wake(rested);
+        assert_eq!(
+            (
+                lanes.len(),
+                lanes.by_key.len(),
+                lanes.rested(),
+                lanes.next()
+            ),
+            (0, 0, Tick::NEVER, Tick::NEVER)
+        );
+        // And one that comes when it has rested leaves nothing behind by itself.
+        let lane = add(&mut lanes, 7, 2, 0);
+        lanes.remove(lane, rank(0), 2, record_id(2));
+        lanes.leave(lane, rested);
+        assert_eq!(lanes.len(), 0);
+    }
+
+    #[test]
+    fn a_lane_that_is_held_for_ever_keeps_no_other_from_being_forgotten() {
+        let mut lanes = Lanes::new(LanePolicy {
+            max_running: None,
+            limit: Some(RateLimit::per_second(1)),
+        });
+        let all = [0, 1].map(|key| add(&mut lanes, key, key, 0));
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [0, 1]);
+        lanes.hold(all[0], Tick::NEVER);
+        for lane in all {
+            lanes.end(lane);
+            lanes.leave(lane, Tick(0));
+        }
+        assert_eq!((lanes.len(), lanes.rested()), (2, Tick(0).after(SECOND)));
+        lanes.wake(lanes.rested());
+        assert_eq!((lanes.len(), lanes.rested()), (1, Tick::NEVER));
+    }
+
+    #[test]
+    fn a_hundred_thousand_keys_once_seen_leave_no_memory_behind() {
+        let mut lanes = Lanes::new(LanePolicy::default());
+        let all: Vec<RecordId> = (0..100_000)
+            .map(|key| lanes.enter(Some(Key::from(key))))
+            .collect();
+        assert_eq!(lanes.len(), 100_000);
+        all.into_iter().for_each(|lane| lanes.leave(lane, Tick(0)));
+        assert_eq!(lanes.len(), 0);
+        assert!(
+            lanes.by_key.capacity() <= 128,
+            "{}",
+            lanes.by_key.capacity()
+        );
+    }
+
+    #[test]
+    fn jobs_without_a_key_share_a_lane_of_their_own() {
+        let mut lanes = Lanes::new(LanePolicy::default());
+        let (first, second) = (lanes.enter(None), lanes.enter(None));
+        assert_eq!(
+            (first == second, lanes.len(), lanes.key(first)),
+            (true, 1, None)
+        );
+        lanes.leave(first, Tick(0));
+        lanes.leave(second, Tick(0));
+        assert_eq!(lanes.len(), 0);
+        assert_eq!(lanes.enter(None), first);
+    }
+
+    #[test]
+    fn a_key_is_its_text_or_its_number() {
+        let text: Arc<str> = Arc::from("7");
+        assert_eq!(
+            [
+                Key::from(String::from("7")),
+                Key::from(&String::from("7")),
+                Key::from(text)
+            ],
+            [(); 3].map(|()| Key::from("7"))
+        );
+        assert_eq!(
+            [Key::from(7_u64), Key::from(7_usize), Key::from(7_i8)],
+            [(); 3].map(|()| Key::from(7_u32))
+        );
+        assert_eq!(
+            [
+                Key::from(u64::MAX).to_string(),
+                Key::from(i64::MIN).to_string()
+            ],
+            [u64::MAX.to_string(), i64::MIN.to_string()]
+        );
+        assert_eq!(
+            (Key::from("a").to_string(), format!("{:?}", Key::from("a"))),
+            ("a".to_owned(), "\"a\"".to_owned())
+        );
+        assert_eq!(
+            (
+                Key::from(7_u32).to_string(),
+                format!("{:?}", Key::from(7_u32))
+            ),
+            ("7".to_owned(), "7".to_owned())
+        );
+    }
+}

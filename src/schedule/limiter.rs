@@ -1,0 +1,342 @@
+//! Rate limits: [`RateLimit`] says how often, a [`Limiter`] keeps count. A limiter is asked when a job of
+//! some cost may start, keeps permits for one that is on its way to a worker, and is told when it
+//! starts: it counts from then. Pure: it is told the time, and that never goes back.
+//!
+//! Two forms. The default is the generic cell rate algorithm (ITU-T I.371, 1996), which is a bucket
+//! of tokens that keeps one number: the time at which the bucket will be full again. The other, a
+//! sliding window, keeps the time of each start of the last period.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::clock::{Tick, nanos};
+
+/// How often jobs may start.
+///
+/// A limit is `permits` per `period`, evenly spread, with a [burst](Self::burst) of 1:
+/// `per_second(5)` starts a job every 200 ms. A job takes as many permits as its
+/// [cost](crate::Builder::cost_by), by default one; so does each attempt of a job that is retried.
+/// What is not used is kept up to the burst and no further: after an hour of rest, no more than
+/// `burst` start at once.
+///
+/// # What a window sees
+///
+/// A job takes its permits when it starts. In any stretch of time of length *W* at most `burst +
+/// permits × W / period` are taken. Do not read `per_minute(60).burst(60)` as "never more than 60
+/// in a minute": a minute may see 60 that were saved up and 60 that came meanwhile. Where a server
+/// counts in that way, use [`sliding_window`](Self::sliding_window): never more than its number in
+/// any period, wherever that begins. It remembers each start of the last period, 16 bytes for each.
+///
+/// # Examples
+///
+/// ```
+/// use brigade::RateLimit;
+/// use std::time::Duration;
+///
+/// let steady = RateLimit::per_second(10);                                    // one each 100 ms
+/// let with_bursts = RateLimit::per_second(10).burst(50);                     // fifty at once after a rest
+/// let strict = RateLimit::sliding_window(60, Duration::from_secs(60));       // never more in any minute
+/// assert!(steady != with_bursts && with_bursts != strict);
+/// assert!(std::panic::catch_unwind(|| RateLimit::per_second(0)).is_err());   // not a limit but a pause
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    permits: u32,
+    period: Duration,
+    form: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Bucket { burst: u32 },
+    Window,
+}
+
+impl RateLimit {
+    /// Allows `permits` a second, evenly spread.
+    ///
+    /// # Panics
+    ///
+    /// If `permits` is 0.
+    #[track_caller]
+    pub const fn per_second(permits: u32) -> Self {
+        Self::per(permits, Duration::from_secs(1))
+    }
+
+    /// Allows `permits` a minute, evenly spread.
+    ///
+    /// # Panics
+    ///
+    /// If `permits` is 0.
+    #[track_caller]
+    pub const fn per_minute(permits: u32) -> Self {
+        Self::per(permits, Duration::from_secs(60))
+    }
+
+    /// Allows one permit in each `interval`.
+    ///
+    /// # Panics
+    ///
+    /// If `interval` is zero.
+    #[track_caller]
+    pub const fn every(interval: Duration) -> Self {
+        Self::per(1, interval)
+    }
+
+    /// Allows `permits` in each `period`, evenly spread.
+    ///
+    /// # Panics
+    ///
+    /// If `permits` is 0 or `period` zero.
+    #[track_caller]
+    pub const fn per(permits: u32, period: Duration) -> Self {
+        Self::new(permits, period, Form::Bucket { burst: 1 })
+    }
+
+    /// Allows at most `permits` in any stretch of time as long as `period`, wherever it begins.
+    /// They may come at once.
+    ///
+    /// # Panics
+    ///
+    /// If `permits` is 0 or `period` zero.
+    #[track_caller]
+    pub const fn sliding_window(permits: u32, period: Duration) -> Self {
+        Self::new(permits, period, Form::Window)
+    }
+
+    #[track_caller]
+    const fn new(permits: u32, period: Duration, form: Form) -> Self {
+        assert!(
+            permits > 0,
+            "the permits of a rate limit must be at least 1, got 0"
+        );
+        assert!(
+            !period.is_zero(),
+            "the period of a rate limit must be longer than 0, got 0ns"
+        );
+        Self {
+            permits,
+            period,
+            form,
+        }
+    }
+
+    /// Sets how many permits may be taken at once after a rest.
+    ///
+    /// # Panics
+    ///
+    /// If `permits` is 0, or of a [`sliding_window`](Self::sliding_window), whose burst is its
+    /// number.
+    #[track_caller]
+    pub const fn burst(mut self, permits: u32) -> Self {
+        assert!(
+            permits > 0,
+            "the burst of a rate limit must be at least 1, got 0"
+        );
+        assert!(
+            matches!(self.form, Form::Bucket { .. }),
+            "a sliding window has no burst but its number of permits"
+        );
+        self.form = Form::Bucket { burst: permits };
+        self
+    }
+
+    /// The most that one job may cost.
+    pub(crate) const fn most(&self) -> u32 {
+        match self.form {
+            Form::Bucket { burst } => burst,
+            Form::Window => self.permits,
+        }
+    }
+}
+
+/// Fractions of a nanosecond, so that a third of a second three times is a second.
+const FRACTION: u32 = 32;
+
+const fn fine(tick: Tick) -> u128 {
+    (tick.0 as u128) << FRACTION
+}
+
+/// The first tick that is not before.
+fn coarse(fine: u128) -> Tick {
+    let whole = fine >> FRACTION;
+    let up = u128::from(whole << FRACTION != fine);
+    u64::try_from(whole.saturating_add(up)).map_or(Tick::NEVER, Tick)
+}
+
+/// When a bucket will be full again, which would be so at `full`, if so many permits are taken now.
+fn after_taking(full: u128, interval: u128, now: Tick, permits: u32) -> u128 {
+    full.max(fine(now))
+        .saturating_add(interval.saturating_mul(u128::from(permits)))
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Limiter {
+    limit: RateLimit,
+    count: Count,
+    /// Permits that are kept for jobs which have not started yet; never more than may be taken at
+    /// this moment.
+    reserved: u32,
+}
+
+#[derive(Debug, Clone)]
+enum Count {
+    /// `interval`: how long one permit takes to come back. `full`: when all of them will be back.
+    /// Both in fractions of a nanosecond.
+    Bucket { interval: u128, full: u128 },
+    /// The starts of the last period and their costs, none of them 0; so there are at most as many
+    /// as permits.
+    Window {
+        starts: VecDeque<(Tick, u32)>,
+        taken: u32,
+    },
+}
+
+impl Limiter {
+    pub(crate) fn new(limit: RateLimit) -> Self {
+        let count = match limit.form {
+            Form::Bucket { .. } => {
+                // Bounded, so that as many of them as the greatest burst are a number still.
+                let interval = (u128::from(nanos(limit.period)) << FRACTION)
+                    .div_ceil(u128::from(limit.permits));
+                Count::Bucket { interval, full: 0 }
+            }
+            Form::Window => Count::Window {
+                starts: VecDeque::new(),
+                taken: 0,
+            },
+        };
+        Self {
+            limit,
+            count,
+            reserved: 0,
+        }
+    }
+
+    /// The most that one job may cost.
+    pub(crate) const fn most(&self) -> u32 {
+        self.limit.most()
+    }
+
+    /// When permits for a job of this cost may be kept, if none is taken or given back before; not
+    /// later than `now` if they may at once. Never, while they are kept for jobs that have not
+    /// started: only one of these starts or is given up, and no time that passes, changes that.
+    ///
+    /// The cost is at most [`most`](Self::most); one that is greater is taken as that.
+    pub(crate) fn when(&mut self, now: Tick, cost: u32) -> Tick {
+        self.forget(now);
+        let Some(spare) = (self.most() - self.reserved).checked_sub(cost.min(self.most())) else {
+            return Tick::NEVER;
+        };
+        match &self.count {
+            // When all but those that it can spare are back.
+            Count::Bucket { interval, full } => {
+                coarse(full.saturating_sub(interval.saturating_mul(u128::from(spare))))
+            }
+            Count::Window { starts, taken } => {
+                let mut over = taken.saturating_sub(spare);
+                let mut at = Tick(0);
+                for (start, cost) in starts {
+                    if over == 0 {
+                        break;
+                    }
+                    over = over.saturating_sub(*cost);
+                    at = start.after(self.limit.period);
+                }
+                at
+            }
+        }
+    }
+
+    /// Keeps permits for a job of this cost, which [may](Self::when) start now and is on its way to
+    /// a worker.
+    pub(crate) const fn reserve(&mut self, cost: u32) {
+        self.reserved += cost;
+    }
+
+    /// A job for which permits are kept does not start.
+    pub(crate) const fn release(&mut self, cost: u32) {
+        self.reserved -= cost;
+    }
+
+    /// A job for which permits are kept starts. It may, however late it is: what may be taken at a
+    /// moment may be taken later too.
+    pub(crate) fn start(&mut self, now: Tick, cost: u32) {
+        self.release(cost);
+        self.take(now, cost);
+    }
+
+    fn take(&mut self, now: Tick, cost: u32) {
+        self.forget(now);
+        match &mut self.count {
+            Count::Bucket { interval, full } => *full = after_taking(*full, *interval, now, cost),
+            Count::Window { starts, taken } if cost > 0 => {
+                starts.push_back((now, cost));
+                *taken += cost;
+            }
+            Count::Window { .. } => {}
+        }
+    }
+
+    /// When the limiter will be as if it had never been used; not later than `now` if it is.
+    pub(crate) fn rested(&self) -> Tick {
+        match &self.count {
+            Count::Bucket { full, .. } => coarse(*full),
+            Count::Window { starts, .. } => starts
+                .back()
+                .map_or(Tick(0), |(start, _)| start.after(self.limit.period)),
+        }
+    }
+
+    /// Goes over to another limit. Permits that are out stay out, as far as the new limit knows so
+    /// many; none are kept.
+    pub(crate) fn change(&mut self, limit: RateLimit, now: Tick) {
+        self.forget(now);
+        let mut next = Self::new(limit);
+        match (&self.count, &mut next.count) {
+            (Count::Window { .. }, Count::Window { .. }) => {
+                let Count::Window { starts, .. } = &mut self.count else {
+                    return;
+                };
+                let starts = std::mem::take(starts);
+                // The newest are the last to come back.
+                for (start, cost) in starts.into_iter().rev() {
+                    if let Count::Window { starts, taken } = &mut next.count {
+                        let cost = cost.min(limit.permits - *taken);
+                        // `>` or `>=`: one of cost 0 holds nobody up, it only takes room.
+                        if cost > 0 {
+                            starts.push_front((start, cost));
+                            *taken += cost;
+                        }
+                    }
+                }
+            }
+            (Count::Window { taken, .. }, Count::Bucket { .. }) => {
+                next.take(now, (*taken).min(limit.most()));
+            }
+            (Count::Bucket { interval, full }, _) => {
+                let out = full.saturating_sub(fine(now)).div_ceil(*interval);
+                next.take(
+                    now,
+                    u32::try_from(out).unwrap_or(u32::MAX).min(limit.most()),
+                );
+            }
+        }
+        *self = next;
+    }
+
+    /// Forgets the starts that a window does not see any more.
+    fn forget(&mut self, now: Tick) {
+        if let Count::Window { starts, taken } = &mut self.count {
+            while let Some((start, cost)) = starts.front().copied()
+                && start.after(self.limit.period) <= now
+            {
+                starts.pop_front();
+                *taken -= cost;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Which of the waiting jobs comes first: a greater priority sooner, first in, first out among
+//! equals; with ageing, a job rises by one priority for every step that it waits. Pure.
+//!
+//! Ageing needs no re-sorting. A job of priority `p` that waits since step `s` has risen to `p +
+//! (now - s)` by now; that `now` is the same for all, so what decides is `s - p`, which does not
+//! change.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::clock::{Tick, nanos};
+use super::slab::RecordId;
+
+/// How soon a job is due; the least comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank(i64);
+
+impl Rank {
+    /// The rank of the same job with another priority.
+    pub(crate) fn with_priority(self, old: i32, new: i32) -> Self {
+        Self(self.0.saturating_add(i64::from(old) - i64::from(new)))
+    }
+}
+
+/// By how much waiting counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ageing {
+    /// In nanoseconds; `None`: not at all.
+    step: Option<u64>,
+}
+
+impl Ageing {
+    /// # Panics
+    ///
+    /// If the step is zero.
+    pub(crate) fn new(step: Option<Duration>) -> Self {
+        let step = step.map(nanos);
+        assert!(step != Some(0), "a step of ageing is longer than 0");
+        Self { step }
+    }
+
+    /// The rank of a job of this priority that waits since `since`.
+    pub(crate) fn rank(self, priority: i32, since: Tick) -> Rank {
+        let step = self.step.map_or(0, |step| since.0 / step);
+        let step = i64::try_from(step).unwrap_or(i64::MAX);
+        Rank(step.saturating_sub(i64::from(priority)))
+    }
+}
+
+/// The waiting jobs of one lane, in order. Bounded by what the admission admits.
+#[derive(Debug, Default)]
+pub(crate) struct Order {
+    /// By rank, then in the order in which they were accepted.
+    jobs: BTreeSet<(Rank, u64, RecordId)>,
+}
+
+impl Order {
+    pub(crate) fn insert(&mut self, rank: Rank, number: u64, record_id: RecordId) {
+        self.jobs.insert((rank, number, record_id));
+    }
+
+    pub(crate) fn remove(&mut self, rank: Rank, number: u64, record_id: RecordId) -> bool {
+        self.jobs.remove(&(rank, number, record_id))
+    }
+
+    pub(crate) fn first(&self) -> Option<(Rank, RecordId)> {
+        self.jobs
+            .first()
+            .map(|(rank, _, record_id)| (*rank, *record_id))
+    }
+
+    /// Whether one of them comes before one of this rank and number. `<` or `<=`: no two jobs have
+    /// one number.
+    pub(crate) fn is_before(&self, rank: Rank, number: u64) -> bool {
+        self.jobs
+            .first()
+            .is_some_and(|(first, other, _)| (*first, *other) < (rank, number))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+}
+
+/// For the simulator.
+#[cfg(feature = "testing")]
+impl Order {
+    pub(crate) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// How far a job of this priority has risen, counted from its arrival, with steps that begin at
+    /// whole multiples.
+    fn risen(priority: i32, since: u64, now: u64, step: Option<u64>) -> i64 {
+        i64::from(priority) + step.map_or(0, |step| (now / step) as i64 - (since / step) as i64)
+    }
+
+    proptest! {
+        #[test]
+        fn the_greatest_risen_priority_comes_first_and_the_first_in_among_equals(
+            step in prop_oneof![Just(None), (1..50_u64).prop_map(Some)],
+            jobs in vec((-3..4_i32, 0..300_u64, prop_oneof![Just(None), (-3..4_i32).prop_map(Some)]), 0..40),
+        ) {
+            let ageing = Ageing::new(step.map(Duration::from_nanos));
+            let mut order = Order::default();
+            let mut model = Vec::new();
+            for (number, (priority, since, changed)) in (0..).zip(jobs) {
+                let record_id = RecordId::new(number as u32 + 1).unwrap();
+                let mut rank = ageing.rank(priority, Tick(since));
+                order.insert(rank, number, record_id);
+                if let Some(changed) = changed {
+                    prop_assert!(order.remove(rank, number, record_id));
+                    prop_assert!(!order.remove(rank, number, record_id));
+                    rank = rank.with_priority(priority, changed);
+                    order.insert(rank, number, record_id);
+                }
+                model.push((-risen(changed.unwrap_or(priority), since, 300, step), number, rank, record_id));
+            }
+            model.sort_unstable_by_key(|(risen, number, ..)| (*risen, *number));
+            for (_, number, rank, record_id) in model {
+                prop_assert!(!order.is_empty());
+                prop_assert_eq!(order.first(), Some((rank, record_id)));
+                prop_assert!(order.remove(rank, number, record_id));
+            }
+            prop_assert!(order.is_empty());
+            prop_assert_eq!(order.first(), None);
+        }
+    }
+
+    #[test]
+    fn no_rank_overflows() {
+        let ageing = Ageing::new(Some(Duration::from_nanos(1)));
+        let ranks = [i32::MAX, 0, i32::MIN].map(|priority| ageing.rank(priority, Tick::NEVER));
+        assert!(ranks.is_sorted());
+        assert_eq!(
+            ageing
+                .rank(i32::MIN, Tick::NEVER)
+                .with_priority(i32::MAX, i32::MIN),
+            Rank(i64::MAX)
+        );
+        let never = Ageing::new(Some(Duration::MAX));
+        assert_eq!(never.rank(7, Tick(u64::MAX - 1)), Rank(-7));
+    }
+
+    #[test]
+    #[should_panic(expected = "longer than 0")]
+    fn a_step_of_nothing_is_refused() {
+        Ageing::new(Some(Duration::ZERO));
+    }
+}

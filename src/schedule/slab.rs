@@ -1,0 +1,170 @@
+//! Numbered places for values, in chunks that are given back when they are empty. So a number stays
+//! where it is, growing copies nothing, and a rush that is over leaves no memory behind. Pure.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+
+/// A place in the slab.
+pub(crate) type RecordId = NonZeroU32;
+
+const CHUNK: usize = 128;
+
+#[derive(Debug)]
+pub(crate) struct Slab<V> {
+    chunks: Vec<Option<Box<Chunk<V>>>>,
+    /// The chunks that have a free place, the given-back ones included.
+    open: BTreeSet<usize>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Chunk<V> {
+    values: [Option<V>; CHUNK],
+    /// The free places, the next one last.
+    free: Vec<u8>,
+}
+
+impl<V> Slab<V> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            chunks: Vec::new(),
+            open: BTreeSet::new(),
+            len: 0,
+        }
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// # Panics
+    ///
+    /// If there are four billion values.
+    pub(crate) fn insert(&mut self, value: V) -> RecordId {
+        let number = self.open.first().copied().unwrap_or_else(|| {
+            self.chunks.push(None);
+            self.open.insert(self.chunks.len() - 1);
+            self.chunks.len() - 1
+        });
+        let chunk = self.chunks[number].get_or_insert_with(|| {
+            let free = (0..CHUNK as u8).rev().collect();
+            Box::new(Chunk {
+                values: [const { None }; CHUNK],
+                free,
+            })
+        });
+        let place = chunk.free.pop().expect("an open chunk has a free place");
+        chunk.values[usize::from(place)] = Some(value);
+        if chunk.free.is_empty() {
+            self.open.remove(&number);
+        }
+        self.len += 1;
+        let record_id = u32::try_from(number * CHUNK + usize::from(place) + 1)
+            .ok()
+            .and_then(RecordId::new);
+        record_id.expect("a slab holds fewer than four billion values")
+    }
+
+    const fn place(record_id: RecordId) -> (usize, usize) {
+        let index = record_id.get() as usize - 1;
+        (index / CHUNK, index % CHUNK)
+    }
+
+    pub(crate) fn get(&self, record_id: RecordId) -> Option<&V> {
+        let (number, place) = Self::place(record_id);
+        self.chunks.get(number)?.as_ref()?.values[place].as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, record_id: RecordId) -> Option<&mut V> {
+        let (number, place) = Self::place(record_id);
+        self.chunks.get_mut(number)?.as_mut()?.values[place].as_mut()
+    }
+
+    pub(crate) fn remove(&mut self, record_id: RecordId) -> Option<V> {
+        let (number, place) = Self::place(record_id);
+        let slot = self.chunks.get_mut(number)?;
+        let chunk = slot.as_mut()?;
+        let value = chunk.values[place].take()?;
+        chunk.free.push(place as u8);
+        if chunk.free.len() == 1 {
+            self.open.insert(number);
+        } else if chunk.free.len() == CHUNK && self.len > 1 {
+            // The last one stays, for a pool that has one job at a time.
+            *slot = None;
+            while let Some(None) = self.chunks.last() {
+                self.chunks.pop();
+                self.open.remove(&self.chunks.len());
+            }
+        }
+        self.len -= 1;
+        Some(value)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RecordId, &V)> {
+        self.chunks
+            .iter()
+            .enumerate()
+            .filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)))
+            .flat_map(|(number, chunk)| {
+                let place = move |place| {
+                    u32::try_from(number * CHUNK + place + 1)
+                        .ok()
+                        .and_then(RecordId::new)
+                };
+                chunk
+                    .values
+                    .iter()
+                    .enumerate()
+                    .filter_map(move |(at, value)| Some((place(at)?, value.as_ref()?)))
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_slab_is_a_map_with_numbers_of_its_own(steps in prop::collection::vec((any::<bool>(), any::<usize>()), 0..2000)) {
+            let mut slab = Slab::new();
+            let mut model: Vec<(RecordId, usize)> = Vec::new();
+            for (insert, value) in steps {
+                if insert || model.is_empty() {
+                    let record_id = slab.insert(value);
+                    prop_assert!(model.iter().all(|(known, _)| *known != record_id));
+                    model.push((record_id, value));
+                } else {
+                    let (record_id, value) = model.swap_remove(value % model.len());
+                    prop_assert_eq!(slab.remove(record_id), Some(value));
+                    prop_assert_eq!(slab.get(record_id), None);
+                    prop_assert_eq!(slab.remove(record_id), None);
+                }
+                prop_assert_eq!(slab.len(), model.len());
+            }
+            model.sort_unstable();
+            prop_assert_eq!(slab.iter().map(|(record_id, value)| (record_id, *value)).collect::<Vec<_>>(), model);
+        }
+    }
+
+    #[test]
+    fn a_rush_leaves_no_memory_behind() {
+        let mut slab = Slab::new();
+        let spots: Vec<_> = (0..10 * CHUNK).map(|value| slab.insert(value)).collect();
+        assert_eq!(slab.chunks.len(), 10);
+        assert!(
+            slab.iter()
+                .map(|(record_id, _)| record_id)
+                .eq(spots.iter().copied())
+        );
+        for record_id in spots {
+            slab.remove(record_id);
+        }
+        assert!(slab.chunks.len() <= 10);
+        assert!(slab.chunks.iter().flatten().count() <= 1);
+        assert_eq!(slab.insert(7).get(), 1);
+    }
+}

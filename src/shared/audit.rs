@@ -1,0 +1,151 @@
+//! For the feature `testing`: whether the books agree, which the simulator asks after every step
+//! and which changes nothing; and what it does to a job that only the schedule knows.
+
+use super::Shared;
+use crate::queue::admission::PoolState;
+use crate::schedule::clock::Tick;
+
+use super::dispatch::load;
+
+impl<In, T, E> Shared<In, T, E> {
+    /// Gives another priority to a job that has not started: the one of this number, counted round
+    /// and round. Says whether there is one.
+    pub(crate) fn prioritise(&self, number: u32) -> bool {
+        self.is_scheduled()
+            && self.update_schedule(|_, state, _| {
+                let Some(schedule) = &mut state.schedule else {
+                    return false;
+                };
+                schedule.prioritise(number)
+            })
+    }
+
+    /// The books in one line, for the trace of a run that fails.
+    pub(crate) fn describe_books(&self) -> String {
+        let ready = self.injector.len();
+        let state = self.lock();
+        let schedule = state
+            .schedule
+            .as_ref()
+            .map_or_else(String::new, |schedule| {
+                format!(", {} in the schedule", schedule.not_running())
+            });
+        format!(
+            "{}, {ready} in the queue{schedule}",
+            state.admission.describe()
+        )
+    }
+
+    /// What is to hold whenever the lock is free.
+    pub(crate) fn audit_now(&self) -> Result<(), String> {
+        let state = self.lock();
+        state.admission.audit()?;
+        let occupied = state.running.occupied().count();
+        if occupied != state.admission.running() {
+            return Err(format!(
+                "{occupied} slots are occupied, and {} jobs run",
+                state.admission.running()
+            ));
+        }
+        state
+            .schedule
+            .as_ref()
+            .map_or(Ok(()), |schedule| schedule.audit())
+    }
+
+    /// What is to hold between two polls.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        /// So many cancelled jobs may be left in the queue, however few others there are.
+        const FEW: usize = 64;
+        self.audit_now()?;
+        let ready = self.injector.len();
+        let state = self.lock();
+        let queued = state.admission.queued_total();
+        if ready > 2 * queued + FEW {
+            return Err(format!(
+                "{ready} jobs are in the queue, of which {queued} are not cancelled"
+            ));
+        }
+        let Some(schedule) = &state.schedule else {
+            return Ok(());
+        };
+        let waiting = schedule.not_running();
+        // One that was on its way when the schedule was switched on comes to it by way of a worker.
+        if waiting > queued && state.admission.pool_state() < PoolState::Aborted {
+            return Err(format!(
+                "the schedule knows of {waiting} jobs that wait, the admission of {queued}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What is to hold when nobody can go on before time passes: every worker is polled, and none
+    /// was woken.
+    pub(crate) fn audit_at_rest(&self) -> Result<(), String> {
+        let ready = self.injector.len();
+        let mut state = self.lock();
+        let load = load(&state);
+        let state = &mut *state;
+        if state.admission.is_anybody_held_up() {
+            return Err("somebody waits for room, and there is room".into());
+        }
+        if state.admission.pool_state() >= PoolState::Aborted || load.slots == 0 {
+            return Ok(());
+        }
+        // With a schedule, those that it holds back are not in the queue of the workers.
+        let queued = if state.schedule.is_some() {
+            ready
+        } else {
+            state.admission.queued_total()
+        };
+        if queued > 0 && load.running < load.slots {
+            return Err(format!(
+                "{queued} jobs are queued and {} slots idle",
+                load.slots - load.running
+            ));
+        }
+        let Some(schedule) = &mut state.schedule else {
+            return Ok(());
+        };
+        let (waiting, queued) = (schedule.not_running(), state.admission.queued_total());
+        if waiting != queued && load.running < load.slots {
+            return Err(format!(
+                "the schedule knows of {waiting} jobs that wait, the admission of {queued}"
+            ));
+        }
+        if schedule.could_start(load) {
+            return Err("a job could start, and nobody sees to it".into());
+        }
+        if !state.timer_role.is_held() && schedule.next() != Tick::NEVER {
+            return Err("nobody keeps the time".into());
+        }
+        if state.timer_role.is_held() && !state.timer_role.is_armed_for(schedule.next()) {
+            return Err("the alarm is not for the moment at which something can be done".into());
+        }
+        Ok(())
+    }
+
+    /// What is to hold when the pool has ended, its workers have left, and nobody waits for it.
+    pub(crate) fn audit_at_end(&self) -> Result<(), String> {
+        let state = self.lock();
+        state.admission.audit_at_end()?;
+        if let Some(schedule) = &state.schedule {
+            schedule.audit_at_end()?;
+        }
+        if state.running.has_waits() {
+            return Err("a wait of a job for its own pool is left".into());
+        }
+        if state.timer_role.is_held() {
+            return Err("a worker that has left keeps the time".into());
+        }
+        let wakers = self
+            .cancel_flags
+            .made(0..self.cancel_flags.len())
+            .filter(|signal| signal.waker().is_some())
+            .count();
+        if wakers > 0 {
+            return Err(format!("{wakers} wakers of workers are left"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! How others reach a slot: a flag with the reason why its job has to end, and the waker of the
+//! worker that waits there.
+
+use std::collections::TryReserveError;
+use std::ops::{Index, Range};
+use std::sync::{OnceLock, PoisonError};
+use std::task::Waker;
+
+use crate::error::CancelReason;
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Mutex, MutexGuard};
+
+/// Why a running attempt has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Interrupt(pub(crate) CancelReason);
+
+/// How others reach a slot: a flag, and the waker of the worker that waits in it.
+#[derive(Debug, Default)]
+pub(crate) struct CancelFlag {
+    /// 0, or one more than the position of the reason in [`REASONS`].
+    interrupt: AtomicU8,
+    waker: Mutex<Option<Waker>>,
+}
+
+const REASONS: [CancelReason; 6] = [
+    CancelReason::Handle,
+    CancelReason::Stream,
+    CancelReason::Stopped,
+    CancelReason::Aborted,
+    CancelReason::WouldDeadlock,
+    CancelReason::Deadline,
+];
+
+/// The number of a reason, for an atomic; 0 stands for none.
+pub(crate) fn reason_to_code(reason: CancelReason) -> u8 {
+    (1..)
+        .zip(REASONS)
+        .find(|(_, known)| *known == reason)
+        .map_or(0, |(code, _)| code)
+}
+
+/// The reason behind a number.
+pub(crate) fn reason_from_code(code: u8) -> Option<CancelReason> {
+    REASONS.get(usize::from(code).checked_sub(1)?).copied()
+}
+
+impl CancelFlag {
+    pub(super) fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn interrupted(&self) -> Option<Interrupt> {
+        reason_from_code(self.interrupt.load(Ordering::SeqCst)).map(Interrupt)
+    }
+
+    /// Leaves the waker for an interruption to come, and looks once more whether one has come
+    /// already.
+    pub(crate) fn listen(&self, waker: &Waker) -> Option<Interrupt> {
+        let mut listener = self.waker();
+        if !listener
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker))
+        {
+            let old = listener.replace(waker.clone());
+            drop(listener);
+            drop(old);
+        } else {
+            drop(listener);
+        }
+        self.interrupted()
+    }
+
+    pub(crate) fn clear(&self) {
+        // Whoever set it did so before this job was found in the slot, so the dispatch is not too
+        // early.
+        if self.interrupt.load(Ordering::SeqCst) != 0 {
+            self.interrupt.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Sets the reason, if there is none yet; the waker is to be woken once all locks are released.
+    #[must_use = "the worker sleeps on otherwise"]
+    pub(crate) fn interrupt(&self, reason: CancelReason) -> Option<Waker> {
+        let _ = self.interrupt.compare_exchange(
+            0,
+            reason_to_code(reason),
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
+        self.listener()
+    }
+
+    pub(super) fn listener(&self) -> Option<Waker> {
+        self.waker().clone()
+    }
+}
+
+/// How many cancel flags are made at once.
+const TOGETHER: usize = 64;
+
+/// The cancel flags of all slots, made when the first of their neighbours is used: so a slot that never
+/// is costs next to nothing.
+#[derive(Debug)]
+pub(crate) struct CancelFlags {
+    chunks: Vec<OnceLock<Box<[CancelFlag; TOGETHER]>>>,
+    count: usize,
+}
+
+impl CancelFlags {
+    /// Fails if memory cannot hold so many.
+    pub(super) fn new(count: usize) -> Result<Self, TryReserveError> {
+        let (mut chunks, length) = (Vec::new(), count.div_ceil(TOGETHER));
+        chunks.try_reserve_exact(length)?;
+        chunks.resize_with(length, OnceLock::new);
+        Ok(Self { chunks, count })
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Those of these slots that were made.
+    pub(super) fn made(&self, slots: Range<usize>) -> impl Iterator<Item = &CancelFlag> {
+        let chunks = self.chunks.iter().enumerate().skip(slots.start / TOGETHER);
+        let chunks = chunks.take_while(move |(number, _)| number * TOGETHER < slots.end);
+        chunks.flat_map(move |(number, chunk)| {
+            let first = number * TOGETHER;
+            let own = slots.start.saturating_sub(first)..(slots.end - first).min(TOGETHER);
+            chunk
+                .get()
+                .into_iter()
+                .flat_map(move |chunk| &chunk[own.clone()])
+        })
+    }
+}
+
+impl Index<usize> for CancelFlags {
+    type Output = CancelFlag;
+
+    #[inline]
+    fn index(&self, slot: usize) -> &CancelFlag {
+        &self.chunks[slot / TOGETHER]
+            .get_or_init(|| Box::new(std::array::from_fn(|_| CancelFlag::default())))
+            [slot % TOGETHER]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_made_with_their_neighbours_and_found_by_their_slots() {
+        let cancel_flags = CancelFlags::new(200).unwrap();
+        let made = |slots| cancel_flags.made(slots).count();
+        assert_eq!((cancel_flags.len(), made(0..200)), (200, 0));
+        let _ = cancel_flags[70].interrupt(CancelReason::Handle);
+        assert_eq!(
+            (
+                made(0..200),
+                made(0..64),
+                made(60..70),
+                made(127..200),
+                made(70..71)
+            ),
+            (64, 0, 6, 1, 1)
+        );
+        let interrupted = |slots| {
+            cancel_flags
+                .made(slots)
+                .filter(|signal| signal.interrupted().is_some())
+                .count()
+        };
+        assert_eq!(
+            (
+                interrupted(70..71),
+                interrupted(0..70),
+                interrupted(71..200)
+            ),
+            (1, 0, 0)
+        );
+        let _ = &cancel_flags[199];
+        assert_eq!(made(0..200), 64 + 8);
+    }
+
+    #[test]
+    fn more_signals_than_memory_can_hold_are_an_error() {
+        assert!(
+            [1 << 55, usize::MAX / 8, usize::MAX].map(|count| CancelFlags::new(count).is_err())
+                == [true; 3]
+        );
+    }
+
+    #[test]
+    fn every_reason_survives_the_atomic() {
+        for reason in REASONS {
+            assert_eq!(reason_from_code(reason_to_code(reason)), Some(reason));
+        }
+        assert_eq!(reason_from_code(0), None);
+    }
+}

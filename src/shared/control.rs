@@ -1,0 +1,81 @@
+//! Changes to a pool while it runs: pause, resize, another rate, another priority; and the list of
+//! what runs. Each is a change under the lock and a dispatch at what may start then.
+
+use super::{Shared, Synced};
+use crate::event::RunningJob;
+use crate::reply::{HandleState, ScheduledJob};
+use crate::schedule::Schedule;
+use crate::schedule::limiter::RateLimit;
+
+impl<In, T, E> Shared<In, T, E> {
+    /// Changes the schedule, which there is from then on.
+    fn control<R: Default>(
+        &self,
+        change: impl FnOnce(&mut Schedule<ScheduledJob<In, T, E>>) -> R,
+    ) -> R {
+        self.switch_on_schedule();
+        self.update_schedule(|_, state, _| {
+            state
+                .schedule
+                .as_mut()
+                .map(|schedule| change(schedule))
+                .unwrap_or_default()
+        })
+    }
+
+    pub(crate) fn pause(&self) {
+        self.control(|schedule| schedule.pause());
+    }
+
+    pub(crate) fn resume(&self) {
+        if self.is_scheduled() {
+            self.control(|schedule| schedule.resume());
+        }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.lock()
+            .schedule
+            .as_ref()
+            .is_some_and(|schedule| schedule.is_paused())
+    }
+
+    pub(crate) fn set_workers(&self, count: usize) {
+        self.control(|schedule| schedule.allow(count.saturating_mul(self.slots_each)));
+    }
+
+    pub(crate) fn set_rate(&self, limit: Option<RateLimit>) {
+        self.control(|schedule| {
+            let now = schedule.now();
+            schedule.set_rate(limit, now);
+        });
+    }
+
+    /// Says whether the job was still queued.
+    pub(crate) fn set_priority(&self, cell: &HandleState<In, T, E>, priority: i32) -> bool {
+        self.control(|schedule| {
+            cell.record_id().is_some_and(|record_id| {
+                schedule.set_priority(record_id, cell.id.as_u64(), priority)
+            })
+        })
+    }
+
+    /// What runs now, in the order of the workers.
+    pub(crate) fn running(&self) -> Vec<RunningJob> {
+        let state = self.lock();
+        let Synced {
+            running, schedule, ..
+        } = &*state;
+        let job = |(slot, active_job): (usize, crate::queue::running::ActiveJob)| RunningJob {
+            id: active_job.id,
+            index: active_job.index,
+            worker: self.worker_of(slot),
+            attempt: active_job.attempts,
+            key: active_job
+                .record_id
+                .and_then(|record_id| schedule.as_ref()?.key(record_id).cloned()),
+            since: running.since(slot),
+        };
+        running.occupied().map(job).collect()
+    }
+}

@@ -1,0 +1,655 @@
+//! The schedule within the shared state: jobs go in, and what it releases is carried out, by whoever has
+//! changed something. The schedule itself decides; here is what has to be done under the lock for
+//! that, and what after it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
+use std::task::Waker;
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use super::timer::TimerNotice;
+use super::{PriorAttempts, Shared, StartResult, Synced};
+use crate::error::{JobError, PanicMessage, TimeLimit};
+use crate::event::{Event, JobId, Outcome};
+use crate::panic;
+use crate::policy::retry::{History, Retry, RetryAfterScope};
+use crate::queue::admission::{Origin, PoolState, Wakes};
+use crate::queue::running::ActiveJob;
+use crate::reply::{QueuedJob, ScheduledJob};
+use crate::schedule::clock::{Reading, Tick};
+use crate::schedule::lanes::Key;
+use crate::schedule::{Occupancy, RecordId, Released, Removed, Schedule, ScheduleOptions, Start};
+use crate::sync::atomic::Ordering;
+
+/// The policy of retries, and how to copy what is tried again.
+pub(crate) struct Retries<In, E> {
+    pub(crate) policy: Retry<E>,
+    pub(crate) copy: fn(&In) -> In,
+    /// How many jobs may wait for another attempt.
+    pub(crate) capacity: usize,
+}
+
+impl<In, E> Clone for Retries<In, E> {
+    fn clone(&self) -> Self {
+        Self {
+            policy: self.policy.clone(),
+            copy: self.copy,
+            capacity: self.capacity,
+        }
+    }
+}
+
+/// What has to be done once the lock is released.
+#[must_use = "jobs are in it"]
+pub(crate) struct Deferred<In, T, E> {
+    released: Released<ScheduledJob<In, T, E>>,
+    notice: TimerNotice,
+    /// Those that wait for their own pool, and may do so for ever now.
+    blocked: Vec<Waker>,
+}
+
+impl<In, T, E> Deferred<In, T, E> {
+    const NONE: Self = Self {
+        released: Released::new(),
+        notice: TimerNotice::NONE,
+        blocked: Vec::new(),
+    };
+}
+
+/// A job that the schedule has given up, and what its outcome is to be.
+type GivenUp<In, T, E> = (Removed<ScheduledJob<In, T, E>>, JobError<E>);
+
+/// Those that are being settled, by the thread that does it. They count as queued until then, which
+/// bounds them.
+pub(super) struct Settling<In, T, E> {
+    queues: Vec<(ThreadId, VecDeque<GivenUp<In, T, E>>)>,
+}
+
+impl<In, T, E> Settling<In, T, E> {
+    pub(super) const fn new() -> Self {
+        Self { queues: Vec::new() }
+    }
+
+    /// Says whether the thread settles none yet.
+    fn add(&mut self, thread: ThreadId, given_up: VecDeque<GivenUp<In, T, E>>) -> bool {
+        match self.queues.iter_mut().find(|(other, _)| *other == thread) {
+            Some((_, queue)) => {
+                queue.extend(given_up);
+                false
+            }
+            None => {
+                self.queues.push((thread, given_up));
+                true
+            }
+        }
+    }
+
+    /// The next one; `None` once, after the last.
+    fn next(&mut self, thread: ThreadId) -> Option<GivenUp<In, T, E>> {
+        let at = self.queues.iter().position(|(other, _)| *other == thread)?;
+        let next = self.queues[at].1.pop_front();
+        if next.is_none() {
+            self.queues.swap_remove(at);
+        }
+        next
+    }
+}
+
+impl<In, T, E> Shared<In, T, E> {
+    #[inline]
+    pub(crate) fn is_scheduled(&self) -> bool {
+        self.is_scheduled.load(Ordering::Relaxed)
+    }
+
+    /// What the clock shows, where there is a schedule that wants to know.
+    #[inline]
+    pub(super) fn reading(&self) -> Option<Reading> {
+        self.is_scheduled().then(|| self.look_at_clock())
+    }
+
+    pub(super) fn look_at_clock(&self) -> Reading {
+        // In this order: what was taken over before this count is older than the time that is
+        // looked up now.
+        let generation = self.readings.load(Ordering::SeqCst);
+        Reading {
+            at: self.timer.now(),
+            generation,
+        }
+    }
+
+    /// Tells the schedule what time it is.
+    pub(super) fn tell_time(
+        &self,
+        schedule: &mut Schedule<ScheduledJob<In, T, E>>,
+        reading: Option<Reading>,
+    ) -> Tick {
+        let Some(reading) = reading else {
+            return schedule.now();
+        };
+        let now = schedule.read(reading);
+        self.readings.store(schedule.generation(), Ordering::SeqCst);
+        now
+    }
+
+    /// From here on the schedule decides when jobs start, those that are queued already included.
+    /// One that is just on its way into the injector, or out of it, is sent back when a worker
+    /// wants to start it.
+    pub(crate) fn switch_on_schedule(&self) {
+        if self.is_scheduled() {
+            return;
+        }
+        let start = self.timer.now();
+        let switching = self
+            .switching
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if self.is_scheduled() {
+            // Another thread was faster; what is in the injector now is released.
+            return;
+        }
+        let mut cells = Vec::new();
+        let mut wakes = Wakes::default();
+        // In one go, so that nothing which comes meanwhile starts before what was there. The lock
+        // of the injector comes before that of the state, here as elsewhere.
+        let deferred = self.injector.take_all_for(|entries| {
+            let mut state = self.lock_exclusive();
+            let schedule = Box::new(Schedule::new(self.policy, self.cancel_flags.len(), start));
+            let now = state.schedule.get_or_insert(schedule).now();
+            self.is_scheduled.store(true, Ordering::SeqCst);
+            state.admission.notify_of_any_room(&mut wakes);
+            for entry in entries {
+                if let QueuedJob::Handle(cell) = &entry {
+                    cells.push(Arc::clone(cell));
+                }
+                let terms = Self::own_terms(&entry);
+                self.insert(&mut state, entry, terms, now);
+            }
+            self.dispatch(&mut state, now)
+        });
+        drop(switching);
+        self.run_wakes(wakes);
+        self.run_deferred(deferred);
+        for cell in cells {
+            if cell.is_dead() {
+                // It was cancelled before the schedule knew of it.
+                self.remove_tombstone(cell.record_id(), cell.id);
+            }
+        }
+        self.look_for_end();
+    }
+
+    // ---- in ----
+
+    /// What a job asks for, by its input; calls closures of the user's.
+    pub(crate) fn terms(
+        &self,
+        input: &In,
+        priority: i32,
+        start: Start,
+        deadline: Option<Instant>,
+    ) -> Result<ScheduleOptions, PanicMessage> {
+        let (mut key, mut cost): (Option<Key>, u32) = (None, 1);
+        if self.key_by.is_some() || self.cost_by.is_some() {
+            panic::catch(|| {
+                key = self.key_by.as_ref().map(|key_by| key_by(input));
+                cost = self.cost_by.as_ref().map_or(1, |cost_by| cost_by(input));
+            })?;
+        }
+        Ok(ScheduleOptions {
+            priority,
+            cost,
+            key,
+            start,
+            deadline,
+        })
+    }
+
+    #[cold]
+    pub(super) fn schedule_one(&self, entry: QueuedJob<In, T, E>) {
+        match self.terms_of(&entry) {
+            Ok(terms) => self.schedule_by(terms, entry),
+            Err(message) => entry.settle_unstarted(self, JobError::Panicked(message), 0),
+        }
+    }
+
+    pub(super) fn schedule_by(&self, terms: ScheduleOptions, entry: QueuedJob<In, T, E>) {
+        self.update_schedule(|shared, state, now| shared.insert(state, entry, terms, now));
+    }
+
+    #[cold]
+    pub(super) fn schedule_many(&self, entries: Vec<QueuedJob<In, T, E>>) {
+        let mut jobs = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match self.terms_of(&entry) {
+                Ok(terms) => jobs.push((entry, terms)),
+                Err(message) => entry.settle_unstarted(self, JobError::Panicked(message), 0),
+            }
+        }
+        self.update_schedule(|shared, state, now| {
+            for (entry, terms) in jobs {
+                shared.insert(state, entry, terms, now);
+            }
+        });
+    }
+
+    /// The terms of a job that has none of its own.
+    fn terms_of(&self, entry: &QueuedJob<In, T, E>) -> Result<ScheduleOptions, PanicMessage> {
+        match entry {
+            QueuedJob::Stream(job) => {
+                let limit = self.lock().limits.job;
+                let deadline = limit.and_then(|limit| job.accepted_at?.checked_add(limit));
+                self.terms(&job.input, job.stream.priority(), Start::Now, deadline)
+            }
+            QueuedJob::Handle(_) => Ok(Self::own_terms(entry)),
+        }
+    }
+
+    /// The terms of a job that was on its way when the schedule was switched on: there is neither a
+    /// closure of the builder's then nor a limit.
+    fn own_terms(entry: &QueuedJob<In, T, E>) -> ScheduleOptions {
+        match entry {
+            QueuedJob::Stream(job) => ScheduleOptions {
+                cost: 1,
+                priority: job.stream.priority(),
+                ..ScheduleOptions::default()
+            },
+            QueuedJob::Handle(_) => ScheduleOptions {
+                cost: 1,
+                ..ScheduleOptions::default()
+            },
+        }
+    }
+
+    fn insert(
+        &self,
+        state: &mut Synced<In, T, E>,
+        entry: QueuedJob<In, T, E>,
+        terms: ScheduleOptions,
+        now: Tick,
+    ) {
+        let Some(schedule) = &mut state.schedule else {
+            return;
+        };
+        let number = entry.id().as_u64();
+        let record_id = schedule.insert(ScheduledJob::from(entry), number, terms, now);
+        if let Some(ScheduledJob::Handle(cell)) = schedule.job(record_id) {
+            cell.set_record_id(record_id);
+        }
+    }
+
+    /// Takes a job back that a worker has not started.
+    #[cold]
+    pub(crate) fn return_to_schedule(&self, entry: QueuedJob<In, T, E>) {
+        if matches!(entry, QueuedJob::Handle(_)) && entry.is_dead() {
+            self.remove_tombstone(entry.record_id(), entry.id());
+            return;
+        }
+        let (id, record_id, stream) = (entry.id().as_u64(), entry.record_id(), entry.stream());
+        let cell = if let QueuedJob::Handle(cell) = &entry {
+            Some(Arc::clone(cell))
+        } else {
+            None
+        };
+        let gone =
+            self.update_schedule(
+                |shared, state, now| match (&mut state.schedule, record_id) {
+                    (Some(schedule), Some(record_id)) if schedule.is_released(record_id, id) => {
+                        schedule.put_back(record_id, ScheduledJob::from(entry), now);
+                        None
+                    }
+                    (_, Some(_)) => Some(entry),
+                    (_, None) => {
+                        let terms = Self::own_terms(&entry);
+                        shared.insert(state, entry, terms, now);
+                        None
+                    }
+                },
+            );
+        if let Some(gone) = gone {
+            // It was cancelled meanwhile, and has its outcome.
+            gone.settle_unstarted(self, JobError::Abandoned, 0);
+        }
+        if let Some(stream) = stream {
+            stream.sweep_if_cancelled();
+        }
+        if let Some(cell) = cell.filter(|cell| cell.is_dead()) {
+            // It was cancelled before the schedule knew of it.
+            self.remove_tombstone(cell.record_id(), cell.id);
+        }
+        self.look_for_end();
+    }
+
+    // ---- through ----
+
+    /// Changes something under the lock, looks what may start then, and carries that out.
+    pub(super) fn update_schedule<R>(
+        &self,
+        change: impl FnOnce(&Self, &mut Synced<In, T, E>, Tick) -> R,
+    ) -> R {
+        let reading = self.reading();
+        let mut state = self.lock();
+        let now = match &mut state.schedule {
+            Some(schedule) => self.tell_time(schedule, reading),
+            None => Tick(0),
+        };
+        let changed = change(self, &mut state, now);
+        let now = state
+            .schedule
+            .as_ref()
+            .map_or(now, |schedule| schedule.now());
+        let deferred = self.dispatch(&mut state, now);
+        drop(state);
+        self.run_deferred(deferred);
+        changed
+    }
+
+    /// Looks what may start now, if there is a schedule.
+    pub(super) fn dispatch_now(&self) {
+        if self.is_scheduled() {
+            self.update_schedule(|_, _, _| ());
+        }
+    }
+
+    pub(super) fn dispatch(&self, state: &mut Synced<In, T, E>, now: Tick) -> Deferred<In, T, E> {
+        let mut deferred = Deferred::NONE;
+        let load = load(state);
+        if let Some(schedule) = &mut state.schedule {
+            if state.admission.pool_state() < PoolState::Aborted {
+                schedule.release(now, load, &mut deferred.released);
+            } else {
+                schedule.stop();
+            }
+            if schedule.take_step_back() {
+                state.timer_role.distrust_alarm();
+            }
+            deferred.notice = state.timer_role.dispatch(schedule.next());
+        }
+        deferred.blocked = state.blocked();
+        deferred
+    }
+
+    pub(crate) fn run_deferred(&self, deferred: Deferred<In, T, E>) {
+        let Deferred {
+            released,
+            notice,
+            blocked,
+        } = deferred;
+        let Released {
+            first,
+            more,
+            expired,
+            too_costly,
+        } = released;
+        if let Some((job, record_id)) = first {
+            let job = job.release(record_id);
+            if more.is_empty() {
+                self.push(job);
+            } else {
+                self.push_many(
+                    std::iter::once(job).chain(
+                        more.into_iter()
+                            .map(|(job, record_id)| job.release(record_id)),
+                    ),
+                );
+            }
+            self.look_for_end();
+        }
+        self.notify_timer(notice);
+        panic::wake(blocked);
+        if !(expired.is_empty() && too_costly.is_empty()) {
+            let expired = expired
+                .into_iter()
+                .map(|removed| (removed, JobError::TimedOut(TimeLimit::Job)));
+            let too_costly = too_costly.into_iter();
+            let too_costly = too_costly
+                .map(|(removed, cost, most)| (removed, JobError::CostExceedsLimit { cost, most }));
+            self.settle_given_up(expired.chain(too_costly).collect());
+        }
+    }
+
+    /// Each job that is settled looks at the schedule again, and may find others that have run out
+    /// of their time since. These are left to the call that is under way on this thread, or the
+    /// calls would nest as deeply as there are jobs. No code of the user's unwinds through it.
+    #[cold]
+    fn settle_given_up(&self, given_up: VecDeque<GivenUp<In, T, E>>) {
+        let thread = std::thread::current().id();
+        if !self.lock().settling.add(thread, given_up) {
+            return;
+        }
+        // Ends: a job is given up once.
+        loop {
+            let next = self.lock().settling.next(thread);
+            let Some((removed, error)) = next else { break };
+            let attempts = removed.attempts();
+            removed
+                .job
+                .into_entry()
+                .settle_unstarted(self, error, attempts);
+            panic::discard(removed.history);
+        }
+    }
+
+    /// The part of [`book_start`](Self::book_start) for a pool that has a schedule.
+    #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "as those of `book_start`")]
+    pub(super) fn start_scheduled(
+        &self,
+        state: &mut Synced<In, T, E>,
+        slot: usize,
+        origin: Origin,
+        mut active_job: ActiveJob,
+        reading: Option<Reading>,
+        wakes: &mut Wakes,
+        prior: &mut PriorAttempts,
+    ) -> StartResult {
+        let load = load(state);
+        let Some(schedule) = &mut state.schedule else {
+            return StartResult::NotYet;
+        };
+        let Some(record_id) = active_job
+            .record_id
+            .filter(|record_id| schedule.is_released(*record_id, active_job.id.as_u64()))
+        else {
+            return StartResult::NotYet;
+        };
+        let now = self.tell_time(schedule, reading);
+        if !schedule.may_go_on(record_id, load, now) || schedule.is_overtaken(record_id, now) {
+            return StartResult::NotYet;
+        }
+        self.cancel_flags[slot].clear();
+        prior.history = schedule.start(record_id, load, now);
+        if self.drives_timer(slot) {
+            state.timer_role.note_awake();
+        }
+        // Those that have waited for this start wait for a time now.
+        prior.notice = state.timer_role.dispatch(schedule.next());
+        let since = reading
+            .map(|reading| reading.at)
+            .or_else(|| schedule.instant(now));
+        if let Some(history) = &prior.history {
+            active_job.attempts = history.attempts.saturating_add(1);
+            active_job.is_retry = true;
+        } else if let Some(account) = &mut state.account {
+            account.earn();
+        }
+        state.absorb_extra(origin, active_job.stream, wakes);
+        state.admission.start(origin, wakes);
+        state.running.start_scheduled(slot, active_job, since);
+        prior.since = since;
+        StartResult::Yes
+    }
+
+    /// The part of [`book_finish`](Self::book_finish) for a pool that has a schedule.
+    #[inline(never)]
+    pub(super) fn book_scheduled_finish(
+        &self,
+        slot: usize,
+        id: JobId,
+        outcome: Outcome,
+        attempts: u32,
+    ) {
+        let reading = self.reading();
+        let mut wakes = Wakes::default();
+        let deferred = {
+            let mut state = self.lock();
+            let state = &mut *state;
+            state.forget_interrupted(id, outcome);
+            if self.drives_timer(slot) {
+                state.timer_role.note_awake();
+            }
+            let record_id = state.running.finish_scheduled(slot);
+            state.admission.finish(outcome, &mut wakes);
+            let mut now = Tick(0);
+            if let Some(schedule) = &mut state.schedule {
+                now = self.tell_time(schedule, reading);
+                if let Some(record_id) = record_id {
+                    schedule.finish(record_id, now);
+                }
+            }
+            self.dispatch(state, now)
+        };
+        self.observe(|| Event::Finished {
+            job: id,
+            outcome,
+            attempts,
+        });
+        self.run_deferred(deferred);
+        self.run_wakes(wakes);
+    }
+
+    /// Returns what is to be dropped and done after the lock.
+    pub(super) fn forget_scheduled(
+        &self,
+        state: &mut Synced<In, T, E>,
+        record_id: RecordId,
+        id: JobId,
+        reading: Option<Reading>,
+    ) -> (
+        Option<ScheduledJob<In, T, E>>,
+        Option<Box<History>>,
+        Deferred<In, T, E>,
+    ) {
+        let (mut job, mut history, mut now) = (None, None, Tick(0));
+        if let Some(schedule) = &mut state.schedule {
+            now = self.tell_time(schedule, reading);
+            (job, history) = schedule.forget(record_id, id.as_u64(), now);
+        }
+        (job, history, self.dispatch(state, now))
+    }
+
+    /// How many attempts were made of a job that is queued.
+    pub(crate) fn attempts(&self, entry: &QueuedJob<In, T, E>) -> u32 {
+        self.attempts_of(entry.record_id(), entry.id())
+    }
+
+    pub(crate) fn attempts_of(&self, record_id: Option<RecordId>, id: JobId) -> u32 {
+        let Some(record_id) = record_id else { return 0 };
+        self.lock()
+            .schedule
+            .as_ref()
+            .map_or(0, |schedule| schedule.attempts(record_id, id.as_u64()))
+    }
+
+    /// Takes out the scheduled jobs of which `is_dead` is true, released ones excepted.
+    pub(super) fn unschedule(
+        &self,
+        is_dead: impl Fn(&ScheduledJob<In, T, E>) -> bool,
+    ) -> Vec<Removed<ScheduledJob<In, T, E>>> {
+        if !self.is_scheduled() {
+            return Vec::new();
+        }
+        // Those behind them may start now.
+        self.update_schedule(|_, state, now| {
+            state
+                .schedule
+                .as_mut()
+                .map(|schedule| schedule.extract(now, is_dead))
+                .unwrap_or_default()
+        })
+    }
+
+    // ---- and back ----
+
+    /// Whether another attempt may be made of the job in this slot, as far as the bounds of the
+    /// pool go; the budget pays. `None`: the question is idle, since the job is interrupted. After
+    /// a yes, it is to be [put on its way](Self::requeue) or [forgone](Self::forgo_retry).
+    pub(crate) fn allow_retry(&self, slot: usize, capacity: usize, is_paid: bool) -> Option<bool> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        if state.admission.pool_state() >= PoolState::Aborted
+            || self.cancel_flags[slot].interrupted().is_some()
+        {
+            return None;
+        }
+        let itself = state.running.is_retry(slot);
+        let others = state.admission.retrying() + state.running.retries() - usize::from(itself);
+        let is_allowed = state.admission.retrying() + state.retries_ahead < capacity
+            && (!is_paid
+                || state
+                    .account
+                    .as_mut()
+                    .is_none_or(|account| account.spend(others)));
+        if is_allowed {
+            state.retries_ahead += 1;
+            state.running.mark_retry(slot);
+        } else {
+            state.retries_refused += 1;
+        }
+        Some(is_allowed)
+    }
+
+    /// A retry that was allowed is not made after all.
+    pub(crate) fn forgo_retry(&self) {
+        self.lock().retries_ahead -= 1;
+    }
+
+    /// Sends the job of a slot back to wait for another attempt, unless it is interrupted; then it
+    /// is given back. The caller carries out the deferred, with no lock held.
+    pub(crate) fn requeue(
+        &self,
+        slot: usize,
+        job: ScheduledJob<In, T, E>,
+        history: Box<History>,
+        delay: Duration,
+        hold: RetryAfterScope,
+    ) -> Result<(Deferred<In, T, E>, Wakes), (ScheduledJob<In, T, E>, Box<History>)> {
+        let reading = self.reading();
+        let mut wakes = Wakes::default();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.retries_ahead -= 1;
+        let record_id = state.running.record_id(slot);
+        let (Some(schedule), Some(record_id)) = (&mut state.schedule, record_id) else {
+            return Err((job, history));
+        };
+        if state.admission.pool_state() >= PoolState::Aborted
+            || self.cancel_flags[slot].interrupted().is_some()
+        {
+            return Err((job, history));
+        }
+        if self.drives_timer(slot) {
+            state.timer_role.note_awake();
+        }
+        let now = self.tell_time(schedule, reading);
+        let at = now.after(delay);
+        match hold {
+            RetryAfterScope::Job => {}
+            RetryAfterScope::Key => schedule.hold_lane(record_id, at),
+            RetryAfterScope::Pool => schedule.hold(at),
+        }
+        schedule.requeue(record_id, job, history, at, now);
+        state.running.finish_scheduled(slot);
+        state.admission.retry(&mut wakes);
+        state.retries += 1;
+        Ok((self.dispatch(state, now), wakes))
+    }
+}
+
+pub(super) fn load<In, T, E>(state: &Synced<In, T, E>) -> Occupancy {
+    Occupancy {
+        slots: state.admission.slots(),
+        running: state.admission.running(),
+        is_closing: state.admission.pool_state() > PoolState::Open,
+    }
+}

@@ -1,0 +1,704 @@
+//! Many inputs, one stream of completions. In comes a source of inputs, pulled only as there is
+//! room; out come completions, as jobs end or in the order of the inputs. `MapWait` and reading
+//! happen in one task, so neither can wait for the other.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+
+use super::completions::CompletionReader;
+use super::reorder::Reorder;
+use super::summary::{End, Summary};
+use super::{Completion, OnError};
+use crate::error::{CancelReason, CollectError};
+use crate::panic;
+use crate::pool::Pool;
+use crate::reply::{Batch, QueuedJob, StreamJob};
+use crate::rt::Alarm;
+use crate::shared::{MapWait, Pull};
+
+/// How many inputs are pulled between two looks at the results.
+const CHUNK: usize = 64;
+
+/// Where a map pulls its inputs from; implemented by [`Inputs`] and [`TryInputs`] only.
+pub trait Source<In, T, E>: sealed::Sealed + Unpin {
+    /// What the map yields.
+    type Item;
+
+    /// Pulls the next input.
+    #[doc(hidden)]
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Pulled<In>>;
+
+    /// Makes an item of a completion.
+    #[doc(hidden)]
+    fn completion(completion: Completion<In, T, E>) -> Self::Item;
+
+    /// The source's own failure, once.
+    #[doc(hidden)]
+    fn take_failure(&mut self) -> Option<Self::Item>;
+}
+
+mod sealed {
+    #[expect(
+        unnameable_types,
+        reason = "nobody outside can implement what needs it"
+    )]
+    pub trait Sealed {}
+}
+
+/// What came out of a source.
+#[derive(Debug)]
+pub enum Pulled<In> {
+    /// An input.
+    Input(In),
+    /// Nothing, and nothing will.
+    Exhausted,
+    /// The source's failure, which it keeps.
+    Failed,
+}
+
+/// A source that cannot fail; made by [`Pool::map`] and [`Pool::map_stream`].
+#[derive(Debug)]
+pub struct Inputs<S>(Pin<Box<S>>);
+
+/// A source whose items are results; made by [`Pool::try_map`] and [`Pool::try_map_stream`].
+#[derive(Debug)]
+pub struct TryInputs<S, F> {
+    stream: Pin<Box<S>>,
+    failure: Option<F>,
+}
+
+impl<S> Inputs<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self(Box::pin(stream))
+    }
+}
+
+impl<S, F> TryInputs<S, F> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self {
+            stream: Box::pin(stream),
+            failure: None,
+        }
+    }
+}
+
+impl<S> sealed::Sealed for Inputs<S> {}
+impl<S, F> sealed::Sealed for TryInputs<S, F> {}
+
+// The failure is never pinned.
+impl<S, F> Unpin for TryInputs<S, F> {}
+
+impl<In, T, E, S: Stream<Item = In>> Source<In, T, E> for Inputs<S> {
+    type Item = Completion<In, T, E>;
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Pulled<In>> {
+        self.0
+            .as_mut()
+            .poll_next(cx)
+            .map(|input| input.map_or(Pulled::Exhausted, Pulled::Input))
+    }
+
+    fn completion(completion: Completion<In, T, E>) -> Self::Item {
+        completion
+    }
+
+    fn take_failure(&mut self) -> Option<Self::Item> {
+        None
+    }
+}
+
+impl<In, T, E, F, S: Stream<Item = Result<In, F>>> Source<In, T, E> for TryInputs<S, F> {
+    type Item = Result<Completion<In, T, E>, F>;
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Pulled<In>> {
+        self.stream.as_mut().poll_next(cx).map(|item| match item {
+            Some(Ok(input)) => Pulled::Input(input),
+            Some(Err(failure)) => {
+                self.failure = Some(failure);
+                Pulled::Failed
+            }
+            None => Pulled::Exhausted,
+        })
+    }
+
+    fn completion(completion: Completion<In, T, E>) -> Self::Item {
+        Ok(completion)
+    }
+
+    fn take_failure(&mut self) -> Option<Self::Item> {
+        self.failure.take().map(Err)
+    }
+}
+
+/// A stream of completions: each input of a source becomes a job, and each job yields one
+/// completion.
+///
+/// Made by [`Pool::map`], [`map_stream`](Pool::map_stream), [`try_map`](Pool::try_map) and
+/// [`try_map_stream`](Pool::try_map_stream). The source is pulled only while this stream is polled,
+/// and only while there is room both in the pool's queue and in the [`window`](Self::window), so it
+/// may be endless. Nothing is ever pulled that cannot be accepted.
+///
+/// A map keeps its pool open, as a clone of the [`Pool`] would. If the pool is closed meanwhile,
+/// the map pulls no more, yields what was accepted, and ends; the [`summary`](Self::summary) says
+/// so.
+///
+/// The last type parameter is that of the source. A map that is a field of a struct, or that is
+/// returned, is best named `Pin<Box<dyn Stream<Item = Completion<In, T, E>> + Send>>` or `impl
+/// Stream`.
+///
+/// A map whose stream is not polled makes no progress of its own: jobs that were accepted run to
+/// their end and wait to be read, at most `window` of them.
+///
+/// # Defaults
+///
+/// As jobs finish; [`window`](Self::window): the queue's capacity plus the number of jobs that can
+/// run at once; [`OnError::Continue`]; inputs are not kept; priority 0; no deadline.
+///
+/// # Cancel safety
+///
+/// Dropping the future of [`next`](Self::next) loses nothing. A map that waits, polled or not,
+/// holds no place in the queue. Dropping the stream cancels what is left of it: queued jobs never
+/// start, running ones are dropped at their next await.
+///
+/// # Examples
+///
+/// ```
+/// use brigade::{ManualTimer, Pool};
+/// use futures_lite::future;
+///
+/// let (pool, workers) = Pool::builder()
+///     .workers(4)
+///     .timer(ManualTimer::new())
+///     .build(|n: u32| async move { if n == 3 { Err("three") } else { Ok(n * 10) } });
+/// future::block_on(workers.drive(async {
+///     let mut completions = pool.map(0..5).ordered();
+///     let mut results = Vec::new();
+///     while let Some(completion) = completions.next().await {
+///         results.push(completion.result.ok());
+///     }
+///     assert_eq!(results, [Some(0), Some(10), Some(20), None, Some(40)]);
+///     let summary = completions.summary();
+///     assert_eq!((summary.accepted, summary.succeeded, summary.failed), (5, 4, 1));
+///     assert!(summary.is_complete());
+/// }));
+/// ```
+#[must_use = "a map pulls no input unless it is polled"]
+pub struct Map<In, T, E, S> {
+    /// Keeps the pool open.
+    pool: Pool<In, T, E>,
+    source: S,
+    intake: Intake,
+    /// Pulled, and about to be accepted. Empty between polls, unless the source panicked; at most
+    /// [`CHUNK`].
+    pulled: Vec<In>,
+    map_wait: MapWait<In, T, E>,
+    window: usize,
+    /// Holds back what is not next; at most `window` and what running jobs add.
+    order: Option<Reorder<Completion<In, T, E>>>,
+    reader: CompletionReader<In, T, E>,
+    /// Ends when the map has to.
+    deadline: Option<Alarm>,
+}
+
+/// How things stand with the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Intake {
+    Open,
+    Exhausted,
+    Failed,
+    /// The pool takes no more, or the map was cancelled.
+    Shut,
+}
+
+// The inputs that were pulled, and those that are held back, are never pinned.
+impl<In, T, E, S: Unpin> Unpin for Map<In, T, E, S> {}
+
+impl<In, T, E, S> Map<In, T, E, S> {
+    pub(crate) fn new(pool: Pool<In, T, E>, source: S, window: usize) -> Self {
+        let reader = CompletionReader::new(pool.shared());
+        let map_wait = MapWait::new(Arc::clone(pool.shared()), reader.stream.identity().get());
+        reader.stream.set_window(window);
+        Self {
+            pool,
+            source,
+            intake: Intake::Open,
+            pulled: Vec::new(),
+            map_wait,
+            window,
+            order: None,
+            reader,
+            deadline: None,
+        }
+    }
+
+    /// Yields the completions in the order of their inputs.
+    ///
+    /// A job that takes long holds back those behind it; no more than the window wait there, and
+    /// the source is not pulled meanwhile.
+    #[doc(alias("buffered"))]
+    pub fn ordered(mut self) -> Self {
+        self.order = Some(Reorder::new());
+        self
+    }
+
+    /// Bounds how many jobs of this map may be queued, running, or finished and unread at once.
+    /// Jobs that running jobs add come on top.
+    ///
+    /// With a window of 1, a job starts when the one before it was read.
+    ///
+    /// # Panics
+    ///
+    /// If `jobs` is 0.
+    #[track_caller]
+    pub fn window(mut self, jobs: usize) -> Self {
+        assert!(jobs > 0, "window must be at least 1, got 0");
+        self.window = jobs;
+        self.reader.stream.set_window(jobs);
+        self
+    }
+
+    /// Says what happens when a job does not succeed; see [`OnError`].
+    ///
+    /// It takes effect where the job ends, not where its completion is read: once the last failure
+    /// that is allowed has happened, no job of this map starts.
+    pub fn on_error(self, policy: OnError) -> Self {
+        self.reader.stream.set_on_error(policy);
+        self
+    }
+
+    /// Sets the [priority](crate::Job::priority) of the jobs of this map.
+    pub fn priority(self, priority: i32) -> Self {
+        self.reader.stream.set_priority(priority);
+        self
+    }
+
+    /// Limits the whole map, counted from now, however many jobs it has: when the time has passed,
+    /// what is left is cancelled, as by [`cancel`](Self::cancel), with [`CancelReason::Deadline`]
+    /// as the reason, and the [`summary`](Self::summary) says [`End::TimedOut`]. Jobs that are
+    /// finished keep their outcome.
+    ///
+    /// The deadline is seen when the map is polled; a map that is not polled is not cancelled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{End, ManualTimer, Pool};
+    /// use futures_lite::future;
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualTimer::new();
+    /// let (pool, workers) = Pool::builder()
+    ///     .workers(1)
+    ///     .timer(clock.clone())
+    ///     .build(|_: u32| future::pending::<Result<(), ()>>());
+    /// let run = pool.map(0..5).deadline(Duration::from_secs(60)).for_each(drop);
+    /// let summary = future::block_on(clock.run(workers.drive(run)));
+    /// assert_eq!((summary.end, summary.cancelled), (End::TimedOut, 5));
+    /// ```
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        let timer = &self.pool.shared().timer;
+        self.deadline = timer
+            .now()
+            .checked_add(limit)
+            .map(|at| Alarm::new(timer.sleep_until(at)));
+        self
+    }
+
+    /// Puts a copy of the input into each [`Completion`], also of jobs that started. It is made
+    /// right before the job starts.
+    pub fn keep_inputs(self) -> Self
+    where
+        In: Clone,
+    {
+        self.reader.stream.set_keep(In::clone);
+        self
+    }
+
+    /// What became of the jobs so far; after the stream has ended, of all of them, and how it
+    /// ended.
+    pub fn summary(&self) -> Summary {
+        let is_over = self.intake != Intake::Open && self.reader.unread() == 0;
+        let by_source = match self.intake {
+            Intake::Open | Intake::Shut => End::Closed,
+            Intake::Exhausted => End::Complete,
+            Intake::Failed => End::SourceFailed,
+        };
+        self.reader.summary(is_over, by_source)
+    }
+
+    /// Cancels what is left: queued jobs never start, running ones are dropped at their next await,
+    /// and no more inputs are pulled. Their completions are still yielded.
+    pub fn cancel(&mut self) {
+        self.stop(CancelReason::Stream);
+    }
+
+    fn stop(&mut self, reason: CancelReason) {
+        self.intake = Intake::Shut;
+        self.deadline = None;
+        // It may be cancelled by another task than the one that waits for its source.
+        self.map_wait.leave_and_wake();
+        self.reader.stream.cancel(reason);
+    }
+
+    /// Cancels what is left if the time of the map has passed.
+    fn look_at_deadline(&mut self, cx: &mut Context<'_>) {
+        if let Some(deadline) = &mut self.deadline
+            && Pin::new(deadline).poll(cx).is_ready()
+        {
+            let is_over = self.intake != Intake::Open && self.reader.unread() == 0;
+            if is_over {
+                self.deadline = None;
+            } else {
+                self.stop(CancelReason::Deadline);
+            }
+        }
+    }
+
+    /// Drops inputs that will not be accepted, which there are only after the source has panicked.
+    fn discard_pulled(&mut self) {
+        for input in self.pulled.drain(..) {
+            panic::discard(input);
+        }
+    }
+}
+
+impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
+    /// Waits for the next completion; `None` after the last one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the name that streams have for it"
+    )]
+    pub fn next(&mut self) -> Next<'_, In, T, E, S> {
+        Next { map: self }
+    }
+
+    /// Pulls inputs while there is room, and submits them. What it waits for then wakes the task:
+    /// its jobs, if `window` of them are unread; otherwise room or the source, and the close of the
+    /// pool.
+    ///
+    /// It ends: the window bounds what is submitted before a completion is read.
+    fn feed(&mut self, cx: &mut Context<'_>) {
+        let stream = Arc::clone(&self.reader.stream);
+        let shared = Arc::clone(self.pool.shared());
+        loop {
+            if stream.cancelled().is_some() {
+                return self.shut();
+            }
+            if self.intake != Intake::Open && self.pulled.is_empty() {
+                return self.map_wait.leave();
+            }
+            if self.wanted() == 0 {
+                return self.map_wait.leave();
+            }
+            let mut pull = match self.map_wait.begin_pull(&shared) {
+                Ok(Some(pull)) => pull,
+                Ok(None) => return self.map_wait.wait(true, cx),
+                Err(_) => return self.shut(),
+            };
+            // The first without a place: the source may be a map of this pool that needs one.
+            let mut is_pending = self.pull(1, cx);
+            if !self.pulled.is_empty() {
+                let mut places = pull.take_places(self.wanted());
+                loop {
+                    is_pending = is_pending || self.pull(places, cx);
+                    let more = self.intake == Intake::Open && !is_pending;
+                    places = self.submit(&mut pull, &stream, more);
+                    if places == 0 {
+                        break;
+                    }
+                }
+            }
+            drop(pull);
+            if is_pending {
+                return self.map_wait.wait(false, cx);
+            }
+        }
+    }
+
+    /// How many inputs may be pulled before a completion is read.
+    fn wanted(&self) -> usize {
+        self.window.saturating_sub(self.reader.unread()).min(CHUNK)
+    }
+
+    /// Pulls no more.
+    fn shut(&mut self) {
+        self.intake = Intake::Shut;
+        self.discard_pulled();
+        self.map_wait.leave();
+    }
+
+    /// Pulls until there are `places` inputs; says whether the source has to be waited for.
+    fn pull(&mut self, places: usize, cx: &mut Context<'_>) -> bool {
+        while self.intake == Intake::Open && self.pulled.len() < places {
+            match self.source.poll_input(cx) {
+                Poll::Ready(Pulled::Input(input)) => self.pulled.push(input),
+                Poll::Ready(Pulled::Exhausted) => self.intake = Intake::Exhausted,
+                Poll::Ready(Pulled::Failed) => self.intake = Intake::Failed,
+                Poll::Pending => return true,
+            }
+        }
+        false
+    }
+
+    /// Submits what was pulled, at most as much as there are places for, or one input beyond the
+    /// capacity. Takes as many `more` places as are wanted then, and says how many there are.
+    fn submit(
+        &mut self,
+        pull: &mut Pull<'_, In, T, E>,
+        stream: &Arc<super::completions::CompletionQueue<In, T, E>>,
+        more: bool,
+    ) -> usize {
+        let shared = pull.shared;
+        let used = self.pulled.len().min(pull.places().max(1));
+        stream.expect(used);
+        let index = stream.take_indices(used);
+        let (first, origin, limits) = pull.accept(used, if more { self.wanted() } else { 0 });
+        if used == 0 {
+            return pull.places();
+        }
+        let is_batch = used > 1 && used == self.pulled.len();
+        if is_batch && shared.is_plain && stream.timer_role().is_none() {
+            let inputs = std::mem::replace(&mut self.pulled, stream.input_spares.take());
+            shared.launch_lot(Batch::new(Arc::clone(stream), first, index, inputs));
+        } else {
+            let accepted_at = shared.clock_in(limits);
+            let entries = self
+                .pulled
+                .drain(..used)
+                .enumerate()
+                .map(|(offset, input)| {
+                    let (stream, id, index) =
+                        (Arc::clone(stream), first.offset(offset), index + offset);
+                    QueuedJob::Stream(StreamJob {
+                        input,
+                        stream,
+                        id,
+                        index,
+                        origin,
+                        record_id: None,
+                        accepted_at,
+                    })
+                });
+            shared.launch_many(entries.collect());
+        }
+        stream.sweep_if_cancelled();
+        pull.places()
+    }
+
+    /// Whether inputs are to be pulled before the completions at hand are read, so that the workers
+    /// have something to do meanwhile; but not for the sake of a few.
+    #[inline(always)]
+    fn is_hungry(&self) -> bool {
+        self.intake == Intake::Open
+            && self.window.saturating_sub(self.reader.unread()) >= (self.window / 8).clamp(1, CHUNK)
+    }
+
+    fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Completion<In, T, E>>> {
+        let mut has_fed = false;
+        loop {
+            if !has_fed && self.is_hungry() {
+                self.feed(cx);
+                has_fed = true;
+                continue;
+            }
+            let delivered = match &mut self.order {
+                None => self.reader.poll_delivered(cx),
+                Some(order) => match order.pop() {
+                    Some(completion) => return Poll::Ready(Some(completion)),
+                    None => self.reader.poll_delivered(cx),
+                },
+            };
+            match delivered {
+                Poll::Ready(completion) => match &mut self.order {
+                    None => return Poll::Ready(Some(completion)),
+                    Some(order) => order.insert(completion.index, completion),
+                },
+                Poll::Pending if !has_fed => {
+                    self.feed(cx);
+                    has_fed = true;
+                }
+                Poll::Pending if self.intake != Intake::Open && self.reader.unread() == 0 => {
+                    self.deadline = None;
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
+    type Item = S::Item;
+
+    #[inline(always)]
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = &mut *self;
+        // The same as the rest, for most completions of most maps.
+        if this.deadline.is_none()
+            && this.order.is_none()
+            && (!this.is_hungry() || this.map_wait.is_waiting_for_room(cx))
+            && let Some(success) = this.reader.next_success()
+        {
+            return Poll::Ready(Some(S::completion(success.into_completion())));
+        }
+        this.poll_item(cx)
+    }
+}
+
+impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
+    #[inline(never)]
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        if self.deadline.is_some() {
+            self.look_at_deadline(cx);
+        }
+        match self.poll_completion(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(self.source.take_failure()),
+            Poll::Ready(Some(completion)) => {
+                self.reader.count(&completion);
+                Poll::Ready(Some(S::completion(completion)))
+            }
+        }
+    }
+}
+
+/// The next completion of a [`Map`]; made by [`Map::next`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Next<'a, In, T, E, S> {
+    map: &'a mut Map<In, T, E, S>,
+}
+
+impl<In, T, E, S: Source<In, T, E>> Future for Next<'_, In, T, E, S> {
+    type Output = Option<S::Item>;
+
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut *self.map).poll_next(cx)
+    }
+}
+
+impl<In, T, E, S> fmt::Debug for Next<'_, In, T, E, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Next").finish_non_exhaustive()
+    }
+}
+
+impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
+    /// Collects the values in the order of the inputs. The first job that does not succeed cancels
+    /// the rest.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectError::Job`] with the first failure; [`CollectError::Incomplete`] if all jobs
+    /// succeeded but the pool was closed before the source was exhausted.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels what is left, and loses the values collected so far.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{CollectError, JobError, ManualTimer, Pool};
+    /// use futures_lite::future;
+    ///
+    /// let (pool, workers) = Pool::builder()
+    ///     .workers(2)
+    ///     .timer(ManualTimer::new())
+    ///     .build(|n: u32| async move { if n < 5 { Ok(n + 1) } else { Err("too big") } });
+    /// future::block_on(workers.drive(async {
+    ///     assert_eq!(pool.map(0..3).try_collect::<Vec<_>>().await, Ok(vec![1, 2, 3]));
+    ///     let failure = pool.map([1, 7]).keep_inputs().try_collect::<Vec<_>>().await;
+    ///     let Err(CollectError::Job { index, input, error, .. }) = failure else { panic!() };
+    ///     assert_eq!((index, input, error), (1, Some(7), JobError::Failed("too big")));
+    /// }));
+    /// ```
+    #[doc(alias("join_all", "try_join_all"))]
+    pub async fn try_collect<C: FromIterator<T>>(mut self) -> Result<C, CollectError<In, E>> {
+        self.reader.stream.set_on_error(OnError::Stop);
+        let mut values = Vec::new();
+        let mut first_failure = None;
+        while let Some(completion) = self.next().await {
+            match completion.result {
+                Ok(value) => values.push((completion.index, value)),
+                // The reason of a cancellation that a failure has caused is that failure, still to
+                // come.
+                Err(error) if error.is_cancelled() && self.summary().end == End::Stopped => {}
+                Err(error) => {
+                    let (index, input) = (completion.index, completion.input);
+                    first_failure = Some(CollectError::Job {
+                        index,
+                        input,
+                        error,
+                    });
+                    break;
+                }
+            }
+        }
+        if let Some(failure) = first_failure {
+            return Err(failure);
+        }
+        let summary = self.summary();
+        if !summary.is_complete() {
+            return Err(CollectError::Incomplete(summary));
+        }
+        values.sort_unstable_by_key(|(index, _)| *index);
+        Ok(values.into_iter().map(|(_, value)| value).collect())
+    }
+
+    /// Calls the closure with each completion, one at a time, and returns the summary at the end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels what is left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::future;
+    ///
+    /// let (pool, workers) =
+    ///     Pool::builder().workers(2).timer(ManualTimer::new()).build(|n: u32| async move { Ok::<_, ()>(n) });
+    /// let mut sum = 0;
+    /// let run = pool.map(0..10).for_each(|completion| sum += completion.result.unwrap_or(0));
+    /// let summary = future::block_on(workers.drive(run));
+    /// assert!(summary.is_complete());
+    /// assert_eq!((sum, summary.succeeded), (45, 10));
+    /// ```
+    pub async fn for_each(mut self, mut call: impl FnMut(Completion<In, T, E>)) -> Summary {
+        while let Some(completion) = self.next().await {
+            call(completion);
+        }
+        self.summary()
+    }
+}
+
+impl<In, T, E, S> Drop for Map<In, T, E, S> {
+    fn drop(&mut self) {
+        self.discard_pulled();
+        self.order
+            .take()
+            .into_iter()
+            .flat_map(Reorder::into_values)
+            .for_each(Completion::discard);
+    }
+}
+
+impl<In, T, E, S> fmt::Debug for Map<In, T, E, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Map")
+            .field("window", &self.window)
+            .field("intake", &self.intake)
+            .finish_non_exhaustive()
+    }
+}
