@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::Observer;
-use crate::handler::{Call, Plain, WithState, WithSubmitter};
+use crate::handler::{Plain, WithState, WithSubmitter};
 use crate::policy::limits::Limits;
 use crate::policy::retry::Retry;
 use crate::pool::Pool;
@@ -19,7 +19,7 @@ use crate::schedule::limiter::RateLimit;
 use crate::shared::dispatch::Retries;
 use crate::shared::{Config, CostFn, KeyFn, Shared};
 use crate::submit::Submitter;
-use crate::worker::Workers;
+use crate::worker::{RunHandler, Workers};
 
 /// How many workers a pool has if nothing else is said.
 pub(crate) const DEFAULT_WORKERS: usize = 10;
@@ -132,6 +132,16 @@ impl<In, E> Clone for Builder<In, E> {
 impl<In, E> Default for Builder<In, E> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Pool<(), (), ()> {
+    /// Starts to build a pool, of any input, value and error.
+    ///
+    /// It is called on `Pool` without types, which follow from the handler. Where they have to be
+    /// named, use [`Builder::<In, E>::new`](Builder::new).
+    pub fn builder<In, E>() -> Builder<In, E> {
+        Builder::new()
     }
 }
 
@@ -647,7 +657,7 @@ impl<In, E> Builder<In, E> {
 
     /// Makes a pool and its workers, each with what `call` makes for its number.
     #[track_caller]
-    fn build_of<T, C: Call<In, Value = T, Error = E>>(
+    fn build_of<T, C: RunHandler<In, Value = T, Error = E>>(
         self,
         adds_jobs: bool,
         call: impl FnMut(usize) -> C,

@@ -9,8 +9,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::event::Outcome;
-use crate::queue::admission::Refusal;
-use crate::stream::Summary;
+use crate::panic::PanicMessage;
 
 /// Why a pool refused an input. The input comes back in the variant.
 ///
@@ -51,15 +50,6 @@ pub enum SubmitError<In> {
 }
 
 impl<In> SubmitError<In> {
-    /// Gives the input back with the reason of the admission.
-    pub(crate) fn refused(refusal: Refusal, input: In) -> Self {
-        match refusal {
-            Refusal::Full => Self::Full(input),
-            Refusal::Closed => Self::Closed(input),
-            Refusal::Overloaded => Self::Overloaded(input),
-        }
-    }
-
     /// Returns the input that was refused.
     #[must_use = "the input is dropped otherwise"]
     pub fn into_input(self) -> In {
@@ -259,7 +249,7 @@ impl<E> JobError<E> {
     }
 
     /// The handler's own error; as `Err`, that of the pool.
-    fn split(self) -> Result<E, JobError<Infallible>> {
+    pub(crate) fn split(self) -> Result<E, JobError<Infallible>> {
         Err(match self {
             Self::Failed(error) => return Ok(error),
             Self::TimedOut(limit) => JobError::TimedOut(limit),
@@ -349,6 +339,28 @@ pub enum CancelReason {
     Deadline,
 }
 
+impl CancelReason {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Handle,
+        Self::Stream,
+        Self::Stopped,
+        Self::Aborted,
+        Self::WouldDeadlock,
+        Self::Deadline,
+    ];
+
+    /// The number of the reason, for an atomic; 0 stands for none.
+    pub(crate) fn to_code(self) -> u8 {
+        let known = (1..).zip(Self::ALL).find(|(_, known)| *known == self);
+        known.map_or(0, |(code, _)| code)
+    }
+
+    /// The reason behind a number.
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code).checked_sub(1)?).copied()
+    }
+}
+
 impl fmt::Display for CancelReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -359,140 +371,5 @@ impl fmt::Display for CancelReason {
             Self::WouldDeadlock => "every slot is occupied by a job that waits for its own pool",
             Self::Deadline => "the deadline of its map passed",
         })
-    }
-}
-
-/// What a panic said: the text of its payload, or a note that the payload was not text.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct PanicMessage {
-    pub(crate) text: Box<str>,
-}
-
-impl PanicMessage {
-    /// The text of the payload.
-    ///
-    /// `panic!` makes a `&str` or a `String`; of a payload of another type, only that it was one is
-    /// known.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-}
-
-impl fmt::Debug for PanicMessage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
-    }
-}
-
-impl fmt::Display for PanicMessage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Why [`try_collect`](crate::Map::try_collect) has no whole list to return.
-///
-/// It prints as its [`JobError`] does, behind the index of the input; a failure of the handler is
-/// as transparent as there.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CollectError<In, E> {
-    /// A job did not succeed; the rest was cancelled.
-    Job {
-        /// The position of its input.
-        index: usize,
-        /// The input, where it is still known: of a job that never started, or with
-        /// [`keep_inputs`](crate::Map::keep_inputs).
-        input: Option<In>,
-        /// What went wrong.
-        error: JobError<E>,
-    },
-    /// All jobs that ran succeeded, but not every input became a job; the summary says why.
-    Incomplete(Summary),
-}
-
-impl<In, E> CollectError<In, E> {
-    /// Makes one error of all: returns the handler's own error by value, without the index, and
-    /// converts any other into the same type, without the input.
-    ///
-    /// `anyhow::Error` and `Box<dyn Error + Send + Sync>` can be made of any error; for a type of
-    /// your own, implement `From<CollectError<Infallible, Infallible>>`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use brigade::{CollectError, ManualTimer, Pool};
-    /// use futures_lite::future;
-    ///
-    /// async fn parse(text: &str) -> anyhow::Result<u32> {
-    ///     text.parse().map_err(|error| anyhow::anyhow!("{text}: {error}"))
-    /// }
-    ///
-    /// # fn main() -> anyhow::Result<()> {
-    /// let (pool, workers) = Pool::builder().workers(2).timer(ManualTimer::new()).build(parse);
-    /// let run = async |texts| -> anyhow::Result<Vec<u32>> {
-    ///     let numbers = pool.map(texts).try_collect().await.map_err(CollectError::flatten)?;
-    ///     Ok(numbers)
-    /// };
-    /// future::block_on(workers.drive(async {
-    ///     assert_eq!(run(["7", "8"]).await?, [7, 8]);
-    ///     assert_eq!(run(["7", "eight"]).await.unwrap_err().to_string(), "eight: invalid digit found in string");
-    ///     Ok(())
-    /// }))
-    /// # }
-    /// ```
-    pub fn flatten(self) -> E
-    where
-        E: From<CollectError<Infallible, Infallible>>,
-    {
-        match self {
-            Self::Job {
-                index,
-                input: _,
-                error,
-            } => error.split().unwrap_or_else(|error| {
-                CollectError::Job {
-                    index,
-                    input: None,
-                    error,
-                }
-                .into()
-            }),
-            Self::Incomplete(summary) => CollectError::Incomplete(summary).into(),
-        }
-    }
-}
-
-impl<In, E: fmt::Debug> fmt::Debug for CollectError<In, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Job { index, error, .. } => f
-                .debug_struct("Job")
-                .field("index", index)
-                .field("error", error)
-                .finish_non_exhaustive(),
-            Self::Incomplete(summary) => f.debug_tuple("Incomplete").field(summary).finish(),
-        }
-    }
-}
-
-impl<In, E: fmt::Display> fmt::Display for CollectError<In, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Job { index, error, .. } => {
-                write!(f, "input {index}: ")?;
-                error.fmt(f)
-            }
-            Self::Incomplete(summary) => write!(f, "the run is incomplete: {}", summary.end),
-        }
-    }
-}
-
-impl<In, E: Error + 'static> Error for CollectError<In, E> {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Job { error, .. } => error.source(),
-            Self::Incomplete(_) => None,
-        }
     }
 }

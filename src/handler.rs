@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use crate::panic;
 use crate::submit::Submitter;
-use crate::worker::{self, WorkerGuard};
 
 /// A handler of any kind; implemented by the types of this module only.
 pub trait Call<In>: sealed::Sealed {
@@ -36,10 +35,6 @@ pub trait Call<In>: sealed::Sealed {
     /// Throws away what a panic may have broken.
     #[doc(hidden)]
     fn renew(&mut self);
-
-    /// Runs a worker, by the loop that suits this kind and the number of slots.
-    #[doc(hidden)]
-    fn run(self, seat: WorkerGuard<In, Self::Value, Self::Error>) -> impl Future<Output = ()>;
 }
 
 /// A handler of which several jobs may run at once in one worker.
@@ -145,10 +140,6 @@ where
     }
 
     fn renew(&mut self) {}
-
-    fn run(self, seat: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
-        worker::run_slots(seat, self)
-    }
 }
 
 impl<In, T, E, F, Fut> Stateless<In> for Plain<F>
@@ -182,10 +173,6 @@ where
     }
 
     fn renew(&mut self) {}
-
-    fn run(self, seat: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
-        worker::run_slots(seat, self)
-    }
 }
 
 impl<In, T, E, F, Fut> Stateless<In> for WithSubmitter<F, T, E>
@@ -223,10 +210,6 @@ where
 
     fn renew(&mut self) {
         panic::discard(self.state.take());
-    }
-
-    fn run(self, seat: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
-        worker::run_one_by_one(seat, self)
     }
 }
 

@@ -170,7 +170,7 @@ mod panic;
 mod policy;
 mod pool;
 mod queue;
-mod reply;
+mod report;
 pub mod rt;
 mod schedule;
 mod shared;
@@ -188,25 +188,25 @@ mod worker;
 mod control;
 
 pub use crate::builder::Builder;
-pub use crate::error::{
-    CancelReason, CollectError, JobError, PanicMessage, SubmitError, TimeLimit,
-};
+pub use crate::error::{CancelReason, JobError, SubmitError, TimeLimit};
 pub use crate::event::{Event, JobId, Observer, Outcome, RunningJob, Stats};
-pub use crate::panic::panic_isolation;
+pub use crate::job::completion::{Completion, OnError};
+pub use crate::panic::{PanicMessage, panic_isolation};
 pub use crate::policy::retry::{
     Jitter, Retry, RetryAfterScope, RetryBudget, RetryDecision, Retrying,
 };
-pub use crate::pool::{Interrupted, Pool, Report, Unhandled, Unstarted};
+pub use crate::pool::Pool;
+pub use crate::report::{Interrupted, Report, Unhandled, Unstarted};
 pub use crate::rt::{ManualTimer, Spawn, Timer};
 pub use crate::schedule::lanes::Key;
 pub use crate::schedule::limiter::RateLimit;
 pub use crate::stream::batches::Batches;
 pub use crate::stream::group::Group;
 pub use crate::stream::map::{Inputs, Map, Next, Pulled, Source, TryInputs};
-pub use crate::stream::{Completion, End, OnError, Summary};
+pub use crate::stream::{CollectError, End, Summary};
 pub use crate::submit::{Cancelling, Job, JobHandle, Permit, Submitter};
 pub use crate::task_pool::{TaskHandle, TaskPool};
-pub use crate::worker::{Worker, Workers};
+pub use crate::worker::{RunHandler, Worker, Workers};
 
 /// The way in for fuzzers, to what is not public.
 #[cfg(fuzzing)]

@@ -21,13 +21,15 @@ use loom::thread;
 
 use crate::channel::KeptNote;
 use crate::handler::Plain;
+use crate::job::queued::QueuedJob;
 use crate::queue::injector::{Injector, Taken};
 use crate::queue::local::LocalQueue;
-use crate::reply::{CompletionBuffer, JobGuard, QueuedJob};
 use crate::shared::Shared;
 use crate::shared::timer::TimerDriver;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::worker::Workers;
+use crate::worker::buffer::CompletionBuffer;
+use crate::worker::guard::JobGuard;
 use crate::worker::ready_list::{ReadyList, SlotWaker};
 use crate::worker::stateful::job_or_moment;
 use crate::{CancelReason, JobError, ManualTimer, Pool};
@@ -96,14 +98,17 @@ fn run(
     entry: QueuedJob<u32, u32, u32>,
     answer: impl FnOnce(u32) -> Result<u32, u32>,
 ) {
-    let (mut ticket, mut buffer) = (JobGuard::new(slot), CompletionBuffer::new());
-    let Some(input) = entry.start(shared, &mut ticket, |_| false) else {
+    let (mut guard, mut buffer) = (
+        JobGuard::new(Arc::clone(shared), slot),
+        CompletionBuffer::new(Arc::clone(shared)),
+    );
+    let Some(input) = guard.start(entry, |_| false) else {
         return;
     };
-    let result = ticket
+    let result = guard
         .prepare(input)
         .and_then(|input| answer(input).map_err(JobError::Failed));
-    ticket.settle(result, &mut buffer);
+    guard.settle(result, &mut buffer);
 }
 
 // ---- the reply ----
@@ -123,8 +128,8 @@ fn one_job(
                 return;
             };
             if is_lost {
-                let mut ticket = JobGuard::new(0);
-                entry.start(&shared, &mut ticket, |_| false);
+                let mut guard = JobGuard::new(Arc::clone(&shared), 0);
+                guard.start(entry, |_| false);
             } else {
                 run(&shared, 0, entry, answer);
             }

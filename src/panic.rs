@@ -7,10 +7,37 @@
 //! another panic; both end the process.
 
 use std::any::Any;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-use crate::error::PanicMessage;
+/// What a panic said: the text of its payload, or a note that the payload was not text.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct PanicMessage {
+    text: Box<str>,
+}
+
+impl PanicMessage {
+    /// The text of the payload.
+    ///
+    /// `panic!` makes a `&str` or a `String`; of a payload of another type, only that it was one is
+    /// known.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Debug for PanicMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for PanicMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 /// Whether panics in handlers are contained in this build.
 ///

@@ -9,17 +9,16 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_lite::{future, stream};
 
-use crate::builder::Builder;
-use crate::error::{JobError, SubmitError};
-use crate::event::{JobId, Stats};
+use crate::error::SubmitError;
+use crate::event::Stats;
 use crate::job::current;
 use crate::queue::admission::PoolState;
-use crate::shared::{AcquirePermit, NoRoom, Shared};
+use crate::report::{Report, Unhandled};
+use crate::shared::{PoolRef, Shared};
 use crate::stream::batches::Batches;
 use crate::stream::group::Group;
 use crate::stream::map::{Inputs, Map, TryInputs};
 use crate::submit::{Job, JobHandle, Permit, submit_now};
-use crate::sync::atomic::Ordering;
 
 /// A pool of workers that run one async function over many inputs.
 ///
@@ -60,25 +59,17 @@ use crate::sync::atomic::Ordering;
 /// ```
 #[must_use = "dropping the last handle closes the pool"]
 pub struct Pool<In, T, E> {
-    shared: Arc<Shared<In, T, E>>,
-}
-
-impl Pool<(), (), ()> {
-    /// Starts to build a pool, of any input, value and error.
-    ///
-    /// It is called on `Pool` without types, which follow from the handler. Where they have to be
-    /// named, use [`Builder::<In, E>::new`](Builder::new).
-    pub fn builder<In, E>() -> Builder<In, E> {
-        Builder::new()
-    }
+    shared: PoolRef<In, T, E>,
 }
 
 impl<In, T, E> Pool<In, T, E> {
     pub(crate) const fn new(shared: Arc<Shared<In, T, E>>) -> Self {
-        Self { shared }
+        Self {
+            shared: PoolRef::new(shared),
+        }
     }
 
-    pub(crate) const fn shared(&self) -> &Arc<Shared<In, T, E>> {
+    pub(crate) fn shared(&self) -> &Arc<Shared<In, T, E>> {
         &self.shared
     }
 
@@ -97,7 +88,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// [`SubmitError::Closed`] once the pool takes no more jobs; [`SubmitError::WouldDeadlock`]
     /// inside a job of this pool, if every slot would wait for the pool;
     /// [`SubmitError::Overloaded`] if as many wait for room already as
-    /// [`max_waiting`](Builder::max_waiting) allows. All give the input back.
+    /// [`max_waiting`](crate::Builder::max_waiting) allows. All give the input back.
     ///
     /// # Cancel safety
     ///
@@ -127,7 +118,7 @@ impl<In, T, E> Pool<In, T, E> {
 
     /// Gives a job options of its own before it is submitted.
     pub fn job(&self, input: In) -> Job<'_, In, T, E> {
-        Job::new(self, input)
+        Job::new(&self.shared, input)
     }
 
     /// Waits for room in the queue and holds a place there.
@@ -158,25 +149,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// ```
     #[doc(alias("acquire", "semaphore"))]
     pub async fn reserve(&self) -> Result<Permit<In, T, E>, SubmitError<()>> {
-        match self.try_reserve() {
-            Err(SubmitError::Full(())) => {}
-            decided => return decided,
-        }
-        self.wait_for_room(None).await
-    }
-
-    /// Stands in line for a place; for a job of a group, until that is cancelled.
-    pub(crate) async fn wait_for_room(
-        &self,
-        group: Option<Arc<crate::stream::completions::CompletionQueue<In, T, E>>>,
-    ) -> Result<Permit<In, T, E>, SubmitError<()>> {
-        let mut room = AcquirePermit::new(Arc::clone(&self.shared), group);
-        match future::poll_fn(|cx| room.poll(cx)).await {
-            Ok(()) => Ok(Permit::new(Arc::clone(&self.shared))),
-            Err(NoRoom::Closed) => Err(SubmitError::Closed(())),
-            Err(NoRoom::Overloaded) => Err(SubmitError::Overloaded(())),
-            Err(NoRoom::WouldDeadlock) => Err(SubmitError::WouldDeadlock(())),
-        }
+        Permit::reserve(&self.shared).await
     }
 
     /// Holds a place in the queue now, or not at all.
@@ -188,7 +161,7 @@ impl<In, T, E> Pool<In, T, E> {
         let reserved = self.shared.lock().admission.reserve();
         match reserved {
             Ok(()) => Ok(Permit::new(Arc::clone(&self.shared))),
-            Err(refusal) => Err(SubmitError::refused(refusal, ())),
+            Err(refusal) => Err(refusal.into_error(())),
         }
     }
 
@@ -210,7 +183,11 @@ impl<In, T, E> Pool<In, T, E> {
 
     /// Makes a job of each item of a stream; otherwise as [`map`](Self::map).
     pub fn map_stream<S: Stream<Item = In>>(&self, inputs: S) -> Map<In, T, E, Inputs<S>> {
-        Map::new(self.clone(), Inputs::new(inputs), self.default_window())
+        Map::new(
+            self.shared.clone(),
+            Inputs::new(inputs),
+            self.default_window(),
+        )
     }
 
     /// Makes a job of each input of an iterator that may fail.
@@ -245,13 +222,17 @@ impl<In, T, E> Pool<In, T, E> {
         &self,
         inputs: S,
     ) -> Map<In, T, E, TryInputs<S, F>> {
-        Map::new(self.clone(), TryInputs::new(inputs), self.default_window())
+        Map::new(
+            self.shared.clone(),
+            TryInputs::new(inputs),
+            self.default_window(),
+        )
     }
 
     /// Makes a group: jobs that are handed in one by one and belong together.
     #[doc(alias("join_set", "scope"))]
     pub fn group(&self) -> Group<In, T, E> {
-        Group::new(self.clone(), self.default_window())
+        Group::new(self.shared.clone(), self.default_window())
     }
 
     /// Cuts a stream into lists of at most `max` items, none of which waits longer than `wait`,
@@ -537,17 +518,8 @@ impl<In, T, E> Pool<In, T, E> {
 
 impl<In, T, E> Clone for Pool<In, T, E> {
     fn clone(&self) -> Self {
-        self.shared.handles.fetch_add(1, Ordering::Relaxed);
         Self {
-            shared: Arc::clone(&self.shared),
-        }
-    }
-}
-
-impl<In, T, E> Drop for Pool<In, T, E> {
-    fn drop(&mut self) {
-        if self.shared.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.close();
+            shared: self.shared.clone(),
         }
     }
 }
@@ -556,64 +528,4 @@ impl<In, T, E> fmt::Debug for Pool<In, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").finish_non_exhaustive()
     }
-}
-
-/// What a pool that was stopped did not finish.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-#[must_use = "it holds the inputs that were not started"]
-pub struct Report<In> {
-    /// The inputs of jobs that never started, or that waited for another attempt, in the order in
-    /// which they were accepted.
-    pub unstarted: Vec<Unstarted<In>>,
-    /// The jobs that were running and were interrupted, in the order in which they were accepted.
-    pub interrupted: Vec<Interrupted>,
-    /// The figures at the end.
-    pub stats: Stats,
-}
-
-impl<In> Report<In> {
-    /// Whether everything that was accepted was done.
-    pub const fn is_complete(&self) -> bool {
-        self.unstarted.is_empty() && self.interrupted.is_empty()
-    }
-}
-
-/// A job that was not running when the pool was stopped: it never started, or it waited for another
-/// attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Unstarted<In> {
-    /// The number of the job within its pool.
-    pub id: JobId,
-    /// Its number within its map or group; 0 for a job of a single handle.
-    pub index: usize,
-    /// What it was made of.
-    pub input: In,
-    /// How many attempts were made.
-    pub attempts: u32,
-}
-
-/// A job that was interrupted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Interrupted {
-    /// The number of the job within its pool.
-    pub id: JobId,
-    /// Its number within its map or group; 0 for a job of a single handle.
-    pub index: usize,
-    /// How many attempts were made, the interrupted one included.
-    pub attempts: u32,
-}
-
-/// An error that no handle or stream delivers; see [`Pool::on_unhandled`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Unhandled<E> {
-    /// The number of the job within its pool.
-    pub id: JobId,
-    /// How many attempts were made.
-    pub attempts: u32,
-    /// What went wrong.
-    pub error: JobError<E>,
 }

@@ -17,31 +17,9 @@ pub(crate) struct Interrupt(pub(crate) CancelReason);
 /// How others reach a slot: a flag, and the waker of the worker that waits in it.
 #[derive(Debug, Default)]
 pub(crate) struct CancelFlag {
-    /// 0, or one more than the position of the reason in [`REASONS`].
+    /// 0, or one more than the position of the reason.
     interrupt: AtomicU8,
     waker: Mutex<Option<Waker>>,
-}
-
-const REASONS: [CancelReason; 6] = [
-    CancelReason::Handle,
-    CancelReason::Stream,
-    CancelReason::Stopped,
-    CancelReason::Aborted,
-    CancelReason::WouldDeadlock,
-    CancelReason::Deadline,
-];
-
-/// The number of a reason, for an atomic; 0 stands for none.
-pub(crate) fn reason_to_code(reason: CancelReason) -> u8 {
-    (1..)
-        .zip(REASONS)
-        .find(|(_, known)| *known == reason)
-        .map_or(0, |(code, _)| code)
-}
-
-/// The reason behind a number.
-pub(crate) fn reason_from_code(code: u8) -> Option<CancelReason> {
-    REASONS.get(usize::from(code).checked_sub(1)?).copied()
 }
 
 impl CancelFlag {
@@ -50,7 +28,7 @@ impl CancelFlag {
     }
 
     pub(crate) fn interrupted(&self) -> Option<Interrupt> {
-        reason_from_code(self.interrupt.load(Ordering::SeqCst)).map(Interrupt)
+        CancelReason::from_code(self.interrupt.load(Ordering::SeqCst)).map(Interrupt)
     }
 
     /// Leaves the waker for an interruption to come, and looks once more whether one has come
@@ -83,7 +61,7 @@ impl CancelFlag {
     pub(crate) fn interrupt(&self, reason: CancelReason) -> Option<Waker> {
         let _ = self.interrupt.compare_exchange(
             0,
-            reason_to_code(reason),
+            reason.to_code(),
             Ordering::SeqCst,
             Ordering::SeqCst,
         );
@@ -193,9 +171,9 @@ mod tests {
 
     #[test]
     fn every_reason_survives_the_atomic() {
-        for reason in REASONS {
-            assert_eq!(reason_from_code(reason_to_code(reason)), Some(reason));
+        for reason in CancelReason::ALL {
+            assert_eq!(CancelReason::from_code(reason.to_code()), Some(reason));
         }
-        assert_eq!(reason_from_code(0), None);
+        assert_eq!(CancelReason::from_code(0), None);
     }
 }

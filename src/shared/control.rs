@@ -3,7 +3,8 @@
 
 use super::{Shared, Synced};
 use crate::event::RunningJob;
-use crate::reply::{HandleState, ScheduledJob};
+use crate::job::handle_state::HandleState;
+use crate::job::queued::ScheduledJob;
 use crate::schedule::Schedule;
 use crate::schedule::limiter::RateLimit;
 

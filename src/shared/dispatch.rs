@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use super::timer::TimerNotice;
 use super::{PriorAttempts, Shared, StartResult, Synced};
-use crate::error::{JobError, PanicMessage, TimeLimit};
+use crate::error::{JobError, TimeLimit};
 use crate::event::{Event, JobId, Outcome};
+use crate::job::queued::{QueuedJob, ScheduledJob};
 use crate::panic;
+use crate::panic::PanicMessage;
 use crate::policy::retry::{History, Retry, RetryAfterScope};
 use crate::queue::admission::{Origin, PoolState, Wakes};
 use crate::queue::running::ActiveJob;
-use crate::reply::{QueuedJob, ScheduledJob};
 use crate::schedule::clock::{Reading, Tick};
 use crate::schedule::lanes::Key;
 use crate::schedule::{Occupancy, RecordId, Released, Removed, Schedule, ScheduleOptions, Start};
@@ -209,7 +210,7 @@ impl<In, T, E> Shared<In, T, E> {
     pub(super) fn schedule_one(&self, entry: QueuedJob<In, T, E>) {
         match self.terms_of(&entry) {
             Ok(terms) => self.schedule_by(terms, entry),
-            Err(message) => entry.settle_unstarted(self, JobError::Panicked(message), 0),
+            Err(message) => self.settle_unstarted(entry, JobError::Panicked(message), 0),
         }
     }
 
@@ -223,7 +224,7 @@ impl<In, T, E> Shared<In, T, E> {
         for entry in entries {
             match self.terms_of(&entry) {
                 Ok(terms) => jobs.push((entry, terms)),
-                Err(message) => entry.settle_unstarted(self, JobError::Panicked(message), 0),
+                Err(message) => self.settle_unstarted(entry, JobError::Panicked(message), 0),
             }
         }
         self.update_schedule(|shared, state, now| {
@@ -308,10 +309,10 @@ impl<In, T, E> Shared<In, T, E> {
             );
         if let Some(gone) = gone {
             // It was cancelled meanwhile, and has its outcome.
-            gone.settle_unstarted(self, JobError::Abandoned, 0);
+            self.settle_unstarted(gone, JobError::Abandoned, 0);
         }
         if let Some(stream) = stream {
-            stream.sweep_if_cancelled();
+            self.sweep_if_cancelled(&stream);
         }
         if let Some(cell) = cell.filter(|cell| cell.is_dead()) {
             // It was cancelled before the schedule knew of it.
@@ -422,10 +423,7 @@ impl<In, T, E> Shared<In, T, E> {
             let next = self.lock().settling.next(thread);
             let Some((removed, error)) = next else { break };
             let attempts = removed.attempts();
-            removed
-                .job
-                .into_entry()
-                .settle_unstarted(self, error, attempts);
+            self.settle_unstarted(removed.job.into_entry(), error, attempts);
             panic::discard(removed.history);
         }
     }

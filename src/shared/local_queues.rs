@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{Shared, Synced};
+use crate::job::queued::Batch;
 use crate::queue::admission::{PoolState, Wakes};
 use crate::queue::local::LocalQueue;
-use crate::reply::Batch;
 
 impl<In, T, E> Synced<In, T, E> {
     /// Whether it is enough to book the start and the end of a job a little later: nobody waits for

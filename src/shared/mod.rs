@@ -11,8 +11,12 @@ mod audit;
 mod cancel_flag;
 mod control;
 pub(crate) mod dispatch;
+mod handles;
 mod local_queues;
+mod pool_ref;
+mod streams;
 pub(crate) mod timer;
+mod unstarted;
 mod waits;
 
 use std::collections::TryReserveError;
@@ -23,23 +27,24 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use self::cancel_flag::CancelFlags;
-pub(crate) use self::cancel_flag::{Interrupt, reason_from_code, reason_to_code};
+pub(crate) use self::cancel_flag::Interrupt;
 use self::dispatch::{Retries, Settling};
+pub(crate) use self::pool_ref::PoolRef;
 use self::timer::{TimerNotice, TimerRole};
-pub(crate) use self::waits::{AcquirePermit, DeliveryKind, MapWait, NoRoom, Pull, Wait, WaitGuard};
+pub(crate) use self::waits::{AcquirePermit, DeliveryKind, MapWait, Pull, Wait, WaitGuard};
 use self::waits::{Deliveries, Waiting, Watching};
 use crate::error::{CancelReason, JobError};
 use crate::event::{Event, JobId, Observer, Outcome, Stats};
 use crate::job::current::CurrentJob;
+use crate::job::queued::{Batch, QueuedJob, ScheduledJob};
 use crate::panic;
 use crate::policy::limits::Limits;
 use crate::policy::retry::{Account, History};
-use crate::pool::{Interrupted, Unhandled, Unstarted};
 use crate::queue::admission::{Admission, Origin, PoolState, Refusal, Wakes};
 use crate::queue::injector::{Injector, Split as _};
 use crate::queue::local::LocalQueue;
 use crate::queue::running::{ActiveJob, Running};
-use crate::reply::{Batch, QueuedJob, ScheduledJob};
+use crate::report::{Interrupted, Unhandled, Unstarted};
 use crate::rt::Timer;
 use crate::schedule::lanes::Key;
 use crate::schedule::{Policy, RecordId, Schedule, ScheduleOptions};
@@ -419,7 +424,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// Gives an accepted job its outcome at once.
     pub(crate) fn refuse(&self, entry: QueuedJob<In, T, E>, error: JobError<E>) {
         self.observe(|| Event::Accepted { job: entry.id() });
-        entry.settle_unstarted(self, error, 0);
+        self.settle_unstarted(entry, error, 0);
     }
 
     /// Returns what came into the queue after an abort had looked there, since no worker may be
@@ -437,10 +442,7 @@ impl<In, T, E> Shared<In, T, E> {
         self.abandon(self.injector.take_all());
         for removed in self.unschedule(|_| true) {
             let attempts = removed.attempts();
-            removed
-                .job
-                .into_entry()
-                .settle_unstarted(self, JobError::Abandoned, attempts);
+            self.settle_unstarted(removed.job.into_entry(), JobError::Abandoned, attempts);
             panic::discard(removed.history);
         }
     }
@@ -448,11 +450,11 @@ impl<In, T, E> Shared<In, T, E> {
     fn return_queued(&self) {
         for entry in self.injector.take_all() {
             let attempts = self.attempts(&entry);
-            entry.return_unstarted(self, attempts);
+            self.return_unstarted(entry, attempts);
         }
         for removed in self.unschedule(|_| true) {
             let attempts = removed.attempts();
-            removed.job.into_entry().return_unstarted(self, attempts);
+            self.return_unstarted(removed.job.into_entry(), attempts);
             panic::discard(removed.history);
         }
     }
@@ -497,7 +499,7 @@ impl<In, T, E> Shared<In, T, E> {
     fn abandon(&self, entries: impl IntoIterator<Item = QueuedJob<In, T, E>>) {
         for entry in entries {
             let attempts = self.attempts(&entry);
-            entry.settle_unstarted(self, JobError::Abandoned, attempts);
+            self.settle_unstarted(entry, JobError::Abandoned, attempts);
         }
     }
 
@@ -624,14 +626,11 @@ impl<In, T, E> Shared<In, T, E> {
     pub(crate) fn sweep(&self) {
         for entry in self.injector.sweep(QueuedJob::is_dead) {
             let attempts = self.attempts(&entry);
-            entry.settle_unstarted(self, JobError::Abandoned, attempts);
+            self.settle_unstarted(entry, JobError::Abandoned, attempts);
         }
         for removed in self.unschedule(ScheduledJob::is_dead) {
             let attempts = removed.attempts();
-            removed
-                .job
-                .into_entry()
-                .settle_unstarted(self, JobError::Abandoned, attempts);
+            self.settle_unstarted(removed.job.into_entry(), JobError::Abandoned, attempts);
             panic::discard(removed.history);
         }
         self.look_for_end();
@@ -770,5 +769,52 @@ impl PriorAttempts {
 impl<In, T, E> fmt::Debug for Shared<In, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_lite::future::{block_on, poll_once};
+
+    use crate::{CancelReason, JobError, ManualTimer, Pool};
+
+    /// A worker has taken the job and finds that it may not start; meanwhile its map is cancelled.
+    #[test]
+    fn a_job_that_comes_back_to_the_queue_finds_that_its_map_was_cancelled() {
+        let builder = Pool::builder().workers(1).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+        let mut map = pool.map(0..1);
+        assert_eq!(block_on(poll_once(map.next())), None);
+        let Ok(Some(entry)) = pool.shared().injector.try_pop() else {
+            panic!("the job is ready")
+        };
+        pool.pause();
+        map.cancel();
+        pool.shared().return_to_schedule(entry);
+        let polled = block_on(poll_once(pin!(map.next())));
+        let result = polled.flatten().map(|completion| completion.result);
+        assert_eq!(result, Some(Err(JobError::Cancelled(CancelReason::Stream))));
+        drop(workers);
+    }
+
+    #[test]
+    fn what_cancelled_handles_leave_in_the_queue_is_bounded() {
+        for is_scheduled in [false, true] {
+            let mut builder = Pool::builder()
+                .workers(1)
+                .queue_capacity(1)
+                .timer(ManualTimer::new());
+            if is_scheduled {
+                builder = builder.key_by(|n: &u32| *n);
+            }
+            let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+            for n in 0..1000 {
+                drop(pool.try_submit(n).unwrap());
+            }
+            let left = pool.shared().injector.take_all().len();
+            assert!(left <= 32, "{left} are left, scheduled: {is_scheduled}");
+            drop(workers);
+        }
     }
 }

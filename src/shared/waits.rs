@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::{Shared, Synced};
+use crate::error::SubmitError;
 use crate::event::JobId;
+use crate::job::completion_queue::CompletionQueue;
 use crate::job::current::{self, CurrentJob};
+use crate::job::handle_state::HandleState;
 use crate::panic;
 use crate::policy::limits::Limits;
 use crate::queue::admission::{Admission, Origin, PoolState, Refusal, Wakes};
-use crate::reply::HandleState;
-use crate::stream::completions::CompletionQueue;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
 impl<In, T, E> Shared<In, T, E> {
@@ -142,7 +143,7 @@ impl<In, T, E> Wait<In, T, E> {
     /// Whether it is over, though the job may not have noticed, or about to be over.
     fn is_over(&self, shared: &Shared<In, T, E>) -> bool {
         match self {
-            Self::Handle(cell) => cell.is_decided(),
+            Self::Handle(cell) => shared.is_decided(cell),
             Self::Stream(stream) => stream.is_fed(),
             Self::AcquirePermit(number) => !shared.lock().admission.is_in_line(*number),
         }
@@ -350,6 +351,17 @@ impl<In, T, E> Drop for Watch<'_, In, T, E> {
     }
 }
 
+impl Refusal {
+    /// The error of a submission, which gives the input back.
+    pub(crate) fn into_error<In>(self, input: In) -> SubmitError<In> {
+        match self {
+            Self::Full => SubmitError::Full(input),
+            Self::Closed => SubmitError::Closed(input),
+            Self::Overloaded => SubmitError::Overloaded(input),
+        }
+    }
+}
+
 /// A wait for room, in a fair line. Dropping it leaves the line and passes on what was granted.
 pub(crate) struct AcquirePermit<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
@@ -357,14 +369,6 @@ pub(crate) struct AcquirePermit<In, T, E> {
     group: Option<Arc<CompletionQueue<In, T, E>>>,
     ticket: Option<u64>,
     mark: Option<WaitGuard<In, T, E>>,
-}
-
-/// Why there will be no room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoRoom {
-    Closed,
-    Overloaded,
-    WouldDeadlock,
 }
 
 impl<In, T, E> AcquirePermit<In, T, E> {
@@ -384,7 +388,7 @@ impl<In, T, E> AcquirePermit<In, T, E> {
     }
 
     /// Ends with one reserved place, which the caller has to use or release.
-    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), NoRoom>> {
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), SubmitError<()>>> {
         let (polled, wakes) = {
             let mut state = self.shared.lock();
             let group = self.group.as_ref().map(|group| group.identity().get());
@@ -408,15 +412,12 @@ impl<In, T, E> AcquirePermit<In, T, E> {
                 self.shared.release_place();
             }
             self.leave();
-            return Poll::Ready(Err(NoRoom::Closed));
+            return Poll::Ready(Err(SubmitError::Closed(())));
         }
         match polled {
             Poll::Ready(decided) => {
                 self.mark = None;
-                Poll::Ready(decided.map_err(|refusal| match refusal {
-                    Refusal::Overloaded => NoRoom::Overloaded,
-                    Refusal::Closed | Refusal::Full => NoRoom::Closed,
-                }))
+                Poll::Ready(decided.map_err(|refusal| refusal.into_error(())))
             }
             Poll::Pending
                 if self.shared.register_wait(&mut self.mark, cx, || {
@@ -427,7 +428,7 @@ impl<In, T, E> AcquirePermit<In, T, E> {
             }
             Poll::Pending => {
                 self.leave();
-                Poll::Ready(Err(NoRoom::WouldDeadlock))
+                Poll::Ready(Err(SubmitError::WouldDeadlock(())))
             }
         }
     }

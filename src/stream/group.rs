@@ -9,11 +9,12 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use futures_lite::StreamExt;
 
-use super::Completion;
-use super::completions::CompletionReader;
+use super::reader::CompletionReader;
 use super::summary::{End, Summary};
 use crate::error::{CancelReason, SubmitError};
-use crate::pool::Pool;
+use crate::job::completion::Completion;
+use crate::shared::PoolRef;
+use crate::submit::Permit;
 
 /// Jobs that belong together; made by [`Pool::group`].
 ///
@@ -49,7 +50,7 @@ use crate::pool::Pool;
 #[must_use = "dropping a group cancels its jobs"]
 pub struct Group<In, T, E> {
     /// Keeps the pool open.
-    pool: Pool<In, T, E>,
+    pool: PoolRef<In, T, E>,
     reader: CompletionReader<In, T, E>,
     window: usize,
 }
@@ -57,9 +58,9 @@ pub struct Group<In, T, E> {
 impl<In, T, E> Unpin for Group<In, T, E> {}
 
 impl<In, T, E> Group<In, T, E> {
-    pub(crate) fn new(pool: Pool<In, T, E>, window: usize) -> Self {
-        let reader = CompletionReader::new(pool.shared());
-        reader.stream.set_window(window);
+    pub(crate) fn new(pool: PoolRef<In, T, E>, window: usize) -> Self {
+        let reader = CompletionReader::new(&pool);
+        pool.set_window(&reader.stream, window);
         Self {
             pool,
             reader,
@@ -78,13 +79,13 @@ impl<In, T, E> Group<In, T, E> {
     pub fn window(mut self, jobs: usize) -> Self {
         assert!(jobs > 0, "window must be at least 1, got 0");
         self.window = jobs;
-        self.reader.stream.set_window(jobs);
+        self.pool.set_window(&self.reader.stream, jobs);
         self
     }
 
     /// Sets the [priority](crate::Job::priority) of the jobs that are added from now on.
     pub fn priority(self, priority: i32) -> Self {
-        self.reader.stream.set_priority(priority);
+        self.pool.set_stream_priority(&self.reader.stream, priority);
         self
     }
 
@@ -95,9 +96,8 @@ impl<In, T, E> Group<In, T, E> {
     /// [`SubmitError::Full`] if the queue is full, or the window; [`SubmitError::Closed`] if the
     /// pool is closed or the group cancelled.
     pub fn try_submit(&self, input: In) -> Result<(), SubmitError<In>> {
-        self.reader
-            .stream
-            .submit(input, None, self.reader.limit(self.window))
+        let limit = self.reader.limit(self.window);
+        self.pool.submit_to(&self.reader.stream, input, None, limit)
     }
 
     /// Adds a job; waits for room in the pool's queue, but not for room in the window, since that
@@ -120,11 +120,7 @@ impl<In, T, E> Group<In, T, E> {
         if self.unread() >= self.window {
             return Err(SubmitError::Full(input));
         }
-        match self
-            .pool
-            .wait_for_room(Some(Arc::clone(&self.reader.stream)))
-            .await
-        {
+        match Permit::acquire(&self.pool, Some(Arc::clone(&self.reader.stream))).await {
             // Others may have filled the window, or cancelled the group, while this waited for
             // room.
             Ok(permit) => {
@@ -165,7 +161,7 @@ impl<In, T, E> Group<In, T, E> {
     /// Cancels all jobs: queued ones never start, running ones are dropped at their next await.
     /// Each still has its completion. The group takes no more jobs.
     pub fn cancel(&self) {
-        self.reader.stream.cancel(CancelReason::Stream);
+        self.reader.cancel(CancelReason::Stream);
     }
 
     /// What became of the jobs so far.

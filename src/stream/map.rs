@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
-use super::completions::CompletionReader;
+use super::collect::CollectError;
+use super::reader::CompletionReader;
 use super::reorder::Reorder;
 use super::summary::{End, Summary};
-use super::{Completion, OnError};
-use crate::error::{CancelReason, CollectError};
+use crate::error::CancelReason;
+use crate::job::completion::{Completion, OnError};
+use crate::job::completion_queue::CompletionQueue;
+use crate::job::queued::{Batch, QueuedJob, StreamJob};
 use crate::panic;
-use crate::pool::Pool;
-use crate::reply::{Batch, QueuedJob, StreamJob};
 use crate::rt::Alarm;
-use crate::shared::{MapWait, Pull};
+use crate::shared::{MapWait, PoolRef, Pull};
 
 /// How many inputs are pulled between two looks at the results.
 const CHUNK: usize = 64;
@@ -61,11 +62,11 @@ pub enum Pulled<In> {
     Failed,
 }
 
-/// A source that cannot fail; made by [`Pool::map`] and [`Pool::map_stream`].
+/// A source that cannot fail; made by [`Pool::map`](crate::Pool::map) and [`Pool::map_stream`](crate::Pool::map_stream).
 #[derive(Debug)]
 pub struct Inputs<S>(Pin<Box<S>>);
 
-/// A source whose items are results; made by [`Pool::try_map`] and [`Pool::try_map_stream`].
+/// A source whose items are results; made by [`Pool::try_map`](crate::Pool::try_map) and [`Pool::try_map_stream`](crate::Pool::try_map_stream).
 #[derive(Debug)]
 pub struct TryInputs<S, F> {
     stream: Pin<Box<S>>,
@@ -138,7 +139,7 @@ impl<In, T, E, F, S: Stream<Item = Result<In, F>>> Source<In, T, E> for TryInput
 /// A stream of completions: each input of a source becomes a job, and each job yields one
 /// completion.
 ///
-/// Made by [`Pool::map`], [`map_stream`](Pool::map_stream), [`try_map`](Pool::try_map) and
+/// Made by [`Pool::map`](crate::Pool::map), [`map_stream`](Pool::map_stream), [`try_map`](Pool::try_map) and
 /// [`try_map_stream`](Pool::try_map_stream). The source is pulled only while this stream is polled,
 /// and only while there is room both in the pool's queue and in the [`window`](Self::window), so it
 /// may be endless. Nothing is ever pulled that cannot be accepted.
@@ -190,7 +191,7 @@ impl<In, T, E, F, S: Stream<Item = Result<In, F>>> Source<In, T, E> for TryInput
 #[must_use = "a map pulls no input unless it is polled"]
 pub struct Map<In, T, E, S> {
     /// Keeps the pool open.
-    pool: Pool<In, T, E>,
+    pool: PoolRef<In, T, E>,
     source: S,
     intake: Intake,
     /// Pulled, and about to be accepted. Empty between polls, unless the source panicked; at most
@@ -219,10 +220,10 @@ enum Intake {
 impl<In, T, E, S: Unpin> Unpin for Map<In, T, E, S> {}
 
 impl<In, T, E, S> Map<In, T, E, S> {
-    pub(crate) fn new(pool: Pool<In, T, E>, source: S, window: usize) -> Self {
-        let reader = CompletionReader::new(pool.shared());
-        let map_wait = MapWait::new(Arc::clone(pool.shared()), reader.stream.identity().get());
-        reader.stream.set_window(window);
+    pub(crate) fn new(pool: PoolRef<In, T, E>, source: S, window: usize) -> Self {
+        let reader = CompletionReader::new(&pool);
+        let map_wait = MapWait::new(Arc::clone(&pool), reader.stream.identity().get());
+        pool.set_window(&reader.stream, window);
         Self {
             pool,
             source,
@@ -258,7 +259,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     pub fn window(mut self, jobs: usize) -> Self {
         assert!(jobs > 0, "window must be at least 1, got 0");
         self.window = jobs;
-        self.reader.stream.set_window(jobs);
+        self.pool.set_window(&self.reader.stream, jobs);
         self
     }
 
@@ -273,7 +274,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
 
     /// Sets the [priority](crate::Job::priority) of the jobs of this map.
     pub fn priority(self, priority: i32) -> Self {
-        self.reader.stream.set_priority(priority);
+        self.pool.set_stream_priority(&self.reader.stream, priority);
         self
     }
 
@@ -301,7 +302,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     /// assert_eq!((summary.end, summary.cancelled), (End::TimedOut, 5));
     /// ```
     pub fn deadline(mut self, limit: Duration) -> Self {
-        let timer = &self.pool.shared().timer;
+        let timer = &self.pool.timer;
         self.deadline = timer
             .now()
             .checked_add(limit)
@@ -342,7 +343,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self.deadline = None;
         // It may be cancelled by another task than the one that waits for its source.
         self.map_wait.leave_and_wake();
-        self.reader.stream.cancel(reason);
+        self.reader.cancel(reason);
     }
 
     /// Cancels what is left if the time of the map has passed.
@@ -388,7 +389,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     /// It ends: the window bounds what is submitted before a completion is read.
     fn feed(&mut self, cx: &mut Context<'_>) {
         let stream = Arc::clone(&self.reader.stream);
-        let shared = Arc::clone(self.pool.shared());
+        let shared = Arc::clone(&self.pool);
         loop {
             if stream.cancelled().is_some() {
                 return self.shut();
@@ -454,19 +455,19 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     fn submit(
         &mut self,
         pull: &mut Pull<'_, In, T, E>,
-        stream: &Arc<super::completions::CompletionQueue<In, T, E>>,
+        stream: &Arc<CompletionQueue<In, T, E>>,
         more: bool,
     ) -> usize {
         let shared = pull.shared;
         let used = self.pulled.len().min(pull.places().max(1));
-        stream.expect(used);
+        stream.reserve(used);
         let index = stream.take_indices(used);
         let (first, origin, limits) = pull.accept(used, if more { self.wanted() } else { 0 });
         if used == 0 {
             return pull.places();
         }
         let is_batch = used > 1 && used == self.pulled.len();
-        if is_batch && shared.is_plain && stream.timer_role().is_none() {
+        if is_batch && shared.is_plain && stream.copier().is_none() {
             let inputs = std::mem::replace(&mut self.pulled, stream.input_spares.take());
             shared.launch_lot(Batch::new(Arc::clone(stream), first, index, inputs));
         } else {
@@ -490,7 +491,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                 });
             shared.launch_many(entries.collect());
         }
-        stream.sweep_if_cancelled();
+        shared.sweep_if_cancelled(stream);
         pull.places()
     }
 

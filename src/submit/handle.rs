@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 
 use crate::error::JobError;
 use crate::event::JobId;
-use crate::reply::HandleState;
-use crate::shared::{Wait, WaitGuard};
+use crate::job::handle_state::HandleState;
+use crate::shared::{Shared, Wait, WaitGuard};
 
 /// The handle of a submitted job. As a future it yields the job's result.
 ///
@@ -52,6 +52,7 @@ use crate::shared::{Wait, WaitGuard};
 /// ```
 #[must_use = "dropping a handle cancels its job; use `detach` to let it go on"]
 pub struct JobHandle<In, T, E> {
+    shared: Arc<Shared<In, T, E>>,
     /// `None` once it is detached or cancelled.
     cell: Option<Arc<HandleState<In, T, E>>>,
     id: JobId,
@@ -59,9 +60,10 @@ pub struct JobHandle<In, T, E> {
 }
 
 impl<In, T, E> JobHandle<In, T, E> {
-    pub(crate) fn new(cell: Arc<HandleState<In, T, E>>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared<In, T, E>>, cell: Arc<HandleState<In, T, E>>) -> Self {
         let id = cell.id;
         Self {
+            shared,
             cell: Some(cell),
             id,
             mark: None,
@@ -130,14 +132,14 @@ impl<In, T, E> JobHandle<In, T, E> {
     pub fn set_priority(&self, priority: i32) -> bool {
         self.cell
             .as_ref()
-            .is_some_and(|cell| cell.shared.set_priority(cell, priority))
+            .is_some_and(|cell| self.shared.set_priority(cell, priority))
     }
 
     /// Lets the job go on without the handle. Its value is dropped; a failure goes to
     /// [`Pool::on_unhandled`](crate::Pool::on_unhandled).
     pub fn detach(mut self) {
         if let Some(cell) = self.cell.take() {
-            cell.detach();
+            self.shared.detach_handle(&cell);
         }
     }
 
@@ -168,15 +170,17 @@ impl<In, T, E> JobHandle<In, T, E> {
     pub fn cancel(mut self) -> Cancelling<In, T, E> {
         let Some(cell) = self.cell.take() else {
             return Cancelling {
+                shared: Arc::clone(&self.shared),
                 cell: None,
                 mark: None,
             };
         };
         let result = cell.take_result();
         if result.is_none() {
-            cell.cancel();
+            self.shared.cancel_handle(&cell);
         }
         Cancelling {
+            shared: Arc::clone(&self.shared),
             cell: Some((cell, result)),
             mark: None,
         }
@@ -197,7 +201,7 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
                 Poll::Ready(result)
             }
             Poll::Pending
-                if cell
+                if this
                     .shared
                     .register_wait(&mut this.mark, cx, || Wait::Handle(Arc::clone(cell))) =>
             {
@@ -211,7 +215,7 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
 impl<In, T, E> Drop for JobHandle<In, T, E> {
     fn drop(&mut self) {
         if let Some(cell) = self.cell.take() {
-            cell.cancel();
+            self.shared.cancel_handle(&cell);
         }
     }
 }
@@ -226,6 +230,7 @@ impl<In, T, E> fmt::Debug for JobHandle<In, T, E> {
 
 /// A cancellation under way; made by [`JobHandle::cancel`].
 pub struct Cancelling<In, T, E> {
+    shared: Arc<Shared<In, T, E>>,
     /// With the result of a job that had finished before.
     cell: Option<(Arc<HandleState<In, T, E>>, Option<Result<T, JobError<E>>>)>,
     mark: Option<WaitGuard<In, T, E>>,
@@ -247,7 +252,7 @@ impl<In, T, E> Future for Cancelling<In, T, E> {
             return Poll::Ready(Some(result));
         }
         if !cell.poll_cancelled(cx.waker())
-            && cell
+            && this
                 .shared
                 .register_wait(&mut this.mark, cx, || Wait::Handle(Arc::clone(cell)))
         {

@@ -17,14 +17,14 @@ pub use self::submitter::Submitter;
 use crate::error::{JobError, SubmitError};
 use crate::event::JobId;
 use crate::job::current::CurrentJob;
+use crate::job::handle_state::HandleState;
+use crate::job::queued::QueuedJob;
 use crate::policy::limits::Limits;
-use crate::pool::Pool;
 use crate::queue::admission::Origin;
-use crate::reply::{HandleState, QueuedJob};
 use crate::schedule::Start;
 use crate::shared::Shared;
 
-/// An input with options of its own; made by [`Pool::job`].
+/// An input with options of its own; made by [`Pool::job`](crate::Pool::job).
 ///
 /// # Examples
 ///
@@ -46,7 +46,7 @@ use crate::shared::Shared;
 /// ```
 #[must_use = "a job does nothing until it is submitted"]
 pub struct Job<'a, In, T, E> {
-    pool: &'a Pool<In, T, E>,
+    shared: &'a Arc<Shared<In, T, E>>,
     input: In,
     own: JobOptions,
 }
@@ -67,9 +67,9 @@ impl JobOptions {
 }
 
 impl<'a, In, T, E> Job<'a, In, T, E> {
-    pub(crate) fn new(pool: &'a Pool<In, T, E>, input: In) -> Self {
+    pub(crate) fn new(shared: &'a Arc<Shared<In, T, E>>, input: In) -> Self {
         Self {
-            pool,
+            shared,
             input,
             own: JobOptions::default(),
         }
@@ -127,29 +127,29 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
         self
     }
 
-    /// Submits the job; waits for room. As [`Pool::submit`].
+    /// Submits the job; waits for room. As [`Pool::submit`](crate::Pool::submit).
     ///
     /// # Errors
     ///
-    /// As [`Pool::submit`].
+    /// As [`Pool::submit`](crate::Pool::submit).
     ///
     /// # Cancel safety
     ///
-    /// As [`Pool::submit`].
+    /// As [`Pool::submit`](crate::Pool::submit).
     pub async fn submit(self) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        match self.pool.reserve().await {
+        match Permit::reserve(self.shared).await {
             Ok(permit) => permit.submit_with(self.input, Some(self.own)),
             Err(refused) => Err(refused.map(|()| self.input)),
         }
     }
 
-    /// Submits the job now, or not at all. As [`Pool::try_submit`].
+    /// Submits the job now, or not at all. As [`Pool::try_submit`](crate::Pool::try_submit).
     ///
     /// # Errors
     ///
-    /// As [`Pool::try_submit`].
+    /// As [`Pool::try_submit`](crate::Pool::try_submit).
     pub fn try_submit(self) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        submit_now(self.pool.shared(), None, Some(self.own), self.input)
+        submit_now(self.shared, None, Some(self.own), self.input)
     }
 }
 
@@ -170,10 +170,11 @@ pub(crate) fn submit_now<In, T, E>(
 ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
     let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
     match shared.accept_from(parent) {
-        Ok((id, limits)) => Ok(JobHandle::new(launch(
-            shared, id, origin, own, limits, input, false,
-        ))),
-        Err(refusal) => Err(SubmitError::refused(refusal, input)),
+        Ok((id, limits)) => {
+            let state = launch(shared, id, origin, own, limits, input, false);
+            Ok(JobHandle::new(Arc::clone(shared), state))
+        }
+        Err(refusal) => Err(refusal.into_error(input)),
     }
 }
 
@@ -206,7 +207,6 @@ fn launch<In, T, E>(
         );
     }
     let cell = HandleState::new(
-        shared,
         id,
         origin,
         limits,
@@ -237,13 +237,13 @@ fn launch_as_asked<In, T, E>(
         shared.switch_on_schedule();
     }
     if !shared.is_scheduled() {
-        let cell = HandleState::new(shared, id, origin, limits, accepted_at, input, is_detached);
+        let cell = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
         shared.launch(QueuedJob::Handle(Arc::clone(&cell)));
         return cell;
     }
     let deadline = accepted_at.and_then(|at| limits.job_deadline(at));
     let terms = shared.terms(&input, own.priority, own.start, deadline);
-    let cell = HandleState::new(shared, id, origin, limits, accepted_at, input, is_detached);
+    let cell = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
     match terms {
         Ok(terms) => shared.launch_by(terms, QueuedJob::Handle(Arc::clone(&cell))),
         Err(message) => shared.refuse(

@@ -4,13 +4,15 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures_lite::future;
+
 use super::{JobHandle, JobOptions, launch};
 use crate::error::SubmitError;
 use crate::event::JobId;
+use crate::job::completion_queue::CompletionQueue;
 use crate::policy::limits::Limits;
 use crate::queue::admission::{Origin, Refusal};
-use crate::shared::Shared;
-use crate::stream::completions::CompletionQueue;
+use crate::shared::{AcquirePermit, Shared};
 
 /// A place in the queue of a pool; made by [`Pool::reserve`](crate::Pool::reserve).
 ///
@@ -29,6 +31,26 @@ impl<In, T, E> Permit<In, T, E> {
         }
     }
 
+    /// Holds a place now, or waits in line for one.
+    pub(crate) async fn reserve(shared: &Arc<Shared<In, T, E>>) -> Result<Self, SubmitError<()>> {
+        let reserved = shared.lock().admission.reserve();
+        match reserved {
+            Ok(()) => Ok(Self::new(Arc::clone(shared))),
+            Err(Refusal::Full) => Self::acquire(shared, None).await,
+            Err(refusal) => Err(refusal.into_error(())),
+        }
+    }
+
+    /// Waits in line for a place; for a job of a group, until that is cancelled.
+    pub(crate) async fn acquire(
+        shared: &Arc<Shared<In, T, E>>,
+        group: Option<Arc<CompletionQueue<In, T, E>>>,
+    ) -> Result<Self, SubmitError<()>> {
+        let mut acquire = AcquirePermit::new(Arc::clone(shared), group);
+        future::poll_fn(|cx| acquire.poll(cx)).await?;
+        Ok(Self::new(Arc::clone(shared)))
+    }
+
     /// Submits a job into the place, without waiting.
     ///
     /// # Errors
@@ -44,15 +66,10 @@ impl<In, T, E> Permit<In, T, E> {
         own: Option<JobOptions>,
     ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         match self.accept() {
-            (Some(shared), Ok((id, limits))) => Ok(JobHandle::new(launch(
-                &shared,
-                id,
-                Origin::Outside,
-                own,
-                limits,
-                input,
-                false,
-            ))),
+            (Some(shared), Ok((id, limits))) => {
+                let state = launch(&shared, id, Origin::Outside, own, limits, input, false);
+                Ok(JobHandle::new(shared, state))
+            }
             _ => Err(SubmitError::Closed(input)),
         }
     }
@@ -70,7 +87,10 @@ impl<In, T, E> Permit<In, T, E> {
         if !stream.try_reserve(window) {
             return Err(SubmitError::Full(input));
         }
-        stream.launch_expected(input, Origin::Outside, self.accept().1)
+        let Some(shared) = self.shared.clone() else {
+            return Err(SubmitError::Closed(input));
+        };
+        shared.launch_reserved(stream, input, Origin::Outside, self.accept().1)
     }
 
     /// Turns the place into an accepted job, or gives it back if the pool was closed since.

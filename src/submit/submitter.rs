@@ -8,10 +8,10 @@ use std::sync::Arc;
 use super::{JobHandle, launch, submit_now};
 use crate::error::SubmitError;
 use crate::event::JobId;
+use crate::job::completion_queue::CompletionQueue;
 use crate::job::current::CurrentJob;
 use crate::queue::admission::Origin;
 use crate::shared::Shared;
-use crate::stream::completions::CompletionQueue;
 
 /// Adds jobs from inside a running job; handed to handlers of
 /// [`build_with_submitter`](crate::Builder::build_with_submitter).
@@ -88,14 +88,17 @@ impl<In, T, E> Submitter<In, T, E> {
     /// or the pool is sealed or aborted.
     pub fn add(&self, input: In) -> Result<(), SubmitError<In>> {
         if let Some(stream) = &self.stream {
-            return stream.submit(input, Some(self.place), stream.child_limit());
+            let limit = stream.child_limit();
+            return self
+                .shared
+                .submit_to(stream, input, Some(self.place), limit);
         }
         match self.shared.accept_child(self.place) {
             Ok((id, limits)) => {
                 launch(&self.shared, id, Origin::Child, None, limits, input, true);
                 Ok(())
             }
-            Err(refusal) => Err(SubmitError::refused(refusal, input)),
+            Err(refusal) => Err(refusal.into_error(input)),
         }
     }
 

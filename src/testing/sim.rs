@@ -21,11 +21,10 @@ use super::strike::Strikes;
 use super::trace::Trace;
 use super::watch::{Local, Recorder, Watched};
 use crate::builder::Builder;
-use crate::handler::Call;
 use crate::pool::Pool;
 use crate::rt::{BoxFuture, ManualSleep, ManualTimer, Spawn};
 use crate::sync::preempt::{is_locked, preemption_point};
-use crate::worker::Workers;
+use crate::worker::{RunHandler, Workers};
 
 /// One run, as its scenario sees it. Clones share it.
 ///
@@ -259,7 +258,7 @@ impl Sim {
         In: 'static,
         T: 'static,
         E: 'static,
-        C: Call<In, Value = T, Error = E> + 'static,
+        C: RunHandler<In, Value = T, Error = E> + 'static,
     {
         for worker in workers {
             let name = format!("worker {}", worker.id());

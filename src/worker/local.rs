@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
+use super::buffer::CompletionBuffer;
+use super::guard::JobGuard;
 use crate::event::JobId;
+use crate::job::completion::Success;
+use crate::job::completion_queue::CompletionQueue;
+use crate::job::queued::{Batch, QueuedJob};
 use crate::queue::injector::{Closed, Taken};
 use crate::queue::local::{Local, LocalQueue, StartedJob};
-use crate::reply::{Batch, CompletionBuffer, JobGuard, QueuedJob};
 use crate::shared::Shared;
-use crate::stream::completions::{CompletionQueue, Success};
 use crate::sync::MutexGuard;
 
 /// A worker at work. It [closes](Self::close) its local queue before it waits or lets others have the
@@ -179,7 +182,7 @@ impl<In, T, E> LocalWorker<In, T, E> {
         &mut self,
         slot: usize,
         success: Success<T>,
-        ticket: &mut JobGuard<In, T, E>,
+        guard: &mut JobGuard<In, T, E>,
         buffer: &mut CompletionBuffer<In, T, E>,
         may_go_on: bool,
     ) -> Option<LocalJob<In>> {
@@ -198,8 +201,8 @@ impl<In, T, E> LocalWorker<In, T, E> {
             Step::Empty => None,
             Step::Called => {
                 let Success { id, index, value } = success;
-                self.adopt(id, index, ticket);
-                ticket.settle(Ok(value), buffer);
+                self.adopt(id, index, guard);
+                guard.settle(Ok(value), buffer);
                 self.close();
                 return None;
             }
@@ -208,10 +211,10 @@ impl<In, T, E> LocalWorker<In, T, E> {
         next
     }
 
-    /// Makes a job of the hand the ticket's, which sees to its outcome from here on.
-    pub(super) fn adopt(&self, id: JobId, index: usize, ticket: &mut JobGuard<In, T, E>) {
+    /// Makes a job of the hand the guard's, which sees to its outcome from here on.
+    pub(super) fn adopt(&self, id: JobId, index: usize, guard: &mut JobGuard<In, T, E>) {
         if let Some(stream) = &self.stream {
-            ticket.adopt(stream, id, index);
+            guard.adopt(stream, id, index);
         }
     }
 

@@ -9,6 +9,8 @@
 //! everybody's.
 
 pub(crate) mod attempt;
+pub(crate) mod buffer;
+pub(crate) mod guard;
 mod local;
 pub(crate) mod ready_list;
 mod run;
@@ -23,14 +25,16 @@ use std::time::Instant;
 
 use async_executor::LocalExecutor;
 
-pub(crate) use self::run::run as run_slots;
-pub(crate) use self::stateful::run_one_by_one;
+use self::buffer::CompletionBuffer;
+use self::guard::JobGuard;
+use self::run::run as run_slots;
+use self::stateful::run_one_by_one;
 use crate::error::{JobError, TimeLimit};
 use crate::event::{Event, JobId};
-use crate::handler::{Call, Plain, WithSubmitter};
+use crate::handler::{Call, Plain, WithState, WithSubmitter};
 use crate::job::current::CurrentJob;
+use crate::job::queued::QueuedJob;
 use crate::queue::local::StartedJob;
-use crate::reply::{CompletionBuffer, JobGuard, QueuedJob};
 use crate::rt::Spawn;
 use crate::shared::Shared;
 use crate::submit::Submitter;
@@ -83,7 +87,7 @@ pub struct Workers<In, T, E, C> {
     workers: Vec<Worker<In, T, E, C>>,
 }
 
-impl<In, T, E, C: Call<In, Value = T, Error = E>> Workers<In, T, E, C> {
+impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Workers<In, T, E, C> {
     /// Fails if memory cannot hold so many.
     pub(crate) fn new(
         shared: &Arc<Shared<In, T, E>>,
@@ -224,7 +228,44 @@ impl<In, T, E> Drop for WorkerGuard<In, T, E> {
     }
 }
 
-impl<In, T, E, C: Call<In, Value = T, Error = E>> Worker<In, T, E, C> {
+/// A handler with the loop that runs it; implemented by the types of [`handler`](crate::handler)
+/// only. A bound for code that is generic over the kind of handler.
+pub trait RunHandler<In>: Call<In> {
+    #[doc(hidden)]
+    fn run(self, guard: WorkerGuard<In, Self::Value, Self::Error>) -> impl Future<Output = ()>;
+}
+
+impl<In, T, E, F, Fut> RunHandler<In> for Plain<F>
+where
+    F: Fn(In) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    fn run(self, guard: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
+        run_slots(guard, self)
+    }
+}
+
+impl<In, T, E, F, Fut> RunHandler<In> for WithSubmitter<F, T, E>
+where
+    F: Fn(In, Submitter<In, T, E>) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    fn run(self, guard: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
+        run_slots(guard, self)
+    }
+}
+
+impl<In, T, E, S, Init, F> RunHandler<In> for WithState<Init, F, S>
+where
+    Init: Fn(usize) -> S,
+    F: AsyncFn(&mut S, In) -> Result<T, E>,
+{
+    fn run(self, guard: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
+        run_one_by_one(guard, self)
+    }
+}
+
+impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Worker<In, T, E, C> {
     /// The number of this worker, counted from 0.
     pub const fn id(&self) -> usize {
         self.seat.worker
@@ -263,22 +304,22 @@ fn start<In, T, E>(
     shared: &Arc<Shared<In, T, E>>,
     slot: usize,
     entry: QueuedJob<In, T, E>,
-    ticket: &mut JobGuard<In, T, E>,
+    guard: &mut JobGuard<In, T, E>,
     buffer: &mut CompletionBuffer<In, T, E>,
     wants_submitter: bool,
     note: impl FnOnce(StartedJob) -> bool,
 ) -> Option<Start<In, T, E>> {
-    let input = entry.start(shared, ticket, note)?;
-    ticket.notify_timer(shared);
-    buffer.clear_for(ticket.stream());
-    let input = match ticket.prepare(input) {
+    let input = guard.start(entry, note)?;
+    guard.notify_timer();
+    buffer.clear_for(guard.stream());
+    let input = match guard.prepare(input) {
         Ok(input) => input,
         Err(error) => {
-            ticket.settle(Err(error), buffer);
+            guard.settle(Err(error), buffer);
             return None;
         }
     };
-    let (id, attempts, deadline) = (ticket.id, ticket.attempts, ticket.deadline);
+    let (id, attempts, deadline) = (guard.id, guard.attempts, guard.deadline);
     shared.observe(|| Event::Started {
         job: id,
         attempt: attempts,
@@ -290,7 +331,7 @@ fn start<In, T, E>(
             slot,
             id,
         };
-        Submitter::new(Arc::clone(shared), place, ticket.stream().map(Arc::clone))
+        Submitter::new(Arc::clone(shared), place, guard.stream().map(Arc::clone))
     });
     Some(Start {
         id,
@@ -306,12 +347,12 @@ fn start<In, T, E>(
 fn end<In, T, E>(
     shared: &Shared<In, T, E>,
     mut result: Result<T, JobError<E>>,
-    ticket: &mut JobGuard<In, T, E>,
+    guard: &mut JobGuard<In, T, E>,
     buffer: &mut CompletionBuffer<In, T, E>,
 ) {
-    let is_again = shared.retry.is_some() && ticket.goes_again(&mut result);
+    let is_again = shared.retry.is_some() && guard.goes_again(&mut result);
     if !is_again {
-        ticket.settle(result, buffer);
+        guard.settle(result, buffer);
     }
 }
 

@@ -11,6 +11,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use super::buffer::CompletionBuffer;
+use super::guard::JobGuard;
 use super::local::{LocalJob, LocalWorker, Step};
 use super::ready_list::{ReadyList, SlotWaker};
 use super::stateful::job_or_moment;
@@ -19,11 +21,11 @@ use crate::channel::KeptNote;
 use crate::error::JobError;
 use crate::event::{Event, JobId};
 use crate::handler::Stateless;
+use crate::job::completion::Success;
+use crate::job::queued::QueuedJob;
 use crate::queue::injector::{Closed, Taken};
-use crate::reply::{CompletionBuffer, JobGuard, QueuedJob};
 use crate::shared::Shared;
 use crate::shared::timer::TimerDriver;
-use crate::stream::completions::Success;
 use crate::submit::Submitter;
 use crate::worker::attempt::{Attempt, Begin, Ran};
 
@@ -68,7 +70,7 @@ async fn work<In, C: Stateless<In>>(
     let own = shared.slots_of(seat.worker);
     let mut first = Some(first);
     // An outcome is out when its future is gone, so this is dropped after the slots.
-    let mut buffer = CompletionBuffer::new();
+    let mut buffer = CompletionBuffer::new(Arc::clone(&shared));
     let mut slots = Slots::new(&shared, own.len(), own.start, |input, submitter| {
         call.start(input, submitter)
     });
@@ -198,9 +200,9 @@ struct Slots<'a, In, T, E, F, M> {
 }
 
 struct Slot<In, T, E, F> {
-    // Before the ticket: an outcome is told when the future is gone.
+    // Before the guard: an outcome is told when the future is gone.
     attempt: Pin<Box<Attempt<F>>>,
-    ticket: JobGuard<In, T, E>,
+    guard: JobGuard<In, T, E>,
     /// Its own, twice: as a list wants it, and as polls want it.
     waker: Option<(Arc<SlotWaker>, Waker)>,
 }
@@ -262,13 +264,13 @@ where
     ) {
         let at = self.free_slot();
         let number = self.first + at;
-        let ticket = &mut self.slots[at].ticket;
+        let guard = &mut self.slots[at].guard;
         let note = |started_job| post.record_start(number, started_job);
         let Some(started) = start(
             self.shared,
             number,
             entry,
-            ticket,
+            guard,
             buffer,
             wants_submitter,
             note,
@@ -322,7 +324,7 @@ where
             };
             let Slot {
                 attempt,
-                ticket,
+                guard,
                 waker,
                 ..
             } = &mut self.slots[at];
@@ -339,7 +341,7 @@ where
                                 index: now.1,
                                 value,
                             };
-                            post.succeed(number, success, ticket, buffer, jobs < most)
+                            post.succeed(number, success, guard, buffer, jobs < most)
                         }
                     };
                     next.map(|LocalJob { id, index, input }| {
@@ -355,14 +357,14 @@ where
                 Ran::Out => self.has_waited = false,
                 Ran::Waits => {
                     self.has_waited = true;
-                    post.adopt(now.0, now.1, ticket);
+                    post.adopt(now.0, now.1, guard);
                     self.free.pop();
                     buffer.send_if_due();
                 }
                 Ran::Ended(result) => {
                     attempt.as_mut().discard();
-                    post.adopt(now.0, now.1, ticket);
-                    end(self.shared, result, ticket, buffer);
+                    post.adopt(now.0, now.1, guard);
+                    end(self.shared, result, guard, buffer);
                 }
             }
         }
@@ -383,7 +385,7 @@ where
         });
         self.slots.push(Slot {
             attempt: Box::pin(Attempt::new(self.first + at)),
-            ticket: JobGuard::new(self.first + at),
+            guard: JobGuard::new(Arc::clone(self.shared), self.first + at),
             waker,
         });
         self.free.push(at);
@@ -404,7 +406,7 @@ where
         }
         // It may have been woken by a job that is gone.
         if !slot.attempt.is_over() {
-            buffer.clear_for(slot.ticket.stream());
+            buffer.clear_for(slot.guard.stream());
             let slot = &mut self.slots[at];
             let polled =
                 slot.attempt
@@ -430,14 +432,14 @@ where
         let slot = &mut self.slots[at];
         let drop_panicked = slot.attempt.as_mut().discard();
         self.free.push(at);
-        let job = slot.ticket.id;
+        let job = slot.guard.id;
         if drop_panicked {
             self.shared.observe(|| Event::DropPanicked { job });
         }
         let number = self.first + at;
         let result = match result {
             Ok(value) if post.is_open() => match slot
-                .ticket
+                .guard
                 .succeed(value, buffer, || post.record_success(number))
             {
                 None => return,
@@ -445,7 +447,7 @@ where
             },
             result => result,
         };
-        end(self.shared, result, &mut slot.ticket, buffer);
+        end(self.shared, result, &mut slot.guard, buffer);
     }
 }
 

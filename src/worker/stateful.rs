@@ -8,13 +8,15 @@ use std::task::{Context, Poll};
 
 use futures_lite::future;
 
+use super::buffer::CompletionBuffer;
+use super::guard::JobGuard;
 use super::{JOBS_PER_TURN, Start, WorkerGuard, end, start};
 use crate::channel::KeptNote;
 use crate::error::JobError;
 use crate::event::Event;
 use crate::handler::Call;
+use crate::job::queued::QueuedJob;
 use crate::queue::injector::Closed;
-use crate::reply::{CompletionBuffer, JobGuard, QueuedJob};
 use crate::shared::Shared;
 use crate::shared::timer::TimerDriver;
 use crate::worker::attempt::{Attempt, Begin};
@@ -28,10 +30,10 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(
     // counts as there.
     let shared = Arc::clone(&seat.shared);
     let slot = shared.slots_of(seat.worker).start;
-    let mut buffer = CompletionBuffer::new();
+    let mut buffer = CompletionBuffer::new(Arc::clone(&shared));
     // Declared before the attempts, so dropped after them: an outcome is out when the handler's
     // future is gone.
-    let mut ticket = JobGuard::new(slot);
+    let mut guard = JobGuard::new(Arc::clone(&shared), slot);
     let mut time = TimerDriver::new(Arc::clone(&shared), slot);
     let kept = KeptNote::default();
     let mut jobs = 0;
@@ -65,7 +67,7 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(
             &shared,
             slot,
             entry,
-            &mut ticket,
+            &mut guard,
             &mut buffer,
             C::WANTS_SUBMITTER,
             |_| false,
@@ -111,7 +113,7 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(
         if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
             call.renew();
         }
-        end(&shared, result, &mut ticket, &mut buffer);
+        end(&shared, result, &mut guard, &mut buffer);
     }
 }
 

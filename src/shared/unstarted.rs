@@ -1,0 +1,116 @@
+//! Outcomes of jobs that never started: cancelled, expired, abandoned, or returned by an abort.
+
+use std::sync::PoisonError;
+
+use super::{DeliveryKind, Shared};
+use crate::error::{CancelReason, JobError};
+use crate::job::completion::{Completion, Delivery, Timings};
+use crate::job::completion_queue::CompletionQueue;
+use crate::job::queued::{QueuedJob, StreamJob};
+use crate::panic;
+use crate::report::Unstarted;
+
+impl<In, T, E> Shared<In, T, E> {
+    /// Gives a job its outcome without having started it. A cancellation that came first stays the
+    /// reason.
+    pub(crate) fn settle_unstarted(
+        &self,
+        job: QueuedJob<In, T, E>,
+        error: JobError<E>,
+        attempts: u32,
+    ) {
+        match job {
+            QueuedJob::Stream(job) => {
+                let error = job.stream.cancelled().map_or(error, JobError::Cancelled);
+                self.settle_stream(job, error, attempts, |input, _| Some(input));
+            }
+            QueuedJob::Handle(job) => {
+                self.settle_handle(&job, error, attempts, |input| {
+                    panic::discard(input);
+                });
+            }
+        }
+    }
+
+    /// Gives a job its outcome as aborted and its input to the pool's report.
+    pub(crate) fn return_unstarted(&self, job: QueuedJob<In, T, E>, attempts: u32) {
+        // Before the outcome is booked: when the pool is idle, the report has all inputs.
+        let give_back = |id, index, input| {
+            let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
+            returned.push(Unstarted {
+                id,
+                index,
+                input,
+                attempts,
+            });
+        };
+        let aborted = JobError::Cancelled(CancelReason::Aborted);
+        match job {
+            QueuedJob::Stream(job) if job.stream.cancelled().is_some() => {
+                self.settle_unstarted(QueuedJob::Stream(job), JobError::Abandoned, attempts);
+            }
+            QueuedJob::Stream(job) => {
+                let (id, index) = (job.id, job.index);
+                self.settle_stream(job, aborted, attempts, |input, stream| {
+                    let kept = stream.keep(&input);
+                    give_back(id, index, input);
+                    kept
+                });
+            }
+            QueuedJob::Handle(job) => {
+                self.settle_handle(&job, aborted, attempts, |input| give_back(job.id, 0, input));
+            }
+        }
+    }
+
+    /// Delivers the outcome of a job that never started, with what `part_with` leaves of its input.
+    fn settle_stream(
+        &self,
+        job: StreamJob<In, T, E>,
+        error: JobError<E>,
+        attempts: u32,
+        part_with: impl FnOnce(In, &CompletionQueue<In, T, E>) -> Option<In>,
+    ) {
+        let StreamJob {
+            input,
+            stream,
+            id,
+            index,
+            origin,
+            record_id,
+            accepted_at,
+        } = job;
+        let kept = part_with(input, &stream);
+        if matches!(
+            error,
+            JobError::TimedOut(_) | JobError::CostExceedsLimit { .. } | JobError::Panicked(_)
+        ) {
+            self.count_failure(&stream, &error);
+        }
+        self.begin_delivery(&stream, DeliveryKind::Unstarted);
+        self.book_unstarted(
+            origin,
+            id,
+            error.outcome(),
+            record_id,
+            attempts,
+            Some(stream.identity().get()),
+        );
+        let timings = accepted_at.filter(|_| self.timings).map(|at| {
+            Box::new(Timings {
+                queued_for: self.timer.now().saturating_duration_since(at),
+                ran_for: None,
+            })
+        });
+        let completion = Completion {
+            id,
+            index,
+            attempts,
+            input: kept,
+            result: Err(error),
+            timings,
+        };
+        stream.deliver(Delivery::One(completion));
+        self.end_delivery(&stream, DeliveryKind::Unstarted, 1);
+    }
+}
