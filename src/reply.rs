@@ -90,7 +90,7 @@ impl<In, T, E> Split for Batch<In, T, E> {
         self.inputs.len()
     }
 
-    fn take_first(&mut self) -> Option<QueuedJob<In, T, E>> {
+    fn pop_first(&mut self) -> Option<QueuedJob<In, T, E>> {
         let (id, index, input) = self.take_input()?;
         let (stream, origin) = (Arc::clone(&self.stream), Origin::Outside);
         Some(QueuedJob::Stream(StreamJob {
@@ -1007,7 +1007,8 @@ impl<In, T, E> JobGuard<In, T, E> {
             }
             None => return Ok(false),
         }
-        if let Err(message) = panic::catch(|| retry.policy.tell(id, attempt, error, delay, history))
+        if let Err(message) =
+            panic::catch(|| retry.policy.notify(id, attempt, error, delay, history))
         {
             shared.forgo_retry();
             return Err(JobError::Panicked(message));

@@ -37,10 +37,10 @@ impl Innermost {
         }
     }
 
-    fn set(&self, place: CurrentJob) {
-        self.pool.set(place.pool);
-        self.slot.set(place.slot);
-        self.id.set(place.id.0);
+    fn set(&self, job: CurrentJob) {
+        self.pool.set(job.pool);
+        self.slot.set(job.slot);
+        self.id.set(job.id.0);
     }
 }
 
@@ -53,13 +53,13 @@ crate::sync::thread_local! {
 
 /// Enters the job for the duration of the closure.
 #[inline]
-pub(crate) fn enter<R>(place: CurrentJob, call: impl FnOnce() -> R) -> R {
+pub(crate) fn enter<R>(job: CurrentJob, call: impl FnOnce() -> R) -> R {
     INNERMOST.with(|innermost| {
         let has_outer = innermost.pool.get() != 0;
         if has_outer {
-            push_around(innermost);
+            push_outer(innermost);
         }
-        innermost.set(place);
+        innermost.set(job);
         let _leave = Leave {
             innermost,
             has_outer,
@@ -69,19 +69,19 @@ pub(crate) fn enter<R>(place: CurrentJob, call: impl FnOnce() -> R) -> R {
 }
 
 /// The job of the given pool that this thread is polling, if any.
-pub(crate) fn find(pool: usize) -> Option<CurrentJob> {
+pub(crate) fn current_in(pool: usize) -> Option<CurrentJob> {
     let innermost = INNERMOST.with(Innermost::get)?;
     if innermost.pool == pool {
         return Some(innermost);
     }
     // While a thread ends, this local may be gone; no worker polls there any more.
     OUTER
-        .try_with(|around| {
-            around
+        .try_with(|outer| {
+            outer
                 .borrow()
                 .iter()
                 .rev()
-                .find(|place| place.pool == pool)
+                .find(|job| job.pool == pool)
                 .copied()
         })
         .ok()
@@ -89,14 +89,14 @@ pub(crate) fn find(pool: usize) -> Option<CurrentJob> {
 }
 
 #[cold]
-fn push_around(innermost: &Innermost) {
-    let _ = OUTER.try_with(|around| around.borrow_mut().extend(innermost.get()));
+fn push_outer(innermost: &Innermost) {
+    let _ = OUTER.try_with(|outer| outer.borrow_mut().extend(innermost.get()));
 }
 
 #[cold]
-fn pop_around(innermost: &Innermost) {
+fn pop_outer(innermost: &Innermost) {
     let outer = OUTER
-        .try_with(|around| around.borrow_mut().pop())
+        .try_with(|outer| outer.borrow_mut().pop())
         .ok()
         .flatten();
     match outer {
@@ -114,7 +114,7 @@ struct Leave<'a> {
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         if self.has_outer {
-            pop_around(self.innermost);
+            pop_outer(self.innermost);
         } else {
             self.innermost.pool.set(0);
         }
@@ -127,22 +127,22 @@ mod tests {
 
     #[test]
     fn a_job_is_found_while_it_is_entered_however_deep() {
-        let place = |pool| CurrentJob {
+        let job = |pool| CurrentJob {
             pool,
             slot: 0,
             id: JobId(7),
         };
-        assert_eq!(find(1), None);
-        enter(place(1), || {
-            enter(place(2), || {
+        assert_eq!(current_in(1), None);
+        enter(job(1), || {
+            enter(job(2), || {
                 assert_eq!(
-                    (find(1), find(2), find(3)),
-                    (Some(place(1)), Some(place(2)), None)
+                    (current_in(1), current_in(2), current_in(3)),
+                    (Some(job(1)), Some(job(2)), None)
                 );
             });
-            assert_eq!((find(1), find(2)), (Some(place(1)), None));
+            assert_eq!((current_in(1), current_in(2)), (Some(job(1)), None));
         });
-        assert_eq!(find(1), None);
+        assert_eq!(current_in(1), None);
     }
 
     #[test]
@@ -158,6 +158,6 @@ mod tests {
             )
         });
         assert!(panicked.is_err());
-        assert_eq!(find(1), None);
+        assert_eq!(current_in(1), None);
     }
 }

@@ -219,8 +219,8 @@ impl Account {
 
     /// A first attempt is made.
     pub(crate) fn earn(&mut self) {
-        let most = self.budget.earned.saturating_mul(RetryBudget::REMEMBERED);
-        self.credit = self.credit.saturating_add(self.budget.earned).min(most);
+        let max = self.budget.earned.saturating_mul(RetryBudget::REMEMBERED);
+        self.credit = self.credit.saturating_add(self.budget.earned).min(max);
     }
 
     /// Whether another attempt may be made while so many retried jobs are waiting or running; takes
@@ -484,7 +484,7 @@ impl<E> Retry<E> {
         history: &mut History,
         now: Instant,
     ) -> Decision {
-        let verdict = match error {
+        let decision = match error {
             JobError::Failed(error) if self.when.as_ref().is_some_and(|when| !when(error)) => {
                 RetryDecision::GiveUp
             }
@@ -495,7 +495,7 @@ impl<E> Retry<E> {
             JobError::TimedOut(TimeLimit::Attempt) if self.timeouts => RetryDecision::Retry,
             _ => RetryDecision::GiveUp,
         };
-        let is_snoozed = matches!(verdict, RetryDecision::Snooze(_));
+        let is_snoozed = matches!(decision, RetryDecision::Snooze(_));
         if !is_snoozed && attempt >= self.max_attempts {
             return Decision::Final;
         }
@@ -503,7 +503,7 @@ impl<E> Retry<E> {
             (JobError::Failed(error), Some(hint)) => hint(error),
             _ => None,
         };
-        let named = match (verdict, hint) {
+        let named = match (decision, hint) {
             (RetryDecision::GiveUp, _) => return Decision::Final,
             (RetryDecision::RetryIn(delay) | RetryDecision::Snooze(delay), _) => {
                 Some((delay, RetryAfterScope::Job))
@@ -513,7 +513,7 @@ impl<E> Retry<E> {
         let elapsed = now.saturating_duration_since(history.since);
         let is_too_late = |delay| {
             self.max_elapsed
-                .is_some_and(|most| elapsed.saturating_add(delay) > most)
+                .is_some_and(|max| elapsed.saturating_add(delay) > max)
         };
         let (delay, hold) = match named {
             // First, so that no delay is taken of an iterator for an attempt that is not made.
@@ -542,7 +542,7 @@ impl<E> Retry<E> {
     }
 
     /// Tells the hook.
-    pub(crate) fn tell(
+    pub(crate) fn notify(
         &self,
         job: JobId,
         attempt: u32,
@@ -572,7 +572,7 @@ impl<E> Retry<E> {
             }
             Backoff::Delays(make) => history.delays.get_or_insert_with(|| make()).next()?,
         };
-        let delay = self.max_delay.map_or(delay, |most| delay.min(most));
+        let delay = self.max_delay.map_or(delay, |max| delay.min(max));
         let chance =
             || fastrand::Rng::with_seed(mix(self.seed.unwrap_or(0), job.as_u64(), attempt));
         Some(match self.jitter {

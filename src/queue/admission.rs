@@ -14,6 +14,9 @@ use std::task::{Context, Poll, Waker};
 
 use crate::event::{JobId, Outcome, Stats};
 
+/// Identifies a future in the wait queue. Ids ascend in the order of arrival.
+pub(crate) type WaiterId = u64;
+
 /// Who hands in a job; each kind has room of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -58,7 +61,7 @@ pub(crate) struct Wakes {
     /// Those who wait for room and have got it, or will never get it.
     pub(crate) room: Vec<Waker>,
     /// Whether maps are among them.
-    pub(crate) told: bool,
+    pub(crate) notified_maps: bool,
     /// A waker that nobody needs any more. Dropping it may run anything, so it is not dropped under
     /// the lock.
     pub(crate) unneeded: Option<Waker>,
@@ -134,14 +137,14 @@ pub(crate) struct Admission {
     /// How many may wait for room at once.
     max_waiting: usize,
     /// First come, first served. Bounded by the number of futures that wait for room.
-    waiting: BTreeMap<u64, Waiter>,
+    waiters: BTreeMap<u64, Waiter>,
     /// Waiters that have a place and do not know it yet. Bounded by `reserved`.
     granted: BTreeSet<u64>,
     /// Maps that wait for room or for their source, by their identities. They hold no place while
     /// they wait. Bounded by the number of maps.
     waiting_maps: BTreeMap<usize, WaitingMap>,
     /// How many of them wait for room, told or not.
-    wanting: usize,
+    wanting_room: usize,
     /// How many of these are to be told.
     unnotified: usize,
     /// The map that was told of room last; the next time those after it come first.
@@ -149,7 +152,7 @@ pub(crate) struct Admission {
     /// Whether they are told of any room, and not only of much: what is queued may be held up for
     /// long.
     notifies_of_any_room: bool,
-    next_waiter: u64,
+    last_waiter_id: u64,
 }
 
 impl Admission {
@@ -179,14 +182,14 @@ impl Admission {
             running_threshold: 0,
             is_watched: false,
             max_waiting: usize::MAX,
-            waiting: BTreeMap::new(),
+            waiters: BTreeMap::new(),
             granted: BTreeSet::new(),
             waiting_maps: BTreeMap::new(),
-            wanting: 0,
+            wanting_room: 0,
             unnotified: 0,
             last_notified: 0,
             notifies_of_any_room: false,
-            next_waiter: 0,
+            last_waiter_id: 0,
         }
     }
 
@@ -244,8 +247,8 @@ impl Admission {
     }
 
     /// Sets how many may wait for room at once.
-    pub(crate) const fn set_max_waiting(&mut self, most: usize) {
-        self.max_waiting = most;
+    pub(crate) const fn set_max_waiting(&mut self, max: usize) {
+        self.max_waiting = max;
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -269,15 +272,15 @@ impl Admission {
 
     // ---- admission ----
 
-    const fn free(&self) -> usize {
+    const fn free_permits(&self) -> usize {
         self.capacity
             .saturating_sub(self.queued + self.reserved + self.committing)
     }
 
     /// Free places that nobody waits for: a newcomer never overtakes a waiter.
-    fn open_places(&self) -> usize {
-        if self.waiting.is_empty() {
-            self.free()
+    fn available_permits(&self) -> usize {
+        if self.waiters.is_empty() {
+            self.free_permits()
         } else {
             0
         }
@@ -288,7 +291,7 @@ impl Admission {
         match origin {
             Origin::Outside if self.pool_state != PoolState::Open => Err(Refusal::Closed),
             Origin::Child if self.pool_state > PoolState::Closed => Err(Refusal::Closed),
-            Origin::Outside if self.open_places() == 0 => Err(Refusal::Full),
+            Origin::Outside if self.available_permits() == 0 => Err(Refusal::Full),
             Origin::Child if self.queued_children >= self.child_capacity => Err(Refusal::Full),
             Origin::Outside => {
                 self.queued += 1;
@@ -308,7 +311,7 @@ impl Admission {
         if self.pool_state != PoolState::Open {
             return Err(Refusal::Closed);
         }
-        if self.open_places() == 0 {
+        if self.available_permits() == 0 {
             return Err(Refusal::Full);
         }
         self.reserved += 1;
@@ -319,27 +322,27 @@ impl Admission {
     /// is its identity.
     pub(crate) fn poll_reserve(
         &mut self,
-        ticket: &mut Option<u64>,
+        waiter_id: &mut Option<WaiterId>,
         group: Option<usize>,
         cx: &Context<'_>,
     ) -> (Poll<Result<(), Refusal>>, Wakes) {
         let mut wakes = Wakes::default();
-        let number = match *ticket {
-            Some(number) if self.granted.remove(&number) => {
-                *ticket = None;
+        let id = match *waiter_id {
+            Some(id) if self.granted.remove(&id) => {
+                *waiter_id = None;
                 return (Poll::Ready(Ok(())), wakes);
             }
-            Some(number) if self.pool_state == PoolState::Open => number,
+            Some(id) if self.pool_state == PoolState::Open => id,
             Some(_) => {
                 // The line was dissolved when the pool was closed.
-                *ticket = None;
+                *waiter_id = None;
                 return (Poll::Ready(Err(Refusal::Closed)), wakes);
             }
             None => match self.reserve() {
-                Err(Refusal::Full) if self.waiting.len() >= self.max_waiting => {
+                Err(Refusal::Full) if self.waiters.len() >= self.max_waiting => {
                     return (Poll::Ready(Err(Refusal::Overloaded)), wakes);
                 }
-                Err(Refusal::Full) => *ticket.insert(self.next_number()),
+                Err(Refusal::Full) => *waiter_id.insert(self.next_waiter_id()),
                 decided => return (Poll::Ready(decided), wakes),
             },
         };
@@ -347,34 +350,34 @@ impl Admission {
             waker: cx.waker().clone(),
             group,
         };
-        wakes.unneeded = self.waiting.insert(number, waiter).map(|old| old.waker);
+        wakes.unneeded = self.waiters.insert(id, waiter).map(|old| old.waker);
         self.is_watched = true;
         (Poll::Pending, wakes)
     }
 
-    const fn next_number(&mut self) -> u64 {
-        self.next_waiter += 1;
-        self.next_waiter
+    const fn next_waiter_id(&mut self) -> u64 {
+        self.last_waiter_id += 1;
+        self.last_waiter_id
     }
 
     /// The wakers of those in line that submit to this group.
     pub(crate) fn wakers_of(&self, group: usize) -> Vec<Waker> {
         let of_group = self
-            .waiting
+            .waiters
             .values()
             .filter(|waiter| waiter.group == Some(group));
         of_group.map(|waiter| waiter.waker.clone()).collect()
     }
 
     /// Whether this waiter still stands in line, without a place.
-    pub(crate) fn is_in_line(&self, ticket: u64) -> bool {
-        self.waiting.contains_key(&ticket)
+    pub(crate) fn is_waiting(&self, waiter_id: WaiterId) -> bool {
+        self.waiters.contains_key(&waiter_id)
     }
 
     /// Leaves the line; a place that was granted meanwhile goes to the next in line.
-    pub(crate) fn leave_line(&mut self, ticket: u64) -> Wakes {
-        let unneeded = self.waiting.remove(&ticket).map(|waiter| waiter.waker);
-        let wakes = if self.granted.remove(&ticket) {
+    pub(crate) fn cancel_wait(&mut self, waiter_id: WaiterId) -> Wakes {
+        let unneeded = self.waiters.remove(&waiter_id).map(|waiter| waiter.waker);
+        let wakes = if self.granted.remove(&waiter_id) {
             self.release()
         } else {
             Wakes::default()
@@ -414,8 +417,8 @@ impl Admission {
 
     /// The places that maps may take: the last one is left to others, in place of the job beyond
     /// the capacity that each map may have.
-    fn room_for_maps(&self) -> usize {
-        self.open_places().saturating_sub(1)
+    fn map_permits(&self) -> usize {
+        self.available_permits().saturating_sub(1)
     }
 
     /// A map is about to pull one input, without a place for it. `false`: it has a job in the queue
@@ -425,19 +428,19 @@ impl Admission {
             return Err(Refusal::Closed);
         }
         if self.extras.contains(&map) {
-            if self.room_for_maps() == 0 {
+            if self.map_permits() == 0 {
                 return Ok(false);
             }
             // There is room for it by now.
             self.extras.remove(&map);
             self.queued += 1;
         }
-        if self.wanting > 0
-            && let Some(feeder) = self.waiting_maps.get_mut(&map)
-            && std::mem::take(&mut feeder.wants_room)
+        if self.wanting_room > 0
+            && let Some(waiting_map) = self.waiting_maps.get_mut(&map)
+            && std::mem::take(&mut waiting_map.wants_room)
         {
-            self.wanting -= 1;
-            self.unnotified -= usize::from(feeder.waker.is_some());
+            self.wanting_room -= 1;
+            self.unnotified -= usize::from(waiting_map.waker.is_some());
         }
         self.pulling += 1;
         Ok(true)
@@ -458,18 +461,18 @@ impl Admission {
 
     /// The map has pulled an input: it takes up to `want` places for it and for more, or is left
     /// with that one input.
-    pub(crate) fn take_places(&mut self, want: usize) -> usize {
-        let places = self.take_more(want);
-        self.pulling -= usize::from(places > 0);
-        places
+    pub(crate) fn acquire_pulled(&mut self, want: usize) -> usize {
+        let permits = self.acquire_many(want);
+        self.pulling -= usize::from(permits > 0);
+        permits
     }
 
     /// Takes up to `want` places. Maps that wait for room leave each other their share.
-    pub(crate) fn take_more(&mut self, want: usize) -> usize {
-        let room = self.room_for_maps();
-        let places = want.min(room.div_ceil(1 + self.wanting));
-        self.committing += places;
-        places
+    pub(crate) fn acquire_many(&mut self, want: usize) -> usize {
+        let room = self.map_permits();
+        let permits = want.min(room.div_ceil(1 + self.wanting_room));
+        self.committing += permits;
+        permits
     }
 
     /// The map has pulled an input and got no place: that one is queued beyond the capacity.
@@ -485,14 +488,14 @@ impl Admission {
         // Another job of the map may stand for it, since there was room for it in the meantime.
         if self.extras.remove(&map) {
             self.queued += 1;
-            if let Some(feeder) = self
+            if let Some(waiting_map) = self
                 .waiting_maps
                 .get_mut(&map)
-                .filter(|feeder| feeder.wants_room)
+                .filter(|waiting_map| waiting_map.wants_room)
             {
-                let waker = feeder.waker.take();
+                let waker = waiting_map.waker.take();
                 self.unnotified -= usize::from(waker.is_some());
-                wakes.told |= waker.is_some();
+                wakes.notified_maps |= waker.is_some();
                 wakes.room.extend(waker);
             }
         }
@@ -507,18 +510,18 @@ impl Admission {
     ) -> (bool, Wakes) {
         let mut wakes = Wakes::default();
         if self.pool_state != PoolState::Open
-            || (wants_room && (!self.extras.contains(&map) || self.room_for_maps() > 0))
+            || (wants_room && (!self.extras.contains(&map) || self.map_permits() > 0))
         {
             return (true, wakes);
         }
-        let known = self.waiting_maps.get_mut(&map).and_then(|known| {
-            self.wanting -= usize::from(known.wants_room);
-            self.unnotified -= usize::from(known.wants_room && known.waker.is_some());
-            known.waker.take()
+        let registered = self.waiting_maps.get_mut(&map).and_then(|registered| {
+            self.wanting_room -= usize::from(registered.wants_room);
+            self.unnotified -= usize::from(registered.wants_room && registered.waker.is_some());
+            registered.waker.take()
         });
-        let (waker, unneeded) = match known {
-            Some(known) if known.will_wake(cx.waker()) => (known, None),
-            known => (cx.waker().clone(), known),
+        let (waker, unneeded) = match registered {
+            Some(registered) if registered.will_wake(cx.waker()) => (registered, None),
+            registered => (cx.waker().clone(), registered),
         };
         wakes.unneeded = unneeded;
         self.waiting_maps.insert(
@@ -528,18 +531,18 @@ impl Admission {
                 wants_room,
             },
         );
-        self.wanting += usize::from(wants_room);
+        self.wanting_room += usize::from(wants_room);
         self.unnotified += usize::from(wants_room);
         (false, wakes)
     }
 
     /// The map waits no more. Returns its waker, which is not to be dropped under the lock.
-    pub(crate) fn leave_as_map(&mut self, map: usize) -> (Option<Waker>, Wakes) {
+    pub(crate) fn cancel_map_wait(&mut self, map: usize) -> (Option<Waker>, Wakes) {
         let mut wakes = Wakes::default();
         let Some(WaitingMap { waker, wants_room }) = self.waiting_maps.remove(&map) else {
             return (None, wakes);
         };
-        self.wanting -= usize::from(wants_room);
+        self.wanting_room -= usize::from(wants_room);
         self.unnotified -= usize::from(wants_room && waker.is_some());
         // It may have been told of room that it has not used.
         self.grant(&mut wakes);
@@ -548,40 +551,40 @@ impl Admission {
 
     /// Whether maps that wait for room are to be told: there is much of it, or any while nothing is
     /// queued, since permits may hold the rest.
-    fn is_room_for_feeders(&self) -> bool {
-        let room = self.room_for_maps();
+    fn may_notify_maps(&self) -> bool {
+        let room = self.map_permits();
         room > 0 && (self.notifies_of_any_room || room >= self.capacity / 2 || self.queued == 0)
     }
 
     /// Tells as many maps that wait for room as there is room for, each in its turn.
     #[cold]
     fn notify_maps(&mut self, wakes: &mut Wakes) {
-        let (room, last) = (self.room_for_maps(), self.last_notified);
-        let mut told = 0;
+        let (room, last) = (self.map_permits(), self.last_notified);
+        let mut notified = 0;
         for range in [
             (Bound::Excluded(last), Bound::Unbounded),
             (Bound::Unbounded, Bound::Included(last)),
         ] {
-            for (map, feeder) in self.waiting_maps.range_mut(range) {
-                if told == room {
+            for (map, waiting_map) in self.waiting_maps.range_mut(range) {
+                if notified == room {
                     break;
                 }
-                if feeder.wants_room && feeder.waker.is_some() {
-                    wakes.room.extend(feeder.waker.take());
-                    (self.last_notified, told) = (*map, told + 1);
+                if waiting_map.wants_room && waiting_map.waker.is_some() {
+                    wakes.room.extend(waiting_map.waker.take());
+                    (self.last_notified, notified) = (*map, notified + 1);
                 }
             }
         }
-        self.unnotified -= told;
-        wakes.told |= told > 0;
+        self.unnotified -= notified;
+        wakes.notified_maps |= notified > 0;
     }
 
     /// Tells all maps that wait to look again.
     fn notify_all_maps(&mut self, wakes: &mut Wakes) {
         self.unnotified = 0;
-        for feeder in self.waiting_maps.values_mut() {
-            wakes.told |= feeder.waker.is_some();
-            wakes.room.extend(feeder.waker.take());
+        for waiting_map in self.waiting_maps.values_mut() {
+            wakes.notified_maps |= waiting_map.waker.is_some();
+            wakes.room.extend(waiting_map.waker.take());
         }
     }
 
@@ -593,8 +596,8 @@ impl Admission {
 
     /// Accepts `used` of the `begun` places and gives the others back. The ids follow one another
     /// from the one returned.
-    pub(crate) fn commit(&mut self, begun: usize, used: usize) -> (JobId, Wakes) {
-        self.committing -= begun;
+    pub(crate) fn commit(&mut self, acquired: usize, used: usize) -> (JobId, Wakes) {
+        self.committing -= acquired;
         self.queued += used;
         let first = JobId(self.accepted);
         self.accepted += used as u64;
@@ -616,19 +619,19 @@ impl Admission {
         if self.is_watched {
             self.notify_waiters(wakes);
         }
-        if self.unnotified > 0 && self.is_room_for_feeders() {
+        if self.unnotified > 0 && self.may_notify_maps() {
             self.notify_maps(wakes);
         }
     }
 
     #[cold]
     fn notify_waiters(&mut self, wakes: &mut Wakes) {
-        while self.pool_state == PoolState::Open && self.free() > 0 {
-            let Some((number, waiter)) = self.waiting.pop_first() else {
+        while self.pool_state == PoolState::Open && self.free_permits() > 0 {
+            let Some((id, waiter)) = self.waiters.pop_first() else {
                 break;
             };
             self.reserved += 1;
-            self.granted.insert(number);
+            self.granted.insert(id);
             wakes.room.push(waiter.waker);
         }
         if self.queued_total() < self.queued_threshold {
@@ -636,7 +639,7 @@ impl Admission {
             wakes.below = true;
         }
         // Once too often would only cost time.
-        self.is_watched = !self.waiting.is_empty() || self.queued_threshold > 0;
+        self.is_watched = !self.waiters.is_empty() || self.queued_threshold > 0;
     }
 
     /// A future waits until fewer than `queued` jobs are queued; it is told then.
@@ -653,7 +656,7 @@ impl Admission {
     /// No future waits for fewer jobs any more.
     pub(crate) fn clear_thresholds(&mut self) {
         (self.queued_threshold, self.running_threshold) = (0, 0);
-        self.is_watched = !self.waiting.is_empty();
+        self.is_watched = !self.waiters.is_empty();
     }
 
     // ---- the state of the pool of a job ----
@@ -676,14 +679,14 @@ impl Admission {
 
     /// So many queued jobs from outside have started, and so many of all that ran have succeeded.
     /// Whoever that concerns is told by [`settle`](Self::settle).
-    pub(crate) const fn enter(&mut self, started: usize, succeeded: usize) {
+    pub(crate) const fn record(&mut self, started: usize, succeeded: usize) {
         self.queued -= started;
         self.running = self.running + started - succeeded;
         self.outcomes[Outcome::Succeeded as usize] += succeeded as u64;
     }
 
     /// Tells all whom it concerns how things stand.
-    pub(crate) fn settle(&mut self, wakes: &mut Wakes) {
+    pub(crate) fn notify_all(&mut self, wakes: &mut Wakes) {
         self.grant(wakes);
         self.check_running_below(wakes);
         self.check_idle(wakes);
@@ -710,7 +713,7 @@ impl Admission {
     }
 
     /// A queued job has its outcome without having started.
-    pub(crate) fn settle_queued(&mut self, origin: Origin, outcome: Outcome, wakes: &mut Wakes) {
+    pub(crate) fn finish_queued(&mut self, origin: Origin, outcome: Outcome, wakes: &mut Wakes) {
         self.outcomes[outcome as usize] += 1;
         self.leave_queue(origin, wakes);
         self.check_idle(wakes);
@@ -756,7 +759,7 @@ impl Admission {
             return (false, wakes);
         }
         self.pool_state = pool_state;
-        wakes.room = std::mem::take(&mut self.waiting)
+        wakes.room = std::mem::take(&mut self.waiters)
             .into_values()
             .map(|waiter| waiter.waker)
             .collect();
@@ -838,18 +841,18 @@ impl Admission {
             self.running,
             self.slots(),
             self.workers,
-            self.waiting.len(),
-            self.wanting,
+            self.waiters.len(),
+            self.wanting_room,
             self.waiting_maps.len()
         )
     }
 
     /// Whether a future or a map waits for room though there is some.
-    pub(crate) fn is_anybody_held_up(&self) -> bool {
+    pub(crate) fn has_stalled_waiter(&self) -> bool {
         // A map that was told, and has not been polled since, comes before others that wait.
-        let is_told = self.wanting > self.unnotified;
-        let is_room = (!self.waiting.is_empty() && self.free() > 0)
-            || (self.unnotified > 0 && !is_told && self.is_room_for_feeders());
+        let is_notified = self.wanting_room > self.unnotified;
+        let is_room = (!self.waiters.is_empty() && self.free_permits() > 0)
+            || (self.unnotified > 0 && !is_notified && self.may_notify_maps());
         self.pool_state == PoolState::Open && is_room
     }
 
@@ -867,7 +870,7 @@ impl Admission {
             ));
         }
         let waits = (
-            self.waiting.len(),
+            self.waiters.len(),
             self.waiting_maps.len(),
             self.granted.len(),
         );

@@ -52,11 +52,11 @@ pub(crate) trait Split: Sized {
     fn len(&self) -> usize;
 
     /// Takes out the oldest.
-    fn take_first(&mut self) -> Option<Self::Job>;
+    fn pop_first(&mut self) -> Option<Self::Job>;
 
     /// One by one, the oldest first.
     fn into_jobs(mut self) -> impl Iterator<Item = Self::Job> {
-        std::iter::from_fn(move || self.take_first())
+        std::iter::from_fn(move || self.pop_first())
     }
 
     /// Takes out the older half, rounded up.
@@ -104,9 +104,9 @@ pub(crate) struct Closed;
 pub(crate) enum Taken<J> {
     One(J),
     /// There are several in the local queue now.
-    Hand,
+    Batch,
     /// There are several, for a worker that has a local queue.
-    WantsDesk,
+    NeedsLocalQueue,
     Nothing,
 }
 
@@ -122,7 +122,7 @@ struct Queue<B: Split> {
     /// admits, and by the sweeps of what was cancelled.
     items: VecDeque<Item<B::Job, B>>,
     /// The local queues that have been filled from here, of workers that are being polled.
-    holders: Vec<Holder<B>>,
+    stealers: Vec<Stealer<B>>,
     /// How many workers wait for a notification.
     sleepers: usize,
     /// How many notifications are in the channel or about to be sent.
@@ -130,10 +130,10 @@ struct Queue<B: Split> {
     is_closed: bool,
 }
 
-struct Holder<B> {
+struct Stealer<B> {
     local_queue: Arc<LocalQueue<B>>,
     /// How many jobs were in its local queue when another worker looked at it last.
-    seen: usize,
+    last_len: usize,
 }
 
 impl<B: Split> Injector<B> {
@@ -141,7 +141,7 @@ impl<B: Split> Injector<B> {
         let (notifier, notifications) = channel::unbounded();
         let queue = Queue {
             items: VecDeque::new(),
-            holders: Vec::new(),
+            stealers: Vec::new(),
             sleepers: 0,
             notified: 0,
             is_closed: false,
@@ -273,46 +273,46 @@ impl<B: Split> Injector<B> {
             return Ok(Taken::One(job));
         }
         let Some(local_queue) = local_queue else {
-            return Ok(Taken::WantsDesk);
+            return Ok(Taken::NeedsLocalQueue);
         };
         let Some(Item::Batch(batch)) = queue.items.pop_front() else {
             return Ok(Taken::Nothing);
         };
         let is_more = is_left || batch.len() > 1 || !queue.items.is_empty();
-        let emptied = local_queue.local().hand.replace(batch);
+        let emptied = local_queue.local().batch.replace(batch);
         debug_assert!(
-            emptied.is_none_or(|hand| hand.len() == 0),
+            emptied.is_none_or(|batch| batch.len() == 0),
             "a worker that takes more has nothing left"
         );
         if !queue
-            .holders
+            .stealers
             .iter()
-            .any(|holder| Arc::ptr_eq(&holder.local_queue, local_queue))
+            .any(|stealer| Arc::ptr_eq(&stealer.local_queue, local_queue))
         {
-            queue.holders.push(Holder {
+            queue.stealers.push(Stealer {
                 local_queue: Arc::clone(local_queue),
-                seen: 0,
+                last_len: 0,
             });
         }
         self.notify_one_if(is_more, queue);
-        Ok(Taken::Hand)
+        Ok(Taken::Batch)
     }
 
     /// What is left in the local queue is put back, and it is filled no more.
     pub(crate) fn give_back(&self, local_queue: &Arc<LocalQueue<B>>) {
         let mut queue = self.lock();
         queue
-            .holders
-            .retain(|holder| !Arc::ptr_eq(&holder.local_queue, local_queue));
-        let Some(hand) = local_queue
+            .stealers
+            .retain(|stealer| !Arc::ptr_eq(&stealer.local_queue, local_queue));
+        let Some(batch) = local_queue
             .local()
-            .hand
+            .batch
             .take()
-            .filter(|hand| hand.len() > 0)
+            .filter(|batch| batch.len() > 0)
         else {
             return;
         };
-        queue.put_back(hand);
+        queue.insert_by_number(batch);
         self.notify_one(queue);
     }
 
@@ -392,14 +392,15 @@ impl<B: Split> Injector<B> {
     pub(crate) fn sweep(&self, is_dead: impl Fn(&B::Job) -> bool) -> Vec<B::Job> {
         let mut queue = self.lock();
         let mut dead = Vec::new();
-        for holder in &queue.holders {
-            let hand = holder
+        for stealer in &queue.stealers {
+            let batch = stealer
                 .local_queue
                 .local()
-                .hand
-                .take_if(|hand| hand.is_dead());
-            hand.into_iter()
-                .for_each(|hand| Item::Batch(hand).into_jobs(&mut dead));
+                .batch
+                .take_if(|batch| batch.is_dead());
+            batch
+                .into_iter()
+                .for_each(|batch| Item::Batch(batch).into_jobs(&mut dead));
         }
         for item in std::mem::take(&mut queue.items) {
             let is_dead = match &item {
@@ -425,7 +426,7 @@ impl<B: Split> Queue<B> {
             false
         };
         let job = if let Some(Item::Batch(batch)) = self.items.front_mut() {
-            let job = batch.take_first();
+            let job = batch.pop_first();
             if batch.len() == 0 {
                 self.items.pop_front();
             }
@@ -440,7 +441,7 @@ impl<B: Split> Queue<B> {
     }
 
     /// Puts jobs where they were taken from, before all that are younger.
-    fn put_back(&mut self, batch: B) {
+    fn insert_by_number(&mut self, batch: B) {
         let number = batch.number();
         let at = self
             .items
@@ -452,48 +453,48 @@ impl<B: Split> Queue<B> {
 
     /// Takes half of a local queue; `None`: all are empty. Says whether any has more.
     fn steal_half(&mut self) -> Option<bool> {
-        let half = self.holders.iter().find_map(|holder| {
-            let mut local = holder.local_queue.local();
+        let half = self.stealers.iter().find_map(|stealer| {
+            let mut local = stealer.local_queue.local();
             local
-                .hand
+                .batch
                 .as_mut()
-                .filter(|hand| hand.len() > 0)
-                .map(|hand| hand.split_half())
+                .filter(|batch| batch.len() > 0)
+                .map(|batch| batch.split_half())
         })?;
-        self.put_back(half);
+        self.insert_by_number(half);
         Some(self.has_local_jobs())
     }
 
     fn has_local_jobs(&self) -> bool {
-        self.holders.iter().any(|holder| {
-            holder
+        self.stealers.iter().any(|stealer| {
+            stealer
                 .local_queue
                 .local()
-                .hand
+                .batch
                 .as_ref()
-                .is_some_and(|hand| hand.len() > 0)
+                .is_some_and(|batch| batch.len() > 0)
         })
     }
 
     /// Steals half of each local queue that has not shrunk since a worker looked last: it is older
     /// than what is in the queue, and its worker is busy with one job.
     fn steal_stale(&mut self, local_queue: &Arc<LocalQueue<B>>) {
-        for at in 0..self.holders.len() {
-            let holder = &mut self.holders[at];
-            if Arc::ptr_eq(&holder.local_queue, local_queue) {
+        for at in 0..self.stealers.len() {
+            let stealer = &mut self.stealers[at];
+            if Arc::ptr_eq(&stealer.local_queue, local_queue) {
                 continue;
             }
-            let mut local = holder.local_queue.local();
-            let Some(hand) = &mut local.hand else {
+            let mut local = stealer.local_queue.local();
+            let Some(batch) = &mut local.batch else {
                 continue;
             };
-            if hand.len() == 0 || hand.len() != holder.seen {
-                holder.seen = hand.len();
+            if batch.len() == 0 || batch.len() != stealer.last_len {
+                stealer.last_len = batch.len();
                 continue;
             }
-            let half = hand.split_half();
+            let half = batch.split_half();
             drop(local);
-            self.put_back(half);
+            self.insert_by_number(half);
         }
     }
 }
@@ -523,7 +524,7 @@ impl<J: Copy + Into<u64>> Split for VecDeque<J> {
         self.len()
     }
 
-    fn take_first(&mut self) -> Option<J> {
+    fn pop_first(&mut self) -> Option<J> {
         self.pop_front()
     }
 
@@ -674,7 +675,7 @@ mod tests {
         let mut sleepers = asleep(&injector, 2);
         injector.push_batch((0..3).collect()).unwrap();
         let local_queue = Arc::new(LocalQueue::default());
-        assert_eq!(injector.take(Some(&local_queue)), Ok(Taken::Hand));
+        assert_eq!(injector.take(Some(&local_queue)), Ok(Taken::Batch));
         injector.push(9).unwrap();
         let taken: Vec<_> = sleepers
             .iter_mut()
@@ -689,19 +690,19 @@ mod tests {
         injector.push_batch((0..3).collect()).unwrap();
         let local_queue = Arc::new(LocalQueue::default());
         let mut sleepers = Vec::new();
-        assert_eq!(injector.take(Some(&local_queue)), Ok(Taken::Hand));
+        assert_eq!(injector.take(Some(&local_queue)), Ok(Taken::Batch));
         assert_eq!(
             local_queue
                 .local()
-                .hand
+                .batch
                 .as_mut()
                 .and_then(VecDeque::pop_front),
             Some(0)
         );
         // Another worker steals one of the two and leaves the other.
         let thief = Arc::new(LocalQueue::default());
-        assert_eq!(injector.take(Some(&thief)), Ok(Taken::Hand));
-        assert_eq!(thief.local().hand.take(), Some(VecDeque::from([1])));
+        assert_eq!(injector.take(Some(&thief)), Ok(Taken::Batch));
+        assert_eq!(thief.local().batch.take(), Some(VecDeque::from([1])));
         sleepers.push(Box::pin(pop(&injector)));
         assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(2)));
     }

@@ -23,7 +23,7 @@ use crate::event::JobId;
 use crate::sync::{Mutex, MutexGuard};
 
 /// After so many changes they are entered in the books.
-const CHANGES: usize = 64;
+const MAX_CHANGES: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct LocalQueue<L> {
@@ -33,7 +33,7 @@ pub(crate) struct LocalQueue<L> {
 #[derive(Debug)]
 pub(crate) struct Local<L> {
     /// Jobs that have not started.
-    pub(crate) hand: Option<L>,
+    pub(crate) batch: Option<L>,
     pub(crate) tally: Tally,
     is_revoked: bool,
 }
@@ -42,7 +42,7 @@ impl<L> Default for LocalQueue<L> {
     fn default() -> Self {
         Self {
             local: Mutex::new(Local {
-                hand: None,
+                batch: None,
                 tally: Tally::default(),
                 is_revoked: false,
             }),
@@ -58,7 +58,7 @@ impl<L> LocalQueue<L> {
 
 impl<L> Local<L> {
     /// From here on its worker starts nothing and notes nothing before it has closed it.
-    pub(crate) const fn call(&mut self) {
+    pub(crate) const fn revoke(&mut self) {
         self.is_revoked = true;
     }
 
@@ -122,13 +122,13 @@ impl Tally {
     }
 
     /// Whether it is time to enter it.
-    pub(crate) const fn is_long(&self) -> bool {
-        self.changes.len() >= CHANGES
+    pub(crate) const fn needs_flush(&self) -> bool {
+        self.changes.len() >= MAX_CHANGES
     }
 
     /// Enters everything in the books.
-    pub(crate) fn enter<W>(&mut self, admission: &mut Admission, running: &mut Running<W>) {
-        admission.enter(
+    pub(crate) fn flush_into<W>(&mut self, admission: &mut Admission, running: &mut Running<W>) {
+        admission.record(
             std::mem::take(&mut self.started),
             std::mem::take(&mut self.succeeded),
         );
@@ -155,7 +155,7 @@ mod tests {
     }
 
     /// What runs in the slots, and queued, running, succeeded.
-    fn books(admission: &Admission, running: &Running<()>) -> (Vec<(usize, u64)>, [u64; 3]) {
+    fn counts(admission: &Admission, running: &Running<()>) -> (Vec<(usize, u64)>, [u64; 3]) {
         let runs = running
             .occupied()
             .map(|(slot, active_job)| (slot, active_job.id.0))
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_is_entered_is_what_has_happened_however_often_it_is_entered_meanwhile() {
-        for entered_after in 0..32 {
+        for flushed_after in 0..32 {
             let (mut admission, mut running) = (Admission::new(8, 0, 1, 3), Running::new());
             for _ in 0..4 {
                 admission.accept(Origin::Outside).unwrap();
@@ -184,8 +184,8 @@ mod tests {
             ];
             for (number, step) in steps.into_iter().enumerate() {
                 step(&mut tally);
-                if entered_after >> number & 1 == 1 {
-                    tally.enter(&mut admission, &mut running);
+                if flushed_after >> number & 1 == 1 {
+                    tally.flush_into(&mut admission, &mut running);
                     let now = [
                         (vec![(1, 0)], [3, 1, 0]),
                         (vec![(1, 1)], [2, 1, 1]),
@@ -193,12 +193,12 @@ mod tests {
                         (vec![(2, 2)], [1, 1, 2]),
                         (vec![(1, 3), (2, 2)], [0, 2, 2]),
                     ];
-                    assert_eq!(books(&admission, &running), now[number]);
+                    assert_eq!(counts(&admission, &running), now[number]);
                 }
             }
-            tally.enter(&mut admission, &mut running);
+            tally.flush_into(&mut admission, &mut running);
             assert_eq!(
-                books(&admission, &running),
+                counts(&admission, &running),
                 (vec![(1, 3), (2, 2)], [0, 2, 2])
             );
         }
@@ -212,12 +212,12 @@ mod tests {
         }
         let mut tally = Tally::default();
         tally.start(0, job(0));
-        tally.enter(&mut admission, &mut running);
+        tally.flush_into(&mut admission, &mut running);
         running.begin_wait(0, JobId(0), ());
-        tally.enter(&mut admission, &mut running);
+        tally.flush_into(&mut admission, &mut running);
         assert!(running.is_blocked(1));
         tally.follow(0, job(1));
-        tally.enter(&mut admission, &mut running);
+        tally.flush_into(&mut admission, &mut running);
         assert!(!running.is_blocked(1));
         assert_eq!(running.waiting().count(), 0);
     }

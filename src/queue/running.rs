@@ -44,11 +44,11 @@ impl ActiveJob {
 }
 
 /// How many places are made at once.
-const TOGETHER: usize = 32;
+const CHUNK: usize = 32;
 
 /// What is known of a slot.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct SlotEntry {
     active_job: Option<ActiveJob>,
     /// When what runs there has started, where the clock was looked at.
     since: Option<Instant>,
@@ -60,14 +60,14 @@ pub(crate) struct Running<W> {
     /// Made when the first of their slots is occupied, so a slot that never is costs next to
     /// nothing. The list has room for all slots of the pool from the start: no job starts that
     /// finds none.
-    chunks: Vec<Option<Box<[Place; TOGETHER]>>>,
+    chunks: Vec<Option<Box<[SlotEntry; CHUNK]>>>,
     /// How many occupants run another attempt, or have it before them.
     retries: usize,
     /// How many occupants have `waits > 0`.
     blocked: usize,
     /// Bounded by the number of futures that wait.
     waits: BTreeMap<u64, Wait<W>>,
-    next_wait: u64,
+    last_wait_id: u64,
 }
 
 #[derive(Debug)]
@@ -85,52 +85,52 @@ impl<W> Running<W> {
             retries: 0,
             blocked: 0,
             waits: BTreeMap::new(),
-            next_wait: 0,
+            last_wait_id: 0,
         }
     }
 
     /// Makes room for so many slots.
     pub(crate) fn reserve(&mut self, slots: usize) -> Result<(), TryReserveError> {
-        self.chunks.try_reserve_exact(slots.div_ceil(TOGETHER))
+        self.chunks.try_reserve_exact(slots.div_ceil(CHUNK))
     }
 
     #[inline(always)]
     pub(crate) fn start(&mut self, slot: usize, active_job: ActiveJob) {
-        self.place_made(slot).active_job = Some(active_job);
+        self.entry_or_insert(slot).active_job = Some(active_job);
     }
 
-    fn place(&self, slot: usize) -> Option<&Place> {
-        Some(&self.chunks.get(slot / TOGETHER)?.as_ref()?[slot % TOGETHER])
+    fn entry(&self, slot: usize) -> Option<&SlotEntry> {
+        Some(&self.chunks.get(slot / CHUNK)?.as_ref()?[slot % CHUNK])
     }
 
-    fn place_mut(&mut self, slot: usize) -> Option<&mut Place> {
-        Some(&mut self.chunks.get_mut(slot / TOGETHER)?.as_mut()?[slot % TOGETHER])
+    fn entry_mut(&mut self, slot: usize) -> Option<&mut SlotEntry> {
+        Some(&mut self.chunks.get_mut(slot / CHUNK)?.as_mut()?[slot % CHUNK])
     }
 
     /// The place of a slot, made if there is none yet.
     #[inline(always)]
-    fn place_made(&mut self, slot: usize) -> &mut Place {
-        let number = slot / TOGETHER;
+    fn entry_or_insert(&mut self, slot: usize) -> &mut SlotEntry {
+        let number = slot / CHUNK;
         if self.chunks.get(number).is_none_or(Option::is_none) {
-            self.make(number);
+            self.allocate(number);
         }
-        &mut self.chunks[number].as_mut().expect("it was made above")[slot % TOGETHER]
+        &mut self.chunks[number].as_mut().expect("it was made above")[slot % CHUNK]
     }
 
     #[cold]
-    fn make(&mut self, number: usize) {
+    fn allocate(&mut self, number: usize) {
         if number >= self.chunks.len() {
             self.chunks.resize_with(number + 1, || None);
         }
-        self.chunks[number] = Some(Box::new([Place::default(); TOGETHER]));
+        self.chunks[number] = Some(Box::new([SlotEntry::default(); CHUNK]));
     }
 
     fn active_job(&self, slot: usize) -> Option<ActiveJob> {
-        self.place(slot)?.active_job
+        self.entry(slot)?.active_job
     }
 
-    fn occupant_mut(&mut self, slot: usize) -> Option<&mut ActiveJob> {
-        self.place_mut(slot)?.active_job.as_mut()
+    fn active_job_mut(&mut self, slot: usize) -> Option<&mut ActiveJob> {
+        self.entry_mut(slot)?.active_job.as_mut()
     }
 
     /// The same, for a job that was scheduled.
@@ -141,7 +141,7 @@ impl<W> Running<W> {
         since: Option<Instant>,
     ) {
         self.start(slot, active_job);
-        self.place_made(slot).since = since;
+        self.entry_or_insert(slot).since = since;
         self.retries += usize::from(active_job.is_retry);
     }
 
@@ -150,7 +150,7 @@ impl<W> Running<W> {
     pub(crate) fn finish_scheduled(&mut self, slot: usize) -> Option<RecordId> {
         let active_job = self.active_job(slot)?;
         self.finish(slot);
-        self.place_made(slot).since = None;
+        self.entry_or_insert(slot).since = None;
         self.retries -= usize::from(active_job.is_retry);
         active_job.record_id
     }
@@ -158,8 +158,8 @@ impl<W> Running<W> {
     #[inline]
     pub(crate) fn finish(&mut self, slot: usize) {
         if self
-            .place_mut(slot)
-            .and_then(|place| place.active_job.take())
+            .entry_mut(slot)
+            .and_then(|entry| entry.active_job.take())
             .is_some_and(|active_job| active_job.waits > 0)
         {
             self.end_waits_of(slot);
@@ -181,9 +181,9 @@ impl<W> Running<W> {
     pub(crate) fn replace(&mut self, slot: usize, active_job: Option<ActiveJob>) {
         let id =
             |active_job: &Option<ActiveJob>| active_job.as_ref().map(|active_job| active_job.id);
-        let place = self.place_made(slot);
-        if id(&place.active_job) != id(&active_job)
-            && std::mem::replace(&mut place.active_job, active_job)
+        let entry = self.entry_or_insert(slot);
+        if id(&entry.active_job) != id(&active_job)
+            && std::mem::replace(&mut entry.active_job, active_job)
                 .is_some_and(|before| before.waits > 0)
         {
             self.end_waits_of(slot);
@@ -198,7 +198,7 @@ impl<W> Running<W> {
     /// Another attempt of the slot's job is allowed, and counts from now on.
     pub(crate) fn mark_retry(&mut self, slot: usize) {
         if let Some(active_job) = self
-            .occupant_mut(slot)
+            .active_job_mut(slot)
             .filter(|active_job| !active_job.is_retry)
         {
             active_job.is_retry = true;
@@ -219,7 +219,7 @@ impl<W> Running<W> {
 
     /// When the job of this slot has started, if somebody looked at the clock.
     pub(crate) fn since(&self, slot: usize) -> Option<Instant> {
-        self.place(slot)?.since
+        self.entry(slot)?.since
     }
 
     /// Whether this very job runs in this slot.
@@ -236,8 +236,8 @@ impl<W> Running<W> {
             .enumerate()
             .filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)));
         chunks.flat_map(|(number, chunk)| {
-            let occupied = move |(at, place): (usize, &Place)| {
-                Some((number * TOGETHER + at, place.active_job?))
+            let occupied = move |(at, entry): (usize, &SlotEntry)| {
+                Some((number * CHUNK + at, entry.active_job?))
             };
             chunk.iter().enumerate().filter_map(occupied)
         })
@@ -263,7 +263,7 @@ impl<W> Running<W> {
     /// A job begins to wait for its own pool; returns the number of the wait.
     pub(crate) fn begin_wait(&mut self, slot: usize, id: JobId, what: W) -> u64 {
         let active_job = self
-            .occupant_mut(slot)
+            .active_job_mut(slot)
             .filter(|active_job| active_job.id == id);
         let waits = active_job.map(|active_job| {
             active_job.waits += 1;
@@ -271,25 +271,25 @@ impl<W> Running<W> {
         });
         self.blocked += usize::from(waits == Some(1));
         let slot = waits.map(|_| slot);
-        self.next_wait += 1;
-        self.waits.insert(self.next_wait, Wait { slot, what });
-        self.next_wait
+        self.last_wait_id += 1;
+        self.waits.insert(self.last_wait_id, Wait { slot, what });
+        self.last_wait_id
     }
 
     /// What a wait of this number says, to be changed in place; `None` if the job does not run any
     /// more.
-    pub(crate) fn wait_mut(&mut self, number: u64) -> Option<&mut W> {
+    pub(crate) fn wait_mut(&mut self, wait_id: u64) -> Option<&mut W> {
         self.waits
-            .get_mut(&number)
+            .get_mut(&wait_id)
             .filter(|wait| wait.slot.is_some())
             .map(|wait| &mut wait.what)
     }
 
     /// A wait is over, or given up. Returns what it was for, which is not to be dropped under the
     /// lock.
-    pub(crate) fn end_wait(&mut self, number: u64) -> Option<W> {
-        let Wait { slot, what } = self.waits.remove(&number)?;
-        let active_job = slot.and_then(|slot| self.occupant_mut(slot));
+    pub(crate) fn end_wait(&mut self, wait_id: u64) -> Option<W> {
+        let Wait { slot, what } = self.waits.remove(&wait_id)?;
+        let active_job = slot.and_then(|slot| self.active_job_mut(slot));
         let waits = active_job.map(|active_job| {
             active_job.waits -= 1;
             active_job.waits

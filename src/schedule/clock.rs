@@ -121,7 +121,7 @@ impl Clock {
     }
 
     /// Moves on to this tick, if it is not later already.
-    pub(crate) fn reach(&mut self, tick: Tick) {
+    pub(crate) fn advance_to(&mut self, tick: Tick) {
         self.tick = self.tick.max(tick);
     }
 

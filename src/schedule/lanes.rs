@@ -110,10 +110,10 @@ pub(crate) struct Lanes {
     /// turn.
     eligible: BTreeSet<(Rank, u64, RecordId)>,
     /// Lanes that wait for a time.
-    until: BTreeSet<(Tick, RecordId)>,
+    waiting_until: BTreeSet<(Tick, RecordId)>,
     /// Lanes without jobs whose limit still remembers some; until when.
-    resting: BTreeSet<(Tick, RecordId)>,
-    turn: u64,
+    refilling: BTreeSet<(Tick, RecordId)>,
+    round_robin: u64,
 }
 
 #[derive(Debug)]
@@ -128,18 +128,18 @@ struct Lane {
     /// Nothing of it starts before.
     held_until: Tick,
     /// When it went behind the others.
-    turn: u64,
-    stand: LaneState,
+    round_robin: u64,
+    state: LaneState,
 }
 
 /// In which of the sets a lane stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LaneState {
-    Nowhere,
+    Inactive,
     Eligible(Rank),
     /// Never: until one of its released jobs starts or is given up, which keep the permits that it
     /// needs.
-    Until(Tick),
+    WaitingUntil(Tick),
 }
 
 impl Lanes {
@@ -150,15 +150,15 @@ impl Lanes {
             by_key: HashMap::new(),
             common: None,
             eligible: BTreeSet::new(),
-            until: BTreeSet::new(),
-            resting: BTreeSet::new(),
-            turn: 0,
+            waiting_until: BTreeSet::new(),
+            refilling: BTreeSet::new(),
+            round_robin: 0,
         }
     }
 
     /// The most that one job may cost.
-    pub(crate) fn most(&self) -> u32 {
-        self.policy.limit.map_or(u32::MAX, |limit| limit.most())
+    pub(crate) fn max_cost(&self) -> u32 {
+        self.policy.limit.map_or(u32::MAX, |limit| limit.max_cost())
     }
 
     pub(crate) fn key(&self, lane: RecordId) -> Option<&Key> {
@@ -174,7 +174,7 @@ impl Lanes {
     // ---- coming and going ----
 
     /// A job of this key comes; returns its lane.
-    pub(crate) fn enter(&mut self, key: Option<Key>) -> RecordId {
+    pub(crate) fn add_job(&mut self, key: Option<Key>) -> RecordId {
         let known = match &key {
             Some(key) => self.by_key.get(key).copied(),
             None => self.common,
@@ -187,8 +187,8 @@ impl Lanes {
                 running: 0,
                 limiter: self.policy.limit.map(Limiter::new),
                 held_until: Tick(0),
-                turn: 0,
-                stand: LaneState::Nowhere,
+                round_robin: 0,
+                state: LaneState::Inactive,
             };
             let record_id = self.lanes.insert(lane);
             match key {
@@ -199,9 +199,9 @@ impl Lanes {
         });
         if let Some(lane) = self.lanes.get_mut(record_id) {
             if lane.jobs == 0
-                && let Some(rest) = lane.rest()
+                && let Some(refilled_at) = lane.refilled_at()
             {
-                self.resting.remove(&(rest, record_id));
+                self.refilling.remove(&(refilled_at, record_id));
             }
             lane.jobs += 1;
         }
@@ -210,7 +210,7 @@ impl Lanes {
 
     /// A job of the lane has its outcome. A lane without jobs is forgotten as soon as its limit is
     /// as if it were new.
-    pub(crate) fn leave(&mut self, record_id: RecordId, now: Tick) {
+    pub(crate) fn remove_job(&mut self, record_id: RecordId, now: Tick) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
         };
@@ -218,14 +218,14 @@ impl Lanes {
         if lane.jobs > 0 {
             return;
         }
-        match lane.rest() {
+        match lane.refilled_at() {
             // `>` or `>=`: one that has rested at this very tick goes at the next look.
-            Some(rest) if rest > now => drop(self.resting.insert((rest, record_id))),
-            _ => self.forget(record_id),
+            Some(at) if at > now => drop(self.refilling.insert((at, record_id))),
+            _ => self.remove_lane(record_id),
         }
     }
 
-    fn forget(&mut self, record_id: RecordId) {
+    fn remove_lane(&mut self, record_id: RecordId) {
         let Some(lane) = self.lanes.remove(record_id) else {
             return;
         };
@@ -244,13 +244,13 @@ impl Lanes {
     // ---- ready jobs ----
 
     /// A job of the lane may start as soon as it is its turn.
-    pub(crate) fn add(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
+    pub(crate) fn enqueue(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
         };
         if lane.ready.is_empty() {
-            self.turn += 1;
-            lane.turn = self.turn;
+            self.round_robin += 1;
+            lane.round_robin = self.round_robin;
         }
         lane.ready.insert(rank, number, job);
         if lane.ready.first() == Some((rank, job)) {
@@ -259,7 +259,7 @@ impl Lanes {
     }
 
     /// A ready job is not one any more.
-    pub(crate) fn remove(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
+    pub(crate) fn dequeue(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
         };
@@ -280,13 +280,13 @@ impl Lanes {
             let lane = self.lanes.get_mut(record_id)?;
             let (_, job) = lane.ready.first()?;
             let at = match &mut lane.limiter {
-                Some(limiter) => limiter.when(now, cost(job)).max(lane.held_until),
+                Some(limiter) => limiter.earliest(now, cost(job)).max(lane.held_until),
                 None => lane.held_until,
             };
             if at <= now {
                 return Some((record_id, job));
             }
-            self.stand(record_id, LaneState::Until(at));
+            self.set_state(record_id, LaneState::WaitingUntil(at));
         }
         None
     }
@@ -304,46 +304,46 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return 0;
         };
-        let taken = lane.turn;
+        let taken = lane.round_robin;
         lane.running += 1;
         if let Some(limiter) = &mut lane.limiter {
             limiter.reserve(cost);
         }
-        self.turn += 1;
-        let turn = self.turn;
+        self.round_robin += 1;
+        let round_robin = self.round_robin;
         // Out of the set first: the turn is part of its place there.
-        self.stand(record_id, LaneState::Nowhere);
+        self.set_state(record_id, LaneState::Inactive);
         if let Some(lane) = self.lanes.get_mut(record_id) {
-            lane.turn = turn;
+            lane.round_robin = round_robin;
         }
         self.reindex(record_id);
         taken
     }
 
     /// A job of the lane that was released waits again: it has its turn back.
-    pub(crate) fn give_back_turn(&mut self, record_id: RecordId, taken: u64) {
+    pub(crate) fn restore_round_robin(&mut self, record_id: RecordId, taken: u64) {
         if self
             .lanes
             .get(record_id)
-            .is_none_or(|lane| lane.turn <= taken)
+            .is_none_or(|lane| lane.round_robin <= taken)
         {
             return;
         }
         // Out of the set first, as above.
-        self.stand(record_id, LaneState::Nowhere);
+        self.set_state(record_id, LaneState::Inactive);
         if let Some(lane) = self.lanes.get_mut(record_id) {
-            lane.turn = taken;
+            lane.round_robin = taken;
         }
         self.reindex(record_id);
     }
 
     /// A job of the lane that had started does not run any more.
-    pub(crate) fn end(&mut self, record_id: RecordId) {
+    pub(crate) fn finish(&mut self, record_id: RecordId) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
         };
         lane.running -= 1;
-        if lane.stand == LaneState::Nowhere {
+        if lane.state == LaneState::Inactive {
             self.reindex(record_id);
         }
     }
@@ -358,7 +358,7 @@ impl Lanes {
             return false;
         };
         limiter.start(now, cost);
-        let has_waited = lane.stand == LaneState::Until(Tick::NEVER);
+        let has_waited = lane.state == LaneState::WaitingUntil(Tick::NEVER);
         if has_waited {
             self.reindex(record_id);
         }
@@ -366,13 +366,13 @@ impl Lanes {
     }
 
     /// A released job of the lane does not start.
-    pub(crate) fn take_back(&mut self, record_id: RecordId, cost: u32) {
+    pub(crate) fn unreserve(&mut self, record_id: RecordId, cost: u32) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
         };
         lane.running -= 1;
         if let Some(limiter) = &mut lane.limiter {
-            limiter.release(cost);
+            limiter.unreserve(cost);
         }
         self.reindex(record_id);
     }
@@ -396,30 +396,32 @@ impl Lanes {
     // ---- time ----
 
     /// Lets those go on whose time has come, and forgets what has rested.
-    pub(crate) fn wake(&mut self, now: Tick) {
-        while let Some((at, record_id)) = self.until.first().copied()
+    pub(crate) fn promote_due(&mut self, now: Tick) {
+        while let Some((at, record_id)) = self.waiting_until.first().copied()
             && at <= now
         {
             self.reindex(record_id);
         }
-        while let Some((at, record_id)) = self.resting.first().copied()
+        while let Some((at, record_id)) = self.refilling.first().copied()
             && at <= now
         {
-            self.resting.pop_first();
-            self.forget(record_id);
+            self.refilling.pop_first();
+            self.remove_lane(record_id);
         }
     }
 
     /// When the next lane may go on that waits for a time.
     pub(crate) fn next(&self) -> Tick {
-        self.until.first().map_or(Tick::NEVER, |(at, _)| *at)
+        self.waiting_until
+            .first()
+            .map_or(Tick::NEVER, |(at, _)| *at)
     }
 
     /// When the last of the lanes without jobs may be forgotten: the others go with it, or before
     /// if something happens. One that never may keeps none of the others.
-    pub(crate) fn rested(&self) -> Tick {
+    pub(crate) fn refilled_at(&self) -> Tick {
         let last = self
-            .resting
+            .refilling
             .range(..(Tick::NEVER, RecordId::MIN))
             .next_back();
         last.map_or(Tick::NEVER, |(at, _)| *at)
@@ -427,7 +429,7 @@ impl Lanes {
 
     /// Whether a job waits for its turn or for a time of its lane.
     pub(crate) fn is_waiting(&self) -> bool {
-        !(self.eligible.is_empty() && self.until.is_empty())
+        !(self.eligible.is_empty() && self.waiting_until.is_empty())
     }
 
     // ---- where a lane stands ----
@@ -440,39 +442,43 @@ impl Lanes {
         let is_full = self
             .policy
             .max_running
-            .is_some_and(|most| lane.running >= most);
-        let stand = match lane.ready.first() {
+            .is_some_and(|max| lane.running >= max);
+        let state = match lane.ready.first() {
             // Whether a time has to be waited for is found out when it is its turn.
             Some((rank, _)) if !is_full => LaneState::Eligible(rank),
-            _ => LaneState::Nowhere,
+            _ => LaneState::Inactive,
         };
-        self.stand(record_id, stand);
+        self.set_state(record_id, state);
     }
 
-    fn stand(&mut self, record_id: RecordId, stand: LaneState) {
+    fn set_state(&mut self, record_id: RecordId, state: LaneState) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
         };
-        if lane.stand == stand {
+        if lane.state == state {
             return;
         }
-        match std::mem::replace(&mut lane.stand, stand) {
-            LaneState::Nowhere => {}
-            LaneState::Eligible(rank) => drop(self.eligible.remove(&(rank, lane.turn, record_id))),
-            LaneState::Until(at) => drop(self.until.remove(&(at, record_id))),
+        match std::mem::replace(&mut lane.state, state) {
+            LaneState::Inactive => {}
+            LaneState::Eligible(rank) => {
+                self.eligible.remove(&(rank, lane.round_robin, record_id));
+            }
+            LaneState::WaitingUntil(at) => drop(self.waiting_until.remove(&(at, record_id))),
         }
-        match stand {
-            LaneState::Nowhere => {}
-            LaneState::Eligible(rank) => drop(self.eligible.insert((rank, lane.turn, record_id))),
-            LaneState::Until(at) => drop(self.until.insert((at, record_id))),
+        match state {
+            LaneState::Inactive => {}
+            LaneState::Eligible(rank) => {
+                self.eligible.insert((rank, lane.round_robin, record_id));
+            }
+            LaneState::WaitingUntil(at) => drop(self.waiting_until.insert((at, record_id))),
         }
     }
 }
 
 impl Lane {
     /// Until when its limit remembers something.
-    fn rest(&self) -> Option<Tick> {
-        let limiter = self.limiter.as_ref().map(Limiter::rested);
+    fn refilled_at(&self) -> Option<Tick> {
+        let limiter = self.limiter.as_ref().map(Limiter::refilled_at);
         limiter
             .into_iter()
             .chain((self.held_until > Tick(0)).then_some(self.held_until))
@@ -507,7 +513,7 @@ impl Lanes {
             if self
                 .policy
                 .max_running
-                .is_some_and(|most| lane.running > most)
+                .is_some_and(|max| lane.running > max)
             {
                 return Err(format!("{} jobs of one key run at once", lane.running));
             }
@@ -516,12 +522,14 @@ impl Lanes {
                 .as_ref()
                 .map_or(self.common, |key| self.by_key.get(key).copied())
                 == Some(record_id);
-            let stands = match lane.stand {
-                LaneState::Nowhere => true,
-                LaneState::Eligible(rank) => self.eligible.contains(&(rank, lane.turn, record_id)),
-                LaneState::Until(at) => self.until.contains(&(at, record_id)),
+            let is_indexed = match lane.state {
+                LaneState::Inactive => true,
+                LaneState::Eligible(rank) => {
+                    self.eligible.contains(&(rank, lane.round_robin, record_id))
+                }
+                LaneState::WaitingUntil(at) => self.waiting_until.contains(&(at, record_id)),
             };
-            if !is_known || !stands {
+            if !is_known || !is_indexed {
                 return Err("a lane does not stand where it says".into());
             }
         }
@@ -534,10 +542,10 @@ impl Lanes {
 
     /// What is left are keys whose rate is not yet as if it were new.
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {
-        let (lanes, resting) = (self.lanes.iter().count(), self.resting.len());
-        if lanes != resting {
+        let (lanes, refilling) = (self.lanes.iter().count(), self.refilling.len());
+        if lanes != refilling {
             Err(format!(
-                "{lanes} lanes are left, and {resting} of them rest"
+                "{lanes} lanes are left, and {refilling} of them refill"
             ))
         } else {
             Ok(())
@@ -550,7 +558,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::schedule::order::Ageing;
+    use crate::schedule::order::Aging;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -559,13 +567,13 @@ mod tests {
     }
 
     fn rank(priority: i32) -> Rank {
-        Ageing::new(None).rank(priority, Tick(0))
+        Aging::new(None).rank(priority, Tick(0))
     }
 
     /// A job comes to the lane of its key and waits for its turn.
     fn add(lanes: &mut Lanes, key: u32, job: u32, priority: i32) -> RecordId {
-        let lane = lanes.enter(Some(Key::from(key)));
-        lanes.add(lane, rank(priority), job.into(), record_id(job));
+        let lane = lanes.add_job(Some(Key::from(key)));
+        lanes.enqueue(lane, rank(priority), job.into(), record_id(job));
         lane
     }
 
@@ -573,7 +581,7 @@ mod tests {
     fn start_all(lanes: &mut Lanes, now: Tick, priority: i32) -> Vec<u32> {
         let mut started = Vec::new();
         while let Some((lane, job)) = lanes.first(now, |_| 1) {
-            lanes.remove(lane, rank(priority), u64::from(job.get() - 1), job);
+            lanes.dequeue(lane, rank(priority), u64::from(job.get() - 1), job);
             lanes.release(lane, 1);
             lanes.start(lane, now, 1);
             started.push(job.get() - 1);
@@ -603,9 +611,9 @@ mod tests {
         add(&mut lanes, 1, 4, 0);
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [0, 4, 1]);
         assert!(!lanes.is_waiting());
-        lanes.end(lane);
+        lanes.finish(lane);
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [2]);
-        lanes.take_back(lane, 1);
+        lanes.unreserve(lane, 1);
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [3]);
     }
 
@@ -624,9 +632,9 @@ mod tests {
             (lanes.next(), lanes.is_waiting(), lanes.eligible.len()),
             (Tick(0).after(SECOND), true, 0)
         );
-        lanes.wake(Tick(0).after(SECOND));
+        lanes.promote_due(Tick(0).after(SECOND));
         assert_eq!(start_all(&mut lanes, Tick(0).after(SECOND), 0), [1]);
-        assert_eq!(lanes.most(), 1);
+        assert_eq!(lanes.max_cost(), 1);
     }
 
     #[test]
@@ -638,34 +646,34 @@ mod tests {
         let lane = add(&mut lanes, 7, 0, 0);
         assert_eq!(lanes.key(lane), Some(&Key::from(7_u32)));
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [0]);
-        lanes.end(lane);
-        lanes.leave(lane, Tick(0));
-        let rested = Tick(0).after(SECOND);
-        assert_eq!((lanes.len(), lanes.rested()), (1, rested));
-        lanes.wake(Tick(rested.0 - 1));
+        lanes.finish(lane);
+        lanes.remove_job(lane, Tick(0));
+        let refilled_at = Tick(0).after(SECOND);
+        assert_eq!((lanes.len(), lanes.refilled_at()), (1, refilled_at));
+        lanes.promote_due(Tick(refilled_at.0 - 1));
         assert_eq!(lanes.len(), 1);
         // A job that comes meanwhile finds the limit as it was left.
         add(&mut lanes, 7, 1, 0);
         assert_eq!(
-            (start_all(&mut lanes, Tick(1), 0), lanes.rested()),
+            (start_all(&mut lanes, Tick(1), 0), lanes.refilled_at()),
             (vec![], Tick::NEVER)
         );
-        lanes.remove(lane, rank(0), 1, record_id(1));
-        lanes.leave(lane, Tick(1));
-        lanes.wake(rested);
+        lanes.dequeue(lane, rank(0), 1, record_id(1));
+        lanes.remove_job(lane, Tick(1));
+        lanes.promote_due(refilled_at);
         assert_eq!(
             (
                 lanes.len(),
                 lanes.by_key.len(),
-                lanes.rested(),
+                lanes.refilled_at(),
                 lanes.next()
             ),
             (0, 0, Tick::NEVER, Tick::NEVER)
         );
         // And one that comes when it has rested leaves nothing behind by itself.
         let lane = add(&mut lanes, 7, 2, 0);
-        lanes.remove(lane, rank(0), 2, record_id(2));
-        lanes.leave(lane, rested);
+        lanes.dequeue(lane, rank(0), 2, record_id(2));
+        lanes.remove_job(lane, refilled_at);
         assert_eq!(lanes.len(), 0);
     }
 
@@ -679,22 +687,26 @@ mod tests {
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [0, 1]);
         lanes.hold(all[0], Tick::NEVER);
         for lane in all {
-            lanes.end(lane);
-            lanes.leave(lane, Tick(0));
+            lanes.finish(lane);
+            lanes.remove_job(lane, Tick(0));
         }
-        assert_eq!((lanes.len(), lanes.rested()), (2, Tick(0).after(SECOND)));
-        lanes.wake(lanes.rested());
-        assert_eq!((lanes.len(), lanes.rested()), (1, Tick::NEVER));
+        assert_eq!(
+            (lanes.len(), lanes.refilled_at()),
+            (2, Tick(0).after(SECOND))
+        );
+        lanes.promote_due(lanes.refilled_at());
+        assert_eq!((lanes.len(), lanes.refilled_at()), (1, Tick::NEVER));
     }
 
     #[test]
     fn a_hundred_thousand_keys_once_seen_leave_no_memory_behind() {
         let mut lanes = Lanes::new(LanePolicy::default());
         let all: Vec<RecordId> = (0..100_000)
-            .map(|key| lanes.enter(Some(Key::from(key))))
+            .map(|key| lanes.add_job(Some(Key::from(key))))
             .collect();
         assert_eq!(lanes.len(), 100_000);
-        all.into_iter().for_each(|lane| lanes.leave(lane, Tick(0)));
+        all.into_iter()
+            .for_each(|lane| lanes.remove_job(lane, Tick(0)));
         assert_eq!(lanes.len(), 0);
         assert!(
             lanes.by_key.capacity() <= 128,
@@ -706,15 +718,15 @@ mod tests {
     #[test]
     fn jobs_without_a_key_share_a_lane_of_their_own() {
         let mut lanes = Lanes::new(LanePolicy::default());
-        let (first, second) = (lanes.enter(None), lanes.enter(None));
+        let (first, second) = (lanes.add_job(None), lanes.add_job(None));
         assert_eq!(
             (first == second, lanes.len(), lanes.key(first)),
             (true, 1, None)
         );
-        lanes.leave(first, Tick(0));
-        lanes.leave(second, Tick(0));
+        lanes.remove_job(first, Tick(0));
+        lanes.remove_job(second, Tick(0));
         assert_eq!(lanes.len(), 0);
-        assert_eq!(lanes.enter(None), first);
+        assert_eq!(lanes.add_job(None), first);
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl RateLimit {
     }
 
     /// The most that one job may cost.
-    pub(crate) const fn most(&self) -> u32 {
+    pub(crate) const fn max_cost(&self) -> u32 {
         match self.form {
             Form::Bucket { burst } => burst,
             Form::Window => self.permits,
@@ -153,20 +153,20 @@ impl RateLimit {
 /// Fractions of a nanosecond, so that a third of a second three times is a second.
 const FRACTION: u32 = 32;
 
-const fn fine(tick: Tick) -> u128 {
+const fn to_fixed(tick: Tick) -> u128 {
     (tick.0 as u128) << FRACTION
 }
 
 /// The first tick that is not before.
-fn coarse(fine: u128) -> Tick {
-    let whole = fine >> FRACTION;
-    let up = u128::from(whole << FRACTION != fine);
+fn from_fixed(fixed: u128) -> Tick {
+    let whole = fixed >> FRACTION;
+    let up = u128::from(whole << FRACTION != fixed);
     u64::try_from(whole.saturating_add(up)).map_or(Tick::NEVER, Tick)
 }
 
 /// When a bucket will be full again, which would be so at `full`, if so many permits are taken now.
-fn after_taking(full: u128, interval: u128, now: Tick, permits: u32) -> u128 {
-    full.max(fine(now))
+fn tat_after(tat: u128, interval: u128, now: Tick, permits: u32) -> u128 {
+    tat.max(to_fixed(now))
         .saturating_add(interval.saturating_mul(u128::from(permits)))
 }
 
@@ -183,7 +183,7 @@ pub(crate) struct Limiter {
 enum Count {
     /// `interval`: how long one permit takes to come back. `full`: when all of them will be back.
     /// Both in fractions of a nanosecond.
-    Bucket { interval: u128, full: u128 },
+    Bucket { interval: u128, tat: u128 },
     /// The starts of the last period and their costs, none of them 0; so there are at most as many
     /// as permits.
     Window {
@@ -199,7 +199,7 @@ impl Limiter {
                 // Bounded, so that as many of them as the greatest burst are a number still.
                 let interval = (u128::from(nanos(limit.period)) << FRACTION)
                     .div_ceil(u128::from(limit.permits));
-                Count::Bucket { interval, full: 0 }
+                Count::Bucket { interval, tat: 0 }
             }
             Form::Window => Count::Window {
                 starts: VecDeque::new(),
@@ -214,8 +214,8 @@ impl Limiter {
     }
 
     /// The most that one job may cost.
-    pub(crate) const fn most(&self) -> u32 {
-        self.limit.most()
+    pub(crate) const fn max_cost(&self) -> u32 {
+        self.limit.max_cost()
     }
 
     /// When permits for a job of this cost may be kept, if none is taken or given back before; not
@@ -223,15 +223,16 @@ impl Limiter {
     /// started: only one of these starts or is given up, and no time that passes, changes that.
     ///
     /// The cost is at most [`most`](Self::most); one that is greater is taken as that.
-    pub(crate) fn when(&mut self, now: Tick, cost: u32) -> Tick {
-        self.forget(now);
-        let Some(spare) = (self.most() - self.reserved).checked_sub(cost.min(self.most())) else {
+    pub(crate) fn earliest(&mut self, now: Tick, cost: u32) -> Tick {
+        self.expire_starts(now);
+        let Some(spare) = (self.max_cost() - self.reserved).checked_sub(cost.min(self.max_cost()))
+        else {
             return Tick::NEVER;
         };
         match &self.count {
             // When all but those that it can spare are back.
-            Count::Bucket { interval, full } => {
-                coarse(full.saturating_sub(interval.saturating_mul(u128::from(spare))))
+            Count::Bucket { interval, tat } => {
+                from_fixed(tat.saturating_sub(interval.saturating_mul(u128::from(spare))))
             }
             Count::Window { starts, taken } => {
                 let mut over = taken.saturating_sub(spare);
@@ -255,21 +256,21 @@ impl Limiter {
     }
 
     /// A job for which permits are kept does not start.
-    pub(crate) const fn release(&mut self, cost: u32) {
+    pub(crate) const fn unreserve(&mut self, cost: u32) {
         self.reserved -= cost;
     }
 
     /// A job for which permits are kept starts. It may, however late it is: what may be taken at a
     /// moment may be taken later too.
     pub(crate) fn start(&mut self, now: Tick, cost: u32) {
-        self.release(cost);
+        self.unreserve(cost);
         self.take(now, cost);
     }
 
     fn take(&mut self, now: Tick, cost: u32) {
-        self.forget(now);
+        self.expire_starts(now);
         match &mut self.count {
-            Count::Bucket { interval, full } => *full = after_taking(*full, *interval, now, cost),
+            Count::Bucket { interval, tat } => *tat = tat_after(*tat, *interval, now, cost),
             Count::Window { starts, taken } if cost > 0 => {
                 starts.push_back((now, cost));
                 *taken += cost;
@@ -279,9 +280,9 @@ impl Limiter {
     }
 
     /// When the limiter will be as if it had never been used; not later than `now` if it is.
-    pub(crate) fn rested(&self) -> Tick {
+    pub(crate) fn refilled_at(&self) -> Tick {
         match &self.count {
-            Count::Bucket { full, .. } => coarse(*full),
+            Count::Bucket { tat, .. } => from_fixed(*tat),
             Count::Window { starts, .. } => starts
                 .back()
                 .map_or(Tick(0), |(start, _)| start.after(self.limit.period)),
@@ -290,8 +291,8 @@ impl Limiter {
 
     /// Goes over to another limit. Permits that are out stay out, as far as the new limit knows so
     /// many; none are kept.
-    pub(crate) fn change(&mut self, limit: RateLimit, now: Tick) {
-        self.forget(now);
+    pub(crate) fn set_limit(&mut self, limit: RateLimit, now: Tick) {
+        self.expire_starts(now);
         let mut next = Self::new(limit);
         match (&self.count, &mut next.count) {
             (Count::Window { .. }, Count::Window { .. }) => {
@@ -312,13 +313,15 @@ impl Limiter {
                 }
             }
             (Count::Window { taken, .. }, Count::Bucket { .. }) => {
-                next.take(now, (*taken).min(limit.most()));
+                next.take(now, (*taken).min(limit.max_cost()));
             }
-            (Count::Bucket { interval, full }, _) => {
-                let out = full.saturating_sub(fine(now)).div_ceil(*interval);
+            (Count::Bucket { interval, tat }, _) => {
+                let outstanding = tat.saturating_sub(to_fixed(now)).div_ceil(*interval);
                 next.take(
                     now,
-                    u32::try_from(out).unwrap_or(u32::MAX).min(limit.most()),
+                    u32::try_from(outstanding)
+                        .unwrap_or(u32::MAX)
+                        .min(limit.max_cost()),
                 );
             }
         }
@@ -326,7 +329,7 @@ impl Limiter {
     }
 
     /// Forgets the starts that a window does not see any more.
-    fn forget(&mut self, now: Tick) {
+    fn expire_starts(&mut self, now: Tick) {
         if let Count::Window { starts, taken } = &mut self.count {
             while let Some((start, cost)) = starts.front().copied()
                 && start.after(self.limit.period) <= now

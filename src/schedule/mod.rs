@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use self::clock::{Clock, Due, Reading, Tick};
 use self::lanes::{Key, LanePolicy, Lanes};
 use self::limiter::{Limiter, RateLimit};
-use self::order::{Ageing, Rank};
+use self::order::{Aging, Rank};
 pub(crate) use self::slab::RecordId;
 use self::slab::Slab;
 use crate::policy::retry::History;
@@ -36,7 +36,7 @@ use crate::policy::retry::History;
 pub(crate) struct Policy {
     pub(crate) rate: Option<RateLimit>,
     pub(crate) lanes: LanePolicy,
-    pub(crate) ageing: Option<Duration>,
+    pub(crate) aging: Option<Duration>,
 }
 
 /// What a job asks for.
@@ -94,7 +94,7 @@ pub(crate) struct Released<J> {
     /// Have run out of their time.
     pub(crate) expired: Vec<Removed<J>>,
     /// Cost more than a limit ever allows, and how much that is.
-    pub(crate) too_costly: Vec<(Removed<J>, u32, u32)>,
+    pub(crate) cost_exceeds_limit: Vec<(Removed<J>, u32, u32)>,
 }
 
 impl<J> Released<J> {
@@ -103,7 +103,7 @@ impl<J> Released<J> {
             first: None,
             more: Vec::new(),
             expired: Vec::new(),
-            too_costly: Vec::new(),
+            cost_exceeds_limit: Vec::new(),
         }
     }
 
@@ -127,10 +127,10 @@ pub(crate) struct Schedule<J> {
     deadlines: BTreeSet<Due>,
     limiter: Option<Limiter>,
     /// Jobs that may cost more than a limit allows, until the next release.
-    too_costly: Vec<RecordId>,
+    cost_unchecked: Vec<RecordId>,
     /// Nothing starts before.
     held_until: Tick,
-    ageing: Ageing,
+    aging: Aging,
     /// How many are released and not started.
     released: usize,
     /// How many of these are recalled. Nothing is released before they are back, since they may
@@ -174,7 +174,7 @@ struct Record<J> {
     history: Option<Box<History>>,
     lane: RecordId,
     /// The one that its lane had before it was released.
-    turn: u64,
+    round_robin: u64,
     cost: u32,
     priority: i32,
     state: State,
@@ -201,9 +201,9 @@ impl<J> Schedule<J> {
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             limiter: policy.rate.map(Limiter::new),
-            too_costly: Vec::new(),
+            cost_unchecked: Vec::new(),
             held_until: Tick(0),
-            ageing: Ageing::new(policy.ageing),
+            aging: Aging::new(policy.aging),
             released: 0,
             recalled: 0,
             allowed: slots,
@@ -236,8 +236,8 @@ impl<J> Schedule<J> {
     }
 
     /// The alarm for this tick has gone off: whatever the clock shows, it is that late.
-    pub(crate) fn reach(&mut self, tick: Tick) {
-        self.clock.reach(tick);
+    pub(crate) fn advance_to(&mut self, tick: Tick) {
+        self.clock.advance_to(tick);
     }
 
     /// Whether alarms that were set before are too late: the clock has stepped back since this was
@@ -288,39 +288,39 @@ impl<J> Schedule<J> {
             Start::After(delay) => now.after(delay),
             Start::NotBefore(instant) => self.clock.tick(instant),
         };
-        let lane = self.lanes.enter(options.key);
+        let lane = self.lanes.add_job(options.key);
         let record = Record {
             job: Some(job),
             number,
-            rank: self.ageing.rank(options.priority, at),
+            rank: self.aging.rank(options.priority, at),
             at,
             deadline: options
                 .deadline
                 .map_or(Tick::NEVER, |deadline| self.clock.tick(deadline)),
             history: None,
             lane,
-            turn: 0,
+            round_robin: 0,
             cost: options.cost,
             priority: options.priority,
             state: State::Ready,
             is_recalled: false,
         };
         let record_id = self.records.insert(record);
-        self.line_up(record_id, now);
+        self.enqueue(record_id, now);
         record_id
     }
 
     /// Puts a job among the delayed or the ready ones, by the time before which it may not start.
-    fn line_up(&mut self, record_id: RecordId, now: Tick) {
-        let most = self.most();
+    fn enqueue(&mut self, record_id: RecordId, now: Tick) {
+        let max_cost = self.max_cost();
         let Some(record) = self.records.get_mut(record_id) else {
             return;
         };
         self.waiting += 1;
         // `>` or `>=`: they are looked at again before they go, and one that costs just so much
         // stays.
-        if record.cost > most {
-            self.too_costly.push(record_id);
+        if record.cost > max_cost {
+            self.cost_unchecked.push(record_id);
         }
         if record.deadline != Tick::NEVER {
             self.deadlines.insert(Due::new(record.deadline, record_id));
@@ -331,7 +331,7 @@ impl<J> Schedule<J> {
         } else {
             record.state = State::Ready;
             self.lanes
-                .add(record.lane, record.rank, record.number, record_id);
+                .enqueue(record.lane, record.rank, record.number, record_id);
         }
     }
 
@@ -348,7 +348,7 @@ impl<J> Schedule<J> {
             State::Delayed => drop(self.delayed.remove(&Due::new(record.at, record_id))),
             State::Ready => self
                 .lanes
-                .remove(record.lane, record.rank, record.number, record_id),
+                .dequeue(record.lane, record.rank, record.number, record_id),
             State::Released | State::Running => {}
         }
     }
@@ -359,20 +359,21 @@ impl<J> Schedule<J> {
         while let Some(due) = self.deadlines.first().copied()
             && due.tick() <= now
         {
-            out.expired.extend(self.dismiss(due.record_id(), now));
+            out.expired
+                .extend(self.remove_waiting(due.record_id(), now));
         }
-        self.dismiss_too_costly(now, out);
+        self.remove_over_limit(now, out);
         self.promote_due(now);
-        let soonest = self.start_what_may(now, occupancy, out);
-        self.ask_at(soonest, occupancy);
+        let soonest = self.release_ready(now, occupancy, out);
+        self.set_next(soonest, occupancy);
     }
 
     /// Asks for the next moment, given when the next job may start: that, or a deadline, or when
     /// lanes may be forgotten.
-    fn ask_at(&mut self, soonest: Tick, occupancy: Occupancy) {
+    fn set_next(&mut self, soonest: Tick, occupancy: Occupancy) {
         self.is_stalled = soonest == Tick::NEVER && self.may_start(occupancy, self.released);
         let deadline = self.deadlines.first().map_or(Tick::NEVER, |due| due.tick());
-        self.next = soonest.min(deadline).min(self.lanes.rested());
+        self.next = soonest.min(deadline).min(self.lanes.refilled_at());
     }
 
     /// Nothing starts any more: there is no moment at which to ask again.
@@ -389,15 +390,15 @@ impl<J> Schedule<J> {
             if let Some(record) = self.records.get_mut(due.record_id()) {
                 record.state = State::Ready;
                 self.lanes
-                    .add(record.lane, record.rank, record.number, due.record_id());
+                    .enqueue(record.lane, record.rank, record.number, due.record_id());
             }
         }
-        self.lanes.wake(now);
+        self.lanes.promote_due(now);
     }
 
     /// Releases jobs while a worker is free; returns when the next one may start, should one be
     /// free still.
-    fn start_what_may(&mut self, now: Tick, occupancy: Occupancy, out: &mut Released<J>) -> Tick {
+    fn release_ready(&mut self, now: Tick, occupancy: Occupancy, out: &mut Released<J>) -> Tick {
         // Each round occupies a slot.
         loop {
             let (lane, record_id, cost) = match self.next_start(now, occupancy) {
@@ -412,10 +413,10 @@ impl<J> Schedule<J> {
                 limiter.reserve(cost);
             }
             self.dequeue(record_id);
-            let turn = self.lanes.release(lane, cost);
+            let round_robin = self.lanes.release(lane, cost);
             self.released += 1;
             if let Some(record) = self.records.get_mut(record_id) {
-                record.turn = turn;
+                record.round_robin = round_robin;
                 record.state = State::Released;
                 record.at = now;
                 if let Some(job) = record.job.take() {
@@ -450,7 +451,7 @@ impl<J> Schedule<J> {
         let at = self
             .limiter
             .as_mut()
-            .map_or(now, |limiter| limiter.when(now, cost));
+            .map_or(now, |limiter| limiter.earliest(now, cost));
         if at <= now {
             return Next::Job {
                 lane,
@@ -463,18 +464,21 @@ impl<J> Schedule<J> {
         Next::At(at.min(delayed).min(self.lanes.next()))
     }
 
-    fn dismiss_too_costly(&mut self, now: Tick, out: &mut Released<J>) {
-        let most = self.most();
-        for record_id in std::mem::take(&mut self.too_costly) {
+    fn remove_over_limit(&mut self, now: Tick, out: &mut Released<J>) {
+        let max_cost = self.max_cost();
+        for record_id in std::mem::take(&mut self.cost_unchecked) {
             // It may have gone meanwhile, or the limit may have grown.
             let record = self
                 .records
                 .get(record_id)
                 .filter(|record| record.job.is_some());
-            if let Some(cost) = record.map(|record| record.cost).filter(|cost| *cost > most) {
-                out.too_costly.extend(
-                    self.dismiss(record_id, now)
-                        .map(|removed| (removed, cost, most)),
+            if let Some(cost) = record
+                .map(|record| record.cost)
+                .filter(|cost| *cost > max_cost)
+            {
+                out.cost_exceeds_limit.extend(
+                    self.remove_waiting(record_id, now)
+                        .map(|removed| (removed, cost, max_cost)),
                 );
             }
         }
@@ -486,11 +490,11 @@ impl<J> Schedule<J> {
     }
 
     /// The most that one job may cost.
-    pub(crate) fn most(&self) -> u32 {
+    pub(crate) fn max_cost(&self) -> u32 {
         self.limiter
             .as_ref()
-            .map_or(u32::MAX, Limiter::most)
-            .min(self.lanes.most())
+            .map_or(u32::MAX, Limiter::max_cost)
+            .min(self.lanes.max_cost())
     }
 
     /// The state of a job; its record id may be another's by now.
@@ -507,7 +511,12 @@ impl<J> Schedule<J> {
     }
 
     /// Whether a released job may still start, now that a worker has come to it.
-    pub(crate) fn may_go_on(&self, record_id: RecordId, occupancy: Occupancy, now: Tick) -> bool {
+    pub(crate) fn may_still_start(
+        &self,
+        record_id: RecordId,
+        occupancy: Occupancy,
+        now: Tick,
+    ) -> bool {
         let is_free =
             |record: &Record<J>| !record.is_recalled && self.lanes.held_until(record.lane) <= now;
         self.may_start(occupancy, 0)
@@ -569,27 +578,28 @@ impl<J> Schedule<J> {
                 Next::Job { .. } => now,
                 Next::At(at) => at,
             };
-            self.ask_at(soonest, occupancy);
+            self.set_next(soonest, occupancy);
         }
         history
     }
 
     /// A released job does not start yet: takes it back, and the permits that are kept for it.
-    pub(crate) fn put_back(&mut self, record_id: RecordId, job: J, now: Tick) {
-        self.take_back(record_id);
+    pub(crate) fn give_back(&mut self, record_id: RecordId, job: J, now: Tick) {
+        self.unreserve(record_id);
         if let Some(record) = self.records.get_mut(record_id) {
             record.job = Some(job);
             record.at = now;
             record.is_recalled = false;
         }
-        self.line_up(record_id, now);
+        self.enqueue(record_id, now);
         if let Some(record) = self.records.get(record_id) {
-            self.lanes.give_back_turn(record.lane, record.turn);
+            self.lanes
+                .restore_round_robin(record.lane, record.round_robin);
         }
     }
 
     /// Takes back what is kept for a released job.
-    fn take_back(&mut self, record_id: RecordId) {
+    fn unreserve(&mut self, record_id: RecordId) {
         let Some(record) = self.records.get(record_id) else {
             return;
         };
@@ -597,9 +607,9 @@ impl<J> Schedule<J> {
         if record.is_recalled {
             self.recalled -= 1;
         } else if let Some(limiter) = &mut self.limiter {
-            limiter.release(record.cost);
+            limiter.unreserve(record.cost);
         }
-        self.lanes.take_back(record.lane, record.cost);
+        self.lanes.unreserve(record.lane, record.cost);
     }
 
     /// A running job waits for another attempt, which may not start before `at`.
@@ -617,21 +627,21 @@ impl<J> Schedule<J> {
         record.job = Some(job);
         record.history = Some(history);
         record.at = at;
-        self.lanes.end(record.lane);
-        self.line_up(record_id, now);
+        self.lanes.finish(record.lane);
+        self.enqueue(record_id, now);
     }
 
     /// A running job has its outcome.
     pub(crate) fn finish(&mut self, record_id: RecordId, now: Tick) {
         if let Some(record) = self.records.remove(record_id) {
-            self.lanes.end(record.lane);
-            self.lanes.leave(record.lane, now);
+            self.lanes.finish(record.lane);
+            self.lanes.remove_job(record.lane, now);
         }
     }
 
     /// A job that is not running has its outcome. Returns what is left in its record; a released
     /// one has no job there.
-    pub(crate) fn forget(
+    pub(crate) fn remove(
         &mut self,
         record_id: RecordId,
         number: u64,
@@ -639,7 +649,7 @@ impl<J> Schedule<J> {
     ) -> (Option<J>, Option<Box<History>>) {
         match self.state(record_id, number) {
             None | Some(State::Running) => return (None, None),
-            Some(State::Released) => self.take_back(record_id),
+            Some(State::Released) => self.unreserve(record_id),
             Some(State::Delayed | State::Ready) => self.dequeue(record_id),
         }
         let Some(Record {
@@ -648,17 +658,17 @@ impl<J> Schedule<J> {
         else {
             return (None, None);
         };
-        self.lanes.leave(lane, now);
+        self.lanes.remove_job(lane, now);
         (job, history)
     }
 
     /// Removes a job that is delayed or ready.
-    fn dismiss(&mut self, record_id: RecordId, now: Tick) -> Option<Removed<J>> {
+    fn remove_waiting(&mut self, record_id: RecordId, now: Tick) -> Option<Removed<J>> {
         self.dequeue(record_id);
         let Record {
             job, history, lane, ..
         } = self.records.remove(record_id)?;
-        self.lanes.leave(lane, now);
+        self.lanes.remove_job(lane, now);
         job.map(|job| Removed { job, history })
     }
 
@@ -690,21 +700,27 @@ impl<J> Schedule<J> {
         let rank = record.rank.with_priority(record.priority, priority);
         if record.state == State::Ready && rank != record.rank {
             self.lanes
-                .remove(record.lane, record.rank, record.number, record_id);
-            self.lanes.add(record.lane, rank, record.number, record_id);
+                .dequeue(record.lane, record.rank, record.number, record_id);
+            self.lanes
+                .enqueue(record.lane, rank, record.number, record_id);
         }
         (record.rank, record.priority) = (rank, priority);
         true
     }
 
     /// Removes the delayed and ready jobs of which `is_dead` is true.
-    pub(crate) fn extract(&mut self, now: Tick, is_dead: impl Fn(&J) -> bool) -> Vec<Removed<J>> {
-        let dead: Vec<RecordId> = (self.records.iter())
+    pub(crate) fn remove_where(
+        &mut self,
+        now: Tick,
+        is_dead: impl Fn(&J) -> bool,
+    ) -> Vec<Removed<J>> {
+        let record_ids: Vec<RecordId> = (self.records.iter())
             .filter(|(_, record)| record.job.as_ref().is_some_and(&is_dead))
             .map(|(record_id, _)| record_id)
             .collect();
-        dead.into_iter()
-            .filter_map(|record_id| self.dismiss(record_id, now))
+        record_ids
+            .into_iter()
+            .filter_map(|record_id| self.remove_waiting(record_id, now))
             .collect()
     }
 
@@ -728,13 +744,13 @@ impl<J> Schedule<J> {
 
     pub(crate) fn set_rate(&mut self, limit: Option<RateLimit>, now: Tick) {
         // Any of them may cost too much now; the next look finds out which.
-        self.too_costly = self
+        self.cost_unchecked = self
             .records
             .iter()
             .map(|(record_id, _)| record_id)
             .collect();
         // What has not started counts under the new rate, and under no other.
-        for record_id in &self.too_costly {
+        for record_id in &self.cost_unchecked {
             let is_released =
                 |record: &&mut Record<J>| record.state == State::Released && !record.is_recalled;
             let Some(record) = self.records.get_mut(*record_id).filter(is_released) else {
@@ -744,7 +760,7 @@ impl<J> Schedule<J> {
             self.recalled += 1;
         }
         match (&mut self.limiter, limit) {
-            (Some(limiter), Some(limit)) => limiter.change(limit, now),
+            (Some(limiter), Some(limit)) => limiter.set_limit(limit, now),
             (limiter, limit) => *limiter = limit.map(Limiter::new),
         }
     }

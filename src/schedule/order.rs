@@ -24,12 +24,12 @@ impl Rank {
 
 /// By how much waiting counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ageing {
+pub(crate) struct Aging {
     /// In nanoseconds; `None`: not at all.
     step: Option<u64>,
 }
 
-impl Ageing {
+impl Aging {
     /// # Panics
     ///
     /// If the step is zero.
@@ -109,12 +109,12 @@ mod tests {
             step in prop_oneof![Just(None), (1..50_u64).prop_map(Some)],
             jobs in vec((-3..4_i32, 0..300_u64, prop_oneof![Just(None), (-3..4_i32).prop_map(Some)]), 0..40),
         ) {
-            let ageing = Ageing::new(step.map(Duration::from_nanos));
+            let aging = Aging::new(step.map(Duration::from_nanos));
             let mut order = Order::default();
             let mut model = Vec::new();
             for (number, (priority, since, changed)) in (0..).zip(jobs) {
                 let record_id = RecordId::new(number as u32 + 1).unwrap();
-                let mut rank = ageing.rank(priority, Tick(since));
+                let mut rank = aging.rank(priority, Tick(since));
                 order.insert(rank, number, record_id);
                 if let Some(changed) = changed {
                     prop_assert!(order.remove(rank, number, record_id));
@@ -137,22 +137,22 @@ mod tests {
 
     #[test]
     fn no_rank_overflows() {
-        let ageing = Ageing::new(Some(Duration::from_nanos(1)));
-        let ranks = [i32::MAX, 0, i32::MIN].map(|priority| ageing.rank(priority, Tick::NEVER));
+        let aging = Aging::new(Some(Duration::from_nanos(1)));
+        let ranks = [i32::MAX, 0, i32::MIN].map(|priority| aging.rank(priority, Tick::NEVER));
         assert!(ranks.is_sorted());
         assert_eq!(
-            ageing
+            aging
                 .rank(i32::MIN, Tick::NEVER)
                 .with_priority(i32::MAX, i32::MIN),
             Rank(i64::MAX)
         );
-        let never = Ageing::new(Some(Duration::MAX));
+        let never = Aging::new(Some(Duration::MAX));
         assert_eq!(never.rank(7, Tick(u64::MAX - 1)), Rank(-7));
     }
 
     #[test]
     #[should_panic(expected = "longer than 0")]
     fn a_step_of_nothing_is_refused() {
-        Ageing::new(Some(Duration::ZERO));
+        Aging::new(Some(Duration::ZERO));
     }
 }

@@ -33,12 +33,12 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         4 => (0..40_u64).prop_map(Op::Wait),
         8 => insert.prop_map(|(priority, cost, key, delay, limit)| Op::Insert { priority, cost, key, delay, limit }),
         8 => any().prop_map(Op::Start),
-        1 => any().prop_map(Op::PutBack),
+        1 => any().prop_map(Op::GiveBack),
         6 => any().prop_map(Op::Finish),
         2 => (any(), 0..80_u64).prop_map(|(job, delay)| Op::Requeue { job, delay }),
-        2 => any().prop_map(Op::Forget),
+        2 => any().prop_map(Op::Remove),
         2 => (any(), -2..3_i32).prop_map(|(job, priority)| Op::SetPriority(job, priority)),
-        1 => (0..9_u64).prop_map(Op::Extract),
+        1 => (0..9_u64).prop_map(Op::RemoveWhere),
         1 => Just(Op::Pause),
         2 => Just(Op::Resume),
         1 => (1..=WORKERS).prop_map(Op::SetWorkers),
@@ -116,8 +116,8 @@ fn a_schedule_knows_the_time_as_its_clock_does() {
         (schedule.instant(tick(9)), schedule.instant(Tick::NEVER)),
         (Some(at(4)), None)
     );
-    schedule.reach(tick(7));
-    schedule.reach(tick(6));
+    schedule.advance_to(tick(7));
+    schedule.advance_to(tick(6));
     assert_eq!(schedule.now(), tick(7));
 }
 
@@ -178,7 +178,7 @@ fn started(schedule: &mut Schedule<u64>) -> Vec<u64> {
         },
         &mut released,
     );
-    assert!(released.too_costly.is_empty() && released.expired.is_empty());
+    assert!(released.cost_exceeds_limit.is_empty() && released.expired.is_empty());
     released
         .first
         .into_iter()
@@ -218,7 +218,7 @@ fn a_job_gives_no_permit_back_to_a_rate_that_gave_it_none() {
         insert(&mut schedule, 1);
         // The one that is on its way back may come first.
         assert_eq!(started(&mut schedule), []);
-        schedule.forget(early, 0, Tick(0));
+        schedule.remove(early, 0, Tick(0));
         assert_eq!(started(&mut schedule), [1]);
         insert(&mut schedule, 2);
         assert_eq!(started(&mut schedule), []);
@@ -245,7 +245,7 @@ fn a_job_in_the_place_of_one_that_was_too_costly_starts() {
         },
         Tick(0),
     );
-    assert_eq!(schedule.forget(costly, 0, Tick(0)).0, Some(0));
+    assert_eq!(schedule.remove(costly, 0, Tick(0)).0, Some(0));
     assert_eq!(
         schedule.insert(
             1,
@@ -276,10 +276,10 @@ fn keys_that_come_together_take_turns_in_the_order_in_which_they_came() {
         )
     };
     // Places that were given back are used again from the last one on.
-    let spots = [insert(0, 0), insert(1, 1)];
+    let record_ids = [insert(0, 0), insert(1, 1)];
     (0..)
-        .zip(spots)
-        .for_each(|(number, record_id)| drop(schedule.forget(record_id, number, Tick(0))));
+        .zip(record_ids)
+        .for_each(|(number, record_id)| drop(schedule.remove(record_id, number, Tick(0))));
     let mut insert = |number, key: u32| {
         schedule.insert(
             number,
@@ -327,7 +327,8 @@ fn no_time_is_asked_for_while_the_permits_that_the_next_job_needs_are_kept() {
             cost: 1,
             ..ScheduleOptions::default()
         };
-        let spots = [0, 1].map(|number| schedule.insert(number, number, options.clone(), Tick(0)));
+        let record_ids =
+            [0, 1].map(|number| schedule.insert(number, number, options.clone(), Tick(0)));
         let mut released = Released::new();
         // However late it is asked, it is the released job's turn.
         for at in [0, 5, 10_000_000_000].map(Tick) {
@@ -346,9 +347,9 @@ fn no_time_is_asked_for_while_the_permits_that_the_next_job_needs_are_kept() {
         let first = other.insert(0, 0, options.clone(), Tick(0));
         other.insert(1, 1, options.clone(), Tick(0));
         assert_eq!(started(&mut other), [0]);
-        schedule.start(spots[0], occupancy(0), Tick(10_000_000_000));
+        schedule.start(record_ids[0], occupancy(0), Tick(10_000_000_000));
         assert_eq!(schedule.next(), Tick(11_000_000_000), "{policy:?}");
-        other.forget(first, 0, Tick(0));
+        other.remove(first, 0, Tick(0));
         assert_eq!(started(&mut other), [1]);
     }
 }

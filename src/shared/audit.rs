@@ -84,12 +84,12 @@ impl<In, T, E> Shared<In, T, E> {
     pub(crate) fn audit_at_rest(&self) -> Result<(), String> {
         let ready = self.injector.len();
         let mut state = self.lock();
-        let load = load(&state);
+        let occupancy = load(&state);
         let state = &mut *state;
-        if state.admission.is_anybody_held_up() {
+        if state.admission.has_stalled_waiter() {
             return Err("somebody waits for room, and there is room".into());
         }
-        if state.admission.pool_state() >= PoolState::Aborted || load.slots == 0 {
+        if state.admission.pool_state() >= PoolState::Aborted || occupancy.slots == 0 {
             return Ok(());
         }
         // With a schedule, those that it holds back are not in the queue of the workers.
@@ -98,22 +98,22 @@ impl<In, T, E> Shared<In, T, E> {
         } else {
             state.admission.queued_total()
         };
-        if queued > 0 && load.running < load.slots {
+        if queued > 0 && occupancy.running < occupancy.slots {
             return Err(format!(
                 "{queued} jobs are queued and {} slots idle",
-                load.slots - load.running
+                occupancy.slots - occupancy.running
             ));
         }
         let Some(schedule) = &mut state.schedule else {
             return Ok(());
         };
         let (waiting, queued) = (schedule.not_running(), state.admission.queued_total());
-        if waiting != queued && load.running < load.slots {
+        if waiting != queued && occupancy.running < occupancy.slots {
             return Err(format!(
                 "the schedule knows of {waiting} jobs that wait, the admission of {queued}"
             ));
         }
-        if schedule.could_start(load) {
+        if schedule.could_start(occupancy) {
             return Err("a job could start, and nobody sees to it".into());
         }
         if !state.timer_role.is_held() && schedule.next() != Tick::NEVER {
@@ -141,7 +141,7 @@ impl<In, T, E> Shared<In, T, E> {
         let wakers = self
             .cancel_flags
             .made(0..self.cancel_flags.len())
-            .filter(|signal| signal.waker().is_some())
+            .filter(|cancel_flag| cancel_flag.waker().is_some())
             .count();
         if wakers > 0 {
             return Err(format!("{wakers} wakers of workers are left"));

@@ -168,7 +168,7 @@ mod tests {
         let interrupted = |slots| {
             cancel_flags
                 .made(slots)
-                .filter(|signal| signal.interrupted().is_some())
+                .filter(|flag| flag.interrupted().is_some())
                 .count()
         };
         assert_eq!(

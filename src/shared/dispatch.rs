@@ -148,7 +148,7 @@ impl<In, T, E> Shared<In, T, E> {
             // Another thread was faster; what is in the injector now is released.
             return;
         }
-        let mut cells = Vec::new();
+        let mut handles = Vec::new();
         let mut wakes = Wakes::default();
         // In one go, so that nothing which comes meanwhile starts before what was there. The lock
         // of the injector comes before that of the state, here as elsewhere.
@@ -159,21 +159,21 @@ impl<In, T, E> Shared<In, T, E> {
             self.is_scheduled.store(true, Ordering::SeqCst);
             state.admission.notify_of_any_room(&mut wakes);
             for entry in entries {
-                if let QueuedJob::Handle(cell) = &entry {
-                    cells.push(Arc::clone(cell));
+                if let QueuedJob::Handle(handle) = &entry {
+                    handles.push(Arc::clone(handle));
                 }
-                let terms = Self::own_terms(&entry);
-                self.insert(&mut state, entry, terms, now);
+                let options = Self::default_options(&entry);
+                self.insert(&mut state, entry, options, now);
             }
             self.dispatch(&mut state, now)
         });
         drop(switching);
         self.run_wakes(wakes);
         self.run_deferred(deferred);
-        for cell in cells {
-            if cell.is_dead() {
+        for handle in handles {
+            if handle.is_dead() {
                 // It was cancelled before the schedule knew of it.
-                self.remove_tombstone(cell.record_id(), cell.id);
+                self.remove_tombstone(handle.record_id(), handle.id);
             }
         }
         self.look_for_end();
@@ -207,47 +207,47 @@ impl<In, T, E> Shared<In, T, E> {
 
     #[cold]
     pub(super) fn schedule_one(&self, entry: QueuedJob<In, T, E>) {
-        match self.terms_of(&entry) {
-            Ok(terms) => self.schedule_by(terms, entry),
+        match self.options_of(&entry) {
+            Ok(options) => self.schedule_by(options, entry),
             Err(message) => entry.settle_unstarted(self, JobError::Panicked(message), 0),
         }
     }
 
-    pub(super) fn schedule_by(&self, terms: ScheduleOptions, entry: QueuedJob<In, T, E>) {
-        self.update_schedule(|shared, state, now| shared.insert(state, entry, terms, now));
+    pub(super) fn schedule_by(&self, options: ScheduleOptions, entry: QueuedJob<In, T, E>) {
+        self.update_schedule(|shared, state, now| shared.insert(state, entry, options, now));
     }
 
     #[cold]
     pub(super) fn schedule_many(&self, entries: Vec<QueuedJob<In, T, E>>) {
         let mut jobs = Vec::with_capacity(entries.len());
         for entry in entries {
-            match self.terms_of(&entry) {
-                Ok(terms) => jobs.push((entry, terms)),
+            match self.options_of(&entry) {
+                Ok(options) => jobs.push((entry, options)),
                 Err(message) => entry.settle_unstarted(self, JobError::Panicked(message), 0),
             }
         }
         self.update_schedule(|shared, state, now| {
-            for (entry, terms) in jobs {
-                shared.insert(state, entry, terms, now);
+            for (entry, options) in jobs {
+                shared.insert(state, entry, options, now);
             }
         });
     }
 
     /// The terms of a job that has none of its own.
-    fn terms_of(&self, entry: &QueuedJob<In, T, E>) -> Result<ScheduleOptions, PanicMessage> {
+    fn options_of(&self, entry: &QueuedJob<In, T, E>) -> Result<ScheduleOptions, PanicMessage> {
         match entry {
             QueuedJob::Stream(job) => {
                 let limit = self.lock().limits.job;
                 let deadline = limit.and_then(|limit| job.accepted_at?.checked_add(limit));
                 self.terms(&job.input, job.stream.priority(), Start::Now, deadline)
             }
-            QueuedJob::Handle(_) => Ok(Self::own_terms(entry)),
+            QueuedJob::Handle(_) => Ok(Self::default_options(entry)),
         }
     }
 
     /// The terms of a job that was on its way when the schedule was switched on: there is neither a
     /// closure of the builder's then nor a limit.
-    fn own_terms(entry: &QueuedJob<In, T, E>) -> ScheduleOptions {
+    fn default_options(entry: &QueuedJob<In, T, E>) -> ScheduleOptions {
         match entry {
             QueuedJob::Stream(job) => ScheduleOptions {
                 cost: 1,
@@ -265,16 +265,16 @@ impl<In, T, E> Shared<In, T, E> {
         &self,
         state: &mut Synced<In, T, E>,
         entry: QueuedJob<In, T, E>,
-        terms: ScheduleOptions,
+        options: ScheduleOptions,
         now: Tick,
     ) {
         let Some(schedule) = &mut state.schedule else {
             return;
         };
         let number = entry.id().as_u64();
-        let record_id = schedule.insert(ScheduledJob::from(entry), number, terms, now);
-        if let Some(ScheduledJob::Handle(cell)) = schedule.job(record_id) {
-            cell.set_record_id(record_id);
+        let record_id = schedule.insert(ScheduledJob::from(entry), number, options, now);
+        if let Some(ScheduledJob::Handle(handle)) = schedule.job(record_id) {
+            handle.set_record_id(record_id);
         }
     }
 
@@ -286,8 +286,8 @@ impl<In, T, E> Shared<In, T, E> {
             return;
         }
         let (id, record_id, stream) = (entry.id().as_u64(), entry.record_id(), entry.stream());
-        let cell = if let QueuedJob::Handle(cell) = &entry {
-            Some(Arc::clone(cell))
+        let handle = if let QueuedJob::Handle(handle) = &entry {
+            Some(Arc::clone(handle))
         } else {
             None
         };
@@ -295,13 +295,13 @@ impl<In, T, E> Shared<In, T, E> {
             self.update_schedule(
                 |shared, state, now| match (&mut state.schedule, record_id) {
                     (Some(schedule), Some(record_id)) if schedule.is_released(record_id, id) => {
-                        schedule.put_back(record_id, ScheduledJob::from(entry), now);
+                        schedule.give_back(record_id, ScheduledJob::from(entry), now);
                         None
                     }
                     (_, Some(_)) => Some(entry),
                     (_, None) => {
-                        let terms = Self::own_terms(&entry);
-                        shared.insert(state, entry, terms, now);
+                        let options = Self::default_options(&entry);
+                        shared.insert(state, entry, options, now);
                         None
                     }
                 },
@@ -313,9 +313,9 @@ impl<In, T, E> Shared<In, T, E> {
         if let Some(stream) = stream {
             stream.sweep_if_cancelled();
         }
-        if let Some(cell) = cell.filter(|cell| cell.is_dead()) {
+        if let Some(handle) = handle.filter(|handle| handle.is_dead()) {
             // It was cancelled before the schedule knew of it.
-            self.remove_tombstone(cell.record_id(), cell.id);
+            self.remove_tombstone(handle.record_id(), handle.id);
         }
         self.look_for_end();
     }
@@ -353,10 +353,10 @@ impl<In, T, E> Shared<In, T, E> {
 
     pub(super) fn dispatch(&self, state: &mut Synced<In, T, E>, now: Tick) -> Deferred<In, T, E> {
         let mut deferred = Deferred::NONE;
-        let load = load(state);
+        let occupancy = load(state);
         if let Some(schedule) = &mut state.schedule {
             if state.admission.pool_state() < PoolState::Aborted {
-                schedule.release(now, load, &mut deferred.released);
+                schedule.release(now, occupancy, &mut deferred.released);
             } else {
                 schedule.stop();
             }
@@ -379,7 +379,7 @@ impl<In, T, E> Shared<In, T, E> {
             first,
             more,
             expired,
-            too_costly,
+            cost_exceeds_limit,
         } = released;
         if let Some((job, record_id)) = first {
             let job = job.release(record_id);
@@ -397,14 +397,14 @@ impl<In, T, E> Shared<In, T, E> {
         }
         self.notify_timer(notice);
         panic::wake(blocked);
-        if !(expired.is_empty() && too_costly.is_empty()) {
+        if !(expired.is_empty() && cost_exceeds_limit.is_empty()) {
             let expired = expired
                 .into_iter()
                 .map(|removed| (removed, JobError::TimedOut(TimeLimit::Job)));
-            let too_costly = too_costly.into_iter();
-            let too_costly = too_costly
+            let cost_exceeds_limit = cost_exceeds_limit.into_iter();
+            let cost_exceeds_limit = cost_exceeds_limit
                 .map(|(removed, cost, most)| (removed, JobError::CostExceedsLimit { cost, most }));
-            self.settle_given_up(expired.chain(too_costly).collect());
+            self.settle_given_up(expired.chain(cost_exceeds_limit).collect());
         }
     }
 
@@ -443,7 +443,7 @@ impl<In, T, E> Shared<In, T, E> {
         wakes: &mut Wakes,
         prior: &mut PriorAttempts,
     ) -> StartResult {
-        let load = load(state);
+        let occupancy = load(state);
         let Some(schedule) = &mut state.schedule else {
             return StartResult::NotYet;
         };
@@ -454,11 +454,13 @@ impl<In, T, E> Shared<In, T, E> {
             return StartResult::NotYet;
         };
         let now = self.tell_time(schedule, reading);
-        if !schedule.may_go_on(record_id, load, now) || schedule.is_overtaken(record_id, now) {
+        if !schedule.may_still_start(record_id, occupancy, now)
+            || schedule.is_overtaken(record_id, now)
+        {
             return StartResult::NotYet;
         }
         self.cancel_flags[slot].clear();
-        prior.history = schedule.start(record_id, load, now);
+        prior.history = schedule.start(record_id, occupancy, now);
         if self.drives_timer(slot) {
             state.timer_role.note_awake();
         }
@@ -533,7 +535,7 @@ impl<In, T, E> Shared<In, T, E> {
         let (mut job, mut history, mut now) = (None, None, Tick(0));
         if let Some(schedule) = &mut state.schedule {
             now = self.tell_time(schedule, reading);
-            (job, history) = schedule.forget(record_id, id.as_u64(), now);
+            (job, history) = schedule.remove(record_id, id.as_u64(), now);
         }
         (job, history, self.dispatch(state, now))
     }
@@ -564,7 +566,7 @@ impl<In, T, E> Shared<In, T, E> {
             state
                 .schedule
                 .as_mut()
-                .map(|schedule| schedule.extract(now, is_dead))
+                .map(|schedule| schedule.remove_where(now, is_dead))
                 .unwrap_or_default()
         })
     }

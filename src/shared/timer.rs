@@ -144,8 +144,8 @@ impl<In, T, E> TimerDriver<In, T, E> {
     }
 
     fn keep_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timer_role = self.shared.timer_slot.load(Ordering::SeqCst);
-        if timer_role != self.slot && timer_role != usize::MAX {
+        let slot = self.shared.timer_slot.load(Ordering::SeqCst);
+        if slot != self.slot && slot != usize::MAX {
             return Poll::Pending;
         }
         if self.passed >= MOMENTS_PER_TURN {
@@ -190,7 +190,7 @@ impl<In, T, E> TimerDriver<In, T, E> {
         };
         self.shared.update_schedule(|_, state, _| {
             if let Some(schedule) = &mut state.schedule {
-                schedule.reach(tick);
+                schedule.advance_to(tick);
             }
             state.timer_role.note_awake();
         });
@@ -280,8 +280,8 @@ impl<In, T, E> Shared<In, T, E> {
     #[cold]
     fn hand_over_timer(&self) {
         if !self.injector.wake_sleeper() {
-            for signal in self.cancel_flags.made(0..self.cancel_flags.len()) {
-                panic::wake(signal.listener());
+            for cancel_flag in self.cancel_flags.made(0..self.cancel_flags.len()) {
+                panic::wake(cancel_flag.listener());
             }
         }
     }

@@ -449,7 +449,7 @@ fn the_hook_is_told_what_is_known_and_which_attempt_is_the_last() {
             snoozes,
             ..History::new(Instant::now())
         };
-        retry.tell(JOB, attempt, &failed(), SECOND * attempt, &history);
+        retry.notify(JOB, attempt, &failed(), SECOND * attempt, &history);
     }
     let text = failed().to_string();
     assert_eq!(

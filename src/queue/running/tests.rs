@@ -232,15 +232,15 @@ proptest! {
                     prop_assert!(naive.waits.iter().all(|(taken, ..)| *taken < number));
                     naive.waits.push((number, start, step));
                 }
-                Op::ChangeWait(place) if !naive.waits.is_empty() => {
-                    let place = place % naive.waits.len();
-                    let (number, start, what) = &mut naive.waits[place];
+                Op::ChangeWait(index) if !naive.waits.is_empty() => {
+                    let index = index % naive.waits.len();
+                    let (number, start, what) = &mut naive.waits[index];
                     let runs = naive.slots.iter().flatten().any(|job| Some(job.start) == *start);
                     let there = real.wait_mut(*number).map(|there| std::mem::replace(there, step));
                     prop_assert_eq!(there, runs.then(|| std::mem::replace(what, step)));
                 }
-                Op::EndWait(place) if !naive.waits.is_empty() => {
-                    let (number, _, what) = naive.waits.remove(place % naive.waits.len());
+                Op::EndWait(index) if !naive.waits.is_empty() => {
+                    let (number, _, what) = naive.waits.remove(index % naive.waits.len());
                     prop_assert_eq!((real.end_wait(number), real.end_wait(number)), (Some(what), None));
                     prop_assert_eq!(real.wait_mut(number), None);
                 }
