@@ -1,8 +1,8 @@
-//! Which job this thread is polling, so that a wait for one's own pool is recognized.
+//! The job that this thread is polling, so that a wait for its own pool is recognized.
 //!
-//! A worker enters a job around each poll of its future and leaves it afterwards; entries nest,
-//! since a handler may drive another pool. Only what runs within the poll is seen: a wait that a
-//! handler moved to another task is not.
+//! [`enter`] sets it around each poll of a job's future. Entries nest, since a handler may drive
+//! another pool. Only what runs within the poll is seen: a wait that a handler moved to another
+//! task is not.
 
 use std::cell::{Cell, RefCell};
 
@@ -11,15 +11,15 @@ use crate::event::JobId;
 /// A job that is being polled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CurrentJob {
-    /// The identity of the pool.
+    /// Identifies the pool.
     pub(crate) pool: usize,
     pub(crate) slot: usize,
     pub(crate) id: JobId,
 }
 
-/// The job that was entered last. Its parts are set one by one, which is cheaper than as a whole.
+/// The job that was entered last. Its fields are set one by one, which is cheaper than all at once.
 struct Innermost {
-    /// 0: none.
+    /// 0 if there is none.
     pool: Cell<usize>,
     slot: Cell<usize>,
     id: Cell<u64>,
@@ -47,11 +47,11 @@ impl Innermost {
 crate::sync::thread_local! {
     static INNERMOST: Innermost =
         const { Innermost { pool: Cell::new(0), slot: Cell::new(0), id: Cell::new(0) } };
-    /// Those around it; bounded by how deep pools are driven inside handlers of pools.
+    /// The jobs around it; bounded by the depth to which handlers drive other pools.
     static OUTER: RefCell<Vec<CurrentJob>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Enters the job for the duration of the closure.
+/// Makes `job` the current one for the duration of the closure.
 #[inline]
 pub(crate) fn enter<R>(job: CurrentJob, call: impl FnOnce() -> R) -> R {
     INNERMOST.with(|innermost| {
@@ -68,13 +68,13 @@ pub(crate) fn enter<R>(job: CurrentJob, call: impl FnOnce() -> R) -> R {
     })
 }
 
-/// The job of the given pool that this thread is polling, if any.
+/// The job of the given pool that this thread is polling, if there is one.
 pub(crate) fn current_in(pool: usize) -> Option<CurrentJob> {
     let innermost = INNERMOST.with(Innermost::get)?;
     if innermost.pool == pool {
         return Some(innermost);
     }
-    // While a thread ends, this local may be gone; no worker polls there any more.
+    // While a thread ends, this local may be gone; no worker is polled there any more.
     OUTER
         .try_with(|outer| {
             outer
@@ -105,7 +105,7 @@ fn pop_outer(innermost: &Innermost) {
     }
 }
 
-/// Restores what was there before, also when the closure panics.
+/// Restores the previous job, also when the closure panics.
 struct Leave<'a> {
     innermost: &'a Innermost,
     has_outer: bool,

@@ -1,10 +1,10 @@
-//! Jobs of one key wait in one lane. In come ready jobs and what becomes of them; out comes the
-//! lane whose turn it is, and when to ask again. Pure.
+//! One lane for each key, with its ready jobs in order; returns the next job, or the time at which
+//! one may start. Pure.
 //!
-//! Lanes whose first jobs have the same rank take turns: each goes behind the others when one of
-//! its jobs has started, and a lane that fills anew goes behind those that wait. A lane that has
-//! reached its number of running jobs, or its rate, is passed over; it costs nothing until it may
-//! go on. Without keys there is one lane, and all of this is a queue.
+//! Lanes whose first jobs have the same rank are served round-robin: a lane goes behind the others
+//! when one of its jobs is released, and when it becomes non-empty. A lane at its limit of running
+//! jobs, or of its rate, is in no set that [`first`](Lanes::first) scans. Jobs without a key share
+//! one lane, so without keys all of this is a queue.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -15,7 +15,7 @@ use super::limiter::{Limiter, RateLimit};
 use super::order::{Order, Rank};
 use super::slab::{RecordId, Slab};
 
-/// What jobs have in common that share a limit: a host, a customer, a file; see
+/// Identifies jobs that share a limit: a host, a customer, a file; see
 /// [`Builder::key_by`](crate::Builder::key_by).
 ///
 /// It is made of text or of a number.
@@ -92,7 +92,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What holds for each lane.
+/// The limits of each lane.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct LanePolicy {
     pub(crate) max_running: Option<usize>,
@@ -106,12 +106,12 @@ pub(crate) struct Lanes {
     by_key: HashMap<Key, RecordId>,
     /// The lane of jobs without a key.
     common: Option<RecordId>,
-    /// Lanes of which a job may start, as far as is known: by the rank of the first job, then by
-    /// turn.
+    /// Lanes with a ready job that are not full, by the rank of the first job, then round-robin.
+    /// Whether the limiter has permits is checked by `first`.
     eligible: BTreeSet<(Rank, u64, RecordId)>,
     /// Lanes that wait for a time.
     waiting_until: BTreeSet<(Tick, RecordId)>,
-    /// Lanes without jobs whose limit still remembers some; until when.
+    /// Lanes without jobs whose limiters have not refilled, by the time at which they have.
     refilling: BTreeSet<(Tick, RecordId)>,
     round_robin: u64,
 }
@@ -120,25 +120,25 @@ pub(crate) struct Lanes {
 struct Lane {
     key: Option<Key>,
     ready: Order,
-    /// Of this lane in whatever state: delayed, ready, released or running.
+    /// Jobs of this lane in any state.
     jobs: usize,
-    /// Released or running.
+    /// Released and running jobs.
     running: usize,
     limiter: Option<Limiter>,
-    /// Nothing of it starts before.
+    /// No job starts before that.
     held_until: Tick,
-    /// When it went behind the others.
+    /// The position in the round; the lowest is next.
     round_robin: u64,
     state: LaneState,
 }
 
-/// In which of the sets a lane stands.
+/// Which of the sets of [`Lanes`] a lane is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LaneState {
     Inactive,
     Eligible(Rank),
-    /// Never: until one of its released jobs starts or is given up, which keep the permits that it
-    /// needs.
+    /// With `NEVER`, until a released job of the lane starts or is given back: it holds the permits
+    /// that the next one needs.
     WaitingUntil(Tick),
 }
 
@@ -156,7 +156,7 @@ impl Lanes {
         }
     }
 
-    /// The most that one job may cost.
+    /// The highest cost that a job may have.
     pub(crate) fn max_cost(&self) -> u32 {
         self.policy.limit.map_or(u32::MAX, |limit| limit.max_cost())
     }
@@ -165,15 +165,15 @@ impl Lanes {
         self.lanes.get(lane)?.key.as_ref()
     }
 
-    /// How many lanes are remembered.
+    /// The number of lanes.
     #[cfg(any(test, fuzzing))]
     pub(crate) const fn len(&self) -> usize {
         self.lanes.len()
     }
 
-    // ---- coming and going ----
+    // ---- add and remove jobs ----
 
-    /// A job of this key comes; returns its lane.
+    /// Adds a job to the lane of its key, and returns the lane.
     pub(crate) fn add_job(&mut self, key: Option<Key>) -> RecordId {
         let known = match &key {
             Some(key) => self.by_key.get(key).copied(),
@@ -208,8 +208,8 @@ impl Lanes {
         record_id
     }
 
-    /// A job of the lane has its outcome. A lane without jobs is forgotten as soon as its limit is
-    /// as if it were new.
+    /// Removes a job that has its outcome. The lane is removed once it has no jobs and its limiter
+    /// has refilled.
     pub(crate) fn remove_job(&mut self, record_id: RecordId, now: Tick) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
@@ -219,7 +219,8 @@ impl Lanes {
             return;
         }
         match lane.refilled_at() {
-            // `>` or `>=`: one that has rested at this very tick goes at the next look.
+            // `>` or `>=`: a limiter that refills at this very tick would be removed at the next
+            // release.
             Some(at) if at > now => drop(self.refilling.insert((at, record_id))),
             _ => self.remove_lane(record_id),
         }
@@ -234,8 +235,7 @@ impl Lanes {
             return;
         };
         self.by_key.remove(&key);
-        // Room is given back now and then; the numbers only weigh memory against the work of
-        // moving.
+        // Shrinks now and then; the constants weigh memory against the cost of moving.
         if self.by_key.capacity() > 64 && self.by_key.len() < self.by_key.capacity() / 8 {
             self.by_key.shrink_to(self.by_key.len() * 2);
         }
@@ -243,7 +243,7 @@ impl Lanes {
 
     // ---- ready jobs ----
 
-    /// A job of the lane may start as soon as it is its turn.
+    /// Makes a job ready.
     pub(crate) fn enqueue(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
@@ -258,7 +258,7 @@ impl Lanes {
         }
     }
 
-    /// A ready job is not one any more.
+    /// Removes a ready job.
     pub(crate) fn dequeue(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
@@ -270,7 +270,7 @@ impl Lanes {
         }
     }
 
-    /// The lane and the job whose turn it is; `cost` says what a job costs.
+    /// The next job and its lane; `cost` returns the cost of a job.
     pub(crate) fn first(
         &mut self,
         now: Tick,
@@ -291,15 +291,15 @@ impl Lanes {
         None
     }
 
-    /// Whether a ready job of the lane comes before one of this rank and number.
+    /// Whether a ready job of the lane comes before this rank and number.
     pub(crate) fn is_before(&self, record_id: RecordId, rank: Rank, number: u64) -> bool {
         self.lanes
             .get(record_id)
             .is_some_and(|lane| lane.ready.is_before(rank, number))
     }
 
-    /// A job of the lane is released; it is [removed](Self::remove) apart from that. It has its
-    /// room, and permits are kept for it. Returns the turn that it takes.
+    /// Reserves a slot of the lane and permits for a job that is released; the caller
+    /// [dequeues](Self::dequeue) it. Returns the lane's position in the round until then.
     pub(crate) fn release(&mut self, record_id: RecordId, cost: u32) -> u64 {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return 0;
@@ -311,7 +311,7 @@ impl Lanes {
         }
         self.round_robin += 1;
         let round_robin = self.round_robin;
-        // Out of the set first: the turn is part of its place there.
+        // `round_robin` is part of the key in the set, so the lane leaves the set first.
         self.set_state(record_id, LaneState::Inactive);
         if let Some(lane) = self.lanes.get_mut(record_id) {
             lane.round_robin = round_robin;
@@ -320,7 +320,7 @@ impl Lanes {
         taken
     }
 
-    /// A job of the lane that was released waits again: it has its turn back.
+    /// Restores the lane's position in the round, after a released job was given back.
     pub(crate) fn restore_round_robin(&mut self, record_id: RecordId, taken: u64) {
         if self
             .lanes
@@ -329,7 +329,7 @@ impl Lanes {
         {
             return;
         }
-        // Out of the set first, as above.
+        // As above, the lane leaves the set first.
         self.set_state(record_id, LaneState::Inactive);
         if let Some(lane) = self.lanes.get_mut(record_id) {
             lane.round_robin = taken;
@@ -337,7 +337,7 @@ impl Lanes {
         self.reindex(record_id);
     }
 
-    /// A job of the lane that had started does not run any more.
+    /// Frees the slot of a job that had started.
     pub(crate) fn finish(&mut self, record_id: RecordId) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
@@ -348,8 +348,8 @@ impl Lanes {
         }
     }
 
-    /// A released job of the lane starts. Says whether the lane was waiting for that, and not for a
-    /// time.
+    /// Consumes the permits of a released job that starts. Returns whether the lane was waiting for
+    /// that, and not for a time.
     pub(crate) fn start(&mut self, record_id: RecordId, now: Tick, cost: u32) -> bool {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return false;
@@ -365,7 +365,7 @@ impl Lanes {
         has_waited
     }
 
-    /// A released job of the lane does not start.
+    /// Frees the slot and the permits of a released job that does not start.
     pub(crate) fn unreserve(&mut self, record_id: RecordId, cost: u32) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
@@ -377,7 +377,7 @@ impl Lanes {
         self.reindex(record_id);
     }
 
-    /// Lets nothing of the lane start before `until`.
+    /// Lets no job of the lane start before `until`.
     pub(crate) fn hold(&mut self, record_id: RecordId, until: Tick) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
@@ -386,7 +386,7 @@ impl Lanes {
         self.reindex(record_id);
     }
 
-    /// Nothing of the lane starts before.
+    /// No job of the lane starts before that.
     pub(crate) fn held_until(&self, record_id: RecordId) -> Tick {
         self.lanes
             .get(record_id)
@@ -395,7 +395,7 @@ impl Lanes {
 
     // ---- time ----
 
-    /// Lets those go on whose time has come, and forgets what has rested.
+    /// Makes lanes eligible whose time has come, and removes lanes that have refilled.
     pub(crate) fn promote_due(&mut self, now: Tick) {
         while let Some((at, record_id)) = self.waiting_until.first().copied()
             && at <= now
@@ -410,15 +410,15 @@ impl Lanes {
         }
     }
 
-    /// When the next lane may go on that waits for a time.
+    /// The time at which the next waiting lane becomes eligible.
     pub(crate) fn next(&self) -> Tick {
         self.waiting_until
             .first()
             .map_or(Tick::NEVER, |(at, _)| *at)
     }
 
-    /// When the last of the lanes without jobs may be forgotten: the others go with it, or before
-    /// if something happens. One that never may keeps none of the others.
+    /// The time at which the last of the lanes without jobs can be removed; the others are removed
+    /// then or earlier. Lanes that can never be are left out.
     pub(crate) fn refilled_at(&self) -> Tick {
         let last = self
             .refilling
@@ -427,14 +427,14 @@ impl Lanes {
         last.map_or(Tick::NEVER, |(at, _)| *at)
     }
 
-    /// Whether a job waits for its turn or for a time of its lane.
+    /// Whether a lane is eligible or waits for a time.
     pub(crate) fn is_waiting(&self) -> bool {
         !(self.eligible.is_empty() && self.waiting_until.is_empty())
     }
 
-    // ---- where a lane stands ----
+    // ---- the sets ----
 
-    /// Puts the lane where it belongs, after something about it has changed.
+    /// Moves the lane to the set that it belongs in, after a change.
     fn reindex(&mut self, record_id: RecordId) {
         let Some(lane) = self.lanes.get(record_id) else {
             return;
@@ -444,7 +444,7 @@ impl Lanes {
             .max_running
             .is_some_and(|max| lane.running >= max);
         let state = match lane.ready.first() {
-            // Whether a time has to be waited for is found out when it is its turn.
+            // `first` checks whether the lane has to wait for a time.
             Some((rank, _)) if !is_full => LaneState::Eligible(rank),
             _ => LaneState::Inactive,
         };
@@ -476,7 +476,7 @@ impl Lanes {
 }
 
 impl Lane {
-    /// Until when its limit remembers something.
+    /// The time until which the lane's limits are not as if they were new.
     fn refilled_at(&self) -> Option<Tick> {
         let limiter = self.limiter.as_ref().map(Limiter::refilled_at);
         limiter
@@ -489,8 +489,8 @@ impl Lane {
 /// For the simulator.
 #[cfg(feature = "testing")]
 impl Lanes {
-    /// Compares with what is counted of the jobs: their lanes, whether they are ready, whether they
-    /// take room.
+    /// Compares the lanes with the given jobs: their lanes, whether they are ready, and whether
+    /// they occupy slots.
     pub(crate) fn audit(
         &self,
         jobs: impl Iterator<Item = (RecordId, bool, bool)>,
@@ -507,7 +507,7 @@ impl Lanes {
             let counted = counted.remove(&record_id).unwrap_or_default();
             if counted != known {
                 return Err(format!(
-                    "a lane has jobs, ready, running {counted:?}, and {known:?} in the books"
+                    "a lane has jobs, ready, running {counted:?}, and {known:?} are recorded"
                 ));
             }
             if self
@@ -530,7 +530,7 @@ impl Lanes {
                 LaneState::WaitingUntil(at) => self.waiting_until.contains(&(at, record_id)),
             };
             if !is_known || !is_indexed {
-                return Err("a lane does not stand where it says".into());
+                return Err("a lane is not in the set of its state".into());
             }
         }
         if counted.is_empty() {
@@ -540,7 +540,7 @@ impl Lanes {
         }
     }
 
-    /// What is left are keys whose rate is not yet as if it were new.
+    /// Only lanes that refill may be left.
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {
         let (lanes, refilling) = (self.lanes.iter().count(), self.refilling.len());
         if lanes != refilling {
@@ -570,14 +570,14 @@ mod tests {
         Aging::new(None).rank(priority, Tick(0))
     }
 
-    /// A job comes to the lane of its key and waits for its turn.
+    /// Adds a ready job to the lane of its key.
     fn add(lanes: &mut Lanes, key: u32, job: u32, priority: i32) -> RecordId {
         let lane = lanes.add_job(Some(Key::from(key)));
         lanes.enqueue(lane, rank(priority), job.into(), record_id(job));
         lane
     }
 
-    /// Starts what may start, and says which jobs that were.
+    /// Starts all jobs that may start, and returns them.
     fn start_all(lanes: &mut Lanes, now: Tick, priority: i32) -> Vec<u32> {
         let mut started = Vec::new();
         while let Some((lane, job)) = lanes.first(now, |_| 1) {
@@ -652,7 +652,7 @@ mod tests {
         assert_eq!((lanes.len(), lanes.refilled_at()), (1, refilled_at));
         lanes.promote_due(Tick(refilled_at.0 - 1));
         assert_eq!(lanes.len(), 1);
-        // A job that comes meanwhile finds the limit as it was left.
+        // A job that comes meanwhile finds the limit unchanged.
         add(&mut lanes, 7, 1, 0);
         assert_eq!(
             (start_all(&mut lanes, Tick(1), 0), lanes.refilled_at()),
@@ -670,7 +670,7 @@ mod tests {
             ),
             (0, 0, Tick::NEVER, Tick::NEVER)
         );
-        // And one that comes when it has rested leaves nothing behind by itself.
+        // Once refilled, the lane is removed together with its last job.
         let lane = add(&mut lanes, 7, 2, 0);
         lanes.dequeue(lane, rank(0), 2, record_id(2));
         lanes.remove_job(lane, refilled_at);
@@ -678,7 +678,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_that_is_held_for_ever_keeps_no_other_from_being_forgotten() {
+    fn a_lane_that_is_held_forever_keeps_no_other_from_being_removed() {
         let mut lanes = Lanes::new(LanePolicy {
             max_running: None,
             limit: Some(RateLimit::per_second(1)),

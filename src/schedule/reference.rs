@@ -1,5 +1,5 @@
-//! A naive schedule, which keeps its jobs in a list and looks through all of it each time, beside
-//! the real one. Only the gates are the same; they have a model of their own.
+//! A naive schedule, which keeps its jobs in a list and scans all of it each time, to compare with
+//! the real one. It shares the limiters, which have a model of their own.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,7 @@ use super::*;
 pub(super) const WORKERS: usize = 3;
 pub(super) const KEYS: u32 = 4;
 
-/// Something that happens to a schedule; a job is told by its place among those of its kind,
-/// counted round and round.
+/// An operation on a schedule. Its target is an index among the candidates, modulo their number.
 #[derive(Debug, Clone)]
 pub(super) enum Op {
     Wait(u64),
@@ -39,7 +38,7 @@ pub(super) enum Op {
     Close,
 }
 
-/// Reads a policy and what happens from bytes; when there are none left, they are zero.
+/// Decodes a policy and operations from bytes, which are zero after the end.
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {
@@ -125,7 +124,7 @@ impl Bytes<'_> {
     }
 }
 
-/// Any bytes as what happens to a schedule; panics where the naive one says otherwise.
+/// Runs the operations that the bytes encode; panics where the schedules differ.
 pub(crate) fn drive(data: &[u8]) {
     let mut bytes = Bytes(data);
     let mut pair = bytes.pair();
@@ -158,13 +157,13 @@ struct Job {
     key: u32,
     priority: i32,
     cost: u32,
-    /// Since when it waits for its turn, for ageing.
+    /// Since when it is ready, for aging.
     since: u64,
     at: u64,
     deadline: Option<u64>,
     attempts: u32,
     state: State,
-    /// Of its lane, before it was released.
+    /// The lane's position before the job was released.
     round_robin: u64,
     /// Released before the rate was changed.
     is_recalled: bool,
@@ -177,8 +176,7 @@ struct Lane {
     round_robin: u64,
 }
 
-/// What a release brings: the numbers of those that start, in order; of those whose time is over;
-/// of those too costly.
+/// The result of a release, by the numbers of the jobs; the started ones in order.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Out {
     started: Vec<u64>,
@@ -239,7 +237,7 @@ impl Naive {
         }
     }
 
-    /// The urgency of a job, the least first; steps of ageing begin at whole multiples.
+    /// The lowest is most urgent; steps of aging begin at whole multiples.
     fn urgency(&self, job: &Job) -> i64 {
         self.step.map_or(0, |step| (job.since / step) as i64) - i64::from(job.priority)
     }
@@ -264,7 +262,7 @@ impl Naive {
         }
     }
 
-    /// Whether a released job lets another one go first.
+    /// Whether another job has to start before a released one.
     fn is_overtaken(&mut self, number: u64, now: u64) -> bool {
         self.promote_due(now);
         let released = self.job(number).clone();
@@ -335,7 +333,7 @@ impl Naive {
         out
     }
 
-    /// The first job of the lane whose turn it is.
+    /// The first job of the next lane.
     fn choose(&mut self, now: u64) -> Option<(u64, u32, u32)> {
         let firsts = (0..KEYS)
             .filter(|key| self.occupied(Some(*key)) < self.max_running)
@@ -395,7 +393,7 @@ impl Naive {
     }
 }
 
-/// Both of them, and the time.
+/// Both schedules, and the time.
 pub(super) struct Pair {
     real: Schedule<u64>,
     naive: Naive,
@@ -443,16 +441,16 @@ impl Pair {
         }
     }
 
-    /// Something happens to both, and both release the same.
+    /// Applies an operation to both, then compares their releases.
     pub(super) fn step(&mut self, op: &Op) {
         self.apply(op);
         self.release();
     }
 
-    /// All comes to an end, and nothing is left.
+    /// Ends all jobs and checks that nothing is left.
     pub(super) fn end(mut self) {
         self.let_time_pass();
-        // Workers that send back what is overtaken do not go in a circle.
+        // Giving back overtaken jobs does not loop.
         for _ in 0..200 {
             self.apply(&Op::Start(0));
             self.release();
@@ -464,7 +462,7 @@ impl Pair {
                 .count(),
             0
         );
-        // Nothing is left of what has gone: no job, no lane, no moment to wait for.
+        // Nothing is left: no job, no lane, no time to wait for.
         let tick = self.tick();
         for job in std::mem::take(&mut self.naive.jobs) {
             match job.state {
@@ -500,7 +498,7 @@ impl Pair {
         }
     }
 
-    /// Tells the real one the time, by a clock.
+    /// Passes a reading of the clock to the real schedule.
     fn tick(&mut self) -> Tick {
         let at = self.start + Duration::from_nanos(self.now);
         let generation = self.real.generation();
@@ -531,7 +529,7 @@ impl Pair {
                     _ => Start::After(Duration::from_nanos(delay)),
                 };
                 let instant = |at| self.start + Duration::from_nanos(at);
-                // One of the keys is none.
+                // Key 0 stands for none.
                 let options = ScheduleOptions {
                     priority,
                     cost,
@@ -585,7 +583,7 @@ impl Pair {
                     let occupancy = self.occupancy();
                     self.real.start(record_id, occupancy, tick);
                     self.naive.start(number, now);
-                    // Without a release: a start lets nothing start at once, and brings the time of
+                    // No release here: a start lets no other job start at once, and sets `next` for
                     // those that waited for it.
                     self.check_next();
                 }
@@ -744,11 +742,11 @@ impl Pair {
         }
     }
 
-    /// The real one wants to be asked again before anything can happen.
+    /// The real schedule's `next` is not later than the next event.
     fn check_next(&self) {
         let next = self.real.next();
-        // What can happen at some time can happen at any later one, so the last moment before
-        // speaks for all.
+        // What can happen at some time can happen later too, so checking the last tick before
+        // suffices.
         let last = (next.0 - 1).min(self.now + 1_000_000);
         assert_eq!(
             self.naive.clone().release(last),
@@ -757,12 +755,12 @@ impl Pair {
         );
     }
 
-    /// Time passes, and nothing else happens: the real one is soon done with asking, since each
-    /// moment brings something, and none brings what only the start or the end of a job can.
+    /// Lets time pass with no other change. There are few releases, since each has something to do
+    /// and none waits for the start or the end of a job.
     fn let_time_pass(&mut self) {
         let lanes = self.naive.lanes.len();
-        // A time of its own, a release and a deadline for each job; a time and a rest for each
-        // lane, and a hold.
+        // For each job a delay, a release and a deadline; for each lane a wait and a refill; and a
+        // hold.
         let max = 3 * self.naive.jobs.len() + 2 * lanes + 1;
         for _ in 0..max {
             if self.real.next() == Tick::NEVER {
@@ -778,7 +776,8 @@ impl Pair {
         );
     }
 
-    /// It is stuck if a worker is free and nothing will start, whatever time passes.
+    /// The real schedule is deadlocked if a slot is free and nothing will start, whatever time
+    /// passes.
     fn check_deadlocked(&self) {
         let waiting = self.real.delayed() + self.naive.of(State::Ready).count();
         let mut later = self.naive.clone();
@@ -788,7 +787,7 @@ impl Pair {
             && self.naive.occupied(None) < self.naive.allowed.min(WORKERS);
         let is_on_its_way = self.naive.of(State::Released).next().is_some();
         let is_deadlocked = is_free && !will_start && !is_on_its_way;
-        // Whether a job that waits for a time can start then, it finds out then.
+        // Whether a delayed job can start is known only when its time comes.
         if self.real.delayed() == 0 && self.naive.held_until <= self.now {
             assert_eq!(self.real.is_deadlocked(waiting), is_deadlocked);
         }
@@ -814,7 +813,7 @@ impl Pair {
         lane.round_robin = lane.round_robin.min(round_robin);
     }
 
-    /// Both release the same.
+    /// Releases from both and compares the results.
     fn release(&mut self) {
         let (tick, occupancy) = (self.tick(), self.occupancy());
         let mut released = Released::new();
@@ -855,7 +854,7 @@ impl Pair {
 
 impl Naive {
     fn set_priority(&mut self, number: u64, priority: i32) {
-        // A lane whose only job is taken out and put in again goes behind the others.
+        // A lane whose only job is removed and added again goes behind the others.
         let job = self.job(number);
         if std::mem::replace(&mut job.priority, priority) == priority {
             return;

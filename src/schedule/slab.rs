@@ -1,10 +1,10 @@
-//! Numbered places for values, in chunks that are given back when they are empty. So a number stays
-//! where it is, growing copies nothing, and a rush that is over leaves no memory behind. Pure.
+//! Values with stable ids, in chunks that are freed when they are empty: growing moves no value,
+//! and a burst leaves no memory behind. Pure.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
-/// A place in the slab.
+/// The key of a value in the slab.
 pub(crate) type RecordId = NonZeroU32;
 
 const CHUNK: usize = 128;
@@ -12,7 +12,7 @@ const CHUNK: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Slab<V> {
     chunks: Vec<Option<Box<Chunk<V>>>>,
-    /// The chunks that have a free place, the given-back ones included.
+    /// The chunks with a free slot, freed chunks included.
     open: BTreeSet<usize>,
     len: usize,
 }
@@ -20,7 +20,7 @@ pub(crate) struct Slab<V> {
 #[derive(Debug)]
 struct Chunk<V> {
     values: [Option<V>; CHUNK],
-    /// The free places, the next one last.
+    /// The free slots, the next one last.
     free: Vec<u8>,
 }
 
@@ -54,7 +54,7 @@ impl<V> Slab<V> {
                 free,
             })
         });
-        let index = chunk.free.pop().expect("an open chunk has a free place");
+        let index = chunk.free.pop().expect("an open chunk has a free slot");
         chunk.values[usize::from(index)] = Some(value);
         if chunk.free.is_empty() {
             self.open.remove(&number);
@@ -90,7 +90,7 @@ impl<V> Slab<V> {
         if chunk.free.len() == 1 {
             self.open.insert(number);
         } else if chunk.free.len() == CHUNK && self.len > 1 {
-            // The last one stays, for a pool that has one job at a time.
+            // One empty chunk stays allocated, for a pool that has one job at a time.
             *slot = None;
             while let Some(None) = self.chunks.last() {
                 self.chunks.pop();

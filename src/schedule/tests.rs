@@ -1,4 +1,4 @@
-//! What a schedule does, beside a [naive one](super::reference) and by example.
+//! Compares the schedule with a [naive one](super::reference), and named cases.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -52,7 +52,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 proptest! {
     #[test]
-    fn a_schedule_does_what_a_look_through_all_jobs_says(
+    fn a_schedule_matches_a_naive_model(
         rate in prop_oneof![Just(None), limit().prop_map(Some)], lane_limit in prop_oneof![Just(None), limit().prop_map(Some)],
         max_running in 1..=WORKERS, step in prop_oneof![Just(None), (1..30_u64).prop_map(Some)], ops in ops(),
     ) {
@@ -166,7 +166,7 @@ fn a_schedule_that_is_stopped_wants_to_be_asked_no_more() {
     assert_eq!(schedule.next(), Tick::NEVER);
 }
 
-/// The jobs that start at once.
+/// The jobs that may start at once.
 fn started(schedule: &mut Schedule<u64>) -> Vec<u64> {
     let mut released = Released::new();
     schedule.release(
@@ -216,7 +216,7 @@ fn a_job_gives_no_permit_back_to_a_rate_that_gave_it_none() {
         schedule.set_rate(between, Tick(0));
         schedule.set_rate(Some(each_second), Tick(0));
         insert(&mut schedule, 1);
-        // The one that is on its way back may come first.
+        // The job that is on its way back may come first.
         assert_eq!(started(&mut schedule), []);
         schedule.remove(early, 0, Tick(0));
         assert_eq!(started(&mut schedule), [1]);
@@ -226,7 +226,7 @@ fn a_job_gives_no_permit_back_to_a_rate_that_gave_it_none() {
 }
 
 #[test]
-fn a_job_in_the_place_of_one_that_was_too_costly_starts() {
+fn a_job_with_the_record_id_of_one_over_the_limit_starts() {
     let rate = Some(RateLimit::per_second(1).burst(4));
     let mut schedule = Schedule::new(
         Policy {
@@ -275,7 +275,7 @@ fn keys_that_come_together_take_turns_in_the_order_in_which_they_came() {
             Tick(0),
         )
     };
-    // Places that were given back are used again from the last one on.
+    // Freed ids are reused, the last one first.
     let record_ids = [insert(0, 0), insert(1, 1)];
     (0..)
         .zip(record_ids)
@@ -330,7 +330,7 @@ fn no_time_is_asked_for_while_the_permits_that_the_next_job_needs_are_kept() {
         let record_ids =
             [0, 1].map(|number| schedule.insert(number, number, options.clone(), Tick(0)));
         let mut released = Released::new();
-        // However late it is asked, it is the released job's turn.
+        // The released job comes first, however late the release.
         for at in [0, 5, 10_000_000_000].map(Tick) {
             schedule.release(at, occupancy(0), &mut released);
             assert_eq!(
@@ -342,7 +342,8 @@ fn no_time_is_asked_for_while_the_permits_that_the_next_job_needs_are_kept() {
             );
             assert_eq!(schedule.next(), Tick::NEVER, "at {at:?}, {policy:?}");
         }
-        // Its start says when the next one may start, and its leaving lets that start at once.
+        // The start of the released job sets the time of the next one; its removal lets the next
+        // one start at once.
         let mut other = Schedule::new(policy, 9, Instant::now());
         let first = other.insert(0, 0, options.clone(), Tick(0));
         other.insert(1, 1, options.clone(), Tick(0));

@@ -1,6 +1,15 @@
-//! The schedule within the shared state: jobs go in, and what it releases is carried out, by whoever has
-//! changed something. The schedule itself decides; here is what has to be done under the lock for
-//! that, and what after it.
+//! Connects the schedule with the shared state. The [`Schedule`] decides; this file passes it jobs
+//! and the time under the lock, and carries out what it releases after unlocking.
+//!
+//! Each change (1) locks and passes a reading of the clock to the schedule, (2) changes it, (3)
+//! calls [`dispatch`](Shared::dispatch), which releases jobs and updates the timer role, (4)
+//! unlocks, (5) calls [`run_deferred`](Shared::run_deferred), which pushes the released jobs,
+//! notifies the timer and completes jobs that were given up.
+//! [`update_schedule`](Shared::update_schedule) does all of it.
+//!
+//! After an abort nothing is released and the timer is not needed. A job that is accepted before
+//! and inserted after the abort, or after the last worker has left, would wait forever; so each
+//! insertion is followed by `look_for_end`, which checks for that and completes the job.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -22,7 +31,7 @@ use crate::schedule::lanes::Key;
 use crate::schedule::{Occupancy, RecordId, Released, Removed, Schedule, ScheduleOptions, Start};
 use crate::sync::atomic::Ordering;
 
-/// The policy of retries, and how to copy what is tried again.
+/// The retry policy, and how to copy an input.
 pub(crate) struct Retries<In, E> {
     pub(crate) policy: Retry<E>,
     pub(crate) copy: fn(&In) -> In,
@@ -45,7 +54,7 @@ impl<In, E> Clone for Retries<In, E> {
 pub(crate) struct Deferred<In, T, E> {
     released: Released<ScheduledJob<In, T, E>>,
     notice: TimerNotice,
-    /// Those that wait for their own pool, and may do so for ever now.
+    /// Jobs that wait for their own pool, and may be deadlocked now.
     blocked: Vec<Waker>,
 }
 
@@ -57,11 +66,11 @@ impl<In, T, E> Deferred<In, T, E> {
     };
 }
 
-/// A job that the schedule has given up, and what its outcome is to be.
+/// A job that the schedule has given up, and its outcome.
 type GivenUp<In, T, E> = (Removed<ScheduledJob<In, T, E>>, JobError<E>);
 
-/// Those that are being settled, by the thread that does it. They count as queued until then, which
-/// bounds them.
+/// Jobs that were given up and have no outcome yet, by the thread that completes them. Bounded,
+/// since they count as queued until then.
 pub(super) struct Settling<In, T, E> {
     queues: Vec<(ThreadId, VecDeque<GivenUp<In, T, E>>)>,
 }
@@ -71,7 +80,7 @@ impl<In, T, E> Settling<In, T, E> {
         Self { queues: Vec::new() }
     }
 
-    /// Says whether the thread settles none yet.
+    /// Adds jobs. Returns whether the thread is not completing any yet.
     fn add(&mut self, thread: ThreadId, given_up: VecDeque<GivenUp<In, T, E>>) -> bool {
         match self.queues.iter_mut().find(|(other, _)| *other == thread) {
             Some((_, queue)) => {
@@ -85,7 +94,7 @@ impl<In, T, E> Settling<In, T, E> {
         }
     }
 
-    /// The next one; `None` once, after the last.
+    /// Takes the next job; `None` once, after the last.
     fn next(&mut self, thread: ThreadId) -> Option<GivenUp<In, T, E>> {
         let at = self.queues.iter().position(|(other, _)| *other == thread)?;
         let next = self.queues[at].1.pop_front();
@@ -102,15 +111,15 @@ impl<In, T, E> Shared<In, T, E> {
         self.is_scheduled.load(Ordering::Relaxed)
     }
 
-    /// What the clock shows, where there is a schedule that wants to know.
+    /// A reading of the clock if there is a schedule.
     #[inline]
     pub(super) fn reading(&self) -> Option<Reading> {
         self.is_scheduled().then(|| self.look_at_clock())
     }
 
     pub(super) fn look_at_clock(&self) -> Reading {
-        // In this order: what was taken over before this count is older than the time that is
-        // looked up now.
+        // In this order: readings that were accepted before this generation are older than the time
+        // that is read next.
         let generation = self.readings.load(Ordering::SeqCst);
         Reading {
             at: self.timer.now(),
@@ -118,7 +127,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Tells the schedule what time it is.
+    /// Passes a reading to the schedule and returns the time.
     pub(super) fn tell_time(
         &self,
         schedule: &mut Schedule<ScheduledJob<In, T, E>>,
@@ -132,9 +141,8 @@ impl<In, T, E> Shared<In, T, E> {
         now
     }
 
-    /// From here on the schedule decides when jobs start, those that are queued already included.
-    /// One that is just on its way into the injector, or out of it, is sent back when a worker
-    /// wants to start it.
+    /// Makes the schedule decide when jobs start, also those that are queued already. A job that is
+    /// on its way into the injector or out of it is sent back when a worker is about to start it.
     pub(crate) fn switch_on_schedule(&self) {
         if self.is_scheduled() {
             return;
@@ -145,13 +153,13 @@ impl<In, T, E> Shared<In, T, E> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if self.is_scheduled() {
-            // Another thread was faster; what is in the injector now is released.
+            // Another thread was faster, and has released what is in the injector.
             return;
         }
         let mut handles = Vec::new();
         let mut wakes = Wakes::default();
-        // In one go, so that nothing which comes meanwhile starts before what was there. The lock
-        // of the injector comes before that of the state, here as elsewhere.
+        // In one critical section, so that no later job starts before the jobs taken here. Lock
+        // order: injector, shared state.
         let deferred = self.injector.take_all_for(|entries| {
             let mut state = self.lock_exclusive();
             let schedule = Box::new(Schedule::new(self.policy, self.cancel_flags.len(), start));
@@ -172,16 +180,16 @@ impl<In, T, E> Shared<In, T, E> {
         self.run_deferred(deferred);
         for handle in handles {
             if handle.is_dead() {
-                // It was cancelled before the schedule knew of it.
+                // The cancellation may have come before the schedule had the record.
                 self.remove_tombstone(handle.record_id(), handle.id);
             }
         }
         self.look_for_end();
     }
 
-    // ---- in ----
+    // ---- insert ----
 
-    /// What a job asks for, by its input; calls closures of the user's.
+    /// The scheduling options of a job, some by its input. Calls user closures.
     pub(crate) fn terms(
         &self,
         input: &In,
@@ -233,7 +241,7 @@ impl<In, T, E> Shared<In, T, E> {
         });
     }
 
-    /// The terms of a job that has none of its own.
+    /// The scheduling options of a job that has none of its own.
     fn options_of(&self, entry: &QueuedJob<In, T, E>) -> Result<ScheduleOptions, PanicMessage> {
         match entry {
             QueuedJob::Stream(job) => {
@@ -245,8 +253,8 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// The terms of a job that was on its way when the schedule was switched on: there is neither a
-    /// closure of the builder's then nor a limit.
+    /// The options of a job that was on its way when the schedule was switched on: there was
+    /// neither a closure nor a limit then.
     fn default_options(entry: &QueuedJob<In, T, E>) -> ScheduleOptions {
         match entry {
             QueuedJob::Stream(job) => ScheduleOptions {
@@ -278,7 +286,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Takes a job back that a worker has not started.
+    /// Makes a job wait in the schedule again that a worker has taken and not started.
     #[cold]
     pub(crate) fn return_to_schedule(&self, entry: QueuedJob<In, T, E>) {
         if matches!(entry, QueuedJob::Handle(_)) && entry.is_dead() {
@@ -307,22 +315,22 @@ impl<In, T, E> Shared<In, T, E> {
                 },
             );
         if let Some(gone) = gone {
-            // It was cancelled meanwhile, and has its outcome.
+            // The job was cancelled meanwhile and has its outcome.
             gone.settle_unstarted(self, JobError::Abandoned, 0);
         }
         if let Some(stream) = stream {
             stream.sweep_if_cancelled();
         }
         if let Some(handle) = handle.filter(|handle| handle.is_dead()) {
-            // It was cancelled before the schedule knew of it.
+            // The cancellation may have come before the schedule had the record.
             self.remove_tombstone(handle.record_id(), handle.id);
         }
         self.look_for_end();
     }
 
-    // ---- through ----
+    // ---- dispatch ----
 
-    /// Changes something under the lock, looks what may start then, and carries that out.
+    /// Changes the schedule under the lock, dispatches, and runs the deferred work after unlocking.
     pub(super) fn update_schedule<R>(
         &self,
         change: impl FnOnce(&Self, &mut Synced<In, T, E>, Tick) -> R,
@@ -344,7 +352,7 @@ impl<In, T, E> Shared<In, T, E> {
         changed
     }
 
-    /// Looks what may start now, if there is a schedule.
+    /// Dispatches if there is a schedule.
     pub(super) fn dispatch_now(&self) {
         if self.is_scheduled() {
             self.update_schedule(|_, _, _| ());
@@ -408,16 +416,18 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Each job that is settled looks at the schedule again, and may find others that have run out
-    /// of their time since. These are left to the call that is under way on this thread, or the
-    /// calls would nest as deeply as there are jobs. No code of the user's unwinds through it.
+    /// Completes jobs that were given up.
+    ///
+    /// Each completion dispatches, which may give up more jobs. A nested call leaves these to the
+    /// outer call on this thread; otherwise calls would nest as deeply as there are jobs. No user
+    /// code unwinds through it.
     #[cold]
     fn settle_given_up(&self, given_up: VecDeque<GivenUp<In, T, E>>) {
         let thread = std::thread::current().id();
         if !self.lock().settling.add(thread, given_up) {
             return;
         }
-        // Ends: a job is given up once.
+        // Terminates: each job is given up once.
         loop {
             let next = self.lock().settling.next(thread);
             let Some((removed, error)) = next else { break };
@@ -464,7 +474,7 @@ impl<In, T, E> Shared<In, T, E> {
         if self.drives_timer(slot) {
             state.timer_role.note_awake();
         }
-        // Those that have waited for this start wait for a time now.
+        // This start may have moved `next` to an earlier time.
         prior.notice = state.timer_role.dispatch(schedule.next());
         let since = reading
             .map(|reading| reading.at)
@@ -520,7 +530,7 @@ impl<In, T, E> Shared<In, T, E> {
         self.run_wakes(wakes);
     }
 
-    /// Returns what is to be dropped and done after the lock.
+    /// Removes a job. Returns what to drop and to do after unlocking.
     pub(super) fn forget_scheduled(
         &self,
         state: &mut Synced<In, T, E>,
@@ -540,7 +550,7 @@ impl<In, T, E> Shared<In, T, E> {
         (job, history, self.dispatch(state, now))
     }
 
-    /// How many attempts were made of a job that is queued.
+    /// The number of attempts of a queued job.
     pub(crate) fn attempts(&self, entry: &QueuedJob<In, T, E>) -> u32 {
         self.attempts_of(entry.record_id(), entry.id())
     }
@@ -553,7 +563,7 @@ impl<In, T, E> Shared<In, T, E> {
             .map_or(0, |schedule| schedule.attempts(record_id, id.as_u64()))
     }
 
-    /// Takes out the scheduled jobs of which `is_dead` is true, released ones excepted.
+    /// Removes the scheduled jobs of which `is_dead` is true, except released ones.
     pub(super) fn unschedule(
         &self,
         is_dead: impl Fn(&ScheduledJob<In, T, E>) -> bool,
@@ -561,7 +571,7 @@ impl<In, T, E> Shared<In, T, E> {
         if !self.is_scheduled() {
             return Vec::new();
         }
-        // Those behind them may start now.
+        // Jobs behind them may start now.
         self.update_schedule(|_, state, now| {
             state
                 .schedule
@@ -571,11 +581,11 @@ impl<In, T, E> Shared<In, T, E> {
         })
     }
 
-    // ---- and back ----
+    // ---- retry ----
 
-    /// Whether another attempt may be made of the job in this slot, as far as the bounds of the
-    /// pool go; the budget pays. `None`: the question is idle, since the job is interrupted. After
-    /// a yes, it is to be [put on its way](Self::requeue) or [forgone](Self::forgo_retry).
+    /// Whether the pool's bounds and the budget, which is charged, allow another attempt of the
+    /// slot's job. `None` if the job is interrupted. `Some(true)` has to be followed by
+    /// [`requeue`](Self::requeue) or [`forgo_retry`](Self::forgo_retry).
     pub(crate) fn allow_retry(&self, slot: usize, capacity: usize, is_paid: bool) -> Option<bool> {
         let mut state = self.lock();
         let state = &mut *state;
@@ -601,13 +611,13 @@ impl<In, T, E> Shared<In, T, E> {
         Some(is_allowed)
     }
 
-    /// A retry that was allowed is not made after all.
+    /// Gives up a retry that was allowed.
     pub(crate) fn forgo_retry(&self) {
         self.lock().retries_ahead -= 1;
     }
 
-    /// Sends the job of a slot back to wait for another attempt, unless it is interrupted; then it
-    /// is given back. The caller carries out the deferred, with no lock held.
+    /// Makes the slot's job wait for another attempt. Returns it if it is interrupted. The caller
+    /// runs the deferred work, with no lock held.
     pub(crate) fn requeue(
         &self,
         slot: usize,

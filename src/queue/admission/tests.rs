@@ -1,4 +1,5 @@
-//! The admission beside a naive one, which keeps a list of all jobs and counts them each time.
+//! Compares the admission with a naive model, which keeps a list of all jobs and counts them each
+//! time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -12,8 +13,7 @@ use super::*;
 const WORKERS: usize = 3;
 const MAPS: usize = 3;
 
-/// Something that happens to a admission; what it happens to is told by its place among its kind,
-/// counted round and round.
+/// An operation on an admission. Its target is an index among the candidates, modulo their number.
 #[derive(Debug, Clone)]
 enum Op {
     Accept(Origin),
@@ -91,7 +91,7 @@ enum State {
     Done(Outcome),
 }
 
-/// A future that waits for room.
+/// A future that waits for a permit.
 #[derive(Debug)]
 struct Waiter {
     waiter_id: Option<u64>,
@@ -106,7 +106,7 @@ struct WaitingMap {
     wants_room: bool,
 }
 
-/// What has to be done, with the wakers by their numbers.
+/// A comparable form of [`Wakes`], with the numbers of the wakers.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Effects {
     room: Vec<usize>,
@@ -123,20 +123,20 @@ struct Naive {
     child_capacity: usize,
     max_waiting: usize,
     workers: usize,
-    /// By their ids.
+    /// By id.
     jobs: Vec<State>,
-    /// In the order in which they came.
+    /// In the order of arrival.
     waiters: Vec<Waiter>,
     reserved: usize,
     /// The map of each job that was accepted beyond the capacity.
     extra_of: BTreeMap<usize, usize>,
-    /// The maps that have one there still.
+    /// The maps whose job beyond the capacity is still queued.
     beyond: BTreeSet<usize>,
     /// The maps that are about to pull an input.
     pulls: Vec<usize>,
-    /// How many places each map has taken that has pulled an input.
+    /// The maps that have pulled an input, and their permits.
     acquired: Vec<(usize, usize)>,
-    /// By the maps, which have them in the order of the numbers.
+    /// By the numbers of the maps.
     waiting_maps: [Option<WaitingMap>; MAPS],
     last_notified: usize,
     notifies_of_any_room: bool,
@@ -156,7 +156,7 @@ impl Naive {
             .count()
     }
 
-    /// The ids of the jobs in such a state; of these, the one at the place.
+    /// The id at `index` among the jobs in such a state.
     fn pick(&self, is_so: impl Fn(State) -> bool, index: usize) -> Option<usize> {
         let ids: Vec<usize> = (0..self.jobs.len())
             .filter(|id| is_so(self.jobs[*id]))
@@ -164,7 +164,7 @@ impl Naive {
         (!ids.is_empty()).then(|| ids[index % ids.len()])
     }
 
-    /// It cannot be negative, or more places were given away than there are.
+    /// Underflows if more permits were granted than there are.
     fn free(&self) -> usize {
         let granted = self
             .waiters
@@ -182,7 +182,7 @@ impl Naive {
                 .sum::<usize>()
     }
 
-    /// Jobs that take a place.
+    /// Jobs that hold a permit.
     fn occupied(&self) -> usize {
         self.count(State::Queued(Origin::Outside)) + self.count(State::Queued(Origin::Extra))
             - self.beyond.len()
@@ -192,7 +192,7 @@ impl Naive {
         self.open().saturating_sub(1)
     }
 
-    /// So many places are taken by a map that wants more.
+    /// How many permits a map gets that wants so many.
     fn acquirable(&self, want: usize) -> usize {
         let others = self
             .waiting_maps
@@ -215,7 +215,7 @@ impl Naive {
         }
     }
 
-    /// Maps are told of room in turns.
+    /// Maps are notified round-robin.
     fn notify_maps(&mut self, effects: &mut Effects) {
         let (mut room, last) = (self.map_permits(), self.last_notified);
         for map in (last + 1..MAPS).chain(0..MAPS.min(last + 1)) {
@@ -229,7 +229,7 @@ impl Naive {
         }
     }
 
-    /// What a newcomer may have.
+    /// The permits available to a newcomer.
     fn open(&self) -> usize {
         if self.waiters.iter().any(|waiter| !waiter.is_granted)
             && self.pool_state == PoolState::Open
@@ -275,8 +275,7 @@ impl Naive {
         self.queued() == 0 && !pulls && self.acquired.iter().all(|(_, permits)| *permits == 0)
     }
 
-    /// What follows from the state that was left: places go to those who came first, and marks that
-    /// are passed are told.
+    /// Grants permits in the order of arrival, and notifies waits whose thresholds are passed.
     fn notify(&mut self, effects: &mut Effects) {
         while self.pool_state == PoolState::Open && self.free() > 0 {
             let Some(waiter) = self.waiters.iter_mut().find(|waiter| !waiter.is_granted) else {
@@ -308,7 +307,7 @@ impl Naive {
         }
     }
 
-    /// What follows from the end of jobs, and from the end of their coming.
+    /// Checks for idleness and for the end of the pool.
     fn check_idle(&mut self, effects: &mut Effects) {
         let is_empty = self.is_queue_empty();
         let is_idle = is_empty && self.count(State::Running) == 0;
@@ -352,7 +351,7 @@ impl Naive {
     }
 }
 
-/// Both of them, and who was woken.
+/// The admission, its model, and the wakers that were called.
 struct Pair {
     real: Admission,
     naive: Naive,
@@ -360,7 +359,7 @@ struct Pair {
     wakers: usize,
 }
 
-/// Tells its number when it is woken.
+/// Records its number when it is woken.
 struct Numbered(usize, Arc<Mutex<Vec<usize>>>);
 
 impl Wake for Numbered {
@@ -418,8 +417,7 @@ impl Pair {
         effects
     }
 
-    /// A waiter looks again, with a waker of its own; one that is done with waiting is taken out of
-    /// the line.
+    /// Polls a waiter with a new waker, and removes it when it is ready.
     fn poll(&mut self, index: usize, effects: &mut Effects) -> Wakes {
         let waiter = &mut self.naive.waiters[index];
         let is_new = waiter.waiter_id.is_none();
@@ -538,7 +536,7 @@ impl Pair {
             }
             Op::AcceptExtra(pull) if !naive.pulls.is_empty() => {
                 let pull = pull % naive.pulls.len();
-                // A map does one thing after another.
+                // A map has one job beyond the capacity at a time.
                 if !naive.beyond.insert(naive.pulls[pull]) {
                     return;
                 }
@@ -652,7 +650,7 @@ impl Pair {
                 }
                 self.real.finish_queued(origin, outcome, &mut wakes);
             }
-            // Who finds it to be so already does not wait.
+            // A future whose condition holds already does not wait.
             Op::SetQueuedThreshold(threshold) if naive.queued() >= threshold => {
                 naive.queued_thresholds.push(threshold);
                 self.real.set_queued_threshold(threshold);
@@ -674,7 +672,7 @@ impl Pair {
                 assert_eq!(has_moved, moves);
                 wakes = after;
             }
-            // What its jobs were is booked before.
+            // The jobs of a worker are finished before it leaves.
             Op::WorkerLeft if naive.workers > naive.count(State::Running) => {
                 naive.workers -= 1;
                 let was_last = naive.workers == 0 && naive.pool_state != PoolState::Ended;
@@ -729,14 +727,14 @@ impl Pair {
 
 proptest! {
     #[test]
-    fn a_ledger_says_what_a_count_of_all_jobs_says(
+    fn an_admission_matches_a_naive_model(
         capacity in 1..5_usize, child_capacity in 0..3_usize, max_waiting in prop_oneof![0..3_usize, Just(usize::MAX)], ops in ops(),
     ) {
         let mut pair = Pair::new(capacity, child_capacity, max_waiting);
         for op in &ops {
             pair.apply(op);
         }
-        // Once all who hold something have given it back, nothing is left.
+        // Nothing is left once all permits are released.
         pair.apply(&Op::Advance(PoolState::Closed));
         (0..MAPS).for_each(|map| pair.apply(&Op::CancelMapWait(map)));
         let hold: [(fn(&Naive) -> bool, Op); 6] = [
@@ -760,7 +758,7 @@ proptest! {
     }
 }
 
-/// A admission in whose line stands one for whom there is no room.
+/// An admission with a waiter and no permit for it.
 #[cfg(feature = "testing")]
 fn with_a_waiter() -> Admission {
     let mut admission = Admission::new(2, 1, 1, 1);
@@ -775,7 +773,7 @@ fn with_a_waiter() -> Admission {
 
 #[cfg(feature = "testing")]
 #[test]
-fn an_audit_finds_each_figure_that_cannot_be() {
+fn an_audit_finds_each_impossible_count() {
     type Change = fn(&mut Admission);
     let cases: [(Change, Option<&str>); 14] = [
         (|_| {}, None),
@@ -807,7 +805,7 @@ fn an_audit_finds_each_figure_that_cannot_be() {
             |admission| admission.committing = 1,
             Some("2 places are taken of 2"),
         ),
-        // A reserved place may be one that nobody has taken anything for yet.
+        // A reserved permit need not belong to a queued job.
         (
             |admission| (admission.queued, admission.accepted, admission.reserved) = (0, 0, 3),
             None,
@@ -842,7 +840,7 @@ fn an_audit_finds_each_figure_that_cannot_be() {
 
 #[cfg(feature = "testing")]
 #[test]
-fn who_waits_although_there_is_room_is_found() {
+fn a_stalled_waiter_is_found() {
     let mut admission = with_a_waiter();
     assert!(!admission.has_stalled_waiter());
     admission.queued = 1;
@@ -852,9 +850,9 @@ fn who_waits_although_there_is_room_is_found() {
     assert!(!Admission::new(1, 1, 1, 1).has_stalled_waiter());
 }
 
-/// There is room for one of two maps that wait.
+/// There is a permit for one of two maps that wait.
 #[test]
-fn a_map_that_goes_away_leaves_the_room_that_it_was_told_of_to_the_next() {
+fn a_map_that_goes_away_passes_its_notification_to_the_next() {
     let mut admission = Admission::new(2, 0, 2, 1);
     (0..2).for_each(|_| assert!(admission.accept(Origin::Outside).is_ok()));
     let woken = Arc::new(Mutex::new(Vec::new()));
@@ -910,11 +908,11 @@ fn an_audit_at_the_end_finds_what_is_left() {
         ),
         (
             |admission| admission.granted.extend([9]),
-            Some("futures in line, maps that wait, and granted places: (0, 0, 1) are left".into()),
+            Some("waiting futures, waiting maps, granted permits: (0, 0, 1) are left".into()),
         ),
         (
             |admission| admission.waiters = std::mem::take(&mut with_a_waiter().waiters),
-            Some("futures in line, maps that wait, and granted places: (1, 0, 0) are left".into()),
+            Some("waiting futures, waiting maps, granted permits: (1, 0, 0) are left".into()),
         ),
     ];
     for (change, expected) in cases {

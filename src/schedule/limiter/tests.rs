@@ -1,5 +1,5 @@
-//! The gates beside naive ones: a bucket that counts tokens one by one, a list of all starts, and
-//! the bucket of `governor`.
+//! Compares the limiters with naive ones: a bucket that counts its tokens, a list of all starts,
+//! and the bucket of `governor`.
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -13,15 +13,14 @@ use super::*;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Something that happens at a limiter.
+/// An operation on a limiter.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     /// Time passes, in nanoseconds.
     Wait(u64),
     /// A job of this cost comes, and starts if it may.
     Try(u32),
-    /// One for which permits are kept, counted from the oldest, starts now, or will not start at
-    /// all.
+    /// A job with reserved permits, counted from the oldest, starts or is given up.
     Resolve(usize, bool),
     /// Another limit of the same form: permits, period.
     Change(u32, u64),
@@ -45,8 +44,8 @@ fn steps(costs: RangeInclusive<u32>, with_changes: bool) -> impl Strategy<Value 
     vec(step, 0..120)
 }
 
-/// A bucket that knows its contents: `tokens / period` of a permit, at most `burst`, filled
-/// `permits` at a time.
+/// A bucket that counts its tokens: a token is `1 / period` of a permit, and `permits` tokens come
+/// in each nanosecond.
 #[derive(Debug)]
 struct Bucket {
     permits: u128,
@@ -74,7 +73,7 @@ impl Bucket {
         self.at = now;
     }
 
-    /// When it has as much as this costs: now, or the first nanosecond at which it does.
+    /// The first nanosecond, from now on, at which it has as much as this costs.
     fn earliest(&self, cost: u32) -> u64 {
         let missing = (u128::from(cost) * self.period).saturating_sub(self.tokens);
         self.at + u64::try_from(missing.div_ceil(self.permits)).unwrap()
@@ -86,8 +85,8 @@ fn bucket_limit(permits: u32, period: u64, burst: u32) -> RateLimit {
 }
 
 proptest! {
-    /// The limiter rounds to a fraction of a nanosecond a permit, in favour of the limit; so it may be
-    /// late by that, a nanosecond at most here, and is never early.
+    /// The limiter rounds up to a fraction of a nanosecond for each permit. So it may be late by at
+    /// most a nanosecond here, and is never early.
     #[test]
     fn a_bucket_is_one_that_counts_its_tokens(
         permits in 1..9_u32, period in prop_oneof![1..50_u64, 1..3 * SECOND], burst in 1..9_u32, steps in steps(0..=8, false),
@@ -141,8 +140,8 @@ proptest! {
         }
     }
 
-    /// Whatever comes, however late it starts after permits were kept for it: never more than the
-    /// burst, and what comes back at the rate, in any stretch; of a window, never more than its
+    /// Whatever the operations, and however late a reservation is consumed: in any stretch of time
+    /// no more than the burst and what comes back at the rate; with a window, no more than its
     /// number in any period.
     #[test]
     fn no_stretch_of_time_sees_more_starts_than_it_may(
@@ -233,7 +232,7 @@ proptest! {
                 Step::Try(cost) => {
                     let cost = cost.min(permits);
                     let at = limiter.earliest(Tick(now), cost).0.max(now);
-                    // Free at that time, and not a nanosecond before.
+                    // Not a nanosecond too late or too early.
                     prop_assert!(seen(&starts, at, period) + cost <= permits);
                     prop_assert!(at == now || seen(&starts, at - 1, period) + cost > permits);
                     if at == now {
@@ -243,8 +242,7 @@ proptest! {
                 }
                 Step::Resolve(..) => {}
                 Step::Change(new_permits, new_period) => {
-                    // What the old limit has forgotten stays forgotten; of the rest, the newest are
-                    // the last to count.
+                    // Expired starts do not come back; of the others, the newest take precedence.
                     starts.retain(|(start, _)| start + period > now);
                     (permits, period) = (new_permits, new_period);
                     limiter.set_limit(RateLimit::sliding_window(permits, Duration::from_nanos(period)), Tick(now));
@@ -259,8 +257,8 @@ proptest! {
         }
     }
 
-    /// A change is not a way to more permits: what is out counts on, as far as the new limit knows
-    /// so many.
+    /// A change of the limit does not refill: consumed permits carry over, up to the new limit's
+    /// burst.
     #[test]
     fn a_change_of_the_limit_keeps_what_is_out(
         old in (1..9_u32, 1..3 * SECOND, 1..9_u32, any::<bool>()), new in (1..9_u32, 1..3 * SECOND, 1..9_u32, any::<bool>()),
@@ -270,7 +268,7 @@ proptest! {
             true => RateLimit::sliding_window(permits, Duration::from_nanos(period)),
             false => bucket_limit(permits, period, burst),
         };
-        // From window to window, each start counts by its own time.
+        // Between windows, each start keeps its own time.
         let is_forgotten = old.3 && new.3 && wait >= new.1;
         let (old, new) = (limit(old), limit(new));
         let mut limiter = Limiter::new(old);
@@ -286,7 +284,7 @@ proptest! {
     }
 
     #[test]
-    fn a_gate_has_rested_when_all_of_its_permits_are_back(
+    fn a_limiter_has_refilled_when_all_of_its_permits_are_back(
         permits in 1..9_u32, period in 1..3 * SECOND, burst in 1..9_u32, costs in vec((0..SECOND, 0..9_u32), 1..20), is_window: bool,
     ) {
         let limit = match is_window {
@@ -304,7 +302,7 @@ proptest! {
         }
         let refilled_at = limiter.refilled_at();
         let max_cost = limiter.max_cost();
-        // The later one after the earlier: a limiter does not go back in time.
+        // Times must not go back.
         if let Some(before) = refilled_at.0.checked_sub(1).filter(|before| is_used && *before >= now) {
             prop_assert!(limiter.earliest(Tick(before), max_cost) > Tick(before));
         }
@@ -396,7 +394,7 @@ fn no_rate_is_too_fast_to_be_counted() {
         (RateLimit::per_second(1_000_000_001), 1000),
         (RateLimit::per_second(2_000_000_000), 500),
         (RateLimit::per_second(u32::MAX), 233),
-        // Faster than what the clock can show: all of them are back when it shows anything.
+        // Faster than the clock's resolution: all permits are back after one tick.
         (RateLimit::per(u32::MAX, nano), 1),
     ] {
         // One by one, each as soon as it may.
@@ -420,7 +418,7 @@ fn no_rate_is_too_fast_to_be_counted() {
             "{limit:?}"
         );
     }
-    // The greatest and the slowest, at the end of time.
+    // The extremes do not overflow.
     for limit in [
         RateLimit::per(u32::MAX, nano),
         RateLimit::per(1, Duration::MAX),
