@@ -395,7 +395,7 @@ impl<In, E> Builder<In, E> {
             !step.is_zero(),
             "the step of aging must be longer than 0, got 0ns"
         );
-        self.policy.ageing = Some(step);
+        self.policy.aging = Some(step);
         self
     }
 
@@ -682,11 +682,7 @@ impl<In, E> Builder<In, E> {
         let Some(timer) = self.timer else {
             panic!("timer must be set without the feature `async-io`, got none");
         };
-        let Policy {
-            rate,
-            lanes,
-            ageing: aging,
-        } = self.policy;
+        let Policy { rate, lanes, aging } = self.policy;
         if self.key_by.is_none() {
             assert!(
                 lanes.max_running.is_none(),

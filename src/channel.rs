@@ -1,11 +1,14 @@
 //! The channels between the pool and its tasks: async-channel, except that no task is woken while
 //! the channel holds its lock.
 //!
-//! async-channel wakes under a lock of its own. A waker that came back to the same channel there,
-//! because it submits or cancels, would wait for itself; one that panicked would leave the
-//! channel's list of listeners broken. So a receiver waits with a waker that only notes that it was
-//! woken; each call that may wake a receiver wakes those that were noted, after the channel has
-//! returned.
+//! async-channel wakes under a lock of its own. A waker that used the same channel there, because
+//! it submits or cancels, would deadlock; one that panicked would leave the channel's list of
+//! listeners broken. So
+//!
+//! 1. a receiver registers a *note* with the channel in place of its task's waker;
+//! 2. the channel wakes the note under its lock, which adds the task's waker to a list;
+//! 3. each call that may wake a receiver wakes the tasks in the list after the channel has
+//!    returned.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,7 +23,7 @@ use crate::sync::channel;
 use crate::sync::in_wakers::Mutex;
 use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
 
-/// A channel without a bound of its own; its user says what bounds it.
+/// Creates a channel without a bound of its own; the caller says what bounds it.
 pub(crate) fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = channel::unbounded();
     let noted = Arc::new(Noted::default());
@@ -38,12 +41,12 @@ pub(crate) fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
     )
 }
 
-/// Wakers of receivers that the channel has woken.
+/// Wakers of the receivers that the channel has woken.
 #[derive(Debug, Default)]
 struct Noted {
-    /// At most one for each receiver that waits.
+    /// Bounded: at most one for each receiver that waits.
     wakers: Mutex<Vec<Waker>>,
-    /// Whether there may be any. A call that has noted one sees that it has.
+    /// Set after a waker is added, so a call that has added one sees it.
     is_any: AtomicBool,
 }
 
@@ -56,7 +59,7 @@ impl Noted {
         self.is_any.store(true, Ordering::SeqCst);
     }
 
-    /// Wakes the receivers that were noted. No lock is held.
+    /// Wakes the noted receivers, with no lock held.
     #[inline]
     fn wake(&self) {
         if self.is_any.load(Ordering::SeqCst) {
@@ -66,8 +69,8 @@ impl Noted {
 
     fn wake_all(&self) {
         self.is_any.store(false, Ordering::SeqCst);
-        // Ends: a receiver is noted once for each time that it waits, and none waits again before
-        // it is polled.
+        // Terminates: a receiver is noted once for each time that it waits, and does not wait again
+        // before it is polled.
         while let Some(waker) = self.take() {
             panic::wake(Some(waker));
         }
@@ -81,7 +84,7 @@ impl Noted {
     }
 }
 
-/// What the channel wakes in place of a task.
+/// The waker that the channel has in place of the task's.
 struct Note {
     task: Waker,
     noted: Arc<Noted>,
@@ -97,22 +100,22 @@ impl Wake for Note {
     }
 }
 
-/// The waker of a task, and what stands for it in the channel.
+/// The waker of a task, and the note for it.
 #[derive(Debug)]
 struct NotedWaker {
     task: Waker,
     note: Waker,
 }
 
-/// Polls a channel with what stands for the task of `cx`.
+/// Polls a channel with the note for the task of `cx`.
 fn poll_with_note<R>(
     known: &mut Option<NotedWaker>,
     noted: &Arc<Noted>,
     cx: &Context<'_>,
     poll: impl FnOnce(&mut Context<'_>) -> R,
 ) -> R {
-    // What is replaced is dropped after the poll, or the last of it would be dropped under the lock
-    // of the channel.
+    // The replaced note is dropped after the poll. Otherwise the channel might drop the last
+    // reference to it under its lock.
     let replaced = known.take_if(|known| !known.task.will_wake(cx.waker()));
     let new = || {
         let note = Arc::new(Note {
@@ -138,7 +141,7 @@ pub(crate) struct Sender<T> {
 }
 
 impl<T> Sender<T> {
-    /// Sends a value and wakes a receiver; a closed channel gives the value back.
+    /// Sends a value and wakes a receiver. A closed channel returns the value.
     pub(crate) fn send(&self, value: T) -> Result<(), T> {
         let sent = self
             .channel
@@ -167,7 +170,7 @@ pub(crate) struct Closed;
 pub(crate) struct Receiver<T> {
     channel: Pin<Box<channel::Receiver<T>>>,
     noted: Arc<Noted>,
-    /// Of the task that [`poll_next`](Self::poll_next) was called by last.
+    /// Of the task that called [`poll_next`](Self::poll_next) last.
     waker: Option<NotedWaker>,
 }
 
@@ -187,14 +190,18 @@ impl<T> Receiver<T> {
         self.channel.try_recv().ok()
     }
 
-    /// Closes the channel, which takes no more values.
+    /// Closes the channel, which accepts no more values.
     pub(crate) fn close(&self) {
         self.channel.close();
         self.noted.wake();
     }
 
-    /// Waits for a value. Dropping the future loses none: the next receiver is woken for it. `kept`
-    /// saves a task that waits again and again an allocation each time.
+    /// Waits for a value. `kept` is reused each time that the task waits, which saves an
+    /// allocation.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no value: the next receiver is woken for it.
     pub(crate) fn recv<'a>(&'a self, kept: &'a KeptNote) -> Recv<'a, T> {
         Recv {
             channel: Some(self.channel.recv()),
@@ -204,7 +211,7 @@ impl<T> Receiver<T> {
     }
 }
 
-/// What stood for a task in the channel when it waited last.
+/// The note of the last wait of a task.
 #[derive(Debug, Default)]
 pub(crate) struct KeptNote(Mutex<Option<NotedWaker>>);
 
@@ -231,7 +238,7 @@ pin_project! {
     impl<T> PinnedDrop for Recv<'_, T> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            // A wake-up that it has not used goes to the next receiver.
+            // An unused wake-up goes to the next receiver.
             this.channel.set(None);
             this.noted.wake();
         }
@@ -259,7 +266,7 @@ mod tests {
 
     use super::*;
 
-    /// Sends when it is woken, as a task does that submits in its waker.
+    /// Sends when it is woken, like a task that submits in its waker.
     struct Sends {
         sender: Sender<u32>,
         wakes: AtomicUsize,
@@ -292,7 +299,7 @@ mod tests {
         }
         sends.sender.send(1).unwrap();
         assert_eq!(sends.wakes.load(Ordering::SeqCst), 3);
-        // The one that is dropped passes its wake-up on, and the waker sends again.
+        // The dropped receiver passes its wake-up on, and the waker sends again.
         drop(waiting.remove(0));
         for (recv, value) in waiting.iter_mut().zip([1, 7]) {
             assert_eq!(recv.as_mut().poll(cx), Poll::Ready(Ok(value)));

@@ -224,8 +224,4 @@ mod pages {
     struct Readme;
     #[doc = include_str!("../docs/design.md")]
     struct Design;
-    #[doc = include_str!("queue/README.md")]
-    struct Queue;
-    #[doc = include_str!("queue/schedule/README.md")]
-    struct Schedule;
 }

@@ -290,8 +290,8 @@ fn share(leave: impl Fn(&Injector<Row>, Arc<LocalQueue<Row>>) + Copy + Send + Sy
         injector.push_batch([1, 2, 3].into()).expect("it is open");
         let local_queue = Arc::new(LocalQueue::default());
         // The other one may be faster and take one or two.
-        if injector.take(Some(&local_queue)) == Ok(Taken::Hand) {
-            let first = local_queue.local().hand.as_mut().and_then(Row::pop_front);
+        if injector.take(Some(&local_queue)) == Ok(Taken::Batch) {
+            let first = local_queue.local().batch.as_mut().and_then(Row::pop_front);
             leave(&injector, local_queue);
             match first {
                 Some(1) => assert_eq!(other.join().expect("it does not panic"), [2, 3]),

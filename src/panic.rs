@@ -1,10 +1,10 @@
-//! Panics stop here: a closure goes in, its value or the panic's message comes out, and nothing of
-//! the payload stays.
+//! Contains panics: [`catch`] calls a closure and returns its value or the panic's message. Nothing
+//! of the payload stays.
 //!
-//! All places where a user's code can panic around a job pass through this file: the making of the
-//! future, its poll, its drop, the drop of the panic's payload, and the wakers of tasks that wait.
-//! What it cannot contain: `panic = "abort"`, and a panic inside a drop that runs because of
-//! another panic; both end the process.
+//! All user code around a job that can panic is called through this file: making the future,
+//! polling it, dropping it, dropping the panic's payload, and wakers. Not contained are panics with
+//! `panic = "abort"`, and a panic inside a drop that runs because of another panic; both end the
+//! process.
 
 use std::any::Any;
 use std::fmt;
@@ -55,8 +55,8 @@ pub const fn panic_isolation() -> bool {
 
 /// Calls the closure; a panic becomes its message.
 ///
-/// What the closure captures may be in a broken state after a panic. The callers drop it, or own no
-/// invariant that a panic could break.
+/// After a panic, what the closure captures may be in a broken state. The callers drop it, or keep
+/// no invariant in it that a panic could break.
 pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, PanicMessage> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
         let message = PanicMessage {
@@ -67,15 +67,14 @@ pub(crate) fn catch<R>(call: impl FnOnce() -> R) -> Result<R, PanicMessage> {
     })
 }
 
-/// Drops a value of the user's; says whether that panicked.
+/// Drops a user value. Returns whether that panicked.
 pub(crate) fn discard<V>(value: V) -> bool {
     catch(|| drop(value)).is_err()
 }
 
-/// Wakes all of them, though one may panic: what the caller has done stays done, and the others are
-/// woken.
+/// Wakes all wakers, also if some panic.
 ///
-/// No lock of the library may be held: a waker may do anything, submit or cancel included.
+/// No lock of the library may be held: a waker may submit or cancel before it returns.
 #[inline]
 pub(crate) fn wake(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
@@ -95,7 +94,7 @@ fn text(payload: &(dyn Any + Send)) -> Box<str> {
 
 fn discard_payload(payload: Box<dyn Any + Send>) {
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // A payload whose drop panics may do so for ever; the second one is forgotten.
+        // A payload whose drop panics may do so forever; the second one is forgotten.
         std::mem::forget(second);
     }
 }

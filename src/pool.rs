@@ -500,7 +500,7 @@ impl<In, T, E> Pool<In, T, E> {
 
     /// Inside a job of this pool, a wait for it would be one for the job itself.
     pub(crate) fn assert_outside(&self, what: &str) {
-        if let Some(place) = current::find(self.shared.identity()) {
+        if let Some(place) = current::current_in(self.shared.identity()) {
             panic!(
                 "{what} must not be awaited inside a job of the same pool, got job {}",
                 place.id

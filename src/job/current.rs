@@ -1,8 +1,8 @@
-//! Which job this thread is polling, so that a wait for one's own pool is recognized.
+//! The job that this thread is polling, so that a wait for its own pool is recognized.
 //!
-//! A worker enters a job around each poll of its future and leaves it afterwards; entries nest,
-//! since a handler may drive another pool. Only what runs within the poll is seen: a wait that a
-//! handler moved to another task is not.
+//! [`enter`] sets it around each poll of a job's future. Entries nest, since a handler may drive
+//! another pool. Only what runs within the poll is seen: a wait that a handler moved to another
+//! task is not.
 
 use std::cell::{Cell, RefCell};
 
@@ -11,15 +11,15 @@ use crate::event::JobId;
 /// A job that is being polled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CurrentJob {
-    /// The identity of the pool.
+    /// Identifies the pool.
     pub(crate) pool: usize,
     pub(crate) slot: usize,
     pub(crate) id: JobId,
 }
 
-/// The job that was entered last. Its parts are set one by one, which is cheaper than as a whole.
+/// The job that was entered last. Its fields are set one by one, which is cheaper than all at once.
 struct Innermost {
-    /// 0: none.
+    /// 0 if there is none.
     pool: Cell<usize>,
     slot: Cell<usize>,
     id: Cell<u64>,
@@ -37,29 +37,29 @@ impl Innermost {
         }
     }
 
-    fn set(&self, place: CurrentJob) {
-        self.pool.set(place.pool);
-        self.slot.set(place.slot);
-        self.id.set(place.id.0);
+    fn set(&self, job: CurrentJob) {
+        self.pool.set(job.pool);
+        self.slot.set(job.slot);
+        self.id.set(job.id.0);
     }
 }
 
 crate::sync::thread_local! {
     static INNERMOST: Innermost =
         const { Innermost { pool: Cell::new(0), slot: Cell::new(0), id: Cell::new(0) } };
-    /// Those around it; bounded by how deep pools are driven inside handlers of pools.
+    /// The jobs around it; bounded by the depth to which handlers drive other pools.
     static OUTER: RefCell<Vec<CurrentJob>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Enters the job for the duration of the closure.
+/// Makes `job` the current one for the duration of the closure.
 #[inline]
-pub(crate) fn enter<R>(place: CurrentJob, call: impl FnOnce() -> R) -> R {
+pub(crate) fn enter<R>(job: CurrentJob, call: impl FnOnce() -> R) -> R {
     INNERMOST.with(|innermost| {
         let has_outer = innermost.pool.get() != 0;
         if has_outer {
-            push_around(innermost);
+            push_outer(innermost);
         }
-        innermost.set(place);
+        innermost.set(job);
         let _leave = Leave {
             innermost,
             has_outer,
@@ -68,20 +68,20 @@ pub(crate) fn enter<R>(place: CurrentJob, call: impl FnOnce() -> R) -> R {
     })
 }
 
-/// The job of the given pool that this thread is polling, if any.
-pub(crate) fn find(pool: usize) -> Option<CurrentJob> {
+/// The job of the given pool that this thread is polling, if there is one.
+pub(crate) fn current_in(pool: usize) -> Option<CurrentJob> {
     let innermost = INNERMOST.with(Innermost::get)?;
     if innermost.pool == pool {
         return Some(innermost);
     }
-    // While a thread ends, this local may be gone; no worker polls there any more.
+    // While a thread ends, this local may be gone; no worker is polled there any more.
     OUTER
-        .try_with(|around| {
-            around
+        .try_with(|outer| {
+            outer
                 .borrow()
                 .iter()
                 .rev()
-                .find(|place| place.pool == pool)
+                .find(|job| job.pool == pool)
                 .copied()
         })
         .ok()
@@ -89,14 +89,14 @@ pub(crate) fn find(pool: usize) -> Option<CurrentJob> {
 }
 
 #[cold]
-fn push_around(innermost: &Innermost) {
-    let _ = OUTER.try_with(|around| around.borrow_mut().extend(innermost.get()));
+fn push_outer(innermost: &Innermost) {
+    let _ = OUTER.try_with(|outer| outer.borrow_mut().extend(innermost.get()));
 }
 
 #[cold]
-fn pop_around(innermost: &Innermost) {
+fn pop_outer(innermost: &Innermost) {
     let outer = OUTER
-        .try_with(|around| around.borrow_mut().pop())
+        .try_with(|outer| outer.borrow_mut().pop())
         .ok()
         .flatten();
     match outer {
@@ -105,7 +105,7 @@ fn pop_around(innermost: &Innermost) {
     }
 }
 
-/// Restores what was there before, also when the closure panics.
+/// Restores the previous job, also when the closure panics.
 struct Leave<'a> {
     innermost: &'a Innermost,
     has_outer: bool,
@@ -114,7 +114,7 @@ struct Leave<'a> {
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         if self.has_outer {
-            pop_around(self.innermost);
+            pop_outer(self.innermost);
         } else {
             self.innermost.pool.set(0);
         }
@@ -127,22 +127,22 @@ mod tests {
 
     #[test]
     fn a_job_is_found_while_it_is_entered_however_deep() {
-        let place = |pool| CurrentJob {
+        let job = |pool| CurrentJob {
             pool,
             slot: 0,
             id: JobId(7),
         };
-        assert_eq!(find(1), None);
-        enter(place(1), || {
-            enter(place(2), || {
+        assert_eq!(current_in(1), None);
+        enter(job(1), || {
+            enter(job(2), || {
                 assert_eq!(
-                    (find(1), find(2), find(3)),
-                    (Some(place(1)), Some(place(2)), None)
+                    (current_in(1), current_in(2), current_in(3)),
+                    (Some(job(1)), Some(job(2)), None)
                 );
             });
-            assert_eq!((find(1), find(2)), (Some(place(1)), None));
+            assert_eq!((current_in(1), current_in(2)), (Some(job(1)), None));
         });
-        assert_eq!(find(1), None);
+        assert_eq!(current_in(1), None);
     }
 
     #[test]
@@ -158,6 +158,6 @@ mod tests {
             )
         });
         assert!(panicked.is_err());
-        assert_eq!(find(1), None);
+        assert_eq!(current_in(1), None);
     }
 }

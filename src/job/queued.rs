@@ -73,7 +73,7 @@ impl<In, T, E> Split for Batch<In, T, E> {
         self.inputs.len()
     }
 
-    fn take_first(&mut self) -> Option<QueuedJob<In, T, E>> {
+    fn pop_first(&mut self) -> Option<QueuedJob<In, T, E>> {
         let (id, index, input) = self.take_input()?;
         let (stream, origin) = (Arc::clone(&self.stream), Origin::Outside);
         Some(QueuedJob::Stream(StreamJob {

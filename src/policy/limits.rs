@@ -1,5 +1,5 @@
-//! Until when an attempt may run: the earlier of the attempt's own limit and what is left of the
-//! job's. Pure, and safe against every overflow: a limit prior the end of time is no limit.
+//! Time limits: an attempt may run until its own limit or the job's, whichever is earlier. Pure,
+//! and safe against overflow: a limit past the end of time is no limit.
 
 use std::time::{Duration, Instant};
 
@@ -19,13 +19,13 @@ impl Limits {
         self.attempt.is_none() && self.job.is_none()
     }
 
-    /// When the job's time is over.
+    /// The time at which the job times out.
     pub(crate) fn job_deadline(&self, accepted_at: Instant) -> Option<Instant> {
         accepted_at.checked_add(self.job?)
     }
 
-    /// When an attempt that starts now has to end, and which limit that is. At a tie it is the
-    /// job's.
+    /// The time at which an attempt that starts now times out, and by which limit. At a tie it is
+    /// the job's.
     pub(crate) fn deadline(
         &self,
         accepted_at: Instant,

@@ -1,4 +1,4 @@
-//! What a user sets about attempts: retries and time limits.
+//! Retries and time limits, as a user sets them.
 
 pub(crate) mod limits;
 pub(crate) mod retry;

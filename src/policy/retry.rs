@@ -1,6 +1,5 @@
-//! Whether a failed attempt is followed by another, and when. In comes the error of an attempt, out
-//! comes a [`Decision`]; what is done about it is the schedule's. Pure but for the closures of the
-//! user's, which are called here.
+//! Retry policies: [`Retry::decide`] takes the error of an attempt and returns a [`Decision`],
+//! which the schedule carries out. Pure except for the user's closures, which are called here.
 //!
 //! The jitter is that of M. Brooker, "Exponential backoff and jitter" (AWS Architecture Blog,
 //! 2015); the budget is that of the chapter "Handling overload" of "Site reliability engineering"
@@ -20,10 +19,10 @@ use crate::schedule::clock::nanos;
 /// its [`attempt_timeout`](crate::Builder::attempt_timeout); never after a panic, a cancellation,
 /// or the job's own time-out. The job's outcome is that of its last attempt.
 ///
-/// While a job waits for its next attempt it holds no worker, no permit, and no place in the
-/// queue's capacity; it counts as delayed. Each attempt takes new permits of the rate limits. When
-/// the wait is over, the job takes its place among those of its priority in the order in which they
-/// were accepted. [`retry_capacity`](crate::Builder::retry_capacity) bounds how many may wait.
+/// While a job waits for its next attempt it holds no worker, no permit, and no capacity of the
+/// queue; it counts as delayed. Each attempt takes new permits of the rate limits. When the wait is
+/// over, the job is queued among those of its priority in the order of acceptance.
+/// [`retry_capacity`](crate::Builder::retry_capacity) bounds how many may wait.
 ///
 /// # Defaults
 ///
@@ -82,13 +81,13 @@ enum Backoff {
     Delays(Arc<dyn Fn() -> Delays + Send + Sync>),
 }
 
-/// How much of a delay is left to chance, so that what failed together does not come back together.
+/// How much of a delay is random, so that jobs which failed together do not come back together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum Jitter {
-    /// Nothing: the delay as it is. The default.
+    /// None of it. The default.
     #[default]
     None,
-    /// All of it: between nothing and the delay. It spreads load best.
+    /// All of it: between zero and the delay. It spreads load best.
     Full,
     /// Half of it: between a half of the delay and all of it.
     Equal,
@@ -162,9 +161,9 @@ pub struct RetryBudget {
 }
 
 impl RetryBudget {
-    /// The price of a retry.
+    /// The cost of a retry.
     const RETRY: u64 = 1_000_000;
-    /// As many first attempts count as can be saved up.
+    /// How many first attempts can be saved up.
     const REMEMBERED: u64 = 1_000;
 
     /// Allows as many retries as this ratio of the first attempts: `0.2` means one for five. Of the
@@ -205,7 +204,7 @@ impl From<f64> for RetryBudget {
     }
 }
 
-/// The account of a budget.
+/// The account of a [`RetryBudget`].
 #[derive(Debug)]
 pub(crate) struct Account {
     budget: RetryBudget,
@@ -217,14 +216,13 @@ impl Account {
         Self { budget, credit: 0 }
     }
 
-    /// A first attempt is made.
+    /// Records a first attempt.
     pub(crate) fn earn(&mut self) {
-        let most = self.budget.earned.saturating_mul(RetryBudget::REMEMBERED);
-        self.credit = self.credit.saturating_add(self.budget.earned).min(most);
+        let max = self.budget.earned.saturating_mul(RetryBudget::REMEMBERED);
+        self.credit = self.credit.saturating_add(self.budget.earned).min(max);
     }
 
-    /// Whether another attempt may be made while so many retried jobs are waiting or running; takes
-    /// what it costs.
+    /// Whether another attempt is allowed while so many retried jobs wait or run; takes its cost.
     pub(crate) fn spend(&mut self, retrying: usize) -> bool {
         if let Some(rest) = self.credit.checked_sub(RetryBudget::RETRY) {
             self.credit = rest;
@@ -234,9 +232,9 @@ impl Account {
     }
 }
 
-/// What is remembered of a job that is tried again.
+/// The attempts of a job that is retried.
 pub(crate) struct History {
-    /// Those that count.
+    /// Without snoozed ones.
     pub(crate) attempts: u32,
     pub(crate) snoozes: u32,
     /// When the first attempt started.
@@ -264,16 +262,16 @@ impl fmt::Debug for History {
     }
 }
 
-/// What becomes of a job after an attempt.
+/// The result of [`Retry::decide`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// The outcome is that of the attempt.
+    /// The outcome of the attempt is that of the job.
     Final,
     Again {
         delay: Duration,
-        /// Who has to wait as well.
+        /// Which other jobs wait as well.
         hold: RetryAfterScope,
-        /// Whether the budget has to pay for it.
+        /// Whether the retry is charged to the budget.
         is_paid: bool,
     },
 }
@@ -457,13 +455,13 @@ impl<E> Retry<E> {
         self
     }
 
-    // ---- what the pool asks ----
+    // ---- for the pool ----
 
     pub(crate) fn account(&self) -> Option<Account> {
         self.budget.map(Account::new)
     }
 
-    /// Draws a seed, unless there is one.
+    /// Draws a seed if none is set.
     pub(crate) fn seeded(mut self) -> Self {
         self.seed = self.seed.or_else(|| Some(fastrand::u64(..)));
         self
@@ -471,11 +469,11 @@ impl<E> Retry<E> {
 
     /// Whether an attempt of this number may be followed by another.
     pub(crate) const fn may_follow(&self, attempt: u32) -> bool {
-        // An attempt that is snoozed does not count.
+        // A snoozed attempt does not count.
         attempt < self.max_attempts || self.judge.is_some()
     }
 
-    /// Decides after attempt number `attempt`, which ended at `now`. Calls closures of the user's.
+    /// Decides after attempt number `attempt`, which ended at `now`. Calls user closures.
     pub(crate) fn decide(
         &self,
         job: JobId,
@@ -484,7 +482,7 @@ impl<E> Retry<E> {
         history: &mut History,
         now: Instant,
     ) -> Decision {
-        let verdict = match error {
+        let decision = match error {
             JobError::Failed(error) if self.when.as_ref().is_some_and(|when| !when(error)) => {
                 RetryDecision::GiveUp
             }
@@ -495,7 +493,7 @@ impl<E> Retry<E> {
             JobError::TimedOut(TimeLimit::Attempt) if self.timeouts => RetryDecision::Retry,
             _ => RetryDecision::GiveUp,
         };
-        let is_snoozed = matches!(verdict, RetryDecision::Snooze(_));
+        let is_snoozed = matches!(decision, RetryDecision::Snooze(_));
         if !is_snoozed && attempt >= self.max_attempts {
             return Decision::Final;
         }
@@ -503,7 +501,7 @@ impl<E> Retry<E> {
             (JobError::Failed(error), Some(hint)) => hint(error),
             _ => None,
         };
-        let named = match (verdict, hint) {
+        let named = match (decision, hint) {
             (RetryDecision::GiveUp, _) => return Decision::Final,
             (RetryDecision::RetryIn(delay) | RetryDecision::Snooze(delay), _) => {
                 Some((delay, RetryAfterScope::Job))
@@ -513,14 +511,14 @@ impl<E> Retry<E> {
         let elapsed = now.saturating_duration_since(history.since);
         let is_too_late = |delay| {
             self.max_elapsed
-                .is_some_and(|most| elapsed.saturating_add(delay) > most)
+                .is_some_and(|max| elapsed.saturating_add(delay) > max)
         };
         let (delay, hold) = match named {
-            // First, so that no delay is taken of an iterator for an attempt that is not made.
+            // First, so that no delay is taken from an iterator for an attempt that is not made.
             Some((delay, _)) if is_too_late(delay) => return Decision::Final,
             Some(named) if is_snoozed => named,
-            // A retry that counts uses one of the policy's own delays up, whatever names its time:
-            // so they bound the attempts.
+            // A counted retry uses up one of the policy's delays even if its time is named, so that
+            // the delays bound the attempts.
             named => match self.delay(job, attempt, history) {
                 Some(delay) => named.unwrap_or((delay, RetryAfterScope::Job)),
                 None => return Decision::Final,
@@ -541,8 +539,8 @@ impl<E> Retry<E> {
         }
     }
 
-    /// Tells the hook.
-    pub(crate) fn tell(
+    /// Calls the [`on_retry`](Self::on_retry) hook.
+    pub(crate) fn notify(
         &self,
         job: JobId,
         attempt: u32,
@@ -572,7 +570,7 @@ impl<E> Retry<E> {
             }
             Backoff::Delays(make) => history.delays.get_or_insert_with(|| make()).next()?,
         };
-        let delay = self.max_delay.map_or(delay, |most| delay.min(most));
+        let delay = self.max_delay.map_or(delay, |max| delay.min(max));
         let chance =
             || fastrand::Rng::with_seed(mix(self.seed.unwrap_or(0), job.as_u64(), attempt));
         Some(match self.jitter {
@@ -586,12 +584,12 @@ impl<E> Retry<E> {
     }
 }
 
-/// The base after `times` multiplications; no longer than what a `u64` of nanoseconds can hold.
+/// The base after `times` multiplications, at most `u64::MAX` nanoseconds.
 fn grown(base: Duration, factor: u32, times: u32) -> Duration {
     let grown = u64::from(factor)
         .checked_pow(times)
         .and_then(|factor| factor.checked_mul(nanos(base)));
-    // Nothing stays nothing, however often it is multiplied.
+    // Zero stays zero, however often it is multiplied.
     Duration::from_nanos(if base.is_zero() {
         0
     } else {
@@ -599,7 +597,7 @@ fn grown(base: Duration, factor: u32, times: u32) -> Duration {
     })
 }
 
-/// One number of three, so that neighbours have nothing in common (the finalizer of `SplitMix64`,
+/// Mixes three numbers so that neighbours have nothing in common (the finalizer of `SplitMix64`,
 /// Steele et al., 2014).
 const fn mix(seed: u64, job: u64, attempt: u32) -> u64 {
     let mut mixed =

@@ -1,12 +1,51 @@
-//! The books of a pool: how many jobs are accepted, queued, running and done, who may still hand in
-//! jobs, and who waits for room. What comes in are facts ("a job starts"); what goes out is what
-//! has to be done about them ([`Wakes`]).
+//! Admission control of a pool: counts jobs, grants permits up to the capacity, and queues the
+//! waiters for permits. Its methods record events ("a job starts") and return what has to be done
+//! about them ([`Wakes`]).
 //!
-//! Pure: no lock, no async, no clock. The shared state keeps it under its one lock and carries out the
-//! [`Wakes`] after it has let go of the lock.
+//! Pure: no lock, no async, no clock. The shared state keeps it under its one lock and runs the
+//! [`Wakes`] after unlocking.
 //!
-//! The invariant, at every instant: `accepted == outcomes + queued + running`, where what the
-//! schedule delays counts as queued.
+//! Invariant: `accepted == outcomes + queued + running`, where jobs that the schedule holds back
+//! count as queued.
+//!
+//! # Waiting for a permit
+//!
+//! `submit` and `reserve` wait in a FIFO queue:
+//!
+//! 1. [`poll_reserve`](Admission::poll_reserve) takes a free permit or registers a waiter, under
+//!    one hold of the lock.
+//! 2. When a permit becomes free (a job starts, a queued job is cancelled, a permit is released, a
+//!    map gives back what it did not use), [`grant`](Admission::grant) gives it to the first
+//!    waiter, under that lock. It counts as reserved from then on. The waker is called after
+//!    unlocking.
+//! 3. The waiter's next `poll_reserve` returns the permit. If the waiter is dropped instead,
+//!    [`cancel_wait`](Admission::cancel_wait) passes the permit on.
+//!
+//! Invariant: while a future waits, `accept` and `reserve` find no available permit, so newcomers
+//! do not overtake. Closing the pool removes and wakes all waiters, which fail with `Closed`. A
+//! group's submission checks whether the group is cancelled after it has registered; cancelling a
+//! group (1) sets its flag, (2) wakes the group's waiters ([`wakers_of`](Admission::wakers_of)).
+//!
+//! # Maps
+//!
+//! A map may be the source of another map of the same pool, which polls it only when it wants an
+//! input itself. So a map holds no permit while it waits and needs none to poll its source:
+//!
+//! 1. [`begin_pull`](Admission::begin_pull) allows it to pull one input without a permit, unless it
+//!    has a job beyond the capacity in the queue.
+//! 2. With that input pulled, [`acquire_pulled`](Admission::acquire_pulled) acquires permits for it
+//!    and for more inputs. The map uses them within the same poll; [`commit`](Admission::commit)
+//!    accepts the jobs and frees the other permits.
+//! 3. If there is no permit, [`accept_extra`](Admission::accept_extra) queues that one input beyond
+//!    the capacity.
+//!
+//! So each map has at least one job in the pool however full the queue is, and at most one beyond
+//! the capacity. Pulled inputs are accepted even if the pool is closed meanwhile, since they cannot
+//! go back into their source. That takes no longer than the poll, so a pool does not end before it.
+//!
+//! A map with an extra job, or with a pending source, registers with
+//! [`wait_as_map`](Admission::wait_as_map). It is woken when its extra job starts, when permits are
+//! free (as many maps as there are permits, round-robin), or when the pool is closed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -14,16 +53,19 @@ use std::task::{Context, Poll, Waker};
 
 use crate::event::{JobId, Outcome, Stats};
 
-/// Who hands in a job; each kind has room of its own.
+/// Identifies a future in the wait queue. Ids ascend in the order of arrival.
+pub(crate) type WaiterId = u64;
+
+/// Where a job comes from. Each origin has a limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Anybody: bounded by the capacity, may wait for room.
+    /// From outside the pool: limited by the capacity; may wait for a permit.
     Outside,
-    /// A map that found no room: its only job in the queue beyond the capacity.
+    /// From a map that got no permit: its only job in the queue beyond the capacity.
     Extra,
-    /// A running job of the pool itself: bounded by the child capacity, never waits.
+    /// From a running job of the pool: limited by the child capacity; never waits.
     Child,
-    /// A job that has run and waits for another attempt: it has been accepted already.
+    /// A job that waits for another attempt. It has been accepted already.
     Retry,
 }
 
@@ -32,41 +74,41 @@ pub(crate) enum Origin {
 pub(crate) enum Refusal {
     Full,
     Closed,
-    /// Too many wait for room already.
+    /// Too many futures wait for a permit already.
     Overloaded,
 }
 
 /// The state of a pool. It only moves down this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PoolState {
-    /// Takes jobs.
+    /// Accepts jobs.
     Open,
-    /// Takes jobs from running jobs only.
+    /// Accepts jobs from running jobs only.
     Closed,
-    /// Takes no jobs at all.
+    /// Accepts no jobs.
     Sealed,
-    /// Takes no jobs, and starts none.
+    /// Accepts no jobs and starts none.
     Aborted,
-    /// Nothing is left, or no worker is.
+    /// No job is left, or no worker.
     Ended,
 }
 
 /// What has to be done once the lock is released.
-#[must_use = "somebody waits for this"]
+#[must_use = "the tasks to wake wait forever otherwise"]
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
-    /// Those who wait for room and have got it, or will never get it.
+    /// Wakers of futures and maps that wait for permits: granted, or refused for good.
     pub(crate) room: Vec<Waker>,
-    /// Whether maps are among them.
-    pub(crate) told: bool,
-    /// A waker that nobody needs any more. Dropping it may run anything, so it is not dropped under
-    /// the lock.
+    /// Whether any of them is a map's.
+    pub(crate) notified_maps: bool,
+    /// A waker that is not needed any more. Dropping it may run any code, so it is dropped after
+    /// unlocking.
     pub(crate) unneeded: Option<Waker>,
-    /// Whether the pool may be idle, once the outcomes that are on their way are delivered.
+    /// Whether the pool may be idle, once pending outcomes are delivered.
     pub(crate) idle: bool,
-    /// Whether so few jobs are queued or running as a future waits for.
+    /// Whether the queued or running jobs are fewer than a threshold.
     pub(crate) below: bool,
-    /// Whether the injector is to be closed, so that the workers leave.
+    /// Whether to close the injector, so that the workers leave.
     pub(crate) end: bool,
 }
 
@@ -78,21 +120,21 @@ impl Wakes {
     }
 }
 
-/// A future that waits for room.
+/// A future that waits for a permit.
 #[derive(Debug)]
 struct Waiter {
     waker: Waker,
-    /// The identity of the group that it submits to.
+    /// Identifies the group that it submits to.
     group: Option<usize>,
 }
 
 /// A map that waits until it can pull more inputs.
 #[derive(Debug)]
 struct WaitingMap {
-    /// `None` once it was told.
+    /// `None` once it is notified.
     waker: Option<Waker>,
-    /// Whether it waits for room in the queue; otherwise it waits for its source, and is told only
-    /// when the pool closes.
+    /// Whether it waits for a permit; otherwise it waits for its source, and is notified only when
+    /// the pool closes.
     wants_room: bool,
 }
 
@@ -102,54 +144,53 @@ pub(crate) struct Admission {
     capacity: usize,
     child_capacity: usize,
     workers: usize,
-    /// How many slots each of them has.
+    /// The number of slots of each worker.
     slots_each: usize,
     accepted: u64,
     outcomes: [u64; Outcome::ALL.len()],
-    /// From outside; at most `capacity`, reserved and committing ones included.
+    /// From outside; together with `reserved` and `committing` at most `capacity`.
     queued: usize,
     /// From running jobs; at most `child_capacity`.
     queued_children: usize,
-    /// Places that are promised: permits, and grants that their waiter has not seen yet.
+    /// Permits that are reserved, and those granted to a waiter that has not been polled since.
     reserved: usize,
-    /// Places that a map holds while it pulls inputs. It does so within one poll, so a drain may
+    /// Permits that maps hold while they pull inputs. They do so within one poll, so a drain may
     /// wait for it.
     committing: usize,
-    /// How many maps are about to pull an input for which they hold no place. They do so within one
+    /// The number of maps that pull an input for which they hold no permit. They do so within one
     /// poll as well.
     pulling: usize,
-    /// The identities of the maps that have a job in the queue beyond the capacity; at most one for
-    /// each map.
+    /// The maps with a job in the queue beyond the capacity; at most one job for each map.
     extras: BTreeSet<usize>,
     running: usize,
-    /// Wait for another attempt.
+    /// Jobs that wait for another attempt.
     retrying: usize,
-    /// Waits are told when fewer than this are queued; 0: there are none.
+    /// Waits are notified when fewer jobs are queued; 0: there are none.
     queued_threshold: usize,
-    /// Waits are told when fewer than this are running; 0: there are none.
+    /// Waits are notified when fewer jobs are running; 0: there are none.
     running_threshold: usize,
-    /// Whether a job that leaves the queue concerns anybody: one who waits for room, or for a short
-    /// queue.
+    /// Whether a job that leaves the queue may notify a wait: for a permit or for a shorter queue.
     is_watched: bool,
-    /// How many may wait for room at once.
+    /// How many futures may wait for a permit at once.
     max_waiting: usize,
-    /// First come, first served. Bounded by the number of futures that wait for room.
-    waiting: BTreeMap<u64, Waiter>,
-    /// Waiters that have a place and do not know it yet. Bounded by `reserved`.
+    /// The wait queue, in the order of arrival. Bounded by the number of futures that wait for a
+    /// permit.
+    waiters: BTreeMap<u64, Waiter>,
+    /// Waiters that have a permit and have not been polled since. Bounded by `reserved`.
     granted: BTreeSet<u64>,
-    /// Maps that wait for room or for their source, by their identities. They hold no place while
-    /// they wait. Bounded by the number of maps.
+    /// Maps that wait for a permit or for their source. They hold no permit while they wait.
+    /// Bounded by the number of maps.
     waiting_maps: BTreeMap<usize, WaitingMap>,
-    /// How many of them wait for room, told or not.
-    wanting: usize,
-    /// How many of these are to be told.
+    /// How many of them wait for a permit, notified or not.
+    wanting_room: usize,
+    /// How many of these are not notified.
     unnotified: usize,
-    /// The map that was told of room last; the next time those after it come first.
+    /// The map that was notified last; the next round begins after it.
     last_notified: usize,
-    /// Whether they are told of any room, and not only of much: what is queued may be held up for
-    /// long.
+    /// Whether maps are notified of any free permit, not only when many are free: a schedule may
+    /// hold queued jobs back for long.
     notifies_of_any_room: bool,
-    next_waiter: u64,
+    last_waiter_id: u64,
 }
 
 impl Admission {
@@ -179,14 +220,14 @@ impl Admission {
             running_threshold: 0,
             is_watched: false,
             max_waiting: usize::MAX,
-            waiting: BTreeMap::new(),
+            waiters: BTreeMap::new(),
             granted: BTreeSet::new(),
             waiting_maps: BTreeMap::new(),
-            wanting: 0,
+            wanting_room: 0,
             unnotified: 0,
             last_notified: 0,
             notifies_of_any_room: false,
-            next_waiter: 0,
+            last_waiter_id: 0,
         }
     }
 
@@ -206,7 +247,7 @@ impl Admission {
         self.workers
     }
 
-    /// The slots of all workers that are there.
+    /// The number of slots of all current workers.
     pub(crate) const fn slots(&self) -> usize {
         self.workers * self.slots_each
     }
@@ -216,20 +257,20 @@ impl Admission {
         self.running == 0 && self.is_queue_empty()
     }
 
-    /// Whether no job is queued or about to be. A map that may pull an input is no work yet, except
-    /// that a pool does not end under it.
+    /// Whether no job is queued or about to be. A pull is no work yet, but a closed pool does not
+    /// end while there is one.
     pub(crate) fn is_queue_empty(&self) -> bool {
         self.queued_total() == 0
             && self.committing == 0
             && (self.pulling == 0 || self.pool_state == PoolState::Open)
     }
 
-    /// Jobs that do not run and have no outcome.
+    /// Jobs that are not running and have no outcome.
     pub(crate) fn queued_total(&self) -> usize {
         self.queued + self.extras.len() + self.queued_children + self.retrying
     }
 
-    /// Whether nothing will ever run again.
+    /// Whether no job will run any more.
     pub(crate) fn has_ended(&self) -> bool {
         self.pool_state == PoolState::Ended
     }
@@ -243,9 +284,9 @@ impl Admission {
         self.retrying
     }
 
-    /// Sets how many may wait for room at once.
-    pub(crate) const fn set_max_waiting(&mut self, most: usize) {
-        self.max_waiting = most;
+    /// Sets how many futures may wait for a permit at once.
+    pub(crate) const fn set_max_waiting(&mut self, max: usize) {
+        self.max_waiting = max;
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -269,26 +310,26 @@ impl Admission {
 
     // ---- admission ----
 
-    const fn free(&self) -> usize {
+    const fn free_permits(&self) -> usize {
         self.capacity
             .saturating_sub(self.queued + self.reserved + self.committing)
     }
 
-    /// Free places that nobody waits for: a newcomer never overtakes a waiter.
-    fn open_places(&self) -> usize {
-        if self.waiting.is_empty() {
-            self.free()
+    /// Free permits that no waiter is queued for: a newcomer never overtakes a waiter.
+    fn available_permits(&self) -> usize {
+        if self.waiters.is_empty() {
+            self.free_permits()
         } else {
             0
         }
     }
 
-    /// Accepts one job now, or not at all.
+    /// Accepts one job now, or fails.
     pub(crate) fn accept(&mut self, origin: Origin) -> Result<JobId, Refusal> {
         match origin {
             Origin::Outside if self.pool_state != PoolState::Open => Err(Refusal::Closed),
             Origin::Child if self.pool_state > PoolState::Closed => Err(Refusal::Closed),
-            Origin::Outside if self.open_places() == 0 => Err(Refusal::Full),
+            Origin::Outside if self.available_permits() == 0 => Err(Refusal::Full),
             Origin::Child if self.queued_children >= self.child_capacity => Err(Refusal::Full),
             Origin::Outside => {
                 self.queued += 1;
@@ -298,48 +339,48 @@ impl Admission {
                 self.queued_children += 1;
                 Ok(self.next_id())
             }
-            // These are accepted in other ways.
+            // `accept_extra` and `retry` accept these.
             Origin::Extra | Origin::Retry => Err(Refusal::Closed),
         }
     }
 
-    /// Holds a place for one job without accepting it.
+    /// Takes a permit for one job without accepting it.
     pub(crate) fn reserve(&mut self) -> Result<(), Refusal> {
         if self.pool_state != PoolState::Open {
             return Err(Refusal::Closed);
         }
-        if self.open_places() == 0 {
+        if self.available_permits() == 0 {
             return Err(Refusal::Full);
         }
         self.reserved += 1;
         Ok(())
     }
 
-    /// Waits in line for a place; `ticket` is the place in the line. For a job of a group, `group`
-    /// is its identity.
+    /// Takes a permit, or waits for one in the wait queue. `waiter_id` is set while it waits.
+    /// `group` identifies the group that the job is for.
     pub(crate) fn poll_reserve(
         &mut self,
-        ticket: &mut Option<u64>,
+        waiter_id: &mut Option<WaiterId>,
         group: Option<usize>,
         cx: &Context<'_>,
     ) -> (Poll<Result<(), Refusal>>, Wakes) {
         let mut wakes = Wakes::default();
-        let number = match *ticket {
-            Some(number) if self.granted.remove(&number) => {
-                *ticket = None;
+        let id = match *waiter_id {
+            Some(id) if self.granted.remove(&id) => {
+                *waiter_id = None;
                 return (Poll::Ready(Ok(())), wakes);
             }
-            Some(number) if self.pool_state == PoolState::Open => number,
+            Some(id) if self.pool_state == PoolState::Open => id,
             Some(_) => {
-                // The line was dissolved when the pool was closed.
-                *ticket = None;
+                // Closing the pool has removed the waiter.
+                *waiter_id = None;
                 return (Poll::Ready(Err(Refusal::Closed)), wakes);
             }
             None => match self.reserve() {
-                Err(Refusal::Full) if self.waiting.len() >= self.max_waiting => {
+                Err(Refusal::Full) if self.waiters.len() >= self.max_waiting => {
                     return (Poll::Ready(Err(Refusal::Overloaded)), wakes);
                 }
-                Err(Refusal::Full) => *ticket.insert(self.next_number()),
+                Err(Refusal::Full) => *waiter_id.insert(self.next_waiter_id()),
                 decided => return (Poll::Ready(decided), wakes),
             },
         };
@@ -347,34 +388,34 @@ impl Admission {
             waker: cx.waker().clone(),
             group,
         };
-        wakes.unneeded = self.waiting.insert(number, waiter).map(|old| old.waker);
+        wakes.unneeded = self.waiters.insert(id, waiter).map(|old| old.waker);
         self.is_watched = true;
         (Poll::Pending, wakes)
     }
 
-    const fn next_number(&mut self) -> u64 {
-        self.next_waiter += 1;
-        self.next_waiter
+    const fn next_waiter_id(&mut self) -> u64 {
+        self.last_waiter_id += 1;
+        self.last_waiter_id
     }
 
-    /// The wakers of those in line that submit to this group.
+    /// The wakers of the waiters that submit to this group.
     pub(crate) fn wakers_of(&self, group: usize) -> Vec<Waker> {
         let of_group = self
-            .waiting
+            .waiters
             .values()
             .filter(|waiter| waiter.group == Some(group));
         of_group.map(|waiter| waiter.waker.clone()).collect()
     }
 
-    /// Whether this waiter still stands in line, without a place.
-    pub(crate) fn is_in_line(&self, ticket: u64) -> bool {
-        self.waiting.contains_key(&ticket)
+    /// Whether this waiter is queued, without a permit.
+    pub(crate) fn is_waiting(&self, waiter_id: WaiterId) -> bool {
+        self.waiters.contains_key(&waiter_id)
     }
 
-    /// Leaves the line; a place that was granted meanwhile goes to the next in line.
-    pub(crate) fn leave_line(&mut self, ticket: u64) -> Wakes {
-        let unneeded = self.waiting.remove(&ticket).map(|waiter| waiter.waker);
-        let wakes = if self.granted.remove(&ticket) {
+    /// Removes the waiter. A permit granted to it goes to the next one.
+    pub(crate) fn cancel_wait(&mut self, waiter_id: WaiterId) -> Wakes {
+        let unneeded = self.waiters.remove(&waiter_id).map(|waiter| waiter.waker);
+        let wakes = if self.granted.remove(&waiter_id) {
             self.release()
         } else {
             Wakes::default()
@@ -382,7 +423,7 @@ impl Admission {
         Wakes { unneeded, ..wakes }
     }
 
-    /// Gives a reserved place back.
+    /// Frees a reserved permit.
     pub(crate) fn release(&mut self) -> Wakes {
         self.reserved -= 1;
         let mut wakes = Wakes::default();
@@ -390,7 +431,8 @@ impl Admission {
         wakes
     }
 
-    /// Turns a reserved place into a queued job; once closed, the place is given back instead.
+    /// Turns a reserved permit into a queued job. Once the pool is closed, frees the permit
+    /// instead.
     pub(crate) fn accept_reserved(&mut self) -> (Result<JobId, Refusal>, Wakes) {
         if self.pool_state != PoolState::Open {
             return (Err(Refusal::Closed), self.release());
@@ -401,104 +443,94 @@ impl Admission {
     }
 
     // ---- maps ----
-    //
-    // A map never holds a place while it waits, since it may be the source of another map, which
-    // polls it only when that has room itself. So each map
-    // 1. pulls one input without a place (`begin_pull`), if it has no job beyond the capacity in
-    //    the queue;
-    // 2. takes places for that one and for more (`take_places`), which it fills within the same
-    //    poll (`commit`);
-    // 3. hands that one in beyond the capacity if there is no room for it (`accept_extra`). What it
-    //    has pulled is accepted even if the pool is closed meanwhile, since its inputs are out of
-    //    their source already.
 
-    /// The places that maps may take: the last one is left to others, in place of the job beyond
-    /// the capacity that each map may have.
-    fn room_for_maps(&self) -> usize {
-        self.open_places().saturating_sub(1)
+    /// The permits available to maps: the last one is left to others, in exchange for the extra job
+    /// of each map. So a map that is alone stays within the capacity.
+    fn map_permits(&self) -> usize {
+        self.available_permits().saturating_sub(1)
     }
 
-    /// A map is about to pull one input, without a place for it. `false`: it has a job in the queue
-    /// beyond the capacity.
+    /// Allows a map to pull one input without a permit. `false`: it has a job beyond the capacity
+    /// in the queue.
     pub(crate) fn begin_pull(&mut self, map: usize) -> Result<bool, Refusal> {
         if self.pool_state != PoolState::Open {
             return Err(Refusal::Closed);
         }
         if self.extras.contains(&map) {
-            if self.room_for_maps() == 0 {
+            if self.map_permits() == 0 {
                 return Ok(false);
             }
-            // There is room for it by now.
+            // A permit is free, so the job counts within the capacity now.
             self.extras.remove(&map);
             self.queued += 1;
         }
-        if self.wanting > 0
-            && let Some(feeder) = self.waiting_maps.get_mut(&map)
-            && std::mem::take(&mut feeder.wants_room)
+        if self.wanting_room > 0
+            && let Some(waiting_map) = self.waiting_maps.get_mut(&map)
+            && std::mem::take(&mut waiting_map.wants_room)
         {
-            self.wanting -= 1;
-            self.unnotified -= usize::from(feeder.waker.is_some());
+            self.wanting_room -= 1;
+            self.unnotified -= usize::from(waiting_map.waker.is_some());
         }
         self.pulling += 1;
         Ok(true)
     }
 
-    /// The map has pulled nothing.
+    /// Ends a pull that yielded no input.
     pub(crate) fn end_pull(&mut self) -> Wakes {
         self.pulling -= 1;
         let mut wakes = Wakes::default();
-        // It may have been told of room that it has not used.
+        // The map may have been notified of a permit that it did not use.
         self.grant(&mut wakes);
-        // An open pool is neither more nor less idle than before.
+        // An open pool is as idle as it was before.
         if self.pool_state != PoolState::Open {
             self.check_idle(&mut wakes);
         }
         wakes
     }
 
-    /// The map has pulled an input: it takes up to `want` places for it and for more, or is left
-    /// with that one input.
-    pub(crate) fn take_places(&mut self, want: usize) -> usize {
-        let places = self.take_more(want);
-        self.pulling -= usize::from(places > 0);
-        places
+    /// Acquires up to `want` permits for a pulled input and for more. With 0, the map is left with
+    /// that one input.
+    pub(crate) fn acquire_pulled(&mut self, want: usize) -> usize {
+        let permits = self.acquire_many(want);
+        self.pulling -= usize::from(permits > 0);
+        permits
     }
 
-    /// Takes up to `want` places. Maps that wait for room leave each other their share.
-    pub(crate) fn take_more(&mut self, want: usize) -> usize {
-        let room = self.room_for_maps();
-        let places = want.min(room.div_ceil(1 + self.wanting));
-        self.committing += places;
-        places
+    /// Acquires up to `want` permits, or an equal share of them if other maps wait.
+    pub(crate) fn acquire_many(&mut self, want: usize) -> usize {
+        let room = self.map_permits();
+        let permits = want.min(room.div_ceil(1 + self.wanting_room));
+        self.committing += permits;
+        permits
     }
 
-    /// The map has pulled an input and got no place: that one is queued beyond the capacity.
+    /// Accepts a pulled input without a permit, beyond the capacity.
     pub(crate) fn accept_extra(&mut self, map: usize) -> JobId {
         self.pulling -= 1;
         self.extras.insert(map);
         self.next_id()
     }
 
-    /// A job beyond the capacity is about to leave the queue, as any other from outside. Its map
-    /// may have another one.
+    /// Turns a job beyond the capacity into one from outside, as it is about to leave the queue.
+    /// Its map may have another one then.
     pub(crate) fn absorb_extra(&mut self, map: usize, wakes: &mut Wakes) {
-        // Another job of the map may stand for it, since there was room for it in the meantime.
+        // `begin_pull` may have absorbed this job already; then a later one stands in for it.
         if self.extras.remove(&map) {
             self.queued += 1;
-            if let Some(feeder) = self
+            if let Some(waiting_map) = self
                 .waiting_maps
                 .get_mut(&map)
-                .filter(|feeder| feeder.wants_room)
+                .filter(|waiting_map| waiting_map.wants_room)
             {
-                let waker = feeder.waker.take();
+                let waker = waiting_map.waker.take();
                 self.unnotified -= usize::from(waker.is_some());
-                wakes.told |= waker.is_some();
+                wakes.notified_maps |= waker.is_some();
                 wakes.room.extend(waker);
             }
         }
     }
 
-    /// A map waits for room, or for its source. Says whether it need not wait.
+    /// Registers a map that waits for a permit or for its source. Returns whether it need not wait.
     pub(crate) fn wait_as_map(
         &mut self,
         map: usize,
@@ -507,18 +539,18 @@ impl Admission {
     ) -> (bool, Wakes) {
         let mut wakes = Wakes::default();
         if self.pool_state != PoolState::Open
-            || (wants_room && (!self.extras.contains(&map) || self.room_for_maps() > 0))
+            || (wants_room && (!self.extras.contains(&map) || self.map_permits() > 0))
         {
             return (true, wakes);
         }
-        let known = self.waiting_maps.get_mut(&map).and_then(|known| {
-            self.wanting -= usize::from(known.wants_room);
-            self.unnotified -= usize::from(known.wants_room && known.waker.is_some());
-            known.waker.take()
+        let registered = self.waiting_maps.get_mut(&map).and_then(|registered| {
+            self.wanting_room -= usize::from(registered.wants_room);
+            self.unnotified -= usize::from(registered.wants_room && registered.waker.is_some());
+            registered.waker.take()
         });
-        let (waker, unneeded) = match known {
-            Some(known) if known.will_wake(cx.waker()) => (known, None),
-            known => (cx.waker().clone(), known),
+        let (waker, unneeded) = match registered {
+            Some(registered) if registered.will_wake(cx.waker()) => (registered, None),
+            registered => (cx.waker().clone(), registered),
         };
         wakes.unneeded = unneeded;
         self.waiting_maps.insert(
@@ -528,73 +560,74 @@ impl Admission {
                 wants_room,
             },
         );
-        self.wanting += usize::from(wants_room);
+        self.wanting_room += usize::from(wants_room);
         self.unnotified += usize::from(wants_room);
         (false, wakes)
     }
 
-    /// The map waits no more. Returns its waker, which is not to be dropped under the lock.
-    pub(crate) fn leave_as_map(&mut self, map: usize) -> (Option<Waker>, Wakes) {
+    /// Unregisters a map. Returns its waker, which must not be dropped under the lock.
+    pub(crate) fn cancel_map_wait(&mut self, map: usize) -> (Option<Waker>, Wakes) {
         let mut wakes = Wakes::default();
         let Some(WaitingMap { waker, wants_room }) = self.waiting_maps.remove(&map) else {
             return (None, wakes);
         };
-        self.wanting -= usize::from(wants_room);
+        self.wanting_room -= usize::from(wants_room);
         self.unnotified -= usize::from(wants_room && waker.is_some());
-        // It may have been told of room that it has not used.
+        // The map may have been notified of a permit that it did not use.
         self.grant(&mut wakes);
         (waker, wakes)
     }
 
-    /// Whether maps that wait for room are to be told: there is much of it, or any while nothing is
-    /// queued, since permits may hold the rest.
-    fn is_room_for_feeders(&self) -> bool {
-        let room = self.room_for_maps();
+    /// Whether to notify maps that wait for a permit: if half of the capacity is free (fewer
+    /// wake-ups), or if any permit is while nothing is queued, as reserved permits may hold the
+    /// rest.
+    fn may_notify_maps(&self) -> bool {
+        let room = self.map_permits();
         room > 0 && (self.notifies_of_any_room || room >= self.capacity / 2 || self.queued == 0)
     }
 
-    /// Tells as many maps that wait for room as there is room for, each in its turn.
+    /// Notifies as many maps that wait for a permit as there are permits, round-robin.
     #[cold]
     fn notify_maps(&mut self, wakes: &mut Wakes) {
-        let (room, last) = (self.room_for_maps(), self.last_notified);
-        let mut told = 0;
+        let (room, last) = (self.map_permits(), self.last_notified);
+        let mut notified = 0;
         for range in [
             (Bound::Excluded(last), Bound::Unbounded),
             (Bound::Unbounded, Bound::Included(last)),
         ] {
-            for (map, feeder) in self.waiting_maps.range_mut(range) {
-                if told == room {
+            for (map, waiting_map) in self.waiting_maps.range_mut(range) {
+                if notified == room {
                     break;
                 }
-                if feeder.wants_room && feeder.waker.is_some() {
-                    wakes.room.extend(feeder.waker.take());
-                    (self.last_notified, told) = (*map, told + 1);
+                if waiting_map.wants_room && waiting_map.waker.is_some() {
+                    wakes.room.extend(waiting_map.waker.take());
+                    (self.last_notified, notified) = (*map, notified + 1);
                 }
             }
         }
-        self.unnotified -= told;
-        wakes.told |= told > 0;
+        self.unnotified -= notified;
+        wakes.notified_maps |= notified > 0;
     }
 
-    /// Tells all maps that wait to look again.
+    /// Notifies all maps that wait.
     fn notify_all_maps(&mut self, wakes: &mut Wakes) {
         self.unnotified = 0;
-        for feeder in self.waiting_maps.values_mut() {
-            wakes.told |= feeder.waker.is_some();
-            wakes.room.extend(feeder.waker.take());
+        for waiting_map in self.waiting_maps.values_mut() {
+            wakes.notified_maps |= waiting_map.waker.is_some();
+            wakes.room.extend(waiting_map.waker.take());
         }
     }
 
-    /// From here on maps are told of any room.
+    /// Notifies maps of any free permit from now on.
     pub(crate) fn notify_of_any_room(&mut self, wakes: &mut Wakes) {
         self.notifies_of_any_room = true;
         self.grant(wakes);
     }
 
-    /// Accepts `used` of the `begun` places and gives the others back. The ids follow one another
-    /// from the one returned.
-    pub(crate) fn commit(&mut self, begun: usize, used: usize) -> (JobId, Wakes) {
-        self.committing -= begun;
+    /// Accepts `used` jobs with the `acquired` permits and frees the other permits. The ids of the
+    /// jobs are consecutive, from the one returned.
+    pub(crate) fn commit(&mut self, acquired: usize, used: usize) -> (JobId, Wakes) {
+        self.committing -= acquired;
         self.queued += used;
         let first = JobId(self.accepted);
         self.accepted += used as u64;
@@ -610,62 +643,62 @@ impl Admission {
         id
     }
 
-    /// Gives what room there is to those who wait for it.
+    /// Grants free permits to waiters and maps.
     #[inline]
     pub(crate) fn grant(&mut self, wakes: &mut Wakes) {
         if self.is_watched {
             self.notify_waiters(wakes);
         }
-        if self.unnotified > 0 && self.is_room_for_feeders() {
+        if self.unnotified > 0 && self.may_notify_maps() {
             self.notify_maps(wakes);
         }
     }
 
     #[cold]
     fn notify_waiters(&mut self, wakes: &mut Wakes) {
-        while self.pool_state == PoolState::Open && self.free() > 0 {
-            let Some((number, waiter)) = self.waiting.pop_first() else {
+        while self.pool_state == PoolState::Open && self.free_permits() > 0 {
+            let Some((id, waiter)) = self.waiters.pop_first() else {
                 break;
             };
             self.reserved += 1;
-            self.granted.insert(number);
+            self.granted.insert(id);
             wakes.room.push(waiter.waker);
         }
         if self.queued_total() < self.queued_threshold {
             self.queued_threshold = 0;
             wakes.below = true;
         }
-        // Once too often would only cost time.
-        self.is_watched = !self.waiting.is_empty() || self.queued_threshold > 0;
+        // A flag that is set too long costs time only.
+        self.is_watched = !self.waiters.is_empty() || self.queued_threshold > 0;
     }
 
-    /// A future waits until fewer than `queued` jobs are queued; it is told then.
+    /// Notifies a wait once fewer than `queued` jobs are queued.
     pub(crate) fn set_queued_threshold(&mut self, queued: usize) {
         self.queued_threshold = self.queued_threshold.max(queued);
         self.is_watched = true;
     }
 
-    /// A future waits until fewer than `running` jobs are running; it is told then.
+    /// Notifies a wait once fewer than `running` jobs are running.
     pub(crate) fn set_running_threshold(&mut self, running: usize) {
         self.running_threshold = self.running_threshold.max(running);
     }
 
-    /// No future waits for fewer jobs any more.
+    /// Removes both thresholds: no future waits for them any more.
     pub(crate) fn clear_thresholds(&mut self) {
         (self.queued_threshold, self.running_threshold) = (0, 0);
-        self.is_watched = !self.waiting.is_empty();
+        self.is_watched = !self.waiters.is_empty();
     }
 
-    // ---- the state of the pool of a job ----
+    // ---- the life of a job ----
 
-    /// A queued job starts.
+    /// Records that a queued job starts.
     #[inline]
     pub(crate) fn start(&mut self, origin: Origin, wakes: &mut Wakes) {
         self.running += 1;
         self.leave_queue(origin, wakes);
     }
 
-    /// A running job has its outcome.
+    /// Records the outcome of a running job.
     #[inline]
     pub(crate) fn finish(&mut self, outcome: Outcome, wakes: &mut Wakes) {
         self.running -= 1;
@@ -674,27 +707,27 @@ impl Admission {
         self.check_idle(wakes);
     }
 
-    /// So many queued jobs from outside have started, and so many of all that ran have succeeded.
-    /// Whoever that concerns is told by [`settle`](Self::settle).
-    pub(crate) const fn enter(&mut self, started: usize, succeeded: usize) {
+    /// Records that `started` queued jobs from outside have started, and that `succeeded` running
+    /// jobs have succeeded. [`notify_all`](Self::notify_all) wakes the waits that this concerns.
+    pub(crate) const fn record(&mut self, started: usize, succeeded: usize) {
         self.queued -= started;
         self.running = self.running + started - succeeded;
         self.outcomes[Outcome::Succeeded as usize] += succeeded as u64;
     }
 
-    /// Tells all whom it concerns how things stand.
-    pub(crate) fn settle(&mut self, wakes: &mut Wakes) {
+    /// Notifies all waits whose conditions hold.
+    pub(crate) fn notify_all(&mut self, wakes: &mut Wakes) {
         self.grant(wakes);
         self.check_running_below(wakes);
         self.check_idle(wakes);
     }
 
-    /// Whether a future waits for a job to start, or for one to end, though others run.
+    /// Whether a future waits for the start of a job, or for the end of one while others run.
     pub(crate) const fn is_awaited(&self) -> bool {
         self.is_watched || self.running_threshold > 0
     }
 
-    /// A running job waits for another attempt.
+    /// Records that a running job waits for another attempt.
     pub(crate) fn retry(&mut self, wakes: &mut Wakes) {
         self.running -= 1;
         self.retrying += 1;
@@ -709,8 +742,8 @@ impl Admission {
         }
     }
 
-    /// A queued job has its outcome without having started.
-    pub(crate) fn settle_queued(&mut self, origin: Origin, outcome: Outcome, wakes: &mut Wakes) {
+    /// Records the outcome of a job that has not started.
+    pub(crate) fn finish_queued(&mut self, origin: Origin, outcome: Outcome, wakes: &mut Wakes) {
         self.outcomes[outcome as usize] += 1;
         self.leave_queue(origin, wakes);
         self.check_idle(wakes);
@@ -747,16 +780,16 @@ impl Admission {
         }
     }
 
-    // ---- the state of the pool of the pool ----
+    // ---- the state of the pool ----
 
-    /// Moves the state of the pool on to `pool_state`, never back. Says whether it moved.
+    /// Advances the state to `pool_state`, never backwards. Returns whether it changed.
     pub(crate) fn advance(&mut self, pool_state: PoolState) -> (bool, Wakes) {
         let mut wakes = Wakes::default();
         if self.pool_state >= pool_state {
             return (false, wakes);
         }
         self.pool_state = pool_state;
-        wakes.room = std::mem::take(&mut self.waiting)
+        wakes.room = std::mem::take(&mut self.waiters)
             .into_values()
             .map(|waiter| waiter.waker)
             .collect();
@@ -767,7 +800,8 @@ impl Admission {
         (true, wakes)
     }
 
-    /// A worker leaves. Says whether it was the last one of a pool that has not ended.
+    /// Records that a worker leaves. Returns whether it was the last one of a pool that has not
+    /// ended.
     pub(crate) fn worker_left(&mut self) -> (bool, Wakes) {
         self.workers -= 1;
         if self.workers == 0 && self.pool_state != PoolState::Ended {
@@ -825,7 +859,7 @@ impl Admission {
     pub(crate) fn describe(&self) -> String {
         format!(
             "{:?}, {} queued of {} and {} beyond, {} pulling, {} committing, {} reserved ({} granted), {} children queued, {} running \
-             in {} slots, {} workers, {} wait in line, {} of {} maps for room",
+             in {} slots, {} workers, {} futures wait, {} of {} maps for a permit",
             self.pool_state,
             self.queued,
             self.capacity,
@@ -838,18 +872,18 @@ impl Admission {
             self.running,
             self.slots(),
             self.workers,
-            self.waiting.len(),
-            self.wanting,
+            self.waiters.len(),
+            self.wanting_room,
             self.waiting_maps.len()
         )
     }
 
-    /// Whether a future or a map waits for room though there is some.
-    pub(crate) fn is_anybody_held_up(&self) -> bool {
-        // A map that was told, and has not been polled since, comes before others that wait.
-        let is_told = self.wanting > self.unnotified;
-        let is_room = (!self.waiting.is_empty() && self.free() > 0)
-            || (self.unnotified > 0 && !is_told && self.is_room_for_feeders());
+    /// Whether a future or a map waits though there is a permit for it.
+    pub(crate) fn has_stalled_waiter(&self) -> bool {
+        // A map that is notified and not polled yet takes precedence over others.
+        let is_notified = self.wanting_room > self.unnotified;
+        let is_room = (!self.waiters.is_empty() && self.free_permits() > 0)
+            || (self.unnotified > 0 && !is_notified && self.may_notify_maps());
         self.pool_state == PoolState::Open && is_room
     }
 
@@ -867,13 +901,13 @@ impl Admission {
             ));
         }
         let waits = (
-            self.waiting.len(),
+            self.waiters.len(),
             self.waiting_maps.len(),
             self.granted.len(),
         );
         if waits != (0, 0, 0) {
             return Err(format!(
-                "futures in line, maps that wait, and granted places: {waits:?} are left"
+                "waiting futures, waiting maps, granted permits: {waits:?} are left"
             ));
         }
         Ok(())

@@ -1,41 +1,40 @@
 //! Jobs that may start now, for any worker: one queue under one lock, and an async-channel that
-//! hands wake-ups to the workers.
+//! carries notifications to the workers.
 //!
-//! Jobs go in at one end and come out at the other. How many there are is not decided here:
-//! admission bounds them. A waiting job is in exactly one place: in the queue, or in the [local
-//! queue](super::local) of the worker that took the batch it came in, from which others steal. The
-//! channel carries notifications and no jobs: what waits can be swept, counted and put back in
-//! order under the lock, and a worker that nothing wakes waits in the channel.
+//! Admission bounds how many jobs there are. A waiting job is in exactly one place: in the queue,
+//! or in the [local queue](super::local) of the worker that took its batch, from which other
+//! workers steal. The channel carries notifications and no jobs, so that the queue can be swept,
+//! counted and kept in order under its lock.
 //!
-//! # No job waits while a worker sleeps
+//! # Sleeping and notifying
 //!
 //! `sleepers` counts the workers that wait in the channel, `notified` the notifications that are in
-//! the channel or about to be sent. Both are kept under the lock of the queue. Invariant, whenever
-//! that is free: if a job is in the queue or in a local queue and `sleepers > 0`, then `notified >
-//! 0`.
+//! the channel or about to be sent. Both are guarded by the queue's lock.
+//!
+//! Invariant, whenever the lock is free: if `sleepers > 0`, and a job is in the queue or in a local
+//! queue, then `notified > 0`.
 //!
 //! To sleep, [`pop`](Injector::pop)
-//! 1. takes the lock, finds the queue and all local queues empty, and counts itself in `sleepers`;
-//! 2. releases the lock and waits for a notification;
-//! 3. takes the lock, takes itself off `sleepers` and the notification off `notified`, and begins
-//!    again. If it then takes a job and leaves any, it notifies the next sleeper. So one
-//!    notification is enough for a batch.
+//! 1. locks, finds the queue and all local queues empty, and increments `sleepers`;
+//! 2. unlocks and waits for a notification;
+//! 3. locks, decrements `sleepers` and `notified`, and begins again. If it takes a job and leaves
+//!    any, it notifies the next sleeper, so one notification is enough for a batch.
 //!
 //! To publish jobs, [`push`](Injector::push), [`push_batch`](Injector::push_batch),
 //! [`push_many`](Injector::push_many) and [`give_back`](Injector::give_back)
-//! 1. take the lock, append the jobs and, if `sleepers > notified`, add one to `notified`;
-//! 2. release the lock and send the notification.
+//! 1. lock, append the jobs and, if `sleepers > notified`, increment `notified`;
+//! 2. unlock and send the notification.
 //!
-//! [`take`](Injector::take) moves a batch into a local queue under the lock and notifies a sleeper
-//! if it leaves any job there or in the queue. A local queue grows in no other way, so step 1 of
-//! sleeping cannot miss one.
+//! [`take`](Injector::take) moves a batch into a local queue under the lock, and notifies a sleeper
+//! if it leaves a job there or in the queue. A local queue grows in no other way, so step 1 of
+//! sleeping cannot miss a job.
 //!
-//! A `pop` that is dropped takes itself off `sleepers`. A notification that it has not received
-//! stays in the channel, which wakes another receiver in its place; if none waits, the next one
-//! that would sleep receives it, looks once more and sleeps then.
+//! A `pop` that is dropped decrements `sleepers`. A notification that it has not received stays in
+//! the channel, which wakes another receiver for it. If there is none, the next `pop` that would
+//! sleep receives it, checks again and then sleeps.
 //!
-//! No lock is held over a call of the channel: it wakes a task, and a waker may do anything, submit
-//! or cancel included.
+//! The channel is called with no lock held: it wakes a task, and a waker may submit or cancel
+//! before it returns.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -44,34 +43,34 @@ use super::local::LocalQueue;
 use crate::channel::{self, KeptNote, Receiver, Sender};
 use crate::sync::{Mutex, MutexGuard};
 
-/// Jobs that were submitted together and travel as one.
+/// Jobs that were submitted together and are queued as one item.
 pub(crate) trait Split: Sized {
     type Job;
 
-    /// How many there are.
+    /// The number of jobs.
     fn len(&self) -> usize;
 
-    /// Takes out the oldest.
-    fn take_first(&mut self) -> Option<Self::Job>;
+    /// Removes the oldest job.
+    fn pop_first(&mut self) -> Option<Self::Job>;
 
-    /// One by one, the oldest first.
+    /// Iterates over the jobs, oldest first.
     fn into_jobs(mut self) -> impl Iterator<Item = Self::Job> {
-        std::iter::from_fn(move || self.take_first())
+        std::iter::from_fn(move || self.pop_first())
     }
 
-    /// Takes out the older half, rounded up.
+    /// Splits off the older half, rounded up.
     fn split_half(&mut self) -> Self;
 
-    /// The number of the oldest; numbers tell which of two jobs was accepted first.
+    /// The sequence number of the oldest job. Jobs are numbered in the order of acceptance.
     fn number(&self) -> u64;
 
     fn number_of(job: &Self::Job) -> u64;
 
-    /// Whether all of them are cancelled.
+    /// Whether all jobs are cancelled.
     fn is_dead(&self) -> bool;
 }
 
-/// What is in the queue.
+/// An item of the queue.
 #[derive(Debug)]
 enum Item<J, B> {
     One(J),
@@ -95,45 +94,46 @@ impl<B: Split> Item<B::Job, B> {
     }
 }
 
-/// There is no job, and there never will be one.
+/// The queue is closed and empty.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Closed;
 
-/// What a worker gets that comes for jobs.
+/// The result of [`Injector::take`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken<J> {
     One(J),
-    /// There are several in the local queue now.
-    Hand,
-    /// There are several, for a worker that has a local queue.
-    WantsDesk,
+    /// Several jobs, which are in the local queue now.
+    Batch,
+    /// The next item is a batch, and the caller has no local queue.
+    NeedsLocalQueue,
     Nothing,
 }
 
 pub(crate) struct Injector<B: Split> {
     queue: Mutex<Queue<B>>,
-    /// At most one notification for each worker.
+    /// Bounded: at most one notification for each worker.
     notifier: Sender<()>,
     notifications: Receiver<()>,
 }
 
 struct Queue<B: Split> {
-    /// In the order of acceptance, as far as one thread is concerned. Bounded by what admission
-    /// admits, and by the sweeps of what was cancelled.
+    /// In the order of acceptance, as seen from one thread. Bounded by admission, and by the sweeps
+    /// of cancelled jobs.
     items: VecDeque<Item<B::Job, B>>,
-    /// The local queues that have been filled from here, of workers that are being polled.
-    holders: Vec<Holder<B>>,
-    /// How many workers wait for a notification.
+    /// The local queues that jobs can be stolen from: those of workers that are being polled and
+    /// have taken a batch.
+    stealers: Vec<Stealer<B>>,
+    /// The number of workers that wait for a notification.
     sleepers: usize,
-    /// How many notifications are in the channel or about to be sent.
+    /// The number of notifications that are in the channel or about to be sent.
     notified: usize,
     is_closed: bool,
 }
 
-struct Holder<B> {
+struct Stealer<B> {
     local_queue: Arc<LocalQueue<B>>,
-    /// How many jobs were in its local queue when another worker looked at it last.
-    seen: usize,
+    /// The length at the last call of [`Queue::steal_stale`].
+    last_len: usize,
 }
 
 impl<B: Split> Injector<B> {
@@ -141,7 +141,7 @@ impl<B: Split> Injector<B> {
         let (notifier, notifications) = channel::unbounded();
         let queue = Queue {
             items: VecDeque::new(),
-            holders: Vec::new(),
+            stealers: Vec::new(),
             sleepers: 0,
             notified: 0,
             is_closed: false,
@@ -158,9 +158,9 @@ impl<B: Split> Injector<B> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // ---- in ----
+    // ---- push ----
 
-    /// Hands a job to the workers. A closed queue gives it back.
+    /// Appends a job. A closed queue returns it.
     pub(crate) fn push(&self, job: B::Job) -> Result<(), B::Job> {
         let mut queue = self.lock();
         if queue.is_closed {
@@ -171,7 +171,7 @@ impl<B: Split> Injector<B> {
         Ok(())
     }
 
-    /// Hands jobs to the workers that travel as one; a closed queue gives them back.
+    /// Appends a batch. A closed queue returns it.
     pub(crate) fn push_batch(&self, batch: B) -> Result<(), B> {
         let mut queue = self.lock();
         if queue.is_closed {
@@ -182,8 +182,8 @@ impl<B: Split> Injector<B> {
         Ok(())
     }
 
-    /// Hands several jobs to the workers, none of which another thread gets between; a closed queue
-    /// takes none of them.
+    /// Appends several jobs, with no job of another thread in between. A closed queue takes none of
+    /// them.
     pub(crate) fn push_many<I: Iterator<Item = B::Job>>(&self, jobs: I) -> Result<(), I> {
         let mut queue = self.lock();
         if queue.is_closed {
@@ -194,8 +194,7 @@ impl<B: Split> Injector<B> {
         Ok(())
     }
 
-    /// Publishes what was done under the lock: releases it and notifies a sleeper if there is one
-    /// that is not notified yet.
+    /// Unlocks, and notifies a sleeper if one has no notification yet.
     #[inline]
     fn notify_one(&self, queue: MutexGuard<'_, Queue<B>>) {
         if queue.sleepers > queue.notified {
@@ -203,7 +202,7 @@ impl<B: Split> Injector<B> {
         }
     }
 
-    /// The same, if `is_more` jobs are left for others.
+    /// Unlocks, and notifies a sleeper if `is_more` jobs are left.
     #[inline]
     fn notify_one_if(&self, is_more: bool, queue: MutexGuard<'_, Queue<B>>) {
         if is_more {
@@ -215,11 +214,11 @@ impl<B: Split> Injector<B> {
     fn send_notification(&self, mut queue: MutexGuard<'_, Queue<B>>) {
         queue.notified += 1;
         drop(queue);
-        // A channel that is closed has woken all.
+        // Closing the channel has woken all sleepers.
         let _ = self.notifier.send(());
     }
 
-    /// Wakes a sleeping worker; says whether there is one.
+    /// Wakes a sleeping worker. Returns whether any worker sleeps.
     pub(crate) fn wake_sleeper(&self) -> bool {
         let queue = self.lock();
         let is_any = queue.sleepers > 0;
@@ -227,7 +226,7 @@ impl<B: Split> Injector<B> {
         is_any
     }
 
-    // ---- out ----
+    // ---- pop ----
 
     /// Takes the next job if there is one.
     pub(crate) fn try_pop(&self) -> Result<Option<B::Job>, Closed> {
@@ -242,8 +241,7 @@ impl<B: Split> Injector<B> {
         }
     }
 
-    /// Takes what comes next: a job, or jobs that travel as one, which go to the local queue.
-    /// Nothing may be left in that.
+    /// Takes the next item: a job, or a batch, which goes into `local_queue`. That has to be empty.
     pub(crate) fn take(
         &self,
         local_queue: Option<&Arc<LocalQueue<B>>>,
@@ -273,50 +271,54 @@ impl<B: Split> Injector<B> {
             return Ok(Taken::One(job));
         }
         let Some(local_queue) = local_queue else {
-            return Ok(Taken::WantsDesk);
+            return Ok(Taken::NeedsLocalQueue);
         };
         let Some(Item::Batch(batch)) = queue.items.pop_front() else {
             return Ok(Taken::Nothing);
         };
         let is_more = is_left || batch.len() > 1 || !queue.items.is_empty();
-        let emptied = local_queue.local().hand.replace(batch);
+        let emptied = local_queue.local().batch.replace(batch);
         debug_assert!(
-            emptied.is_none_or(|hand| hand.len() == 0),
+            emptied.is_none_or(|batch| batch.len() == 0),
             "a worker that takes more has nothing left"
         );
         if !queue
-            .holders
+            .stealers
             .iter()
-            .any(|holder| Arc::ptr_eq(&holder.local_queue, local_queue))
+            .any(|stealer| Arc::ptr_eq(&stealer.local_queue, local_queue))
         {
-            queue.holders.push(Holder {
+            queue.stealers.push(Stealer {
                 local_queue: Arc::clone(local_queue),
-                seen: 0,
+                last_len: 0,
             });
         }
         self.notify_one_if(is_more, queue);
-        Ok(Taken::Hand)
+        Ok(Taken::Batch)
     }
 
-    /// What is left in the local queue is put back, and it is filled no more.
+    /// Returns the rest of a local queue, which is not stolen from any more.
     pub(crate) fn give_back(&self, local_queue: &Arc<LocalQueue<B>>) {
         let mut queue = self.lock();
         queue
-            .holders
-            .retain(|holder| !Arc::ptr_eq(&holder.local_queue, local_queue));
-        let Some(hand) = local_queue
+            .stealers
+            .retain(|stealer| !Arc::ptr_eq(&stealer.local_queue, local_queue));
+        let Some(batch) = local_queue
             .local()
-            .hand
+            .batch
             .take()
-            .filter(|hand| hand.len() > 0)
+            .filter(|batch| batch.len() > 0)
         else {
             return;
         };
-        queue.put_back(hand);
+        queue.insert_by_number(batch);
         self.notify_one(queue);
     }
 
-    /// Waits for the next job. Dropping the future loses nothing; `kept` is that of the worker.
+    /// Waits for the next job. `kept` belongs to the worker.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no job and no notification.
     pub(crate) async fn pop(&self, kept: &KeptNote) -> Result<B::Job, Closed> {
         let mut popped = self.pop_or_sleep(None);
         loop {
@@ -330,8 +332,8 @@ impl<B: Split> Injector<B> {
         }
     }
 
-    /// Takes a job or counts as a sleeper, in one step; before, a sleeper that was woken is one no
-    /// more.
+    /// Takes a job or registers as a sleeper, in one critical section. `woken` is the sleeper that
+    /// the caller was until now, and whether it was notified.
     fn pop_or_sleep<'a>(&'a self, woken: Option<(Sleeper<'a, B>, bool)>) -> Popped<'a, B> {
         let mut queue = self.lock();
         let was_asleep = woken.is_some();
@@ -342,7 +344,7 @@ impl<B: Split> Injector<B> {
         }
         match queue.pop() {
             Some((job, is_more)) => {
-                // What this worker was notified of may be another job than the one it takes.
+                // The notification may have been for another job than the one that is taken.
                 let is_more = is_more || (was_asleep && queue.has_local_jobs());
                 self.notify_one_if(is_more, queue);
                 Popped::Job(job)
@@ -355,10 +357,9 @@ impl<B: Split> Injector<B> {
         }
     }
 
-    // ---- the end ----
+    // ---- close and sweep ----
 
-    /// Closes the queue: it takes no more jobs, and the workers leave once they have taken those
-    /// that are in it.
+    /// Closes the queue. It accepts no more jobs; workers take those that are in it and leave.
     pub(crate) fn close(&self) {
         self.lock().is_closed = true;
         self.notifier.close();
@@ -369,8 +370,8 @@ impl<B: Split> Injector<B> {
         self.take_all_for(|jobs| jobs)
     }
 
-    /// Takes all jobs, oldest first, and passes them on before a worker can take another one. No
-    /// job is dropped meanwhile, and no task is woken.
+    /// Takes all jobs, oldest first, and passes them to `take` under the lock, before a worker can
+    /// take another one. No job is dropped and no task is woken under the lock.
     pub(crate) fn take_all_for<R>(&self, take: impl FnOnce(VecDeque<B::Job>) -> R) -> R {
         let mut queue = self.lock();
         while queue.steal_half().is_some() {}
@@ -382,24 +383,25 @@ impl<B: Split> Injector<B> {
         take(jobs)
     }
 
-    /// How many items are in the queue; a batch is one.
+    /// The number of items in the queue; a batch is one.
     pub(crate) fn len(&self) -> usize {
         self.lock().items.len()
     }
 
-    /// Takes out the jobs of which `is_dead` is true, and the batches that say so themselves. The
-    /// others keep their order.
+    /// Removes the jobs of which `is_dead` is true, and the batches of which [`Split::is_dead`] is.
+    /// The others keep their order.
     pub(crate) fn sweep(&self, is_dead: impl Fn(&B::Job) -> bool) -> Vec<B::Job> {
         let mut queue = self.lock();
         let mut dead = Vec::new();
-        for holder in &queue.holders {
-            let hand = holder
+        for stealer in &queue.stealers {
+            let batch = stealer
                 .local_queue
                 .local()
-                .hand
-                .take_if(|hand| hand.is_dead());
-            hand.into_iter()
-                .for_each(|hand| Item::Batch(hand).into_jobs(&mut dead));
+                .batch
+                .take_if(|batch| batch.is_dead());
+            batch
+                .into_iter()
+                .for_each(|batch| Item::Batch(batch).into_jobs(&mut dead));
         }
         for item in std::mem::take(&mut queue.items) {
             let is_dead = match &item {
@@ -417,7 +419,7 @@ impl<B: Split> Injector<B> {
 }
 
 impl<B: Split> Queue<B> {
-    /// Takes the next job; says whether others are left for other workers.
+    /// Takes the next job. Returns whether any are left for other workers.
     fn pop(&mut self) -> Option<(B::Job, bool)> {
         let is_left = if self.items.is_empty() {
             self.steal_half()?
@@ -425,7 +427,7 @@ impl<B: Split> Queue<B> {
             false
         };
         let job = if let Some(Item::Batch(batch)) = self.items.front_mut() {
-            let job = batch.take_first();
+            let job = batch.pop_first();
             if batch.len() == 0 {
                 self.items.pop_front();
             }
@@ -439,8 +441,8 @@ impl<B: Split> Queue<B> {
         Some((job, is_left || !self.items.is_empty()))
     }
 
-    /// Puts jobs where they were taken from, before all that are younger.
-    fn put_back(&mut self, batch: B) {
+    /// Inserts jobs where they were taken from, before all younger ones.
+    fn insert_by_number(&mut self, batch: B) {
         let number = batch.number();
         let at = self
             .items
@@ -450,62 +452,63 @@ impl<B: Split> Queue<B> {
         self.items.insert(at, Item::Batch(batch));
     }
 
-    /// Takes half of a local queue; `None`: all are empty. Says whether any has more.
+    /// Moves half of a local queue into the queue. `None`: all local queues are empty. Returns
+    /// whether a local queue has jobs left.
     fn steal_half(&mut self) -> Option<bool> {
-        let half = self.holders.iter().find_map(|holder| {
-            let mut local = holder.local_queue.local();
+        let half = self.stealers.iter().find_map(|stealer| {
+            let mut local = stealer.local_queue.local();
             local
-                .hand
+                .batch
                 .as_mut()
-                .filter(|hand| hand.len() > 0)
-                .map(|hand| hand.split_half())
+                .filter(|batch| batch.len() > 0)
+                .map(|batch| batch.split_half())
         })?;
-        self.put_back(half);
+        self.insert_by_number(half);
         Some(self.has_local_jobs())
     }
 
     fn has_local_jobs(&self) -> bool {
-        self.holders.iter().any(|holder| {
-            holder
+        self.stealers.iter().any(|stealer| {
+            stealer
                 .local_queue
                 .local()
-                .hand
+                .batch
                 .as_ref()
-                .is_some_and(|hand| hand.len() > 0)
+                .is_some_and(|batch| batch.len() > 0)
         })
     }
 
-    /// Steals half of each local queue that has not shrunk since a worker looked last: it is older
-    /// than what is in the queue, and its worker is busy with one job.
+    /// Steals half of each local queue that has not shrunk since the last call: its jobs are older
+    /// than the queue's, and its worker is busy with one job.
     fn steal_stale(&mut self, local_queue: &Arc<LocalQueue<B>>) {
-        for at in 0..self.holders.len() {
-            let holder = &mut self.holders[at];
-            if Arc::ptr_eq(&holder.local_queue, local_queue) {
+        for at in 0..self.stealers.len() {
+            let stealer = &mut self.stealers[at];
+            if Arc::ptr_eq(&stealer.local_queue, local_queue) {
                 continue;
             }
-            let mut local = holder.local_queue.local();
-            let Some(hand) = &mut local.hand else {
+            let mut local = stealer.local_queue.local();
+            let Some(batch) = &mut local.batch else {
                 continue;
             };
-            if hand.len() == 0 || hand.len() != holder.seen {
-                holder.seen = hand.len();
+            if batch.len() == 0 || batch.len() != stealer.last_len {
+                stealer.last_len = batch.len();
                 continue;
             }
-            let half = hand.split_half();
+            let half = batch.split_half();
             drop(local);
-            self.put_back(half);
+            self.insert_by_number(half);
         }
     }
 }
 
-/// What [`Injector::pop_or_sleep`] did.
+/// The result of [`Injector::pop_or_sleep`].
 enum Popped<'a, B: Split> {
     Job(B::Job),
     Closed,
     Sleeps(Sleeper<'a, B>),
 }
 
-/// A worker that is counted in `sleepers`, until this is dropped.
+/// Keeps a worker counted in `sleepers` until it is dropped.
 struct Sleeper<'a, B: Split>(&'a Injector<B>);
 
 impl<B: Split> Drop for Sleeper<'_, B> {
@@ -523,7 +526,7 @@ impl<J: Copy + Into<u64>> Split for VecDeque<J> {
         self.len()
     }
 
-    fn take_first(&mut self) -> Option<J> {
+    fn pop_first(&mut self) -> Option<J> {
         self.pop_front()
     }
 
@@ -610,9 +613,9 @@ mod tests {
         assert_eq!(drain(&injector), [4]);
     }
 
-    /// However many notifications were sent before, and to whom.
+    /// However many notifications were sent before.
     #[test]
-    fn jobs_that_come_together_are_not_left_beside_sleeping_workers() {
+    fn jobs_that_come_together_are_not_left_while_workers_sleep() {
         for first in 1..5 {
             let injector = Numbers::new();
             let mut sleepers = asleep(&injector, 8);
@@ -637,7 +640,7 @@ mod tests {
             let mut sleepers = asleep(&injector, 3);
             assert!(injector.push_many(1..3).is_ok());
             for _ in 0..polls {
-                // It may take a job; then that is one less.
+                // A dropped sleeper may take a job with it.
                 drop(sleepers.remove(0));
             }
             let mut left = sleepers
@@ -667,14 +670,14 @@ mod tests {
         }
     }
 
-    /// A worker that takes another job than the one it was notified of.
+    /// A worker may take another job than the one that it was notified of.
     #[test]
     fn a_woken_worker_passes_on_what_is_left_in_a_local_queue() {
         let injector = Numbers::new();
         let mut sleepers = asleep(&injector, 2);
         injector.push_batch((0..3).collect()).unwrap();
         let local_queue = Arc::new(LocalQueue::default());
-        assert_eq!(injector.take(Some(&local_queue)), Ok(Taken::Hand));
+        assert_eq!(injector.take(Some(&local_queue)), Ok(Taken::Batch));
         injector.push(9).unwrap();
         let taken: Vec<_> = sleepers
             .iter_mut()
@@ -689,19 +692,19 @@ mod tests {
         injector.push_batch((0..3).collect()).unwrap();
         let local_queue = Arc::new(LocalQueue::default());
         let mut sleepers = Vec::new();
-        assert_eq!(injector.take(Some(&local_queue)), Ok(Taken::Hand));
+        assert_eq!(injector.take(Some(&local_queue)), Ok(Taken::Batch));
         assert_eq!(
             local_queue
                 .local()
-                .hand
+                .batch
                 .as_mut()
                 .and_then(VecDeque::pop_front),
             Some(0)
         );
         // Another worker steals one of the two and leaves the other.
         let thief = Arc::new(LocalQueue::default());
-        assert_eq!(injector.take(Some(&thief)), Ok(Taken::Hand));
-        assert_eq!(thief.local().hand.take(), Some(VecDeque::from([1])));
+        assert_eq!(injector.take(Some(&thief)), Ok(Taken::Batch));
+        assert_eq!(thief.local().batch.take(), Some(VecDeque::from([1])));
         sleepers.push(Box::pin(pop(&injector)));
         assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(2)));
     }
@@ -719,7 +722,7 @@ mod tests {
         }
     }
 
-    /// The channel wakes under a lock of its own, and there is another worker to be woken.
+    /// The channel wakes under a lock of its own, with another worker to be woken.
     #[test]
     fn a_waker_may_submit_and_cancel_before_it_returns() {
         let injector = Arc::new(Numbers::new());
@@ -771,21 +774,21 @@ mod tests {
         assert_eq!(block_on(poll_once(&mut sleeper)), Some(Ok(1)));
     }
 
-    /// It would wait for itself if that happened under the lock.
+    /// Dropping the waker under the lock would deadlock.
     #[test]
     fn a_waker_that_is_replaced_may_come_back_to_the_queue_in_its_drop() {
-        struct Looks(Arc<Numbers>);
-        impl Wake for Looks {
+        struct Pops(Arc<Numbers>);
+        impl Wake for Pops {
             fn wake(self: Arc<Self>) {}
         }
-        impl Drop for Looks {
+        impl Drop for Pops {
             fn drop(&mut self) {
                 assert_eq!(self.0.try_pop(), Ok(None));
             }
         }
         let injector = Arc::new(Numbers::new());
         let mut sleeper = Box::pin(pop(&injector));
-        let waker = Waker::from(Arc::new(Looks(Arc::clone(&injector))));
+        let waker = Waker::from(Arc::new(Pops(Arc::clone(&injector))));
         assert!(
             sleeper
                 .as_mut()
@@ -817,7 +820,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_leaves_no_worker_asleep_beside_a_job() {
+    fn a_sweep_leaves_no_worker_asleep_while_a_job_waits() {
         let injector = Numbers::new();
         let mut sleepers = asleep(&injector, 1);
         assert!(injector.push_many(1..3).is_ok());

@@ -1,18 +1,25 @@
-//! What lies before a worker while it is polled: jobs that it has taken together and not started,
-//! its *hand*, and a *tally* of what it has done that is not in the books yet. So a job that ends
-//! at once costs one lock that nobody else wants, and no allocation.
+//! The local queue of a worker, for as long as the worker is being polled: the *batch* of jobs that
+//! it has taken and not started, and the *tally* of what it has done that the admission does not
+//! count yet. A job that ends within its first poll costs one uncontended lock and no allocation.
 //!
-//! * The hand is everybody's. A worker that finds nothing else takes half of it, a cancellation or
-//!   an abort takes it away, and what is left of it when its worker waits, or ends its turn, goes
-//!   back to where it came from. So no job waits behind another while a worker is free.
-//! * The tally is part of the books. Whoever takes the shared state's lock [enters it](Tally::enter)
-//!   first, so nobody ever sees books that lag behind.
-//! * A local queue that was [called](Local::call) starts nothing and notes nothing any more: its worker
-//!   has to close it, by the shared state's lock. Whoever does what must not cross the start or the end
-//!   of a job calls all desks under that lock.
+//! * Local queues can be stolen from. An idle worker steals half of another's queue; a cancellation
+//!   or an abort takes the batch. When the worker waits or ends its turn, it returns what is left
+//!   to the injector. So no job waits behind another while a worker is free.
+//! * Invariant: the shared state's lock is never taken without [flushing](Tally::flush_into) all
+//!   tallies, so a reader never sees counts that lag behind. Waits that a tally concerns are
+//!   notified when the worker closes its local queue, which it does before it waits.
+//! * An operation that must not race with a job's start or end [revokes](Local::revoke) all local
+//!   queues while it holds the shared state's lock: interrupting, pausing, aborting, and waiting
+//!   for a permit, for fewer queued or for fewer running jobs. A worker whose local queue is
+//!   revoked closes it, under that lock, before it starts another job. While such a wait is
+//!   registered, no local queue is opened.
 //!
-//! The lock of a local queue is the innermost: it comes after those of the injector and of the shared state, and
-//! nothing is locked under it.
+//! Cancelling a map (1) sets the map's flag, (2) revokes all local queues, (3) sweeps. A worker (1)
+//! opens its local queue, (2) fills it, (3) checks the flag. So either the worker sees the flag, or
+//! its open queue is revoked.
+//!
+//! The lock of a local queue is the innermost: it is taken after those of the injector and of the
+//! shared state, and nothing is locked under it.
 
 use std::num::NonZeroUsize;
 use std::sync::PoisonError;
@@ -22,8 +29,8 @@ use super::running::{ActiveJob, Running};
 use crate::event::JobId;
 use crate::sync::{Mutex, MutexGuard};
 
-/// After so many changes they are entered in the books.
-const CHANGES: usize = 64;
+/// A tally with this many changes is flushed.
+const MAX_CHANGES: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct LocalQueue<L> {
@@ -33,7 +40,7 @@ pub(crate) struct LocalQueue<L> {
 #[derive(Debug)]
 pub(crate) struct Local<L> {
     /// Jobs that have not started.
-    pub(crate) hand: Option<L>,
+    pub(crate) batch: Option<L>,
     pub(crate) tally: Tally,
     is_revoked: bool,
 }
@@ -42,7 +49,7 @@ impl<L> Default for LocalQueue<L> {
     fn default() -> Self {
         Self {
             local: Mutex::new(Local {
-                hand: None,
+                batch: None,
                 tally: Tally::default(),
                 is_revoked: false,
             }),
@@ -57,8 +64,8 @@ impl<L> LocalQueue<L> {
 }
 
 impl<L> Local<L> {
-    /// From here on its worker starts nothing and notes nothing before it has closed it.
-    pub(crate) const fn call(&mut self) {
+    /// Revokes the worker's right to start jobs and to tally until it has closed the queue.
+    pub(crate) const fn revoke(&mut self) {
         self.is_revoked = true;
     }
 
@@ -66,19 +73,19 @@ impl<L> Local<L> {
         self.is_revoked
     }
 
-    /// For the next turn.
+    /// Makes a closed queue usable again.
     pub(crate) const fn open(&mut self) {
         self.is_revoked = false;
     }
 }
 
-/// What has happened and is not in the books yet: jobs from outside that have started, and
-/// successes.
+/// The starts and successes that the admission does not count yet. All jobs in it are from outside.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     started: usize,
     succeeded: usize,
-    /// Who occupies a slot now; those that come later count. Hardly more than [`CHANGES`].
+    /// The job of each slot since the last flush; later entries override earlier ones. Little more
+    /// than [`MAX_CHANGES`] entries.
     changes: Vec<(usize, Option<StartedJob>)>,
 }
 
@@ -87,26 +94,26 @@ pub(crate) struct Tally {
 pub(crate) struct StartedJob {
     pub(crate) id: JobId,
     pub(crate) index: usize,
-    /// The identity of the map or group that it belongs to.
+    /// Identifies the map or group that the job belongs to.
     pub(crate) stream: Option<NonZeroUsize>,
 }
 
 impl Tally {
-    /// A job has started in the slot.
+    /// Tallies the start of a job.
     #[inline(always)]
     pub(crate) fn start(&mut self, slot: usize, started_job: StartedJob) {
         self.started += 1;
         self.change(slot, Some(started_job));
     }
 
-    /// The job of the slot has succeeded.
+    /// Tallies the success of the slot's job.
     #[inline(always)]
     pub(crate) fn succeed(&mut self, slot: usize) {
         self.succeeded += 1;
         self.change(slot, None);
     }
 
-    /// The job of the slot has succeeded, and another one has started there.
+    /// Tallies the success of the slot's job and the start of the next one.
     #[inline(always)]
     pub(crate) fn follow(&mut self, slot: usize, started_job: StartedJob) {
         self.succeeded += 1;
@@ -121,14 +128,14 @@ impl Tally {
         }
     }
 
-    /// Whether it is time to enter it.
-    pub(crate) const fn is_long(&self) -> bool {
-        self.changes.len() >= CHANGES
+    /// Whether [`MAX_CHANGES`] is reached.
+    pub(crate) const fn needs_flush(&self) -> bool {
+        self.changes.len() >= MAX_CHANGES
     }
 
-    /// Enters everything in the books.
-    pub(crate) fn enter<W>(&mut self, admission: &mut Admission, running: &mut Running<W>) {
-        admission.enter(
+    /// Adds everything to the admission and to the slots, and clears the tally.
+    pub(crate) fn flush_into<W>(&mut self, admission: &mut Admission, running: &mut Running<W>) {
+        admission.record(
             std::mem::take(&mut self.started),
             std::mem::take(&mut self.succeeded),
         );
@@ -154,8 +161,8 @@ mod tests {
         }
     }
 
-    /// What runs in the slots, and queued, running, succeeded.
-    fn books(admission: &Admission, running: &Running<()>) -> (Vec<(usize, u64)>, [u64; 3]) {
+    /// The job of each slot, and the queued, running and succeeded counts.
+    fn counts(admission: &Admission, running: &Running<()>) -> (Vec<(usize, u64)>, [u64; 3]) {
         let runs = running
             .occupied()
             .map(|(slot, active_job)| (slot, active_job.id.0))
@@ -169,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_is_entered_is_what_has_happened_however_often_it_is_entered_meanwhile() {
-        for entered_after in 0..32 {
+        for flushed_after in 0..32 {
             let (mut admission, mut running) = (Admission::new(8, 0, 1, 3), Running::new());
             for _ in 0..4 {
                 admission.accept(Origin::Outside).unwrap();
@@ -184,8 +191,8 @@ mod tests {
             ];
             for (number, step) in steps.into_iter().enumerate() {
                 step(&mut tally);
-                if entered_after >> number & 1 == 1 {
-                    tally.enter(&mut admission, &mut running);
+                if flushed_after >> number & 1 == 1 {
+                    tally.flush_into(&mut admission, &mut running);
                     let now = [
                         (vec![(1, 0)], [3, 1, 0]),
                         (vec![(1, 1)], [2, 1, 1]),
@@ -193,12 +200,12 @@ mod tests {
                         (vec![(2, 2)], [1, 1, 2]),
                         (vec![(1, 3), (2, 2)], [0, 2, 2]),
                     ];
-                    assert_eq!(books(&admission, &running), now[number]);
+                    assert_eq!(counts(&admission, &running), now[number]);
                 }
             }
-            tally.enter(&mut admission, &mut running);
+            tally.flush_into(&mut admission, &mut running);
             assert_eq!(
-                books(&admission, &running),
+                counts(&admission, &running),
                 (vec![(1, 3), (2, 2)], [0, 2, 2])
             );
         }
@@ -212,12 +219,12 @@ mod tests {
         }
         let mut tally = Tally::default();
         tally.start(0, job(0));
-        tally.enter(&mut admission, &mut running);
+        tally.flush_into(&mut admission, &mut running);
         running.begin_wait(0, JobId(0), ());
-        tally.enter(&mut admission, &mut running);
+        tally.flush_into(&mut admission, &mut running);
         assert!(running.is_blocked(1));
         tally.follow(0, job(1));
-        tally.enter(&mut admission, &mut running);
+        tally.flush_into(&mut admission, &mut running);
         assert!(!running.is_blocked(1));
         assert_eq!(running.waiting().count(), 0);
     }

@@ -1,10 +1,62 @@
-//! Jobs that have not started: who may hand them in ([`admission`]), how they reach the workers
-//! ([`injector`]), and the book of those that have started ([`running`]). The README beside this
-//! file shows why no wake-up is lost.
+//! Jobs from their acceptance to their end: [`admission`] counts them and grants permits,
+//! [`injector`] and [`local`] carry them to the workers, [`running`] records which job runs in
+//! which slot.
 //!
-//! Where a policy says when a job may start (priority, delay, rate, keys, retry, pause), the
-//! [`schedule`] stands between the two: it holds admitted jobs back and releases them into the
-//! injector, each when a worker is free for it. Without one, an admitted job goes straight there.
+//! A pool with a scheduling policy (priority, delay, rate, keys, retry, pause) holds accepted jobs
+//! in its [`schedule`](crate::schedule), which releases each into the injector when a slot is free
+//! for it. Without a policy, accepted jobs go straight into the injector.
+//!
+//! | part | guarded by | contents |
+//! |---|---|---|
+//! | [`Admission`](admission::Admission) | the shared state's lock | counts of queued, running and finished jobs; waiters for permits |
+//! | [`Injector`](injector::Injector) | its own lock | queued jobs, for any worker |
+//! | [`LocalQueue`](local::LocalQueue) | its own lock, one for each worker that is being polled | jobs that a worker took in one batch and has not started; its tally |
+//! | [`Schedule`](crate::schedule::Schedule) | the shared state's lock | jobs that are held back, and the records of those released or running |
+//! | [`Running`](running::Running) | the shared state's lock | the job of each slot, and which jobs wait for their own pool |
+//!
+//! # Locks
+//!
+//! Lock order: injector, shared state, local queue. No user code runs under any of them: wakers are
+//! taken out and called after unlocking (also a waker that is only replaced is dropped after it),
+//! and so are observers and drops of user values. The one exception is `Waker::clone`. A waker that
+//! panics is contained, and the others are still woken.
+//!
+//! # Check and register
+//!
+//! Each wait follows one of two rules, so no wake-up is lost: check and register under one lock, or
+//! register first and check again. In particular:
+//!
+//! * `Admission::accept` counts a job as queued before the job is in the injector. So `is_idle` is
+//!   false while a job is on its way there.
+//! * `wait_idle` and `drain` check and register under the shared state's lock. A pool is idle when
+//!   the admission counts no job and no outcome is being delivered. Delivery (1) increments the
+//!   count of deliveries, (2) records the outcome, (3) hands it to the handle, map or group, (4)
+//!   decrements the count and wakes the idle waiters if it was the last one.
+//! * An abort (1) sets the state, (2) empties the queue; a submission (1) pushes, (2) checks the
+//!   state. One of the two finds the job, though no worker may be polled any more.
+//! * Cancelling a map or group (1) sets its flag, (2) sweeps; a submission to it (1) pushes, (2)
+//!   checks the flag and sweeps if it is set.
+//!
+//! # Closing
+//!
+//! The injector is closed when the admission says that the pool has ended; from then on `push`
+//! returns the job, which is abandoned. There are two cases:
+//!
+//! * The pool is closed and idle. What is left in the queue are tombstones, whose jobs have their
+//!   outcomes.
+//! * The last worker leaves. It (1) closes the injector, (2) takes all jobs out of it. A job
+//!   accepted before is either taken by (2) or returned by `push`, so it is abandoned exactly once.
+//!
+//! A drain does not wait for permits, which may be held forever: a permit that is used after the
+//! close fails with `Closed` and gives the input back.
+//!
+//! # Tombstones
+//!
+//! The input of a job with a handle is in the handle's shared state, not in the queue. Cancelling
+//! takes the input out, drops it, records the outcome and frees the capacity; the entry that stays
+//! in the queue is a *tombstone*, which a worker discards. A cancellation sweeps when the injector
+//! holds more than 32 items and more than twice as many as there are queued jobs. So cancelling
+//! cannot grow a queue that no worker takes from.
 
 pub(crate) mod admission;
 pub(crate) mod injector;

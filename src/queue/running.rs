@@ -1,11 +1,12 @@
-//! Who runs what: one entry a slot, and which of the running jobs wait for their own pool, and for
-//! what.
+//! The job of each slot, and which running jobs wait for their own pool, and for what.
 //!
-//! Pure, and kept under the shared state's one lock together with the [admission](super::admission). A job that
-//! waits for another job of its pool holds a slot that the other may need. When every slot of every
-//! live worker is held like that, nothing may be able to run any more: the shared state looks whether one
-//! of the waits is over already, and if none is, the job that would complete the circle is told so
-//! instead of being left to wait.
+//! Pure. The shared state keeps it under its one lock, together with the
+//! [admission](super::admission).
+//!
+//! A job that waits for another job of its pool holds a slot that the other may need. When all
+//! slots of all live workers are held like that, the pool may be deadlocked: the shared state
+//! checks whether one of the waits is over already. If none is, the wait that would complete the
+//! deadlock fails.
 
 use std::collections::{BTreeMap, TryReserveError};
 use std::time::Instant;
@@ -13,7 +14,7 @@ use std::time::Instant;
 use crate::event::JobId;
 use crate::schedule::RecordId;
 
-/// What runs in a slot.
+/// The job that runs in a slot.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ActiveJob {
     pub(crate) id: JobId,
@@ -23,9 +24,9 @@ pub(crate) struct ActiveJob {
     pub(crate) record_id: Option<RecordId>,
     /// Whether an attempt was made before, or another one is allowed.
     pub(crate) is_retry: bool,
-    /// The identity of the map or group that the job belongs to.
+    /// Identifies the map or group that the job belongs to.
     pub(crate) stream: Option<usize>,
-    /// How many waits for its own pool this job is in.
+    /// The number of waits for its own pool that this job is in.
     waits: usize,
 }
 
@@ -43,36 +44,36 @@ impl ActiveJob {
     }
 }
 
-/// How many places are made at once.
-const TOGETHER: usize = 32;
+/// The number of entries that are allocated at once.
+const CHUNK: usize = 32;
 
 /// What is known of a slot.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct SlotEntry {
     active_job: Option<ActiveJob>,
-    /// When what runs there has started, where the clock was looked at.
+    /// When the job started, if the clock was read.
     since: Option<Instant>,
 }
 
-/// `W` says what a job waits for.
+/// `W` is what a job waits for.
 #[derive(Debug)]
 pub(crate) struct Running<W> {
-    /// Made when the first of their slots is occupied, so a slot that never is costs next to
-    /// nothing. The list has room for all slots of the pool from the start: no job starts that
-    /// finds none.
-    chunks: Vec<Option<Box<[Place; TOGETHER]>>>,
-    /// How many occupants run another attempt, or have it before them.
+    /// Each chunk is allocated when the first of its slots is occupied, so unused slots cost next
+    /// to nothing. `reserve` makes room in the list for all slots of the pool, so starting a job
+    /// cannot fail.
+    chunks: Vec<Option<Box<[SlotEntry; CHUNK]>>>,
+    /// How many running jobs have `is_retry` set.
     retries: usize,
-    /// How many occupants have `waits > 0`.
+    /// How many running jobs have `waits > 0`.
     blocked: usize,
     /// Bounded by the number of futures that wait.
     waits: BTreeMap<u64, Wait<W>>,
-    next_wait: u64,
+    last_wait_id: u64,
 }
 
 #[derive(Debug)]
 struct Wait<W> {
-    /// Where the job that waits runs; `None` if it does not, or not any more: another attempt of it
+    /// The slot of the job that waits; `None` once it does not run any more: another attempt of it
     /// has waits of its own.
     slot: Option<usize>,
     what: W,
@@ -85,55 +86,55 @@ impl<W> Running<W> {
             retries: 0,
             blocked: 0,
             waits: BTreeMap::new(),
-            next_wait: 0,
+            last_wait_id: 0,
         }
     }
 
-    /// Makes room for so many slots.
+    /// Reserves room for so many slots.
     pub(crate) fn reserve(&mut self, slots: usize) -> Result<(), TryReserveError> {
-        self.chunks.try_reserve_exact(slots.div_ceil(TOGETHER))
+        self.chunks.try_reserve_exact(slots.div_ceil(CHUNK))
     }
 
     #[inline(always)]
     pub(crate) fn start(&mut self, slot: usize, active_job: ActiveJob) {
-        self.place_made(slot).active_job = Some(active_job);
+        self.entry_or_insert(slot).active_job = Some(active_job);
     }
 
-    fn place(&self, slot: usize) -> Option<&Place> {
-        Some(&self.chunks.get(slot / TOGETHER)?.as_ref()?[slot % TOGETHER])
+    fn entry(&self, slot: usize) -> Option<&SlotEntry> {
+        Some(&self.chunks.get(slot / CHUNK)?.as_ref()?[slot % CHUNK])
     }
 
-    fn place_mut(&mut self, slot: usize) -> Option<&mut Place> {
-        Some(&mut self.chunks.get_mut(slot / TOGETHER)?.as_mut()?[slot % TOGETHER])
+    fn entry_mut(&mut self, slot: usize) -> Option<&mut SlotEntry> {
+        Some(&mut self.chunks.get_mut(slot / CHUNK)?.as_mut()?[slot % CHUNK])
     }
 
-    /// The place of a slot, made if there is none yet.
+    /// The entry of a slot, allocated if necessary.
     #[inline(always)]
-    fn place_made(&mut self, slot: usize) -> &mut Place {
-        let number = slot / TOGETHER;
+    fn entry_or_insert(&mut self, slot: usize) -> &mut SlotEntry {
+        let number = slot / CHUNK;
         if self.chunks.get(number).is_none_or(Option::is_none) {
-            self.make(number);
+            self.allocate(number);
         }
-        &mut self.chunks[number].as_mut().expect("it was made above")[slot % TOGETHER]
+        &mut self.chunks[number].as_mut().expect("it was made above")[slot % CHUNK]
     }
 
     #[cold]
-    fn make(&mut self, number: usize) {
+    fn allocate(&mut self, number: usize) {
         if number >= self.chunks.len() {
             self.chunks.resize_with(number + 1, || None);
         }
-        self.chunks[number] = Some(Box::new([Place::default(); TOGETHER]));
+        self.chunks[number] = Some(Box::new([SlotEntry::default(); CHUNK]));
     }
 
     fn active_job(&self, slot: usize) -> Option<ActiveJob> {
-        self.place(slot)?.active_job
+        self.entry(slot)?.active_job
     }
 
-    fn occupant_mut(&mut self, slot: usize) -> Option<&mut ActiveJob> {
-        self.place_mut(slot)?.active_job.as_mut()
+    fn active_job_mut(&mut self, slot: usize) -> Option<&mut ActiveJob> {
+        self.entry_mut(slot)?.active_job.as_mut()
     }
 
-    /// The same, for a job that was scheduled.
+    /// Like [`start`](Self::start), for a job that was scheduled.
     pub(crate) fn start_scheduled(
         &mut self,
         slot: usize,
@@ -141,16 +142,16 @@ impl<W> Running<W> {
         since: Option<Instant>,
     ) {
         self.start(slot, active_job);
-        self.place_made(slot).since = since;
+        self.entry_or_insert(slot).since = since;
         self.retries += usize::from(active_job.is_retry);
     }
 
-    /// The job of the slot does not run any more; returns its record in the schedule, if it has
+    /// Frees the slot of a scheduled job. Returns the job's record in the schedule, if there is
     /// one.
     pub(crate) fn finish_scheduled(&mut self, slot: usize) -> Option<RecordId> {
         let active_job = self.active_job(slot)?;
         self.finish(slot);
-        self.place_made(slot).since = None;
+        self.entry_or_insert(slot).since = None;
         self.retries -= usize::from(active_job.is_retry);
         active_job.record_id
     }
@@ -158,15 +159,15 @@ impl<W> Running<W> {
     #[inline]
     pub(crate) fn finish(&mut self, slot: usize) {
         if self
-            .place_mut(slot)
-            .and_then(|place| place.active_job.take())
+            .entry_mut(slot)
+            .and_then(|entry| entry.active_job.take())
             .is_some_and(|active_job| active_job.waits > 0)
         {
             self.end_waits_of(slot);
         }
     }
 
-    /// The job of this slot has waited for the pool, and does not run any more.
+    /// Detaches the waits of the job that ran in this slot.
     #[cold]
     fn end_waits_of(&mut self, slot: usize) {
         self.blocked -= 1;
@@ -176,29 +177,29 @@ impl<W> Running<W> {
             .for_each(|wait| wait.slot = None);
     }
 
-    /// The slot is occupied like this now, by a job that is not scheduled.
+    /// Sets the job of a slot, for jobs that are not scheduled.
     #[inline]
     pub(crate) fn replace(&mut self, slot: usize, active_job: Option<ActiveJob>) {
         let id =
             |active_job: &Option<ActiveJob>| active_job.as_ref().map(|active_job| active_job.id);
-        let place = self.place_made(slot);
-        if id(&place.active_job) != id(&active_job)
-            && std::mem::replace(&mut place.active_job, active_job)
+        let entry = self.entry_or_insert(slot);
+        if id(&entry.active_job) != id(&active_job)
+            && std::mem::replace(&mut entry.active_job, active_job)
                 .is_some_and(|before| before.waits > 0)
         {
             self.end_waits_of(slot);
         }
     }
 
-    /// How many jobs run another attempt, or have it before them.
+    /// How many running jobs are retries, or have another attempt allowed.
     pub(crate) const fn retries(&self) -> usize {
         self.retries
     }
 
-    /// Another attempt of the slot's job is allowed, and counts from now on.
+    /// Counts the slot's job as a retry from now on: another attempt is allowed.
     pub(crate) fn mark_retry(&mut self, slot: usize) {
         if let Some(active_job) = self
-            .occupant_mut(slot)
+            .active_job_mut(slot)
             .filter(|active_job| !active_job.is_retry)
         {
             active_job.is_retry = true;
@@ -206,7 +207,7 @@ impl<W> Running<W> {
         }
     }
 
-    /// Whether the slot runs another attempt.
+    /// Whether the slot's job is a retry.
     pub(crate) fn is_retry(&self, slot: usize) -> bool {
         self.active_job(slot)
             .is_some_and(|active_job| active_job.is_retry)
@@ -217,18 +218,18 @@ impl<W> Running<W> {
         self.active_job(slot)?.record_id
     }
 
-    /// When the job of this slot has started, if somebody looked at the clock.
+    /// When the slot's job started, if the clock was read.
     pub(crate) fn since(&self, slot: usize) -> Option<Instant> {
-        self.place(slot)?.since
+        self.entry(slot)?.since
     }
 
-    /// Whether this very job runs in this slot.
+    /// Whether the slot runs this job.
     pub(crate) fn is_running(&self, slot: usize, id: JobId) -> bool {
         self.active_job(slot)
             .is_some_and(|active_job| active_job.id == id)
     }
 
-    /// The occupied slots, in the order of their numbers.
+    /// The occupied slots, in ascending order.
     pub(crate) fn occupied(&self) -> impl Iterator<Item = (usize, ActiveJob)> {
         let chunks = self
             .chunks
@@ -236,8 +237,8 @@ impl<W> Running<W> {
             .enumerate()
             .filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)));
         chunks.flat_map(|(number, chunk)| {
-            let occupied = move |(at, place): (usize, &Place)| {
-                Some((number * TOGETHER + at, place.active_job?))
+            let occupied = move |(at, entry): (usize, &SlotEntry)| {
+                Some((number * CHUNK + at, entry.active_job?))
             };
             chunk.iter().enumerate().filter_map(occupied)
         })
@@ -248,22 +249,22 @@ impl<W> Running<W> {
         self.blocked > 0 && self.blocked >= live
     }
 
-    /// How many jobs wait for the pool.
+    /// The number of jobs that wait for the pool.
     pub(crate) const fn blocked(&self) -> usize {
         self.blocked
     }
 
-    /// The slots whose jobs wait for the pool, and what for.
+    /// The slots of jobs that wait for the pool, and what they wait for.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (usize, &W)> {
         self.waits
             .values()
             .filter_map(|wait| Some((wait.slot?, &wait.what)))
     }
 
-    /// A job begins to wait for its own pool; returns the number of the wait.
+    /// Registers a wait of a job for its own pool. Returns the id of the wait.
     pub(crate) fn begin_wait(&mut self, slot: usize, id: JobId, what: W) -> u64 {
         let active_job = self
-            .occupant_mut(slot)
+            .active_job_mut(slot)
             .filter(|active_job| active_job.id == id);
         let waits = active_job.map(|active_job| {
             active_job.waits += 1;
@@ -271,25 +272,23 @@ impl<W> Running<W> {
         });
         self.blocked += usize::from(waits == Some(1));
         let slot = waits.map(|_| slot);
-        self.next_wait += 1;
-        self.waits.insert(self.next_wait, Wait { slot, what });
-        self.next_wait
+        self.last_wait_id += 1;
+        self.waits.insert(self.last_wait_id, Wait { slot, what });
+        self.last_wait_id
     }
 
-    /// What a wait of this number says, to be changed in place; `None` if the job does not run any
-    /// more.
-    pub(crate) fn wait_mut(&mut self, number: u64) -> Option<&mut W> {
+    /// The target of a wait; `None` if the job does not run any more.
+    pub(crate) fn wait_mut(&mut self, wait_id: u64) -> Option<&mut W> {
         self.waits
-            .get_mut(&number)
+            .get_mut(&wait_id)
             .filter(|wait| wait.slot.is_some())
             .map(|wait| &mut wait.what)
     }
 
-    /// A wait is over, or given up. Returns what it was for, which is not to be dropped under the
-    /// lock.
-    pub(crate) fn end_wait(&mut self, number: u64) -> Option<W> {
-        let Wait { slot, what } = self.waits.remove(&number)?;
-        let active_job = slot.and_then(|slot| self.occupant_mut(slot));
+    /// Ends a wait. Returns its target, which must not be dropped under the lock.
+    pub(crate) fn end_wait(&mut self, wait_id: u64) -> Option<W> {
+        let Wait { slot, what } = self.waits.remove(&wait_id)?;
+        let active_job = slot.and_then(|slot| self.active_job_mut(slot));
         let waits = active_job.map(|active_job| {
             active_job.waits -= 1;
             active_job.waits

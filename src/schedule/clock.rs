@@ -1,21 +1,27 @@
-//! Time as the schedule counts it: whole nanoseconds since the pool was made, which never go back.
+//! The time of the schedule: whole nanoseconds since the pool was made, monotonic whatever the
+//! clock shows. Pure.
 //!
-//! In come readings of a clock that may be anything; out comes a [`Tick`]. A clock that steps back
-//! stands still for one reading and goes on from there, so nobody waits for it to catch up; one
-//! that jumps ahead does so once. Pure.
+//! * A reading that is later than the last one advances the [`Tick`] by the difference.
+//! * A reading that is earlier advances nothing, and the ticks go on from there. So after a clock
+//!   steps back an hour, nothing is delayed by an hour.
+//! * A reading is also earlier if another thread read the clock later and locked first. It is
+//!   distinguished from a step back by its generation: the number of readings that had been
+//!   accepted before it was made.
+//!
+//! All sums saturate.
 
 use std::time::{Duration, Instant};
 
 use super::slab::RecordId;
 
-/// Nanoseconds since the pool was made. The last one stands for "never": it is 584 years away.
+/// Nanoseconds since the pool was made. The maximum, 584 years, stands for "never".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub(crate) struct Tick(pub(crate) u64);
 
 impl Tick {
     pub(crate) const NEVER: Self = Self(u64::MAX);
 
-    /// The tick that much later; never, if there is none.
+    /// The tick that much later, at most [`NEVER`](Self::NEVER).
     pub(crate) fn after(self, wait: Duration) -> Self {
         Self(self.0.saturating_add(nanos(wait)))
     }
@@ -25,8 +31,7 @@ impl Tick {
     }
 }
 
-/// A tick and whom it is for; the earlier one is the lesser. As small as can be, since there may be
-/// millions.
+/// A tick and a record, ordered by the tick. As small as possible, since there may be millions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Due {
     high: u32,
@@ -52,15 +57,12 @@ impl Due {
     }
 }
 
-/// The duration in nanoseconds; one that is longer than 584 years is as long as that.
+/// The duration in nanoseconds, at most 584 years.
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What a clock showed, and how many readings had been taken over before it was looked at.
-///
-/// With that number, a reading that comes late, because another thread was faster, is told from a
-/// clock that steps back.
+/// A reading of the clock, with the number of readings that were accepted before it was made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
     pub(crate) at: Instant,
@@ -70,13 +72,13 @@ pub(crate) struct Reading {
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
-    /// The last reading.
+    /// The last accepted reading.
     raw: Instant,
-    /// What it stands for.
+    /// The tick of that reading.
     tick: Tick,
-    /// How many readings were taken over.
+    /// The number of accepted readings.
     generation: u64,
-    /// Whether it has stepped back since somebody asked.
+    /// Whether the clock has stepped back since the last [`take_step_back`](Self::take_step_back).
     has_stepped_back: bool,
 }
 
@@ -95,38 +97,37 @@ impl Clock {
         self.generation
     }
 
-    /// Takes a reading over and says what time it is.
+    /// Accepts a reading and returns the time.
     pub(crate) fn read(&mut self, reading: Reading) -> Tick {
         match reading.at.checked_duration_since(self.raw) {
             Some(passed) => {
                 self.tick = self.tick.after(passed);
                 self.raw = reading.at;
             }
-            // The clock stepped back: no time has passed, and from here it goes on.
+            // The clock has stepped back: no time has passed, and ticks go on from here.
             None if reading.generation == self.generation => {
                 self.raw = reading.at;
                 self.has_stepped_back = true;
             }
-            // The reading is older than one that was taken over meanwhile.
+            // A later reading was accepted first.
             None => {}
         }
         self.generation += 1;
         self.tick
     }
 
-    /// Whether it has stepped back since this was asked last: what it shows at a tick is earlier
-    /// now than it was.
+    /// Whether the clock has stepped back since the last call: it shows an earlier time at a given
+    /// tick than before.
     pub(crate) const fn take_step_back(&mut self) -> bool {
         std::mem::replace(&mut self.has_stepped_back, false)
     }
 
-    /// Moves on to this tick, if it is not later already.
-    pub(crate) fn reach(&mut self, tick: Tick) {
+    /// Advances to this tick, unless the time is later already.
+    pub(crate) fn advance_to(&mut self, tick: Tick) {
         self.tick = self.tick.max(tick);
     }
 
-    /// What the clock shows at this tick, as far as is known now; `None`: nothing that it could
-    /// show.
+    /// What the clock shows at this tick, as far as is known; `None` if it cannot show that.
     pub(crate) fn instant(&self, tick: Tick) -> Option<Instant> {
         if tick == Tick::NEVER {
             return None;
@@ -142,12 +143,12 @@ impl Clock {
         }
     }
 
-    /// The tick at which the clock shows this; a moment that has passed is now.
+    /// The tick at which the clock shows this; now, if it has passed.
     pub(crate) fn tick(&self, at: Instant) -> Tick {
         self.tick.after(at.saturating_duration_since(self.raw))
     }
 
-    /// What time it was at the last reading.
+    /// The time of the last reading.
     pub(crate) const fn now(&self) -> Tick {
         self.tick
     }

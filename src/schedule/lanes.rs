@@ -1,10 +1,10 @@
-//! Jobs of one key wait in one lane. In come ready jobs and what becomes of them; out comes the
-//! lane whose turn it is, and when to ask again. Pure.
+//! One lane for each key, with its ready jobs in order; returns the next job, or the time at which
+//! one may start. Pure.
 //!
-//! Lanes whose first jobs have the same rank take turns: each goes behind the others when one of
-//! its jobs has started, and a lane that fills anew goes behind those that wait. A lane that has
-//! reached its number of running jobs, or its rate, is passed over; it costs nothing until it may
-//! go on. Without keys there is one lane, and all of this is a queue.
+//! Lanes whose first jobs have the same rank are served round-robin: a lane goes behind the others
+//! when one of its jobs is released, and when it becomes non-empty. A lane at its limit of running
+//! jobs, or of its rate, is in no set that [`first`](Lanes::first) scans. Jobs without a key share
+//! one lane, so without keys all of this is a queue.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -15,7 +15,7 @@ use super::limiter::{Limiter, RateLimit};
 use super::order::{Order, Rank};
 use super::slab::{RecordId, Slab};
 
-/// What jobs have in common that share a limit: a host, a customer, a file; see
+/// Identifies jobs that share a limit: a host, a customer, a file; see
 /// [`Builder::key_by`](crate::Builder::key_by).
 ///
 /// It is made of text or of a number.
@@ -92,7 +92,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What holds for each lane.
+/// The limits of each lane.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct LanePolicy {
     pub(crate) max_running: Option<usize>,
@@ -106,40 +106,40 @@ pub(crate) struct Lanes {
     by_key: HashMap<Key, RecordId>,
     /// The lane of jobs without a key.
     common: Option<RecordId>,
-    /// Lanes of which a job may start, as far as is known: by the rank of the first job, then by
-    /// turn.
+    /// Lanes with a ready job that are not full, by the rank of the first job, then round-robin.
+    /// Whether the limiter has permits is checked by `first`.
     eligible: BTreeSet<(Rank, u64, RecordId)>,
     /// Lanes that wait for a time.
-    until: BTreeSet<(Tick, RecordId)>,
-    /// Lanes without jobs whose limit still remembers some; until when.
-    resting: BTreeSet<(Tick, RecordId)>,
-    turn: u64,
+    waiting_until: BTreeSet<(Tick, RecordId)>,
+    /// Lanes without jobs whose limiters have not refilled, by the time at which they have.
+    refilling: BTreeSet<(Tick, RecordId)>,
+    round_robin: u64,
 }
 
 #[derive(Debug)]
 struct Lane {
     key: Option<Key>,
     ready: Order,
-    /// Of this lane in whatever state: delayed, ready, released or running.
+    /// Jobs of this lane in any state.
     jobs: usize,
-    /// Released or running.
+    /// Released and running jobs.
     running: usize,
     limiter: Option<Limiter>,
-    /// Nothing of it starts before.
+    /// No job starts before that.
     held_until: Tick,
-    /// When it went behind the others.
-    turn: u64,
-    stand: LaneState,
+    /// The position in the round; the lowest is next.
+    round_robin: u64,
+    state: LaneState,
 }
 
-/// In which of the sets a lane stands.
+/// Which of the sets of [`Lanes`] a lane is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LaneState {
-    Nowhere,
+    Inactive,
     Eligible(Rank),
-    /// Never: until one of its released jobs starts or is given up, which keep the permits that it
-    /// needs.
-    Until(Tick),
+    /// With `NEVER`, until a released job of the lane starts or is given back: it holds the permits
+    /// that the next one needs.
+    WaitingUntil(Tick),
 }
 
 impl Lanes {
@@ -150,31 +150,31 @@ impl Lanes {
             by_key: HashMap::new(),
             common: None,
             eligible: BTreeSet::new(),
-            until: BTreeSet::new(),
-            resting: BTreeSet::new(),
-            turn: 0,
+            waiting_until: BTreeSet::new(),
+            refilling: BTreeSet::new(),
+            round_robin: 0,
         }
     }
 
-    /// The most that one job may cost.
-    pub(crate) fn most(&self) -> u32 {
-        self.policy.limit.map_or(u32::MAX, |limit| limit.most())
+    /// The highest cost that a job may have.
+    pub(crate) fn max_cost(&self) -> u32 {
+        self.policy.limit.map_or(u32::MAX, |limit| limit.max_cost())
     }
 
     pub(crate) fn key(&self, lane: RecordId) -> Option<&Key> {
         self.lanes.get(lane)?.key.as_ref()
     }
 
-    /// How many lanes are remembered.
+    /// The number of lanes.
     #[cfg(any(test, fuzzing))]
     pub(crate) const fn len(&self) -> usize {
         self.lanes.len()
     }
 
-    // ---- coming and going ----
+    // ---- add and remove jobs ----
 
-    /// A job of this key comes; returns its lane.
-    pub(crate) fn enter(&mut self, key: Option<Key>) -> RecordId {
+    /// Adds a job to the lane of its key, and returns the lane.
+    pub(crate) fn add_job(&mut self, key: Option<Key>) -> RecordId {
         let known = match &key {
             Some(key) => self.by_key.get(key).copied(),
             None => self.common,
@@ -187,8 +187,8 @@ impl Lanes {
                 running: 0,
                 limiter: self.policy.limit.map(Limiter::new),
                 held_until: Tick(0),
-                turn: 0,
-                stand: LaneState::Nowhere,
+                round_robin: 0,
+                state: LaneState::Inactive,
             };
             let record_id = self.lanes.insert(lane);
             match key {
@@ -199,18 +199,18 @@ impl Lanes {
         });
         if let Some(lane) = self.lanes.get_mut(record_id) {
             if lane.jobs == 0
-                && let Some(rest) = lane.rest()
+                && let Some(refilled_at) = lane.refilled_at()
             {
-                self.resting.remove(&(rest, record_id));
+                self.refilling.remove(&(refilled_at, record_id));
             }
             lane.jobs += 1;
         }
         record_id
     }
 
-    /// A job of the lane has its outcome. A lane without jobs is forgotten as soon as its limit is
-    /// as if it were new.
-    pub(crate) fn leave(&mut self, record_id: RecordId, now: Tick) {
+    /// Removes a job that has its outcome. The lane is removed once it has no jobs and its limiter
+    /// has refilled.
+    pub(crate) fn remove_job(&mut self, record_id: RecordId, now: Tick) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
         };
@@ -218,14 +218,15 @@ impl Lanes {
         if lane.jobs > 0 {
             return;
         }
-        match lane.rest() {
-            // `>` or `>=`: one that has rested at this very tick goes at the next look.
-            Some(rest) if rest > now => drop(self.resting.insert((rest, record_id))),
-            _ => self.forget(record_id),
+        match lane.refilled_at() {
+            // `>` or `>=`: a limiter that refills at this very tick would be removed at the next
+            // release.
+            Some(at) if at > now => drop(self.refilling.insert((at, record_id))),
+            _ => self.remove_lane(record_id),
         }
     }
 
-    fn forget(&mut self, record_id: RecordId) {
+    fn remove_lane(&mut self, record_id: RecordId) {
         let Some(lane) = self.lanes.remove(record_id) else {
             return;
         };
@@ -234,8 +235,7 @@ impl Lanes {
             return;
         };
         self.by_key.remove(&key);
-        // Room is given back now and then; the numbers only weigh memory against the work of
-        // moving.
+        // Shrinks now and then; the constants weigh memory against the cost of moving.
         if self.by_key.capacity() > 64 && self.by_key.len() < self.by_key.capacity() / 8 {
             self.by_key.shrink_to(self.by_key.len() * 2);
         }
@@ -243,14 +243,14 @@ impl Lanes {
 
     // ---- ready jobs ----
 
-    /// A job of the lane may start as soon as it is its turn.
-    pub(crate) fn add(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
+    /// Makes a job ready.
+    pub(crate) fn enqueue(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
         };
         if lane.ready.is_empty() {
-            self.turn += 1;
-            lane.turn = self.turn;
+            self.round_robin += 1;
+            lane.round_robin = self.round_robin;
         }
         lane.ready.insert(rank, number, job);
         if lane.ready.first() == Some((rank, job)) {
@@ -258,8 +258,8 @@ impl Lanes {
         }
     }
 
-    /// A ready job is not one any more.
-    pub(crate) fn remove(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
+    /// Removes a ready job.
+    pub(crate) fn dequeue(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
         };
@@ -270,7 +270,7 @@ impl Lanes {
         }
     }
 
-    /// The lane and the job whose turn it is; `cost` says what a job costs.
+    /// The next job and its lane; `cost` returns the cost of a job.
     pub(crate) fn first(
         &mut self,
         now: Tick,
@@ -280,76 +280,76 @@ impl Lanes {
             let lane = self.lanes.get_mut(record_id)?;
             let (_, job) = lane.ready.first()?;
             let at = match &mut lane.limiter {
-                Some(limiter) => limiter.when(now, cost(job)).max(lane.held_until),
+                Some(limiter) => limiter.earliest(now, cost(job)).max(lane.held_until),
                 None => lane.held_until,
             };
             if at <= now {
                 return Some((record_id, job));
             }
-            self.stand(record_id, LaneState::Until(at));
+            self.set_state(record_id, LaneState::WaitingUntil(at));
         }
         None
     }
 
-    /// Whether a ready job of the lane comes before one of this rank and number.
+    /// Whether a ready job of the lane comes before this rank and number.
     pub(crate) fn is_before(&self, record_id: RecordId, rank: Rank, number: u64) -> bool {
         self.lanes
             .get(record_id)
             .is_some_and(|lane| lane.ready.is_before(rank, number))
     }
 
-    /// A job of the lane is released; it is [removed](Self::remove) apart from that. It has its
-    /// room, and permits are kept for it. Returns the turn that it takes.
+    /// Reserves a slot of the lane and permits for a job that is released; the caller
+    /// [dequeues](Self::dequeue) it. Returns the lane's position in the round until then.
     pub(crate) fn release(&mut self, record_id: RecordId, cost: u32) -> u64 {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return 0;
         };
-        let taken = lane.turn;
+        let taken = lane.round_robin;
         lane.running += 1;
         if let Some(limiter) = &mut lane.limiter {
             limiter.reserve(cost);
         }
-        self.turn += 1;
-        let turn = self.turn;
-        // Out of the set first: the turn is part of its place there.
-        self.stand(record_id, LaneState::Nowhere);
+        self.round_robin += 1;
+        let round_robin = self.round_robin;
+        // `round_robin` is part of the key in the set, so the lane leaves the set first.
+        self.set_state(record_id, LaneState::Inactive);
         if let Some(lane) = self.lanes.get_mut(record_id) {
-            lane.turn = turn;
+            lane.round_robin = round_robin;
         }
         self.reindex(record_id);
         taken
     }
 
-    /// A job of the lane that was released waits again: it has its turn back.
-    pub(crate) fn give_back_turn(&mut self, record_id: RecordId, taken: u64) {
+    /// Restores the lane's position in the round, after a released job was given back.
+    pub(crate) fn restore_round_robin(&mut self, record_id: RecordId, taken: u64) {
         if self
             .lanes
             .get(record_id)
-            .is_none_or(|lane| lane.turn <= taken)
+            .is_none_or(|lane| lane.round_robin <= taken)
         {
             return;
         }
-        // Out of the set first, as above.
-        self.stand(record_id, LaneState::Nowhere);
+        // As above, the lane leaves the set first.
+        self.set_state(record_id, LaneState::Inactive);
         if let Some(lane) = self.lanes.get_mut(record_id) {
-            lane.turn = taken;
+            lane.round_robin = taken;
         }
         self.reindex(record_id);
     }
 
-    /// A job of the lane that had started does not run any more.
-    pub(crate) fn end(&mut self, record_id: RecordId) {
+    /// Frees the slot of a job that had started.
+    pub(crate) fn finish(&mut self, record_id: RecordId) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
         };
         lane.running -= 1;
-        if lane.stand == LaneState::Nowhere {
+        if lane.state == LaneState::Inactive {
             self.reindex(record_id);
         }
     }
 
-    /// A released job of the lane starts. Says whether the lane was waiting for that, and not for a
-    /// time.
+    /// Consumes the permits of a released job that starts. Returns whether the lane was waiting for
+    /// that, and not for a time.
     pub(crate) fn start(&mut self, record_id: RecordId, now: Tick, cost: u32) -> bool {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return false;
@@ -358,26 +358,26 @@ impl Lanes {
             return false;
         };
         limiter.start(now, cost);
-        let has_waited = lane.stand == LaneState::Until(Tick::NEVER);
+        let has_waited = lane.state == LaneState::WaitingUntil(Tick::NEVER);
         if has_waited {
             self.reindex(record_id);
         }
         has_waited
     }
 
-    /// A released job of the lane does not start.
-    pub(crate) fn take_back(&mut self, record_id: RecordId, cost: u32) {
+    /// Frees the slot and the permits of a released job that does not start.
+    pub(crate) fn unreserve(&mut self, record_id: RecordId, cost: u32) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
         };
         lane.running -= 1;
         if let Some(limiter) = &mut lane.limiter {
-            limiter.release(cost);
+            limiter.unreserve(cost);
         }
         self.reindex(record_id);
     }
 
-    /// Lets nothing of the lane start before `until`.
+    /// Lets no job of the lane start before `until`.
     pub(crate) fn hold(&mut self, record_id: RecordId, until: Tick) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
@@ -386,7 +386,7 @@ impl Lanes {
         self.reindex(record_id);
     }
 
-    /// Nothing of the lane starts before.
+    /// No job of the lane starts before that.
     pub(crate) fn held_until(&self, record_id: RecordId) -> Tick {
         self.lanes
             .get(record_id)
@@ -395,44 +395,46 @@ impl Lanes {
 
     // ---- time ----
 
-    /// Lets those go on whose time has come, and forgets what has rested.
-    pub(crate) fn wake(&mut self, now: Tick) {
-        while let Some((at, record_id)) = self.until.first().copied()
+    /// Makes lanes eligible whose time has come, and removes lanes that have refilled.
+    pub(crate) fn promote_due(&mut self, now: Tick) {
+        while let Some((at, record_id)) = self.waiting_until.first().copied()
             && at <= now
         {
             self.reindex(record_id);
         }
-        while let Some((at, record_id)) = self.resting.first().copied()
+        while let Some((at, record_id)) = self.refilling.first().copied()
             && at <= now
         {
-            self.resting.pop_first();
-            self.forget(record_id);
+            self.refilling.pop_first();
+            self.remove_lane(record_id);
         }
     }
 
-    /// When the next lane may go on that waits for a time.
+    /// The time at which the next waiting lane becomes eligible.
     pub(crate) fn next(&self) -> Tick {
-        self.until.first().map_or(Tick::NEVER, |(at, _)| *at)
+        self.waiting_until
+            .first()
+            .map_or(Tick::NEVER, |(at, _)| *at)
     }
 
-    /// When the last of the lanes without jobs may be forgotten: the others go with it, or before
-    /// if something happens. One that never may keeps none of the others.
-    pub(crate) fn rested(&self) -> Tick {
+    /// The time at which the last of the lanes without jobs can be removed; the others are removed
+    /// then or earlier. Lanes that can never be are left out.
+    pub(crate) fn refilled_at(&self) -> Tick {
         let last = self
-            .resting
+            .refilling
             .range(..(Tick::NEVER, RecordId::MIN))
             .next_back();
         last.map_or(Tick::NEVER, |(at, _)| *at)
     }
 
-    /// Whether a job waits for its turn or for a time of its lane.
+    /// Whether a lane is eligible or waits for a time.
     pub(crate) fn is_waiting(&self) -> bool {
-        !(self.eligible.is_empty() && self.until.is_empty())
+        !(self.eligible.is_empty() && self.waiting_until.is_empty())
     }
 
-    // ---- where a lane stands ----
+    // ---- the sets ----
 
-    /// Puts the lane where it belongs, after something about it has changed.
+    /// Moves the lane to the set that it belongs in, after a change.
     fn reindex(&mut self, record_id: RecordId) {
         let Some(lane) = self.lanes.get(record_id) else {
             return;
@@ -440,39 +442,43 @@ impl Lanes {
         let is_full = self
             .policy
             .max_running
-            .is_some_and(|most| lane.running >= most);
-        let stand = match lane.ready.first() {
-            // Whether a time has to be waited for is found out when it is its turn.
+            .is_some_and(|max| lane.running >= max);
+        let state = match lane.ready.first() {
+            // `first` checks whether the lane has to wait for a time.
             Some((rank, _)) if !is_full => LaneState::Eligible(rank),
-            _ => LaneState::Nowhere,
+            _ => LaneState::Inactive,
         };
-        self.stand(record_id, stand);
+        self.set_state(record_id, state);
     }
 
-    fn stand(&mut self, record_id: RecordId, stand: LaneState) {
+    fn set_state(&mut self, record_id: RecordId, state: LaneState) {
         let Some(lane) = self.lanes.get_mut(record_id) else {
             return;
         };
-        if lane.stand == stand {
+        if lane.state == state {
             return;
         }
-        match std::mem::replace(&mut lane.stand, stand) {
-            LaneState::Nowhere => {}
-            LaneState::Eligible(rank) => drop(self.eligible.remove(&(rank, lane.turn, record_id))),
-            LaneState::Until(at) => drop(self.until.remove(&(at, record_id))),
+        match std::mem::replace(&mut lane.state, state) {
+            LaneState::Inactive => {}
+            LaneState::Eligible(rank) => {
+                self.eligible.remove(&(rank, lane.round_robin, record_id));
+            }
+            LaneState::WaitingUntil(at) => drop(self.waiting_until.remove(&(at, record_id))),
         }
-        match stand {
-            LaneState::Nowhere => {}
-            LaneState::Eligible(rank) => drop(self.eligible.insert((rank, lane.turn, record_id))),
-            LaneState::Until(at) => drop(self.until.insert((at, record_id))),
+        match state {
+            LaneState::Inactive => {}
+            LaneState::Eligible(rank) => {
+                self.eligible.insert((rank, lane.round_robin, record_id));
+            }
+            LaneState::WaitingUntil(at) => drop(self.waiting_until.insert((at, record_id))),
         }
     }
 }
 
 impl Lane {
-    /// Until when its limit remembers something.
-    fn rest(&self) -> Option<Tick> {
-        let limiter = self.limiter.as_ref().map(Limiter::rested);
+    /// The time until which the lane's limits are not as if they were new.
+    fn refilled_at(&self) -> Option<Tick> {
+        let limiter = self.limiter.as_ref().map(Limiter::refilled_at);
         limiter
             .into_iter()
             .chain((self.held_until > Tick(0)).then_some(self.held_until))
@@ -483,8 +489,8 @@ impl Lane {
 /// For the simulator.
 #[cfg(feature = "testing")]
 impl Lanes {
-    /// Compares with what is counted of the jobs: their lanes, whether they are ready, whether they
-    /// take room.
+    /// Compares the lanes with the given jobs: their lanes, whether they are ready, and whether
+    /// they occupy slots.
     pub(crate) fn audit(
         &self,
         jobs: impl Iterator<Item = (RecordId, bool, bool)>,
@@ -501,13 +507,13 @@ impl Lanes {
             let counted = counted.remove(&record_id).unwrap_or_default();
             if counted != known {
                 return Err(format!(
-                    "a lane has jobs, ready, running {counted:?}, and {known:?} in the books"
+                    "a lane has jobs, ready, running {counted:?}, and {known:?} are recorded"
                 ));
             }
             if self
                 .policy
                 .max_running
-                .is_some_and(|most| lane.running > most)
+                .is_some_and(|max| lane.running > max)
             {
                 return Err(format!("{} jobs of one key run at once", lane.running));
             }
@@ -516,13 +522,15 @@ impl Lanes {
                 .as_ref()
                 .map_or(self.common, |key| self.by_key.get(key).copied())
                 == Some(record_id);
-            let stands = match lane.stand {
-                LaneState::Nowhere => true,
-                LaneState::Eligible(rank) => self.eligible.contains(&(rank, lane.turn, record_id)),
-                LaneState::Until(at) => self.until.contains(&(at, record_id)),
+            let is_indexed = match lane.state {
+                LaneState::Inactive => true,
+                LaneState::Eligible(rank) => {
+                    self.eligible.contains(&(rank, lane.round_robin, record_id))
+                }
+                LaneState::WaitingUntil(at) => self.waiting_until.contains(&(at, record_id)),
             };
-            if !is_known || !stands {
-                return Err("a lane does not stand where it says".into());
+            if !is_known || !is_indexed {
+                return Err("a lane is not in the set of its state".into());
             }
         }
         if counted.is_empty() {
@@ -532,12 +540,12 @@ impl Lanes {
         }
     }
 
-    /// What is left are keys whose rate is not yet as if it were new.
+    /// Only lanes that refill may be left.
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {
-        let (lanes, resting) = (self.lanes.iter().count(), self.resting.len());
-        if lanes != resting {
+        let (lanes, refilling) = (self.lanes.iter().count(), self.refilling.len());
+        if lanes != refilling {
             Err(format!(
-                "{lanes} lanes are left, and {resting} of them rest"
+                "{lanes} lanes are left, and {refilling} of them refill"
             ))
         } else {
             Ok(())
@@ -550,7 +558,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::schedule::order::Ageing;
+    use crate::schedule::order::Aging;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -559,21 +567,21 @@ mod tests {
     }
 
     fn rank(priority: i32) -> Rank {
-        Ageing::new(None).rank(priority, Tick(0))
+        Aging::new(None).rank(priority, Tick(0))
     }
 
-    /// A job comes to the lane of its key and waits for its turn.
+    /// Adds a ready job to the lane of its key.
     fn add(lanes: &mut Lanes, key: u32, job: u32, priority: i32) -> RecordId {
-        let lane = lanes.enter(Some(Key::from(key)));
-        lanes.add(lane, rank(priority), job.into(), record_id(job));
+        let lane = lanes.add_job(Some(Key::from(key)));
+        lanes.enqueue(lane, rank(priority), job.into(), record_id(job));
         lane
     }
 
-    /// Starts what may start, and says which jobs that were.
+    /// Starts all jobs that may start, and returns them.
     fn start_all(lanes: &mut Lanes, now: Tick, priority: i32) -> Vec<u32> {
         let mut started = Vec::new();
         while let Some((lane, job)) = lanes.first(now, |_| 1) {
-            lanes.remove(lane, rank(priority), u64::from(job.get() - 1), job);
+            lanes.dequeue(lane, rank(priority), u64::from(job.get() - 1), job);
             lanes.release(lane, 1);
             lanes.start(lane, now, 1);
             started.push(job.get() - 1);
@@ -603,9 +611,9 @@ mod tests {
         add(&mut lanes, 1, 4, 0);
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [0, 4, 1]);
         assert!(!lanes.is_waiting());
-        lanes.end(lane);
+        lanes.finish(lane);
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [2]);
-        lanes.take_back(lane, 1);
+        lanes.unreserve(lane, 1);
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [3]);
     }
 
@@ -624,9 +632,9 @@ mod tests {
             (lanes.next(), lanes.is_waiting(), lanes.eligible.len()),
             (Tick(0).after(SECOND), true, 0)
         );
-        lanes.wake(Tick(0).after(SECOND));
+        lanes.promote_due(Tick(0).after(SECOND));
         assert_eq!(start_all(&mut lanes, Tick(0).after(SECOND), 0), [1]);
-        assert_eq!(lanes.most(), 1);
+        assert_eq!(lanes.max_cost(), 1);
     }
 
     #[test]
@@ -638,39 +646,39 @@ mod tests {
         let lane = add(&mut lanes, 7, 0, 0);
         assert_eq!(lanes.key(lane), Some(&Key::from(7_u32)));
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [0]);
-        lanes.end(lane);
-        lanes.leave(lane, Tick(0));
-        let rested = Tick(0).after(SECOND);
-        assert_eq!((lanes.len(), lanes.rested()), (1, rested));
-        lanes.wake(Tick(rested.0 - 1));
+        lanes.finish(lane);
+        lanes.remove_job(lane, Tick(0));
+        let refilled_at = Tick(0).after(SECOND);
+        assert_eq!((lanes.len(), lanes.refilled_at()), (1, refilled_at));
+        lanes.promote_due(Tick(refilled_at.0 - 1));
         assert_eq!(lanes.len(), 1);
-        // A job that comes meanwhile finds the limit as it was left.
+        // A job that comes meanwhile finds the limit unchanged.
         add(&mut lanes, 7, 1, 0);
         assert_eq!(
-            (start_all(&mut lanes, Tick(1), 0), lanes.rested()),
+            (start_all(&mut lanes, Tick(1), 0), lanes.refilled_at()),
             (vec![], Tick::NEVER)
         );
-        lanes.remove(lane, rank(0), 1, record_id(1));
-        lanes.leave(lane, Tick(1));
-        lanes.wake(rested);
+        lanes.dequeue(lane, rank(0), 1, record_id(1));
+        lanes.remove_job(lane, Tick(1));
+        lanes.promote_due(refilled_at);
         assert_eq!(
             (
                 lanes.len(),
                 lanes.by_key.len(),
-                lanes.rested(),
+                lanes.refilled_at(),
                 lanes.next()
             ),
             (0, 0, Tick::NEVER, Tick::NEVER)
         );
-        // And one that comes when it has rested leaves nothing behind by itself.
+        // Once refilled, the lane is removed together with its last job.
         let lane = add(&mut lanes, 7, 2, 0);
-        lanes.remove(lane, rank(0), 2, record_id(2));
-        lanes.leave(lane, rested);
+        lanes.dequeue(lane, rank(0), 2, record_id(2));
+        lanes.remove_job(lane, refilled_at);
         assert_eq!(lanes.len(), 0);
     }
 
     #[test]
-    fn a_lane_that_is_held_for_ever_keeps_no_other_from_being_forgotten() {
+    fn a_lane_that_is_held_forever_keeps_no_other_from_being_removed() {
         let mut lanes = Lanes::new(LanePolicy {
             max_running: None,
             limit: Some(RateLimit::per_second(1)),
@@ -679,22 +687,26 @@ mod tests {
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [0, 1]);
         lanes.hold(all[0], Tick::NEVER);
         for lane in all {
-            lanes.end(lane);
-            lanes.leave(lane, Tick(0));
+            lanes.finish(lane);
+            lanes.remove_job(lane, Tick(0));
         }
-        assert_eq!((lanes.len(), lanes.rested()), (2, Tick(0).after(SECOND)));
-        lanes.wake(lanes.rested());
-        assert_eq!((lanes.len(), lanes.rested()), (1, Tick::NEVER));
+        assert_eq!(
+            (lanes.len(), lanes.refilled_at()),
+            (2, Tick(0).after(SECOND))
+        );
+        lanes.promote_due(lanes.refilled_at());
+        assert_eq!((lanes.len(), lanes.refilled_at()), (1, Tick::NEVER));
     }
 
     #[test]
     fn a_hundred_thousand_keys_once_seen_leave_no_memory_behind() {
         let mut lanes = Lanes::new(LanePolicy::default());
         let all: Vec<RecordId> = (0..100_000)
-            .map(|key| lanes.enter(Some(Key::from(key))))
+            .map(|key| lanes.add_job(Some(Key::from(key))))
             .collect();
         assert_eq!(lanes.len(), 100_000);
-        all.into_iter().for_each(|lane| lanes.leave(lane, Tick(0)));
+        all.into_iter()
+            .for_each(|lane| lanes.remove_job(lane, Tick(0)));
         assert_eq!(lanes.len(), 0);
         assert!(
             lanes.by_key.capacity() <= 128,
@@ -706,15 +718,15 @@ mod tests {
     #[test]
     fn jobs_without_a_key_share_a_lane_of_their_own() {
         let mut lanes = Lanes::new(LanePolicy::default());
-        let (first, second) = (lanes.enter(None), lanes.enter(None));
+        let (first, second) = (lanes.add_job(None), lanes.add_job(None));
         assert_eq!(
             (first == second, lanes.len(), lanes.key(first)),
             (true, 1, None)
         );
-        lanes.leave(first, Tick(0));
-        lanes.leave(second, Tick(0));
+        lanes.remove_job(first, Tick(0));
+        lanes.remove_job(second, Tick(0));
         assert_eq!(lanes.len(), 0);
-        assert_eq!(lanes.enter(None), first);
+        assert_eq!(lanes.add_job(None), first);
     }
 
     #[test]

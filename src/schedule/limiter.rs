@@ -1,10 +1,10 @@
-//! Rate limits: [`RateLimit`] says how often, a [`Limiter`] keeps count. A limiter is asked when a job of
-//! some cost may start, keeps permits for one that is on its way to a worker, and is told when it
-//! starts: it counts from then. Pure: it is told the time, and that never goes back.
+//! Rate limits: [`RateLimit`] is the configuration, [`Limiter`] the state. A limiter returns the
+//! earliest time at which a job of some cost may start, reserves permits for a released job, and
+//! consumes them when the job starts. Pure: the caller passes the time, which must not go back.
 //!
-//! Two forms. The default is the generic cell rate algorithm (ITU-T I.371, 1996), which is a bucket
-//! of tokens that keeps one number: the time at which the bucket will be full again. The other, a
-//! sliding window, keeps the time of each start of the last period.
+//! The default is the generic cell rate algorithm (GCRA; ITU-T I.371, 1996): a token bucket whose
+//! only state is the theoretical arrival time (TAT), the time at which the bucket is full again. A
+//! sliding window stores each start of the last period.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -141,8 +141,8 @@ impl RateLimit {
         self
     }
 
-    /// The most that one job may cost.
-    pub(crate) const fn most(&self) -> u32 {
+    /// The highest cost that a job may have.
+    pub(crate) const fn max_cost(&self) -> u32 {
         match self.form {
             Form::Bucket { burst } => burst,
             Form::Window => self.permits,
@@ -150,23 +150,24 @@ impl RateLimit {
     }
 }
 
-/// Fractions of a nanosecond, so that a third of a second three times is a second.
+/// The fractional bits of a nanosecond in fixed-point times, so that three times a third of a
+/// second is a second.
 const FRACTION: u32 = 32;
 
-const fn fine(tick: Tick) -> u128 {
+const fn to_fixed(tick: Tick) -> u128 {
     (tick.0 as u128) << FRACTION
 }
 
-/// The first tick that is not before.
-fn coarse(fine: u128) -> Tick {
-    let whole = fine >> FRACTION;
-    let up = u128::from(whole << FRACTION != fine);
+/// Rounds up to a tick.
+fn from_fixed(fixed: u128) -> Tick {
+    let whole = fixed >> FRACTION;
+    let up = u128::from(whole << FRACTION != fixed);
     u64::try_from(whole.saturating_add(up)).map_or(Tick::NEVER, Tick)
 }
 
-/// When a bucket will be full again, which would be so at `full`, if so many permits are taken now.
-fn after_taking(full: u128, interval: u128, now: Tick, permits: u32) -> u128 {
-    full.max(fine(now))
+/// The TAT after `permits` are consumed at `now`.
+fn tat_after(tat: u128, interval: u128, now: Tick, permits: u32) -> u128 {
+    tat.max(to_fixed(now))
         .saturating_add(interval.saturating_mul(u128::from(permits)))
 }
 
@@ -174,18 +175,17 @@ fn after_taking(full: u128, interval: u128, now: Tick, permits: u32) -> u128 {
 pub(crate) struct Limiter {
     limit: RateLimit,
     count: Count,
-    /// Permits that are kept for jobs which have not started yet; never more than may be taken at
-    /// this moment.
+    /// Permits reserved for released jobs; never more than could be consumed now.
     reserved: u32,
 }
 
 #[derive(Debug, Clone)]
 enum Count {
-    /// `interval`: how long one permit takes to come back. `full`: when all of them will be back.
-    /// Both in fractions of a nanosecond.
-    Bucket { interval: u128, full: u128 },
-    /// The starts of the last period and their costs, none of them 0; so there are at most as many
-    /// as permits.
+    /// `interval` is the time in which one permit comes back, `tat` the time at which all permits
+    /// are back. Both are fixed-point.
+    Bucket { interval: u128, tat: u128 },
+    /// The starts of the last period with their costs, which are not 0. So there are at most as
+    /// many as permits.
     Window {
         starts: VecDeque<(Tick, u32)>,
         taken: u32,
@@ -196,10 +196,10 @@ impl Limiter {
     pub(crate) fn new(limit: RateLimit) -> Self {
         let count = match limit.form {
             Form::Bucket { .. } => {
-                // Bounded, so that as many of them as the greatest burst are a number still.
+                // An interval times the maximal burst fits: both factors are bounded.
                 let interval = (u128::from(nanos(limit.period)) << FRACTION)
                     .div_ceil(u128::from(limit.permits));
-                Count::Bucket { interval, full: 0 }
+                Count::Bucket { interval, tat: 0 }
             }
             Form::Window => Count::Window {
                 starts: VecDeque::new(),
@@ -213,25 +213,26 @@ impl Limiter {
         }
     }
 
-    /// The most that one job may cost.
-    pub(crate) const fn most(&self) -> u32 {
-        self.limit.most()
+    /// The highest cost that a job may have.
+    pub(crate) const fn max_cost(&self) -> u32 {
+        self.limit.max_cost()
     }
 
-    /// When permits for a job of this cost may be kept, if none is taken or given back before; not
-    /// later than `now` if they may at once. Never, while they are kept for jobs that have not
-    /// started: only one of these starts or is given up, and no time that passes, changes that.
+    /// The earliest time at which permits for a job of this cost can be reserved, if none are
+    /// consumed or reserved before; not after `now` if they can be now. `NEVER` while reserved
+    /// permits are in the way: only the start or the return of a released job changes that.
     ///
-    /// The cost is at most [`most`](Self::most); one that is greater is taken as that.
-    pub(crate) fn when(&mut self, now: Tick, cost: u32) -> Tick {
-        self.forget(now);
-        let Some(spare) = (self.most() - self.reserved).checked_sub(cost.min(self.most())) else {
+    /// A cost above [`max_cost`](Self::max_cost) is treated as that.
+    pub(crate) fn earliest(&mut self, now: Tick, cost: u32) -> Tick {
+        self.expire_starts(now);
+        let Some(spare) = (self.max_cost() - self.reserved).checked_sub(cost.min(self.max_cost()))
+        else {
             return Tick::NEVER;
         };
         match &self.count {
-            // When all but those that it can spare are back.
-            Count::Bucket { interval, full } => {
-                coarse(full.saturating_sub(interval.saturating_mul(u128::from(spare))))
+            // When all permits are back except those that may be missing.
+            Count::Bucket { interval, tat } => {
+                from_fixed(tat.saturating_sub(interval.saturating_mul(u128::from(spare))))
             }
             Count::Window { starts, taken } => {
                 let mut over = taken.saturating_sub(spare);
@@ -248,28 +249,28 @@ impl Limiter {
         }
     }
 
-    /// Keeps permits for a job of this cost, which [may](Self::when) start now and is on its way to
-    /// a worker.
+    /// Reserves permits for a released job, which may start now according to
+    /// [`earliest`](Self::earliest).
     pub(crate) const fn reserve(&mut self, cost: u32) {
         self.reserved += cost;
     }
 
-    /// A job for which permits are kept does not start.
-    pub(crate) const fn release(&mut self, cost: u32) {
+    /// Cancels the reservation of a job that does not start.
+    pub(crate) const fn unreserve(&mut self, cost: u32) {
         self.reserved -= cost;
     }
 
-    /// A job for which permits are kept starts. It may, however late it is: what may be taken at a
-    /// moment may be taken later too.
+    /// Consumes reserved permits, however late: what could be consumed at one time can be later
+    /// too.
     pub(crate) fn start(&mut self, now: Tick, cost: u32) {
-        self.release(cost);
+        self.unreserve(cost);
         self.take(now, cost);
     }
 
     fn take(&mut self, now: Tick, cost: u32) {
-        self.forget(now);
+        self.expire_starts(now);
         match &mut self.count {
-            Count::Bucket { interval, full } => *full = after_taking(*full, *interval, now, cost),
+            Count::Bucket { interval, tat } => *tat = tat_after(*tat, *interval, now, cost),
             Count::Window { starts, taken } if cost > 0 => {
                 starts.push_back((now, cost));
                 *taken += cost;
@@ -278,20 +279,20 @@ impl Limiter {
         }
     }
 
-    /// When the limiter will be as if it had never been used; not later than `now` if it is.
-    pub(crate) fn rested(&self) -> Tick {
+    /// When the limiter is as if it were new; not after `now` if it is.
+    pub(crate) fn refilled_at(&self) -> Tick {
         match &self.count {
-            Count::Bucket { full, .. } => coarse(*full),
+            Count::Bucket { tat, .. } => from_fixed(*tat),
             Count::Window { starts, .. } => starts
                 .back()
                 .map_or(Tick(0), |(start, _)| start.after(self.limit.period)),
         }
     }
 
-    /// Goes over to another limit. Permits that are out stay out, as far as the new limit knows so
-    /// many; none are kept.
-    pub(crate) fn change(&mut self, limit: RateLimit, now: Tick) {
-        self.forget(now);
+    /// Changes the limit. Consumed permits carry over, up to the new limit's burst; reservations do
+    /// not.
+    pub(crate) fn set_limit(&mut self, limit: RateLimit, now: Tick) {
+        self.expire_starts(now);
         let mut next = Self::new(limit);
         match (&self.count, &mut next.count) {
             (Count::Window { .. }, Count::Window { .. }) => {
@@ -299,11 +300,11 @@ impl Limiter {
                     return;
                 };
                 let starts = std::mem::take(starts);
-                // The newest are the last to come back.
+                // The newest starts expire last.
                 for (start, cost) in starts.into_iter().rev() {
                     if let Count::Window { starts, taken } = &mut next.count {
                         let cost = cost.min(limit.permits - *taken);
-                        // `>` or `>=`: one of cost 0 holds nobody up, it only takes room.
+                        // A start of cost 0 would limit nothing and take memory.
                         if cost > 0 {
                             starts.push_front((start, cost));
                             *taken += cost;
@@ -312,21 +313,23 @@ impl Limiter {
                 }
             }
             (Count::Window { taken, .. }, Count::Bucket { .. }) => {
-                next.take(now, (*taken).min(limit.most()));
+                next.take(now, (*taken).min(limit.max_cost()));
             }
-            (Count::Bucket { interval, full }, _) => {
-                let out = full.saturating_sub(fine(now)).div_ceil(*interval);
+            (Count::Bucket { interval, tat }, _) => {
+                let outstanding = tat.saturating_sub(to_fixed(now)).div_ceil(*interval);
                 next.take(
                     now,
-                    u32::try_from(out).unwrap_or(u32::MAX).min(limit.most()),
+                    u32::try_from(outstanding)
+                        .unwrap_or(u32::MAX)
+                        .min(limit.max_cost()),
                 );
             }
         }
         *self = next;
     }
 
-    /// Forgets the starts that a window does not see any more.
-    fn forget(&mut self, now: Tick) {
+    /// Removes the starts that have left the window.
+    fn expire_starts(&mut self, now: Tick) {
         if let Count::Window { starts, taken } = &mut self.count {
             while let Some((start, cost)) = starts.front().copied()
                 && start.after(self.limit.period) <= now

@@ -1,14 +1,88 @@
-//! Which job may start when: the queue of a pool that has a policy. In come accepted jobs with
-//! their options, and the news that one has started, ended, or is to be tried again; out come, each
-//! time it is asked to [`release`](Schedule::release), the jobs that may start now, those whose
-//! time is over, and when to ask again.
+//! Decides which job may start when. A pool with a scheduling policy keeps a [`Schedule`] under the
+//! shared state's lock, between the admission and the injector. The first call that needs one
+//! switches it on, for good.
 //!
-//! Pure: no lock, no async, no clock of its own. The README beside this file shows why no permit
-//! leaks and no wake-up is lost; read on in the order of the stages: [`clock`], [`order`],
-//! [`lanes`], [`limiter`].
+//! Pure: no lock, no async, no clock of its own. Events come in (a job is accepted, starts, ends,
+//! is retried); each call of [`release`](Schedule::release) returns the jobs that may start now and
+//! those whose deadline has passed, and sets [`next`](Schedule::next), the time of the next call.
+//! Read on in the order of the stages: [`clock`], [`order`], [`lanes`], [`limiter`].
 //!
-//! A job has a *record* from its arrival to its outcome. It is delayed (has a time before which it
-//! may not start), ready, released (on its way to a worker, with its permits), or running.
+//! # States of a job
+//!
+//! | state | its input is in | the admission counts it as | it holds |
+//! |---|---|---|---|
+//! | delayed | the record | queued | capacity |
+//! | ready | the record | queued | capacity |
+//! | released | the injector, or the worker that has just taken it | queued | capacity, a slot of the pool and of its lane, reserved permits |
+//! | running | the handler | running | a slot of the pool and of its lane; its permits are consumed |
+//!
+//! A record lives from `insert` to the outcome; a retried job goes from running back to delayed or
+//! ready. After the outcome its [`RecordId`] may be reused, so callers with an older id also pass
+//! the number of the job.
+//!
+//! # Release after each change
+//!
+//! Invariant, whenever the lock is free: no waiting job may start that is not released, and none
+//! may before `next` unless the schedule changes.
+//!
+//! So each change is followed by a release under the same hold of the lock:
+//! `Shared::update_schedule`, `forget_scheduled`, `book_scheduled_finish` and `requeue` end with
+//! `Shared::dispatch`. Two changes release nothing:
+//!
+//! * A worker leaves: fewer jobs may start, not more.
+//! * [`start`](Schedule::start): it consumes permits that were reserved, so no other job may start
+//!   at once. But the next job may have waited for just these permits, and then `next` did not take
+//!   it into account; so `start` sets `next` again.
+//!
+//! Two starts bypass the schedule, and both are refused and sent back through `return_to_schedule`,
+//! which releases: that of a worker which records the success of its last job together with the
+//! next start, so that no release has seen the free slot; and that of a job which was in the
+//! injector when the schedule was switched on and has no record.
+//!
+//! `tests.rs` compares `next` with a naive schedule: after random changes nothing may be able to
+//! start at the last tick before it.
+//!
+//! # Permits are neither leaked nor granted twice
+//!
+//! Permits of the pool's limiter and of the lane's are *reserved* at the release and *consumed* at
+//! the start, since a worker may be polled late or dropped: a rate limits starts.
+//!
+//! 1. `release_ready` reserves them, if they could be consumed at that time together with all that
+//!    are reserved. If the burst does not cover both, the limiter answers `NEVER`: not before a
+//!    reservation is consumed or cancelled.
+//! 2. What could be consumed at a time can be consumed later too: a bucket only fills and a window
+//!    only expires, except for reserved permits. So a released job always finds its permits.
+//! 3. A reservation ends once: `start` consumes it; `unreserve` cancels it, when a released job is
+//!    given back ([`give_back`](Schedule::give_back): a pause, a hold, fewer workers, another rate,
+//!    a more urgent job) or removed ([`remove`](Schedule::remove): cancelled, abandoned, aborted).
+//!    A permit that was not consumed is not returned, so none is granted twice. A retry consumes
+//!    permits again.
+//!
+//! `set_rate` makes a limiter without reservations and marks released jobs as recalled: their
+//! workers give them back, and nothing is released before the last one is back, since it may come
+//! first.
+//!
+//! The slots follow the same pattern. A release increments `released` and the lane's `running`;
+//! `start` and `unreserve` decrement the first, `unreserve`, `finish` and `requeue` the second.
+//!
+//! # Bounds
+//!
+//! | collection | at most |
+//! |---|---|
+//! | records; delayed, deadlines, ready jobs of all lanes | jobs without an outcome: what the admission admits |
+//! | lanes | keys of these jobs, and keys whose limiter has not refilled |
+//! | starts of a sliding window | its permits |
+//! | released jobs | slots |
+//!
+//! A lane is removed once it has no jobs and its limiter has refilled; `next` includes the time at
+//! which the last such limiter refills. The slab frees its empty chunks, and the map of keys
+//! shrinks.
+//!
+//! # Costs
+//!
+//! A release that starts nothing looks at the first entry of each set. A start costs a few
+//! operations on ordered sets. A lane that is full or waits for its rate is in no set that is
+//! scanned, so a key with a million jobs costs the others nothing.
 
 pub(crate) mod clock;
 pub(crate) mod lanes;
@@ -26,20 +100,20 @@ use std::time::{Duration, Instant};
 use self::clock::{Clock, Due, Reading, Tick};
 use self::lanes::{Key, LanePolicy, Lanes};
 use self::limiter::{Limiter, RateLimit};
-use self::order::{Ageing, Rank};
+use self::order::{Aging, Rank};
 pub(crate) use self::slab::RecordId;
 use self::slab::Slab;
 use crate::policy::retry::History;
 
-/// What the builder decides.
+/// The options of the builder.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Policy {
     pub(crate) rate: Option<RateLimit>,
     pub(crate) lanes: LanePolicy,
-    pub(crate) ageing: Option<Duration>,
+    pub(crate) aging: Option<Duration>,
 }
 
-/// What a job asks for.
+/// The scheduling options of a job.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ScheduleOptions {
     pub(crate) priority: i32,
@@ -47,7 +121,7 @@ pub(crate) struct ScheduleOptions {
     pub(crate) cost: u32,
     pub(crate) key: Option<Key>,
     pub(crate) start: Start,
-    /// When its time is over; it is not released after that.
+    /// The job is not released after that.
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -60,41 +134,41 @@ pub(crate) enum Start {
     NotBefore(Instant),
 }
 
-/// How many jobs may run, and how many do.
+/// The slots of a pool and how many of them are in use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Occupancy {
     pub(crate) slots: usize,
     pub(crate) running: usize,
-    /// Whether the pool is on its way to its end; a pause does not hold that up.
+    /// Whether the pool is closed; a pause does not apply then.
     pub(crate) is_closing: bool,
 }
 
-/// A job that leaves the schedule for good.
+/// A job that has left the schedule for good.
 #[derive(Debug)]
 pub(crate) struct Removed<J> {
     pub(crate) job: J,
-    /// Dropping it may run code of the user's.
+    /// Dropping it may run user code.
     pub(crate) history: Option<Box<History>>,
 }
 
 impl<J> Removed<J> {
-    /// How many attempts were made.
+    /// The number of attempts made.
     pub(crate) fn attempts(&self) -> u32 {
         self.history.as_ref().map_or(0, |history| history.attempts)
     }
 }
 
-/// What may be done now.
+/// The result of [`Schedule::release`].
 #[derive(Debug)]
 pub(crate) struct Released<J> {
-    /// May start.
+    /// A job that may start.
     pub(crate) first: Option<(J, RecordId)>,
-    /// May start as well, in this order.
+    /// More jobs that may start, in this order.
     pub(crate) more: Vec<(J, RecordId)>,
-    /// Have run out of their time.
+    /// Jobs whose deadline has passed.
     pub(crate) expired: Vec<Removed<J>>,
-    /// Cost more than a limit ever allows, and how much that is.
-    pub(crate) too_costly: Vec<(Removed<J>, u32, u32)>,
+    /// Jobs that cost more than a limit ever allows, with their costs and that limit.
+    pub(crate) cost_exceeds_limit: Vec<(Removed<J>, u32, u32)>,
 }
 
 impl<J> Released<J> {
@@ -103,7 +177,7 @@ impl<J> Released<J> {
             first: None,
             more: Vec::new(),
             expired: Vec::new(),
-            too_costly: Vec::new(),
+            cost_exceeds_limit: Vec::new(),
         }
     }
 
@@ -123,15 +197,15 @@ pub(crate) struct Schedule<J> {
     records: Slab<Record<J>>,
     lanes: Lanes,
     delayed: BTreeSet<Due>,
-    /// Of those that are delayed or ready.
+    /// The deadlines of delayed and ready jobs.
     deadlines: BTreeSet<Due>,
     limiter: Option<Limiter>,
-    /// Jobs that may cost more than a limit allows, until the next release.
-    too_costly: Vec<RecordId>,
-    /// Nothing starts before.
+    /// Jobs whose cost is checked against the limits at the next release.
+    cost_unchecked: Vec<RecordId>,
+    /// Nothing starts before that.
     held_until: Tick,
-    ageing: Ageing,
-    /// How many are released and not started.
+    aging: Aging,
+    /// The number of released jobs that have not started.
     released: usize,
     /// How many of these are recalled. Nothing is released before they are back, since they may
     /// come first.
@@ -140,46 +214,46 @@ pub(crate) struct Schedule<J> {
     allowed: usize,
     pauses: usize,
     next: Tick,
-    /// How many are delayed or ready.
+    /// The number of delayed and ready jobs.
     waiting: usize,
-    /// Whether a worker is free and no job will start, whatever time passes.
+    /// Whether a slot is free and no job will start, whatever time passes.
     is_stalled: bool,
-    /// Whether the job whose turn it is needs permits that are kept for released jobs: it waits for
-    /// one of them to start.
+    /// Whether the first job in order needs permits that are reserved for released jobs, so that it
+    /// waits for one of them to start.
     needs_start: bool,
 }
 
-/// What may start next.
+/// The result of [`Schedule::next_start`].
 enum Next {
-    /// This job of this lane, at this cost, now.
+    /// This job may start now, at this cost.
     Job {
         lane: RecordId,
         record_id: RecordId,
         cost: u32,
     },
-    /// Nothing before this time, if nothing happens until then.
+    /// No job may start before that, unless the schedule changes.
     At(Tick),
 }
 
 #[derive(Debug)]
 struct Record<J> {
-    /// `None` while it is released or running.
+    /// `None` while the job is released or running.
     job: Option<J>,
-    /// In the order of acceptance.
+    /// The position in the order of acceptance.
     number: u64,
     rank: Rank,
-    /// The time before which it may not start.
+    /// The job may not start before that.
     at: Tick,
     deadline: Tick,
     history: Option<Box<History>>,
     lane: RecordId,
-    /// The one that its lane had before it was released.
-    turn: u64,
+    /// The lane's position before the job was released.
+    round_robin: u64,
     cost: u32,
     priority: i32,
     state: State,
-    /// Released under another rate than that of now: no permits of the pool's are kept for it, and
-    /// it comes back for some.
+    /// Released under an earlier rate: the pool's limiter has no reservation for the job, which has
+    /// to come back for one.
     is_recalled: bool,
 }
 
@@ -192,7 +266,7 @@ enum State {
 }
 
 impl<J> Schedule<J> {
-    /// An empty schedule for a pool with so many slots.
+    /// Creates an empty schedule for a pool with so many slots.
     pub(crate) fn new(policy: Policy, slots: usize, start: Instant) -> Self {
         Self {
             clock: Clock::new(start),
@@ -201,9 +275,9 @@ impl<J> Schedule<J> {
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             limiter: policy.rate.map(Limiter::new),
-            too_costly: Vec::new(),
+            cost_unchecked: Vec::new(),
             held_until: Tick(0),
-            ageing: Ageing::new(policy.ageing),
+            aging: Aging::new(policy.aging),
             released: 0,
             recalled: 0,
             allowed: slots,
@@ -225,41 +299,41 @@ impl<J> Schedule<J> {
         self.clock.read(reading)
     }
 
-    /// When to ask again if nothing happens before.
+    /// The time at which to release again if nothing changes.
     pub(crate) const fn next(&self) -> Tick {
         self.next
     }
 
-    /// What time it was when it was last told.
+    /// The time of the last reading.
     pub(crate) const fn now(&self) -> Tick {
         self.clock.now()
     }
 
-    /// The alarm for this tick has gone off: whatever the clock shows, it is that late.
-    pub(crate) fn reach(&mut self, tick: Tick) {
-        self.clock.reach(tick);
+    /// The timer for `tick` has fired: advances the time to it, whatever the clock shows.
+    pub(crate) fn advance_to(&mut self, tick: Tick) {
+        self.clock.advance_to(tick);
     }
 
-    /// Whether alarms that were set before are too late: the clock has stepped back since this was
-    /// asked last.
+    /// Whether the clock has stepped back since the last call, so that timers set before fire too
+    /// late.
     pub(crate) const fn take_step_back(&mut self) -> bool {
         self.clock.take_step_back()
     }
 
-    /// What the clock shows at a tick; `None`: it never will.
+    /// What the clock shows at a tick; `None` if it never gets there.
     pub(crate) fn instant(&self, tick: Tick) -> Option<Instant> {
         self.clock.instant(tick)
     }
 
-    // ---- figures ----
+    // ---- counts ----
 
-    /// How many are delayed.
+    /// The number of delayed jobs.
     pub(crate) fn delayed(&self) -> usize {
         self.delayed.len()
     }
 
-    /// Whether no job that waits can start before one that runs ends, though all of `queued` jobs
-    /// have `end_delivery` here.
+    /// Whether no waiting job can start before a running one ends, provided that all `queued` jobs
+    /// are in the schedule.
     pub(crate) const fn is_deadlocked(&self, queued: usize) -> bool {
         self.is_stalled && self.released == 0 && self.waiting == queued
     }
@@ -273,9 +347,9 @@ impl<J> Schedule<J> {
         self.lanes.key(self.records.get(record_id)?.lane)
     }
 
-    // ---- the way of a job ----
+    // ---- the life of a job ----
 
-    /// A job was accepted; `number` is its place in the order of acceptance.
+    /// Adds an accepted job; `number` is its position in the order of acceptance.
     pub(crate) fn insert(
         &mut self,
         job: J,
@@ -288,39 +362,38 @@ impl<J> Schedule<J> {
             Start::After(delay) => now.after(delay),
             Start::NotBefore(instant) => self.clock.tick(instant),
         };
-        let lane = self.lanes.enter(options.key);
+        let lane = self.lanes.add_job(options.key);
         let record = Record {
             job: Some(job),
             number,
-            rank: self.ageing.rank(options.priority, at),
+            rank: self.aging.rank(options.priority, at),
             at,
             deadline: options
                 .deadline
                 .map_or(Tick::NEVER, |deadline| self.clock.tick(deadline)),
             history: None,
             lane,
-            turn: 0,
+            round_robin: 0,
             cost: options.cost,
             priority: options.priority,
             state: State::Ready,
             is_recalled: false,
         };
         let record_id = self.records.insert(record);
-        self.line_up(record_id, now);
+        self.enqueue(record_id, now);
         record_id
     }
 
-    /// Puts a job among the delayed or the ready ones, by the time before which it may not start.
-    fn line_up(&mut self, record_id: RecordId, now: Tick) {
-        let most = self.most();
+    /// Adds a job to the delayed or the ready ones.
+    fn enqueue(&mut self, record_id: RecordId, now: Tick) {
+        let max_cost = self.max_cost();
         let Some(record) = self.records.get_mut(record_id) else {
             return;
         };
         self.waiting += 1;
-        // `>` or `>=`: they are looked at again before they go, and one that costs just so much
-        // stays.
-        if record.cost > most {
-            self.too_costly.push(record_id);
+        // `remove_over_limit` checks again, so `>=` would do as well.
+        if record.cost > max_cost {
+            self.cost_unchecked.push(record_id);
         }
         if record.deadline != Tick::NEVER {
             self.deadlines.insert(Due::new(record.deadline, record_id));
@@ -331,11 +404,11 @@ impl<J> Schedule<J> {
         } else {
             record.state = State::Ready;
             self.lanes
-                .add(record.lane, record.rank, record.number, record_id);
+                .enqueue(record.lane, record.rank, record.number, record_id);
         }
     }
 
-    /// Takes a job out of the sets that it waits in.
+    /// Removes a waiting job from the sets that it is in.
     fn dequeue(&mut self, record_id: RecordId) {
         let Some(record) = self.records.get(record_id) else {
             return;
@@ -348,39 +421,39 @@ impl<J> Schedule<J> {
             State::Delayed => drop(self.delayed.remove(&Due::new(record.at, record_id))),
             State::Ready => self
                 .lanes
-                .remove(record.lane, record.rank, record.number, record_id),
+                .dequeue(record.lane, record.rank, record.number, record_id),
             State::Released | State::Running => {}
         }
     }
 
-    /// Says what may start now, what has run out of time, and, in [`next`](Self::next), when to ask
-    /// again.
+    /// Returns the jobs that may start now and those to give up, and sets [`next`](Self::next).
     pub(crate) fn release(&mut self, now: Tick, occupancy: Occupancy, out: &mut Released<J>) {
         while let Some(due) = self.deadlines.first().copied()
             && due.tick() <= now
         {
-            out.expired.extend(self.dismiss(due.record_id(), now));
+            out.expired
+                .extend(self.remove_waiting(due.record_id(), now));
         }
-        self.dismiss_too_costly(now, out);
+        self.remove_over_limit(now, out);
         self.promote_due(now);
-        let soonest = self.start_what_may(now, occupancy, out);
-        self.ask_at(soonest, occupancy);
+        let soonest = self.release_ready(now, occupancy, out);
+        self.set_next(soonest, occupancy);
     }
 
-    /// Asks for the next moment, given when the next job may start: that, or a deadline, or when
-    /// lanes may be forgotten.
-    fn ask_at(&mut self, soonest: Tick, occupancy: Occupancy) {
+    /// Sets `next` to the earliest of the next start, the next deadline and the next removal of
+    /// lanes.
+    fn set_next(&mut self, soonest: Tick, occupancy: Occupancy) {
         self.is_stalled = soonest == Tick::NEVER && self.may_start(occupancy, self.released);
         let deadline = self.deadlines.first().map_or(Tick::NEVER, |due| due.tick());
-        self.next = soonest.min(deadline).min(self.lanes.rested());
+        self.next = soonest.min(deadline).min(self.lanes.refilled_at());
     }
 
-    /// Nothing starts any more: there is no moment at which to ask again.
+    /// Disables the schedule: `next` is never.
     pub(crate) const fn stop(&mut self) {
         self.next = Tick::NEVER;
     }
 
-    /// Lets those take part whose time has come.
+    /// Makes delayed jobs and lanes ready whose time has come.
     pub(crate) fn promote_due(&mut self, now: Tick) {
         while let Some(due) = self.delayed.first().copied()
             && due.tick() <= now
@@ -389,16 +462,16 @@ impl<J> Schedule<J> {
             if let Some(record) = self.records.get_mut(due.record_id()) {
                 record.state = State::Ready;
                 self.lanes
-                    .add(record.lane, record.rank, record.number, due.record_id());
+                    .enqueue(record.lane, record.rank, record.number, due.record_id());
             }
         }
-        self.lanes.wake(now);
+        self.lanes.promote_due(now);
     }
 
-    /// Releases jobs while a worker is free; returns when the next one may start, should one be
-    /// free still.
-    fn start_what_may(&mut self, now: Tick, occupancy: Occupancy, out: &mut Released<J>) -> Tick {
-        // Each round occupies a slot.
+    /// Releases ready jobs while slots are free. Returns when the next one may start if a slot is
+    /// free then.
+    fn release_ready(&mut self, now: Tick, occupancy: Occupancy, out: &mut Released<J>) -> Tick {
+        // Terminates: each round occupies a slot.
         loop {
             let (lane, record_id, cost) = match self.next_start(now, occupancy) {
                 Next::Job {
@@ -412,10 +485,10 @@ impl<J> Schedule<J> {
                 limiter.reserve(cost);
             }
             self.dequeue(record_id);
-            let turn = self.lanes.release(lane, cost);
+            let round_robin = self.lanes.release(lane, cost);
             self.released += 1;
             if let Some(record) = self.records.get_mut(record_id) {
-                record.turn = turn;
+                record.round_robin = round_robin;
                 record.state = State::Released;
                 record.at = now;
                 if let Some(job) = record.job.take() {
@@ -425,9 +498,11 @@ impl<J> Schedule<J> {
         }
     }
 
-    /// What may start now, or when something may. A time is one at which something can be done, if
-    /// nothing happens before: never, while every slot is occupied or spoken for, and while permits
-    /// are kept for released jobs that the next one needs.
+    /// The next job to start, or the time of the next start.
+    ///
+    /// At that time something can be done even if nothing else changes. So it is `NEVER` while all
+    /// slots are in use, and while the permits that the next job needs are reserved for released
+    /// jobs.
     fn next_start(&mut self, now: Tick, occupancy: Occupancy) -> Next {
         self.needs_start = false;
         if !self.may_start(occupancy, self.released) || self.recalled > 0 {
@@ -450,7 +525,7 @@ impl<J> Schedule<J> {
         let at = self
             .limiter
             .as_mut()
-            .map_or(now, |limiter| limiter.when(now, cost));
+            .map_or(now, |limiter| limiter.earliest(now, cost));
         if at <= now {
             return Next::Job {
                 lane,
@@ -459,22 +534,25 @@ impl<J> Schedule<J> {
             };
         }
         self.needs_start = at == Tick::NEVER;
-        // One that is delayed, or whose key is, may be of a greater priority and of a smaller cost.
+        // A delayed job, or one whose lane waits, may come first and cost less.
         Next::At(at.min(delayed).min(self.lanes.next()))
     }
 
-    fn dismiss_too_costly(&mut self, now: Tick, out: &mut Released<J>) {
-        let most = self.most();
-        for record_id in std::mem::take(&mut self.too_costly) {
-            // It may have gone meanwhile, or the limit may have grown.
+    fn remove_over_limit(&mut self, now: Tick, out: &mut Released<J>) {
+        let max_cost = self.max_cost();
+        for record_id in std::mem::take(&mut self.cost_unchecked) {
+            // The job may be gone, or the limit may have grown.
             let record = self
                 .records
                 .get(record_id)
                 .filter(|record| record.job.is_some());
-            if let Some(cost) = record.map(|record| record.cost).filter(|cost| *cost > most) {
-                out.too_costly.extend(
-                    self.dismiss(record_id, now)
-                        .map(|removed| (removed, cost, most)),
+            if let Some(cost) = record
+                .map(|record| record.cost)
+                .filter(|cost| *cost > max_cost)
+            {
+                out.cost_exceeds_limit.extend(
+                    self.remove_waiting(record_id, now)
+                        .map(|removed| (removed, cost, max_cost)),
                 );
             }
         }
@@ -485,15 +563,15 @@ impl<J> Schedule<J> {
             && occupancy.running + released < self.allowed.min(occupancy.slots)
     }
 
-    /// The most that one job may cost.
-    pub(crate) fn most(&self) -> u32 {
+    /// The highest cost that a job may have.
+    pub(crate) fn max_cost(&self) -> u32 {
         self.limiter
             .as_ref()
-            .map_or(u32::MAX, Limiter::most)
-            .min(self.lanes.most())
+            .map_or(u32::MAX, Limiter::max_cost)
+            .min(self.lanes.max_cost())
     }
 
-    /// The state of a job; its record id may be another's by now.
+    /// The state of a job; `None` if the record id belongs to another job by now.
     fn state(&self, record_id: RecordId, number: u64) -> Option<State> {
         self.records
             .get(record_id)
@@ -501,13 +579,18 @@ impl<J> Schedule<J> {
             .map(|record| record.state)
     }
 
-    /// Whether this job is on its way to a worker.
+    /// Whether this job is released and has not started.
     pub(crate) fn is_released(&self, record_id: RecordId, number: u64) -> bool {
         self.state(record_id, number) == Some(State::Released)
     }
 
-    /// Whether a released job may still start, now that a worker has come to it.
-    pub(crate) fn may_go_on(&self, record_id: RecordId, occupancy: Occupancy, now: Tick) -> bool {
+    /// Whether a released job may still start, when a worker has taken it.
+    pub(crate) fn may_still_start(
+        &self,
+        record_id: RecordId,
+        occupancy: Occupancy,
+        now: Tick,
+    ) -> bool {
         let is_free =
             |record: &Record<J>| !record.is_recalled && self.lanes.held_until(record.lane) <= now;
         self.may_start(occupancy, 0)
@@ -515,11 +598,11 @@ impl<J> Schedule<J> {
             && self.records.get(record_id).is_some_and(is_free)
     }
 
-    /// Whether a released job, to which a worker has come, has to let another one go first: one
-    /// that has come since, or was moved up.
+    /// Whether another job has to start before this released one: it is more urgent and came, or
+    /// was moved up, since the release.
     ///
-    /// Where it does and is put back, the other one is released before it, or waits for permits
-    /// before it; so no worker turns in a circle.
+    /// If this job is given back then, the other one is released before it or waits for permits
+    /// before it, so giving back does not loop.
     pub(crate) fn is_overtaken(&mut self, record_id: RecordId, now: Tick) -> bool {
         self.promote_due(now);
         let Some(Record {
@@ -528,7 +611,7 @@ impl<J> Schedule<J> {
         else {
             return false;
         };
-        // Its own lane may be full or out of permits because of this very job.
+        // The lane may be full, or out of permits, because of this very job.
         if self.lanes.is_before(*lane, *rank, *number) {
             return true;
         }
@@ -540,11 +623,12 @@ impl<J> Schedule<J> {
         first.is_some_and(|first| first.rank < *rank)
     }
 
-    /// A released job starts, under this occupancy so far; returns what is known of its former attempts.
+    /// Starts a released job; `occupancy` is that before the start. Returns the history of its
+    /// attempts.
     ///
-    /// Others may have waited for that, and for no time: none of them may start at once, as the
-    /// permits that were kept are taken, but from now on there is a time for them, and
-    /// [`next`](Self::next) is the earlier for it.
+    /// No other job may start at once, since the consumed permits were reserved. But jobs that
+    /// waited for this start may have a time from now on, so `start` may move [`next`](Self::next)
+    /// to an earlier time.
     pub(crate) fn start(
         &mut self,
         record_id: RecordId,
@@ -565,31 +649,32 @@ impl<J> Schedule<J> {
                 ..occupancy
             };
             let soonest = match self.next_start(now, occupancy) {
-                // Its time has come since the last release, and is looked at in its turn.
+                // Its time has come since the last release; the release at `now` finds it.
                 Next::Job { .. } => now,
                 Next::At(at) => at,
             };
-            self.ask_at(soonest, occupancy);
+            self.set_next(soonest, occupancy);
         }
         history
     }
 
-    /// A released job does not start yet: takes it back, and the permits that are kept for it.
-    pub(crate) fn put_back(&mut self, record_id: RecordId, job: J, now: Tick) {
-        self.take_back(record_id);
+    /// Makes a released job that does not start wait again, and cancels its reservations.
+    pub(crate) fn give_back(&mut self, record_id: RecordId, job: J, now: Tick) {
+        self.unreserve(record_id);
         if let Some(record) = self.records.get_mut(record_id) {
             record.job = Some(job);
             record.at = now;
             record.is_recalled = false;
         }
-        self.line_up(record_id, now);
+        self.enqueue(record_id, now);
         if let Some(record) = self.records.get(record_id) {
-            self.lanes.give_back_turn(record.lane, record.turn);
+            self.lanes
+                .restore_round_robin(record.lane, record.round_robin);
         }
     }
 
-    /// Takes back what is kept for a released job.
-    fn take_back(&mut self, record_id: RecordId) {
+    /// Cancels the reservations of a released job.
+    fn unreserve(&mut self, record_id: RecordId) {
         let Some(record) = self.records.get(record_id) else {
             return;
         };
@@ -597,12 +682,12 @@ impl<J> Schedule<J> {
         if record.is_recalled {
             self.recalled -= 1;
         } else if let Some(limiter) = &mut self.limiter {
-            limiter.release(record.cost);
+            limiter.unreserve(record.cost);
         }
-        self.lanes.take_back(record.lane, record.cost);
+        self.lanes.unreserve(record.lane, record.cost);
     }
 
-    /// A running job waits for another attempt, which may not start before `at`.
+    /// Makes a running job wait for another attempt, which may not start before `at`.
     pub(crate) fn requeue(
         &mut self,
         record_id: RecordId,
@@ -617,21 +702,20 @@ impl<J> Schedule<J> {
         record.job = Some(job);
         record.history = Some(history);
         record.at = at;
-        self.lanes.end(record.lane);
-        self.line_up(record_id, now);
+        self.lanes.finish(record.lane);
+        self.enqueue(record_id, now);
     }
 
-    /// A running job has its outcome.
+    /// Removes a running job.
     pub(crate) fn finish(&mut self, record_id: RecordId, now: Tick) {
         if let Some(record) = self.records.remove(record_id) {
-            self.lanes.end(record.lane);
-            self.lanes.leave(record.lane, now);
+            self.lanes.finish(record.lane);
+            self.lanes.remove_job(record.lane, now);
         }
     }
 
-    /// A job that is not running has its outcome. Returns what is left in its record; a released
-    /// one has no job there.
-    pub(crate) fn forget(
+    /// Removes a job that is not running. Returns the job, unless it is released, and its history.
+    pub(crate) fn remove(
         &mut self,
         record_id: RecordId,
         number: u64,
@@ -639,7 +723,7 @@ impl<J> Schedule<J> {
     ) -> (Option<J>, Option<Box<History>>) {
         match self.state(record_id, number) {
             None | Some(State::Running) => return (None, None),
-            Some(State::Released) => self.take_back(record_id),
+            Some(State::Released) => self.unreserve(record_id),
             Some(State::Delayed | State::Ready) => self.dequeue(record_id),
         }
         let Some(Record {
@@ -648,26 +732,26 @@ impl<J> Schedule<J> {
         else {
             return (None, None);
         };
-        self.lanes.leave(lane, now);
+        self.lanes.remove_job(lane, now);
         (job, history)
     }
 
-    /// Removes a job that is delayed or ready.
-    fn dismiss(&mut self, record_id: RecordId, now: Tick) -> Option<Removed<J>> {
+    /// Removes a delayed or ready job.
+    fn remove_waiting(&mut self, record_id: RecordId, now: Tick) -> Option<Removed<J>> {
         self.dequeue(record_id);
         let Record {
             job, history, lane, ..
         } = self.records.remove(record_id)?;
-        self.lanes.leave(lane, now);
+        self.lanes.remove_job(lane, now);
         job.map(|job| Removed { job, history })
     }
 
-    /// The job itself, while it is delayed or ready.
+    /// The job, while it is delayed or ready.
     pub(crate) fn job(&self, record_id: RecordId) -> Option<&J> {
         self.records.get(record_id)?.job.as_ref()
     }
 
-    /// How many attempts were made of a job that is not running.
+    /// The number of attempts of a job that is not running.
     pub(crate) fn attempts(&self, record_id: RecordId, number: u64) -> u32 {
         let record = self
             .records
@@ -678,7 +762,7 @@ impl<J> Schedule<J> {
             .map_or(0, |history| history.attempts)
     }
 
-    /// Changes the priority of a job that does not run yet; says whether it was in time.
+    /// Changes the priority of a job. Returns whether the job has not started yet.
     pub(crate) fn set_priority(&mut self, record_id: RecordId, number: u64, priority: i32) -> bool {
         let is_waiting = matches!(
             self.state(record_id, number),
@@ -690,21 +774,27 @@ impl<J> Schedule<J> {
         let rank = record.rank.with_priority(record.priority, priority);
         if record.state == State::Ready && rank != record.rank {
             self.lanes
-                .remove(record.lane, record.rank, record.number, record_id);
-            self.lanes.add(record.lane, rank, record.number, record_id);
+                .dequeue(record.lane, record.rank, record.number, record_id);
+            self.lanes
+                .enqueue(record.lane, rank, record.number, record_id);
         }
         (record.rank, record.priority) = (rank, priority);
         true
     }
 
     /// Removes the delayed and ready jobs of which `is_dead` is true.
-    pub(crate) fn extract(&mut self, now: Tick, is_dead: impl Fn(&J) -> bool) -> Vec<Removed<J>> {
-        let dead: Vec<RecordId> = (self.records.iter())
+    pub(crate) fn remove_where(
+        &mut self,
+        now: Tick,
+        is_dead: impl Fn(&J) -> bool,
+    ) -> Vec<Removed<J>> {
+        let record_ids: Vec<RecordId> = (self.records.iter())
             .filter(|(_, record)| record.job.as_ref().is_some_and(&is_dead))
             .map(|(record_id, _)| record_id)
             .collect();
-        dead.into_iter()
-            .filter_map(|record_id| self.dismiss(record_id, now))
+        record_ids
+            .into_iter()
+            .filter_map(|record_id| self.remove_waiting(record_id, now))
             .collect()
     }
 
@@ -727,14 +817,14 @@ impl<J> Schedule<J> {
     }
 
     pub(crate) fn set_rate(&mut self, limit: Option<RateLimit>, now: Tick) {
-        // Any of them may cost too much now; the next look finds out which.
-        self.too_costly = self
+        // Any of them may cost too much under the new limit; the next release checks.
+        self.cost_unchecked = self
             .records
             .iter()
             .map(|(record_id, _)| record_id)
             .collect();
-        // What has not started counts under the new rate, and under no other.
-        for record_id in &self.too_costly {
+        // Jobs that have not started are subject to the new rate only.
+        for record_id in &self.cost_unchecked {
             let is_released =
                 |record: &&mut Record<J>| record.state == State::Released && !record.is_recalled;
             let Some(record) = self.records.get_mut(*record_id).filter(is_released) else {
@@ -744,17 +834,17 @@ impl<J> Schedule<J> {
             self.recalled += 1;
         }
         match (&mut self.limiter, limit) {
-            (Some(limiter), Some(limit)) => limiter.change(limit, now),
+            (Some(limiter), Some(limit)) => limiter.set_limit(limit, now),
             (limiter, limit) => *limiter = limit.map(Limiter::new),
         }
     }
 
-    /// Lets nothing start before `until`.
+    /// Lets no job start before `until`.
     pub(crate) fn hold(&mut self, until: Tick) {
         self.held_until = self.held_until.max(until);
     }
 
-    /// Lets nothing of this job's key start before `until`.
+    /// Lets no job of this job's key start before `until`.
     pub(crate) fn hold_lane(&mut self, record_id: RecordId, until: Tick) {
         if let Some(record) = self.records.get(record_id) {
             self.lanes.hold(record.lane, until);
@@ -765,12 +855,12 @@ impl<J> Schedule<J> {
 /// For the simulator.
 #[cfg(feature = "testing")]
 impl<J> Schedule<J> {
-    /// How many are delayed, ready or released.
+    /// The number of delayed, ready and released jobs.
     pub(crate) fn not_running(&self) -> usize {
         self.waiting + self.released
     }
 
-    /// Whether a job may start at the time that was told last, though none was released.
+    /// Whether a job may start at the time of the last reading and is not released.
     pub(crate) fn could_start(&mut self, occupancy: Occupancy) -> bool {
         matches!(
             self.next_start(self.clock.now(), occupancy),
@@ -778,7 +868,7 @@ impl<J> Schedule<J> {
         )
     }
 
-    /// Counts everything anew.
+    /// Compares all counts with the records.
     pub(crate) fn audit(&self) -> Result<(), String> {
         let count = |state| {
             self.records
@@ -791,7 +881,7 @@ impl<J> Schedule<J> {
         let known = (self.delayed.len(), self.waiting, self.released);
         if counted != known {
             return Err(format!(
-                "delayed, waiting, released: {counted:?}, and {known:?} in the books"
+                "delayed, waiting, released: {known:?} are recorded, {counted:?} counted"
             ));
         }
         let is_limited =
@@ -803,7 +893,7 @@ impl<J> Schedule<J> {
             .count();
         if limited != self.deadlines.len() {
             return Err(format!(
-                "{limited} jobs have a deadline, and {} are in the books",
+                "{limited} jobs have a deadline, and {} are recorded",
                 self.deadlines.len()
             ));
         }
@@ -817,7 +907,7 @@ impl<J> Schedule<J> {
         self.lanes.audit(self.records.iter().map(jobs))
     }
 
-    /// Gives a priority to one of the jobs that wait, for the simulator; any will do.
+    /// Changes the priority of one of the waiting jobs.
     pub(crate) fn prioritise(&mut self, number: u32) -> bool {
         let waiting: Vec<(RecordId, u64)> = (self.records.iter())
             .filter(|(_, record)| record.state != State::Running)

@@ -1,9 +1,9 @@
-//! Which of the waiting jobs comes first: a greater priority sooner, first in, first out among
-//! equals; with ageing, a job rises by one priority for every step that it waits. Pure.
+//! The order of ready jobs: higher priority first, FIFO among equals. With aging, a waiting job
+//! gains one priority level per step. Pure.
 //!
-//! Ageing needs no re-sorting. A job of priority `p` that waits since step `s` has risen to `p +
-//! (now - s)` by now; that `now` is the same for all, so what decides is `s - p`, which does not
-//! change.
+//! Aging needs no re-sorting. A job of priority `p` that waits since step `s` has priority `p +
+//! (now - s)`. Since `now` is the same for all jobs, they are ordered by `s - p`, which is
+//! constant.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::clock::{Tick, nanos};
 use super::slab::RecordId;
 
-/// How soon a job is due; the least comes first.
+/// The urgency of a job; the lowest rank comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank(i64);
 
@@ -22,20 +22,20 @@ impl Rank {
     }
 }
 
-/// By how much waiting counts.
+/// How waiting raises the priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ageing {
-    /// In nanoseconds; `None`: not at all.
+pub(crate) struct Aging {
+    /// In nanoseconds; `None`: no aging.
     step: Option<u64>,
 }
 
-impl Ageing {
+impl Aging {
     /// # Panics
     ///
     /// If the step is zero.
     pub(crate) fn new(step: Option<Duration>) -> Self {
         let step = step.map(nanos);
-        assert!(step != Some(0), "a step of ageing is longer than 0");
+        assert!(step != Some(0), "a step of aging is longer than 0");
         Self { step }
     }
 
@@ -47,10 +47,10 @@ impl Ageing {
     }
 }
 
-/// The waiting jobs of one lane, in order. Bounded by what the admission admits.
+/// The ready jobs of one lane, in order. Bounded by what the admission admits.
 #[derive(Debug, Default)]
 pub(crate) struct Order {
-    /// By rank, then in the order in which they were accepted.
+    /// By rank, then in the order of acceptance.
     jobs: BTreeSet<(Rank, u64, RecordId)>,
 }
 
@@ -69,8 +69,8 @@ impl Order {
             .map(|(rank, _, record_id)| (*rank, *record_id))
     }
 
-    /// Whether one of them comes before one of this rank and number. `<` or `<=`: no two jobs have
-    /// one number.
+    /// Whether a job comes before this rank and number. No two jobs have the same number, so `<=`
+    /// would do as well.
     pub(crate) fn is_before(&self, rank: Rank, number: u64) -> bool {
         self.jobs
             .first()
@@ -97,8 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// How far a job of this priority has risen, counted from its arrival, with steps that begin at
-    /// whole multiples.
+    /// The gain of a job of this priority since its arrival; steps begin at whole multiples.
     fn risen(priority: i32, since: u64, now: u64, step: Option<u64>) -> i64 {
         i64::from(priority) + step.map_or(0, |step| (now / step) as i64 - (since / step) as i64)
     }
@@ -109,12 +108,12 @@ mod tests {
             step in prop_oneof![Just(None), (1..50_u64).prop_map(Some)],
             jobs in vec((-3..4_i32, 0..300_u64, prop_oneof![Just(None), (-3..4_i32).prop_map(Some)]), 0..40),
         ) {
-            let ageing = Ageing::new(step.map(Duration::from_nanos));
+            let aging = Aging::new(step.map(Duration::from_nanos));
             let mut order = Order::default();
             let mut model = Vec::new();
             for (number, (priority, since, changed)) in (0..).zip(jobs) {
                 let record_id = RecordId::new(number as u32 + 1).unwrap();
-                let mut rank = ageing.rank(priority, Tick(since));
+                let mut rank = aging.rank(priority, Tick(since));
                 order.insert(rank, number, record_id);
                 if let Some(changed) = changed {
                     prop_assert!(order.remove(rank, number, record_id));
@@ -137,22 +136,22 @@ mod tests {
 
     #[test]
     fn no_rank_overflows() {
-        let ageing = Ageing::new(Some(Duration::from_nanos(1)));
-        let ranks = [i32::MAX, 0, i32::MIN].map(|priority| ageing.rank(priority, Tick::NEVER));
+        let aging = Aging::new(Some(Duration::from_nanos(1)));
+        let ranks = [i32::MAX, 0, i32::MIN].map(|priority| aging.rank(priority, Tick::NEVER));
         assert!(ranks.is_sorted());
         assert_eq!(
-            ageing
+            aging
                 .rank(i32::MIN, Tick::NEVER)
                 .with_priority(i32::MAX, i32::MIN),
             Rank(i64::MAX)
         );
-        let never = Ageing::new(Some(Duration::MAX));
+        let never = Aging::new(Some(Duration::MAX));
         assert_eq!(never.rank(7, Tick(u64::MAX - 1)), Rank(-7));
     }
 
     #[test]
     #[should_panic(expected = "longer than 0")]
     fn a_step_of_nothing_is_refused() {
-        Ageing::new(Some(Duration::ZERO));
+        Aging::new(Some(Duration::ZERO));
     }
 }

@@ -1,5 +1,5 @@
-//! A naive schedule, which keeps its jobs in a list and looks through all of it each time, beside
-//! the real one. Only the gates are the same; they have a model of their own.
+//! A naive schedule, which keeps its jobs in a list and scans all of it each time, to compare with
+//! the real one. It shares the limiters, which have a model of their own.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,7 @@ use super::*;
 pub(super) const WORKERS: usize = 3;
 pub(super) const KEYS: u32 = 4;
 
-/// Something that happens to a schedule; a job is told by its place among those of its kind,
-/// counted round and round.
+/// An operation on a schedule. Its target is an index among the candidates, modulo their number.
 #[derive(Debug, Clone)]
 pub(super) enum Op {
     Wait(u64),
@@ -21,15 +20,15 @@ pub(super) enum Op {
         limit: Option<u64>,
     },
     Start(usize),
-    PutBack(usize),
+    GiveBack(usize),
     Finish(usize),
     Requeue {
         job: usize,
         delay: u64,
     },
-    Forget(usize),
+    Remove(usize),
     SetPriority(usize, i32),
-    Extract(u64),
+    RemoveWhere(u64),
     Pause,
     Resume,
     SetWorkers(usize),
@@ -39,7 +38,7 @@ pub(super) enum Op {
     Close,
 }
 
-/// Reads a policy and what happens from bytes; when there are none left, they are zero.
+/// Decodes a policy and operations from bytes, which are zero after the end.
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {
@@ -59,7 +58,7 @@ impl Bytes<'_> {
         self.below(bound).into()
     }
 
-    fn place(&mut self) -> usize {
+    fn index(&mut self) -> usize {
         self.below(u8::MAX).into()
     }
 
@@ -99,16 +98,16 @@ impl Bytes<'_> {
                     .filter(|limit| *limit > 90)
                     .map(|limit| limit - 90),
             },
-            8..=11 => Op::Start(self.place()),
-            12 => Op::PutBack(self.place()),
-            13 | 14 => Op::Finish(self.place()),
+            8..=11 => Op::Start(self.index()),
+            12 => Op::GiveBack(self.index()),
+            13 | 14 => Op::Finish(self.index()),
             15 => Op::Requeue {
-                job: self.place(),
+                job: self.index(),
                 delay: self.number(80),
             },
-            16 => Op::Forget(self.place()),
-            17 => Op::SetPriority(self.place(), self.priority()),
-            18 => Op::Extract(self.number(9)),
+            16 => Op::Remove(self.index()),
+            17 => Op::SetPriority(self.index(), self.priority()),
+            18 => Op::RemoveWhere(self.number(9)),
             19 => {
                 if self.below(3) == 0 {
                     Op::Pause
@@ -120,12 +119,12 @@ impl Bytes<'_> {
             21 => Op::SetRate(self.limit()),
             22 => Op::Hold(self.number(40)),
             _ if self.below(8) == 0 => Op::Close,
-            _ => Op::HoldLane(self.place(), self.number(40)),
+            _ => Op::HoldLane(self.index(), self.number(40)),
         }
     }
 }
 
-/// Any bytes as what happens to a schedule; panics where the naive one says otherwise.
+/// Runs the operations that the bytes encode; panics where the schedules differ.
 pub(crate) fn drive(data: &[u8]) {
     let mut bytes = Bytes(data);
     let mut pair = bytes.pair();
@@ -145,7 +144,7 @@ struct Naive {
     lane_limit: Option<RateLimit>,
     limiter: Option<Limiter>,
     held_until: u64,
-    turn: u64,
+    round_robin: u64,
     allowed: usize,
     pauses: usize,
     is_closing: bool,
@@ -158,14 +157,14 @@ struct Job {
     key: u32,
     priority: i32,
     cost: u32,
-    /// Since when it waits for its turn, for ageing.
+    /// Since when it is ready, for aging.
     since: u64,
     at: u64,
     deadline: Option<u64>,
     attempts: u32,
     state: State,
-    /// Of its lane, before it was released.
-    turn: u64,
+    /// The lane's position before the job was released.
+    round_robin: u64,
     /// Released before the rate was changed.
     is_recalled: bool,
 }
@@ -174,16 +173,15 @@ struct Job {
 struct Lane {
     limiter: Option<Limiter>,
     held_until: u64,
-    turn: u64,
+    round_robin: u64,
 }
 
-/// What a release brings: the numbers of those that start, in order; of those whose time is over;
-/// of those too costly.
+/// The result of a release, by the numbers of the jobs; the started ones in order.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Out {
     started: Vec<u64>,
     expired: Vec<u64>,
-    too_costly: Vec<u64>,
+    cost_exceeds_limit: Vec<u64>,
 }
 
 impl Naive {
@@ -191,13 +189,13 @@ impl Naive {
         self.jobs.iter().filter(move |job| job.state == state)
     }
 
-    fn pick(&self, state: &[State], place: usize) -> Option<&Job> {
+    fn pick(&self, state: &[State], index: usize) -> Option<&Job> {
         let jobs: Vec<&Job> = self
             .jobs
             .iter()
             .filter(|job| state.contains(&job.state))
             .collect();
-        (!jobs.is_empty()).then(|| jobs[place % jobs.len()])
+        (!jobs.is_empty()).then(|| jobs[index % jobs.len()])
     }
 
     fn job(&mut self, number: u64) -> &mut Job {
@@ -212,7 +210,7 @@ impl Naive {
         self.lanes.entry(key).or_insert(Lane {
             limiter,
             held_until: 0,
-            turn: 0,
+            round_robin: 0,
         })
     }
 
@@ -225,7 +223,7 @@ impl Naive {
             .count()
     }
 
-    fn line_up(&mut self, number: u64, now: u64) {
+    fn enqueue(&mut self, number: u64, now: u64) {
         let job = self.job(number);
         if job.at > now {
             job.state = State::Delayed;
@@ -234,21 +232,21 @@ impl Naive {
         job.state = State::Ready;
         let key = job.key;
         if self.of(State::Ready).filter(|job| job.key == key).count() == 1 {
-            self.turn += 1;
-            self.lane(key).turn = self.turn;
+            self.round_robin += 1;
+            self.lane(key).round_robin = self.round_robin;
         }
     }
 
-    /// The urgency of a job, the least first; steps of ageing begin at whole multiples.
+    /// The lowest is most urgent; steps of aging begin at whole multiples.
     fn urgency(&self, job: &Job) -> i64 {
         self.step.map_or(0, |step| (job.since / step) as i64) - i64::from(job.priority)
     }
 
-    fn most(&self) -> u32 {
-        let lane = self.lane_limit.map_or(u32::MAX, |limit| limit.most());
+    fn max_cost(&self) -> u32 {
+        let lane = self.lane_limit.map_or(u32::MAX, |limit| limit.max_cost());
         self.limiter
             .as_ref()
-            .map_or(u32::MAX, |limiter| limiter.most())
+            .map_or(u32::MAX, |limiter| limiter.max_cost())
             .min(lane)
     }
 
@@ -260,11 +258,11 @@ impl Naive {
             .collect();
         due.sort_unstable();
         for (.., number) in due {
-            self.line_up(number, now);
+            self.enqueue(number, now);
         }
     }
 
-    /// Whether a released job lets another one go first.
+    /// Whether another job has to start before a released one.
     fn is_overtaken(&mut self, number: u64, now: u64) -> bool {
         self.promote_due(now);
         let released = self.job(number).clone();
@@ -296,10 +294,10 @@ impl Naive {
             .map(|job| job.number)
             .collect();
         self.jobs.retain(|job| !is_late(job));
-        let most = self.most();
+        let max_cost = self.max_cost();
         let is_costly =
-            |job: &Job| matches!(job.state, State::Delayed | State::Ready) && job.cost > most;
-        out.too_costly = self
+            |job: &Job| matches!(job.state, State::Delayed | State::Ready) && job.cost > max_cost;
+        out.cost_exceeds_limit = self
             .jobs
             .iter()
             .filter(|job| is_costly(job))
@@ -316,26 +314,26 @@ impl Naive {
                 break;
             };
             if let Some(limiter) = &mut self.limiter {
-                if limiter.when(Tick(now), cost).0 > now {
+                if limiter.earliest(Tick(now), cost).0 > now {
                     break;
                 }
                 limiter.reserve(cost);
             }
-            self.turn += 1;
-            let turn = self.turn;
+            self.round_robin += 1;
+            let round_robin = self.round_robin;
             let lane = self.lane(key);
-            let taken = std::mem::replace(&mut lane.turn, turn);
+            let taken = std::mem::replace(&mut lane.round_robin, round_robin);
             if let Some(limiter) = &mut lane.limiter {
                 limiter.reserve(cost);
             }
             let job = self.job(number);
-            (job.state, job.at, job.turn) = (State::Released, now, taken);
+            (job.state, job.at, job.round_robin) = (State::Released, now, taken);
             out.started.push(number);
         }
         out
     }
 
-    /// The first job of the lane whose turn it is.
+    /// The first job of the next lane.
     fn choose(&mut self, now: u64) -> Option<(u64, u32, u32)> {
         let firsts = (0..KEYS)
             .filter(|key| self.occupied(Some(*key)) < self.max_running)
@@ -346,13 +344,13 @@ impl Naive {
                     .cloned()
             });
         let mut firsts: Vec<Job> = firsts.collect();
-        firsts.sort_by_key(|job| (self.urgency(job), self.lanes[&job.key].turn));
+        firsts.sort_by_key(|job| (self.urgency(job), self.lanes[&job.key].round_robin));
         for job in firsts {
             let lane = self.lane(job.key);
             let at = lane
                 .limiter
                 .as_mut()
-                .map_or(0, |limiter| limiter.when(Tick(now), job.cost).0)
+                .map_or(0, |limiter| limiter.earliest(Tick(now), job.cost).0)
                 .max(lane.held_until);
             if at <= now {
                 return Some((job.number, job.key, job.cost));
@@ -377,7 +375,7 @@ impl Naive {
         }
     }
 
-    fn take_back(&mut self, number: u64) {
+    fn unreserve(&mut self, number: u64) {
         let job = self.job(number);
         let (key, cost) = (job.key, job.cost);
         let is_recalled = std::mem::replace(&mut job.is_recalled, false);
@@ -390,12 +388,12 @@ impl Naive {
         ] {
             limiter
                 .into_iter()
-                .for_each(|limiter| limiter.release(cost));
+                .for_each(|limiter| limiter.unreserve(cost));
         }
     }
 }
 
-/// Both of them, and the time.
+/// Both schedules, and the time.
 pub(super) struct Pair {
     real: Schedule<u64>,
     naive: Naive,
@@ -419,7 +417,7 @@ impl Pair {
         let policy = Policy {
             rate,
             lanes,
-            ageing: step.map(Duration::from_nanos),
+            aging: step.map(Duration::from_nanos),
         };
         let naive = Naive {
             jobs: Vec::new(),
@@ -429,7 +427,7 @@ impl Pair {
             lane_limit,
             limiter: rate.map(Limiter::new),
             held_until: 0,
-            turn: 0,
+            round_robin: 0,
             allowed: WORKERS,
             pauses: 0,
             is_closing: false,
@@ -443,16 +441,16 @@ impl Pair {
         }
     }
 
-    /// Something happens to both, and both release the same.
+    /// Applies an operation to both, then compares their releases.
     pub(super) fn step(&mut self, op: &Op) {
         self.apply(op);
         self.release();
     }
 
-    /// All comes to an end, and nothing is left.
+    /// Ends all jobs and checks that nothing is left.
     pub(super) fn end(mut self) {
         self.let_time_pass();
-        // Workers that send back what is overtaken do not go in a circle.
+        // Giving back overtaken jobs does not loop.
         for _ in 0..200 {
             self.apply(&Op::Start(0));
             self.release();
@@ -464,12 +462,12 @@ impl Pair {
                 .count(),
             0
         );
-        // Nothing is left of what has gone: no job, no lane, no moment to wait for.
+        // Nothing is left: no job, no lane, no time to wait for.
         let tick = self.tick();
         for job in std::mem::take(&mut self.naive.jobs) {
             match job.state {
                 State::Running => self.real.finish(job.record_id, tick),
-                _ => drop(self.real.forget(job.record_id, job.number, tick)),
+                _ => drop(self.real.remove(job.record_id, job.number, tick)),
             }
         }
         self.now += 1_000_000;
@@ -484,7 +482,7 @@ impl Pair {
             ),
             (0, 0, 0, 0)
         );
-        assert!(real.too_costly.is_empty());
+        assert!(real.cost_unchecked.is_empty());
         assert_eq!(
             (real.released + real.recalled, real.waiting, real.next),
             (0, 0, Tick::NEVER)
@@ -500,7 +498,7 @@ impl Pair {
         }
     }
 
-    /// Tells the real one the time, by a clock.
+    /// Passes a reading of the clock to the real schedule.
     fn tick(&mut self) -> Tick {
         let at = self.start + Duration::from_nanos(self.now);
         let generation = self.real.generation();
@@ -531,7 +529,7 @@ impl Pair {
                     _ => Start::After(Duration::from_nanos(delay)),
                 };
                 let instant = |at| self.start + Duration::from_nanos(at);
-                // One of the keys is none.
+                // Key 0 stands for none.
                 let options = ScheduleOptions {
                     priority,
                     cost,
@@ -552,13 +550,13 @@ impl Pair {
                     deadline,
                     attempts: 0,
                     state,
-                    turn: 0,
+                    round_robin: 0,
                     is_recalled: false,
                 });
-                self.naive.line_up(number, now);
+                self.naive.enqueue(number, now);
             }
-            Op::Start(place) => {
-                let Some(job) = self.naive.pick(&[State::Released], place) else {
+            Op::Start(index) => {
+                let Some(job) = self.naive.pick(&[State::Released], index) else {
                     return;
                 };
                 let (number, record_id, is_recalled) = (job.number, job.record_id, job.is_recalled);
@@ -573,29 +571,32 @@ impl Pair {
                     && (self.naive.pauses == 0 || self.naive.is_closing)
                     && held_until <= now
                     && !is_recalled;
-                assert_eq!(self.real.may_go_on(record_id, self.occupancy(), tick), may);
+                assert_eq!(
+                    self.real.may_still_start(record_id, self.occupancy(), tick),
+                    may
+                );
                 let is_overtaken = self.real.is_overtaken(record_id, tick);
                 assert_eq!(is_overtaken, self.naive.is_overtaken(number, now));
                 if is_overtaken || !may {
-                    self.put_back(record_id, number, tick);
+                    self.give_back(record_id, number, tick);
                 } else {
                     let occupancy = self.occupancy();
                     self.real.start(record_id, occupancy, tick);
                     self.naive.start(number, now);
-                    // Without a release: a start lets nothing start at once, and brings the time of
+                    // No release here: a start lets no other job start at once, and sets `next` for
                     // those that waited for it.
-                    self.look_whether_next_is_early_enough();
+                    self.check_next();
                 }
             }
-            Op::PutBack(place) => {
-                let Some(job) = self.naive.pick(&[State::Released], place) else {
+            Op::GiveBack(index) => {
+                let Some(job) = self.naive.pick(&[State::Released], index) else {
                     return;
                 };
                 let (number, record_id) = (job.number, job.record_id);
-                self.put_back(record_id, number, tick);
+                self.give_back(record_id, number, tick);
             }
-            Op::Finish(place) => {
-                let Some(job) = self.naive.pick(&[State::Running], place) else {
+            Op::Finish(index) => {
+                let Some(job) = self.naive.pick(&[State::Running], index) else {
                     return;
                 };
                 let (number, record_id) = (job.number, job.record_id);
@@ -623,28 +624,28 @@ impl Pair {
                 );
                 assert_eq!(self.real.attempts(record_id, number + 1), 0);
                 self.naive.job(number).at = now + delay;
-                self.naive.line_up(number, now);
+                self.naive.enqueue(number, now);
             }
-            Op::Forget(place) => {
+            Op::Remove(index) => {
                 let states = [State::Delayed, State::Ready, State::Released];
                 let Some(Job {
                     number,
                     record_id,
                     state,
                     ..
-                }) = self.naive.pick(&states, place).cloned()
+                }) = self.naive.pick(&states, index).cloned()
                 else {
                     return;
                 };
-                assert_eq!(self.real.forget(record_id, number + 1, tick).0, None);
-                let left = self.real.forget(record_id, number, tick).0;
+                assert_eq!(self.real.remove(record_id, number + 1, tick).0, None);
+                let left = self.real.remove(record_id, number, tick).0;
                 assert_eq!(left, waiting.contains(&state).then_some(number));
                 if state == State::Released {
-                    self.naive.take_back(number);
+                    self.naive.unreserve(number);
                 }
                 self.naive.jobs.retain(|job| job.number != number);
             }
-            Op::SetPriority(place, priority) => {
+            Op::SetPriority(index, priority) => {
                 let Some(job) = self.naive.pick(
                     &[
                         State::Delayed,
@@ -652,7 +653,7 @@ impl Pair {
                         State::Released,
                         State::Running,
                     ],
-                    place,
+                    index,
                 ) else {
                     return;
                 };
@@ -670,10 +671,10 @@ impl Pair {
                     self.naive.set_priority(number, priority);
                 }
             }
-            Op::Extract(digit) => {
+            Op::RemoveWhere(digit) => {
                 let is_dead = |number: &u64| number % 9 == digit;
-                let leavers = self.real.extract(tick, is_dead);
-                let mut out: Vec<_> = leavers
+                let removed = self.real.remove_where(tick, is_dead);
+                let mut out: Vec<_> = removed
                     .iter()
                     .map(|removed| (removed.job, removed.attempts()))
                     .collect();
@@ -716,11 +717,11 @@ impl Pair {
                     job.is_recalled = true;
                     let cost = job.cost;
                     if let Some(limiter) = &mut self.naive.limiter {
-                        limiter.release(cost);
+                        limiter.unreserve(cost);
                     }
                 }
                 match (&mut self.naive.limiter, limit) {
-                    (Some(limiter), Some(limit)) => limiter.change(limit, tick),
+                    (Some(limiter), Some(limit)) => limiter.set_limit(limit, tick),
                     (limiter, limit) => *limiter = limit.map(Limiter::new),
                 }
             }
@@ -728,8 +729,8 @@ impl Pair {
                 self.real.hold(Tick(now + wait));
                 self.naive.held_until = self.naive.held_until.max(now + wait);
             }
-            Op::HoldLane(place, wait) => {
-                let Some(job) = self.naive.pick(&[State::Running], place) else {
+            Op::HoldLane(index, wait) => {
+                let Some(job) = self.naive.pick(&[State::Running], index) else {
                     return;
                 };
                 let (record_id, key) = (job.record_id, job.key);
@@ -741,11 +742,11 @@ impl Pair {
         }
     }
 
-    /// The real one wants to be asked again before anything can happen.
-    fn look_whether_next_is_early_enough(&self) {
+    /// The real schedule's `next` is not later than the next event.
+    fn check_next(&self) {
         let next = self.real.next();
-        // What can happen at some time can happen at any later one, so the last moment before
-        // speaks for all.
+        // What can happen at some time can happen later too, so checking the last tick before
+        // suffices.
         let last = (next.0 - 1).min(self.now + 1_000_000);
         assert_eq!(
             self.naive.clone().release(last),
@@ -754,14 +755,14 @@ impl Pair {
         );
     }
 
-    /// Time passes, and nothing else happens: the real one is soon done with asking, since each
-    /// moment brings something, and none brings what only the start or the end of a job can.
+    /// Lets time pass with no other change. There are few releases, since each has something to do
+    /// and none waits for the start or the end of a job.
     fn let_time_pass(&mut self) {
         let lanes = self.naive.lanes.len();
-        // A time of its own, a release and a deadline for each job; a time and a rest for each
-        // lane, and a hold.
-        let most = 3 * self.naive.jobs.len() + 2 * lanes + 1;
-        for _ in 0..most {
+        // For each job a delay, a release and a deadline; for each lane a wait and a refill; and a
+        // hold.
+        let max = 3 * self.naive.jobs.len() + 2 * lanes + 1;
+        for _ in 0..max {
             if self.real.next() == Tick::NEVER {
                 return;
             }
@@ -775,8 +776,9 @@ impl Pair {
         );
     }
 
-    /// It is stuck if a worker is free and nothing will start, whatever time passes.
-    fn look_whether_it_is_stuck(&self) {
+    /// The real schedule is deadlocked if a slot is free and nothing will start, whatever time
+    /// passes.
+    fn check_deadlocked(&self) {
         let waiting = self.real.delayed() + self.naive.of(State::Ready).count();
         let mut later = self.naive.clone();
         later.jobs.iter_mut().for_each(|job| job.deadline = None);
@@ -785,7 +787,7 @@ impl Pair {
             && self.naive.occupied(None) < self.naive.allowed.min(WORKERS);
         let is_on_its_way = self.naive.of(State::Released).next().is_some();
         let is_deadlocked = is_free && !will_start && !is_on_its_way;
-        // Whether a job that waits for a time can start then, it finds out then.
+        // Whether a delayed job can start is known only when its time comes.
         if self.real.delayed() == 0 && self.naive.held_until <= self.now {
             assert_eq!(self.real.is_deadlocked(waiting), is_deadlocked);
         }
@@ -799,17 +801,19 @@ impl Pair {
         );
     }
 
-    fn put_back(&mut self, record_id: RecordId, number: u64, now: Tick) {
-        self.real.put_back(record_id, number, now);
-        self.naive.take_back(number);
+    fn give_back(&mut self, record_id: RecordId, number: u64, now: Tick) {
+        self.real.give_back(record_id, number, now);
+        self.naive.unreserve(number);
         self.naive.job(number).at = now.0;
-        self.naive.line_up(number, now.0);
-        let Job { key, turn, .. } = *self.naive.job(number);
+        self.naive.enqueue(number, now.0);
+        let Job {
+            key, round_robin, ..
+        } = *self.naive.job(number);
         let lane = self.naive.lane(key);
-        lane.turn = lane.turn.min(turn);
+        lane.round_robin = lane.round_robin.min(round_robin);
     }
 
-    /// Both release the same.
+    /// Releases from both and compares the results.
     fn release(&mut self) {
         let (tick, occupancy) = (self.tick(), self.occupancy());
         let mut released = Released::new();
@@ -818,10 +822,10 @@ impl Pair {
             first,
             more,
             mut expired,
-            mut too_costly,
+            mut cost_exceeds_limit,
         } = released;
         expired.sort_unstable_by_key(|removed| removed.job);
-        too_costly.sort_unstable_by_key(|(removed, ..)| removed.job);
+        cost_exceeds_limit.sort_unstable_by_key(|(removed, ..)| removed.job);
         let out = Out {
             started: first
                 .into_iter()
@@ -829,16 +833,16 @@ impl Pair {
                 .map(|(number, _)| number)
                 .collect(),
             expired: expired.into_iter().map(|removed| removed.job).collect(),
-            too_costly: too_costly
+            cost_exceeds_limit: cost_exceeds_limit
                 .into_iter()
                 .map(|(removed, ..)| removed.job)
                 .collect(),
         };
         assert_eq!(out, self.naive.release(self.now), "at {}", self.now);
         assert!(self.real.next() > tick, "it asks for what has passed");
-        self.look_whether_next_is_early_enough();
+        self.check_next();
         assert_eq!(self.real.delayed(), self.naive.of(State::Delayed).count());
-        self.look_whether_it_is_stuck();
+        self.check_deadlocked();
         for job in &self.naive.jobs {
             let key = (job.key > 0).then(|| Key::from(job.key));
             assert_eq!(self.real.key(job.record_id), key.as_ref());
@@ -850,7 +854,7 @@ impl Pair {
 
 impl Naive {
     fn set_priority(&mut self, number: u64, priority: i32) {
-        // A lane whose only job is taken out and put in again goes behind the others.
+        // A lane whose only job is removed and added again goes behind the others.
         let job = self.job(number);
         if std::mem::replace(&mut job.priority, priority) == priority {
             return;
@@ -858,8 +862,8 @@ impl Naive {
         let (key, state) = (job.key, job.state);
         if state == State::Ready && self.of(State::Ready).filter(|job| job.key == key).count() == 1
         {
-            self.turn += 1;
-            self.lane(key).turn = self.turn;
+            self.round_robin += 1;
+            self.lane(key).round_robin = self.round_robin;
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Numbered places for values, in chunks that are given back when they are empty. So a number stays
-//! where it is, growing copies nothing, and a rush that is over leaves no memory behind. Pure.
+//! Values with stable ids, in chunks that are freed when they are empty: growing moves no value,
+//! and a burst leaves no memory behind. Pure.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
-/// A place in the slab.
+/// The key of a value in the slab.
 pub(crate) type RecordId = NonZeroU32;
 
 const CHUNK: usize = 128;
@@ -12,7 +12,7 @@ const CHUNK: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Slab<V> {
     chunks: Vec<Option<Box<Chunk<V>>>>,
-    /// The chunks that have a free place, the given-back ones included.
+    /// The chunks with a free slot, freed chunks included.
     open: BTreeSet<usize>,
     len: usize,
 }
@@ -20,7 +20,7 @@ pub(crate) struct Slab<V> {
 #[derive(Debug)]
 struct Chunk<V> {
     values: [Option<V>; CHUNK],
-    /// The free places, the next one last.
+    /// The free slots, the next one last.
     free: Vec<u8>,
 }
 
@@ -54,43 +54,43 @@ impl<V> Slab<V> {
                 free,
             })
         });
-        let place = chunk.free.pop().expect("an open chunk has a free place");
-        chunk.values[usize::from(place)] = Some(value);
+        let index = chunk.free.pop().expect("an open chunk has a free slot");
+        chunk.values[usize::from(index)] = Some(value);
         if chunk.free.is_empty() {
             self.open.remove(&number);
         }
         self.len += 1;
-        let record_id = u32::try_from(number * CHUNK + usize::from(place) + 1)
+        let record_id = u32::try_from(number * CHUNK + usize::from(index) + 1)
             .ok()
             .and_then(RecordId::new);
         record_id.expect("a slab holds fewer than four billion values")
     }
 
-    const fn place(record_id: RecordId) -> (usize, usize) {
+    const fn locate(record_id: RecordId) -> (usize, usize) {
         let index = record_id.get() as usize - 1;
         (index / CHUNK, index % CHUNK)
     }
 
     pub(crate) fn get(&self, record_id: RecordId) -> Option<&V> {
-        let (number, place) = Self::place(record_id);
-        self.chunks.get(number)?.as_ref()?.values[place].as_ref()
+        let (number, index) = Self::locate(record_id);
+        self.chunks.get(number)?.as_ref()?.values[index].as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, record_id: RecordId) -> Option<&mut V> {
-        let (number, place) = Self::place(record_id);
-        self.chunks.get_mut(number)?.as_mut()?.values[place].as_mut()
+        let (number, index) = Self::locate(record_id);
+        self.chunks.get_mut(number)?.as_mut()?.values[index].as_mut()
     }
 
     pub(crate) fn remove(&mut self, record_id: RecordId) -> Option<V> {
-        let (number, place) = Self::place(record_id);
+        let (number, index) = Self::locate(record_id);
         let slot = self.chunks.get_mut(number)?;
         let chunk = slot.as_mut()?;
-        let value = chunk.values[place].take()?;
-        chunk.free.push(place as u8);
+        let value = chunk.values[index].take()?;
+        chunk.free.push(index as u8);
         if chunk.free.len() == 1 {
             self.open.insert(number);
         } else if chunk.free.len() == CHUNK && self.len > 1 {
-            // The last one stays, for a pool that has one job at a time.
+            // One empty chunk stays allocated, for a pool that has one job at a time.
             *slot = None;
             while let Some(None) = self.chunks.last() {
                 self.chunks.pop();
@@ -107,8 +107,8 @@ impl<V> Slab<V> {
             .enumerate()
             .filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)))
             .flat_map(|(number, chunk)| {
-                let place = move |place| {
-                    u32::try_from(number * CHUNK + place + 1)
+                let index = move |index| {
+                    u32::try_from(number * CHUNK + index + 1)
                         .ok()
                         .and_then(RecordId::new)
                 };
@@ -116,7 +116,7 @@ impl<V> Slab<V> {
                     .values
                     .iter()
                     .enumerate()
-                    .filter_map(move |(at, value)| Some((place(at)?, value.as_ref()?)))
+                    .filter_map(move |(at, value)| Some((index(at)?, value.as_ref()?)))
             })
     }
 }
@@ -153,14 +153,14 @@ mod tests {
     #[test]
     fn a_rush_leaves_no_memory_behind() {
         let mut slab = Slab::new();
-        let spots: Vec<_> = (0..10 * CHUNK).map(|value| slab.insert(value)).collect();
+        let record_ids: Vec<_> = (0..10 * CHUNK).map(|value| slab.insert(value)).collect();
         assert_eq!(slab.chunks.len(), 10);
         assert!(
             slab.iter()
                 .map(|(record_id, _)| record_id)
-                .eq(spots.iter().copied())
+                .eq(record_ids.iter().copied())
         );
-        for record_id in spots {
+        for record_id in record_ids {
             slab.remove(record_id);
         }
         assert!(slab.chunks.len() <= 10);

@@ -1,4 +1,4 @@
-//! What a schedule does, beside a [naive one](super::reference) and by example.
+//! Compares the schedule with a [naive one](super::reference), and named cases.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -33,12 +33,12 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         4 => (0..40_u64).prop_map(Op::Wait),
         8 => insert.prop_map(|(priority, cost, key, delay, limit)| Op::Insert { priority, cost, key, delay, limit }),
         8 => any().prop_map(Op::Start),
-        1 => any().prop_map(Op::PutBack),
+        1 => any().prop_map(Op::GiveBack),
         6 => any().prop_map(Op::Finish),
         2 => (any(), 0..80_u64).prop_map(|(job, delay)| Op::Requeue { job, delay }),
-        2 => any().prop_map(Op::Forget),
+        2 => any().prop_map(Op::Remove),
         2 => (any(), -2..3_i32).prop_map(|(job, priority)| Op::SetPriority(job, priority)),
-        1 => (0..9_u64).prop_map(Op::Extract),
+        1 => (0..9_u64).prop_map(Op::RemoveWhere),
         1 => Just(Op::Pause),
         2 => Just(Op::Resume),
         1 => (1..=WORKERS).prop_map(Op::SetWorkers),
@@ -52,7 +52,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 proptest! {
     #[test]
-    fn a_schedule_does_what_a_look_through_all_jobs_says(
+    fn a_schedule_matches_a_naive_model(
         rate in prop_oneof![Just(None), limit().prop_map(Some)], lane_limit in prop_oneof![Just(None), limit().prop_map(Some)],
         max_running in 1..=WORKERS, step in prop_oneof![Just(None), (1..30_u64).prop_map(Some)], ops in ops(),
     ) {
@@ -116,8 +116,8 @@ fn a_schedule_knows_the_time_as_its_clock_does() {
         (schedule.instant(tick(9)), schedule.instant(Tick::NEVER)),
         (Some(at(4)), None)
     );
-    schedule.reach(tick(7));
-    schedule.reach(tick(6));
+    schedule.advance_to(tick(7));
+    schedule.advance_to(tick(6));
     assert_eq!(schedule.now(), tick(7));
 }
 
@@ -166,7 +166,7 @@ fn a_schedule_that_is_stopped_wants_to_be_asked_no_more() {
     assert_eq!(schedule.next(), Tick::NEVER);
 }
 
-/// The jobs that start at once.
+/// The jobs that may start at once.
 fn started(schedule: &mut Schedule<u64>) -> Vec<u64> {
     let mut released = Released::new();
     schedule.release(
@@ -178,7 +178,7 @@ fn started(schedule: &mut Schedule<u64>) -> Vec<u64> {
         },
         &mut released,
     );
-    assert!(released.too_costly.is_empty() && released.expired.is_empty());
+    assert!(released.cost_exceeds_limit.is_empty() && released.expired.is_empty());
     released
         .first
         .into_iter()
@@ -216,9 +216,9 @@ fn a_job_gives_no_permit_back_to_a_rate_that_gave_it_none() {
         schedule.set_rate(between, Tick(0));
         schedule.set_rate(Some(each_second), Tick(0));
         insert(&mut schedule, 1);
-        // The one that is on its way back may come first.
+        // The job that is on its way back may come first.
         assert_eq!(started(&mut schedule), []);
-        schedule.forget(early, 0, Tick(0));
+        schedule.remove(early, 0, Tick(0));
         assert_eq!(started(&mut schedule), [1]);
         insert(&mut schedule, 2);
         assert_eq!(started(&mut schedule), []);
@@ -226,7 +226,7 @@ fn a_job_gives_no_permit_back_to_a_rate_that_gave_it_none() {
 }
 
 #[test]
-fn a_job_in_the_place_of_one_that_was_too_costly_starts() {
+fn a_job_with_the_record_id_of_one_over_the_limit_starts() {
     let rate = Some(RateLimit::per_second(1).burst(4));
     let mut schedule = Schedule::new(
         Policy {
@@ -245,7 +245,7 @@ fn a_job_in_the_place_of_one_that_was_too_costly_starts() {
         },
         Tick(0),
     );
-    assert_eq!(schedule.forget(costly, 0, Tick(0)).0, Some(0));
+    assert_eq!(schedule.remove(costly, 0, Tick(0)).0, Some(0));
     assert_eq!(
         schedule.insert(
             1,
@@ -275,11 +275,11 @@ fn keys_that_come_together_take_turns_in_the_order_in_which_they_came() {
             Tick(0),
         )
     };
-    // Places that were given back are used again from the last one on.
-    let spots = [insert(0, 0), insert(1, 1)];
+    // Freed ids are reused, the last one first.
+    let record_ids = [insert(0, 0), insert(1, 1)];
     (0..)
-        .zip(spots)
-        .for_each(|(number, record_id)| drop(schedule.forget(record_id, number, Tick(0))));
+        .zip(record_ids)
+        .for_each(|(number, record_id)| drop(schedule.remove(record_id, number, Tick(0))));
     let mut insert = |number, key: u32| {
         schedule.insert(
             number,
@@ -327,9 +327,10 @@ fn no_time_is_asked_for_while_the_permits_that_the_next_job_needs_are_kept() {
             cost: 1,
             ..ScheduleOptions::default()
         };
-        let spots = [0, 1].map(|number| schedule.insert(number, number, options.clone(), Tick(0)));
+        let record_ids =
+            [0, 1].map(|number| schedule.insert(number, number, options.clone(), Tick(0)));
         let mut released = Released::new();
-        // However late it is asked, it is the released job's turn.
+        // The released job comes first, however late the release.
         for at in [0, 5, 10_000_000_000].map(Tick) {
             schedule.release(at, occupancy(0), &mut released);
             assert_eq!(
@@ -341,14 +342,15 @@ fn no_time_is_asked_for_while_the_permits_that_the_next_job_needs_are_kept() {
             );
             assert_eq!(schedule.next(), Tick::NEVER, "at {at:?}, {policy:?}");
         }
-        // Its start says when the next one may start, and its leaving lets that start at once.
+        // The start of the released job sets the time of the next one; its removal lets the next
+        // one start at once.
         let mut other = Schedule::new(policy, 9, Instant::now());
         let first = other.insert(0, 0, options.clone(), Tick(0));
         other.insert(1, 1, options.clone(), Tick(0));
         assert_eq!(started(&mut other), [0]);
-        schedule.start(spots[0], occupancy(0), Tick(10_000_000_000));
+        schedule.start(record_ids[0], occupancy(0), Tick(10_000_000_000));
         assert_eq!(schedule.next(), Tick(11_000_000_000), "{policy:?}");
-        other.forget(first, 0, Tick(0));
+        other.remove(first, 0, Tick(0));
         assert_eq!(started(&mut other), [1]);
     }
 }

@@ -1,5 +1,5 @@
-//! For the feature `testing`: whether the books agree, which the simulator asks after every step
-//! and which changes nothing; and what it does to a job that only the schedule knows.
+//! Invariants that the simulator checks after each step (feature `testing`), without changing
+//! anything; and what it does to a job that only the schedule knows.
 
 use super::Shared;
 use crate::queue::admission::PoolState;
@@ -8,8 +8,8 @@ use crate::schedule::clock::Tick;
 use super::dispatch::load;
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Gives another priority to a job that has not started: the one of this number, counted round
-    /// and round. Says whether there is one.
+    /// Changes the priority of a job that has not started: the one at index `number`, modulo their
+    /// number. Returns whether there is one.
     pub(crate) fn prioritise(&self, number: u32) -> bool {
         self.is_scheduled()
             && self.update_schedule(|_, state, _| {
@@ -20,7 +20,7 @@ impl<In, T, E> Shared<In, T, E> {
             })
     }
 
-    /// The books in one line, for the trace of a run that fails.
+    /// The counts in one line, for the trace of a run that fails.
     pub(crate) fn describe_books(&self) -> String {
         let ready = self.injector.len();
         let state = self.lock();
@@ -36,7 +36,7 @@ impl<In, T, E> Shared<In, T, E> {
         )
     }
 
-    /// What is to hold whenever the lock is free.
+    /// Checks what holds whenever the lock is free.
     pub(crate) fn audit_now(&self) -> Result<(), String> {
         let state = self.lock();
         state.admission.audit()?;
@@ -53,7 +53,7 @@ impl<In, T, E> Shared<In, T, E> {
             .map_or(Ok(()), |schedule| schedule.audit())
     }
 
-    /// What is to hold between two polls.
+    /// Checks what holds between two polls.
     pub(crate) fn audit(&self) -> Result<(), String> {
         /// So many cancelled jobs may be left in the queue, however few others there are.
         const FEW: usize = 64;
@@ -70,7 +70,8 @@ impl<In, T, E> Shared<In, T, E> {
             return Ok(());
         };
         let waiting = schedule.not_running();
-        // One that was on its way when the schedule was switched on comes to it by way of a worker.
+        // A job that was on its way when the schedule was switched on is inserted when a worker
+        // sends it back.
         if waiting > queued && state.admission.pool_state() < PoolState::Aborted {
             return Err(format!(
                 "the schedule knows of {waiting} jobs that wait, the admission of {queued}"
@@ -79,41 +80,41 @@ impl<In, T, E> Shared<In, T, E> {
         Ok(())
     }
 
-    /// What is to hold when nobody can go on before time passes: every worker is polled, and none
-    /// was woken.
+    /// Checks what holds when nothing can happen before time passes: every worker is polled, and
+    /// none was woken.
     pub(crate) fn audit_at_rest(&self) -> Result<(), String> {
         let ready = self.injector.len();
         let mut state = self.lock();
-        let load = load(&state);
+        let occupancy = load(&state);
         let state = &mut *state;
-        if state.admission.is_anybody_held_up() {
+        if state.admission.has_stalled_waiter() {
             return Err("somebody waits for room, and there is room".into());
         }
-        if state.admission.pool_state() >= PoolState::Aborted || load.slots == 0 {
+        if state.admission.pool_state() >= PoolState::Aborted || occupancy.slots == 0 {
             return Ok(());
         }
-        // With a schedule, those that it holds back are not in the queue of the workers.
+        // With a schedule, jobs that it holds back are not in the injector.
         let queued = if state.schedule.is_some() {
             ready
         } else {
             state.admission.queued_total()
         };
-        if queued > 0 && load.running < load.slots {
+        if queued > 0 && occupancy.running < occupancy.slots {
             return Err(format!(
                 "{queued} jobs are queued and {} slots idle",
-                load.slots - load.running
+                occupancy.slots - occupancy.running
             ));
         }
         let Some(schedule) = &mut state.schedule else {
             return Ok(());
         };
         let (waiting, queued) = (schedule.not_running(), state.admission.queued_total());
-        if waiting != queued && load.running < load.slots {
+        if waiting != queued && occupancy.running < occupancy.slots {
             return Err(format!(
                 "the schedule knows of {waiting} jobs that wait, the admission of {queued}"
             ));
         }
-        if schedule.could_start(load) {
+        if schedule.could_start(occupancy) {
             return Err("a job could start, and nobody sees to it".into());
         }
         if !state.timer_role.is_held() && schedule.next() != Tick::NEVER {
@@ -125,7 +126,8 @@ impl<In, T, E> Shared<In, T, E> {
         Ok(())
     }
 
-    /// What is to hold when the pool has ended, its workers have left, and nobody waits for it.
+    /// Checks what holds when the pool has ended, its workers have left, and no future waits for
+    /// it.
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {
         let state = self.lock();
         state.admission.audit_at_end()?;
@@ -141,7 +143,7 @@ impl<In, T, E> Shared<In, T, E> {
         let wakers = self
             .cancel_flags
             .made(0..self.cancel_flags.len())
-            .filter(|signal| signal.waker().is_some())
+            .filter(|cancel_flag| cancel_flag.waker().is_some())
             .count();
         if wakers > 0 {
             return Err(format!("{wakers} wakers of workers are left"));

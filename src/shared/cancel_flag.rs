@@ -1,5 +1,15 @@
-//! How others reach a slot: a flag with the reason why its job has to end, and the waker of the
-//! worker that waits there.
+//! The cancel flag of a slot: the reason why its job has to end, and the waker of the worker that
+//! polls it.
+//!
+//! An interruption cannot be missed and cannot reach another job:
+//!
+//! 1. `interrupt_stream` (1) marks the map or group, (2) looks for the slots that run its jobs. A
+//!    worker (1) enters the job as running, (2) checks the mark; or its local queue is revoked. So
+//!    one of the two sees the other.
+//! 2. [`interrupt`](CancelFlag::interrupt) (1) sets the flag, (2) takes the waker.
+//!    [`listen`](CancelFlag::listen) (1) registers the waker, (2) checks the flag.
+//! 3. [`clear`](CancelFlag::clear) is called before the next job is entered as running in the slot,
+//!    never after.
 
 use std::collections::TryReserveError;
 use std::ops::{Index, Range};
@@ -14,7 +24,7 @@ use crate::sync::{Mutex, MutexGuard};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Interrupt(pub(crate) CancelReason);
 
-/// How others reach a slot: a flag, and the waker of the worker that waits in it.
+/// A flag with the reason, and the waker of the worker that waits in the slot.
 #[derive(Debug, Default)]
 pub(crate) struct CancelFlag {
     /// 0, or one more than the position of the reason.
@@ -31,8 +41,7 @@ impl CancelFlag {
         CancelReason::from_code(self.interrupt.load(Ordering::SeqCst)).map(Interrupt)
     }
 
-    /// Leaves the waker for an interruption to come, and looks once more whether one has come
-    /// already.
+    /// Registers the waker, then checks the flag.
     pub(crate) fn listen(&self, waker: &Waker) -> Option<Interrupt> {
         let mut listener = self.waker();
         if !listener
@@ -49,14 +58,14 @@ impl CancelFlag {
     }
 
     pub(crate) fn clear(&self) {
-        // Whoever set it did so before this job was found in the slot, so the dispatch is not too
-        // early.
+        // An interruption sets the flag of a job that it has found in the slot, so a flag that is
+        // set here belongs to an earlier job.
         if self.interrupt.load(Ordering::SeqCst) != 0 {
             self.interrupt.store(0, Ordering::SeqCst);
         }
     }
 
-    /// Sets the reason, if there is none yet; the waker is to be woken once all locks are released.
+    /// Sets the reason, unless there is one. The caller wakes the waker after releasing all locks.
     #[must_use = "the worker sleeps on otherwise"]
     pub(crate) fn interrupt(&self, reason: CancelReason) -> Option<Waker> {
         let _ = self.interrupt.compare_exchange(
@@ -73,11 +82,11 @@ impl CancelFlag {
     }
 }
 
-/// How many cancel flags are made at once.
+/// The number of cancel flags that are allocated at once.
 const TOGETHER: usize = 64;
 
-/// The cancel flags of all slots, made when the first of their neighbours is used: so a slot that never
-/// is costs next to nothing.
+/// The cancel flags of all slots. Each chunk is allocated when the first of its flags is used, so
+/// unused slots cost next to nothing.
 #[derive(Debug)]
 pub(crate) struct CancelFlags {
     chunks: Vec<OnceLock<Box<[CancelFlag; TOGETHER]>>>,
@@ -85,7 +94,7 @@ pub(crate) struct CancelFlags {
 }
 
 impl CancelFlags {
-    /// Fails if memory cannot hold so many.
+    /// Fails if there is not enough memory.
     pub(super) fn new(count: usize) -> Result<Self, TryReserveError> {
         let (mut chunks, length) = (Vec::new(), count.div_ceil(TOGETHER));
         chunks.try_reserve_exact(length)?;
@@ -97,7 +106,7 @@ impl CancelFlags {
         self.count
     }
 
-    /// Those of these slots that were made.
+    /// The allocated flags of these slots.
     pub(super) fn made(&self, slots: Range<usize>) -> impl Iterator<Item = &CancelFlag> {
         let chunks = self.chunks.iter().enumerate().skip(slots.start / TOGETHER);
         let chunks = chunks.take_while(move |(number, _)| number * TOGETHER < slots.end);
@@ -128,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_are_made_with_their_neighbours_and_found_by_their_slots() {
+    fn flags_are_allocated_with_their_neighbours_and_found_by_their_slots() {
         let cancel_flags = CancelFlags::new(200).unwrap();
         let made = |slots| cancel_flags.made(slots).count();
         assert_eq!((cancel_flags.len(), made(0..200)), (200, 0));
@@ -146,7 +155,7 @@ mod tests {
         let interrupted = |slots| {
             cancel_flags
                 .made(slots)
-                .filter(|signal| signal.interrupted().is_some())
+                .filter(|flag| flag.interrupted().is_some())
                 .count()
         };
         assert_eq!(
@@ -162,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn more_signals_than_memory_can_hold_are_an_error() {
+    fn more_flags_than_memory_can_hold_are_an_error() {
         assert!(
             [1 << 55, usize::MAX / 8, usize::MAX].map(|count| CancelFlags::new(count).is_err())
                 == [true; 3]

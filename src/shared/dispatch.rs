@@ -1,6 +1,15 @@
-//! The schedule within the shared state: jobs go in, and what it releases is carried out, by whoever has
-//! changed something. The schedule itself decides; here is what has to be done under the lock for
-//! that, and what after it.
+//! Connects the schedule with the shared state. The [`Schedule`] decides; this file passes it jobs
+//! and the time under the lock, and carries out what it releases after unlocking.
+//!
+//! Each change (1) locks and passes a reading of the clock to the schedule, (2) changes it, (3)
+//! calls [`dispatch`](Shared::dispatch), which releases jobs and updates the timer role, (4)
+//! unlocks, (5) calls [`run_deferred`](Shared::run_deferred), which pushes the released jobs,
+//! notifies the timer and completes jobs that were given up.
+//! [`update_schedule`](Shared::update_schedule) does all of it.
+//!
+//! After an abort nothing is released and the timer is not needed. A job that is accepted before
+//! and inserted after the abort, or after the last worker has left, would wait forever; so each
+//! insertion is followed by `look_for_end`, which checks for that and completes the job.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -23,7 +32,7 @@ use crate::schedule::lanes::Key;
 use crate::schedule::{Occupancy, RecordId, Released, Removed, Schedule, ScheduleOptions, Start};
 use crate::sync::atomic::Ordering;
 
-/// The policy of retries, and how to copy what is tried again.
+/// The retry policy, and how to copy an input.
 pub(crate) struct Retries<In, E> {
     pub(crate) policy: Retry<E>,
     pub(crate) copy: fn(&In) -> In,
@@ -46,7 +55,7 @@ impl<In, E> Clone for Retries<In, E> {
 pub(crate) struct Deferred<In, T, E> {
     released: Released<ScheduledJob<In, T, E>>,
     notice: TimerNotice,
-    /// Those that wait for their own pool, and may do so for ever now.
+    /// Jobs that wait for their own pool, and may be deadlocked now.
     blocked: Vec<Waker>,
 }
 
@@ -58,11 +67,11 @@ impl<In, T, E> Deferred<In, T, E> {
     };
 }
 
-/// A job that the schedule has given up, and what its outcome is to be.
+/// A job that the schedule has given up, and its outcome.
 type GivenUp<In, T, E> = (Removed<ScheduledJob<In, T, E>>, JobError<E>);
 
-/// Those that are being settled, by the thread that does it. They count as queued until then, which
-/// bounds them.
+/// Jobs that were given up and have no outcome yet, by the thread that completes them. Bounded,
+/// since they count as queued until then.
 pub(super) struct Settling<In, T, E> {
     queues: Vec<(ThreadId, VecDeque<GivenUp<In, T, E>>)>,
 }
@@ -72,7 +81,7 @@ impl<In, T, E> Settling<In, T, E> {
         Self { queues: Vec::new() }
     }
 
-    /// Says whether the thread settles none yet.
+    /// Adds jobs. Returns whether the thread is not completing any yet.
     fn add(&mut self, thread: ThreadId, given_up: VecDeque<GivenUp<In, T, E>>) -> bool {
         match self.queues.iter_mut().find(|(other, _)| *other == thread) {
             Some((_, queue)) => {
@@ -86,7 +95,7 @@ impl<In, T, E> Settling<In, T, E> {
         }
     }
 
-    /// The next one; `None` once, after the last.
+    /// Takes the next job; `None` once, after the last.
     fn next(&mut self, thread: ThreadId) -> Option<GivenUp<In, T, E>> {
         let at = self.queues.iter().position(|(other, _)| *other == thread)?;
         let next = self.queues[at].1.pop_front();
@@ -103,15 +112,15 @@ impl<In, T, E> Shared<In, T, E> {
         self.is_scheduled.load(Ordering::Relaxed)
     }
 
-    /// What the clock shows, where there is a schedule that wants to know.
+    /// A reading of the clock if there is a schedule.
     #[inline]
     pub(super) fn reading(&self) -> Option<Reading> {
         self.is_scheduled().then(|| self.look_at_clock())
     }
 
     pub(super) fn look_at_clock(&self) -> Reading {
-        // In this order: what was taken over before this count is older than the time that is
-        // looked up now.
+        // In this order: readings that were accepted before this generation are older than the time
+        // that is read next.
         let generation = self.readings.load(Ordering::SeqCst);
         Reading {
             at: self.timer.now(),
@@ -119,7 +128,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Tells the schedule what time it is.
+    /// Passes a reading to the schedule and returns the time.
     pub(super) fn tell_time(
         &self,
         schedule: &mut Schedule<ScheduledJob<In, T, E>>,
@@ -133,9 +142,8 @@ impl<In, T, E> Shared<In, T, E> {
         now
     }
 
-    /// From here on the schedule decides when jobs start, those that are queued already included.
-    /// One that is just on its way into the injector, or out of it, is sent back when a worker
-    /// wants to start it.
+    /// Makes the schedule decide when jobs start, also those that are queued already. A job that is
+    /// on its way into the injector or out of it is sent back when a worker is about to start it.
     pub(crate) fn switch_on_schedule(&self) {
         if self.is_scheduled() {
             return;
@@ -146,13 +154,13 @@ impl<In, T, E> Shared<In, T, E> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if self.is_scheduled() {
-            // Another thread was faster; what is in the injector now is released.
+            // Another thread was faster, and has released what is in the injector.
             return;
         }
-        let mut cells = Vec::new();
+        let mut handles = Vec::new();
         let mut wakes = Wakes::default();
-        // In one go, so that nothing which comes meanwhile starts before what was there. The lock
-        // of the injector comes before that of the state, here as elsewhere.
+        // In one critical section, so that no later job starts before the jobs taken here. Lock
+        // order: injector, shared state.
         let deferred = self.injector.take_all_for(|entries| {
             let mut state = self.lock_exclusive();
             let schedule = Box::new(Schedule::new(self.policy, self.cancel_flags.len(), start));
@@ -160,29 +168,29 @@ impl<In, T, E> Shared<In, T, E> {
             self.is_scheduled.store(true, Ordering::SeqCst);
             state.admission.notify_of_any_room(&mut wakes);
             for entry in entries {
-                if let QueuedJob::Handle(cell) = &entry {
-                    cells.push(Arc::clone(cell));
+                if let QueuedJob::Handle(handle) = &entry {
+                    handles.push(Arc::clone(handle));
                 }
-                let terms = Self::own_terms(&entry);
-                self.insert(&mut state, entry, terms, now);
+                let options = Self::default_options(&entry);
+                self.insert(&mut state, entry, options, now);
             }
             self.dispatch(&mut state, now)
         });
         drop(switching);
         self.run_wakes(wakes);
         self.run_deferred(deferred);
-        for cell in cells {
-            if cell.is_dead() {
-                // It was cancelled before the schedule knew of it.
-                self.remove_tombstone(cell.record_id(), cell.id);
+        for handle in handles {
+            if handle.is_dead() {
+                // The cancellation may have come before the schedule had the record.
+                self.remove_tombstone(handle.record_id(), handle.id);
             }
         }
         self.look_for_end();
     }
 
-    // ---- in ----
+    // ---- insert ----
 
-    /// What a job asks for, by its input; calls closures of the user's.
+    /// The scheduling options of a job, some by its input. Calls user closures.
     pub(crate) fn terms(
         &self,
         input: &In,
@@ -208,47 +216,47 @@ impl<In, T, E> Shared<In, T, E> {
 
     #[cold]
     pub(super) fn schedule_one(&self, entry: QueuedJob<In, T, E>) {
-        match self.terms_of(&entry) {
-            Ok(terms) => self.schedule_by(terms, entry),
+        match self.options_of(&entry) {
+            Ok(options) => self.schedule_by(options, entry),
             Err(message) => self.settle_unstarted(entry, JobError::Panicked(message), 0),
         }
     }
 
-    pub(super) fn schedule_by(&self, terms: ScheduleOptions, entry: QueuedJob<In, T, E>) {
-        self.update_schedule(|shared, state, now| shared.insert(state, entry, terms, now));
+    pub(super) fn schedule_by(&self, options: ScheduleOptions, entry: QueuedJob<In, T, E>) {
+        self.update_schedule(|shared, state, now| shared.insert(state, entry, options, now));
     }
 
     #[cold]
     pub(super) fn schedule_many(&self, entries: Vec<QueuedJob<In, T, E>>) {
         let mut jobs = Vec::with_capacity(entries.len());
         for entry in entries {
-            match self.terms_of(&entry) {
-                Ok(terms) => jobs.push((entry, terms)),
+            match self.options_of(&entry) {
+                Ok(options) => jobs.push((entry, options)),
                 Err(message) => self.settle_unstarted(entry, JobError::Panicked(message), 0),
             }
         }
         self.update_schedule(|shared, state, now| {
-            for (entry, terms) in jobs {
-                shared.insert(state, entry, terms, now);
+            for (entry, options) in jobs {
+                shared.insert(state, entry, options, now);
             }
         });
     }
 
-    /// The terms of a job that has none of its own.
-    fn terms_of(&self, entry: &QueuedJob<In, T, E>) -> Result<ScheduleOptions, PanicMessage> {
+    /// The scheduling options of a job that has none of its own.
+    fn options_of(&self, entry: &QueuedJob<In, T, E>) -> Result<ScheduleOptions, PanicMessage> {
         match entry {
             QueuedJob::Stream(job) => {
                 let limit = self.lock().limits.job;
                 let deadline = limit.and_then(|limit| job.accepted_at?.checked_add(limit));
                 self.terms(&job.input, job.stream.priority(), Start::Now, deadline)
             }
-            QueuedJob::Handle(_) => Ok(Self::own_terms(entry)),
+            QueuedJob::Handle(_) => Ok(Self::default_options(entry)),
         }
     }
 
-    /// The terms of a job that was on its way when the schedule was switched on: there is neither a
-    /// closure of the builder's then nor a limit.
-    fn own_terms(entry: &QueuedJob<In, T, E>) -> ScheduleOptions {
+    /// The options of a job that was on its way when the schedule was switched on: there was
+    /// neither a closure nor a limit then.
+    fn default_options(entry: &QueuedJob<In, T, E>) -> ScheduleOptions {
         match entry {
             QueuedJob::Stream(job) => ScheduleOptions {
                 cost: 1,
@@ -266,20 +274,20 @@ impl<In, T, E> Shared<In, T, E> {
         &self,
         state: &mut Synced<In, T, E>,
         entry: QueuedJob<In, T, E>,
-        terms: ScheduleOptions,
+        options: ScheduleOptions,
         now: Tick,
     ) {
         let Some(schedule) = &mut state.schedule else {
             return;
         };
         let number = entry.id().as_u64();
-        let record_id = schedule.insert(ScheduledJob::from(entry), number, terms, now);
-        if let Some(ScheduledJob::Handle(cell)) = schedule.job(record_id) {
-            cell.set_record_id(record_id);
+        let record_id = schedule.insert(ScheduledJob::from(entry), number, options, now);
+        if let Some(ScheduledJob::Handle(handle)) = schedule.job(record_id) {
+            handle.set_record_id(record_id);
         }
     }
 
-    /// Takes a job back that a worker has not started.
+    /// Makes a job wait in the schedule again that a worker has taken and not started.
     #[cold]
     pub(crate) fn return_to_schedule(&self, entry: QueuedJob<In, T, E>) {
         if matches!(entry, QueuedJob::Handle(_)) && entry.is_dead() {
@@ -287,8 +295,8 @@ impl<In, T, E> Shared<In, T, E> {
             return;
         }
         let (id, record_id, stream) = (entry.id().as_u64(), entry.record_id(), entry.stream());
-        let cell = if let QueuedJob::Handle(cell) = &entry {
-            Some(Arc::clone(cell))
+        let handle = if let QueuedJob::Handle(handle) = &entry {
+            Some(Arc::clone(handle))
         } else {
             None
         };
@@ -296,34 +304,34 @@ impl<In, T, E> Shared<In, T, E> {
             self.update_schedule(
                 |shared, state, now| match (&mut state.schedule, record_id) {
                     (Some(schedule), Some(record_id)) if schedule.is_released(record_id, id) => {
-                        schedule.put_back(record_id, ScheduledJob::from(entry), now);
+                        schedule.give_back(record_id, ScheduledJob::from(entry), now);
                         None
                     }
                     (_, Some(_)) => Some(entry),
                     (_, None) => {
-                        let terms = Self::own_terms(&entry);
-                        shared.insert(state, entry, terms, now);
+                        let options = Self::default_options(&entry);
+                        shared.insert(state, entry, options, now);
                         None
                     }
                 },
             );
         if let Some(gone) = gone {
-            // It was cancelled meanwhile, and has its outcome.
+            // The job was cancelled meanwhile and has its outcome.
             self.settle_unstarted(gone, JobError::Abandoned, 0);
         }
         if let Some(stream) = stream {
             self.sweep_if_cancelled(&stream);
         }
-        if let Some(cell) = cell.filter(|cell| cell.is_dead()) {
-            // It was cancelled before the schedule knew of it.
-            self.remove_tombstone(cell.record_id(), cell.id);
+        if let Some(handle) = handle.filter(|handle| handle.is_dead()) {
+            // The cancellation may have come before the schedule had the record.
+            self.remove_tombstone(handle.record_id(), handle.id);
         }
         self.look_for_end();
     }
 
-    // ---- through ----
+    // ---- dispatch ----
 
-    /// Changes something under the lock, looks what may start then, and carries that out.
+    /// Changes the schedule under the lock, dispatches, and runs the deferred work after unlocking.
     pub(super) fn update_schedule<R>(
         &self,
         change: impl FnOnce(&Self, &mut Synced<In, T, E>, Tick) -> R,
@@ -345,7 +353,7 @@ impl<In, T, E> Shared<In, T, E> {
         changed
     }
 
-    /// Looks what may start now, if there is a schedule.
+    /// Dispatches if there is a schedule.
     pub(super) fn dispatch_now(&self) {
         if self.is_scheduled() {
             self.update_schedule(|_, _, _| ());
@@ -354,10 +362,10 @@ impl<In, T, E> Shared<In, T, E> {
 
     pub(super) fn dispatch(&self, state: &mut Synced<In, T, E>, now: Tick) -> Deferred<In, T, E> {
         let mut deferred = Deferred::NONE;
-        let load = load(state);
+        let occupancy = load(state);
         if let Some(schedule) = &mut state.schedule {
             if state.admission.pool_state() < PoolState::Aborted {
-                schedule.release(now, load, &mut deferred.released);
+                schedule.release(now, occupancy, &mut deferred.released);
             } else {
                 schedule.stop();
             }
@@ -380,7 +388,7 @@ impl<In, T, E> Shared<In, T, E> {
             first,
             more,
             expired,
-            too_costly,
+            cost_exceeds_limit,
         } = released;
         if let Some((job, record_id)) = first {
             let job = job.release(record_id);
@@ -398,27 +406,29 @@ impl<In, T, E> Shared<In, T, E> {
         }
         self.notify_timer(notice);
         panic::wake(blocked);
-        if !(expired.is_empty() && too_costly.is_empty()) {
+        if !(expired.is_empty() && cost_exceeds_limit.is_empty()) {
             let expired = expired
                 .into_iter()
                 .map(|removed| (removed, JobError::TimedOut(TimeLimit::Job)));
-            let too_costly = too_costly.into_iter();
-            let too_costly = too_costly
+            let cost_exceeds_limit = cost_exceeds_limit.into_iter();
+            let cost_exceeds_limit = cost_exceeds_limit
                 .map(|(removed, cost, most)| (removed, JobError::CostExceedsLimit { cost, most }));
-            self.settle_given_up(expired.chain(too_costly).collect());
+            self.settle_given_up(expired.chain(cost_exceeds_limit).collect());
         }
     }
 
-    /// Each job that is settled looks at the schedule again, and may find others that have run out
-    /// of their time since. These are left to the call that is under way on this thread, or the
-    /// calls would nest as deeply as there are jobs. No code of the user's unwinds through it.
+    /// Completes jobs that were given up.
+    ///
+    /// Each completion dispatches, which may give up more jobs. A nested call leaves these to the
+    /// outer call on this thread; otherwise calls would nest as deeply as there are jobs. No user
+    /// code unwinds through it.
     #[cold]
     fn settle_given_up(&self, given_up: VecDeque<GivenUp<In, T, E>>) {
         let thread = std::thread::current().id();
         if !self.lock().settling.add(thread, given_up) {
             return;
         }
-        // Ends: a job is given up once.
+        // Terminates: each job is given up once.
         loop {
             let next = self.lock().settling.next(thread);
             let Some((removed, error)) = next else { break };
@@ -441,7 +451,7 @@ impl<In, T, E> Shared<In, T, E> {
         wakes: &mut Wakes,
         prior: &mut PriorAttempts,
     ) -> StartResult {
-        let load = load(state);
+        let occupancy = load(state);
         let Some(schedule) = &mut state.schedule else {
             return StartResult::NotYet;
         };
@@ -452,15 +462,17 @@ impl<In, T, E> Shared<In, T, E> {
             return StartResult::NotYet;
         };
         let now = self.tell_time(schedule, reading);
-        if !schedule.may_go_on(record_id, load, now) || schedule.is_overtaken(record_id, now) {
+        if !schedule.may_still_start(record_id, occupancy, now)
+            || schedule.is_overtaken(record_id, now)
+        {
             return StartResult::NotYet;
         }
         self.cancel_flags[slot].clear();
-        prior.history = schedule.start(record_id, load, now);
+        prior.history = schedule.start(record_id, occupancy, now);
         if self.drives_timer(slot) {
             state.timer_role.note_awake();
         }
-        // Those that have waited for this start wait for a time now.
+        // This start may have moved `next` to an earlier time.
         prior.notice = state.timer_role.dispatch(schedule.next());
         let since = reading
             .map(|reading| reading.at)
@@ -516,7 +528,7 @@ impl<In, T, E> Shared<In, T, E> {
         self.run_wakes(wakes);
     }
 
-    /// Returns what is to be dropped and done after the lock.
+    /// Removes a job. Returns what to drop and to do after unlocking.
     pub(super) fn forget_scheduled(
         &self,
         state: &mut Synced<In, T, E>,
@@ -531,12 +543,12 @@ impl<In, T, E> Shared<In, T, E> {
         let (mut job, mut history, mut now) = (None, None, Tick(0));
         if let Some(schedule) = &mut state.schedule {
             now = self.tell_time(schedule, reading);
-            (job, history) = schedule.forget(record_id, id.as_u64(), now);
+            (job, history) = schedule.remove(record_id, id.as_u64(), now);
         }
         (job, history, self.dispatch(state, now))
     }
 
-    /// How many attempts were made of a job that is queued.
+    /// The number of attempts of a queued job.
     pub(crate) fn attempts(&self, entry: &QueuedJob<In, T, E>) -> u32 {
         self.attempts_of(entry.record_id(), entry.id())
     }
@@ -549,7 +561,7 @@ impl<In, T, E> Shared<In, T, E> {
             .map_or(0, |schedule| schedule.attempts(record_id, id.as_u64()))
     }
 
-    /// Takes out the scheduled jobs of which `is_dead` is true, released ones excepted.
+    /// Removes the scheduled jobs of which `is_dead` is true, except released ones.
     pub(super) fn unschedule(
         &self,
         is_dead: impl Fn(&ScheduledJob<In, T, E>) -> bool,
@@ -557,21 +569,21 @@ impl<In, T, E> Shared<In, T, E> {
         if !self.is_scheduled() {
             return Vec::new();
         }
-        // Those behind them may start now.
+        // Jobs behind them may start now.
         self.update_schedule(|_, state, now| {
             state
                 .schedule
                 .as_mut()
-                .map(|schedule| schedule.extract(now, is_dead))
+                .map(|schedule| schedule.remove_where(now, is_dead))
                 .unwrap_or_default()
         })
     }
 
-    // ---- and back ----
+    // ---- retry ----
 
-    /// Whether another attempt may be made of the job in this slot, as far as the bounds of the
-    /// pool go; the budget pays. `None`: the question is idle, since the job is interrupted. After
-    /// a yes, it is to be [put on its way](Self::requeue) or [forgone](Self::forgo_retry).
+    /// Whether the pool's bounds and the budget, which is charged, allow another attempt of the
+    /// slot's job. `None` if the job is interrupted. `Some(true)` has to be followed by
+    /// [`requeue`](Self::requeue) or [`forgo_retry`](Self::forgo_retry).
     pub(crate) fn allow_retry(&self, slot: usize, capacity: usize, is_paid: bool) -> Option<bool> {
         let mut state = self.lock();
         let state = &mut *state;
@@ -597,13 +609,13 @@ impl<In, T, E> Shared<In, T, E> {
         Some(is_allowed)
     }
 
-    /// A retry that was allowed is not made after all.
+    /// Gives up a retry that was allowed.
     pub(crate) fn forgo_retry(&self) {
         self.lock().retries_ahead -= 1;
     }
 
-    /// Sends the job of a slot back to wait for another attempt, unless it is interrupted; then it
-    /// is given back. The caller carries out the deferred, with no lock held.
+    /// Makes the slot's job wait for another attempt. Returns it if it is interrupted. The caller
+    /// runs the deferred work, with no lock held.
     pub(crate) fn requeue(
         &self,
         slot: usize,

@@ -26,7 +26,7 @@ impl<In, T, E> Synced<In, T, E> {
             ..
         } = self;
         for local_queue in local_queues {
-            local_queue.local().tally.enter(admission, running);
+            local_queue.local().tally.flush_into(admission, running);
         }
     }
 
@@ -42,8 +42,8 @@ impl<In, T, E> Synced<In, T, E> {
         } = self;
         for local_queue in local_queues {
             let mut local = local_queue.local();
-            local.call();
-            local.tally.enter(admission, running);
+            local.revoke();
+            local.tally.flush_into(admission, running);
         }
     }
 }
@@ -73,7 +73,7 @@ impl<In, T, E> Shared<In, T, E> {
             state
                 .local_queues
                 .retain(|open| !Arc::ptr_eq(open, &local_queue));
-            state.admission.settle(&mut wakes);
+            state.admission.notify_all(&mut wakes);
             state.spare_local_queues.push(local_queue);
         }
         self.run_wakes(wakes);

@@ -346,7 +346,7 @@ impl<In, T, E> Shared<In, T, E> {
             // What is left are tombstones of cancelled jobs, unless the last worker has left.
             self.abandon(self.injector.take_all());
         }
-        if wakes.told {
+        if wakes.notified_maps {
             self.told.fetch_add(1, Ordering::SeqCst);
         }
         panic::wake(wakes.room);
@@ -571,7 +571,7 @@ impl<In, T, E> Shared<In, T, E> {
             let mut state = self.lock();
             let mut wakes = Wakes::default();
             state.absorb_extra(origin, stream, &mut wakes);
-            state.admission.settle_queued(origin, outcome, &mut wakes);
+            state.admission.finish_queued(origin, outcome, &mut wakes);
             let forgotten = record_id
                 .map(|record_id| self.forget_scheduled(&mut state, record_id, id, reading));
             // It may have been the last one that could start without a job that waits for the pool.

@@ -1,15 +1,34 @@
-//! Who waits for the next moment at which the schedule has something to do: one of the workers,
-//! beside whatever else it waits for. So a pool spawns nothing for it, and a deadline is noticed
-//! while all workers are busy.
+//! Drives the timer of the schedule: one of the workers waits for the schedule's `next`, in
+//! addition to what it waits for anyway. So the pool spawns no task for it, and a deadline is
+//! noticed while all workers are busy.
 //!
-//! A worker that is about to wait takes the role if no other has it, and keeps it, busy or idle,
-//! until it leaves. Its alarm is for the next moment and for no other: a change that moves the
-//! moment, to an earlier time, a later one or none, wakes the worker, and that sets its alarm anew,
-//! or drops it, before it waits again. When it leaves, or when there is a moment and no worker has
-//! the role, a worker that waits is woken, and takes it as it goes back to waiting.
+//! A worker that is about to wait takes the *timer role* if no other worker holds it, and holds it,
+//! busy or idle, until it leaves. Below, *needed* means that `next` is not never.
 //!
-//! What ends the loops of workers that let one moment after another pass: [`TimerDriver::poll`] is
-//! ready at most [`MOMENTS_PER_TURN`] times before it is pending, however fast the clock is.
+//! Invariant: if the role is needed, then (a) a worker holds it, or (b) a worker is awake that will
+//! ask for it before it waits, or (c) no worker is left.
+//!
+//! * Held: the worker has an alarm for `armed`, or is about to set one. [`TimerRole::dispatch`]
+//!   with another `next` (earlier, later or never) sets `is_awake` and wakes the worker after
+//!   unlocking; if `is_awake` is set already, it does nothing. The worker clears `is_awake` and
+//!   sets or drops its alarm ([`TimerDriver::poll`]) before it waits. So while no worker runs,
+//!   `armed` is `next`, and no alarm is left without a `next`.
+//! * Needed and not held: `dispatch` offers the role, once. If a worker sleeps in the injector, one
+//!   is notified; the notification is passed on if its receiver is dropped. Otherwise all workers
+//!   that wait in a handler are woken. A worker that is running asks for the role before it waits.
+//! * The holder leaves, or any worker leaves while the role is offered (it may be the one that was
+//!   woken): the role is offered again.
+//!
+//! When the alarm fires, the worker (1) drops its `Injector::pop`, so that notifications for the
+//! jobs released next go to other workers, (2) calls [`TimerDriver::pass`], which advances the
+//! schedule to the alarm's tick, whatever the clock shows. So a clock that stands still or steps
+//! back cannot make one alarm fire again and again. A step back also makes an alarm late that was
+//! set before; the next dispatch replaces it.
+//!
+//! `next` is always a time at which something can be done (a job starts, a delay ends, a deadline
+//! passes, a lane is removed), so alarms are no more than jobs and lanes. Where they fire faster
+//! than the worker handles them, `poll` is ready at most [`MAX_ALARMS`] times in a row; then the
+//! worker wakes itself and yields the thread.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -21,50 +40,49 @@ use crate::rt::BoxFuture;
 use crate::schedule::clock::Tick;
 use crate::sync::atomic::Ordering;
 
-/// After so many moments that have passed, a worker lets others have the thread.
-const MOMENTS_PER_TURN: usize = 16;
+/// After so many alarms in a row a worker yields the thread.
+const MAX_ALARMS: usize = 16;
 
-/// The role, kept under the shared state's lock.
+/// The timer role, guarded by the shared state's lock.
 #[derive(Debug, Default)]
 pub(crate) struct TimerRole {
-    /// Of the worker that has it.
+    /// Of the worker that holds the role.
     waker: Option<Waker>,
-    /// For when its alarm is set, or is about to be; `None`: its alarm is not to be relied on.
+    /// The tick of the holder's alarm, set or about to be; `None` if the alarm cannot be relied on.
     armed: Option<Tick>,
     is_held: bool,
-    /// Whether the worker that has the role will dispatch at the moment before it waits: it runs, or
-    /// was woken.
+    /// Whether the holder reads `next` before it waits: it is running or was woken.
     is_awake: bool,
     /// Whether workers were woken to take the role and none has yet.
     is_offered: bool,
 }
 
-/// What has to be done once the lock is released, so that the next moment is waited for.
-#[must_use = "the next moment passes unnoticed otherwise"]
+/// What has to be done once the lock is released, so that a worker waits for `next`.
+#[must_use = "no worker waits for `next` otherwise"]
 #[derive(Debug, Default)]
 pub(crate) struct TimerNotice {
-    /// The worker that keeps the time has to dispatch again.
+    /// The holder, which has to set its alarm again.
     timer_role: Option<Waker>,
-    /// No worker keeps the time, and one has to.
-    hand_on: bool,
+    /// No worker holds the role, and it is needed.
+    offers_role: bool,
 }
 
 impl TimerNotice {
     pub(crate) const NONE: Self = Self {
         timer_role: None,
-        hand_on: false,
+        offers_role: false,
     };
 }
 
 impl TimerRole {
-    /// The schedule wants to be asked again at `next`: says what has to be done for that.
+    /// Updates the role for the schedule's `next`. Returns what has to be done for it.
     pub(super) fn dispatch(&mut self, next: Tick) -> TimerNotice {
         if !self.is_held {
-            let hand_on = next != Tick::NEVER && !self.is_offered;
-            self.is_offered |= hand_on;
+            let offers_role = next != Tick::NEVER && !self.is_offered;
+            self.is_offered |= offers_role;
             return TimerNotice {
                 timer_role: None,
-                hand_on,
+                offers_role,
             };
         }
         if self.is_awake || self.armed == Some(next) {
@@ -73,18 +91,17 @@ impl TimerRole {
         self.is_awake = true;
         TimerNotice {
             timer_role: self.waker.clone(),
-            hand_on: false,
+            offers_role: false,
         }
     }
 
-    /// The worker that has the role runs: it looks at the moment before it waits, and need not be
-    /// woken for that.
+    /// Notes that the holder is running: it reads `next` before it waits, and need not be woken for
+    /// that.
     pub(super) const fn note_awake(&mut self) {
         self.is_awake = true;
     }
 
-    /// The alarm goes off too late, since the clock has stepped back: the next dispatch has it set
-    /// anew.
+    /// Makes the next dispatch replace the alarm, which is late since the clock has stepped back.
     pub(super) const fn distrust_alarm(&mut self) {
         self.armed = None;
     }
@@ -97,24 +114,24 @@ impl TimerRole {
         self.is_held
     }
 
-    /// Whether the alarm is for this moment, or there is none where there is no moment.
+    /// Whether the alarm is for this tick, or there is none if it is never.
     pub(super) fn is_armed_for(&self, next: Tick) -> bool {
         self.armed == Some(next)
     }
 }
 
-/// The part that one worker has in it. Dropping it hands the role on.
+/// The timer of one worker. Dropping it hands the role over.
 pub(crate) struct TimerDriver<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
     slot: usize,
     alarm: Option<Alarm>,
-    /// How many moments have passed since it was pending.
+    /// The number of alarms that have fired since it was pending.
     passed: usize,
 }
 
 struct Alarm {
     at: Instant,
-    /// What the clock of the schedule shows then.
+    /// The tick of the schedule's clock at that time.
     tick: Tick,
     sleep: BoxFuture<'static, ()>,
 }
@@ -129,10 +146,10 @@ impl<In, T, E> TimerDriver<In, T, E> {
         }
     }
 
-    /// Called each time the worker is about to wait. Ready when the next moment has come; it is to
-    /// [`pass`](Self::pass) then.
+    /// Called each time the worker is about to wait. Ready when the alarm has fired; the worker
+    /// then calls [`pass`](Self::pass).
     ///
-    /// So a caller may go on as long as it is ready: after so many times it has the worker woken,
+    /// The worker may loop while it is ready: after [`MAX_ALARMS`] times it wakes the worker
     /// and is pending.
     #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -144,11 +161,11 @@ impl<In, T, E> TimerDriver<In, T, E> {
     }
 
     fn keep_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timer_role = self.shared.timer_slot.load(Ordering::SeqCst);
-        if timer_role != self.slot && timer_role != usize::MAX {
+        let slot = self.shared.timer_slot.load(Ordering::SeqCst);
+        if slot != self.slot && slot != usize::MAX {
             return Poll::Pending;
         }
-        if self.passed >= MOMENTS_PER_TURN {
+        if self.passed >= MAX_ALARMS {
             self.passed = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -183,21 +200,21 @@ impl<In, T, E> TimerDriver<In, T, E> {
         }
     }
 
-    /// Lets the schedule know that the moment has come.
+    /// Advances the schedule to the alarm's time and dispatches.
     pub(crate) fn pass(&mut self) {
         let Some(Alarm { tick, .. }) = self.alarm.take() else {
             return;
         };
         self.shared.update_schedule(|_, state, _| {
             if let Some(schedule) = &mut state.schedule {
-                schedule.reach(tick);
+                schedule.advance_to(tick);
             }
             state.timer_role.note_awake();
         });
     }
 
-    /// Takes or keeps the role, unless another worker has it; returns the next moment, if there is
-    /// one.
+    /// Takes or keeps the role, unless another worker holds it. Returns the time of the alarm to
+    /// set.
     fn take_role(&self, cx: &Context<'_>) -> Option<(Instant, Tick)> {
         let mut guard = self.shared.lock();
         let state = &mut *guard;
@@ -215,7 +232,7 @@ impl<In, T, E> TimerDriver<In, T, E> {
         let schedule = state.schedule.as_ref()?;
         let next = schedule.next();
         timer_role.armed = Some(next);
-        let moment = schedule.instant(next).map(|at| (at, next));
+        let wake_at = schedule.instant(next).map(|at| (at, next));
         let is_known = timer_role
             .waker
             .as_ref()
@@ -227,7 +244,7 @@ impl<In, T, E> TimerDriver<In, T, E> {
         };
         drop(guard);
         drop(replaced);
-        moment
+        wake_at
     }
 }
 
@@ -242,7 +259,7 @@ impl<In, T, E> Drop for TimerDriver<In, T, E> {
             if state.timer_role.is_held && !is_mine {
                 return;
             }
-            // If no worker has the role, it may be this one that was woken to take it.
+            // If no worker holds the role, this one may be the one that was woken to take it.
             let timer_role = std::mem::take(&mut state.timer_role);
             self.shared.timer_slot.store(usize::MAX, Ordering::SeqCst);
             let next = state
@@ -257,31 +274,30 @@ impl<In, T, E> Drop for TimerDriver<In, T, E> {
 }
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Whether the worker of this slot keeps the time.
+    /// Whether the worker of this slot holds the timer role.
     pub(super) fn drives_timer(&self, slot: usize) -> bool {
         self.timer_slot.load(Ordering::SeqCst) == self.slots_of(self.worker_of(slot)).start
     }
 
-    /// Does what is needed for the next moment to be waited for, with no lock held.
+    /// Wakes the holder or offers the role, with no lock held.
     #[inline]
     pub(crate) fn notify_timer(&self, notice: TimerNotice) {
         let TimerNotice {
             timer_role,
-            hand_on,
+            offers_role,
         } = notice;
         panic::wake(timer_role);
-        if hand_on {
+        if offers_role {
             self.hand_over_timer();
         }
     }
 
-    /// Lets a worker that waits dispatch whether the time is to be kept. One that does not wait looks
-    /// before it does.
+    /// Wakes a waiting worker, which takes the role. A running one asks for it before it waits.
     #[cold]
     fn hand_over_timer(&self) {
         if !self.injector.wake_sleeper() {
-            for signal in self.cancel_flags.made(0..self.cancel_flags.len()) {
-                panic::wake(signal.listener());
+            for cancel_flag in self.cancel_flags.made(0..self.cancel_flags.len()) {
+                panic::wake(cancel_flag.listener());
             }
         }
     }

@@ -28,7 +28,7 @@ impl<In, T, E> Shared<In, T, E> {
         cx: &Context<'_>,
         what: impl FnOnce() -> Wait<In, T, E>,
     ) -> bool {
-        let Some(place) = current::find(self.identity()) else {
+        let Some(place) = current::current_in(self.identity()) else {
             *mark = None;
             return true;
         };
@@ -145,7 +145,7 @@ impl<In, T, E> Wait<In, T, E> {
         match self {
             Self::Handle(cell) => shared.is_decided(cell),
             Self::Stream(stream) => stream.is_fed(),
-            Self::AcquirePermit(number) => !shared.lock().admission.is_in_line(*number),
+            Self::AcquirePermit(number) => !shared.lock().admission.is_waiting(*number),
         }
     }
 }
@@ -437,7 +437,7 @@ impl<In, T, E> AcquirePermit<In, T, E> {
     fn leave(&mut self) {
         self.mark = None;
         if let Some(ticket) = self.ticket.take() {
-            let wakes = self.shared.lock().admission.leave_line(ticket);
+            let wakes = self.shared.lock().admission.cancel_wait(ticket);
             self.shared.run_wakes(wakes);
         }
     }
@@ -528,7 +528,7 @@ impl<In, T, E> MapWait<In, T, E> {
         if !std::mem::take(&mut self.is_waiting) {
             return None;
         }
-        let (waker, wakes) = self.shared.lock().admission.leave_as_map(self.map);
+        let (waker, wakes) = self.shared.lock().admission.cancel_map_wait(self.map);
         self.shared.run_wakes(wakes);
         waker
     }
@@ -560,7 +560,7 @@ impl<In, T, E> Pull<'_, In, T, E> {
     /// are.
     pub(crate) fn take_places(&mut self, want: usize) -> usize {
         if let PullState::First = self.state {
-            match self.shared.lock().admission.take_places(want) {
+            match self.shared.lock().admission.acquire_pulled(want) {
                 0 => {}
                 places => self.state = PullState::Places(places),
             }
@@ -595,7 +595,7 @@ impl<In, T, E> Pull<'_, In, T, E> {
             // None, where it would cost a wake: a map that asks again is told why.
             let is_open = more > 0 && state.admission.pool_state() == PoolState::Open;
             self.state = PullState::Places(if is_open {
-                state.admission.take_more(more)
+                state.admission.acquire_many(more)
             } else {
                 0
             });

@@ -1,9 +1,9 @@
-//! What the library runs on in loom's build.
+//! Locks, atomics and channels for loom.
 
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 
-/// Loom takes operations that are sequentially consistent for an acquire and a release only. Here a
-/// fence, which it knows, stands before and after each.
+/// Loom treats sequentially consistent operations as acquire and release only. It knows
+/// sequentially consistent fences, so each operation has one before and one after it.
 pub(crate) mod atomic {
     pub(crate) use loom::sync::atomic::Ordering;
     use loom::sync::atomic::fence;
@@ -89,7 +89,7 @@ pub(crate) mod atomic {
     }
 }
 
-/// Loom's takes no `const` blocks.
+/// Loom's macro accepts no `const` blocks.
 macro_rules! local {
     ($($(#[$attribute:meta])* static $name:ident: $type:ty = const { $init:expr };)*) => {
         $(loom::thread_local! { $(#[$attribute])* static $name: $type = $init; })*
@@ -97,13 +97,13 @@ macro_rules! local {
 }
 pub(crate) use local as thread_local;
 
-/// For what a waker does.
+/// Used within wakers.
 pub(crate) mod in_wakers {
     pub(crate) use super::{Mutex, MutexGuard, atomic};
 }
 
-/// A channel as async-channel's, of what the queue uses of it: each send wakes one more of those
-/// that wait, in the order in which they came, and one that is woken and dropped passes that on.
+/// The part of async-channel that the crate uses: each send wakes one more receiver, in FIFO order,
+/// and a receiver that is woken and dropped wakes the next one.
 pub(crate) mod channel {
     use std::collections::VecDeque;
     use std::future::Future;
@@ -256,7 +256,7 @@ pub(crate) mod channel {
         Poll::Pending
     }
 
-    /// A wake-up that was not used goes to the next.
+    /// Passes an unused wake-up on to the next receiver.
     fn leave<T>(shared: &Shared<T>, number: Option<u64>) {
         let Some(number) = number else { return };
         let mut state = lock(shared);

@@ -29,8 +29,8 @@ mod imp {
     pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
     pub(crate) use shuttle::thread_local;
 
-    /// The channels wake under locks of their own, which shuttle does not know: nothing may happen
-    /// there.
+    /// The channels wake under locks of their own, which shuttle does not know, so nothing may be
+    /// scheduled there.
     pub(crate) use std::sync as in_wakers;
 }
 

@@ -1,7 +1,7 @@
 //! The locks and channels of the library in builds with the feature `testing`: those of the
 //! standard library and of async-channel, with *preemption points* around them.
 //!
-//! A preemption point is a place in the middle of a poll at which the operating system could
+//! A preemption point is a point within a poll at which the operating system could
 //! suspend the thread and another thread could act on what both share: before a lock is taken,
 //! after it was released, and on either side of a call of a channel. The simulator installs a
 //! [`Hook`] on its thread, which is called there and may poll other tasks. There is no point while
@@ -20,7 +20,7 @@ use std::thread::LocalKey;
 pub(crate) use std::sync as in_wakers;
 pub(crate) use std::sync::atomic;
 
-/// What is called at each preemption point of a thread.
+/// Called at each preemption point of a thread.
 pub(crate) type Hook = Rc<dyn Fn()>;
 
 std::thread_local! {
@@ -31,7 +31,7 @@ std::thread_local! {
     static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
 }
 
-/// Calls the hook of this thread, if there is one and it may act.
+/// Calls the hook of this thread, if one is installed and may run.
 #[inline]
 pub(crate) fn preemption_point() {
     if IS_INSTALLED.get() {
@@ -53,7 +53,7 @@ pub(crate) fn is_locked() -> bool {
     LOCKS_HELD.get() > 0
 }
 
-/// Installs the hook on this thread until the guard is dropped; then the one before is back.
+/// Installs the hook on this thread until the guard is dropped, which restores the previous one.
 pub(crate) fn install(hook: Hook) -> Installed {
     let before = HOOK.replace(Some(hook));
     Installed {
@@ -80,10 +80,10 @@ impl Drop for Installed {
 
 // ---- thread-locals ----
 
-/// How many threads one thread can stand for.
+/// How many threads one thread can simulate.
 pub(crate) const MAX_THREADS: usize = 5;
 
-/// Calls the closure as if on another thread: it sees thread-locals of its own. Calls nest, up to
+/// Calls the closure as if on another thread, with thread-locals of its own. Calls nest, up to
 /// [`MAX_THREADS`].
 pub(crate) fn on_another_thread<R>(call: impl FnOnce() -> R) -> R {
     struct Back(usize);
@@ -98,7 +98,7 @@ pub(crate) fn on_another_thread<R>(call: impl FnOnce() -> R) -> R {
     call()
 }
 
-/// A thread-local of which each thread that this one stands for has its own.
+/// A thread-local with a value for each simulated thread.
 pub(crate) struct PerThread<T: 'static>(&'static LocalKey<[T; MAX_THREADS]>);
 
 impl<T> PerThread<T> {
@@ -136,8 +136,8 @@ pub(crate) use per_thread as thread_local;
 
 // ---- locks ----
 
-/// The standard library's, with a preemption point before it is taken and one after it was
-/// released.
+/// The standard library's mutex, with a preemption point before it is locked and one after it is
+/// unlocked.
 #[derive(Default)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 
@@ -167,7 +167,7 @@ impl<T: fmt::Debug> fmt::Debug for Mutex<T> {
 }
 
 pub(crate) struct MutexGuard<'a, T> {
-    // Dropped in this order: the lock is released, then it is not held any more.
+    // Dropped in this order: the lock is released before it stops counting as held.
     inner: std::sync::MutexGuard<'a, T>,
     _held: Held,
 }
@@ -192,8 +192,8 @@ impl<T: fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
     }
 }
 
-/// Counts a lock, or those of a channel, as held, where a hook is installed; a preemption point
-/// follows.
+/// Counts a lock, or a call of a channel, as held if a hook is installed. Its drop is a preemption
+/// point.
 struct Held {
     is_counted: bool,
 }
@@ -221,8 +221,8 @@ impl Drop for Held {
 
 // ---- channels ----
 
-/// Those of async-channel, with a preemption point on either side of each call that sends, receives
-/// or closes.
+/// async-channel, with a preemption point on either side of each call that sends, receives or
+/// closes.
 pub(crate) mod channel {
     use std::future::Future;
     use std::ops::Deref;
@@ -334,7 +334,7 @@ mod tests {
 
     use super::*;
 
-    /// How many preemption points the closure comes to.
+    /// The number of preemption points that the closure reaches.
     fn points(call: impl FnOnce()) -> usize {
         let count = Rc::new(Cell::new(0));
         let counted = Rc::clone(&count);
@@ -376,24 +376,27 @@ mod tests {
 
     #[test]
     fn a_channel_that_is_called_counts_as_locked() {
-        struct Looks(AtomicBool);
-        impl Wake for Looks {
+        struct Records(AtomicBool);
+        impl Wake for Records {
             fn wake(self: Arc<Self>) {
                 self.0.store(is_locked(), Ordering::SeqCst);
             }
         }
         points(|| {
             let (sender, receiver) = channel::unbounded();
-            let looks = Arc::new(Looks(AtomicBool::new(false)));
+            let records = Arc::new(Records(AtomicBool::new(false)));
             let mut recv = pin!(receiver.recv());
-            let waker = Waker::from(Arc::clone(&looks));
+            let waker = Waker::from(Arc::clone(&records));
             assert!(
                 recv.as_mut()
                     .poll(&mut Context::from_waker(&waker))
                     .is_pending()
             );
             sender.try_send(1).unwrap();
-            assert_eq!((looks.0.load(Ordering::SeqCst), is_locked()), (true, false));
+            assert_eq!(
+                (records.0.load(Ordering::SeqCst), is_locked()),
+                (true, false)
+            );
         });
     }
 

@@ -388,7 +388,8 @@ impl<In, T, E> JobGuard<In, T, E> {
             }
             None => return Ok(false),
         }
-        if let Err(message) = panic::catch(|| retry.policy.tell(id, attempt, error, delay, history))
+        if let Err(message) =
+            panic::catch(|| retry.policy.notify(id, attempt, error, delay, history))
         {
             shared.forgo_retry();
             return Err(JobError::Panicked(message));

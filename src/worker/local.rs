@@ -80,7 +80,7 @@ impl<In, T, E> LocalWorker<In, T, E> {
     /// Takes a job, or jobs into the hand, in which there are none.
     pub(super) fn take(&mut self) -> Result<Taken<QueuedJob<In, T, E>>, Closed> {
         let taken = match self.shared.injector.take(self.local_queue.as_ref())? {
-            Taken::WantsDesk => {
+            Taken::NeedsLocalQueue => {
                 self.open();
                 if self.local_queue.is_none() {
                     return self.take_one();
@@ -89,7 +89,7 @@ impl<In, T, E> LocalWorker<In, T, E> {
             }
             taken => taken,
         };
-        if matches!(taken, Taken::Hand) {
+        if matches!(taken, Taken::Batch) {
             self.is_holder = true;
             self.look_whose_they_are();
         }
@@ -103,7 +103,7 @@ impl<In, T, E> LocalWorker<In, T, E> {
         };
         let (stream, is_known) = {
             let local = local_queue.local();
-            let stream = local.hand.as_ref().map(|hand| &hand.stream);
+            let stream = local.batch.as_ref().map(|hand| &hand.stream);
             let is_known = stream
                 .zip(self.stream.as_ref())
                 .is_some_and(|(stream, known)| Arc::ptr_eq(stream, known));
@@ -148,8 +148,8 @@ impl<In, T, E> LocalWorker<In, T, E> {
         let Some(mut local) = self.local() else {
             return Step::Called;
         };
-        let Local { hand, tally, .. } = &mut *local;
-        let next = hand
+        let Local { batch, tally, .. } = &mut *local;
+        let next = batch
             .as_mut()
             .and_then(|hand| Some((hand.take_input()?, hand.stream.identity())));
         let Some(((id, index, input), stream)) = next else {
@@ -251,7 +251,7 @@ impl<In, T, E> LocalWorker<In, T, E> {
     /// Something was written down.
     #[inline(always)]
     fn lay_down(&self, local: MutexGuard<'_, Local<Batch<In, T, E>>>) {
-        let is_long = local.tally.is_long();
+        let is_long = local.tally.needs_flush();
         drop(local);
         if is_long {
             self.shared.flush_tallies();

@@ -106,7 +106,7 @@ async fn work<In, C: Stateless<In>>(
             let next = match line.as_mut().as_pin_mut() {
                 _ if jobs >= JOBS_PER_TURN => break,
                 _ if slots.is_full() => None,
-                None if post.hand().is_some() => Some(Ok(Taken::Hand)),
+                None if post.hand().is_some() => Some(Ok(Taken::Batch)),
                 // Where the one after would have to wait for this one, it is not taken along.
                 None if slots.is_about_to_be_full() => Some(post.take_one()),
                 None => Some(post.take()),
@@ -116,7 +116,7 @@ async fn work<In, C: Stateless<In>>(
                 },
             };
             match next {
-                Some(Ok(Taken::Hand)) => {
+                Some(Ok(Taken::Batch)) => {
                     jobs += slots.run_hand(
                         &mut post,
                         &mut buffer,
@@ -137,7 +137,7 @@ async fn work<In, C: Stateless<In>>(
                     continue;
                 }
                 _ if gone_on > 0 => continue,
-                Some(Ok(Taken::Nothing | Taken::WantsDesk)) => {
+                Some(Ok(Taken::Nothing | Taken::NeedsLocalQueue)) => {
                     post.close();
                     buffer.flush();
                     if line.is_none() {

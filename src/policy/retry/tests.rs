@@ -1,4 +1,4 @@
-//! Delays, decisions and the budget beside naive ones.
+//! Compares delays, decisions and the budget with naive models.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ fn failed() -> JobError<u32> {
     JobError::Failed(0)
 }
 
-/// Decides after each attempt in turn, at the time at which it was to be made; returns the delays.
+/// The delays after so many attempts, each made at the end of the delay before it.
 fn delays(retry: &Retry<u32>, error: &JobError<u32>, most: usize) -> Vec<Duration> {
     let mut now = Instant::now();
     let mut history = History::new(now);
@@ -113,8 +113,7 @@ proptest! {
         prop_assert_eq!(delays(&retry, &failed(), 100), expected);
     }
 
-    /// A naive account: what first attempts have earned is kept in millionths, each retry takes a
-    /// million of them.
+    /// A naive account in millionths of a retry.
     #[test]
     fn a_budget_is_an_account_that_pays_for_retries(
         share in prop_oneof![Just(0.0), 0.0..2.0, Just(0.2)], floor in 0..4_usize, steps in vec((any::<bool>(), 0..6_usize), 0..400),
@@ -239,7 +238,7 @@ fn a_hint_replaces_the_delay_without_jitter_or_bound_and_holds_whom_it_says() {
     }
 }
 
-/// A list of so many delays, and how many were taken of it.
+/// A list of so many delays, and a count of those taken.
 fn counted(count: u32) -> (Retry<u32>, Arc<std::sync::atomic::AtomicU32>) {
     let taken = Arc::new(std::sync::atomic::AtomicU32::new(0));
     let count_taken = Arc::clone(&taken);
@@ -419,9 +418,9 @@ fn one_number_of_three_is_that_of_the_published_generator() {
 }
 
 #[test]
-fn the_hook_is_told_what_is_known_and_which_attempt_is_the_last() {
-    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let log = Arc::clone(&told);
+fn the_hook_gets_what_is_known_and_which_attempt_is_the_last() {
+    let events = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = Arc::clone(&events);
     let retry =
         Retry::fixed(SECOND)
             .max_attempts(3)
@@ -449,11 +448,11 @@ fn the_hook_is_told_what_is_known_and_which_attempt_is_the_last() {
             snoozes,
             ..History::new(Instant::now())
         };
-        retry.tell(JOB, attempt, &failed(), SECOND * attempt, &history);
+        retry.notify(JOB, attempt, &failed(), SECOND * attempt, &history);
     }
     let text = failed().to_string();
     assert_eq!(
-        *told.lock().unwrap(),
+        *events.lock().unwrap(),
         [
             (JOB, 1, 0, text.clone(), SECOND, false),
             (JOB, 2, 4, text, SECOND * 2, true)

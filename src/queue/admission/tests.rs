@@ -1,4 +1,5 @@
-//! The admission beside a naive one, which keeps a list of all jobs and counts them each time.
+//! Compares the admission with a naive model, which keeps a list of all jobs and counts them each
+//! time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -12,41 +13,40 @@ use super::*;
 const WORKERS: usize = 3;
 const MAPS: usize = 3;
 
-/// Something that happens to a admission; what it happens to is told by its place among its kind,
-/// counted round and round.
+/// An operation on an admission. Its target is an index among the candidates, modulo their number.
 #[derive(Debug, Clone)]
 enum Op {
     Accept(Origin),
     Reserve,
     Wait,
     Poll(usize),
-    Leave(usize),
+    CancelWait(usize),
     Release,
     AcceptReserved,
     BeginPull(usize),
     EndPull(usize),
-    TakePlaces {
+    AcquirePulled {
         pull: usize,
         want: usize,
     },
     AcceptExtra(usize),
     Commit {
-        begun: usize,
+        acquired: usize,
         used: usize,
         more: usize,
     },
-    Feed {
+    WaitAsMap {
         map: usize,
         wants_room: bool,
     },
-    LeaveFeeding(usize),
-    TellAnyRoom,
+    CancelMapWait(usize),
+    NotifyOfAnyRoom,
     Start(usize),
     Finish(usize, Outcome),
     Retry(usize),
-    Settle(usize, Outcome),
-    MarkQueued(usize),
-    MarkRunning(usize),
+    FinishQueued(usize, Outcome),
+    SetQueuedThreshold(usize),
+    SetRunningThreshold(usize),
     Advance(PoolState),
     WorkerLeft,
 }
@@ -61,23 +61,23 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         4 => Just(Op::Reserve),
         6 => Just(Op::Wait),
         6 => any().prop_map(Op::Poll),
-        2 => any().prop_map(Op::Leave),
+        2 => any().prop_map(Op::CancelWait),
         3 => Just(Op::Release),
         3 => Just(Op::AcceptReserved),
         6 => (0..MAPS).prop_map(Op::BeginPull),
         1 => any().prop_map(Op::EndPull),
-        5 => (any(), 1..4_usize).prop_map(|(pull, want)| Op::TakePlaces { pull, want }),
+        5 => (any(), 1..4_usize).prop_map(|(pull, want)| Op::AcquirePulled { pull, want }),
         3 => any().prop_map(Op::AcceptExtra),
-        4 => (any(), 0..4_usize, 0..3_usize).prop_map(|(begun, used, more)| Op::Commit { begun, used, more }),
-        4 => (0..MAPS, proptest::bool::ANY).prop_map(|(map, wants_room)| Op::Feed { map, wants_room }),
-        1 => (0..MAPS).prop_map(Op::LeaveFeeding),
-        1 => Just(Op::TellAnyRoom),
+        4 => (any(), 0..4_usize, 0..3_usize).prop_map(|(acquired, used, more)| Op::Commit { acquired, used, more }),
+        4 => (0..MAPS, proptest::bool::ANY).prop_map(|(map, wants_room)| Op::WaitAsMap { map, wants_room }),
+        1 => (0..MAPS).prop_map(Op::CancelMapWait),
+        1 => Just(Op::NotifyOfAnyRoom),
         9 => any().prop_map(Op::Start),
         6 => (any(), outcome()).prop_map(|(job, outcome)| Op::Finish(job, outcome)),
         2 => any().prop_map(Op::Retry),
-        2 => (any(), outcome()).prop_map(|(job, outcome)| Op::Settle(job, outcome)),
-        2 => (0..5_usize).prop_map(Op::MarkQueued),
-        2 => (0..4_usize).prop_map(Op::MarkRunning),
+        2 => (any(), outcome()).prop_map(|(job, outcome)| Op::FinishQueued(job, outcome)),
+        2 => (0..5_usize).prop_map(Op::SetQueuedThreshold),
+        2 => (0..4_usize).prop_map(Op::SetRunningThreshold),
         1 => prop_oneof![3 => Just(PoolState::Closed), 1 => Just(PoolState::Sealed), 1 => Just(PoolState::Aborted)].prop_map(Op::Advance),
         1 => Just(Op::WorkerLeft),
     ];
@@ -91,12 +91,12 @@ enum State {
     Done(Outcome),
 }
 
-/// A future that waits for room.
+/// A future that waits for a permit.
 #[derive(Debug)]
-struct InLine {
-    ticket: Option<u64>,
+struct Waiter {
+    waiter_id: Option<u64>,
     waker: usize,
-    has_place: bool,
+    is_granted: bool,
 }
 
 /// A map that waits.
@@ -106,9 +106,9 @@ struct WaitingMap {
     wants_room: bool,
 }
 
-/// What has to be done, with the wakers by their numbers.
+/// A comparable form of [`Wakes`], with the numbers of the wakers.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Told {
+struct Effects {
     room: Vec<usize>,
     unneeded: Option<usize>,
     idle: bool,
@@ -123,25 +123,25 @@ struct Naive {
     child_capacity: usize,
     max_waiting: usize,
     workers: usize,
-    /// By their ids.
+    /// By id.
     jobs: Vec<State>,
-    /// In the order in which they came.
-    line: Vec<InLine>,
-    permits: usize,
+    /// In the order of arrival.
+    waiters: Vec<Waiter>,
+    reserved: usize,
     /// The map of each job that was accepted beyond the capacity.
     extra_of: BTreeMap<usize, usize>,
-    /// The maps that have one there still.
+    /// The maps whose job beyond the capacity is still queued.
     beyond: BTreeSet<usize>,
     /// The maps that are about to pull an input.
     pulls: Vec<usize>,
-    /// How many places each map has taken that has pulled an input.
-    begun: Vec<(usize, usize)>,
-    /// By the maps, which have them in the order of the numbers.
+    /// The maps that have pulled an input, and their permits.
+    acquired: Vec<(usize, usize)>,
+    /// By the numbers of the maps.
     waiting_maps: [Option<WaitingMap>; MAPS],
     last_notified: usize,
     notifies_of_any_room: bool,
-    queued_marks: Vec<usize>,
-    running_marks: Vec<usize>,
+    queued_thresholds: Vec<usize>,
+    running_thresholds: Vec<usize>,
 }
 
 impl Naive {
@@ -156,74 +156,84 @@ impl Naive {
             .count()
     }
 
-    /// The ids of the jobs in such a state; of these, the one at the place.
-    fn pick(&self, is_so: impl Fn(State) -> bool, place: usize) -> Option<usize> {
+    /// The id at `index` among the jobs in such a state.
+    fn pick(&self, is_so: impl Fn(State) -> bool, index: usize) -> Option<usize> {
         let ids: Vec<usize> = (0..self.jobs.len())
             .filter(|id| is_so(self.jobs[*id]))
             .collect();
-        (!ids.is_empty()).then(|| ids[place % ids.len()])
+        (!ids.is_empty()).then(|| ids[index % ids.len()])
     }
 
-    /// It cannot be negative, or more places were given away than there are.
+    /// Underflows if more permits were granted than there are.
     fn free(&self) -> usize {
-        let granted = self.line.iter().filter(|waiter| waiter.has_place).count();
+        let granted = self
+            .waiters
+            .iter()
+            .filter(|waiter| waiter.is_granted)
+            .count();
         self.capacity
             - self.occupied()
-            - self.permits
+            - self.reserved
             - granted
-            - self.begun.iter().map(|(_, places)| places).sum::<usize>()
+            - self
+                .acquired
+                .iter()
+                .map(|(_, permits)| permits)
+                .sum::<usize>()
     }
 
-    /// Jobs that take a place.
+    /// Jobs that hold a permit.
     fn occupied(&self) -> usize {
         self.count(State::Queued(Origin::Outside)) + self.count(State::Queued(Origin::Extra))
             - self.beyond.len()
     }
 
-    fn room_for_maps(&self) -> usize {
+    fn map_permits(&self) -> usize {
         self.open().saturating_sub(1)
     }
 
-    /// So many places are taken by a map that wants more.
-    fn share(&self, want: usize) -> usize {
+    /// How many permits a map gets that wants so many.
+    fn acquirable(&self, want: usize) -> usize {
         let others = self
             .waiting_maps
             .iter()
             .flatten()
-            .filter(|feeder| feeder.wants_room)
+            .filter(|waiting_map| waiting_map.wants_room)
             .count();
-        want.min(self.room_for_maps().div_ceil(1 + others))
+        want.min(self.map_permits().div_ceil(1 + others))
     }
 
     /// A job leaves the queue.
-    fn leave(&mut self, id: usize, told: &mut Told) {
+    fn leave(&mut self, id: usize, effects: &mut Effects) {
         if let Some(map) = self.extra_of.get(&id)
             && self.beyond.remove(map)
-            && let Some(feeder) = self.waiting_maps[*map]
+            && let Some(waiting_map) = self.waiting_maps[*map]
                 .as_mut()
-                .filter(|feeder| feeder.wants_room)
+                .filter(|waiting_map| waiting_map.wants_room)
         {
-            told.room.extend(feeder.waker.take());
+            effects.room.extend(waiting_map.waker.take());
         }
     }
 
-    /// Maps are told of room in turns.
-    fn notify_maps(&mut self, told: &mut Told) {
-        let (mut room, last) = (self.room_for_maps(), self.last_notified);
+    /// Maps are notified round-robin.
+    fn notify_maps(&mut self, effects: &mut Effects) {
+        let (mut room, last) = (self.map_permits(), self.last_notified);
         for map in (last + 1..MAPS).chain(0..MAPS.min(last + 1)) {
-            let feeder = self.waiting_maps[map]
+            let waiting_map = self.waiting_maps[map]
                 .as_mut()
-                .filter(|feeder| feeder.wants_room && room > 0);
-            if let Some(waker) = feeder.and_then(|feeder| feeder.waker.take()) {
-                told.room.push(waker);
+                .filter(|waiting_map| waiting_map.wants_room && room > 0);
+            if let Some(waker) = waiting_map.and_then(|waiting_map| waiting_map.waker.take()) {
+                effects.room.push(waker);
                 (self.last_notified, room) = (map, room - 1);
             }
         }
     }
 
-    /// What a newcomer may have.
+    /// The permits available to a newcomer.
     fn open(&self) -> usize {
-        if self.line.iter().any(|waiter| !waiter.has_place) && self.pool_state == PoolState::Open {
+        if self.waiters.iter().any(|waiter| !waiter.is_granted)
+            && self.pool_state == PoolState::Open
+        {
             0
         } else {
             self.free()
@@ -256,27 +266,26 @@ impl Naive {
 
     fn reserve(&mut self) -> Result<(), Refusal> {
         self.refusal().map_or(Ok(()), Err)?;
-        self.permits += 1;
+        self.reserved += 1;
         Ok(())
     }
 
     fn is_queue_empty(&self) -> bool {
         let pulls = self.pool_state != PoolState::Open && !self.pulls.is_empty();
-        self.queued() == 0 && !pulls && self.begun.iter().all(|(_, places)| *places == 0)
+        self.queued() == 0 && !pulls && self.acquired.iter().all(|(_, permits)| *permits == 0)
     }
 
-    /// What follows from the state that was left: places go to those who came first, and marks that
-    /// are passed are told.
-    fn follow(&mut self, told: &mut Told) {
+    /// Grants permits in the order of arrival, and notifies waits whose thresholds are passed.
+    fn notify(&mut self, effects: &mut Effects) {
         while self.pool_state == PoolState::Open && self.free() > 0 {
-            let Some(waiter) = self.line.iter_mut().find(|waiter| !waiter.has_place) else {
+            let Some(waiter) = self.waiters.iter_mut().find(|waiter| !waiter.is_granted) else {
                 break;
             };
-            waiter.has_place = true;
-            told.room.push(waiter.waker);
+            waiter.is_granted = true;
+            effects.room.push(waiter.waker);
         }
         let (room, few) = (
-            self.room_for_maps(),
+            self.map_permits(),
             if self.notifies_of_any_room {
                 1
             } else {
@@ -284,42 +293,42 @@ impl Naive {
             },
         );
         if self.pool_state == PoolState::Open && room > 0 && (room >= few || self.occupied() == 0) {
-            self.notify_maps(told);
+            self.notify_maps(effects);
         }
         let (queued, running) = (self.queued(), self.count(State::Running));
-        for (marks, count) in [
-            (&mut self.queued_marks, queued),
-            (&mut self.running_marks, running),
+        for (thresholds, count) in [
+            (&mut self.queued_thresholds, queued),
+            (&mut self.running_thresholds, running),
         ] {
-            if marks.iter().any(|mark| count < *mark) {
-                marks.clear();
-                told.below = true;
+            if thresholds.iter().any(|threshold| count < *threshold) {
+                thresholds.clear();
+                effects.below = true;
             }
         }
     }
 
-    /// What follows from the end of jobs, and from the end of their coming.
-    fn look(&mut self, told: &mut Told) {
+    /// Checks for idleness and for the end of the pool.
+    fn check_idle(&mut self, effects: &mut Effects) {
         let is_empty = self.is_queue_empty();
         let is_idle = is_empty && self.count(State::Running) == 0;
-        told.idle |= is_idle || self.pool_state == PoolState::Aborted && is_empty;
+        effects.idle |= is_idle || self.pool_state == PoolState::Aborted && is_empty;
         if is_idle && self.pool_state != PoolState::Open {
-            (self.pool_state, told.end) = (PoolState::Ended, true);
+            (self.pool_state, effects.end) = (PoolState::Ended, true);
         }
     }
 
-    fn dissolve_line(&mut self, told: &mut Told) {
-        told.room.extend(
-            self.line
+    fn wake_all_waiters(&mut self, effects: &mut Effects) {
+        effects.room.extend(
+            self.waiters
                 .iter()
-                .filter(|waiter| !waiter.has_place)
+                .filter(|waiter| !waiter.is_granted)
                 .map(|waiter| waiter.waker),
         );
-        told.room.extend(
+        effects.room.extend(
             self.waiting_maps
                 .iter_mut()
                 .flatten()
-                .filter_map(|feeder| feeder.waker.take()),
+                .filter_map(|waiting_map| waiting_map.waker.take()),
         );
     }
 
@@ -342,7 +351,7 @@ impl Naive {
     }
 }
 
-/// Both of them, and who was woken.
+/// The admission, its model, and the wakers that were called.
 struct Pair {
     real: Admission,
     naive: Naive,
@@ -350,7 +359,7 @@ struct Pair {
     wakers: usize,
 }
 
-/// Tells its number when it is woken.
+/// Records its number when it is woken.
 struct Numbered(usize, Arc<Mutex<Vec<usize>>>);
 
 impl Wake for Numbered {
@@ -370,17 +379,17 @@ impl Pair {
             max_waiting,
             workers: WORKERS,
             jobs: Vec::new(),
-            line: Vec::new(),
-            permits: 0,
+            waiters: Vec::new(),
+            reserved: 0,
             extra_of: BTreeMap::new(),
             beyond: BTreeSet::new(),
             pulls: Vec::new(),
-            begun: Vec::new(),
+            acquired: Vec::new(),
             waiting_maps: [const { None }; MAPS],
             last_notified: 0,
             notifies_of_any_room: false,
-            queued_marks: Vec::new(),
-            running_marks: Vec::new(),
+            queued_thresholds: Vec::new(),
+            running_thresholds: Vec::new(),
         };
         Self {
             real,
@@ -390,97 +399,97 @@ impl Pair {
         }
     }
 
-    fn told(&self, wakes: Wakes) -> Told {
+    fn effects(&self, wakes: Wakes) -> Effects {
         let is_empty = wakes.is_empty();
         let take = || std::mem::take(&mut *self.woken.lock().unwrap());
         wakes.room.into_iter().for_each(Waker::wake);
         let mut room = take();
         room.sort_unstable();
         wakes.unneeded.into_iter().for_each(Waker::wake);
-        let told = Told {
+        let effects = Effects {
             room,
             unneeded: take().pop(),
             idle: wakes.idle,
             below: wakes.below,
             end: wakes.end,
         };
-        assert_eq!(is_empty, told == Told::default());
-        told
+        assert_eq!(is_empty, effects == Effects::default());
+        effects
     }
 
-    /// A waiter looks again, with a waker of its own; one that is done with waiting is taken out of
-    /// the line.
-    fn poll(&mut self, place: usize, told: &mut Told) -> Wakes {
-        let waiter = &mut self.naive.line[place];
-        let is_new = waiter.ticket.is_none();
+    /// Polls a waiter with a new waker, and removes it when it is ready.
+    fn poll(&mut self, index: usize, effects: &mut Effects) -> Wakes {
+        let waiter = &mut self.naive.waiters[index];
+        let is_new = waiter.waiter_id.is_none();
         let old = std::mem::replace(&mut waiter.waker, self.wakers);
         let waker = Waker::from(Arc::new(Numbered(self.wakers, Arc::clone(&self.woken))));
         self.wakers += 1;
-        let mut ticket = waiter.ticket;
+        let mut waiter_id = waiter.waiter_id;
         let (polled, wakes) =
             self.real
-                .poll_reserve(&mut ticket, None, &Context::from_waker(&waker));
+                .poll_reserve(&mut waiter_id, None, &Context::from_waker(&waker));
         let expected = if is_new {
-            let newcomer = self.naive.line.remove(place);
-            let waits = |waiter: &&InLine| !waiter.has_place;
-            let is_full = self.naive.line.iter().filter(waits).count() >= self.naive.max_waiting;
+            let newcomer = self.naive.waiters.remove(index);
+            let is_waiting = |waiter: &&Waiter| !waiter.is_granted;
+            let is_full =
+                self.naive.waiters.iter().filter(is_waiting).count() >= self.naive.max_waiting;
             let reserved = self.naive.reserve();
-            self.naive.line.insert(place, newcomer);
+            self.naive.waiters.insert(index, newcomer);
             match reserved {
                 Err(Refusal::Full) if is_full => Poll::Ready(Err(Refusal::Overloaded)),
                 Err(Refusal::Full) => Poll::Pending,
                 decided => Poll::Ready(decided),
             }
-        } else if self.naive.line[place].has_place {
-            self.naive.permits += 1;
+        } else if self.naive.waiters[index].is_granted {
+            self.naive.reserved += 1;
             Poll::Ready(Ok(()))
         } else if self.naive.pool_state == PoolState::Open {
-            told.unneeded = Some(old);
+            effects.unneeded = Some(old);
             Poll::Pending
         } else {
             Poll::Ready(Err(Refusal::Closed))
         };
         assert_eq!(polled, expected);
-        assert_eq!(ticket.is_some(), expected.is_pending());
+        assert_eq!(waiter_id.is_some(), expected.is_pending());
         if expected.is_pending() {
-            self.naive.line[place].ticket = ticket;
+            self.naive.waiters[index].waiter_id = waiter_id;
         } else {
-            self.naive.line.remove(place);
+            self.naive.waiters.remove(index);
         }
         wakes
     }
 
     fn apply(&mut self, op: &Op) {
         let mut wakes = Wakes::default();
-        let mut told = Told::default();
+        let mut effects = Effects::default();
         let naive = &mut self.naive;
         match *op {
             Op::Accept(origin) => assert_eq!(self.real.accept(origin), naive.accept(origin)),
             Op::Reserve => assert_eq!(self.real.reserve(), naive.reserve()),
             Op::Wait => {
-                naive.line.push(InLine {
-                    ticket: None,
+                naive.waiters.push(Waiter {
+                    waiter_id: None,
                     waker: 0,
-                    has_place: false,
+                    is_granted: false,
                 });
-                wakes = self.poll(self.naive.line.len() - 1, &mut told);
+                wakes = self.poll(self.naive.waiters.len() - 1, &mut effects);
             }
-            Op::Poll(place) if !naive.line.is_empty() => {
-                let place = place % naive.line.len();
-                wakes = self.poll(place, &mut told);
+            Op::Poll(index) if !naive.waiters.is_empty() => {
+                let index = index % naive.waiters.len();
+                wakes = self.poll(index, &mut effects);
             }
-            Op::Leave(place) if !naive.line.is_empty() => {
-                let waiter = naive.line.remove(place % naive.line.len());
-                told.unneeded = (!waiter.has_place && naive.pool_state == PoolState::Open)
+            Op::CancelWait(index) if !naive.waiters.is_empty() => {
+                let waiter = naive.waiters.remove(index % naive.waiters.len());
+                effects.unneeded = (!waiter.is_granted && naive.pool_state == PoolState::Open)
                     .then_some(waiter.waker);
-                wakes = self.real.leave_line(waiter.ticket.unwrap());
+                wakes = self.real.cancel_wait(waiter.waiter_id.unwrap());
             }
-            Op::Release if naive.permits > 0 => {
-                naive.permits -= 1;
+            Op::Release if naive.reserved > 0 => {
+                naive.reserved -= 1;
                 wakes = self.real.release();
             }
-            Op::AcceptReserved if naive.permits > 0 => {
-                naive.permits -= 1;
+            Op::AcceptReserved if naive.reserved > 0 => {
+                naive.reserved -= 1;
                 let is_open = naive.pool_state == PoolState::Open;
                 let expected = if is_open {
                     Ok(naive.add(Origin::Outside))
@@ -496,15 +505,15 @@ impl Pair {
                     Err(Refusal::Closed)
                 } else if !naive.beyond.contains(&map) {
                     Ok(true)
-                } else if naive.room_for_maps() > 0 {
+                } else if naive.map_permits() > 0 {
                     naive.beyond.remove(&map);
                     Ok(true)
                 } else {
                     Ok(false)
                 };
                 if expected == Ok(true) {
-                    if let Some(feeder) = &mut naive.waiting_maps[map] {
-                        feeder.wants_room = false;
+                    if let Some(waiting_map) = &mut naive.waiting_maps[map] {
+                        waiting_map.wants_room = false;
                     }
                     naive.pulls.push(map);
                 }
@@ -513,21 +522,21 @@ impl Pair {
             Op::EndPull(pull) if !naive.pulls.is_empty() => {
                 naive.pulls.remove(pull % naive.pulls.len());
                 if naive.pool_state != PoolState::Open {
-                    naive.look(&mut told);
+                    naive.check_idle(&mut effects);
                 }
                 wakes = self.real.end_pull();
             }
-            Op::TakePlaces { pull, want } if !naive.pulls.is_empty() => {
+            Op::AcquirePulled { pull, want } if !naive.pulls.is_empty() => {
                 let pull = pull % naive.pulls.len();
-                let places = naive.share(want);
-                if places > 0 {
-                    naive.begun.push((naive.pulls.remove(pull), places));
+                let permits = naive.acquirable(want);
+                if permits > 0 {
+                    naive.acquired.push((naive.pulls.remove(pull), permits));
                 }
-                assert_eq!(self.real.take_places(want), places);
+                assert_eq!(self.real.acquire_pulled(want), permits);
             }
             Op::AcceptExtra(pull) if !naive.pulls.is_empty() => {
                 let pull = pull % naive.pulls.len();
-                // A map does one thing after another.
+                // A map has one job beyond the capacity at a time.
                 if !naive.beyond.insert(naive.pulls[pull]) {
                     return;
                 }
@@ -536,93 +545,97 @@ impl Pair {
                 naive.extra_of.insert(id.0 as usize, map);
                 assert_eq!(self.real.accept_extra(map), id);
             }
-            Op::Commit { begun, used, more } if !naive.begun.is_empty() => {
-                let (map, begun) = naive.begun.remove(begun % naive.begun.len());
-                let used = used.min(begun);
+            Op::Commit {
+                acquired,
+                used,
+                more,
+            } if !naive.acquired.is_empty() => {
+                let (map, acquired) = naive.acquired.remove(acquired % naive.acquired.len());
+                let used = used.min(acquired);
                 let first = JobId(naive.jobs.len() as u64);
                 naive
                     .jobs
                     .extend(vec![State::Queued(Origin::Outside); used]);
-                naive.look(&mut told);
-                let (id, after) = self.real.commit(begun, used);
+                naive.check_idle(&mut effects);
+                let (id, after) = self.real.commit(acquired, used);
                 assert_eq!(id, first);
                 wakes = after;
                 if more > 0 {
-                    naive.follow(&mut told);
-                    let places = naive.share(more);
-                    naive.begun.push((map, places));
-                    assert_eq!(self.real.take_more(more), places);
+                    naive.notify(&mut effects);
+                    let permits = naive.acquirable(more);
+                    naive.acquired.push((map, permits));
+                    assert_eq!(self.real.acquire_many(more), permits);
                 }
             }
-            Op::Feed { map, wants_room } => {
-                let can_pull = !naive.beyond.contains(&map) || naive.room_for_maps() > 0;
-                let looks_again = naive.pool_state != PoolState::Open || wants_room && can_pull;
+            Op::WaitAsMap { map, wants_room } => {
+                let can_pull = !naive.beyond.contains(&map) || naive.map_permits() > 0;
+                let is_ready = naive.pool_state != PoolState::Open || wants_room && can_pull;
                 let waker = Waker::from(Arc::new(Numbered(self.wakers, Arc::clone(&self.woken))));
-                if !looks_again {
+                if !is_ready {
                     let new = WaitingMap {
                         waker: Some(self.wakers),
                         wants_room,
                     };
-                    told.unneeded = naive.waiting_maps[map]
+                    effects.unneeded = naive.waiting_maps[map]
                         .replace(new)
                         .and_then(|old| old.waker);
                 }
                 self.wakers += 1;
-                let (again, after) =
+                let (is_ready_now, after) =
                     self.real
                         .wait_as_map(map, wants_room, &Context::from_waker(&waker));
-                assert_eq!(again, looks_again);
+                assert_eq!(is_ready_now, is_ready);
                 wakes = after;
             }
-            Op::LeaveFeeding(map) => {
-                told.unneeded = naive.waiting_maps[map]
+            Op::CancelMapWait(map) => {
+                effects.unneeded = naive.waiting_maps[map]
                     .take()
-                    .and_then(|feeder| feeder.waker);
-                let (waker, after) = self.real.leave_as_map(map);
+                    .and_then(|waiting_map| waiting_map.waker);
+                let (waker, after) = self.real.cancel_map_wait(map);
                 wakes = Wakes {
                     unneeded: waker,
                     ..after
                 };
             }
-            Op::TellAnyRoom => {
+            Op::NotifyOfAnyRoom => {
                 naive.notifies_of_any_room = true;
                 self.real.notify_of_any_room(&mut wakes);
             }
-            Op::Start(place)
+            Op::Start(index)
                 if naive.pool_state < PoolState::Aborted
                     && naive.count(State::Running) < naive.workers =>
             {
-                let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), place) else {
+                let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), index) else {
                     return;
                 };
                 let State::Queued(origin) = std::mem::replace(&mut naive.jobs[id], State::Running)
                 else {
                     return;
                 };
-                naive.leave(id, &mut told);
+                naive.leave(id, &mut effects);
                 if let Some(map) = naive.extra_of.get(&id).filter(|_| origin == Origin::Extra) {
                     self.real.absorb_extra(*map, &mut wakes);
                 }
                 self.real.start(origin, &mut wakes);
             }
-            Op::Finish(place, outcome) => {
-                let Some(id) = naive.pick(|state| state == State::Running, place) else {
+            Op::Finish(index, outcome) => {
+                let Some(id) = naive.pick(|state| state == State::Running, index) else {
                     return;
                 };
                 naive.jobs[id] = State::Done(outcome);
-                naive.look(&mut told);
+                naive.check_idle(&mut effects);
                 self.real.finish(outcome, &mut wakes);
             }
-            Op::Retry(place) if naive.pool_state < PoolState::Aborted => {
-                let Some(id) = naive.pick(|state| state == State::Running, place) else {
+            Op::Retry(index) if naive.pool_state < PoolState::Aborted => {
+                let Some(id) = naive.pick(|state| state == State::Running, index) else {
                     return;
                 };
                 naive.jobs[id] = State::Queued(Origin::Retry);
                 naive.extra_of.remove(&id);
                 self.real.retry(&mut wakes);
             }
-            Op::Settle(place, outcome) => {
-                let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), place) else {
+            Op::FinishQueued(index, outcome) => {
+                let Some(id) = naive.pick(|state| matches!(state, State::Queued(_)), index) else {
                     return;
                 };
                 let State::Queued(origin) =
@@ -630,44 +643,44 @@ impl Pair {
                 else {
                     return;
                 };
-                naive.leave(id, &mut told);
-                naive.look(&mut told);
+                naive.leave(id, &mut effects);
+                naive.check_idle(&mut effects);
                 if let Some(map) = naive.extra_of.get(&id).filter(|_| origin == Origin::Extra) {
                     self.real.absorb_extra(*map, &mut wakes);
                 }
-                self.real.settle_queued(origin, outcome, &mut wakes);
+                self.real.finish_queued(origin, outcome, &mut wakes);
             }
-            // Who finds it to be so already does not wait.
-            Op::MarkQueued(mark) if naive.queued() >= mark => {
-                naive.queued_marks.push(mark);
-                self.real.set_queued_threshold(mark);
+            // A future whose condition holds already does not wait.
+            Op::SetQueuedThreshold(threshold) if naive.queued() >= threshold => {
+                naive.queued_thresholds.push(threshold);
+                self.real.set_queued_threshold(threshold);
             }
-            Op::MarkRunning(mark) if naive.count(State::Running) >= mark => {
-                naive.running_marks.push(mark);
-                self.real.set_running_threshold(mark);
+            Op::SetRunningThreshold(threshold) if naive.count(State::Running) >= threshold => {
+                naive.running_thresholds.push(threshold);
+                self.real.set_running_threshold(threshold);
             }
             Op::Advance(pool_state) => {
                 let moves = naive.pool_state < pool_state;
                 if moves {
                     if naive.pool_state == PoolState::Open {
-                        naive.dissolve_line(&mut told);
+                        naive.wake_all_waiters(&mut effects);
                     }
                     naive.pool_state = pool_state;
-                    naive.look(&mut told);
+                    naive.check_idle(&mut effects);
                 }
                 let (has_moved, after) = self.real.advance(pool_state);
                 assert_eq!(has_moved, moves);
                 wakes = after;
             }
-            // What its jobs were is booked before.
+            // The jobs of a worker are finished before it leaves.
             Op::WorkerLeft if naive.workers > naive.count(State::Running) => {
                 naive.workers -= 1;
                 let was_last = naive.workers == 0 && naive.pool_state != PoolState::Ended;
                 if was_last {
                     if naive.pool_state == PoolState::Open {
-                        naive.dissolve_line(&mut told);
+                        naive.wake_all_waiters(&mut effects);
                     }
-                    (naive.pool_state, told.idle, told.end) = (PoolState::Ended, true, true);
+                    (naive.pool_state, effects.idle, effects.end) = (PoolState::Ended, true, true);
                 }
                 let (is_last, after) = self.real.worker_left();
                 assert_eq!(is_last, was_last);
@@ -675,9 +688,9 @@ impl Pair {
             }
             _ => return,
         }
-        self.naive.follow(&mut told);
-        told.room.sort_unstable();
-        assert_eq!(self.told(wakes), told, "after {op:?}");
+        self.naive.notify(&mut effects);
+        effects.room.sort_unstable();
+        assert_eq!(self.effects(wakes), effects, "after {op:?}");
         self.compare();
     }
 
@@ -694,43 +707,43 @@ impl Pair {
             (is_empty, is_empty && running == 0)
         );
         let retrying = naive.count(State::Queued(Origin::Retry));
-        let figures = (
+        let counts = (
             real.workers(),
             real.running(),
             real.retrying(),
             real.queued_total(),
         );
-        assert_eq!(figures, (naive.workers, running, retrying, naive.queued()));
+        assert_eq!(counts, (naive.workers, running, retrying, naive.queued()));
         assert_eq!(
             (real.capacity(), real.child_capacity()),
             (naive.capacity, naive.child_capacity)
         );
-        for waiter in &naive.line {
-            let is_in_line = !waiter.has_place && naive.pool_state == PoolState::Open;
-            assert_eq!(real.is_in_line(waiter.ticket.unwrap()), is_in_line);
+        for waiter in &naive.waiters {
+            let is_waiting = !waiter.is_granted && naive.pool_state == PoolState::Open;
+            assert_eq!(real.is_waiting(waiter.waiter_id.unwrap()), is_waiting);
         }
     }
 }
 
 proptest! {
     #[test]
-    fn a_ledger_says_what_a_count_of_all_jobs_says(
+    fn an_admission_matches_a_naive_model(
         capacity in 1..5_usize, child_capacity in 0..3_usize, max_waiting in prop_oneof![0..3_usize, Just(usize::MAX)], ops in ops(),
     ) {
         let mut pair = Pair::new(capacity, child_capacity, max_waiting);
         for op in &ops {
             pair.apply(op);
         }
-        // Once all who hold something have given it back, nothing is left.
+        // Nothing is left once all permits are released.
         pair.apply(&Op::Advance(PoolState::Closed));
-        (0..MAPS).for_each(|map| pair.apply(&Op::LeaveFeeding(map)));
+        (0..MAPS).for_each(|map| pair.apply(&Op::CancelMapWait(map)));
         let hold: [(fn(&Naive) -> bool, Op); 6] = [
             (|naive| !naive.pulls.is_empty(), Op::EndPull(0)),
-            (|naive| !naive.begun.is_empty(), Op::Commit { begun: 0, used: 0, more: 0 }),
-            (|naive| naive.permits > 0, Op::Release),
-            (|naive| !naive.line.is_empty(), Op::Leave(0)),
+            (|naive| !naive.acquired.is_empty(), Op::Commit { acquired: 0, used: 0, more: 0 }),
+            (|naive| naive.reserved > 0, Op::Release),
+            (|naive| !naive.waiters.is_empty(), Op::CancelWait(0)),
             (|naive| naive.count(State::Running) > 0, Op::Finish(0, Outcome::Succeeded)),
-            (|naive| naive.queued() > 0, Op::Settle(0, Outcome::Abandoned)),
+            (|naive| naive.queued() > 0, Op::FinishQueued(0, Outcome::Abandoned)),
         ];
         for (holds, op) in hold {
             while holds(&pair.naive) {
@@ -740,27 +753,27 @@ proptest! {
         (0..WORKERS).for_each(|_| pair.apply(&Op::WorkerLeft));
         let real = pair.real;
         prop_assert_eq!((real.pool_state, real.workers, real.reserved, real.committing), (PoolState::Ended, 0, 0, 0));
-        prop_assert!(real.waiting.is_empty() && real.granted.is_empty() && real.waiting_maps.is_empty());
-        prop_assert_eq!((real.pulling, real.extras.len(), real.wanting, real.unnotified), (0, 0, 0, 0));
+        prop_assert!(real.waiters.is_empty() && real.granted.is_empty() && real.waiting_maps.is_empty());
+        prop_assert_eq!((real.pulling, real.extras.len(), real.wanting_room, real.unnotified), (0, 0, 0, 0));
     }
 }
 
-/// A admission in whose line stands one for whom there is no room.
+/// An admission with a waiter and no permit for it.
 #[cfg(feature = "testing")]
 fn with_a_waiter() -> Admission {
     let mut admission = Admission::new(2, 1, 1, 1);
     admission.queued = 2;
     admission.accepted = 2;
-    let waits = admission
+    let polled = admission
         .poll_reserve(&mut None, None, &Context::from_waker(Waker::noop()))
         .0;
-    assert_eq!(waits, Poll::Pending);
+    assert_eq!(polled, Poll::Pending);
     admission
 }
 
 #[cfg(feature = "testing")]
 #[test]
-fn an_audit_finds_each_figure_that_cannot_be() {
+fn an_audit_finds_each_impossible_count() {
     type Change = fn(&mut Admission);
     let cases: [(Change, Option<&str>); 14] = [
         (|_| {}, None),
@@ -792,7 +805,7 @@ fn an_audit_finds_each_figure_that_cannot_be() {
             |admission| admission.committing = 1,
             Some("2 places are taken of 2"),
         ),
-        // A reserved place may be one that nobody has taken anything for yet.
+        // A reserved permit need not belong to a queued job.
         (
             |admission| (admission.queued, admission.accepted, admission.reserved) = (0, 0, 3),
             None,
@@ -827,19 +840,19 @@ fn an_audit_finds_each_figure_that_cannot_be() {
 
 #[cfg(feature = "testing")]
 #[test]
-fn who_waits_although_there_is_room_is_found() {
+fn a_stalled_waiter_is_found() {
     let mut admission = with_a_waiter();
-    assert!(!admission.is_anybody_held_up());
+    assert!(!admission.has_stalled_waiter());
     admission.queued = 1;
-    assert!(admission.is_anybody_held_up());
+    assert!(admission.has_stalled_waiter());
     admission.pool_state = PoolState::Closed;
-    assert!(!admission.is_anybody_held_up());
-    assert!(!Admission::new(1, 1, 1, 1).is_anybody_held_up());
+    assert!(!admission.has_stalled_waiter());
+    assert!(!Admission::new(1, 1, 1, 1).has_stalled_waiter());
 }
 
-/// There is room for one of two maps that wait.
+/// There is a permit for one of two maps that wait.
 #[test]
-fn a_map_that_goes_away_leaves_the_room_that_it_was_told_of_to_the_next() {
+fn a_map_that_goes_away_passes_its_notification_to_the_next() {
     let mut admission = Admission::new(2, 0, 2, 1);
     (0..2).for_each(|_| assert!(admission.accept(Origin::Outside).is_ok()));
     let woken = Arc::new(Mutex::new(Vec::new()));
@@ -857,7 +870,7 @@ fn a_map_that_goes_away_leaves_the_room_that_it_was_told_of_to_the_next() {
     (0..2).for_each(|_| admission.start(Origin::Outside, &mut wakes));
     wakes.room.into_iter().for_each(Waker::wake);
     assert_eq!(*woken.lock().unwrap(), [1]);
-    let (_, wakes) = admission.leave_as_map(1);
+    let (_, wakes) = admission.cancel_map_wait(1);
     wakes.room.into_iter().for_each(Waker::wake);
     assert_eq!(*woken.lock().unwrap(), [1, 2]);
 }
@@ -895,11 +908,11 @@ fn an_audit_at_the_end_finds_what_is_left() {
         ),
         (
             |admission| admission.granted.extend([9]),
-            Some("futures in line, maps that wait, and granted places: (0, 0, 1) are left".into()),
+            Some("waiting futures, waiting maps, granted permits: (0, 0, 1) are left".into()),
         ),
         (
-            |admission| admission.waiting = std::mem::take(&mut with_a_waiter().waiting),
-            Some("futures in line, maps that wait, and granted places: (1, 0, 0) are left".into()),
+            |admission| admission.waiters = std::mem::take(&mut with_a_waiter().waiters),
+            Some("waiting futures, waiting maps, granted permits: (1, 0, 0) are left".into()),
         ),
     ];
     for (change, expected) in cases {

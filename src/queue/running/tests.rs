@@ -1,5 +1,5 @@
-//! Named cases, and the book beside a naive one, which keeps a list of waits and looks through all
-//! of it each time.
+//! Named cases, and a comparison with a naive model, which keeps a list of waits and scans all of
+//! it each time.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -15,7 +15,7 @@ fn running(jobs: u64) -> Running<&'static str> {
 }
 
 #[test]
-fn a_slot_takes_memory_when_one_beside_it_is_occupied_and_not_for_those_before_it() {
+fn a_chunk_is_allocated_when_one_of_its_slots_is_occupied() {
     let mut running = Running::<()>::new();
     running.reserve(1 << 20).unwrap();
     let room = running.chunks.capacity();
@@ -111,7 +111,7 @@ fn the_wait_of_an_earlier_attempt_is_none_of_the_next_one() {
 fn a_wait_a_blocked_slot_or_a_retry_that_is_left_is_found() {
     assert!(!running(2).has_waits());
     let mut waiting = running(0);
-    waiting.begin_wait(0, JobId(0), "of nobody");
+    waiting.begin_wait(0, JobId(0), "not running");
     let (mut blocked, mut retrying) = (running(0), running(0));
     (blocked.blocked, retrying.retries) = (1, 1);
     assert!(waiting.has_waits() && blocked.has_waits() && retrying.has_waits());
@@ -119,8 +119,8 @@ fn a_wait_a_blocked_slot_or_a_retry_that_is_left_is_found() {
 
 const SLOTS: usize = 3;
 
-/// Something that happens to the slots; a wait is told by its place among those that are not over,
-/// counted round and round.
+/// An operation on the slots. A wait is identified by its index among those that have not ended,
+/// modulo their number.
 #[derive(Debug, Clone)]
 enum Op {
     Start {
@@ -141,7 +141,7 @@ enum Op {
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    // So few jobs that some come again, as those do that are tried again.
+    // So few ids that some start again, as retried jobs do.
     let (slot, id) = (|| 0..SLOTS, || 0..4_u64);
     let job = (
         slot(),
@@ -164,7 +164,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 #[derive(Debug, Clone, Copy)]
 struct Job {
     id: u64,
-    /// Which of all starts it was.
+    /// The number of its start.
     start: usize,
     record_id: Option<RecordId>,
     is_retry: bool,
@@ -174,12 +174,12 @@ struct Job {
 #[derive(Debug)]
 struct Naive {
     slots: [Option<Job>; SLOTS],
-    /// The number of each wait, the start of the job that waits, and what for.
+    /// The id of each wait, the start of the job that waits, and its target.
     waits: Vec<(u64, Option<usize>, usize)>,
 }
 
 impl Naive {
-    /// The slots whose jobs wait, once for each wait.
+    /// The slots of jobs that wait, once for each wait.
     fn waiting(&self) -> Vec<(usize, usize)> {
         let slot = |start| {
             self.slots
@@ -195,7 +195,7 @@ impl Naive {
 
 proptest! {
     #[test]
-    fn the_slots_are_as_a_look_through_all_waits_says(is_scheduled: bool, ops in ops()) {
+    fn the_slots_match_a_naive_model(is_scheduled: bool, ops in ops()) {
         let mut real = Running::new();
         let mut naive = Naive { slots: [None; SLOTS], waits: Vec::new() };
         let begin = Instant::now();
@@ -232,15 +232,15 @@ proptest! {
                     prop_assert!(naive.waits.iter().all(|(taken, ..)| *taken < number));
                     naive.waits.push((number, start, step));
                 }
-                Op::ChangeWait(place) if !naive.waits.is_empty() => {
-                    let place = place % naive.waits.len();
-                    let (number, start, what) = &mut naive.waits[place];
+                Op::ChangeWait(index) if !naive.waits.is_empty() => {
+                    let index = index % naive.waits.len();
+                    let (number, start, what) = &mut naive.waits[index];
                     let runs = naive.slots.iter().flatten().any(|job| Some(job.start) == *start);
                     let there = real.wait_mut(*number).map(|there| std::mem::replace(there, step));
                     prop_assert_eq!(there, runs.then(|| std::mem::replace(what, step)));
                 }
-                Op::EndWait(place) if !naive.waits.is_empty() => {
-                    let (number, _, what) = naive.waits.remove(place % naive.waits.len());
+                Op::EndWait(index) if !naive.waits.is_empty() => {
+                    let (number, _, what) = naive.waits.remove(index % naive.waits.len());
                     prop_assert_eq!((real.end_wait(number), real.end_wait(number)), (Some(what), None));
                     prop_assert_eq!(real.wait_mut(number), None);
                 }

@@ -1,5 +1,5 @@
-//! The gates beside naive ones: a bucket that counts tokens one by one, a list of all starts, and
-//! the bucket of `governor`.
+//! Compares the limiters with naive ones: a bucket that counts its tokens, a list of all starts,
+//! and the bucket of `governor`.
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -13,16 +13,15 @@ use super::*;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Something that happens at a limiter.
+/// An operation on a limiter.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     /// Time passes, in nanoseconds.
     Wait(u64),
     /// A job of this cost comes, and starts if it may.
     Try(u32),
-    /// One for which permits are kept, counted from the oldest, starts now, or will not start at
-    /// all.
-    Settle(usize, bool),
+    /// A job with reserved permits, counted from the oldest, starts or is given up.
+    Resolve(usize, bool),
     /// Another limit of the same form: permits, period.
     Change(u32, u64),
 }
@@ -39,14 +38,14 @@ fn steps(costs: RangeInclusive<u32>, with_changes: bool) -> impl Strategy<Value 
     let step = prop_oneof![
         3 => wait.prop_map(Step::Wait),
         5 => costs.prop_map(Step::Try),
-        3 => (0..4_usize, any::<bool>()).prop_map(|(which, starts)| Step::Settle(which, starts)),
+        3 => (0..4_usize, any::<bool>()).prop_map(|(which, starts)| Step::Resolve(which, starts)),
         u32::from(with_changes) => change.prop_map(|(permits, period)| Step::Change(permits, period)),
     ];
     vec(step, 0..120)
 }
 
-/// A bucket that knows its contents: `tokens / period` of a permit, at most `burst`, filled
-/// `permits` at a time.
+/// A bucket that counts its tokens: a token is `1 / period` of a permit, and `permits` tokens come
+/// in each nanosecond.
 #[derive(Debug)]
 struct Bucket {
     permits: u128,
@@ -74,8 +73,8 @@ impl Bucket {
         self.at = now;
     }
 
-    /// When it has as much as this costs: now, or the first nanosecond at which it does.
-    fn when(&self, cost: u32) -> u64 {
+    /// The first nanosecond, from now on, at which it has as much as this costs.
+    fn earliest(&self, cost: u32) -> u64 {
         let missing = (u128::from(cost) * self.period).saturating_sub(self.tokens);
         self.at + u64::try_from(missing.div_ceil(self.permits)).unwrap()
     }
@@ -86,8 +85,8 @@ fn bucket_limit(permits: u32, period: u64, burst: u32) -> RateLimit {
 }
 
 proptest! {
-    /// The limiter rounds to a fraction of a nanosecond a permit, in favour of the limit; so it may be
-    /// late by that, a nanosecond at most here, and is never early.
+    /// The limiter rounds up to a fraction of a nanosecond for each permit. So it may be late by at
+    /// most a nanosecond here, and is never early.
     #[test]
     fn a_bucket_is_one_that_counts_its_tokens(
         permits in 1..9_u32, period in prop_oneof![1..50_u64, 1..3 * SECOND], burst in 1..9_u32, steps in steps(0..=8, false),
@@ -101,14 +100,14 @@ proptest! {
                 Step::Try(cost) => {
                     let cost = cost.min(burst);
                     bucket.fill(now);
-                    let (at, exact) = (limiter.when(Tick(now), cost).0.max(now), bucket.when(cost));
+                    let (at, exact) = (limiter.earliest(Tick(now), cost).0.max(now), bucket.earliest(cost));
                     prop_assert!((exact..=exact + 1).contains(&at), "{at}, not {exact}");
                     if at <= now {
                         limiter.take(Tick(now), cost);
                         bucket.tokens -= u128::from(cost) * bucket.period;
                     }
                 }
-                Step::Settle(..) | Step::Change(..) => {}
+                Step::Resolve(..) | Step::Change(..) => {}
             }
         }
     }
@@ -130,19 +129,19 @@ proptest! {
                 }
                 Step::Try(cost) => {
                     let cost = NonZeroU32::new(cost.min(burst)).unwrap();
-                    let may = limiter.when(Tick(now), cost.get()).0 <= now;
+                    let may = limiter.earliest(Tick(now), cost.get()).0 <= now;
                     if may {
                         limiter.take(Tick(now), cost.get());
                     }
                     prop_assert_eq!(may, oracle.check_n(cost).unwrap().is_ok());
                 }
-                Step::Settle(..) | Step::Change(..) => {}
+                Step::Resolve(..) | Step::Change(..) => {}
             }
         }
     }
 
-    /// Whatever comes, however late it starts after permits were kept for it: never more than the
-    /// burst, and what comes back at the rate, in any stretch; of a window, never more than its
+    /// Whatever the operations, and however late a reservation is consumed: in any stretch of time
+    /// no more than the burst and what comes back at the rate; with a window, no more than its
     /// number in any period.
     #[test]
     fn no_stretch_of_time_sees_more_starts_than_it_may(
@@ -160,19 +159,19 @@ proptest! {
             match step {
                 Step::Wait(wait) => now += wait,
                 Step::Try(cost) => {
-                    let cost = cost.min(limiter.most());
-                    if limiter.when(Tick(now), cost).0 <= now {
+                    let cost = cost.min(limiter.max_cost());
+                    if limiter.earliest(Tick(now), cost).0 <= now {
                         limiter.reserve(cost);
                         kept.push(cost);
                     }
                 }
-                Step::Settle(which, true) if which < kept.len() => {
+                Step::Resolve(which, true) if which < kept.len() => {
                     let cost = kept.remove(which);
                     limiter.start(Tick(now), cost);
                     starts.push((now, cost));
                 }
-                Step::Settle(which, false) if which < kept.len() => limiter.release(kept.remove(which)),
-                Step::Settle(..) | Step::Change(..) => {}
+                Step::Resolve(which, false) if which < kept.len() => limiter.unreserve(kept.remove(which)),
+                Step::Resolve(..) | Step::Change(..) => {}
             }
         }
         for cost in kept {
@@ -184,12 +183,12 @@ proptest! {
             for (to, cost) in &starts[first..] {
                 count += u128::from(*cost);
                 let width = u128::from(to - from);
-                let most = match is_window {
+                let max_cost = match is_window {
                     true if width < u128::from(period) => u128::from(permits),
                     true => u128::MAX,
                     false => u128::from(burst) + width * u128::from(permits) / u128::from(period),
                 };
-                prop_assert!(count <= most, "{count} from {from} to {to}");
+                prop_assert!(count <= max_cost, "{count} from {from} to {to}");
             }
         }
     }
@@ -205,14 +204,14 @@ proptest! {
             bucket_limit(permits, period, burst)
         };
         let (mut limiter, now) = (Limiter::new(limit), Tick(now));
-        limiter.take(now, taken.min(limiter.most()));
-        let before: Vec<Tick> = (0..=limiter.most()).map(|cost| limiter.when(now, cost)).collect();
-        let cost = cost.min(limiter.most());
-        if limiter.when(now, cost) <= now {
+        limiter.take(now, taken.min(limiter.max_cost()));
+        let before: Vec<Tick> = (0..=limiter.max_cost()).map(|cost| limiter.earliest(now, cost)).collect();
+        let cost = cost.min(limiter.max_cost());
+        if limiter.earliest(now, cost) <= now {
             limiter.reserve(cost);
-            limiter.release(cost);
+            limiter.unreserve(cost);
         }
-        let after: Vec<Tick> = (0..=limiter.most()).map(|cost| limiter.when(now, cost)).collect();
+        let after: Vec<Tick> = (0..=limiter.max_cost()).map(|cost| limiter.earliest(now, cost)).collect();
         prop_assert_eq!(before, after);
     }
 
@@ -232,8 +231,8 @@ proptest! {
                 Step::Wait(wait) => now += wait,
                 Step::Try(cost) => {
                     let cost = cost.min(permits);
-                    let at = limiter.when(Tick(now), cost).0.max(now);
-                    // Free at that time, and not a nanosecond before.
+                    let at = limiter.earliest(Tick(now), cost).0.max(now);
+                    // Not a nanosecond too late or too early.
                     prop_assert!(seen(&starts, at, period) + cost <= permits);
                     prop_assert!(at == now || seen(&starts, at - 1, period) + cost > permits);
                     if at == now {
@@ -241,13 +240,12 @@ proptest! {
                         starts.push((now, cost));
                     }
                 }
-                Step::Settle(..) => {}
+                Step::Resolve(..) => {}
                 Step::Change(new_permits, new_period) => {
-                    // What the old limit has forgotten stays forgotten; of the rest, the newest are
-                    // the last to count.
+                    // Expired starts do not come back; of the others, the newest take precedence.
                     starts.retain(|(start, _)| start + period > now);
                     (permits, period) = (new_permits, new_period);
-                    limiter.change(RateLimit::sliding_window(permits, Duration::from_nanos(period)), Tick(now));
+                    limiter.set_limit(RateLimit::sliding_window(permits, Duration::from_nanos(period)), Tick(now));
                     let mut room = permits;
                     for (_, cost) in starts.iter_mut().rev() {
                         *cost = (*cost).min(room);
@@ -259,8 +257,8 @@ proptest! {
         }
     }
 
-    /// A change is not a way to more permits: what is out counts on, as far as the new limit knows
-    /// so many.
+    /// A change of the limit does not refill: consumed permits carry over, up to the new limit's
+    /// burst.
     #[test]
     fn a_change_of_the_limit_keeps_what_is_out(
         old in (1..9_u32, 1..3 * SECOND, 1..9_u32, any::<bool>()), new in (1..9_u32, 1..3 * SECOND, 1..9_u32, any::<bool>()),
@@ -270,23 +268,23 @@ proptest! {
             true => RateLimit::sliding_window(permits, Duration::from_nanos(period)),
             false => bucket_limit(permits, period, burst),
         };
-        // From window to window, each start counts by its own time.
+        // Between windows, each start keeps its own time.
         let is_forgotten = old.3 && new.3 && wait >= new.1;
         let (old, new) = (limit(old), limit(new));
         let mut limiter = Limiter::new(old);
-        let taken = taken.min(old.most());
+        let taken = taken.min(old.max_cost());
         limiter.take(Tick(0), taken);
         let now = Tick(wait);
-        let left = |limiter: &mut Limiter| (0..=limiter.most()).rev().find(|cost| limiter.when(now, *cost) <= now).unwrap();
-        let out = old.most() - left(&mut limiter);
-        limiter.change(new, now);
+        let left = |limiter: &mut Limiter| (0..=limiter.max_cost()).rev().find(|cost| limiter.earliest(now, *cost) <= now).unwrap();
+        let out = old.max_cost() - left(&mut limiter);
+        limiter.set_limit(new, now);
         prop_assert_eq!(limiter.limit, new);
-        let out = if is_forgotten { 0 } else { out.min(new.most()) };
-        prop_assert_eq!(left(&mut limiter), new.most() - out);
+        let out = if is_forgotten { 0 } else { out.min(new.max_cost()) };
+        prop_assert_eq!(left(&mut limiter), new.max_cost() - out);
     }
 
     #[test]
-    fn a_gate_has_rested_when_all_of_its_permits_are_back(
+    fn a_limiter_has_refilled_when_all_of_its_permits_are_back(
         permits in 1..9_u32, period in 1..3 * SECOND, burst in 1..9_u32, costs in vec((0..SECOND, 0..9_u32), 1..20), is_window: bool,
     ) {
         let limit = match is_window {
@@ -296,19 +294,19 @@ proptest! {
         let (mut limiter, mut now, mut is_used) = (Limiter::new(limit), 0, false);
         for (wait, cost) in costs {
             now += wait;
-            let cost = cost.min(limiter.most());
-            if limiter.when(Tick(now), cost).0 <= now {
+            let cost = cost.min(limiter.max_cost());
+            if limiter.earliest(Tick(now), cost).0 <= now {
                 limiter.take(Tick(now), cost);
                 is_used |= cost > 0;
             }
         }
-        let rested = limiter.rested();
-        let most = limiter.most();
-        // The later one after the earlier: a limiter does not go back in time.
-        if let Some(before) = rested.0.checked_sub(1).filter(|before| is_used && *before >= now) {
-            prop_assert!(limiter.when(Tick(before), most) > Tick(before));
+        let refilled_at = limiter.refilled_at();
+        let max_cost = limiter.max_cost();
+        // Times must not go back.
+        if let Some(before) = refilled_at.0.checked_sub(1).filter(|before| is_used && *before >= now) {
+            prop_assert!(limiter.earliest(Tick(before), max_cost) > Tick(before));
         }
-        prop_assert!(limiter.when(rested, most) <= rested);
+        prop_assert!(limiter.earliest(refilled_at, max_cost) <= refilled_at);
     }
 }
 
@@ -324,15 +322,15 @@ fn no_number_overflows() {
         for now in [Tick(0), Tick(u64::MAX - 1), Tick::NEVER] {
             let mut limiter = Limiter::new(limit);
             for cost in [0, 1, u32::MAX] {
-                let cost = cost.min(limiter.most());
-                if limiter.when(now, cost) <= now {
+                let cost = cost.min(limiter.max_cost());
+                if limiter.earliest(now, cost) <= now {
                     limiter.reserve(cost);
-                    let _ = limiter.when(now, cost);
+                    let _ = limiter.earliest(now, cost);
                     limiter.start(now, cost);
                 }
-                let _ = (limiter.when(now, u32::MAX), limiter.rested());
-                limiter.change(RateLimit::every(Duration::MAX), now);
-                limiter.change(limit, now);
+                let _ = (limiter.earliest(now, u32::MAX), limiter.refilled_at());
+                limiter.set_limit(RateLimit::every(Duration::MAX), now);
+                limiter.set_limit(limit, now);
             }
         }
     }
@@ -342,17 +340,19 @@ fn no_number_overflows() {
 fn no_limit_is_so_slow_that_it_lets_all_pass() {
     let mut limiter = Limiter::new(RateLimit::per(1, Duration::MAX).burst(9));
     for _ in 0..9 {
-        assert_eq!(limiter.when(Tick(0), 1), Tick(0));
+        assert_eq!(limiter.earliest(Tick(0), 1), Tick(0));
         limiter.take(Tick(0), 1);
     }
-    assert_eq!(limiter.when(Tick(0), 1), Tick::NEVER);
+    assert_eq!(limiter.earliest(Tick(0), 1), Tick::NEVER);
 }
 
 #[test]
 fn a_third_of_a_second_three_times_is_a_second() {
     let mut limiter = Limiter::new(RateLimit::per_second(3).burst(3));
     limiter.take(Tick(0), 3);
-    let back: Vec<u64> = (1..=3).map(|cost| limiter.when(Tick(0), cost).0).collect();
+    let back: Vec<u64> = (1..=3)
+        .map(|cost| limiter.earliest(Tick(0), cost).0)
+        .collect();
     assert_eq!(back, [SECOND / 3 + 1, 2 * SECOND / 3 + 1, SECOND + 1]);
 }
 
@@ -368,18 +368,18 @@ fn while_the_permits_are_kept_that_a_job_needs_no_time_brings_them() {
         let second = |n| Tick(n * SECOND);
         let wait = if limit.form == Form::Window { 2 } else { 1 };
         assert_eq!(
-            [0, 5, 500].map(|at| limiter.when(second(at), 1)),
+            [0, 5, 500].map(|at| limiter.earliest(second(at), 1)),
             [Tick::NEVER; 3]
         );
         limiter.start(second(5), 1);
         assert_eq!(
-            [5, 6].map(|at| limiter.when(second(at), 1)),
+            [5, 6].map(|at| limiter.earliest(second(at), 1)),
             [second(5 + wait); 2]
         );
-        limiter.release(1);
+        limiter.unreserve(1);
         assert_eq!(
-            limiter.when(second(5), 1).0.min(5 * SECOND),
-            limiter.when(second(5), 1).0
+            limiter.earliest(second(5), 1).0.min(5 * SECOND),
+            limiter.earliest(second(5), 1).0
         );
     }
 }
@@ -394,31 +394,31 @@ fn no_rate_is_too_fast_to_be_counted() {
         (RateLimit::per_second(1_000_000_001), 1000),
         (RateLimit::per_second(2_000_000_000), 500),
         (RateLimit::per_second(u32::MAX), 233),
-        // Faster than what the clock can show: all of them are back when it shows anything.
+        // Faster than the clock's resolution: all permits are back after one tick.
         (RateLimit::per(u32::MAX, nano), 1),
     ] {
         // One by one, each as soon as it may.
         let mut limiter = Limiter::new(limit);
         let mut now = start;
         for _ in 0..1000 {
-            now = limiter.when(now, 1).max(now);
+            now = limiter.earliest(now, 1).max(now);
             limiter.take(now, 1);
             assert!(
-                limiter.when(now, 1) > now && limiter.when(now, 1) <= Tick(now.0 + 2),
+                limiter.earliest(now, 1) > now && limiter.earliest(now, 1) <= Tick(now.0 + 2),
                 "{limit:?}"
             );
         }
         // A thousand at once come back together.
         let mut limiter = Limiter::new(limit.burst(1000));
         limiter.take(start, 1000);
-        assert!(limiter.when(start, 1) > start, "{limit:?}");
+        assert!(limiter.earliest(start, 1) > start, "{limit:?}");
         assert_eq!(
-            limiter.when(start, 1000),
+            limiter.earliest(start, 1000),
             Tick(start.0 + ticks_of_1000),
             "{limit:?}"
         );
     }
-    // The greatest and the slowest, at the end of time.
+    // The extremes do not overflow.
     for limit in [
         RateLimit::per(u32::MAX, nano),
         RateLimit::per(1, Duration::MAX),
@@ -426,13 +426,13 @@ fn no_rate_is_too_fast_to_be_counted() {
     ] {
         let mut limiter = Limiter::new(limit.burst(u32::MAX));
         let late = Tick(u64::MAX - 1);
-        assert!(limiter.when(late, u32::MAX) <= late);
+        assert!(limiter.earliest(late, u32::MAX) <= late);
         limiter.reserve(u32::MAX);
         assert_eq!(
-            (limiter.when(late, 0) <= late, limiter.when(late, 1)),
+            (limiter.earliest(late, 0) <= late, limiter.earliest(late, 1)),
             (true, Tick::NEVER)
         );
         limiter.start(late, u32::MAX);
-        assert!(limiter.when(late, 1) > late);
+        assert!(limiter.earliest(late, 1) > late);
     }
 }
