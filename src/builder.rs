@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use crate::event::Observer;
 use crate::handler::{Plain, WithState, WithSubmitter};
+use crate::key::Key;
 use crate::policy::limits::Limits;
 use crate::policy::retry::Retry;
 use crate::pool::Pool;
 use crate::rt::{Spawn, Timer};
 use crate::schedule::Policy;
-use crate::schedule::lanes::Key;
 use crate::schedule::limiter::RateLimit;
 use crate::shared::dispatch::Retries;
 use crate::shared::{Config, CostFn, KeyFn, Shared};

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::schedule::lanes::Key;
+use crate::key::Key;
 
 /// The number of a job within its pool, counted from 0 in the order in which jobs were accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

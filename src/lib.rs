@@ -164,6 +164,7 @@ mod error;
 mod event;
 pub mod handler;
 mod job;
+mod key;
 #[cfg(all(test, brigade_model = "loom"))]
 mod models;
 mod panic;
@@ -181,6 +182,7 @@ mod sync;
 mod task_pool;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod time;
 mod worker;
 
 // Behind `pool`, since rustdoc lists the methods of `Pool` in the order of their modules:
@@ -191,6 +193,7 @@ pub use crate::builder::Builder;
 pub use crate::error::{CancelReason, JobError, SubmitError, TimeLimit};
 pub use crate::event::{Event, JobId, Observer, Outcome, RunningJob, Stats};
 pub use crate::job::completion::{Completion, OnError};
+pub use crate::key::Key;
 pub use crate::panic::{PanicMessage, panic_isolation};
 pub use crate::policy::retry::{
     Jitter, Retry, RetryAfterScope, RetryBudget, RetryDecision, Retrying,
@@ -198,7 +201,6 @@ pub use crate::policy::retry::{
 pub use crate::pool::Pool;
 pub use crate::report::{Interrupted, Report, Unhandled, Unstarted};
 pub use crate::rt::{ManualTimer, Spawn, Timer};
-pub use crate::schedule::lanes::Key;
 pub use crate::schedule::limiter::RateLimit;
 pub use crate::stream::batches::Batches;
 pub use crate::stream::group::Group;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{JobError, TimeLimit};
 use crate::event::JobId;
-use crate::schedule::clock::nanos;
+use crate::time::nanos;
 
 /// When failed attempts are made again.
 ///

@@ -13,6 +13,7 @@
 use std::time::{Duration, Instant};
 
 use super::slab::RecordId;
+use crate::time::nanos;
 
 /// Nanoseconds since the pool was made. The maximum, 584 years, stands for "never".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
@@ -55,11 +56,6 @@ impl Due {
     pub(crate) const fn record_id(self) -> RecordId {
         self.record_id
     }
-}
-
-/// The duration in nanoseconds, at most 584 years.
-pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A reading of the clock, with the number of readings that were accepted before it was made.

@@ -9,7 +9,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::clock::{Tick, nanos};
+use super::clock::Tick;
+use crate::time::nanos;
 
 /// How often jobs may start.
 ///

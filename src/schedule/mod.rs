@@ -98,11 +98,12 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use self::clock::{Clock, Due, Reading, Tick};
-use self::lanes::{Key, LanePolicy, Lanes};
+use self::lanes::{LanePolicy, Lanes};
 use self::limiter::{Limiter, RateLimit};
 use self::order::{Aging, Rank};
 pub(crate) use self::slab::RecordId;
 use self::slab::Slab;
+use crate::key::Key;
 use crate::policy::retry::History;
 
 /// The options of the builder.

@@ -8,8 +8,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::clock::{Tick, nanos};
+use super::clock::Tick;
 use super::slab::RecordId;
+use crate::time::nanos;
 
 /// The urgency of a job; the lowest rank comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -22,13 +22,13 @@ use super::{PriorAttempts, Shared, StartResult, Synced};
 use crate::error::{JobError, TimeLimit};
 use crate::event::{Event, JobId, Outcome};
 use crate::job::queued::{QueuedJob, ScheduledJob};
+use crate::key::Key;
 use crate::panic;
 use crate::panic::PanicMessage;
 use crate::policy::retry::{History, Retry, RetryAfterScope};
 use crate::queue::admission::{Origin, PoolState, Wakes};
 use crate::queue::running::ActiveJob;
 use crate::schedule::clock::{Reading, Tick};
-use crate::schedule::lanes::Key;
 use crate::schedule::{Occupancy, RecordId, Released, Removed, Schedule, ScheduleOptions, Start};
 use crate::sync::atomic::Ordering;
 
