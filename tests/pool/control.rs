@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
@@ -13,19 +13,15 @@ use brigade::{
     Builder, CancelReason, End, Event, JobError, JobHandle, JobId, ManualTimer, Pool, RateLimit,
     Retry, RunningJob, Spawn, SubmitError, Submitter, TimeLimit, Timer,
 };
-use futures_lite::future;
+use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Live, Log, Watchdog, assert_adds_up, assert_over, assert_settled, block_on,
-    everywhere, everywhere_once, gated, in_both_ways, on_wake, poll_once, yield_now,
+    Env, Gate, Live, Log, OwnPool, Watchdog, assert_adds_up, assert_over, assert_settled, block_on,
+    everywhere, everywhere_once, gated, in_both_ways, millis, on_wake, poll_once, secs, yield_now,
 };
-use crate::steps::Steps;
+use crate::steps::step_pool;
 
 type Numbers = Pool<u32, u32, ()>;
-
-const fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
-}
 
 /// How many are queued, delayed and running.
 fn figures<In, T, E>(pool: &Pool<In, T, E>) -> (usize, usize, usize) {
@@ -74,12 +70,11 @@ fn a_paused_pool_lets_running_jobs_end_and_starts_the_others_when_it_is_resumed(
 #[test]
 fn a_pause_holds_back_what_is_on_its_way_to_a_worker() {
     // In one thread, so that the workers have certainly looked.
-    for slots in [1, 2] {
+    in_both_ways(|slots| {
         let (log, clock) = (Log::new(), ManualTimer::new());
         let started = log.clone();
-        let (pool, workers) = Pool::builder()
-            .workers(3)
-            .jobs_per_worker(slots)
+        let (pool, workers) = slots
+            .each(Pool::builder(), 3, 2)
             .timer(clock.clone())
             .build(move |n: u32| {
                 started.push(n);
@@ -102,7 +97,7 @@ fn a_pause_holds_back_what_is_on_its_way_to_a_worker() {
         }
         assert_eq!((log.take(), clock.sleeping()), (vec![0, 1, 2, 3, 4], 0));
         assert_settled(&pool);
-    }
+    });
 }
 
 /// A clock that lets something happen when it is looked at first.
@@ -130,10 +125,10 @@ fn two_threads_that_use_the_first_control_at_once_leave_all_workers_free() {
             clock: ManualTimer::new(),
             meanwhile: Mutex::default(),
         });
-        let (pool, workers) = slots
-            .in_order(Pool::builder())
-            .timer(Arc::clone(&timer))
-            .build(|n: u32| async move { Ok::<_, ()>(n) });
+        let (pool, mut steps) = step_pool(
+            slots.in_order(Pool::builder()).timer(Arc::clone(&timer)),
+            |n: u32| async move { Ok::<_, ()>(n) },
+        );
         let mut handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
         // While one thread looks at the clock for the first time, another one is through with it.
         let other = pool.clone();
@@ -144,10 +139,6 @@ fn two_threads_that_use_the_first_control_at_once_leave_all_workers_free() {
         };
         *timer.meanwhile.lock().unwrap() = Some(Box::new(faster));
         pool.set_workers(1);
-        let mut steps = Steps::default();
-        for worker in workers {
-            steps.add("worker", worker.run());
-        }
         steps.settle();
         assert_eq!(
             handles.each_mut().map(|handle| poll_once(pin!(handle))),
@@ -320,11 +311,10 @@ fn an_alarm_that_goes_off_in_an_aborted_pool_is_the_last() {
     // Polled by hand, so that the worker with the alarm is there while another one has yet to drop
     // its job.
     let _watchdog = Watchdog::new("its worker");
-    for slots in [1, 2] {
+    in_both_ways(|slots| {
         let clock = ManualTimer::new();
-        let (pool, workers) = Pool::builder()
-            .workers(2)
-            .jobs_per_worker(slots)
+        let (pool, workers) = slots
+            .each(Pool::builder(), 2, 2)
             .timer(clock.clone())
             .build(|_: u32| future::pending::<Result<(), ()>>());
         let mut workers: Vec<_> = workers
@@ -355,7 +345,7 @@ fn an_alarm_that_goes_off_in_an_aborted_pool_is_the_last() {
             (delayed.id(), running.id())
         );
         assert_settled(&pool);
-    }
+    });
 }
 
 #[test]
@@ -385,19 +375,19 @@ fn time_goes_on_in_a_paused_pool() {
 #[test]
 fn a_job_that_pauses_its_own_pool_is_the_last_to_start() {
     everywhere(|env| async move {
-        let place: Arc<OnceLock<Numbers>> = Arc::default();
-        let (started, inside) = (Log::new(), Arc::clone(&place));
+        let own = OwnPool::<u32, u32, ()>::new();
+        let (started, inside) = (Log::new(), own.reach());
         let log = started.clone();
         let pool = env.in_order().spawn_on(&env, move |n: u32| {
             log.push(n);
-            let pool = inside.get().filter(|_| n == 3).cloned();
+            let pool = inside.get().filter(|_| n == 3);
             async move {
                 pool.iter().for_each(Pool::pause);
                 Ok::<_, ()>(n)
             }
         });
         pool.pause();
-        place.set(pool.clone()).unwrap();
+        own.set(&pool);
         let handles: Vec<_> = (0..6).map(|n| pool.try_submit(n).unwrap()).collect();
         pool.resume();
         pool.wait_queued_below(3).await;
@@ -853,8 +843,8 @@ fn the_figures_of_a_pool_are_the_sums_of_those_of_its_maps_and_groups_children_i
 #[test]
 fn the_figures_add_up_at_every_event() {
     everywhere(|env| async move {
-        let place: Arc<OnceLock<Pool<u32, u32, u32>>> = Arc::default();
-        let (inside, looks) = (Arc::clone(&place), Log::new());
+        let own = OwnPool::<u32, u32, u32>::new();
+        let (inside, looks) = (own.reach(), Log::new());
         let log = looks.clone();
         let pool = env
             .at_once(3)
@@ -867,7 +857,7 @@ fn the_figures_add_up_at_every_event() {
                 // A panic in an observer is ignored, so others look whether all came back, and at
                 // what they say.
                 log.push(None);
-                log.push(inside.get().map(Pool::stats));
+                log.push(inside.get().as_ref().map(Pool::stats));
             })
             .spawn_on(&env, |n: u32| async move {
                 yield_now().await;
@@ -877,7 +867,7 @@ fn the_figures_add_up_at_every_event() {
                     _ => Ok(n),
                 }
             });
-        place.set(pool.clone()).unwrap();
+        own.set(&pool);
         let mut handles: Vec<_> = (0..60)
             .map(|n| {
                 let job = pool.job(n).priority((n % 3) as i32);
@@ -1099,10 +1089,10 @@ fn a_wait_for_what_cannot_be_ends_with_the_pool() {
 #[test]
 fn a_job_that_waits_for_a_quieter_moment_of_its_own_pool_panics_if_it_would_wait() {
     everywhere(|env| async move {
-        let place: Arc<OnceLock<Numbers>> = Arc::default();
-        let inside = Arc::clone(&place);
+        let own = OwnPool::<u32, u32, ()>::new();
+        let inside = own.reach();
         let pool = env.in_order().spawn_on(&env, move |n: u32| {
-            let pool = inside.get().unwrap().clone();
+            let pool = inside.pool();
             async move {
                 match n {
                     // It is the one that runs, and nothing is queued.
@@ -1113,7 +1103,7 @@ fn a_job_that_waits_for_a_quieter_moment_of_its_own_pool_panics_if_it_would_wait
                 Ok(n)
             }
         });
-        place.set(pool.clone()).unwrap();
+        own.set(&pool);
         let mut messages = Vec::new();
         for n in 0..3 {
             messages.push(match pool.try_submit(n).unwrap().await {
@@ -1305,4 +1295,73 @@ fn a_wait_that_is_given_up_takes_no_other_along() {
         assert_eq!(tell.try_recv(), Ok(()), "it is not woken");
         assert!(poll_once(below.as_mut()).is_some());
     }
+}
+
+// ---- times ----
+
+#[test]
+fn timings_say_how_long_a_job_waited_and_how_long_it_ran() {
+    everywhere(|env| async move {
+        for is_measured in [false, true] {
+            let (pool, gate, _) = gated(&env, env.one_by_one().timings(is_measured));
+            let mut map = pool.map([1, 2, 3]);
+            assert!(poll_once(std::pin::pin!(map.next())).is_none());
+            gate.arrived(1).await;
+            env.clock.advance(secs(2));
+            gate.open(1);
+            let mut completions = vec![map.next().await.unwrap()];
+            gate.arrived(1).await;
+            env.clock.advance(secs(3));
+            map.cancel();
+            completions.extend(map.collect::<Vec<_>>().await);
+            completions.sort_by_key(|completion| completion.index);
+            let times: Vec<_> = completions
+                .iter()
+                .map(|completion| (completion.queued_for(), completion.ran_for()))
+                .collect();
+            let seconds = |seconds| is_measured.then_some(Duration::from_secs(seconds));
+            // The last one did not start.
+            let expected = [
+                (seconds(0), seconds(2)),
+                (seconds(2), seconds(3)),
+                (seconds(5), None),
+            ];
+            assert_eq!(times, expected, "{}", env.name);
+            assert_settled(&pool);
+        }
+    });
+}
+
+#[test]
+fn a_poll_that_takes_too_long_is_reported_with_its_job() {
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let (log, hands) = (Arc::clone(&events), clock.clone());
+        let (pool, workers) = slots
+            .in_order(Pool::builder())
+            .timer(clock)
+            .slow_poll(millis(10))
+            .observe(move |event: &Event| {
+                if let Event::SlowPoll { job, took } = event {
+                    log.lock().unwrap().push((*job, *took));
+                }
+            })
+            .build(move |millis: u64| {
+                let hands = hands.clone();
+                async move {
+                    yield_now().await;
+                    hands.advance(Duration::from_millis(millis));
+                    yield_now().await;
+                    Ok::<_, ()>(())
+                }
+            });
+        let handles = [10, 11, 500].map(|millis| pool.try_submit(millis).unwrap());
+        let ids = handles.each_ref().map(JobHandle::id);
+        future::block_on(workers.drive(pool.drain()));
+        let expected = [(ids[1], millis(11)), (ids[2], millis(500))];
+        // Jobs that share a worker go on in any order.
+        events.lock().unwrap().sort_unstable();
+        assert_eq!(*events.lock().unwrap(), expected);
+    });
 }

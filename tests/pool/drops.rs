@@ -9,15 +9,17 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use brigade::{End, Event, JobError, ManualTimer, Pool, RateLimit, SubmitError, Submitter};
 use futures_lite::future;
 
-use crate::harness::{DropToken, Drops, assert_adds_up, assert_settled, yield_now};
+use crate::harness::{
+    DropToken, Drops, SECOND, assert_adds_up, assert_settled, everywhere, millis, poll_once,
+    yield_now,
+};
 use crate::steps::Steps;
 
 type Jobs = Pool<Input, Output, Failure>;
@@ -101,7 +103,7 @@ async fn work(
         yield_now().await;
     }
     if number % 5 == 4 {
-        clock.sleep(Duration::from_secs(1)).await;
+        clock.sleep(SECOND).await;
     }
     drop(input.token);
     let token = Token(tracker.values.token());
@@ -202,7 +204,7 @@ impl Run {
                 log.lock().unwrap().push(event.clone());
             });
         if scenario.is_scheduled {
-            let limit = RateLimit::every(Duration::from_millis(100)).burst(3);
+            let limit = RateLimit::every(millis(100)).burst(3);
             builder = builder
                 .key_by(|input: &Input| input.number % 2)
                 .max_running_per_key(1)
@@ -408,11 +410,7 @@ fn run(scenario: &Scenario, fault: Fault) -> bool {
         drop(pool.abort().await);
         pool.wait_idle().await;
         pool.drain().await;
-        assert!(
-            pool.drain_within(Duration::from_secs(1))
-                .await
-                .is_complete()
-        );
+        assert!(pool.drain_within(SECOND).await.is_complete());
     });
     run.settle(Fault::None);
     run.assert_nobody_waits(&what);
@@ -835,7 +833,7 @@ fn aborts(env: Env) -> Local {
 
 fn drains_within_a_while(env: Env) -> Local {
     Box::pin(async move {
-        let report = env.pool.drain_within(Duration::from_millis(1500)).await;
+        let report = env.pool.drain_within(millis(1500)).await;
         assert_eq!(report.stats.queued, 0);
         env.pool.wait_idle().await;
         assert_settled(&env.pool);
@@ -934,4 +932,33 @@ fn whatever_is_dropped_when_a_drain_with_a_deadline_ends() {
         &[maps_stuck_jobs, drains_within_a_while],
         true,
     );
+}
+
+#[test]
+fn nothing_is_left_when_pool_workers_and_handles_are_gone() {
+    everywhere(|env| async move {
+        let token = Arc::new(());
+        let (inside, observer) = (Arc::clone(&token), Arc::clone(&token));
+        let pool = env
+            .at_once(3)
+            .observe(move |_: &Event| drop(Arc::clone(&observer)))
+            .spawn_on(&env, move |n: u32| {
+                let token = Arc::clone(&inside);
+                async move {
+                    yield_now().await;
+                    drop(token);
+                    Ok::<_, ()>(n)
+                }
+            });
+        drop(pool.map(0..100).try_collect::<Vec<_>>().await);
+        let handles: Vec<_> = (0..10).map(|n| pool.try_submit(n).unwrap()).collect();
+        drop(handles);
+        let mut map = pool.map(0..100);
+        drop(poll_once(pin!(map.next())));
+        drop((map, pool));
+        while Arc::strong_count(&token) > 1 {
+            std::thread::yield_now();
+            yield_now().await;
+        }
+    });
 }

@@ -14,7 +14,8 @@ use futures::FutureExt;
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Drops, Env, Gate, assert_settled, block_on, everywhere, everywhere_once, poll_once,
+    Drops, Env, Gate, assert_settled, block_on, everywhere, everywhere_once, in_both_ways,
+    poll_once,
 };
 
 /// Jobs return even numbers and fail with odd ones.
@@ -247,14 +248,13 @@ impl<F: FnOnce()> Drop for AtDrop<F> {
 fn no_job_of_a_map_starts_once_its_last_allowed_failure_has_an_outcome() {
     // A second worker is polled at the very moment at which the first one reports the failure.
     type Second = Arc<Mutex<Option<brigade::rt::BoxFuture<'static, ()>>>>;
-    for slots in [1, 2] {
+    in_both_ways(|slots| {
         let second = Second::default();
         let (other, started) = (Arc::clone(&second), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&started);
-        let (pool, workers) = Pool::builder()
+        let (pool, workers) = slots
+            .each(Pool::builder(), 2, 2)
             .timer(ManualTimer::new())
-            .workers(2)
-            .jobs_per_worker(slots)
             .observe(move |event: &Event| match event {
                 Event::Started { .. } => _ = count.fetch_add(1, Ordering::SeqCst),
                 Event::Finished {
@@ -287,7 +287,7 @@ fn no_job_of_a_map_starts_once_its_last_allowed_failure_has_an_outcome() {
             (1, 2)
         );
         assert_settled(&pool);
-    }
+    });
 }
 
 #[test]

@@ -24,6 +24,18 @@ use futures::executor::{LocalPool, ThreadPool};
 use futures::task::{LocalSpawnExt, SpawnExt};
 use futures_lite::future;
 
+pub(crate) const SECOND: Duration = secs(1);
+pub(crate) const MINUTE: Duration = secs(60);
+pub(crate) const HOUR: Duration = secs(3600);
+
+pub(crate) const fn secs(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+pub(crate) const fn millis(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
 /// The ways to run several jobs at once: by many workers, or by the slots of few. What is promised
 /// holds in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +63,18 @@ impl Slots {
             Self::Many if jobs >= 4 && jobs.is_multiple_of(2) => 2,
             Self::Many => 1,
         }
+    }
+
+    /// A pool of this many workers, each with one slot or with `several`.
+    pub(crate) fn each<In, E>(
+        self,
+        builder: Builder<In, E>,
+        workers: usize,
+        several: usize,
+    ) -> Builder<In, E> {
+        builder
+            .workers(workers)
+            .jobs_per_worker(if self == Self::One { 1 } else { several })
     }
 
     /// A pool that starts its jobs in their order, whether the one before has ended or not: by one
@@ -632,16 +656,102 @@ pub(crate) async fn yield_now() {
     future::yield_now().await;
 }
 
-/// A waker that calls the closure, the first time.
-pub(crate) fn on_wake(call: impl FnOnce() + Send + 'static) -> Waker {
-    struct OnWake(Mutex<Option<Box<dyn FnOnce() + Send>>>);
-    impl Wake for OnWake {
+/// Counts the calls of its wakers.
+#[derive(Default)]
+pub(crate) struct Wakes(AtomicUsize);
+
+impl Wakes {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub(crate) fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(Arc::clone(self))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// The number of calls since the last `take`.
+    pub(crate) fn take(&self) -> usize {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A waker that calls the closure each time, also while a call is in progress.
+pub(crate) fn on_each_wake(call: impl Fn() + Send + Sync + 'static) -> Waker {
+    struct Calls<F>(F);
+    impl<F: Fn() + Send + Sync> Wake for Calls<F> {
         fn wake(self: Arc<Self>) {
-            let call = self.0.lock().unwrap().take();
-            call.into_iter().for_each(|call| call());
+            (self.0)();
         }
     }
-    Waker::from(Arc::new(OnWake(Mutex::new(Some(Box::new(call))))))
+    Waker::from(Arc::new(Calls(call)))
+}
+
+/// A waker that calls the closure the first time only.
+pub(crate) fn on_wake(call: impl FnOnce() + Send + 'static) -> Waker {
+    let call = Mutex::new(Some(call));
+    on_each_wake(move || {
+        let call = call.lock().unwrap().take();
+        call.into_iter().for_each(|call| call());
+    })
+}
+
+/// The owner of a pool that jobs, observers or closures of that pool reach through a
+/// [`OwnPoolRef`]. Dropping the owner takes the pool out, so that the pool does not own itself.
+pub(crate) struct OwnPool<In, T, E>(OwnPoolRef<In, T, E>);
+
+impl<In, T, E> OwnPool<In, T, E> {
+    pub(crate) fn new() -> Self {
+        Self(OwnPoolRef(Arc::default()))
+    }
+
+    /// A reference for code inside the pool.
+    pub(crate) fn reach(&self) -> OwnPoolRef<In, T, E> {
+        self.0.clone()
+    }
+
+    pub(crate) fn set(&self, pool: &Pool<In, T, E>) {
+        *self.0.0.lock().unwrap() = Some(pool.clone());
+    }
+}
+
+impl<In, T, E> Drop for OwnPool<In, T, E> {
+    fn drop(&mut self) {
+        drop(self.0.take());
+    }
+}
+
+/// Where code inside a pool finds the pool; empty before [`OwnPool::set`].
+pub(crate) struct OwnPoolRef<In, T, E>(Arc<Mutex<Option<Pool<In, T, E>>>>);
+
+impl<In, T, E> OwnPoolRef<In, T, E> {
+    pub(crate) fn get(&self) -> Option<Pool<In, T, E>> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub(crate) fn pool(&self) -> Pool<In, T, E> {
+        self.get().expect("the pool is set before its jobs run")
+    }
+
+    /// Takes the pool out.
+    pub(crate) fn take(&self) -> Option<Pool<In, T, E>> {
+        self.0.lock().ok().and_then(|mut pool| pool.take())
+    }
+}
+
+impl<In, T, E> Clone for OwnPoolRef<In, T, E> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
 }
 
 /// Polls once and says whether it is ready.

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use brigade::{
     Builder, Completion, End, JobError, Key, ManualTimer, OnError, Outcome, Pool, RateLimit, Retry,
@@ -14,20 +13,16 @@ use brigade::{
 use futures_lite::future;
 
 use crate::harness::{
-    Env, Gate, Live, Log, assert_over, assert_settled, everywhere, everywhere_once, gated,
-    poll_once, yield_now,
+    Env, Gate, Live, Log, OwnPool, assert_over, assert_settled, everywhere, everywhere_once, gated,
+    millis, poll_once, yield_now,
 };
-use crate::steps::Steps;
+use crate::steps::step_pool;
 
 /// A key, and a number within it.
 type Input = (&'static str, u32);
 
 const fn key(input: &Input) -> &'static str {
     input.0
-}
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
 }
 
 // ---- turns ----
@@ -84,7 +79,7 @@ fn a_key_whose_job_comes_back_before_it_starts_keeps_its_turn() {
             .jobs_per_worker(slots)
             .key_by(key)
             .retry(retry);
-        let (pool, workers) = builder.timer(clock.clone()).build(move |input: Input| {
+        let (pool, mut steps) = step_pool(builder.timer(clock.clone()), move |input: Input| {
             log.push(input);
             let is_first = !std::mem::replace(&mut *has_failed.lock().unwrap(), true);
             future::ready(if is_first { Err(()) } else { Ok(()) })
@@ -94,10 +89,6 @@ fn a_key_whose_job_comes_back_before_it_starts_keeps_its_turn() {
             pool.try_submit(input).unwrap().detach();
         }
         pool.resume();
-        let mut steps = Steps::default();
-        for worker in workers {
-            steps.add("worker", worker.run());
-        }
         steps.run_out(&clock);
         assert_eq!(
             started.take(),
@@ -884,17 +875,16 @@ fn two_keys_whose_jobs_await_each_others_next_ones_do_not_hang() {
 
 #[test]
 fn a_map_of_ones_own_key_and_a_wait_for_room_behind_it_end_with_an_error() {
-    type Place = Arc<Mutex<Option<Pool<u32, &'static str, ()>>>>;
     everywhere(|env| async move {
-        let place = Place::default();
-        let inside = Arc::clone(&place);
+        let own = OwnPool::<u32, &'static str, ()>::new();
+        let inside = own.reach();
         let pool = env
             .at_once(3)
             .queue_capacity(1)
             .key_by(|_: &u32| "one")
             .max_running_per_key(1)
             .spawn_on(&env, move |n: u32| {
-                let pool = inside.lock().unwrap().clone();
+                let pool = inside.get();
                 async move {
                     let Some(pool) = pool.filter(|_| n > 0) else {
                         return Ok("plain");
@@ -911,7 +901,7 @@ fn a_map_of_ones_own_key_and_a_wait_for_room_behind_it_end_with_an_error() {
                     Ok("the submitter was told")
                 }
             });
-        *place.lock().unwrap() = Some(pool.clone());
+        own.set(&pool);
         assert_eq!(
             pool.submit(1).await.unwrap().await,
             Ok("the map was told"),
@@ -924,7 +914,6 @@ fn a_map_of_ones_own_key_and_a_wait_for_room_behind_it_end_with_an_error() {
             "{}",
             env.name
         );
-        *place.lock().unwrap() = None;
         assert_over(&env, &pool).await;
         assert_settled(&pool);
     });

@@ -14,7 +14,7 @@ use futures_lite::future;
 
 use crate::harness::{
     Gate, Log, assert_adds_up, assert_over, assert_settled, block_on, everywhere, everywhere_once,
-    gated, poll_once, yield_now,
+    gated, millis, poll_once, secs, yield_now,
 };
 
 type Numbers = Pool<u32, u32, ()>;
@@ -31,10 +31,6 @@ async fn await_all(
         results.push(handle.await);
     }
     results
-}
-
-const fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
 }
 
 // ---- priority ----
@@ -276,7 +272,7 @@ fn ageing_changes_no_order_among_equals() {
         gate.arrived(1).await;
         for n in 1..50 {
             handles.push(pool.try_submit(n).unwrap());
-            env.clock.advance(Duration::from_millis(300));
+            env.clock.advance(millis(300));
         }
         gate.open(50);
         assert_eq!(
@@ -535,11 +531,7 @@ fn a_job_whose_delay_has_passed_waits_for_a_worker_and_counts_as_queued() {
 #[test]
 fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
     everywhere(|env| async move {
-        let far = env
-            .clock
-            .now()
-            .checked_add(Duration::from_secs(u64::MAX / 8))
-            .unwrap();
+        let far = env.clock.now().checked_add(secs(u64::MAX / 8)).unwrap();
         let never = |pool: &Numbers| {
             [
                 pool.job(1).delay(Duration::MAX).try_submit().unwrap(),

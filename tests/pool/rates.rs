@@ -14,20 +14,10 @@ use brigade::{
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Slots, Starts, assert_over, assert_settled, everywhere, everywhere_once,
-    in_both_ways, poll_once, yield_now,
+    Env, Gate, SECOND, Slots, Starts, assert_over, assert_settled, everywhere, everywhere_once,
+    in_both_ways, millis, poll_once, secs, yield_now,
 };
-use crate::steps::Steps;
-
-const SECOND: Duration = Duration::from_secs(1);
-
-const fn secs(count: u64) -> Duration {
-    Duration::from_secs(count)
-}
-
-const fn millis(count: u64) -> Duration {
-    Duration::from_millis(count)
-}
+use crate::steps::{Steps, step_pool};
 
 /// A pool whose jobs end as soon as they start.
 fn brief_pool(env: &Env, builder: Builder<u32, ()>, starts: &Starts<u32>) -> Pool<u32, u32, ()> {
@@ -45,14 +35,10 @@ fn brief_steps(
     starts: &Starts<u32>,
 ) -> (Pool<u32, u32, ()>, Steps) {
     let starts = starts.clone();
-    let (pool, workers) = builder.timer(clock.clone()).build(move |n: u32| {
+    let (pool, mut steps) = step_pool(builder.timer(clock.clone()), move |n: u32| {
         starts.note(n);
         async move { Ok(n) }
     });
-    let mut steps = Steps::default();
-    for worker in workers {
-        steps.add("worker", worker.run());
-    }
     steps.settle();
     (pool, steps)
 }

@@ -15,19 +15,9 @@ use brigade::{
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Starts, assert_over, assert_settled, everywhere, in_both_ways, poll_once, yield_now,
+    Env, Gate, HOUR, SECOND, Starts, assert_over, assert_settled, everywhere, in_both_ways, millis,
+    poll_once, secs, yield_now,
 };
-
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-
-const fn secs(count: u64) -> Duration {
-    Duration::from_secs(count)
-}
-
-const fn millis(count: u64) -> Duration {
-    Duration::from_millis(count)
-}
 
 type Jobs = Pool<u32, u32, u32>;
 type Handle = JobHandle<u32, u32, u32>;
