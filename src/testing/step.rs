@@ -86,8 +86,8 @@ impl Sim {
         let (injections, trace) = (&self.state.injections, &self.state.trace);
         self.trace_events();
         // `poll_task` adds a line for a poll.
-        let is_told = !matches!(fault, Fault::Poll(_));
-        if is_told {
+        let is_traced = !matches!(fault, Fault::Poll(_));
+        if is_traced {
             let place = self.place();
             trace
                 .borrow_mut()
@@ -100,7 +100,7 @@ impl Sim {
             return;
         }
         injections.forget(number);
-        if is_told {
+        if is_traced {
             trace.borrow_mut().add(format_args!("  it has no effect"));
         }
     }

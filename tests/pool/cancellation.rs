@@ -130,7 +130,7 @@ fn a_cancelled_job_is_not_revived_when_its_turn_comes() {
     });
 }
 
-/// Jobs sleep for as many milliseconds as they are told.
+/// Jobs sleep for as many milliseconds as their input says.
 fn sleeping_pool(env: &Env, builder: Builder<u64, ()>) -> Pool<u64, u64, ()> {
     let clock = env.clock.clone();
     builder.spawn_on(env, move |n: u64| {
@@ -439,7 +439,7 @@ fn dropping_a_handle_cancels_its_job_and_detaching_lets_it_go_on() {
 }
 
 #[test]
-fn a_caller_who_is_dropped_with_his_handle_cancels_the_job() {
+fn a_caller_that_is_dropped_with_its_handle_cancels_the_job() {
     everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
         let pool = counted_pool(&env, env.in_order(), &gate, &drops);
@@ -480,7 +480,7 @@ fn a_cancellation_that_comes_after_the_end_yields_the_result() {
 }
 
 #[test]
-fn a_cancellation_goes_on_if_nobody_waits_for_it() {
+fn a_cancellation_that_is_not_awaited_still_completes() {
     everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
         let pool = counted_pool(&env, env.in_order(), &gate, &drops);
@@ -527,7 +527,7 @@ fn a_job_may_cancel_itself_and_its_neighbours() {
 
 #[test]
 fn a_cancelled_receive_loses_no_message() {
-    // What the channels stand on: a `recv` that is dropped, whenever, passes its message on.
+    // The channels depend on it: a `recv` that is dropped passes its notification on.
     let (sender, receiver) = async_channel::bounded(4);
     let mut seen = Vec::new();
     let (mut sent, mut drops) = (0, 0);

@@ -1,9 +1,9 @@
-//! Clocks that do what no clock should: step back, stand still, jump ahead, run faster than any
-//! job. No permit too many comes of that, no job waits for longer than a period once the clock goes
-//! on, and no worker keeps the thread.
+//! Clocks that misbehave: they step back, stand still, jump ahead, or run faster than any job. The
+//! pool grants no permit too many, no job waits for longer than a period once the clock advances
+//! again, and no worker blocks the thread.
 //!
-//! On one thread and step by step, since what matters is what has happened between two looks at the
-//! clock.
+//! On one thread and step by step, since the tests depend on what happens between two calls of
+//! `now`.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn, ready};
@@ -195,7 +195,7 @@ impl Stage {
         }
     }
 
-    /// Runs whoever was woken, and says how many jobs have started so far.
+    /// Polls the tasks that were woken; returns how many jobs have started so far.
     fn started(&mut self) -> usize {
         while self.steps.step().is_some() {}
         self.started.load(Ordering::SeqCst)
@@ -278,7 +278,7 @@ impl Model {
 }
 
 #[test]
-fn a_bent_clock_gives_no_permit_too_many_and_keeps_nobody_waiting_once_it_goes_on() {
+fn a_bent_clock_gives_no_permit_too_many_and_delays_no_job_once_it_goes_on() {
     for seed in 0..300 {
         let mut random = fastrand::Rng::with_seed(seed);
         let alarms = if seed % 2 == 0 {
@@ -327,7 +327,7 @@ fn a_bent_clock_gives_no_permit_too_many_and_keeps_nobody_waiting_once_it_goes_o
                 model.look(0),
                 "seed {seed}, step {step}, {alarms:?}, {limit:?}"
             );
-            // Somebody comes, so that the pool looks at the clock.
+            // A submission makes the pool read the clock.
             stage.submit(1);
             model.waiting += 1;
             assert_eq!(

@@ -24,7 +24,7 @@ use crate::steps::step_pool;
 type Numbers = Pool<u32, u32, ()>;
 
 /// How many are queued, delayed and running.
-fn figures<In, T, E>(pool: &Pool<In, T, E>) -> (usize, usize, usize) {
+fn counts<In, T, E>(pool: &Pool<In, T, E>) -> (usize, usize, usize) {
     let stats = pool.stats();
     assert_adds_up(&stats);
     (stats.queued, stats.delayed, stats.running)
@@ -49,7 +49,7 @@ fn a_paused_pool_lets_running_jobs_end_and_starts_the_others_when_it_is_resumed(
         assert!(poll_once(waiting.as_mut()).is_none());
         gate.open(2);
         pool.wait_running_below(1).await;
-        assert_eq!(figures(&pool), (4, 0, 0), "{}", env.name);
+        assert_eq!(counts(&pool), (4, 0, 0), "{}", env.name);
         assert!(poll_once(waiting.as_mut()).is_none());
         let mut before = started.take();
         before.sort_unstable();
@@ -88,7 +88,7 @@ fn a_pause_holds_back_what_is_on_its_way_to_a_worker() {
             for _ in 0..100 {
                 yield_now().await;
             }
-            assert_eq!((log.take(), figures(&pool)), (vec![], (5, 0, 0)));
+            assert_eq!((log.take(), counts(&pool)), (vec![], (5, 0, 0)));
             pool.resume();
             pool.drain().await;
         }));
@@ -158,7 +158,7 @@ fn pauses_are_counted_and_a_resume_without_one_is_nothing() {
         pool.clone().pause();
         let handle = pool.try_submit(0).unwrap();
         pool.resume();
-        assert_eq!((pool.is_paused(), figures(&pool)), (true, (1, 0, 0)));
+        assert_eq!((pool.is_paused(), counts(&pool)), (true, (1, 0, 0)));
         gate.open(1);
         pool.resume();
         assert!(!pool.is_paused());
@@ -170,7 +170,7 @@ fn pauses_are_counted_and_a_resume_without_one_is_nothing() {
         let handle = pool.try_submit(1).unwrap();
         yield_now().await;
         assert_eq!(
-            (pool.is_paused(), figures(&pool), started.take()),
+            (pool.is_paused(), counts(&pool), started.take()),
             (true, (1, 0, 0), vec![0]),
             "{}",
             env.name
@@ -211,7 +211,7 @@ fn a_pause_holds_while_others_pause_and_resume_at_the_same_time() {
         });
         yield_now().await;
         assert_eq!(
-            (pool.is_paused(), figures(&pool), started.take()),
+            (pool.is_paused(), counts(&pool), started.take()),
             (true, (100, 0, 0), vec![]),
             "{}",
             env.name
@@ -363,7 +363,7 @@ fn time_goes_on_in_a_paused_pool() {
             "{}",
             env.name
         );
-        assert_eq!(figures(&pool), (1, 0, 0));
+        assert_eq!(counts(&pool), (1, 0, 0));
         gate.open(1);
         pool.resume();
         assert_eq!(delayed.await, Ok(1));
@@ -393,7 +393,7 @@ fn a_job_that_pauses_its_own_pool_is_the_last_to_start() {
         pool.wait_queued_below(3).await;
         pool.wait_running_below(1).await;
         assert_eq!(
-            (started.take(), figures(&pool)),
+            (started.take(), counts(&pool)),
             (vec![0, 1, 2, 3], (2, 0, 0)),
             "{}",
             env.name
@@ -425,36 +425,26 @@ fn more_workers_start_jobs_at_once_and_fewer_stop_none_and_hold_as_jobs_end() {
         pool.set_workers(1);
         let handles: Vec<_> = (0..20).map(|n| pool.try_submit(n).unwrap()).collect();
         gate.arrived(1).await;
-        assert_eq!(figures(&pool), (19, 0, 1), "{}", env.name);
+        assert_eq!(counts(&pool), (19, 0, 1), "{}", env.name);
         for (workers, more) in [(2, 1), (3, 1), (4, 1)] {
             pool.set_workers(workers);
             gate.arrived(more).await;
-            assert_eq!(figures(&pool), (20 - workers, 0, workers), "{}", env.name);
+            assert_eq!(counts(&pool), (20 - workers, 0, workers), "{}", env.name);
         }
         pool.set_workers(1);
-        assert_eq!(
-            (figures(&pool), live.now()),
-            ((16, 0, 4), 4),
-            "{}",
-            env.name
-        );
+        assert_eq!((counts(&pool), live.now()), ((16, 0, 4), 4), "{}", env.name);
         // Three end, and none takes their place; then one after another.
         gate.open(3);
         pool.wait_running_below(2).await;
-        assert_eq!(
-            (figures(&pool), live.now()),
-            ((16, 0, 1), 1),
-            "{}",
-            env.name
-        );
+        assert_eq!((counts(&pool), live.now()), ((16, 0, 1), 1), "{}", env.name);
         gate.open(1);
         gate.arrived(1).await;
-        assert_eq!(figures(&pool), (15, 0, 1), "{}", env.name);
+        assert_eq!(counts(&pool), (15, 0, 1), "{}", env.name);
         // In one go, and not one by one.
         pool.set_workers(4);
         gate.arrived(3).await;
         assert_eq!(
-            (figures(&pool), live.most()),
+            (counts(&pool), live.most()),
             ((12, 0, 4), 4),
             "{}",
             env.name
@@ -486,7 +476,7 @@ fn fewer_workers_hold_back_what_is_on_its_way_to_one() {
         pool.set_workers(2);
         workers.spawn_on(&env);
         gate.arrived(2).await;
-        assert_eq!(figures(&pool), (18, 0, 2), "{}", env.name);
+        assert_eq!(counts(&pool), (18, 0, 2), "{}", env.name);
         gate.open(20);
         for (n, handle) in (0..).zip(handles) {
             assert_eq!(handle.await, Ok(n));
@@ -516,7 +506,7 @@ fn submitters_that_wait_for_room_go_on_when_there_are_more_workers() {
             handles.push(submit.await.unwrap());
         }
         gate.arrived(6).await;
-        assert_eq!(figures(&pool), (0, 0, 11), "{}", env.name);
+        assert_eq!(counts(&pool), (0, 0, 11), "{}", env.name);
         gate.open(11);
         for (n, handle) in (0..).zip(handles) {
             assert_eq!(handle.await, Ok(n));
@@ -551,7 +541,7 @@ fn a_job_that_waits_for_another_is_told_when_no_worker_is_left_for_that() {
         workers.spawn_on(&env);
         let handle = pool.try_submit(1).unwrap();
         gate.arrived(1).await;
-        // The other worker has nothing to do before it is resumed, so the wait is none for ever.
+        // The other worker starts no job before the pool is resumed, so the wait can still end.
         pool.pause();
         gate.open(1);
         waits.next().await;
@@ -596,7 +586,7 @@ fn a_job_whose_pool_is_paused_waits_for_another_until_it_is_resumed() {
         pool.pause();
         gate.open(1);
         waits.next().await;
-        assert_eq!(figures(&pool), (1, 0, 1));
+        assert_eq!(counts(&pool), (1, 0, 1));
         pool.resume();
         assert_eq!(handle.await, Ok(0), "{}", env.name);
         assert_over(&env, &pool).await;
@@ -749,7 +739,8 @@ fn running_jobs_are_listed_in_the_order_of_their_workers_with_all_that_is_known_
             jobs.sort_unstable_by_key(|job| job.2);
             jobs
         };
-        // Two of a map, the second and third of it, and a handle's. Nobody looks at the clock.
+        // Two jobs of a map, the second and third, and the job of a handle. No job has a start time,
+        // since the pool does not read the clock.
         let mut map = pool.map([0, 1, 2]);
         let handle = pool.try_submit(3).unwrap();
         assert!(poll_once(pin!(map.next())).is_none());
@@ -767,7 +758,7 @@ fn running_jobs_are_listed_in_the_order_of_their_workers_with_all_that_is_known_
             .map(|(job, worker, attempt)| (*job, index(*job), *worker, *attempt, None))
             .collect();
         assert_eq!(seen(&env, pool.running()), expected(plain), "{}", env.name);
-        // With a schedule somebody does, for those that start from then on.
+        // With a schedule the pool does, for jobs that start from then on.
         let start = env.clock.elapsed();
         env.clock.advance(secs(7));
         pool.set_workers(3);
@@ -790,7 +781,7 @@ fn running_jobs_are_listed_in_the_order_of_their_workers_with_all_that_is_known_
 }
 
 #[test]
-fn the_figures_of_a_pool_are_the_sums_of_those_of_its_maps_and_groups_children_included() {
+fn the_statistics_of_a_pool_are_the_sums_of_those_of_its_maps_and_groups_children_included() {
     everywhere(|env| async move {
         let (pool, workers) = env.at_once(10).build_with_submitter(
             |n: u32, jobs: Submitter<u32, u32, u32>| async move {
@@ -818,17 +809,17 @@ fn the_figures_of_a_pool_are_the_sums_of_those_of_its_maps_and_groups_children_i
         let (low, high) = future::zip(low, high).await;
         for (summary, accepted) in [(low, 4000), (high, 4000), (group.summary(), 2000)] {
             let half = accepted / 2;
-            let figures = (
+            let counts = (
                 summary.accepted,
                 summary.succeeded,
                 summary.failed,
                 summary.cancelled,
                 summary.unread,
             );
-            assert_eq!(figures, (accepted, half, half, 0, 0), "{}", env.name);
+            assert_eq!(counts, (accepted, half, half, 0, 0), "{}", env.name);
         }
         let stats = assert_over(&env, &pool).await;
-        let figures = (
+        let counts = (
             stats.accepted,
             stats.succeeded,
             stats.failed,
@@ -836,12 +827,12 @@ fn the_figures_of_a_pool_are_the_sums_of_those_of_its_maps_and_groups_children_i
             stats.rejected,
             stats.retries,
         );
-        assert_eq!(figures, (10_000, 5_000, 5_000, 0, 0, 0), "{}", env.name);
+        assert_eq!(counts, (10_000, 5_000, 5_000, 0, 0, 0), "{}", env.name);
     });
 }
 
 #[test]
-fn the_figures_add_up_at_every_event() {
+fn the_statistics_add_up_at_every_event() {
     everywhere(|env| async move {
         let own = OwnPool::<u32, u32, u32>::new();
         let (inside, looks) = (own.reach(), Log::new());
@@ -854,8 +845,7 @@ fn the_figures_add_up_at_every_event() {
             .rate_limit(RateLimit::per_second(1_000_000).burst(8))
             .retry(Retry::fixed(secs(1)).max_attempts(2))
             .observe(move |_: &Event| {
-                // A panic in an observer is ignored, so others look whether all came back, and at
-                // what they say.
+                // A panic in an observer is ignored, so the statistics are checked after the run.
                 log.push(None);
                 log.push(inside.get().as_ref().map(Pool::stats));
             })
@@ -881,7 +871,7 @@ fn the_figures_add_up_at_every_event() {
             })
             .collect();
         let mut map = pool.map(0..60).priority(1);
-        // The first one costs too much, and is told so at once.
+        // The first job costs too much, and is rejected at once.
         let first = poll_once(pin!(map.next()))
             .flatten()
             .expect("it waits for nothing");
@@ -891,7 +881,7 @@ fn the_figures_add_up_at_every_event() {
                 .is_err_and(|error| error.is_cost_exceeds_limit())
         );
         handles.retain(|handle| handle.id().as_u64() % 9 > 0);
-        while figures(&pool) != (0, 0, 0) {
+        while counts(&pool) != (0, 0, 0) {
             env.clock.advance(secs(1));
             yield_now().await;
         }
@@ -994,7 +984,7 @@ fn a_wait_for_a_shorter_queue_ends_when_so_few_are_queued_or_delayed() {
                 gate.open(1);
                 gate.arrived(1).await;
             }
-            let (queued, delayed, _) = figures(&pool);
+            let (queued, delayed, _) = counts(&pool);
             assert_eq!(queued + delayed, left, "{}", env.name);
             waits.retain_mut(|(count, wait)| {
                 let is_over = poll_once(wait.as_mut()).is_some();
@@ -1003,7 +993,7 @@ fn a_wait_for_a_shorter_queue_ends_when_so_few_are_queued_or_delayed() {
             });
         }
         assert_eq!(ends, [(6, 5), (3, 2)], "{}", env.name);
-        // Whoever waits is woken for it.
+        // The wait is woken by that.
         let (_, last) = waits.pop().unwrap();
         future::zip(last, async { drop(delayed) }).await;
         gate.open(9);
@@ -1026,12 +1016,12 @@ fn a_wait_for_fewer_running_jobs_ends_when_so_few_run_and_does_not_mind_what_is_
         assert!(poll_once(last.as_mut()).is_none());
         for running in [3, 2] {
             future::zip(pool.wait_running_below(running + 1), async { gate.open(1) }).await;
-            assert_eq!(figures(&pool), (2, 0, running), "{}", env.name);
+            assert_eq!(counts(&pool), (2, 0, running), "{}", env.name);
             assert!(poll_once(last.as_mut()).is_none());
         }
         gate.open(2);
         last.await;
-        assert_eq!(figures(&pool), (2, 0, 0), "{}", env.name);
+        assert_eq!(counts(&pool), (2, 0, 0), "{}", env.name);
         pool.resume();
         gate.open(2);
         for (n, handle) in (0..).zip(handles) {
@@ -1159,7 +1149,7 @@ fn one_more_than_may_wait_for_room_is_told_so_at_once() {
                 poll_once(pin!(group.submit(5))),
                 Some(Err(SubmitError::Overloaded(5)))
             );
-            // One that does not want to wait is told as ever, and the one that waits goes on to.
+            // `try_submit` is refused as before, and the submission that waits continues to wait.
             assert_eq!(pool.try_submit(6).unwrap_err(), SubmitError::Full(6));
             assert!(poll_once(first.as_mut()).is_none());
             gate.open(1);
@@ -1193,7 +1183,7 @@ fn one_more_than_may_wait_for_room_is_told_so_at_once() {
 }
 
 #[test]
-fn where_nobody_may_wait_a_full_queue_is_told_at_once_and_room_is_used() {
+fn where_no_submission_may_wait_a_full_queue_refuses_at_once_and_room_is_used() {
     everywhere(|env| async move {
         let (pool, gate, _) = gated(&env, env.one_by_one().queue_capacity(1).max_waiting(0));
         let running = pool.submit(0).await.unwrap();
@@ -1222,7 +1212,7 @@ fn where_nobody_may_wait_a_full_queue_is_told_at_once_and_room_is_used() {
 }
 
 #[test]
-fn maps_wait_for_room_without_taking_up_the_number_of_those_who_may() {
+fn maps_wait_for_room_without_counting_among_the_submissions_that_may() {
     everywhere(|env| async move {
         let (pool, gate, started) = gated(&env, env.one_by_one().queue_capacity(1).max_waiting(1));
         let running = pool.submit(0).await.unwrap();

@@ -130,7 +130,7 @@ all! {
         DropExecutor,
         /// The map or group of the wait is cancelled.
         CancelOwn,
-        /// The last handle that the program holds beside what the wait itself holds.
+        /// The last handle of the program, except those of the wait itself.
         DropLastHandle,
     }
 }

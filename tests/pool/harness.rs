@@ -1,6 +1,6 @@
 //! One suite, every executor. A scenario is written once, as an async function of its [`Env`];
 //! [`everywhere`] runs it on each executor in turn, in both ways to run several jobs at once, with
-//! a clock that moves when told.
+//! a clock that the scenario advances.
 //!
 //! The scenario itself runs on the test's thread; the workers run wherever the executor puts them.
 //! So a scenario orders events by channels, gates and the clock, never by sleeping.
@@ -36,7 +36,7 @@ pub(crate) const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-/// The ways to run several jobs at once: by many workers, or by the slots of few. What is promised
+/// The ways to run several jobs at once: with many workers, or with the slots of few. Every promise
 /// holds in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slots {
@@ -49,7 +49,7 @@ pub(crate) enum Slots {
 impl Slots {
     pub(crate) const BOTH: [Self; 2] = [Self::One, Self::Many];
 
-    /// A pool that runs so many jobs at once.
+    /// A pool that runs this many jobs at once.
     pub(crate) fn at_once<In, E>(self, builder: Builder<In, E>, jobs: usize) -> Builder<In, E> {
         let workers = self.workers(jobs);
         builder.workers(workers).jobs_per_worker(jobs / workers)
@@ -129,7 +129,7 @@ impl Env {
         Pool::builder().timer(self.clock.clone())
     }
 
-    /// The same, of a pool that runs so many jobs at once.
+    /// The same, of a pool that runs this many jobs at once.
     pub(crate) fn at_once<In, E>(&self, jobs: usize) -> Builder<In, E> {
         self.has_many.set(self.has_many.get() || jobs > 1);
         self.slots.at_once(self.builder(), jobs)
@@ -169,8 +169,7 @@ pub(crate) fn everywhere<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env
     run_everywhere(&Slots::BOTH.map(Some), &|env| Box::pin(scenario(env)));
 }
 
-/// The same for a scenario that says itself how many workers and slots there are, since it is about
-/// them.
+/// The same for a scenario about workers and slots, which sets their numbers itself.
 pub(crate) fn everywhere_once<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env) -> F) {
     run_everywhere(&[None], &|env| Box::pin(scenario(env)));
 }
@@ -315,8 +314,7 @@ fn on_hand_written(body: &dyn Fn(Spawner) -> Body) {
     );
 }
 
-/// The plainest executor there is: polls everything, again and again, and sleeps when nobody was
-/// woken.
+/// The simplest executor: polls all tasks in turn, and sleeps when none was woken.
 fn poll_all(spawned: &RefCell<VecDeque<BoxFuture<'static, ()>>>, body: impl Future<Output = ()>) {
     let flag = Arc::new(Flag::default());
     let waker = Waker::from(Arc::clone(&flag));
@@ -374,8 +372,8 @@ impl Wake for Flag {
     }
 }
 
-/// Ends the process if a scenario hangs, since nothing else would; and says of one that fails where
-/// it does.
+/// Aborts the process if a scenario hangs, since nothing else would; and prints where a scenario
+/// fails.
 pub(crate) struct Watchdog {
     what: String,
     is_done: Arc<(Mutex<bool>, Condvar)>,
@@ -413,7 +411,7 @@ impl Drop for Watchdog {
     }
 }
 
-/// Lets jobs through one by one: a handler awaits [`pass`](Self::pass), the scenario calls
+/// Releases jobs one by one: a handler awaits [`pass`](Self::pass), the scenario calls
 /// [`open`](Self::open).
 #[derive(Clone)]
 pub(crate) struct Gate {
@@ -456,31 +454,31 @@ impl Gate {
     }
 }
 
-/// What happens, in its order: handlers tell it, the scenario hears of it.
+/// A log in order: handlers push entries, the scenario awaits them.
 #[derive(Clone)]
 pub(crate) struct Log<T> {
-    tell: async_channel::Sender<T>,
-    hear: async_channel::Receiver<T>,
+    entries: async_channel::Sender<T>,
+    unread: async_channel::Receiver<T>,
 }
 
 impl<T> Log<T> {
     pub(crate) fn new() -> Self {
-        let (tell, hear) = async_channel::unbounded();
-        Self { tell, hear }
+        let (entries, unread) = async_channel::unbounded();
+        Self { entries, unread }
     }
 
     pub(crate) fn push(&self, what: T) {
-        self.tell
+        self.entries
             .try_send(what)
             .unwrap_or_else(|_| panic!("the log is alive"));
     }
 
-    /// Waits for the next entry that was not heard of yet.
+    /// Waits for the next unread entry.
     pub(crate) async fn next(&self) -> T {
-        self.hear.recv().await.expect("the log is alive")
+        self.unread.recv().await.expect("the log is alive")
     }
 
-    /// Waits for so many.
+    /// Waits for this many.
     pub(crate) async fn many(&self, count: usize) -> Vec<T> {
         let mut entries = Vec::new();
         while entries.len() < count {
@@ -489,9 +487,9 @@ impl<T> Log<T> {
         entries
     }
 
-    /// All that were not heard of yet.
+    /// Takes all unread entries.
     pub(crate) fn take(&self) -> Vec<T> {
-        std::iter::from_fn(|| self.hear.try_recv().ok()).collect()
+        std::iter::from_fn(|| self.unread.try_recv().ok()).collect()
     }
 }
 
@@ -613,7 +611,7 @@ impl<J: Debug + PartialEq> Starts<J> {
     /// Waits for these starts and no others. Meanwhile it moves the clock on from one deadline to
     /// the next, whenever no job of the pool runs.
     ///
-    /// Nobody but the pool may sleep on the clock. With several workers, one may have to move its
+    /// Only the pool may sleep on the clock. With several workers, one may have to move its
     /// alarm to an earlier time after another one's job has ended, and may do so too late for this;
     /// such a scenario is for one worker.
     pub(crate) async fn expect<In, T, E>(
@@ -645,7 +643,7 @@ impl<J: Debug + PartialEq> Starts<J> {
         assert_eq!(seen, expected);
     }
 
-    /// What has been noted so far and not been asked for.
+    /// Takes the unread notes.
     pub(crate) fn take(&self) -> Vec<(J, Duration)> {
         std::iter::from_fn(|| self.notes.try_recv().ok()).collect()
     }
@@ -762,7 +760,7 @@ pub(crate) fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Option<F::Ou
     }
 }
 
-/// The figures add up, and nothing is left over.
+/// Asserts that the statistics add up, and that no job is left.
 #[track_caller]
 pub(crate) fn assert_settled<In, T, E>(pool: &Pool<In, T, E>) -> Stats {
     let stats = pool.stats();

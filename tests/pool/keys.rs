@@ -42,7 +42,7 @@ fn keys_of_equal_priority_take_turns_and_jobs_of_one_key_start_in_their_order() 
         }
         gate.open(2);
         gate.arrived(2).await;
-        // The second one of its turn is running, and a key that comes anew stands behind those that
+        // The second one of its turn is running, and a key with a new job comes after the keys that
         // wait.
         submit(("d", 1));
         submit(("z", 1));
@@ -377,7 +377,7 @@ fn a_key_is_free_again_however_its_job_ends() {
 }
 
 #[test]
-fn a_job_of_a_busy_key_that_is_cancelled_takes_nobodys_turn() {
+fn a_job_of_a_busy_key_that_is_cancelled_takes_no_other_jobs_turn() {
     everywhere(|env| async move {
         let (pool, gate, started) = pool_with_busy_key(&env, env.in_order(), 1);
         let mut handles: Vec<_> = (0..6)
@@ -568,8 +568,8 @@ fn an_urgent_job_overtakes_one_on_its_way_to_a_worker_and_has_its_permits_be_it_
     const OTHER: Input = ("b", 0);
     everywhere_once(|env| async move {
         let cases = [
-            // The first one has the only slot, and the place and the permit of its key, since
-            // nobody else was there.
+            // The first job has the only slot, and the slot and the permit of its key, since no other
+            // job was there.
             (vec![(FIRST, 0), (SAME, 1)], vec![(0, SAME), (1000, FIRST)]),
             (vec![(FIRST, 0), (OTHER, 1)], vec![(0, OTHER), (0, FIRST)]),
             (
@@ -628,7 +628,7 @@ fn a_job_that_costs_nothing_takes_its_turn_and_no_permit() {
         }
         let mut log = starts.many(1).await;
         log.extend(tick(&env, &starts, &[1, 1, 2]).await);
-        // Nobody waits, and there is no permit.
+        // No job waits, and there is no permit.
         pool.try_submit((6, 0)).unwrap().detach();
         log.extend(starts.many(1).await);
         log[3..].sort_unstable();
@@ -689,8 +689,7 @@ fn a_panic_in_the_closure_of_keys_or_costs_ends_that_job_alone() {
                 log.push(n);
                 async move {
                     if n == 3 {
-                        // They are accepted, as any other; what becomes of them is seen by whoever
-                        // awaits them.
+                        // They are accepted like other jobs; their outcome reaches what awaits them.
                         assert_eq!(jobs.add(13), Ok(()));
                         assert_eq!(panicked(jobs.submit(14).unwrap().await), "no cost");
                     }
@@ -736,7 +735,7 @@ fn a_panic_in_the_closure_of_keys_or_costs_ends_that_job_alone() {
             (summary.succeeded, summary.panicked, summary.end),
             (3, 3, End::Complete)
         );
-        // It counts as a failure for those who stop at one.
+        // It counts as a failure for a map that stops at one.
         let stopped = pool
             .map([2, 13])
             .on_error(OnError::Stop)
@@ -867,7 +866,7 @@ fn two_keys_whose_jobs_await_each_others_next_ones_do_not_hang() {
         for handle in handles {
             told += usize::from(handle.await.unwrap());
         }
-        // The first one that is told makes room for what the other awaits.
+        // The first job whose wait is refused frees the slot for the job that the other awaits.
         assert!((1..=2).contains(&told), "{told} on {}", env.name);
         assert_over(&env, &pool).await;
     });

@@ -1,5 +1,5 @@
-//! The clock that moves when told, and the run that tells it: it jumps to the next alarm when its
-//! future waits.
+//! `ManualTimer` and its `run`, which advances the clock to the next deadline while its future is
+//! pending.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};

@@ -1,5 +1,5 @@
-//! Whatever of the user's panics: one outcome, the worker lives, the figures add up, and each thing
-//! is dropped once.
+//! Panics of user code: the job has one outcome, the worker lives, the statistics add up, and each
+//! value is dropped once.
 
 use std::future::Future;
 use std::panic::resume_unwind;
@@ -409,7 +409,7 @@ fn values_and_errors_that_panic_when_they_are_dropped_cost_no_worker() {
             pool.wait_idle().await;
             late.detach();
             drop(unread);
-            // Of a map and a group that nobody reads to the end.
+            // A map and a group that are not read to the end.
             let mut map = pool.map([n; 10]);
             assert!(poll_once(std::pin::pin!(map.next())).is_none());
             let group = pool.group();
@@ -522,7 +522,7 @@ fn a_clone_of_a_kept_input_that_panics_costs_one_job_and_no_worker() {
 }
 
 #[test]
-fn state_is_made_anew_after_a_panic_and_only_then() {
+fn state_is_made_again_after_a_panic_and_only_then() {
     let (drops, made) = (Drops::default(), Arc::new(Mutex::new(Vec::new())));
     let (states, log) = (drops.clone(), Arc::clone(&made));
     let (pool, workers) = Pool::builder()
@@ -790,7 +790,7 @@ fn values_that_an_ordered_map_holds_back_may_panic_in_their_drops() {
 }
 
 #[test]
-fn a_panic_counts_as_a_failure_for_those_who_stop_at_one() {
+fn a_panic_counts_as_a_failure_for_a_map_that_stops_at_one() {
     everywhere(|env| async move {
         let pool = env.in_order().spawn_on(&env, |n: u32| async move {
             if n == 2 {

@@ -12,7 +12,7 @@ use crate::harness::SECOND;
 
 const SECRET: &str = "the password";
 
-/// Shows what nobody should see in a log.
+/// A value that must not appear in a log.
 #[derive(Clone, PartialEq, Eq)]
 struct Secret;
 

@@ -83,7 +83,7 @@ fn observers_unhandled_failures_and_drops_may_call_everything() {
             .at_once(2)
             .queue_capacity(4)
             .observe(move |_: &Event| {
-                // What an observer does is observed in turn, so it has to stop somewhere.
+                // The calls of an observer are observed too, so the recursion is bounded.
                 if let Some(pool) = seen.get()
                     && depth.fetch_add(1, Ordering::SeqCst) < 3
                 {

@@ -302,7 +302,7 @@ fn an_error_that_is_not_transient_is_final() {
 }
 
 #[test]
-fn nobody_is_asked_about_the_last_attempt() {
+fn no_policy_is_asked_about_the_last_attempt() {
     everywhere(|env| async move {
         for way in WAYS {
             let asked = Arc::new(Mutex::new(Vec::new()));
@@ -810,7 +810,7 @@ fn jitter_stays_within_its_part_of_the_delay() {
     });
 }
 
-// ---- figures without end ----
+// ---- extreme numbers ----
 
 #[test]
 fn ten_thousand_attempts_overflow_nothing() {
@@ -844,7 +844,7 @@ fn ten_thousand_attempts_overflow_nothing() {
 }
 
 #[test]
-fn a_delay_longer_than_time_keeps_its_job_waiting_and_hurts_nobody() {
+fn a_delay_longer_than_time_keeps_its_job_waiting_and_no_other() {
     everywhere(|env| async move {
         const END: Duration = Duration::MAX;
         let policies: [(u32, fn() -> Retry<u32>); 9] = [
@@ -1099,7 +1099,7 @@ fn jobs_of_a_map_that_wait_for_another_attempt_stay_within_its_window() {
     });
 }
 
-// ---- for whom the time of an error holds ----
+// ---- the scope of an error's time ----
 
 #[test]
 fn the_time_of_an_error_holds_for_its_job_or_its_key_or_all() {
@@ -1217,8 +1217,7 @@ fn the_time_of_an_error_holds_for_what_is_on_its_way_to_a_worker() {
 
 #[test]
 fn two_failures_at_the_same_time_stay_within_the_bounds() {
-    // The second job fails while the first one tells of its retry: on one thread, by a worker that
-    // is polled there.
+    // The second job fails in the `on_retry` of the first one, which polls the other worker.
     for floor in [1, 2] {
         let second: Arc<Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>> = Arc::default();
         let inside = Arc::clone(&second);
@@ -1280,7 +1279,7 @@ impl Drop for Brittle {
 }
 
 #[test]
-fn a_panic_in_the_drop_of_the_delays_hurts_nobody_when_the_retry_comes_to_nothing() {
+fn a_panic_in_the_drop_of_the_delays_affects_no_job_when_the_retry_comes_to_nothing() {
     in_both_ways(|slots| {
         let own = OwnPool::<u32, (), u32>::new();
         let inside = own.reach();

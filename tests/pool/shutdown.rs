@@ -32,7 +32,7 @@ fn gated_pool(env: &Env, builder: Builder<u32, ()>, gate: &Gate) -> Pool<u32, u3
     })
 }
 
-/// What a report says, without its figures.
+/// The jobs of a report, without its statistics.
 fn words<In: Copy>(
     report: &Report<In>,
 ) -> (Vec<(JobId, usize, In, u32)>, Vec<(JobId, usize, u32)>) {
@@ -148,7 +148,7 @@ fn a_closed_pool_refuses_with_an_error_that_holds_the_input() {
 }
 
 #[test]
-fn those_who_wait_for_room_are_told_of_the_close() {
+fn submissions_that_wait_for_room_are_told_of_the_close() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
@@ -594,7 +594,7 @@ fn waiting_for_ones_own_pool_to_be_idle_is_a_panic_and_not_a_hang() {
 }
 
 #[test]
-fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
+fn an_abort_that_finds_an_aborted_pool_idle_returns_the_inputs() {
     everywhere(|env| async move {
         let returned = Arc::new(Mutex::new(Vec::new()));
         let inputs = Arc::clone(&returned);
@@ -623,8 +623,8 @@ fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
     });
 }
 
-/// The abort comes from the waker of the running job: the map is cancelled, and nobody has looked
-/// for its queued jobs yet.
+/// The waker of the running job aborts the pool: the map is cancelled, and its queued jobs have not
+/// been swept yet.
 #[test]
 fn an_abort_does_not_hand_back_inputs_of_a_map_that_was_cancelled_before() {
     in_both_ways(|slots| {
@@ -654,8 +654,8 @@ fn an_abort_does_not_hand_back_inputs_of_a_map_that_was_cancelled_before() {
     });
 }
 
-/// An observer sees that a job is finished after the books are closed over it and before its
-/// outcome is delivered.
+/// An observer gets `Finished` after the job was counted as ended and before its outcome is
+/// delivered.
 #[test]
 fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
     in_both_ways(|slots| {
@@ -786,7 +786,7 @@ fn a_map_that_waits_for_its_source_ends_when_the_last_worker_is_gone() {
 // ---- races ----
 
 #[test]
-fn a_job_that_is_handed_in_while_the_last_worker_leaves_is_abandoned() {
+fn a_job_that_is_submitted_while_the_last_worker_leaves_is_abandoned() {
     // On one thread: the worker leaves between the acceptance of a job and its way into the
     // schedule, when its key is asked for.
     let last: Arc<Mutex<Option<Box<dyn Any + Send>>>> = Arc::default();
@@ -889,8 +889,8 @@ fn submitters_that_race_with_a_close_have_each_input_accepted_or_back() {
 }
 
 #[test]
-fn an_aborted_drain_does_not_wait_for_workers_that_nobody_polls() {
-    // The abort comes while a job is on its way into the queue: accepted, and not yet there.
+fn an_aborted_drain_does_not_wait_for_workers_that_are_not_polled() {
+    // The abort comes between the acceptance of a job and its push to the queue.
     type Drain = Pin<Box<dyn Future<Output = Report<u32>> + Send>>;
     let own = OwnPool::<u32, u32, ()>::new();
     let place: Arc<Mutex<Option<Drain>>> = Arc::default();
@@ -911,7 +911,8 @@ fn an_aborted_drain_does_not_wait_for_workers_that_nobody_polls() {
     own.set(&pool);
     let mut handle = pool.try_submit(7).unwrap();
     let mut drain = place.lock().unwrap().take().unwrap();
-    let report = poll_once(pin!(&mut drain)).expect("nobody has to be polled for that");
+    let report =
+        poll_once(pin!(&mut drain)).expect("a drain of an aborted pool needs no poll of a worker");
     assert_eq!(
         report
             .unstarted

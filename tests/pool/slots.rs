@@ -67,8 +67,8 @@ fn a_job_that_waits_holds_up_no_other_of_its_worker() {
     });
 }
 
-/// A worker that waits for a job beside one that it has stands in the line for the next one. When
-/// its job goes on and keeps the thread, the next one is not to wait for that.
+/// A worker with a pending job and a free slot is registered as a sleeper. When its job becomes
+/// runnable and blocks the thread, the next job must not wait for that worker.
 #[test]
 fn a_job_that_comes_does_not_wait_for_a_worker_whose_other_job_keeps_its_thread() {
     let _watchdog = Watchdog::new("two threads");
@@ -254,7 +254,7 @@ fn jobs_that_wait_for_their_own_pool_run_in_the_slots_of_one_worker_or_are_told(
         workers.spawn_on(&env);
         // Three jobs in three slots.
         assert_eq!(pool.submit(2).await.unwrap().await, Ok(2));
-        // A fourth one has no place; the one that waits for it is told.
+        // A fourth job has no slot; the wait of its parent is refused.
         assert_eq!(
             pool.submit(3).await.unwrap().await,
             Err(JobError::Failed("nothing is left to run it"))
@@ -284,7 +284,7 @@ fn fewer_workers_use_as_many_slots_less() {
 }
 
 #[test]
-fn what_fails_in_a_slot_is_tried_again_beside_the_others() {
+fn what_fails_in_a_slot_is_tried_again_while_the_others_run() {
     everywhere_once(|env| async move {
         let tries = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&tries);
@@ -316,8 +316,8 @@ fn what_fails_in_a_slot_is_tried_again_beside_the_others() {
     });
 }
 
-/// A job that always has itself woken keeps neither the other jobs of its worker nor those in the
-/// queue from their turn.
+/// A job that wakes itself in every poll starves neither the other jobs of its worker nor those in
+/// the queue.
 #[test]
 fn a_job_that_never_rests_keeps_no_other_from_its_turn() {
     everywhere_once(|env| async move {
@@ -343,8 +343,8 @@ fn a_job_that_never_rests_keeps_no_other_from_its_turn() {
     });
 }
 
-/// The worker that keeps the time is the one that never rests; the other one sleeps, or there is
-/// none.
+/// The worker with the timer role is the one whose job never rests; the other worker sleeps, or
+/// there is none.
 #[test]
 fn a_job_that_never_rests_does_not_stop_the_time() {
     for (workers, slots) in [(1, 4), (2, 2), (2, 1)] {

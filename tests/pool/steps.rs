@@ -1,6 +1,6 @@
-//! Tasks that are polled one step at a time, and only after they were woken: a test decides who is
-//! next and who is dropped when. A task that waits although nobody will wake it is a hang, and
-//! shows as one at once.
+//! Tasks that are polled one step at a time, and only after they were woken: a test decides which
+//! task is polled next, and which is dropped when. A task that is pending without a wake-up is a
+//! hang, and is seen at once.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -98,7 +98,7 @@ impl Steps {
         }
     }
 
-    /// Polls the next runnable task, in turn; says which one that was.
+    /// Polls the next runnable task, in turn; returns its number.
     pub(crate) fn step(&mut self) -> Option<usize> {
         let after = self.runnable().find(|at| *at >= self.next);
         let at = after.or_else(|| self.runnable().next())?;
@@ -107,12 +107,12 @@ impl Steps {
         Some(at)
     }
 
-    /// Polls whoever is runnable until nobody is.
+    /// Polls runnable tasks until there is none.
     pub(crate) fn settle(&mut self) {
         while self.step().is_some() {}
     }
 
-    /// The same, and moves the clock on to the next deadline as long as somebody sleeps.
+    /// The same, and advances the clock to the next deadline while there is one.
     pub(crate) fn run_out(&mut self, clock: &ManualTimer) {
         self.settle();
         while clock.advance_to_next() {
@@ -120,7 +120,7 @@ impl Steps {
         }
     }
 
-    /// Drops a task where it stands.
+    /// Drops the future of a task.
     pub(crate) fn drop_task(&mut self, at: usize) {
         drop(self.tasks[at].future.take());
     }

@@ -1,5 +1,5 @@
-//! Completions on their way to the consumer: their order, their bound, and what happens when nobody
-//! reads them.
+//! Completions of maps and groups: their order, their bound, and what happens when they are not
+//! read.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -20,7 +20,7 @@ use crate::harness::{
     in_both_ways, millis, on_wake, poll_once, yield_now,
 };
 
-/// Moves the clock to the next deadline whenever somebody sleeps, until the future ends.
+/// Advances the clock to the next deadline whenever there is one, until the future ends.
 async fn run_out<F: Future>(clock: &ManualTimer, future: F) -> F::Output {
     future::or(future, async {
         loop {
@@ -32,7 +32,7 @@ async fn run_out<F: Future>(clock: &ManualTimer, future: F) -> F::Output {
     .await
 }
 
-/// A pool whose jobs sleep for as many milliseconds as they are told, and then return them.
+/// A pool whose jobs sleep for as many milliseconds as their input says, and then return it.
 fn sleeping_pool(env: &Env, at_once: usize) -> Pool<u64, u64, ()> {
     let clock = env.clock.clone();
     env.at_once(at_once).spawn_on(env, move |millis: u64| {
@@ -239,7 +239,7 @@ fn a_map_that_is_dropped_or_cancelled_pulls_no_more() {
 }
 
 #[test]
-fn results_that_nobody_reads_hold_up_neither_workers_nor_a_drain() {
+fn unread_results_hold_up_neither_workers_nor_a_drain() {
     everywhere(|env| async move {
         let pool = env
             .at_once(2)
@@ -433,7 +433,7 @@ fn a_loop_over_a_map_may_submit_to_the_same_pool_whatever_its_capacity() {
         assert_eq!(poll_once(pin!(map.next())), None);
         gate.arrived(1).await;
         gate.open(1);
-        // The queue is full again, and the map would like to hand in more.
+        // The queue is full again, and the map has more to submit.
         assert_eq!(map.next().await.unwrap().result, Ok(0));
         let mut submit = pin!(pool.submit(9));
         let early = poll_once(submit.as_mut());
@@ -521,7 +521,7 @@ fn one_free_place_of_a_large_window_is_filled_while_there_is_nothing_to_read() {
 }
 
 #[test]
-fn jobs_of_a_map_add_jobs_for_as_long_as_somebody_reads() {
+fn jobs_of_a_map_add_jobs_for_as_long_as_the_map_is_read() {
     everywhere(|env| async move {
         let (pool, workers) = env.in_order().child_capacity(1).build_with_submitter(
             |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
@@ -616,7 +616,7 @@ fn a_map_goes_on_with_the_room_there_is_while_workers_are_idle() {
     }
 }
 
-/// Who else hands in jobs.
+/// What else submits jobs.
 #[derive(Debug, Clone, Copy)]
 enum Others {
     /// As many tasks, each of which waits for room.
@@ -628,7 +628,7 @@ enum Others {
 
 /// The first job of the map never ends, so it always has something in the pool.
 #[test]
-fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
+fn a_map_has_its_share_of_the_room_whatever_else_submits() {
     const ENOUGH: usize = 4000;
     for capacity in [1, 10, 100] {
         for others in [
@@ -701,7 +701,7 @@ fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
                     }
                 }
             }
-            // Who only tries has no room at all where there is a line.
+            // `try_submit` gets no permit while others wait for one.
             while theirs.get() < ENOUGH && ours.get() < ENOUGH {
                 assert!(
                     executor.try_tick(),
@@ -709,7 +709,7 @@ fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
                 );
             }
             // A map waits in no line, where others take all that is free: it has one job in the
-            // queue beside theirs.
+            // queue among theirs.
             let share = if let Others::Map = others {
                 4
             } else {
@@ -1015,7 +1015,7 @@ fn an_endless_source_is_pulled_no_further_than_the_window() {
 }
 
 #[test]
-fn a_stream_of_inputs_that_is_never_ready_holds_nobody_up() {
+fn a_stream_of_inputs_that_is_never_ready_holds_up_no_other_map() {
     everywhere(|env| async move {
         let pool = env
             .in_order()
@@ -1052,7 +1052,7 @@ fn jobs_go_on_while_their_reader_is_busy_elsewhere() {
         future::block_on(workers.drive(async {
             let mut map = pool.map(0..20);
             assert!(poll_once(pin!(map.next())).is_none());
-            // The reader awaits something else; all that it has handed in is done meanwhile.
+            // The reader awaits something else; all jobs that it has submitted end meanwhile.
             pool.wait_idle().await;
             assert_eq!((pool.stats().succeeded, map.count().await), (20, 20));
         }));
@@ -1062,7 +1062,7 @@ fn jobs_go_on_while_their_reader_is_busy_elsewhere() {
 // ---- groups ----
 
 #[test]
-fn a_group_that_nobody_reads_refuses_what_is_beyond_its_window() {
+fn an_unread_group_refuses_what_is_beyond_its_window() {
     everywhere(|env| async move {
         let pool = env
             .in_order()

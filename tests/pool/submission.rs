@@ -239,7 +239,7 @@ fn a_chain_of_waits_longer_than_the_slots_ends_in_an_error_and_not_in_silence() 
             pool.submit(3).await.unwrap().await,
             Err(JobError::Failed(JobError::WouldDeadlock))
         );
-        // Whoever was told may have been the first of the chain, and the others are still being
+        // The job with the error may be the first of the chain, while the others are still being
         // cancelled.
         pool.wait_idle().await;
         assert_eq!(pool.submit(2).await.unwrap().await, Ok(2));
@@ -293,7 +293,7 @@ fn a_place_is_free_as_soon_as_a_job_has_left_the_queue() {
         gate.arrived(1).await;
         let third = pool.try_submit(3).unwrap();
         assert_eq!(pool.try_submit(4).unwrap_err(), SubmitError::Full(4));
-        // A cancelled one leaves its place at once, though nobody has run.
+        // A cancelled job releases its permit at once, without a poll of a worker.
         assert_eq!(third.cancel().await, None);
         let fourth = pool.try_submit(4).unwrap();
         gate.open(2);
@@ -361,7 +361,7 @@ fn what_does_not_fit_is_refused_and_what_was_taken_runs_in_order() {
 }
 
 #[test]
-fn those_who_wait_for_room_are_served_in_their_order_and_nobody_overtakes() {
+fn submissions_that_wait_for_room_are_served_in_their_order_and_none_overtakes() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let (pool, started) = gated_pool(&env, env.one_by_one().queue_capacity(1), &gate);
@@ -468,7 +468,7 @@ fn a_job_whose_pool_is_stopped_between_its_acceptance_and_the_queue_is_handed_ba
     everywhere(|env| async move {
         let stop = Stop::default();
         let seen = Arc::clone(&stop);
-        // Nobody polls the workers, so only the one who submits can find the job.
+        // The workers are not polled, so only `submit` can find the job.
         let (pool, workers) = env
             .in_order()
             .observe(move |event: &Event| {
@@ -574,7 +574,7 @@ fn a_wait_that_has_ended_does_not_count_as_one() {
 // ---- waiting for room ----
 
 #[test]
-fn a_submission_that_is_given_up_has_submitted_nothing_and_blocks_nobody() {
+fn a_submission_that_is_dropped_has_submitted_nothing_and_blocks_no_other() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let pass = gate.clone();
@@ -600,7 +600,7 @@ fn a_submission_that_is_given_up_has_submitted_nothing_and_blocks_nobody() {
         gate.open(1);
         assert_eq!(running.await, Ok(0));
         gate.arrived(1).await;
-        // The next in line was given the place, and gives it up as well.
+        // The next waiter was granted the permit, and is dropped as well.
         drop(waiting.remove(0));
         let third = waiting.remove(0).await.unwrap();
         gate.open(9);

@@ -1,6 +1,6 @@
-//! The worker that keeps the time: it notices deadlines while all workers are busy, hands its role
-//! on when it leaves, and rests when there is nothing to wait for. One thread, polled by hand,
-//! since it matters which worker is polled when.
+//! The timer role: the worker that has it handles deadlines while all workers are busy, hands the
+//! role over when it is dropped, and does not sleep on the clock without a deadline. On one thread
+//! and step by step, since the tests depend on which worker is polled when.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -76,8 +76,8 @@ fn an_earlier_deadline_wakes_the_worker_that_keeps_the_time() {
 
 #[test]
 fn a_worker_that_leaves_hands_the_time_on_to_a_busy_one_and_to_an_idle_one() {
-    // Who keeps the time is not said, so each of the two leaves once; the one that stays is busy or
-    // idle. Of two slots, one at least is free.
+    // Which worker has the timer role is not visible, so each of the two is dropped once; the other
+    // one is busy or idle. Of two slots, at least one is free.
     let cases = [1, 2].map(|slots| [(slots, 1, 0), (slots, 1, 1), (slots, 2, 0), (slots, 2, 1)]);
     for (slots, jobs, leaver) in cases.into_iter().flatten() {
         let clock = ManualTimer::new();
@@ -97,7 +97,7 @@ fn a_worker_that_leaves_hands_the_time_on_to_a_busy_one_and_to_an_idle_one() {
         assert_eq!(
             clock.sleeping(),
             1,
-            "nobody keeps the time when worker {leaver} has left, {jobs} jobs run"
+            "no worker has the timer role when worker {leaver} is dropped, {jobs} jobs run"
         );
         clock.advance(SECOND);
         settle(&mut steps);

@@ -1,5 +1,5 @@
-//! Jobs that wait for their own pool: one that can go on is not told that it cannot, and one that
-//! cannot is told.
+//! Jobs that wait for their own pool: a wait that can end is not refused, and a wait that cannot end
+//! is refused with `WouldDeadlock`.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Barrier, Mutex};
@@ -98,7 +98,7 @@ fn a_job_whose_map_has_something_to_read_does_not_count_as_waiting() {
 /// A parent awaits a child that its own key keeps back; the last job that could start without it
 /// goes away with its map.
 #[test]
-fn a_job_is_told_that_it_would_wait_for_ever_when_the_last_job_that_could_start_is_cancelled() {
+fn a_job_is_told_that_it_would_wait_forever_when_the_last_job_that_could_start_is_cancelled() {
     in_both_ways(|slots| {
         let own = OwnPool::<u32, u32, &'static str>::new();
         let inside = own.reach();
@@ -263,9 +263,8 @@ fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
     });
 }
 
-/// In a pool that has an order, a wait may be one without end though workers are free. The first
-/// worker looks, in the observer, after the second one has booked the outcome and before it has
-/// told anybody.
+/// In a pool with a schedule, a wait can be a deadlock though workers are free. The observer polls the
+/// first worker after the second one has counted the outcome and before it has delivered it.
 #[test]
 fn a_job_whose_wait_is_about_to_be_over_does_not_count_as_waiting() {
     for way in ["a handle", "a map", "a map of two"] {
@@ -545,9 +544,9 @@ fn a_map_that_is_not_polled_keeps_no_room_from_others() {
     });
 }
 
-/// A job that adds its successor, for ever, and a consumer that does not read.
+/// Each job adds its successor, and the consumer does not read.
 #[test]
-fn what_nobody_reads_is_bounded_also_where_jobs_add_jobs() {
+fn unread_completions_are_bounded_also_where_jobs_add_jobs() {
     in_both_ways(|slots| {
         let (pool, workers) = slots
             .in_order(Pool::builder())

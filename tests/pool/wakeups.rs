@@ -10,7 +10,6 @@ use brigade::{ManualTimer, Pool};
 use crate::harness::{Log, OwnPool, Wakes, in_both_ways, on_wake, poll_once};
 use crate::steps::step_pool;
 
-/// All on one thread, where each poll of the worker can be counted.
 #[test]
 fn a_worker_lets_others_have_the_thread_after_256_jobs() {
     in_both_ways(|slots| {
@@ -31,7 +30,7 @@ fn a_worker_lets_others_have_the_thread_after_256_jobs() {
     });
 }
 
-/// All on one thread: within one poll of the worker, which nothing makes wait.
+/// All in one poll of the worker.
 #[test]
 fn a_consumer_with_nothing_to_read_is_woken_before_the_next_job_starts() {
     in_both_ways(|slots| {
@@ -135,10 +134,9 @@ fn a_job_whose_worker_is_dropped_after_it_was_woken_for_it_goes_to_another_worke
     });
 }
 
-/// A worker is in the middle of a job when another thread submits the next, which here is the job
-/// itself.
+/// A job is submitted while a worker is polled, here by the job that the worker runs.
 #[test]
-fn jobs_that_come_while_a_worker_is_polled_are_not_left_beside_sleeping_workers() {
+fn jobs_that_come_while_a_worker_is_polled_are_not_left_while_workers_sleep() {
     for (workers, capacity, alone) in [(4, 2, 4), (4, 2, 3), (8, 3, 8), (3, 2, 3), (16, 2, 9)] {
         let own = OwnPool::<usize, usize, ()>::new();
         let inside = own.reach();
