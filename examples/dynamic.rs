@@ -1,5 +1,5 @@
 //! Jobs that add jobs: a directory tree is walked to its leaves. The map ends when the last leaf is
-//! done, not when the queue is empty for a moment, and nobody has to count.
+//! done, not when the queue is empty for a moment, and the program need not count.
 //!
 //! `cargo run --example dynamic`
 

@@ -1,6 +1,6 @@
 //! The same pool inside three surroundings: async-std, an executor of one thread with inputs that
-//! are not `Send`, and plain threads without any executor. What changes is who polls the workers;
-//! builder, handler and consumer stay.
+//! are not `Send`, and plain threads without any executor. Only the task that polls the workers
+//! changes; builder, handler and consumer stay.
 //!
 //! `cargo run --example embed`
 

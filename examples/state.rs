@@ -1,6 +1,6 @@
 //! A state for each worker: here something like a connection. A worker opens its own before its
 //! first job and keeps it from job to job. After a job that panicked, the worker throws it away and
-//! opens another one: nobody knows what the panic left.
+//! opens another one, since the panic may have left it in any state.
 //!
 //! `cargo run --example state`
 

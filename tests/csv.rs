@@ -109,7 +109,7 @@ impl Read for Failing {
     }
 }
 
-/// Returns `first`, then `again` for ever, and refuses to give more than `most` bytes.
+/// Returns `first`, then `again` forever, and refuses to give more than `most` bytes.
 struct Endless {
     first: &'static [u8],
     again: u8,
@@ -767,7 +767,7 @@ fn of_an_endless_record_no_more_is_taken_than_the_limit_and_a_buffer() {
 
 // The writers.
 
-/// Takes `room` bytes, then fails, once or for ever.
+/// Takes `room` bytes, then fails, once or forever.
 #[derive(Debug, Default)]
 struct Full {
     written: Vec<u8>,
@@ -779,7 +779,7 @@ impl Write for &mut Full {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let length = bytes.len().min(self.room);
         if length == 0 {
-            // There is room again: whoever tries once more succeeds.
+            // There is room again: the next write succeeds.
             self.room = usize::MAX;
             return Err(io::Error::other("the disk is full"));
         }

@@ -1,7 +1,7 @@
 //! What can be counted, and does not jitter: instructions a job by callgrind, allocations and bytes
 //! by the allocator that dhat puts in place. A short and a long run of this very program are
 //! compared, so that what is done once cancels out. An allocator that counts inside this program
-//! would slow down who allocates, in the very runs whose time is taken.
+//! would slow down contenders that allocate, in the runs whose time is taken.
 
 use std::process::Command;
 
@@ -22,7 +22,7 @@ const SHORT: u64 = 8_000;
 const LONG: u64 = 24_000;
 
 /// What a job may cost, in instructions and in allocations: not what it should, which the table of
-/// bounds says, but what it costs today and a little more. So whoever makes it dearer finds out.
+/// bounds says, but what it costs today and a little more. A change that makes a job more expensive fails here.
 const CEILINGS: [(&str, Contender, &str, [f64; 2]); 6] = [
     (
         "ready, one slot a worker",
@@ -112,7 +112,7 @@ pub(crate) fn print(
     Ok(())
 }
 
-/// Of the long run beside the short one.
+/// The difference between the long run and the short one, divided by their difference in jobs.
 pub(crate) fn instructions_a_job(
     contender: Contender,
     workload: &'static str,
@@ -121,7 +121,7 @@ pub(crate) fn instructions_a_job(
     per_job(contender, workload, at_once, instructions)
 }
 
-/// Of the long run beside the short one.
+/// The difference between the long run and the short one, divided by their difference in jobs.
 pub(crate) fn allocations_a_job(
     contender: Contender,
     workload: &'static str,

@@ -72,10 +72,10 @@ struct How {
     /// How often each contender has its turn; three times as often where a bound is close.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// So many times fewer jobs, to try something out: the figures are worth as much less.
+    /// So many times fewer jobs, to try something out: the results are worth as much less.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     fewer: u64,
-    /// Where the figures go.
+    /// Where the results go.
     #[arg(long)]
     json: Option<PathBuf>,
 }
@@ -102,18 +102,18 @@ enum What {
     },
     /// The bounds of the first rows, as ratios.
     Quick {
-        /// Where the figures go.
+        /// Where the results go.
         #[arg(long)]
         json: Option<PathBuf>,
     },
-    /// Draws the figures of a matrix.
+    /// Draws the results of a matrix.
     Plot {
         /// What `--json` has written.
         from: PathBuf,
         /// The picture.
         to: PathBuf,
     },
-    /// Prints the figures of a matrix as Markdown.
+    /// Prints the results of a matrix as Markdown.
     Page {
         /// What `--json` has written.
         from: PathBuf,
@@ -151,7 +151,7 @@ enum What {
     },
     /// Runs one contender once in this process, and prints what it took as a line of JSON.
     Run {
-        /// Who.
+        /// The contender.
         contender: Contender,
         /// A workload, or a number of jobs that are ready at once.
         #[arg(value_parser = of_run)]
@@ -166,7 +166,7 @@ enum What {
         #[arg(long, default_value_t = 1)]
         threads: usize,
     },
-    /// The echo server of a workload: tells its address, and serves until it is killed.
+    /// The echo server of a workload: prints its address, and serves until it is killed.
     #[command(hide = true)]
     Serve,
 }

@@ -1,5 +1,5 @@
-//! All tables, or some of them: measures, prints, judges. The quick way looks at the bounds of the
-//! first rows only, and measures nobody but those whom they need.
+//! All tables, or some of them: measures, prints, judges. The quick way checks the bounds of the
+//! first rows only, and measures only the entries that these need.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -51,7 +51,7 @@ pub(crate) fn run(only: &[String], effort: Effort, json: Option<&Path>) -> Resul
         for workload in &tables {
             let entries = entries_of(workload, &mut results);
             results.measure(&entries, workload.rounds(effort.rounds), effort.divisor)?;
-            // Who only tries something out does not want to wait for it.
+            // Counting takes too long for a run with fewer jobs.
             if workload.is_counted() && effort.divisor == 1 {
                 entries
                     .iter()
@@ -92,7 +92,7 @@ pub(crate) fn quick(json: Option<&Path>) -> Result<bool, String> {
     finish(report, start, json)
 }
 
-/// Who takes part, on each number of threads.
+/// The entries of a workload, on each number of threads.
 fn entries_of(workload: &Workload, results: &mut Results) -> Vec<Entry> {
     let mut entries = Vec::new();
     for &threads in workload.threads {
@@ -110,7 +110,7 @@ fn entries_of(workload: &Workload, results: &mut Results) -> Vec<Entry> {
     entries
 }
 
-/// Measures whoever has not been yet, and settles each bound.
+/// Measures the entries that have not been measured yet, and settles each bound.
 fn judge(bounds: &[Bound], results: &mut Results, effort: Effort) -> Result<Vec<Judged>, String> {
     let needed: BTreeSet<Entry> = bounds
         .iter()

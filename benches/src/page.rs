@@ -1,4 +1,4 @@
-//! The figures of a run as Markdown: the bounds, then a table for each workload and number of
+//! The results of a run as Markdown: the bounds, then a table for each workload and number of
 //! threads.
 
 use std::fmt::Write;

@@ -19,14 +19,14 @@ const COLUMNS: usize = 3;
 const WIDTH: usize = 430;
 const LABELS: usize = 140;
 const BAR: usize = 16;
-/// For the figure behind the longest bar.
+/// Space for the number behind the longest bar.
 const FIGURES: usize = 70;
 const TOP: usize = 64;
 const HEADING: usize = 34;
 /// A panel is so many times as wide as the pool's longer bar; what is longer is cut.
 const ROOM: f64 = 4.0;
 
-/// Draws the figures of a run on one thread.
+/// Draws the results of a run on one thread.
 pub(crate) fn svg(report: &Report) -> Result<String, String> {
     let tables: Vec<&Table> = PANELS
         .iter()

@@ -1,4 +1,4 @@
-//! What is printed, and what goes to a file: tables of who took how long, and the bounds with
+//! What is printed, and what goes to a file: tables of the times, and the bounds with
 //! `held` or `missed`.
 
 use std::fs;
@@ -30,7 +30,7 @@ pub(crate) struct Table {
     pub(crate) about: String,
     pub(crate) threads: usize,
     pub(crate) rows: Vec<Row>,
-    /// Who takes no part on this machine, and why.
+    /// Contenders that do not run on this machine, and why.
     pub(crate) absent: Vec<String>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Row {
     pub(crate) peak_mb: f64,
     /// Instructions and allocations, where they are counted.
     pub(crate) counts: Option<(f64, f64)>,
-    /// Beside what the sleep alone would take.
+    /// Compared with the time of the sleep alone.
     pub(crate) beside_ideal: Option<f64>,
     /// Of jobs that are measured one by one: the median and the 99th percentile.
     pub(crate) median_ns: Option<Spread>,
@@ -256,7 +256,7 @@ fn cell(figure: Option<f64>, digits: usize) -> String {
     figure.map_or("-".into(), |figure| format!("{figure:.digits$}"))
 }
 
-/// Says whether a figure is within its bound, and prints both.
+/// Returns whether a value is within its bound, and prints both.
 pub(crate) fn hold(what: &str, figure: f64, bound: f64, unit: &str) -> bool {
     let is_held = figure <= bound;
     let word = if is_held { "held" } else { "missed" };

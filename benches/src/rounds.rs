@@ -11,7 +11,7 @@ use crate::count;
 use crate::measure::Sample;
 use crate::workload;
 
-/// Who runs what, on how many threads.
+/// A contender and a workload, on a number of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry {
     pub(crate) workload: &'static str,
@@ -54,7 +54,7 @@ impl Effort {
     }
 }
 
-/// What has been measured so far, and who is missing on this machine, and why.
+/// What has been measured so far, and which contenders are missing on this machine, and why.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
     samples: BTreeMap<Entry, Vec<Sample>>,
@@ -115,12 +115,12 @@ impl Results {
         self.samples.get(&entry).map_or(&[], Vec::as_slice)
     }
 
-    /// The least of a figure.
+    /// The least value of all rounds.
     pub(crate) fn least(&self, entry: Entry, figure: impl Fn(&Sample) -> f64) -> Option<f64> {
         self.of(entry).iter().map(figure).min_by(f64::total_cmp)
     }
 
-    /// The median of a figure.
+    /// The median of all rounds.
     pub(crate) fn median(&self, entry: Entry, figure: impl Fn(&Sample) -> f64) -> Option<f64> {
         let mut figures: Vec<f64> = self.of(entry).iter().map(figure).collect();
         figures.sort_by(f64::total_cmp);

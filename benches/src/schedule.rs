@@ -1,4 +1,4 @@
-//! What scheduling costs: time a job beside the straight path and beside a peer, growth from ten
+//! What scheduling costs: time a job, compared with jobs without a schedule and with a peer, growth from ten
 //! thousand to a million queued jobs, and the memory of delayed ones.
 
 use brigade::JobHandle;

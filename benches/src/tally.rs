@@ -1,5 +1,5 @@
 //! Whether all was done: how many results there were, and their sum. A contender that loses a job,
-//! or runs one twice, does not get as far as a figure.
+//! or runs one twice, gets no result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

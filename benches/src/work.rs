@@ -22,8 +22,8 @@ const MULTIPLICATIONS: u64 = 13_000;
 
 /// A kind of work.
 pub(crate) trait Work: Clone + Send + Sync + 'static {
-    /// Whether it waits for a clock or a socket of async-io, so that who blocks on it should drive
-    /// the reactor.
+    /// Whether it waits for a clock or a socket of async-io, so that a thread that blocks on it should
+    /// drive the reactor.
     const WAITS: bool = false;
 
     /// Does it, and gives the number back.

@@ -1,30 +1,31 @@
 //! A simulator for pools and handlers, for the feature `testing`: one thread, a clock that jumps,
-//! and rng that decide who goes on next, so that a race is found by its seed and found again.
+//! and a random generator that chooses the next task, so that a seed that finds a race finds it
+//! again.
 //!
-//! A run is made of a *seed*, which decides every choice, and a *plan*, the [faults](Fault) that
-//! strike and the steps at which they do. The same seed and plan give the same run, and the same
-//! [trace](Failure::trace), byte for byte. When a run fails, its plan is shrunk to the strikes that
-//! it takes.
+//! A run is decided by a *seed*, which makes every choice, and a *plan*, the [faults](Fault) to
+//! inject and the steps at which they are injected. The same seed and plan give the same run, and
+//! the same [trace](Failure::trace), byte for byte. When a run fails, its plan is shrunk to the
+//! injections that the failure needs.
 //!
-//! What fails a run: a panic in the scenario or in a task that it spawned; a [watched](Sim::watch)
-//! pool whose books do not agree, or which holds up a job that could run; a wait that nobody can
-//! end; a run that never comes to rest; and, at the end, anything that a watched pool has not given
-//! back.
+//! A run fails on a panic in the scenario or in a task that it spawned; on a [watched](Sim::watch)
+//! pool whose counters disagree, or that delays a job that could run; on a wait that nothing can
+//! end; on a run that takes too many steps; and on anything that a watched pool has not released at
+//! the end.
 //!
-//! Between two steps is not where all races are. With [`FaultKind::Preempt`], other tasks are
-//! polled, and faults strike, in the middle of a poll too: at the *preemption points*, where
-//! another thread could act on what the pool shares. A run then does what several threads could do,
+//! Not all races are between two steps. With [`FaultKind::Preempt`], other tasks are polled, and
+//! faults are injected, in the middle of a poll too: at the *preemption points*, where another
+//! thread could act on the shared state of the pool. A run then does what several threads could do,
 //! and is still decided by its seed; its plan names the points.
 //!
-//! What is simulated has to stay on this thread: a handler that waits for another thread, for a
-//! file or a socket, or for a real clock, cannot be repeated. Give it [`Sim::clock`], and doubles
-//! of what it talks to.
+//! A simulated handler has to stay on this thread: a run cannot be repeated if a handler waits for
+//! another thread, for a file or a socket, or for a real clock. Give it [`Sim::clock`], and test
+//! doubles of the services that it uses.
 //!
 //! # Examples
 //!
-//! A handler with a race: it reads a balance, waits, and writes it back. One after another it is
-//! right, and most of the time two at once are. The simulator finds a seed for which they are not,
-//! and the seed finds it again.
+//! A handler with a race: it reads a balance, waits, and writes it back. Jobs that run one after
+//! another are correct, and most of the time two jobs at once are too. The simulator finds a seed
+//! for which they are not, and that seed repeats the failure.
 //!
 //! ```
 //! use brigade::testing::{Sim, Simulation};
@@ -55,17 +56,18 @@
 //! let failure = Simulation::new(0..100).run(scenario).unwrap_err();
 //! assert!(failure.message().contains("an amount is lost"));
 //!
-//! // The same run again, by what the failure tells: its seed and its plan.
+//! // The same run again, by the seed and the plan of the failure.
 //! let again = Simulation::new([failure.seed()]).plan(failure.plan().clone()).run(scenario).unwrap_err();
 //! assert_eq!(again.trace(), failure.trace());
 //! ```
 
+mod inject;
 mod plan;
 mod rng;
 mod run;
 mod shrink;
 mod sim;
-mod strike;
+mod step;
 mod trace;
 mod watch;
 
@@ -73,12 +75,12 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 
-pub use self::plan::{Fault, FaultKind, HandlerFault, ParsePlanError, Plan, Strike};
+pub use self::plan::{Fault, FaultKind, HandlerFault, Injection, ParsePlanError, Plan};
 pub use self::run::Run;
 pub use self::sim::{Faulty, Sim, Task};
 pub use self::watch::Recorder;
 
-/// How many steps a run may take if nothing else is said.
+/// How many steps a run may take by default.
 const DEFAULT_MAX_STEPS: u64 = 100_000;
 
 /// Runs the scenario once for each seed, without faults; panics if a run fails, with the seed and
@@ -115,7 +117,7 @@ where
 /// # Defaults
 ///
 /// No faults, 100,000 steps a run.
-#[must_use = "it runs nothing until it is told to"]
+#[must_use = "a simulation does nothing until it is run"]
 #[derive(Debug, Clone)]
 pub struct Simulation<S> {
     seeds: S,
@@ -135,20 +137,19 @@ impl<S: IntoIterator<Item = u64>> Simulation<S> {
         }
     }
 
-    /// Lets faults of these kinds strike, at steps that the seed decides; one run in four stays
-    /// without.
+    /// Injects faults of these kinds, at steps that the seed decides; one run in four has no faults.
     pub fn faults(mut self, kinds: impl IntoIterator<Item = FaultKind>) -> Self {
         self.kinds = kinds.into_iter().collect();
         self
     }
 
-    /// Makes each run with this plan, in place of one that its seed decides.
+    /// Makes each run with this plan, instead of one that its seed decides.
     pub fn plan(mut self, plan: Plan) -> Self {
         self.plan = Some(plan);
         self
     }
 
-    /// Sets after how many steps a run counts as one that never comes to rest.
+    /// Sets the number of steps after which a run fails as endless.
     ///
     /// # Panics
     ///
@@ -180,12 +181,12 @@ impl<S: IntoIterator<Item = u64>> Simulation<S> {
             runs.runs += 1;
             runs.steps += ended.steps;
             let polls = ended
-                .struck
-                .strikes()
+                .injected
+                .injections()
                 .iter()
-                .filter(|strike| matches!(strike.fault, Fault::Poll(_)))
+                .filter(|injection| matches!(injection.fault, Fault::Poll(_)))
                 .count() as u64;
-            runs.strikes += ended.struck.strikes().len() as u64 - polls;
+            runs.injections += ended.injected.injections().len() as u64 - polls;
             runs.polls += polls;
             if ended.failed.is_some() {
                 let (plan, ended) = shrink::shrink(seed, ended, self.max_steps, &scenario);
@@ -258,7 +259,7 @@ impl<S: IntoIterator<Item = u64>> Simulation<S> {
 /// let plan: Plan = "2:pause".parse().unwrap();
 /// let run = replay(7, &plan, scenario);
 /// assert_eq!(run.failed, None);
-/// assert!(run.trace.contains("2: strikes pause"));
+/// assert!(run.trace.contains("2: injects pause"));
 /// assert_eq!(replay(7, &plan, scenario), run);
 /// ```
 pub fn replay<F, Fut>(seed: u64, plan: &Plan, scenario: F) -> Run
@@ -269,7 +270,7 @@ where
     run::run(seed, plan, DEFAULT_MAX_STEPS, &scenario)
 }
 
-/// What was run.
+/// What a simulation has run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Runs {
@@ -277,9 +278,9 @@ pub struct Runs {
     pub runs: u64,
     /// How many steps they took: polls of tasks, and moves of the clock.
     pub steps: u64,
-    /// How many faults struck, polls inside other polls aside.
-    pub strikes: u64,
-    /// How many polls came inside other polls.
+    /// How many faults were injected, not counting polls inside other polls.
+    pub injections: u64,
+    /// How many polls were made inside other polls.
     pub polls: u64,
 }
 
@@ -298,17 +299,17 @@ impl Failure {
         self.seed
     }
 
-    /// The strikes that it takes; fewer than struck at first.
+    /// The injections that the failure needs: at most those of the first run that failed.
     pub const fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// What was wrong.
+    /// Why the run failed.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What happened, a line a step; of a long run, the last ten thousand lines.
+    /// What happened, one line a step; of a long run, the last ten thousand lines.
     pub fn trace(&self) -> &str {
         &self.trace
     }
@@ -331,7 +332,7 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-/// Polls the future at most so many times, then drops it. Yields its output if it ended before.
+/// Polls the future at most `times` times, then drops it. Returns its output if it was ready.
 ///
 /// With all numbers from 0 on, this drops a future at each of its awaits; see
 /// [`drop_at_every_poll`].
@@ -363,17 +364,17 @@ async fn wait_for_wake<F>(_held: &mut F) {
     .await;
 }
 
-/// Simulates the scenario with a number of polls after which it is to drop some future: 0, 1, 2 and
-/// so on, until it says that the future has ended before. Each number is run with each of the
-/// seeds; returns the greatest number.
+/// Simulates the scenario with a number of polls after which the scenario drops a future: 0, 1, 2
+/// and so on, until the scenario returns that the future was ready first. Each number is run with
+/// each of the seeds; returns the greatest number.
 ///
 /// # Panics
 ///
-/// If a run fails, or if the future has not ended after ten thousand polls.
+/// If a run fails, or if the future is not ready after ten thousand polls.
 ///
 /// # Examples
 ///
-/// Whenever the wait for room is given up, no place is lost:
+/// A submission that is dropped while it waits for a permit loses no permit:
 ///
 /// ```
 /// use brigade::testing::{Sim, drop_at_every_poll, poll_times};

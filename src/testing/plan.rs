@@ -1,5 +1,5 @@
-//! Which faults strike a run, and when. Pure: a plan is made of a seed, of text or of bytes, and
-//! knows nothing of what it strikes.
+//! Plans: which faults are injected into a run, and at which steps. Pure: a plan is made from a
+//! seed, from text or from bytes, and knows no task and no pool.
 
 use std::error::Error;
 use std::fmt;
@@ -8,67 +8,66 @@ use std::time::Duration;
 
 use super::rng::Rng;
 
-/// Something that goes wrong, or that somebody does at a bad moment.
+/// A failure, or an operation at a bad moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// A worker is dropped: the one of this number among those that are left, counted round and
-    /// round.
+    /// A worker is dropped: the one with this number, modulo how many are left.
     DropWorker(u32),
-    /// All workers are dropped, as by an executor that goes away.
+    /// All workers are dropped, as when their executor is dropped.
     DropExecutor,
-    /// A task that [`Sim::spawn`](super::Sim::spawn) has spawned is dropped, such as a consumer;
-    /// counted as workers are.
+    /// A task that was spawned with [`Sim::spawn`](super::Sim::spawn) is dropped, such as a
+    /// consumer: the one with this number, modulo how many are left.
     DropTask(u32),
-    /// The clock jumps, though somebody could go on.
+    /// The clock jumps, though a task is runnable.
     Clock(Duration),
-    /// The clock stands still for so many steps, though everybody waits for it.
+    /// The clock does not move for this many steps, though every task waits for it.
     Stall(u32),
     /// The watched pools are paused.
     Pause,
     /// One pause of the watched pools ends. At the end of a run, all do.
     Resume,
-    /// So many workers of the watched pools run jobs: a number that is one too small, counted round
-    /// and round.
+    /// The watched pools are resized: to one worker more than this number, modulo the number of
+    /// workers that were built.
     Resize(u32),
-    /// The watched pools get this rate limit in permits a second; 0: none.
+    /// The watched pools get this rate limit in permits per second; 0: none.
     Rate(u32),
-    /// A job of each watched pool gets another priority: the one of this number among those that
-    /// have not started, counted round and round.
+    /// A job of each watched pool gets another priority: the one with this number, modulo how many
+    /// have not started.
     Priority(u32),
     /// The watched pools are closed.
     Close,
     /// The watched pools are sealed.
     Seal,
-    /// Somebody drains the watched pools.
+    /// The watched pools are drained.
     Drain,
-    /// Somebody aborts the watched pools.
+    /// The watched pools are aborted.
     Abort,
-    /// The next handler that [`Sim::faulty`](super::Sim::faulty) has made comes to this.
+    /// The next handler that was made with [`Sim::faulty`](super::Sim::faulty) fails like this.
     Handler(HandlerFault),
-    /// Another task is polled in the middle of a poll, as by another thread: the one of this number
-    /// among those that can go on, counted round and round.
+    /// Another task is polled in the middle of a poll, as by another thread: the one with this
+    /// number, modulo how many are runnable.
     Poll(u32),
     /// The statistics of the watched pools are read and checked.
     Stats,
 }
 
-/// What becomes of a handler that [`Sim::faulty`](super::Sim::faulty) has made, or that asks.
+/// How a handler fails that was made with [`Sim::faulty`](super::Sim::faulty), or that asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HandlerFault {
-    /// It panics where the future is made.
+    /// It panics while it makes its future.
     PanicInFactory,
     /// It panics when it is polled.
     PanicInPoll,
     /// It panics when it is dropped.
     PanicInDrop,
-    /// It panics when it is polled, and what it panics with panics when it is dropped.
+    /// It panics when it is polled, and the payload of the panic panics when it is dropped.
     PanicWithBomb,
-    /// It waits for an hour first, and so runs out of any time limit.
+    /// It sleeps for an hour first, and so exceeds any time limit.
     Slow,
-    /// It is to return its error; the one that asks [`Sim::is_to_fail`](super::Sim::is_to_fail)
-    /// first.
+    /// [`Sim::is_to_fail`](super::Sim::is_to_fail) returns true once: the handler that calls it
+    /// first returns its error.
     Fail,
 }
 
@@ -100,8 +99,8 @@ pub enum FaultKind {
     Handler,
     /// [`Fault::Stats`].
     Stats,
-    /// Preemption: tasks are polled in the middle of the polls of others, at a rate that the seed
-    /// decides, and faults may strike there too; see [`Strike::point`]. A scenario that allows this
+    /// Preemption: tasks are polled in the middle of other polls, at a rate that the seed decides,
+    /// and faults may be injected there too; see [`Injection::point`]. A scenario that allows this
     /// holds no lock and no borrow of its own while it calls the pool.
     Preempt,
 }
@@ -196,64 +195,64 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A fault, and when it strikes.
+/// A fault, and when it is injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Strike {
+pub struct Injection {
     /// The step, counted from 0.
     pub step: u64,
     /// The preemption point inside the step, counted from 1; 0: before the step. If the step has
-    /// fewer, it strikes before the next step.
+    /// fewer points, the fault is injected before the next step.
     ///
-    /// A preemption point is where another thread could act in the middle of a poll: before the
-    /// library takes a lock, after it has released one, on either side of what it does to a
+    /// A preemption point is a place where another thread could act in the middle of a poll: before
+    /// the library takes a lock, after it has released one, before and after each operation on a
     /// channel, and where a handler calls [`Sim::preempt`](super::Sim::preempt).
     pub point: u32,
-    /// What strikes.
+    /// What is injected.
     pub fault: Fault,
 }
 
-impl Strike {
+impl Injection {
     const fn place(&self) -> (u64, u32) {
         (self.step, self.point)
     }
 }
 
-/// The strikes of a run, in the order of their steps.
+/// The injections of a run, in the order of their steps.
 ///
 /// As text it is what a [`Failure`](super::Failure) prints between brackets, and can be read back:
-/// the step, a dot and the [preemption point](Strike::point) if it is one, a colon, the fault;
-/// strikes apart by a blank. Durations are nanoseconds. `preempt=8` before them stands for polls at
-/// one in eight points, which the seed chooses.
+/// the step, a dot and the [preemption point](Injection::point) if it is one, a colon, the fault;
+/// injections separated by a blank. Durations are nanoseconds. `preempt=8` before them stands
+/// for polls at one in eight points, which the seed chooses.
 ///
 /// # Examples
 ///
 /// ```
-/// use brigade::testing::{Fault, Plan, Strike};
+/// use brigade::testing::{Fault, Plan, Injection};
 ///
 /// let plan: Plan = "3:pause 17.2:drop-worker=1".parse().unwrap();
-/// assert_eq!(plan.strikes()[1], Strike { step: 17, point: 2, fault: Fault::DropWorker(1) });
+/// assert_eq!(plan.injections()[1], Injection { step: 17, point: 2, fault: Fault::DropWorker(1) });
 /// assert_eq!(plan.to_string(), "3:pause 17.2:drop-worker=1");
 /// assert!("3:tea".parse::<Plan>().is_err());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Plan {
-    /// Another task is polled at one in so many preemption points; 0: at none.
+    /// Another task is polled at one in this many preemption points; 0: at none.
     preempt: u32,
-    strikes: Vec<Strike>,
+    injections: Vec<Injection>,
 }
 
 impl Plan {
-    /// A plan of these strikes.
-    pub fn new(strikes: impl IntoIterator<Item = Strike>) -> Self {
-        let mut strikes: Vec<Strike> = strikes.into_iter().collect();
-        strikes.sort_by_key(Strike::place);
+    /// A plan of these injections.
+    pub fn new(injections: impl IntoIterator<Item = Injection>) -> Self {
+        let mut injections: Vec<Injection> = injections.into_iter().collect();
+        injections.sort_by_key(Injection::place);
         Self {
             preempt: 0,
-            strikes,
+            injections,
         }
     }
 
-    /// Polls another task at one in so many preemption points, which the seed chooses; 0: at none.
+    /// Polls another task at one in this many preemption points, which the seed chooses; 0: at none.
     #[must_use]
     pub const fn preempt(mut self, one_in: u32) -> Self {
         self.preempt = one_in;
@@ -265,28 +264,28 @@ impl Plan {
         self.preempt
     }
 
-    /// The strikes, in the order of their steps.
-    pub fn strikes(&self) -> &[Strike] {
-        &self.strikes
+    /// The injections, in the order of their steps.
+    pub fn injections(&self) -> &[Injection] {
+        &self.injections
     }
 
-    /// Makes a plan of any bytes, for fuzzers: of each four, two are the steps since the strike
-    /// before and the preemption point, one is the kind, and one decides the rest.
+    /// Makes a plan from any bytes, for fuzzers. Of each four bytes, two are the steps since the
+    /// previous injection and the preemption point, one is the kind, and one decides the rest.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut step = 0;
-        let strike = |bytes: &[u8]| {
+        let injection = |bytes: &[u8]| {
             step += u64::from(bytes[0]) + 256 * u64::from(bytes[1] % 4);
             let kind = FaultKind::ALL[usize::from(bytes[2]) % FaultKind::ALL.len()];
-            Strike {
+            Injection {
                 step,
                 point: u32::from(bytes[1] / 4),
                 fault: kind.draw(&Rng::new(bytes[3].into(), 3)),
             }
         };
-        Self::new(bytes.chunks_exact(4).map(strike))
+        Self::new(bytes.chunks_exact(4).map(injection))
     }
 
-    /// Makes the plan that the seed decides, of faults of these kinds.
+    /// Makes the plan that the seed decides, from faults of these kinds.
     pub fn random(seed: u64, kinds: &[FaultKind]) -> Self {
         let inside = kinds
             .contains(&FaultKind::Preempt)
@@ -303,28 +302,28 @@ impl Plan {
         if kinds.is_empty() || rng.below(4) == 0 {
             return Self::default().preempt(preempt);
         }
-        // Some runs end after a few steps, others go on for long.
+        // Some runs end after a few steps, others take many.
         let horizon = 8 << rng.below(8);
         let count = 1 + rng.below(6);
-        let strike = |_| {
+        let injection = |_| {
             let kind = kinds[rng.below(kinds.len() as u64) as usize];
             let (step, fault) = (rng.below(horizon), kind.draw(&rng));
-            // Half of them between steps. Most polls come to a few points, some to many.
+            // Half of them between steps. Most polls have few points, some have many.
             let point = inside
                 .as_ref()
                 .filter(|rng| rng.below(2) == 0)
                 .map_or(0, |rng| 1 + rng.below(4 << rng.below(5)));
-            Strike {
+            Injection {
                 step,
                 point: point as u32,
                 fault,
             }
         };
-        Self::new((0..count).map(strike)).preempt(preempt)
+        Self::new((0..count).map(injection)).preempt(preempt)
     }
 }
 
-/// The rates of preemption of which the seed takes one.
+/// The rates of preemption from which the seed chooses.
 const PREEMPT: [u32; 8] = [0, 0, 100, 30, 12, 6, 3, 2];
 
 impl fmt::Display for Plan {
@@ -334,7 +333,7 @@ impl fmt::Display for Plan {
             write!(f, "preempt={}", self.preempt)?;
             gap = " ";
         }
-        for Strike { step, point, fault } in &self.strikes {
+        for Injection { step, point, fault } in &self.injections {
             match point {
                 0 => write!(f, "{gap}{step}:{fault}")?,
                 point => write!(f, "{gap}{step}.{point}:{fault}")?,
@@ -345,15 +344,15 @@ impl fmt::Display for Plan {
     }
 }
 
-/// A text that is no plan.
+/// A text that is not a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsePlanError {
-    strike: String,
+    injection: String,
 }
 
 impl fmt::Display for ParsePlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not a step, a colon and a fault", self.strike)
+        write!(f, "{:?} is not a step, a colon and a fault", self.injection)
     }
 }
 
@@ -363,7 +362,7 @@ impl FromStr for Plan {
     type Err = ParsePlanError;
 
     fn from_str(text: &str) -> Result<Self, ParsePlanError> {
-        let strike = |text: &str| {
+        let injection = |text: &str| {
             let (place, fault) = text.split_once(':')?;
             let (step, point) = place.split_once('.').unwrap_or((place, "0"));
             let (name, value) = fault
@@ -393,7 +392,7 @@ impl FromStr for Plan {
                         .find(|fault| fault.name() == name)?,
                 ),
             };
-            Some(Strike {
+            Some(Injection {
                 step: step.parse().ok()?,
                 point: point.parse().ok()?,
                 fault,
@@ -403,19 +402,19 @@ impl FromStr for Plan {
         let preempt = words
             .peek()
             .and_then(|word| word.strip_prefix("preempt=")?.parse().ok());
-        let strikes: Result<Vec<Strike>, ParsePlanError> = words
+        let injections: Result<Vec<Injection>, ParsePlanError> = words
             .skip(usize::from(preempt.is_some()))
             .map(|text| {
-                strike(text).ok_or_else(|| ParsePlanError {
-                    strike: text.to_owned(),
+                injection(text).ok_or_else(|| ParsePlanError {
+                    injection: text.to_owned(),
                 })
             })
             .collect();
-        Ok(Self::new(strikes?).preempt(preempt.unwrap_or(0)))
+        Ok(Self::new(injections?).preempt(preempt.unwrap_or(0)))
     }
 }
 
-/// As many nanoseconds, up to what a duration can hold.
+/// A duration of this many nanoseconds, or the longest one.
 fn nanos(count: u128) -> Duration {
     const SECOND: u128 = 1_000_000_000;
     u64::try_from(count / SECOND).map_or(Duration::MAX, |secs| {
@@ -433,7 +432,7 @@ mod tests {
         #[test]
         fn a_plan_survives_its_text(seed: u64, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             for plan in [Plan::random(seed, &FaultKind::ALL), Plan::from_bytes(&bytes)] {
-                prop_assert!(plan.strikes().is_sorted_by_key(Strike::place));
+                prop_assert!(plan.injections().is_sorted_by_key(Injection::place));
                 prop_assert_eq!(plan.to_string().parse(), Ok(plan));
             }
         }
@@ -444,9 +443,9 @@ mod tests {
         let faults = |kinds: &[FaultKind]| -> Vec<String> {
             let plans = (0..500).map(|seed| Plan::random(seed, kinds));
             let mut names: Vec<String> = plans
-                .flat_map(|plan| plan.strikes)
-                .map(|strike| {
-                    strike
+                .flat_map(|plan| plan.injections)
+                .map(|injection| {
+                    injection
                         .fault
                         .to_string()
                         .split('=')
@@ -466,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_strikes_inside_a_poll_unless_preemption_is_asked_for() {
+    fn nothing_is_injected_inside_a_poll_unless_preemption_is_asked_for() {
         let kinds = FaultKind::ALL
             .into_iter()
             .filter(|kind| *kind != FaultKind::Preempt)
@@ -474,7 +473,7 @@ mod tests {
         for seed in 0..100 {
             let plan = Plan::random(seed, &kinds);
             assert!(
-                plan.preempt == 0 && plan.strikes.iter().all(|strike| strike.point == 0),
+                plan.preempt == 0 && plan.injections.iter().all(|injection| injection.point == 0),
                 "{plan}"
             );
         }
@@ -485,7 +484,7 @@ mod tests {
         assert!(
             plans
                 .iter()
-                .any(|plan| plan.strikes.iter().any(|strike| strike.point > 20))
+                .any(|plan| plan.injections.iter().any(|injection| injection.point > 20))
         );
     }
 

@@ -1,5 +1,5 @@
-//! One sequence of random numbers, the same for the same seed on every machine; and what it chooses
-//! next among tasks. Pure.
+//! Random numbers that are the same for the same seed on every machine, and the choice of the next
+//! task. Pure.
 
 use std::cell::{Cell, RefCell};
 
@@ -31,28 +31,27 @@ impl Rng {
 
     /// A number below `bound`, which is at least 1.
     pub(super) fn below(&self, bound: u64) -> u64 {
-        // The upper half of the product: no division, and near enough to even.
+        // The upper half of the product: no division, and close enough to uniform.
         ((u128::from(self.number()) * u128::from(bound.max(1))) >> 64) as u64
     }
 }
 
 /// Chooses the task to poll next.
 ///
-/// For half of the seeds each choice is on its own. For the others tasks have priorities that
-/// change now and then, so that one task goes on for long while others that could do not, as if
-/// their threads were slow (S. Burckhardt et al., "A randomized scheduler with probabilistic
+/// For half of the seeds each choice is independent. For the others tasks have priorities that
+/// change now and then, so that one task is polled for long while other runnable tasks are not, as
+/// if their threads were slow (S. Burckhardt et al., "A randomized scheduler with probabilistic
 /// guarantees of finding bugs", 2010).
 #[derive(Debug)]
 pub(super) struct Chooser {
     rng: Rng,
     by_priority: bool,
-    /// Of each task, by its number; as many as there were to choose from.
+    /// The priority of each task, by its number; as many as there are tasks.
     priorities: RefCell<Vec<u64>>,
 }
 
 impl Chooser {
-    /// All priorities change after one in so many choices, so that no task keeps another waiting
-    /// forever.
+    /// All priorities change after one in this many choices, so that no task starves.
     const CHANGE: u64 = 12;
 
     pub(super) fn new(seed: u64, stream: u64) -> Self {
@@ -65,7 +64,8 @@ impl Chooser {
         }
     }
 
-    /// The same; `None` if all have a low priority, as if their threads were suspended.
+    /// As [`choose`](Self::choose); `None` if all have a low priority, as if their threads were
+    /// suspended.
     pub(super) fn choose_awake(&self, tasks: &[usize]) -> Option<usize> {
         let at = (!tasks.is_empty()).then(|| self.choose(tasks))?;
         let is_awake = !self.by_priority || self.priorities.borrow()[tasks[at]] > u64::MAX / 2;

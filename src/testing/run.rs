@@ -1,13 +1,12 @@
-//! One run: a seed, a plan and a scenario come in; what was wrong, which strikes struck, and the
-//! trace come out.
+//! One run: from a seed, a plan and a scenario to a failure, the injections made and a trace.
 
-use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use super::plan::{Fault, Plan};
 use super::sim::{Kind, Sim};
+use super::step::text;
 use crate::sync::preempt;
 
 /// One run and how it ended; see [`replay`](super::replay).
@@ -16,11 +15,11 @@ use crate::sync::preempt;
 pub struct Run {
     /// How many steps it took: polls of tasks, and moves of the clock.
     pub steps: u64,
-    /// The strikes that found something to strike.
-    pub struck: Plan,
-    /// What was wrong, if anything was.
+    /// The injections that had an effect.
+    pub injected: Plan,
+    /// Why the run failed, if it did.
     pub failed: Option<String>,
-    /// What happened, a line a step; of a long run, the last ten thousand lines.
+    /// What happened, one line a step; of a long run, the last ten thousand lines.
     pub trace: String,
 }
 
@@ -30,34 +29,34 @@ where
     F: Fn(Sim) -> Fut,
     Fut: Future<Output = ()> + 'static,
 {
-    // What draws a seed of its own, such as the jitter of retries, draws the same one each time.
+    // A generator without a seed of its own, such as the jitter of retries, repeats itself too.
     fastrand::seed(seed);
     let sim = Sim::new(seed, plan.clone());
     let preempted = sim.clone();
-    let installed = preempt::install(Rc::new(move || preempted.strike_inside()));
+    let installed = preempt::install(Rc::new(move || preempted.inject_inside()));
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let scenario = Box::pin(scenario(sim.clone()));
         sim.add("scenario".into(), Kind::Scenario, scenario);
-        Going {
+        Runner {
             sim: sim.clone(),
             max_steps,
         }
-        .go_to_the_end()
+        .run_to_end()
     }));
     drop(installed);
     let mut failed = ran.unwrap_or_else(|payload| Err(text(&*payload))).err();
-    // What went wrong inside a poll came first.
-    failed = sim.world.strikes.take_failure().or(failed);
-    for pool in sim.world.pools.borrow().iter().filter(|_| failed.is_some()) {
-        sim.world
+    // A failure inside a poll came first.
+    failed = sim.state.injections.take_failure().or(failed);
+    for pool in sim.state.pools.borrow().iter().filter(|_| failed.is_some()) {
+        sim.state
             .trace
             .borrow_mut()
             .add(format_args!("pool: {}", pool.describe()));
     }
-    // Drops may panic as well, and fail the run.
+    // A drop may panic too, which fails the run.
     loop {
         let task = sim
-            .world
+            .state
             .tasks
             .borrow_mut()
             .iter_mut()
@@ -68,70 +67,61 @@ where
         }
     }
     if let Some(message) = &failed {
-        sim.world
+        sim.state
             .trace
             .borrow_mut()
             .add(format_args!("failed: {message}"));
     }
-    let trace = sim.world.trace.borrow().text();
-    // The scenario's clones of it would keep it, and what it watches.
-    sim.world.pools.borrow_mut().clear();
-    sim.world.recorders.borrow_mut().clear();
-    drop(sim.world.end_checks.take());
-    let struck = sim.world.strikes.struck.take();
+    let trace = sim.state.trace.borrow().text();
+    // Clones of `sim` that the scenario has leaked would keep the pools alive.
+    sim.state.pools.borrow_mut().clear();
+    sim.state.recorders.borrow_mut().clear();
+    drop(sim.state.end_checks.take());
     Run {
-        steps: sim.world.strikes.steps.get(),
-        struck: Plan::new(struck),
+        steps: sim.state.injections.steps.get(),
+        injected: sim.state.injections.take_injected(),
         failed,
         trace,
     }
 }
 
-pub(super) fn text(payload: &(dyn Any + Send)) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without text".into())
-}
-
-struct Going {
+struct Runner {
     sim: Sim,
     max_steps: u64,
 }
 
-impl Going {
-    fn go_to_the_end(&self) -> Result<(), String> {
-        self.go_on()?;
-        self.look_who_waits(&[Kind::Scenario, Kind::Task, Kind::Own])?;
-        let pools: Vec<_> = self.sim.world.pools.borrow().clone();
+impl Runner {
+    fn run_to_end(&self) -> Result<(), String> {
+        self.run_until_idle()?;
+        self.check_pending(&[Kind::Scenario, Kind::Task, Kind::Own])?;
+        let pools: Vec<_> = self.sim.state.pools.borrow().clone();
         for pool in &pools {
             pool.resume_all();
             self.sim.add("end".into(), Kind::Own, pool.drain());
         }
-        self.go_on()?;
-        self.look_who_waits(&[Kind::Own])?;
+        self.run_until_idle()?;
+        self.check_pending(&[Kind::Own])?;
         for pool in &pools {
             pool.check_at_end()?;
         }
         if !pools.is_empty() {
-            self.look_who_waits(&[Kind::Worker])?;
-            let sleeping = self.sim.world.clock.sleeping();
+            self.check_pending(&[Kind::Worker])?;
+            let sleeping = self.sim.state.clock.sleeping();
             if sleeping > 0 {
                 return Err(format!("{sleeping} timers are left"));
             }
         }
-        for recorder in &*self.sim.world.recorders.borrow() {
+        for recorder in &*self.sim.state.recorders.borrow() {
             recorder.check_at_end()?;
         }
-        let checks = self.sim.world.end_checks.take();
+        let checks = self.sim.state.end_checks.take();
         checks.into_iter().for_each(|check| check());
         Ok(())
     }
 
-    /// Fails if a task of these kinds waits, which nothing can end any more.
-    fn look_who_waits(&self, kinds: &[Kind]) -> Result<(), String> {
-        let tasks = self.sim.world.tasks.borrow();
+    /// Fails if a task of these kinds is pending, since nothing is left that could wake it.
+    fn check_pending(&self, kinds: &[Kind]) -> Result<(), String> {
+        let tasks = self.sim.state.tasks.borrow();
         let waiting = tasks
             .iter()
             .filter(|task| task.is_alive() && kinds.contains(&task.kind));
@@ -143,71 +133,71 @@ impl Going {
         }
     }
 
-    /// Goes on until nobody can.
-    fn go_on(&self) -> Result<(), String> {
-        let (world, strikes) = (&self.sim.world, &self.sim.world.strikes);
+    /// Takes steps until no task is runnable and no time can pass.
+    fn run_until_idle(&self) -> Result<(), String> {
+        let (state, injections) = (&self.sim.state, &self.sim.state.injections);
         loop {
-            if strikes.steps.get() >= self.max_steps {
+            if injections.steps.get() >= self.max_steps {
                 return Err(format!(
                     "it does not come to rest in {} steps",
                     self.max_steps
                 ));
             }
-            strikes.begin_step();
-            self.sim.strike_between_steps()?;
+            injections.begin_step();
+            self.sim.inject_between_steps()?;
             let runnable = self.sim.runnable();
             if !runnable.is_empty() {
-                self.sim.step(runnable[world.order.choose(&runnable)])?;
+                self.sim.step(runnable[state.order.choose(&runnable)])?;
             } else {
-                for pool in &*world.pools.borrow() {
+                for pool in &*state.pools.borrow() {
                     pool.check_at_rest()?;
                 }
-                if !self.let_time_pass() {
+                if !self.advance() {
                     return Ok(());
                 }
             }
-            strikes.steps.set(strikes.steps.get() + 1);
+            injections.steps.set(injections.steps.get() + 1);
             self.check()?;
         }
     }
 
-    /// Moves the clock to what is waited for next, ends a pause that nobody else would end, or says
-    /// that there is nothing.
-    fn let_time_pass(&self) -> bool {
-        let (world, strikes) = (&self.sim.world, &self.sim.world.strikes);
-        let step = strikes.steps.get();
-        let add = |line: &str| world.trace.borrow_mut().add(format_args!("{step}: {line}"));
-        if strikes.stall.get() > 0 {
-            strikes.stall.set(strikes.stall.get() - 1);
+    /// Moves the clock to the next deadline, or else ends the injected pauses, or else goes to the
+    /// step of the next injection; returns whether there was any of these.
+    fn advance(&self) -> bool {
+        let (state, injections) = (&self.sim.state, &self.sim.state.injections);
+        let step = injections.steps.get();
+        let add = |line: &str| state.trace.borrow_mut().add(format_args!("{step}: {line}"));
+        if injections.stall.get() > 0 {
+            injections.stall.set(injections.stall.get() - 1);
             add("the clock stands still");
             return true;
         }
-        let before = world.clock.elapsed();
-        if world.clock.advance_to_next() {
-            let passed = world.clock.elapsed().saturating_sub(before);
+        let before = state.clock.elapsed();
+        if state.clock.advance_to_next() {
+            let passed = state.clock.elapsed().saturating_sub(before);
             add(&format!("the clock moves by {passed:?}"));
             return true;
         }
-        // A pause that struck is not to be taken for a wait without end.
-        let pools: Vec<_> = world.pools.borrow().clone();
-        if strikes.has_struck(Fault::Pause)
+        // An injected pause is not to be reported as a wait without end.
+        let pools: Vec<_> = state.pools.borrow().clone();
+        if injections.was_injected(Fault::Pause)
             && pools.iter().filter(|pool| pool.resume_all()).count() > 0
         {
             add("pauses end");
             return true;
         }
-        // Nor is the end of the run one for what has not struck yet.
-        let next = strikes.next_step().filter(|_| self.is_anybody_waiting());
+        // Injections that are still to come may wake the tasks that are left.
+        let next = injections.next_step().filter(|_| self.is_task_pending());
         if let Some(next) = next {
-            // The step that ends here is counted by the caller.
-            strikes.steps.set(step.max(next.saturating_sub(1)));
+            // The caller counts the step that ends here.
+            injections.steps.set(step.max(next.saturating_sub(1)));
         }
         next.is_some()
     }
 
-    fn is_anybody_waiting(&self) -> bool {
+    fn is_task_pending(&self) -> bool {
         self.sim
-            .world
+            .state
             .tasks
             .borrow()
             .iter()
@@ -215,12 +205,12 @@ impl Going {
     }
 
     fn check(&self) -> Result<(), String> {
-        let world = &self.sim.world;
+        let state = &self.sim.state;
         self.sim.trace_events();
-        for recorder in &*world.recorders.borrow() {
+        for recorder in &*state.recorders.borrow() {
             recorder.check()?;
         }
-        if let Some(task) = world
+        if let Some(task) = state
             .tasks
             .borrow()
             .iter()
@@ -231,7 +221,7 @@ impl Going {
                 task.name
             ));
         }
-        let pools: Vec<_> = world.pools.borrow().clone();
+        let pools: Vec<_> = state.pools.borrow().clone();
         pools.iter().try_for_each(|pool| pool.check())
     }
 }

@@ -1,4 +1,4 @@
-//! The shortest plan that still fails: strikes are left out, half of them at first, then fewer and
+//! Shrinks the plan of a failed run: leaves out injections, half of them at first, then fewer and
 //! fewer, as long as the run fails without them (A. Zeller and R. Hildebrandt, "Simplifying and
 //! isolating failure-inducing input", 2002).
 
@@ -8,7 +8,7 @@ use super::plan::Plan;
 use super::run::{self, Run};
 use super::sim::Sim;
 
-/// So many runs are spent on it.
+/// How many runs `shrink` makes at most.
 const MAX_RUNS: usize = 1000;
 
 /// Returns the plan and its run, which fails.
@@ -19,30 +19,35 @@ where
 {
     let mut best = failed;
     let mut runs = 0;
-    let mut size = best.struck.strikes().len().div_ceil(2);
+    let mut size = best.injected.injections().len().div_ceil(2);
     while size > 0 && runs < MAX_RUNS {
-        let before = best.struck.strikes().len();
-        // From the last to the first: what is left out changes only what comes after it.
+        let before = best.injected.injections().len();
+        // From the last to the first: leaving out an injection changes only what comes after it.
         let mut end = before;
         while end > 0 && runs < MAX_RUNS {
-            let strikes = best.struck.strikes();
+            let injections = best.injected.injections();
             let start = end.saturating_sub(size);
-            let plan = Plan::new(strikes[..start].iter().chain(&strikes[end..]).copied());
+            let plan = Plan::new(
+                injections[..start]
+                    .iter()
+                    .chain(&injections[end..])
+                    .copied(),
+            );
             runs += 1;
             let ended = run::run(seed, &plan, max_steps, scenario);
             if ended.failed.is_some() {
                 best = ended;
             }
-            end = start.min(best.struck.strikes().len());
+            end = start.min(best.injected.injections().len());
         }
-        // Once more where something went, since the rest may go now.
-        if size > 1 || best.struck.strikes().len() == before {
+        // The same size again if an injection was left out, since others may now be left out too.
+        if size > 1 || best.injected.injections().len() == before {
             size /= 2;
         }
-        size = size.min(best.struck.strikes().len());
+        size = size.min(best.injected.injections().len());
     }
-    // What is told is a run by the very plan that is told.
-    let plan = best.struck.clone();
+    // The trace that is returned belongs to exactly the plan that is returned.
+    let plan = best.injected.clone();
     let again = run::run(seed, &plan, max_steps, scenario);
     if again.failed.is_some() {
         (plan, again)

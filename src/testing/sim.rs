@@ -1,5 +1,5 @@
-//! What a scenario has in its hands: the clock, the rng, tasks, and the means to make handlers
-//! fail.
+//! The simulation as a scenario sees it: its clock, its random numbers, its tasks, and handlers that
+//! fail on request.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
+use super::inject::Injections;
 use super::plan::{HandlerFault, Plan};
 use super::rng::{Chooser, Rng};
-use super::strike::Strikes;
 use super::trace::Trace;
 use super::watch::{Local, Recorder, Watched};
 use crate::builder::Builder;
@@ -26,13 +26,13 @@ use crate::rt::{BoxFuture, ManualSleep, ManualTimer, Spawn};
 use crate::sync::preempt::{is_locked, preemption_point};
 use crate::worker::{RunHandler, Workers};
 
-/// One run, as its scenario sees it. Clones share it.
+/// One run, as its scenario sees it. Clones share the run.
 ///
-/// It is an executor ([`Spawn`]) whose tasks are polled in random order, each only after it was
+/// `Sim` is an executor ([`Spawn`]) that polls its tasks in random order, each only after it was
 /// woken.
 #[derive(Clone)]
 pub struct Sim {
-    pub(super) world: Rc<SimState>,
+    pub(super) state: Rc<SimState>,
 }
 
 pub(super) struct SimState {
@@ -40,17 +40,17 @@ pub(super) struct SimState {
     pub(super) clock: ManualTimer,
     /// Chooses the task that is polled next.
     pub(super) order: Chooser,
-    /// What the scenario asks for.
+    /// The random numbers of the scenario.
     rng: Rng,
     pub(super) trace: RefCell<Trace>,
     /// Bounded by what the scenario spawns.
     pub(super) tasks: RefCell<Vec<Running>>,
     pub(super) pools: RefCell<Vec<Rc<dyn Watched>>>,
     pub(super) recorders: RefCell<Vec<Recorder>>,
-    /// That have struck, and no handler has come to yet; at most as many as strikes.
+    /// Injected faults that no handler has taken yet; at most as many as injections.
     pub(super) handler_faults: HandlerFaults,
-    pub(super) strikes: Strikes,
-    /// What is called at the end; as many as the scenario asks for.
+    pub(super) injections: Injections,
+    /// Closures that are called at the end; bounded by what the scenario registers.
     pub(super) end_checks: RefCell<Vec<EndCheck>>,
 }
 
@@ -58,17 +58,17 @@ type EndCheck = Box<dyn FnOnce()>;
 
 type HandlerFaults = Arc<Mutex<VecDeque<HandlerFault>>>;
 
-/// A task, and whether it is to be polled.
+/// A task, and whether it was woken.
 pub(super) struct Running {
     pub(super) name: String,
     pub(super) kind: Kind,
-    /// `None` while it is polled, and once it has ended or was dropped.
+    /// `None` while the task is polled, and once it has ended or was dropped.
     pub(super) future: Option<Local>,
-    pub(super) woken: Arc<ReadyList>,
+    pub(super) woken: Arc<WakeFlag>,
     ending: Rc<Ending>,
 }
 
-/// How a task ended, and who waits for that.
+/// How a task ended, and the waker of its [`Task`].
 #[derive(Debug)]
 struct Ending {
     state: Cell<TaskState>,
@@ -80,28 +80,28 @@ pub(super) enum Kind {
     Scenario,
     Worker,
     Task,
-    /// One that the simulator has spawned.
+    /// A task of the simulator.
     Own,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TaskState {
     Waiting,
-    /// Is to be dropped, or is being dropped.
+    /// To be dropped, or being dropped.
     Cancelled,
     Dropped,
     Done,
 }
 
 #[derive(Debug)]
-pub(super) struct ReadyList {
+pub(super) struct WakeFlag {
     is_set: AtomicBool,
-    /// Whether it was ever woken while a lock of the library was held. A waker may do anything, use
-    /// that lock included.
+    /// Whether the waker was ever called while a lock of the library was held. A waker may run any
+    /// code, and so may take that lock again.
     is_under_lock: AtomicBool,
 }
 
-impl ReadyList {
+impl WakeFlag {
     pub(super) fn is_under_lock(&self) -> bool {
         self.is_under_lock.load(Ordering::SeqCst)
     }
@@ -115,7 +115,7 @@ impl ReadyList {
     }
 }
 
-impl Wake for ReadyList {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.is_set.store(true, Ordering::SeqCst);
         self.is_under_lock.fetch_or(is_locked(), Ordering::SeqCst);
@@ -127,23 +127,23 @@ impl Running {
         self.future.is_some()
     }
 
-    /// Whether it has neither ended nor been dropped; it may be in the middle of a poll.
+    /// Whether the task has neither ended nor been dropped; it may be polled just now.
     pub(super) fn is_left(&self) -> bool {
         self.ending.state.get() == TaskState::Waiting
     }
 
-    /// Whether it is to be dropped, though it was polled just now.
+    /// Whether the task was cancelled while it was polled.
     pub(super) fn is_cancelled(&self) -> bool {
         self.ending.state.get() == TaskState::Cancelled
     }
 
-    /// Its future is gone; who waits for that is to be woken.
+    /// Sets the final state; returns the waker of the [`Task`], which the caller wakes.
     pub(super) fn end(&mut self, state: TaskState) -> Option<Waker> {
         self.ending.state.set(state);
         self.ending.waker.take()
     }
 
-    /// It is to be dropped: where it stands, or when its poll ends.
+    /// Cancels the task; returns its future for the caller to drop, unless the task is being polled.
     fn cancel(&mut self) -> Option<Local> {
         if self.is_left() {
             self.ending.state.set(TaskState::Cancelled);
@@ -154,9 +154,9 @@ impl Running {
 
 impl Sim {
     pub(super) fn new(seed: u64, plan: Plan) -> Self {
-        let world = SimState {
+        let state = SimState {
             seed,
-            strikes: Strikes::new(seed, plan),
+            injections: Injections::new(seed, plan),
             clock: ManualTimer::new(),
             order: Chooser::new(seed, 0),
             rng: Rng::new(seed, 1),
@@ -168,20 +168,20 @@ impl Sim {
             end_checks: RefCell::default(),
         };
         Self {
-            world: Rc::new(world),
+            state: Rc::new(state),
         }
     }
 
-    // ---- what decides ----
+    // ---- random choices ----
 
     /// The seed of this run.
     pub fn seed(&self) -> u64 {
-        self.world.seed
+        self.state.seed
     }
 
     /// A number below `bound`, which the seed decides; 0 if the bound is 0.
     pub fn below(&self, bound: u64) -> u64 {
-        self.world.rng.below(bound)
+        self.state.rng.below(bound)
     }
 
     /// Whether it is one of `count` times, which the seed decides.
@@ -189,7 +189,7 @@ impl Sim {
         self.below(count) == 0
     }
 
-    /// A preemption point of the scenario's own: in a run with
+    /// A preemption point of the scenario: in a run with
     /// [`FaultKind::Preempt`](super::FaultKind::Preempt), other tasks may be polled here, as if
     /// this one were suspended in the middle of its poll while other threads go on.
     pub fn preempt(&self) {
@@ -198,16 +198,16 @@ impl Sim {
 
     // ---- time ----
 
-    /// The clock of this run. It stands still while anybody can go on, and jumps to the next moment
-    /// that somebody waits for when nobody can; a [fault](super::Fault) may move it at any time.
+    /// The clock of this run. It does not move while a task is runnable, and jumps to the next
+    /// deadline when none is; a [fault](super::Fault) may move it at any time.
     pub fn clock(&self) -> &ManualTimer {
-        &self.world.clock
+        &self.state.clock
     }
 
     // ---- tasks ----
 
-    /// Spawns a task. It goes on if the [`Task`] is dropped. One that still waits when the run is
-    /// at its end fails it, unless it is [cancelled](Task::cancel).
+    /// Spawns a task. Dropping the [`Task`] does not cancel it. A task that is still pending at the
+    /// end of the run fails the run, unless it is [cancelled](Task::cancel).
     pub fn spawn(
         &self,
         name: impl Into<String>,
@@ -216,13 +216,14 @@ impl Sim {
         self.add(name.into(), Kind::Task, Box::pin(future))
     }
 
-    /// Drops the task where it stands; or when its poll ends, if it is in the middle of one.
+    /// Drops the future of the task: at once, or when its poll ends if it is being polled.
     pub(super) fn drop_task(&self, number: usize) {
-        let future = self.world.tasks.borrow_mut()[number].cancel();
+        let future = self.state.tasks.borrow_mut()[number].cancel();
         if future.is_some() {
-            // With no borrow, since that may do anything; and before it is gone for others.
+            // Dropped without a borrow, since `drop` may use the simulation; and before other tasks
+            // see the task as ended.
             drop(future);
-            let waker = self.world.tasks.borrow_mut()[number].end(TaskState::Dropped);
+            let waker = self.state.tasks.borrow_mut()[number].end(TaskState::Dropped);
             waker.into_iter().for_each(Waker::wake);
         }
     }
@@ -232,7 +233,7 @@ impl Sim {
             state: Cell::new(TaskState::Waiting),
             waker: RefCell::default(),
         });
-        let woken = Arc::new(ReadyList {
+        let woken = Arc::new(WakeFlag {
             is_set: AtomicBool::new(true),
             is_under_lock: AtomicBool::new(false),
         });
@@ -243,7 +244,7 @@ impl Sim {
             woken,
             ending: Rc::clone(&ending),
         };
-        let mut tasks = self.world.tasks.borrow_mut();
+        let mut tasks = self.state.tasks.borrow_mut();
         tasks.push(running);
         Task {
             sim: self.clone(),
@@ -266,10 +267,10 @@ impl Sim {
         }
     }
 
-    /// Moves what recorders were told of to the trace.
+    /// Moves the lines of the recorders to the trace.
     pub(super) fn trace_events(&self) {
-        let mut trace = self.world.trace.borrow_mut();
-        for recorder in &*self.world.recorders.borrow() {
+        let mut trace = self.state.trace.borrow_mut();
+        for recorder in &*self.state.recorders.borrow() {
             recorder
                 .take_lines()
                 .into_iter()
@@ -277,57 +278,57 @@ impl Sim {
         }
     }
 
-    /// Calls the closure when the run is at its end: all pools are drained, and no task is in the
-    /// middle of a poll. It may panic, which fails the run.
+    /// Calls the closure at the end of the run, when all watched pools are drained and no task is
+    /// being polled. The run fails if the closure panics.
     pub fn at_end(&self, check: impl FnOnce() + 'static) {
-        self.world.end_checks.borrow_mut().push(Box::new(check));
+        self.state.end_checks.borrow_mut().push(Box::new(check));
     }
 
     // ---- pools ----
 
     /// A builder with the clock of this run.
     pub fn builder<In, E>(&self) -> Builder<In, E> {
-        Pool::builder().timer(self.world.clock.clone())
+        Pool::builder().timer(self.state.clock.clone())
     }
 
-    /// Checks the books of this pool after every step, and lets faults strike it. All its workers
-    /// are to be spawned here.
+    /// Checks the counters of this pool after every step, and injects faults into it. All workers of
+    /// the pool are to be spawned on this simulation.
     ///
-    /// It fails the run when jobs are lost or counted twice; when more run than may; when a job
-    /// that may start does not though a worker is idle; when somebody waits for room that is there;
-    /// when nobody keeps the time; when a task is woken under a lock of the pool; and, at the end,
-    /// when the pool cannot be drained, or a job, a place, a permit, a waker or a timer is left. At
-    /// the end it is closed and drained.
+    /// `watch` fails the run when jobs are lost or counted twice; when more jobs run than may; when
+    /// a job that may start does not though a worker is idle; when a submission waits although
+    /// there is room; when no worker drives the timers; when a task is woken under a lock of the
+    /// pool; and, at the end, when the pool cannot be drained, or a job, a permit, a waker or a
+    /// timer is left. At the end the pool is closed and drained.
     pub fn watch<In: 'static, T: 'static, E: 'static>(&self, pool: &Pool<In, T, E>) {
-        self.world
+        self.state
             .pools
             .borrow_mut()
             .push(Rc::new(Arc::clone(pool.shared())));
     }
 
-    /// An observer that checks the order of events, and puts them into the trace.
+    /// An observer that checks the order of events, and adds them to the trace.
     ///
-    /// A pool that is observed takes another way than one that is not, where it can save work; so
-    /// do not observe it in every run.
+    /// A pool without an observer takes shortcuts that a pool with one does not, so do not observe
+    /// the pool in every run.
     pub fn recorder(&self) -> Recorder {
-        let recorder = Recorder::new(self.world.clock.clone());
-        self.world.recorders.borrow_mut().push(recorder.clone());
+        let recorder = Recorder::new(self.state.clock.clone());
+        self.state.recorders.borrow_mut().push(recorder.clone());
         recorder
     }
 
-    /// Makes a handler that comes to grief when a [`HandlerFault`] has struck; otherwise it is the
-    /// same.
+    /// Wraps a handler that fails on request: when a [`HandlerFault`] was injected. Otherwise the
+    /// handler is unchanged.
     pub fn faulty<In, F, Fut>(&self, handler: F) -> impl Fn(In) -> Faulty<Fut> + use<In, F, Fut>
     where
         F: Fn(In) -> Fut,
     {
         let (faults, clock) = (
-            Arc::clone(&self.world.handler_faults),
-            self.world.clock.clone(),
+            Arc::clone(&self.state.handler_faults),
+            self.state.clock.clone(),
         );
         move |input| {
             if take(&faults, |fault| fault == HandlerFault::PanicInFactory).is_some() {
-                unwind("struck where the future is made");
+                unwind("injected where the future is made");
             }
             let (faults, clock) = (Arc::clone(&faults), clock.clone());
             Faulty {
@@ -339,29 +340,29 @@ impl Sim {
         }
     }
 
-    /// Whether a [`HandlerFault::Fail`] has struck; whoever asks first is the one to return its
-    /// error.
+    /// Whether a [`HandlerFault::Fail`] was injected. Each is returned once: the handler that gets
+    /// true returns its error.
     pub fn is_to_fail(&self) -> bool {
-        take(&self.world.handler_faults, |fault| {
+        take(&self.state.handler_faults, |fault| {
             fault == HandlerFault::Fail
         })
         .is_some()
     }
 
-    /// Puts a line into the trace.
+    /// Adds a line to the trace.
     pub fn trace(&self, line: impl fmt::Display) {
-        self.world.trace.borrow_mut().add(format_args!("  {line}"));
+        self.state.trace.borrow_mut().add(format_args!("  {line}"));
     }
 }
 
-/// Takes the first fault that fits.
+/// Takes the first fault that `fits`.
 fn take(faults: &HandlerFaults, fits: impl Fn(HandlerFault) -> bool) -> Option<HandlerFault> {
     let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
     let at = faults.iter().position(|fault| fits(*fault))?;
     faults.remove(at)
 }
 
-/// Panics without a word to the panic hook.
+/// Panics without calling the panic hook.
 fn unwind(text: &'static str) -> ! {
     resume_unwind(Box::new(text))
 }
@@ -369,7 +370,7 @@ fn unwind(text: &'static str) -> ! {
 impl Spawn for Sim {
     fn spawn(&self, future: BoxFuture<'static, ()>) {
         let count = self
-            .world
+            .state
             .tasks
             .borrow()
             .iter()
@@ -382,13 +383,13 @@ impl Spawn for Sim {
 impl fmt::Debug for Sim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sim")
-            .field("seed", &self.world.seed)
+            .field("seed", &self.state.seed)
             .finish_non_exhaustive()
     }
 }
 
-/// A task of a run; made by [`Sim::spawn`]. As a future it says whether the task ran to its end, or
-/// was dropped. Dropping it changes nothing.
+/// Handle of a task of a run; made by [`Sim::spawn`]. As a future it returns whether the task ran to
+/// its end; false if it was dropped. Dropping the handle does not cancel the task.
 pub struct Task {
     sim: Sim,
     number: usize,
@@ -396,13 +397,13 @@ pub struct Task {
 }
 
 impl Task {
-    /// Whether it ran to its end.
+    /// Whether the task ran to its end.
     pub fn is_finished(&self) -> bool {
         self.ending.state.get() == TaskState::Done
     }
 
-    /// Drops its future where it stands, unless it has ended. A task that cancels itself is dropped
-    /// when it waits next.
+    /// Drops the future of the task, unless it has ended. A task that cancels itself is dropped when
+    /// its poll ends.
     pub fn cancel(&self) {
         self.sim.drop_task(self.number);
     }
@@ -432,9 +433,9 @@ impl fmt::Debug for Task {
 }
 
 pin_project! {
-    /// The future of a handler that [`Sim::faulty`] has made.
+    /// The future of a handler that was made with [`Sim::faulty`].
     pub struct Faulty<Fut> {
-        // First, so that it is dropped before the guard panics.
+        // The first field, so that it is dropped before the guard panics.
         #[pin]
         future: Fut,
         slow: Option<ManualSleep>,
@@ -443,29 +444,29 @@ pin_project! {
     }
 }
 
-/// Panics when it is dropped, if that has struck.
+/// Panics in its drop if [`HandlerFault::PanicInDrop`] was injected.
 struct Guard {
     faults: HandlerFaults,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // A second panic while one unwinds would end the process.
+        // A second panic during an unwind aborts the process.
         if !std::thread::panicking()
             && take(&self.faults, |fault| fault == HandlerFault::PanicInDrop).is_some()
         {
-            unwind("struck in the drop of a future");
+            unwind("injected in the drop of a future");
         }
     }
 }
 
-/// What a handler panics with, and what panics again.
+/// A panic payload that panics in its drop.
 struct Bomb;
 
 impl Drop for Bomb {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            unwind("struck in the drop of a payload");
+            unwind("injected in the drop of a payload");
         }
     }
 }
@@ -482,7 +483,7 @@ impl<Fut: Future> Future for Faulty<Fut> {
             )
         };
         match take(&this.guard.faults, is_of_a_poll) {
-            Some(HandlerFault::PanicInPoll) => unwind("struck in a poll"),
+            Some(HandlerFault::PanicInPoll) => unwind("injected in a poll"),
             Some(HandlerFault::PanicWithBomb) => resume_unwind(Box::new(Bomb)),
             Some(_) => *this.slow = Some(this.clock.sleep(Duration::from_secs(3600))),
             None => {}

@@ -1,33 +1,33 @@
-//! What happened in a run, a line a step; of a long run, the end. Pure.
+//! The trace of a run, one line a step; of a long run, only the end. Pure.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write};
 
-/// So many lines are kept.
+/// How many lines are kept.
 const MOST: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Trace {
     /// At most [`MOST`].
     lines: VecDeque<String>,
-    /// How many were let go.
-    gone: u64,
+    /// How many lines were removed.
+    removed: u64,
 }
 
 impl Trace {
     pub(super) fn add(&mut self, line: fmt::Arguments<'_>) {
         if self.lines.len() == MOST {
             self.lines.pop_front();
-            self.gone += 1;
+            self.removed += 1;
         }
         self.lines.push_back(line.to_string());
     }
 
-    /// All of it, and a word about what is missing.
+    /// All lines that are kept, after the number of those that are not.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
-        if self.gone > 0 {
-            let _ = writeln!(text, "({} lines before)", self.gone);
+        if self.removed > 0 {
+            let _ = writeln!(text, "({} lines before)", self.removed);
         }
         for line in &self.lines {
             let _ = writeln!(text, "{line}");

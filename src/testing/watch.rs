@@ -1,5 +1,5 @@
-//! What is to hold in every run: the books of watched pools, after every step and at the end; and
-//! what a recorder was told of.
+//! The invariants of every run: the counters of watched pools, after every step and at the end, and
+//! the order of the events of a [`Recorder`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -19,21 +19,21 @@ use crate::shared::Shared;
 
 pub(super) type Local = Pin<Box<dyn Future<Output = ()>>>;
 
-/// A pool, whatever its types are. It does not count as a handle of the pool.
+/// A pool of any types. It does not count as a handle of the pool.
 pub(super) trait Watched {
-    /// After each step.
+    /// Checked after each step.
     fn check(&self) -> Result<(), String>;
-    /// When nobody can go on before time passes.
+    /// Checked when no task is runnable before time passes.
     fn check_at_rest(&self) -> Result<(), String>;
-    /// When it is drained and its workers have left.
+    /// Checked when the pool is drained and its workers have ended.
     fn check_at_end(&self) -> Result<(), String>;
-    /// Says whether the fault is one for it, and a task that goes on with it.
-    fn strike(&self, fault: Fault) -> (bool, Option<Local>);
-    /// Takes back all pauses; says whether there were any.
+    /// Injects the fault; returns whether it is one for pools, and a task that completes it.
+    fn inject(&self, fault: Fault) -> (bool, Option<Local>);
+    /// Ends all pauses; returns whether there were any.
     fn resume_all(&self) -> bool;
-    /// Ends when it is drained.
+    /// Drains the pool.
     fn drain(&self) -> Local;
-    /// What a failed run tells of it.
+    /// The state of the pool, for the trace of a failed run.
     fn describe(&self) -> String;
 }
 
@@ -50,7 +50,7 @@ impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Shared<In, T, E>> {
         self.audit_at_end()
     }
 
-    fn strike(&self, fault: Fault) -> (bool, Option<Local>) {
+    fn inject(&self, fault: Fault) -> (bool, Option<Local>) {
         let built = self.built();
         match fault {
             Fault::Pause => self.pause(),
@@ -99,20 +99,20 @@ impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Shared<In, T, E>> {
     }
 }
 
-/// A handle of the pool. As the last one it closes the pool, which is what it is for.
+/// A new handle of the pool, for `drain` and `abort`, which close the pool anyway.
 fn handle<In, T, E>(shared: &Arc<Shared<In, T, E>>) -> Pool<In, T, E> {
     shared.handles.fetch_add(1, Ordering::Relaxed);
     Pool::new(Arc::clone(shared))
 }
 
-/// An [`Observer`] that puts what happens into the trace and checks its order; made by
+/// An [`Observer`] that adds events to the trace and checks their order; made by
 /// [`Sim::recorder`](super::Sim::recorder).
 ///
-/// It fails the run when a job starts before it was accepted, after its outcome, or twice at once;
-/// when attempts are not counted one by one; when a job has two outcomes, or none at the end; and
-/// when more starts than a [limit](Self::limit) allows.
+/// `Recorder` fails the run when a job starts before it was accepted, after its outcome, or twice at
+/// once; when attempts are not counted one by one; when a job has two outcomes, or none at the end;
+/// and when more jobs start than a [limit](Self::limit) allows.
 ///
-/// Clones share what they saw.
+/// Clones share their events.
 #[derive(Clone)]
 pub struct Recorder {
     log: Arc<Mutex<Log>>,
@@ -122,12 +122,12 @@ pub struct Recorder {
 struct Log {
     start: Instant,
     jobs: BTreeMap<JobId, Seen>,
-    /// Since the last step; the trace takes them.
+    /// Lines since the last step; `trace_events` takes them.
     lines: Vec<String>,
     violation: Option<String>,
     limit: Option<(u32, Duration, u32)>,
     is_in_order: bool,
-    /// When jobs started, as long as the limit counts them; with a limit only.
+    /// When jobs started; empty without a limit.
     starts: VecDeque<Instant>,
 }
 
@@ -231,8 +231,8 @@ impl Log {
                     ));
                 }
                 (seen.attempts, seen.is_running, seen.is_retried) = (*attempt, true, false);
-                self.look_at_order(*job)?;
-                self.look_at_rate(now)?;
+                self.check_order(*job)?;
+                self.check_rate(now)?;
             }
             Event::Retrying { job, attempt, .. } => {
                 let seen = self
@@ -266,7 +266,7 @@ impl Log {
         Ok(())
     }
 
-    fn look_at_order(&self, started: JobId) -> Result<(), String> {
+    fn check_order(&self, started: JobId) -> Result<(), String> {
         let is_waiting = |seen: &Seen| seen.attempts == 0 && seen.outcome.is_none();
         let mut earlier = self.jobs.range(..started).filter(|_| self.is_in_order);
         match earlier.find(|(_, seen)| is_waiting(seen)) {
@@ -275,14 +275,13 @@ impl Log {
         }
     }
 
-    /// Of the bucket of this limit, what one stretch of time sees is bounded if each start finds a
-    /// permit in it.
-    fn look_at_rate(&mut self, now: Instant) -> Result<(), String> {
+    /// Checks every interval that ends now: `W` long, it may have `burst + permits × W / period`
+    /// starts.
+    fn check_rate(&mut self, now: Instant) -> Result<(), String> {
         let Some((permits, period, burst)) = self.limit else {
             return Ok(());
         };
         self.starts.push_back(now);
-        // Every stretch that ends now.
         for (back, start) in self.starts.iter().rev().enumerate() {
             let width = now.saturating_duration_since(*start).as_nanos();
             let most = u128::from(burst) + width.saturating_mul(permits.into()) / period.as_nanos();

@@ -180,18 +180,18 @@ fn an_abort_during_a_drain_ends_both() {
     }
 }
 
-/// Runs the worker until it is told to leave, in whatever it is doing.
+/// Runs the worker until the returned sender drops it, at any of its awaits.
 fn spawn_leaver(
     worker: impl Future<Output = ()> + Send + 'static,
 ) -> (async_channel::Sender<()>, JoinHandle<()>) {
-    let (tell, told) = async_channel::bounded(1);
+    let (leave, left) = async_channel::bounded(1);
     let task = spawn(future::or(
         async move {
-            let _ = told.recv().await;
+            let _ = left.recv().await;
         },
         worker,
     ));
-    (tell, task)
+    (leave, task)
 }
 
 #[test]

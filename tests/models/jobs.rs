@@ -1,4 +1,4 @@
-//! Jobs that are handed in, cancelled, awaited and read while the workers run.
+//! Jobs that are submitted, cancelled, awaited and read while the workers run.
 
 use brigade::{CancelReason, JobError, OnError};
 use shuttle::future::spawn;
@@ -53,7 +53,7 @@ fn jobs_that_wait_for_room_all_get_it() {
 }
 
 #[test]
-fn a_cancelled_job_runs_no_more_once_that_is_told() {
+fn a_cancelled_job_runs_no_more_once_its_cancellation_is_over() {
     explore(|slots| async move {
         let (pool, workers, seen) = pool(1, slots, 4);
         let handles: Vec<_> = (0..2)
@@ -86,7 +86,7 @@ fn a_cancelled_job_runs_no_more_once_that_is_told() {
     });
 }
 
-/// Who cancels a job that never ends by itself.
+/// What cancels a job that never ends by itself.
 #[derive(Debug, Clone, Copy)]
 enum Canceller {
     Handle,
@@ -95,7 +95,7 @@ enum Canceller {
 }
 
 #[test]
-fn a_job_that_never_ends_is_ended_by_whoever_cancels_it() {
+fn a_job_that_never_ends_is_ended_by_each_way_to_cancel_it() {
     for canceller in [Canceller::Handle, Canceller::Map, Canceller::Abort] {
         explore(move |slots| async move {
             let (pool, workers, seen) = pool_of(2, slots, 1024, pend);

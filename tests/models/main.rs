@@ -11,9 +11,9 @@
 
 #![cfg(brigade_model = "shuttle")]
 
+mod batches;
 mod ends;
 mod jobs;
-mod lots;
 mod policies;
 
 use std::collections::BTreeSet;
@@ -38,16 +38,16 @@ fn explore<F: Future<Output = ()> + 'static>(model: impl Fn(usize) -> F + Send +
     let only =
         std::env::var("BRIGADE_SLOTS").map(|text| text.parse().expect("BRIGADE_SLOTS is a number"));
     for slots in only.map_or(vec![1, 2], |slots| vec![slots]) {
-        let _tell = TellSlots(slots);
+        let _print = PrintSlots(slots);
         let model = Arc::clone(&model);
         explore_orders(move || block_on(model(slots)));
     }
 }
 
-/// Tells with a failure how many slots the workers had.
-struct TellSlots(usize);
+/// Prints with a failure how many slots the workers had.
+struct PrintSlots(usize);
 
-impl Drop for TellSlots {
+impl Drop for PrintSlots {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("to repeat it: BRIGADE_SLOTS={}", self.0);

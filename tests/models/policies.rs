@@ -1,5 +1,4 @@
-//! What the schedule adds: its switching on, delays and who keeps the time for them, retries,
-//! pauses and changes of size.
+//! Pools with a schedule: turning it on, delays and the timer role, retries, pauses and resizing.
 
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use shuttle::future::spawn;
 
 use super::*;
 
-/// Moves the clock on to whatever anybody sleeps for, until it is told that all is over.
+/// Advances the clock to the next deadline again and again, until the returned sender is dropped.
 fn spawn_clock(clock: &ManualTimer) -> (async_channel::Sender<()>, JoinHandle<()>) {
     let (over, is_over) = async_channel::bounded::<()>(1);
     let clock = clock.clone();
@@ -55,7 +54,7 @@ fn the_schedule_may_be_switched_on_while_jobs_come_and_go() {
 }
 
 #[test]
-fn a_delayed_job_starts_whoever_keeps_the_time() {
+fn a_delayed_job_starts_whichever_worker_has_the_timer_role() {
     explore(|slots| async move {
         let clock = ManualTimer::new();
         let seen = Arc::new(Seen::default());
@@ -108,7 +107,7 @@ fn a_delayed_job_starts_whoever_keeps_the_time() {
 }
 
 #[test]
-fn what_fails_is_tried_again_beside_other_work() {
+fn a_failed_job_is_tried_again_while_other_jobs_run() {
     explore(|slots| async move {
         let clock = ManualTimer::new();
         let seen = Arc::new(Seen::default());

@@ -1,23 +1,21 @@
 //! Jobs that are given up: by their handle, by their stream, by a time limit. What runs is dropped,
 //! what waits never starts, and nothing is left behind.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Wake, Waker};
-use std::time::Duration;
+use std::task::Context;
 
 use brigade::{
     Builder, CancelReason, End, JobError, OnError, Pool, SubmitError, Submitter, TimeLimit,
 };
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{DropToken, Drops, Env, Gate, assert_settled, everywhere, poll_once};
-
-const fn millis(count: u64) -> Duration {
-    Duration::from_millis(count)
-}
+use crate::harness::{
+    DropToken, Drops, Env, Gate, Wakes, assert_settled, everywhere, millis, poll_once,
+};
 
 /// A pool whose jobs wait at the gate. Each future holds a token of its own besides that of its
 /// input, and yields one.
@@ -132,7 +130,7 @@ fn a_cancelled_job_is_not_revived_when_its_turn_comes() {
     });
 }
 
-/// Jobs sleep for as many milliseconds as they are told.
+/// Jobs sleep for as many milliseconds as their input says.
 fn sleeping_pool(env: &Env, builder: Builder<u64, ()>) -> Pool<u64, u64, ()> {
     let clock = env.clock.clone();
     builder.spawn_on(env, move |n: u64| {
@@ -354,23 +352,17 @@ fn a_map_stops_after_as_many_failures_as_it_was_told() {
     });
 }
 
-/// Its count of references tells who still holds a waker of it.
-struct Task;
-
-impl Wake for Task {
-    fn wake(self: Arc<Self>) {}
-}
-
-fn poll_with<F: Future>(task: &Arc<Task>, future: Pin<&mut F>) -> bool {
+/// Polls with a waker of `task`; the reference count of `task` is that of its wakers, plus one.
+fn poll_with<F: Future>(task: &Arc<Wakes>, future: Pin<&mut F>) -> bool {
     future
-        .poll(&mut Context::from_waker(&Waker::from(Arc::clone(task))))
+        .poll(&mut Context::from_waker(&task.waker()))
         .is_ready()
 }
 
 #[test]
 fn no_waker_and_no_timer_is_left_behind() {
     everywhere(|env| async move {
-        let task = Arc::new(Task);
+        let task = Wakes::new();
         let gate = Gate::new();
         let inside = gate.clone();
         let pool = env
@@ -447,7 +439,7 @@ fn dropping_a_handle_cancels_its_job_and_detaching_lets_it_go_on() {
 }
 
 #[test]
-fn a_caller_who_is_dropped_with_his_handle_cancels_the_job() {
+fn a_caller_that_is_dropped_with_its_handle_cancels_the_job() {
     everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
         let pool = counted_pool(&env, env.in_order(), &gate, &drops);
@@ -488,7 +480,7 @@ fn a_cancellation_that_comes_after_the_end_yields_the_result() {
 }
 
 #[test]
-fn a_cancellation_goes_on_if_nobody_waits_for_it() {
+fn a_cancellation_that_is_not_awaited_still_completes() {
     everywhere(|env| async move {
         let (gate, drops) = (Gate::new(), Drops::default());
         let pool = counted_pool(&env, env.in_order(), &gate, &drops);
@@ -530,5 +522,56 @@ fn a_job_may_cancel_itself_and_its_neighbours() {
         pool.drain().await;
         let stats = assert_settled(&pool);
         assert_eq!((stats.succeeded, stats.cancelled), (1, 3));
+    });
+}
+
+#[test]
+fn a_cancelled_receive_loses_no_message() {
+    // The channels depend on it: a `recv` that is dropped passes its notification on.
+    let (sender, receiver) = async_channel::bounded(4);
+    let mut seen = Vec::new();
+    let (mut sent, mut drops) = (0, 0);
+    while seen.len() < 2000 {
+        let mut first = Box::pin(receiver.recv());
+        let mut second = Box::pin(receiver.recv());
+        let polls = (poll_once(first.as_mut()), poll_once(second.as_mut()));
+        seen.extend([polls.0, polls.1].into_iter().flatten().map(Result::unwrap));
+        for _ in 0..sent % 3 + 1 {
+            if sent < 2000 && sender.try_send(sent).is_ok() {
+                sent += 1;
+            }
+        }
+        // One of the two was notified, and is dropped before it looks.
+        drop(first);
+        drops += 1;
+        if polls.1.is_none() {
+            seen.extend(poll_once(second.as_mut()).map(Result::unwrap));
+        }
+    }
+    assert_eq!(seen, (0..2000).collect::<Vec<_>>());
+    assert!(drops > 500);
+}
+
+#[test]
+fn jobs_left_by_a_stop_have_outcomes_and_the_stream_ends() {
+    everywhere(|env| async move {
+        let pool =
+            env.at_once(2).spawn_on(
+                &env,
+                |n: u32| async move { if n == 3 { Err(n) } else { Ok(n) } },
+            );
+        let mut map = pool.map(0..500).on_error(OnError::Stop);
+        let mut read = BTreeSet::new();
+        while let Some(completion) = map.next().await {
+            assert!(read.insert(completion.index));
+        }
+        let summary = map.summary();
+        assert_eq!(
+            (summary.accepted, summary.end, summary.failed),
+            (read.len(), End::Stopped, 1),
+            "{}",
+            env.name
+        );
+        assert_settled(&pool);
     });
 }

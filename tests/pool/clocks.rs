@@ -1,15 +1,15 @@
-//! Clocks that do what no clock should: step back, stand still, jump ahead, run faster than any
-//! job. No permit too many comes of that, no job waits for longer than a period once the clock goes
-//! on, and no worker keeps the thread.
+//! Clocks that misbehave: they step back, stand still, jump ahead, or run faster than any job. The
+//! pool grants no permit too many, no job waits for longer than a period once the clock advances
+//! again, and no worker blocks the thread.
 //!
-//! On one thread and step by step, since what matters is what has happened between two looks at the
-//! clock.
+//! On one thread and step by step, since the tests depend on what happens between two calls of
+//! `now`.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,12 @@ use brigade::rt::BoxFuture;
 use brigade::{Builder, JobError, OnError, Pool, RateLimit, TimeLimit, Timer};
 use futures_lite::future;
 
-use crate::harness::{Slots, Watchdog, assert_settled, in_both_ways, poll_once};
-use crate::steps::Steps;
+use crate::harness::{
+    HOUR, OwnPool, SECOND, Slots, Watchdog, assert_settled, in_both_ways, millis, poll_once, secs,
+};
+use crate::steps::{Steps, step_pool};
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-const TEN_DAYS: Duration = Duration::from_secs(864_000);
+const TEN_DAYS: Duration = secs(864_000);
 
 /// By what the alarms of a clock go off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,14 +177,10 @@ impl Stage {
             .at_once(Pool::builder(), 2)
             .rate_limit(limit)
             .timer(clock.clone());
-        let (pool, workers) = builder.build(move |()| {
+        let (pool, steps) = step_pool(builder, move |()| {
             count.fetch_add(1, Ordering::SeqCst);
             future::ready(Ok(()))
         });
-        let mut steps = Steps::default();
-        for worker in workers {
-            steps.add("worker", worker.run());
-        }
         Self {
             clock,
             pool,
@@ -199,7 +195,7 @@ impl Stage {
         }
     }
 
-    /// Runs whoever was woken, and says how many jobs have started so far.
+    /// Polls the tasks that were woken; returns how many jobs have started so far.
     fn started(&mut self) -> usize {
         while self.steps.step().is_some() {}
         self.started.load(Ordering::SeqCst)
@@ -282,7 +278,7 @@ impl Model {
 }
 
 #[test]
-fn a_bent_clock_gives_no_permit_too_many_and_keeps_nobody_waiting_once_it_goes_on() {
+fn a_bent_clock_gives_no_permit_too_many_and_delays_no_job_once_it_goes_on() {
     for seed in 0..300 {
         let mut random = fastrand::Rng::with_seed(seed);
         let alarms = if seed % 2 == 0 {
@@ -331,7 +327,7 @@ fn a_bent_clock_gives_no_permit_too_many_and_keeps_nobody_waiting_once_it_goes_o
                 model.look(0),
                 "seed {seed}, step {step}, {alarms:?}, {limit:?}"
             );
-            // Somebody comes, so that the pool looks at the clock.
+            // A submission makes the pool read the clock.
             stage.submit(1);
             model.waiting += 1;
             assert_eq!(
@@ -460,13 +456,10 @@ fn a_rate_that_is_faster_than_any_clock_lets_all_jobs_run() {
                     builder.rate_limit(limit)
                 };
                 const JOBS: u64 = 2000;
-                let (pool, workers) = builder
-                    .timer(Hasty::new(100 * JOBS))
-                    .build(|n: u64| ready(Ok::<_, ()>(n)));
-                let mut steps = Steps::default();
-                for worker in workers {
-                    steps.add("worker", worker.run());
-                }
+                let (pool, mut steps) =
+                    step_pool(builder.timer(Hasty::new(100 * JOBS)), |n: u64| {
+                        ready(Ok::<_, ()>(n))
+                    });
                 let reader = pool.clone();
                 steps.add("reader", async move {
                     let sum: u64 = reader
@@ -498,9 +491,9 @@ fn jobs_that_run_out_of_time_while_others_are_settled_follow_one_after_another()
             .workers(1)
             .queue_capacity(2 * JOBS as usize)
             .job_timeout(SECOND);
-        let (pool, workers) = builder
-            .timer(clock.clone())
-            .build(|(): ()| ready(Ok::<_, ()>(())));
+        let (pool, mut steps) = step_pool(builder.timer(clock.clone()), |(): ()| {
+            ready(Ok::<_, ()>(()))
+        });
         pool.pause();
         let mut maps = Vec::new();
         for _ in 0..JOBS {
@@ -516,10 +509,6 @@ fn jobs_that_run_out_of_time_while_others_are_settled_follow_one_after_another()
         clock.set_step(990_000);
         assert_eq!(pool.stats().timed_out, 0);
         clock.set_step(10);
-        let mut steps = Steps::default();
-        for worker in workers {
-            steps.add("worker", worker.run());
-        }
         steps.settle();
         assert_eq!(pool.stats().timed_out, JOBS, "of maps: {of_maps}");
         for mut map in maps {
@@ -595,7 +584,7 @@ fn a_worker_that_lets_one_moment_after_another_pass_lets_others_have_the_thread(
             steps.settle();
             // Each deadline is a moment of its own, and lets no job start.
             for n in 1..=1000 {
-                let time = Duration::from_millis(n);
+                let time = millis(n);
                 pool.job(n)
                     .delay(HOUR)
                     .timeout(time)
@@ -643,8 +632,8 @@ fn a_worker_whose_jobs_come_one_moment_after_another_lets_others_have_the_thread
 fn a_rate_that_is_faster_than_the_loop_of_a_worker_does_not_stop_it() {
     for rate in [1_000_000, u32::MAX] {
         in_both_ways(|slots| {
-            let own: Arc<OnceLock<Pool<u32, (), ()>>> = Arc::default();
-            let inside = Arc::clone(&own);
+            let own = OwnPool::<u32, (), ()>::new();
+            let inside = own.reach();
             let (pool, workers) = slots
                 .at_once(Pool::builder(), 4)
                 .queue_capacity(100)
@@ -652,7 +641,7 @@ fn a_rate_that_is_faster_than_the_loop_of_a_worker_does_not_stop_it() {
                 // Far more looks than the test needs.
                 .timer(Hasty::new(1_000_000))
                 .build(move |n: u32| {
-                    let pool = inside.get().expect("it is there").clone();
+                    let pool = inside.pool();
                     async move {
                         for _ in 0..2 {
                             if n > 0
@@ -664,7 +653,7 @@ fn a_rate_that_is_faster_than_the_loop_of_a_worker_does_not_stop_it() {
                         Ok(())
                     }
                 });
-            assert!(own.set(pool.clone()).is_ok());
+            own.set(&pool);
             pool.try_submit(20).unwrap().detach();
             future::block_on(workers.drive(pool.wait_idle()));
             let stats = pool.stats();

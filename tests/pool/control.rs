@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
@@ -13,22 +13,18 @@ use brigade::{
     Builder, CancelReason, End, Event, JobError, JobHandle, JobId, ManualTimer, Pool, RateLimit,
     Retry, RunningJob, Spawn, SubmitError, Submitter, TimeLimit, Timer,
 };
-use futures_lite::future;
+use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Live, Log, Watchdog, assert_adds_up, assert_over, assert_settled, block_on,
-    everywhere, everywhere_once, gated, in_both_ways, on_wake, poll_once, yield_now,
+    Env, Gate, Live, Log, OwnPool, Watchdog, assert_adds_up, assert_over, assert_settled, block_on,
+    everywhere, everywhere_once, gated, in_both_ways, millis, on_wake, poll_once, secs, yield_now,
 };
-use crate::steps::Steps;
+use crate::steps::step_pool;
 
 type Numbers = Pool<u32, u32, ()>;
 
-const fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
-}
-
 /// How many are queued, delayed and running.
-fn figures<In, T, E>(pool: &Pool<In, T, E>) -> (usize, usize, usize) {
+fn counts<In, T, E>(pool: &Pool<In, T, E>) -> (usize, usize, usize) {
     let stats = pool.stats();
     assert_adds_up(&stats);
     (stats.queued, stats.delayed, stats.running)
@@ -53,7 +49,7 @@ fn a_paused_pool_lets_running_jobs_end_and_starts_the_others_when_it_is_resumed(
         assert!(poll_once(waiting.as_mut()).is_none());
         gate.open(2);
         pool.wait_running_below(1).await;
-        assert_eq!(figures(&pool), (4, 0, 0), "{}", env.name);
+        assert_eq!(counts(&pool), (4, 0, 0), "{}", env.name);
         assert!(poll_once(waiting.as_mut()).is_none());
         let mut before = started.take();
         before.sort_unstable();
@@ -74,12 +70,11 @@ fn a_paused_pool_lets_running_jobs_end_and_starts_the_others_when_it_is_resumed(
 #[test]
 fn a_pause_holds_back_what_is_on_its_way_to_a_worker() {
     // In one thread, so that the workers have certainly looked.
-    for slots in [1, 2] {
+    in_both_ways(|slots| {
         let (log, clock) = (Log::new(), ManualTimer::new());
         let started = log.clone();
-        let (pool, workers) = Pool::builder()
-            .workers(3)
-            .jobs_per_worker(slots)
+        let (pool, workers) = slots
+            .each(Pool::builder(), 3, 2)
             .timer(clock.clone())
             .build(move |n: u32| {
                 started.push(n);
@@ -93,7 +88,7 @@ fn a_pause_holds_back_what_is_on_its_way_to_a_worker() {
             for _ in 0..100 {
                 yield_now().await;
             }
-            assert_eq!((log.take(), figures(&pool)), (vec![], (5, 0, 0)));
+            assert_eq!((log.take(), counts(&pool)), (vec![], (5, 0, 0)));
             pool.resume();
             pool.drain().await;
         }));
@@ -102,7 +97,7 @@ fn a_pause_holds_back_what_is_on_its_way_to_a_worker() {
         }
         assert_eq!((log.take(), clock.sleeping()), (vec![0, 1, 2, 3, 4], 0));
         assert_settled(&pool);
-    }
+    });
 }
 
 /// A clock that lets something happen when it is looked at first.
@@ -130,10 +125,10 @@ fn two_threads_that_use_the_first_control_at_once_leave_all_workers_free() {
             clock: ManualTimer::new(),
             meanwhile: Mutex::default(),
         });
-        let (pool, workers) = slots
-            .in_order(Pool::builder())
-            .timer(Arc::clone(&timer))
-            .build(|n: u32| async move { Ok::<_, ()>(n) });
+        let (pool, mut steps) = step_pool(
+            slots.in_order(Pool::builder()).timer(Arc::clone(&timer)),
+            |n: u32| async move { Ok::<_, ()>(n) },
+        );
         let mut handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
         // While one thread looks at the clock for the first time, another one is through with it.
         let other = pool.clone();
@@ -144,10 +139,6 @@ fn two_threads_that_use_the_first_control_at_once_leave_all_workers_free() {
         };
         *timer.meanwhile.lock().unwrap() = Some(Box::new(faster));
         pool.set_workers(1);
-        let mut steps = Steps::default();
-        for worker in workers {
-            steps.add("worker", worker.run());
-        }
         steps.settle();
         assert_eq!(
             handles.each_mut().map(|handle| poll_once(pin!(handle))),
@@ -167,7 +158,7 @@ fn pauses_are_counted_and_a_resume_without_one_is_nothing() {
         pool.clone().pause();
         let handle = pool.try_submit(0).unwrap();
         pool.resume();
-        assert_eq!((pool.is_paused(), figures(&pool)), (true, (1, 0, 0)));
+        assert_eq!((pool.is_paused(), counts(&pool)), (true, (1, 0, 0)));
         gate.open(1);
         pool.resume();
         assert!(!pool.is_paused());
@@ -179,7 +170,7 @@ fn pauses_are_counted_and_a_resume_without_one_is_nothing() {
         let handle = pool.try_submit(1).unwrap();
         yield_now().await;
         assert_eq!(
-            (pool.is_paused(), figures(&pool), started.take()),
+            (pool.is_paused(), counts(&pool), started.take()),
             (true, (1, 0, 0), vec![0]),
             "{}",
             env.name
@@ -220,7 +211,7 @@ fn a_pause_holds_while_others_pause_and_resume_at_the_same_time() {
         });
         yield_now().await;
         assert_eq!(
-            (pool.is_paused(), figures(&pool), started.take()),
+            (pool.is_paused(), counts(&pool), started.take()),
             (true, (100, 0, 0), vec![]),
             "{}",
             env.name
@@ -320,11 +311,10 @@ fn an_alarm_that_goes_off_in_an_aborted_pool_is_the_last() {
     // Polled by hand, so that the worker with the alarm is there while another one has yet to drop
     // its job.
     let _watchdog = Watchdog::new("its worker");
-    for slots in [1, 2] {
+    in_both_ways(|slots| {
         let clock = ManualTimer::new();
-        let (pool, workers) = Pool::builder()
-            .workers(2)
-            .jobs_per_worker(slots)
+        let (pool, workers) = slots
+            .each(Pool::builder(), 2, 2)
             .timer(clock.clone())
             .build(|_: u32| future::pending::<Result<(), ()>>());
         let mut workers: Vec<_> = workers
@@ -355,7 +345,7 @@ fn an_alarm_that_goes_off_in_an_aborted_pool_is_the_last() {
             (delayed.id(), running.id())
         );
         assert_settled(&pool);
-    }
+    });
 }
 
 #[test]
@@ -373,7 +363,7 @@ fn time_goes_on_in_a_paused_pool() {
             "{}",
             env.name
         );
-        assert_eq!(figures(&pool), (1, 0, 0));
+        assert_eq!(counts(&pool), (1, 0, 0));
         gate.open(1);
         pool.resume();
         assert_eq!(delayed.await, Ok(1));
@@ -385,25 +375,25 @@ fn time_goes_on_in_a_paused_pool() {
 #[test]
 fn a_job_that_pauses_its_own_pool_is_the_last_to_start() {
     everywhere(|env| async move {
-        let place: Arc<OnceLock<Numbers>> = Arc::default();
-        let (started, inside) = (Log::new(), Arc::clone(&place));
+        let own = OwnPool::<u32, u32, ()>::new();
+        let (started, inside) = (Log::new(), own.reach());
         let log = started.clone();
         let pool = env.in_order().spawn_on(&env, move |n: u32| {
             log.push(n);
-            let pool = inside.get().filter(|_| n == 3).cloned();
+            let pool = inside.get().filter(|_| n == 3);
             async move {
                 pool.iter().for_each(Pool::pause);
                 Ok::<_, ()>(n)
             }
         });
         pool.pause();
-        place.set(pool.clone()).unwrap();
+        own.set(&pool);
         let handles: Vec<_> = (0..6).map(|n| pool.try_submit(n).unwrap()).collect();
         pool.resume();
         pool.wait_queued_below(3).await;
         pool.wait_running_below(1).await;
         assert_eq!(
-            (started.take(), figures(&pool)),
+            (started.take(), counts(&pool)),
             (vec![0, 1, 2, 3], (2, 0, 0)),
             "{}",
             env.name
@@ -435,36 +425,26 @@ fn more_workers_start_jobs_at_once_and_fewer_stop_none_and_hold_as_jobs_end() {
         pool.set_workers(1);
         let handles: Vec<_> = (0..20).map(|n| pool.try_submit(n).unwrap()).collect();
         gate.arrived(1).await;
-        assert_eq!(figures(&pool), (19, 0, 1), "{}", env.name);
+        assert_eq!(counts(&pool), (19, 0, 1), "{}", env.name);
         for (workers, more) in [(2, 1), (3, 1), (4, 1)] {
             pool.set_workers(workers);
             gate.arrived(more).await;
-            assert_eq!(figures(&pool), (20 - workers, 0, workers), "{}", env.name);
+            assert_eq!(counts(&pool), (20 - workers, 0, workers), "{}", env.name);
         }
         pool.set_workers(1);
-        assert_eq!(
-            (figures(&pool), live.now()),
-            ((16, 0, 4), 4),
-            "{}",
-            env.name
-        );
+        assert_eq!((counts(&pool), live.now()), ((16, 0, 4), 4), "{}", env.name);
         // Three end, and none takes their place; then one after another.
         gate.open(3);
         pool.wait_running_below(2).await;
-        assert_eq!(
-            (figures(&pool), live.now()),
-            ((16, 0, 1), 1),
-            "{}",
-            env.name
-        );
+        assert_eq!((counts(&pool), live.now()), ((16, 0, 1), 1), "{}", env.name);
         gate.open(1);
         gate.arrived(1).await;
-        assert_eq!(figures(&pool), (15, 0, 1), "{}", env.name);
+        assert_eq!(counts(&pool), (15, 0, 1), "{}", env.name);
         // In one go, and not one by one.
         pool.set_workers(4);
         gate.arrived(3).await;
         assert_eq!(
-            (figures(&pool), live.most()),
+            (counts(&pool), live.most()),
             ((12, 0, 4), 4),
             "{}",
             env.name
@@ -496,7 +476,7 @@ fn fewer_workers_hold_back_what_is_on_its_way_to_one() {
         pool.set_workers(2);
         workers.spawn_on(&env);
         gate.arrived(2).await;
-        assert_eq!(figures(&pool), (18, 0, 2), "{}", env.name);
+        assert_eq!(counts(&pool), (18, 0, 2), "{}", env.name);
         gate.open(20);
         for (n, handle) in (0..).zip(handles) {
             assert_eq!(handle.await, Ok(n));
@@ -526,7 +506,7 @@ fn submitters_that_wait_for_room_go_on_when_there_are_more_workers() {
             handles.push(submit.await.unwrap());
         }
         gate.arrived(6).await;
-        assert_eq!(figures(&pool), (0, 0, 11), "{}", env.name);
+        assert_eq!(counts(&pool), (0, 0, 11), "{}", env.name);
         gate.open(11);
         for (n, handle) in (0..).zip(handles) {
             assert_eq!(handle.await, Ok(n));
@@ -561,7 +541,7 @@ fn a_job_that_waits_for_another_is_told_when_no_worker_is_left_for_that() {
         workers.spawn_on(&env);
         let handle = pool.try_submit(1).unwrap();
         gate.arrived(1).await;
-        // The other worker has nothing to do before it is resumed, so the wait is none for ever.
+        // The other worker starts no job before the pool is resumed, so the wait can still end.
         pool.pause();
         gate.open(1);
         waits.next().await;
@@ -606,7 +586,7 @@ fn a_job_whose_pool_is_paused_waits_for_another_until_it_is_resumed() {
         pool.pause();
         gate.open(1);
         waits.next().await;
-        assert_eq!(figures(&pool), (1, 0, 1));
+        assert_eq!(counts(&pool), (1, 0, 1));
         pool.resume();
         assert_eq!(handle.await, Ok(0), "{}", env.name);
         assert_over(&env, &pool).await;
@@ -759,7 +739,8 @@ fn running_jobs_are_listed_in_the_order_of_their_workers_with_all_that_is_known_
             jobs.sort_unstable_by_key(|job| job.2);
             jobs
         };
-        // Two of a map, the second and third of it, and a handle's. Nobody looks at the clock.
+        // Two jobs of a map, the second and third, and the job of a handle. No job has a start time,
+        // since the pool does not read the clock.
         let mut map = pool.map([0, 1, 2]);
         let handle = pool.try_submit(3).unwrap();
         assert!(poll_once(pin!(map.next())).is_none());
@@ -777,7 +758,7 @@ fn running_jobs_are_listed_in_the_order_of_their_workers_with_all_that_is_known_
             .map(|(job, worker, attempt)| (*job, index(*job), *worker, *attempt, None))
             .collect();
         assert_eq!(seen(&env, pool.running()), expected(plain), "{}", env.name);
-        // With a schedule somebody does, for those that start from then on.
+        // With a schedule the pool does, for jobs that start from then on.
         let start = env.clock.elapsed();
         env.clock.advance(secs(7));
         pool.set_workers(3);
@@ -800,7 +781,7 @@ fn running_jobs_are_listed_in_the_order_of_their_workers_with_all_that_is_known_
 }
 
 #[test]
-fn the_figures_of_a_pool_are_the_sums_of_those_of_its_maps_and_groups_children_included() {
+fn the_statistics_of_a_pool_are_the_sums_of_those_of_its_maps_and_groups_children_included() {
     everywhere(|env| async move {
         let (pool, workers) = env.at_once(10).build_with_submitter(
             |n: u32, jobs: Submitter<u32, u32, u32>| async move {
@@ -828,17 +809,17 @@ fn the_figures_of_a_pool_are_the_sums_of_those_of_its_maps_and_groups_children_i
         let (low, high) = future::zip(low, high).await;
         for (summary, accepted) in [(low, 4000), (high, 4000), (group.summary(), 2000)] {
             let half = accepted / 2;
-            let figures = (
+            let counts = (
                 summary.accepted,
                 summary.succeeded,
                 summary.failed,
                 summary.cancelled,
                 summary.unread,
             );
-            assert_eq!(figures, (accepted, half, half, 0, 0), "{}", env.name);
+            assert_eq!(counts, (accepted, half, half, 0, 0), "{}", env.name);
         }
         let stats = assert_over(&env, &pool).await;
-        let figures = (
+        let counts = (
             stats.accepted,
             stats.succeeded,
             stats.failed,
@@ -846,15 +827,15 @@ fn the_figures_of_a_pool_are_the_sums_of_those_of_its_maps_and_groups_children_i
             stats.rejected,
             stats.retries,
         );
-        assert_eq!(figures, (10_000, 5_000, 5_000, 0, 0, 0), "{}", env.name);
+        assert_eq!(counts, (10_000, 5_000, 5_000, 0, 0, 0), "{}", env.name);
     });
 }
 
 #[test]
-fn the_figures_add_up_at_every_event() {
+fn the_statistics_add_up_at_every_event() {
     everywhere(|env| async move {
-        let place: Arc<OnceLock<Pool<u32, u32, u32>>> = Arc::default();
-        let (inside, looks) = (Arc::clone(&place), Log::new());
+        let own = OwnPool::<u32, u32, u32>::new();
+        let (inside, looks) = (own.reach(), Log::new());
         let log = looks.clone();
         let pool = env
             .at_once(3)
@@ -864,10 +845,9 @@ fn the_figures_add_up_at_every_event() {
             .rate_limit(RateLimit::per_second(1_000_000).burst(8))
             .retry(Retry::fixed(secs(1)).max_attempts(2))
             .observe(move |_: &Event| {
-                // A panic in an observer is ignored, so others look whether all came back, and at
-                // what they say.
+                // A panic in an observer is ignored, so the statistics are checked after the run.
                 log.push(None);
-                log.push(inside.get().map(Pool::stats));
+                log.push(inside.get().as_ref().map(Pool::stats));
             })
             .spawn_on(&env, |n: u32| async move {
                 yield_now().await;
@@ -877,7 +857,7 @@ fn the_figures_add_up_at_every_event() {
                     _ => Ok(n),
                 }
             });
-        place.set(pool.clone()).unwrap();
+        own.set(&pool);
         let mut handles: Vec<_> = (0..60)
             .map(|n| {
                 let job = pool.job(n).priority((n % 3) as i32);
@@ -891,7 +871,7 @@ fn the_figures_add_up_at_every_event() {
             })
             .collect();
         let mut map = pool.map(0..60).priority(1);
-        // The first one costs too much, and is told so at once.
+        // The first job costs too much, and is rejected at once.
         let first = poll_once(pin!(map.next()))
             .flatten()
             .expect("it waits for nothing");
@@ -901,7 +881,7 @@ fn the_figures_add_up_at_every_event() {
                 .is_err_and(|error| error.is_cost_exceeds_limit())
         );
         handles.retain(|handle| handle.id().as_u64() % 9 > 0);
-        while figures(&pool) != (0, 0, 0) {
+        while counts(&pool) != (0, 0, 0) {
             env.clock.advance(secs(1));
             yield_now().await;
         }
@@ -1004,7 +984,7 @@ fn a_wait_for_a_shorter_queue_ends_when_so_few_are_queued_or_delayed() {
                 gate.open(1);
                 gate.arrived(1).await;
             }
-            let (queued, delayed, _) = figures(&pool);
+            let (queued, delayed, _) = counts(&pool);
             assert_eq!(queued + delayed, left, "{}", env.name);
             waits.retain_mut(|(count, wait)| {
                 let is_over = poll_once(wait.as_mut()).is_some();
@@ -1013,7 +993,7 @@ fn a_wait_for_a_shorter_queue_ends_when_so_few_are_queued_or_delayed() {
             });
         }
         assert_eq!(ends, [(6, 5), (3, 2)], "{}", env.name);
-        // Whoever waits is woken for it.
+        // The wait is woken by that.
         let (_, last) = waits.pop().unwrap();
         future::zip(last, async { drop(delayed) }).await;
         gate.open(9);
@@ -1036,12 +1016,12 @@ fn a_wait_for_fewer_running_jobs_ends_when_so_few_run_and_does_not_mind_what_is_
         assert!(poll_once(last.as_mut()).is_none());
         for running in [3, 2] {
             future::zip(pool.wait_running_below(running + 1), async { gate.open(1) }).await;
-            assert_eq!(figures(&pool), (2, 0, running), "{}", env.name);
+            assert_eq!(counts(&pool), (2, 0, running), "{}", env.name);
             assert!(poll_once(last.as_mut()).is_none());
         }
         gate.open(2);
         last.await;
-        assert_eq!(figures(&pool), (2, 0, 0), "{}", env.name);
+        assert_eq!(counts(&pool), (2, 0, 0), "{}", env.name);
         pool.resume();
         gate.open(2);
         for (n, handle) in (0..).zip(handles) {
@@ -1099,10 +1079,10 @@ fn a_wait_for_what_cannot_be_ends_with_the_pool() {
 #[test]
 fn a_job_that_waits_for_a_quieter_moment_of_its_own_pool_panics_if_it_would_wait() {
     everywhere(|env| async move {
-        let place: Arc<OnceLock<Numbers>> = Arc::default();
-        let inside = Arc::clone(&place);
+        let own = OwnPool::<u32, u32, ()>::new();
+        let inside = own.reach();
         let pool = env.in_order().spawn_on(&env, move |n: u32| {
-            let pool = inside.get().unwrap().clone();
+            let pool = inside.pool();
             async move {
                 match n {
                     // It is the one that runs, and nothing is queued.
@@ -1113,7 +1093,7 @@ fn a_job_that_waits_for_a_quieter_moment_of_its_own_pool_panics_if_it_would_wait
                 Ok(n)
             }
         });
-        place.set(pool.clone()).unwrap();
+        own.set(&pool);
         let mut messages = Vec::new();
         for n in 0..3 {
             messages.push(match pool.try_submit(n).unwrap().await {
@@ -1169,7 +1149,7 @@ fn one_more_than_may_wait_for_room_is_told_so_at_once() {
                 poll_once(pin!(group.submit(5))),
                 Some(Err(SubmitError::Overloaded(5)))
             );
-            // One that does not want to wait is told as ever, and the one that waits goes on to.
+            // `try_submit` is refused as before, and the submission that waits continues to wait.
             assert_eq!(pool.try_submit(6).unwrap_err(), SubmitError::Full(6));
             assert!(poll_once(first.as_mut()).is_none());
             gate.open(1);
@@ -1203,7 +1183,7 @@ fn one_more_than_may_wait_for_room_is_told_so_at_once() {
 }
 
 #[test]
-fn where_nobody_may_wait_a_full_queue_is_told_at_once_and_room_is_used() {
+fn where_no_submission_may_wait_a_full_queue_refuses_at_once_and_room_is_used() {
     everywhere(|env| async move {
         let (pool, gate, _) = gated(&env, env.one_by_one().queue_capacity(1).max_waiting(0));
         let running = pool.submit(0).await.unwrap();
@@ -1232,7 +1212,7 @@ fn where_nobody_may_wait_a_full_queue_is_told_at_once_and_room_is_used() {
 }
 
 #[test]
-fn maps_wait_for_room_without_taking_up_the_number_of_those_who_may() {
+fn maps_wait_for_room_without_counting_among_the_submissions_that_may() {
     everywhere(|env| async move {
         let (pool, gate, started) = gated(&env, env.one_by_one().queue_capacity(1).max_waiting(1));
         let running = pool.submit(0).await.unwrap();
@@ -1305,4 +1285,73 @@ fn a_wait_that_is_given_up_takes_no_other_along() {
         assert_eq!(tell.try_recv(), Ok(()), "it is not woken");
         assert!(poll_once(below.as_mut()).is_some());
     }
+}
+
+// ---- times ----
+
+#[test]
+fn timings_say_how_long_a_job_waited_and_how_long_it_ran() {
+    everywhere(|env| async move {
+        for is_measured in [false, true] {
+            let (pool, gate, _) = gated(&env, env.one_by_one().timings(is_measured));
+            let mut map = pool.map([1, 2, 3]);
+            assert!(poll_once(std::pin::pin!(map.next())).is_none());
+            gate.arrived(1).await;
+            env.clock.advance(secs(2));
+            gate.open(1);
+            let mut completions = vec![map.next().await.unwrap()];
+            gate.arrived(1).await;
+            env.clock.advance(secs(3));
+            map.cancel();
+            completions.extend(map.collect::<Vec<_>>().await);
+            completions.sort_by_key(|completion| completion.index);
+            let times: Vec<_> = completions
+                .iter()
+                .map(|completion| (completion.queued_for(), completion.ran_for()))
+                .collect();
+            let seconds = |seconds| is_measured.then_some(Duration::from_secs(seconds));
+            // The last one did not start.
+            let expected = [
+                (seconds(0), seconds(2)),
+                (seconds(2), seconds(3)),
+                (seconds(5), None),
+            ];
+            assert_eq!(times, expected, "{}", env.name);
+            assert_settled(&pool);
+        }
+    });
+}
+
+#[test]
+fn a_poll_that_takes_too_long_is_reported_with_its_job() {
+    in_both_ways(|slots| {
+        let clock = ManualTimer::new();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let (log, hands) = (Arc::clone(&events), clock.clone());
+        let (pool, workers) = slots
+            .in_order(Pool::builder())
+            .timer(clock)
+            .slow_poll(millis(10))
+            .observe(move |event: &Event| {
+                if let Event::SlowPoll { job, took } = event {
+                    log.lock().unwrap().push((*job, *took));
+                }
+            })
+            .build(move |millis: u64| {
+                let hands = hands.clone();
+                async move {
+                    yield_now().await;
+                    hands.advance(Duration::from_millis(millis));
+                    yield_now().await;
+                    Ok::<_, ()>(())
+                }
+            });
+        let handles = [10, 11, 500].map(|millis| pool.try_submit(millis).unwrap());
+        let ids = handles.each_ref().map(JobHandle::id);
+        future::block_on(workers.drive(pool.drain()));
+        let expected = [(ids[1], millis(11)), (ids[2], millis(500))];
+        // Jobs that share a worker go on in any order.
+        events.lock().unwrap().sort_unstable();
+        assert_eq!(*events.lock().unwrap(), expected);
+    });
 }

@@ -2,22 +2,24 @@
 //! nothing hangs, nothing leaks.
 //!
 //! A [`Run`] polls the workers and the consumers of one small pool step by step, and only those
-//! that were woken. At one moment it drops one of them. After each step the figures add up; at the
-//! end each accepted job has had one outcome, who was left has come to his end, and each input,
-//! future, value, state and handler was dropped once.
+//! that were woken. At one moment it drops one of them. After each step the statistics add up;
+//! at the end each accepted job has had one outcome, every task that was left has ended, and each
+//! input, future, value, state and handler was dropped once.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use brigade::{End, Event, JobError, ManualTimer, Pool, RateLimit, SubmitError, Submitter};
 use futures_lite::future;
 
-use crate::harness::{DropToken, Drops, assert_adds_up, assert_settled, yield_now};
+use crate::harness::{
+    DropToken, Drops, SECOND, assert_adds_up, assert_settled, everywhere, millis, poll_once,
+    yield_now,
+};
 use crate::steps::Steps;
 
 type Jobs = Pool<Input, Output, Failure>;
@@ -101,7 +103,7 @@ async fn work(
         yield_now().await;
     }
     if number % 5 == 4 {
-        clock.sleep(Duration::from_secs(1)).await;
+        clock.sleep(SECOND).await;
     }
     drop(input.token);
     let token = Token(tracker.values.token());
@@ -181,7 +183,7 @@ impl Run {
         .with_consumers(scenario)
     }
 
-    /// Leaves the workers to somebody else.
+    /// Spawns the workers with `spawn`, and not as tasks of `steps`.
     fn with_workers_elsewhere(scenario: &Scenario, mut spawn: impl FnMut(Local)) -> Self {
         Self::spawn(scenario, |_, worker| spawn(worker)).with_consumers(scenario)
     }
@@ -202,7 +204,7 @@ impl Run {
                 log.lock().unwrap().push(event.clone());
             });
         if scenario.is_scheduled {
-            let limit = RateLimit::every(Duration::from_millis(100)).burst(3);
+            let limit = RateLimit::every(millis(100)).burst(3);
             builder = builder
                 .key_by(|input: &Input| input.number % 2)
                 .max_running_per_key(1)
@@ -240,13 +242,13 @@ impl Run {
         self
     }
 
-    /// Runs until nobody is woken and nobody sleeps, with one fault. Says whether the fault
-    /// happened.
+    /// Runs until no task is runnable and no timer is left, with one fault. Returns whether the fault
+    /// was injected.
     fn settle(&mut self, fault: Fault) -> bool {
         let mut has_happened = false;
         let mut count = 0;
         loop {
-            has_happened |= self.strike(fault, count);
+            has_happened |= self.inject(fault, count);
             match self.steps.step() {
                 Some(_) => count += 1,
                 None if self.env.clock.advance_to_next() => {}
@@ -259,8 +261,8 @@ impl Run {
         }
     }
 
-    fn strike(&mut self, fault: Fault, count: usize) -> bool {
-        let struck: Vec<usize> = match fault {
+    fn inject(&mut self, fault: Fault, count: usize) -> bool {
+        let targets: Vec<usize> = match fault {
             Fault::Worker(n, k) if self.steps.polls(self.workers[n]) == k => vec![self.workers[n]],
             Fault::Consumer(n, k) if self.steps.polls(self.consumers[n]) == k => {
                 vec![self.consumers[n]]
@@ -268,10 +270,10 @@ impl Run {
             Fault::AllWorkers(k) if count == k => self.workers.clone(),
             _ => return false,
         };
-        if !struck.iter().any(|at| self.steps.is_waiting(*at)) {
+        if !targets.iter().any(|at| self.steps.is_waiting(*at)) {
             return false;
         }
-        for at in struck {
+        for at in targets {
             self.steps.drop_task(at);
         }
         *self.env.are_workers_gone.borrow_mut() =
@@ -280,8 +282,8 @@ impl Run {
         true
     }
 
-    /// Everybody who was not dropped has ended.
-    fn assert_nobody_waits(&self, what: &str) {
+    /// Every task that was not dropped has ended.
+    fn assert_no_task_waits(&self, what: &str) {
         let waiting: Vec<_> = self
             .steps
             .waiting()
@@ -329,7 +331,7 @@ fn build(
                         (tracker.clone(), clock.clone(), tracker.futures.token());
                     async move {
                         if input.number < 4 {
-                            // Refused only when nobody wants the outcome any more.
+                            // Refused only when the parent's outcome is no longer wanted.
                             let _ = jobs.add(tracker.input(2 * input.number + 4));
                             yield_now().await;
                             let _ = jobs.add(tracker.input(2 * input.number + 5));
@@ -401,21 +403,17 @@ fn run(scenario: &Scenario, fault: Fault) -> bool {
     let mut run = Run::new(scenario);
     let has_happened = run.settle(fault);
     if !scenario.is_stuck {
-        run.assert_nobody_waits(&what);
+        run.assert_no_task_waits(&what);
     }
     let pool = run.env.pool.clone();
     let end = run.steps.add("end", async move {
         drop(pool.abort().await);
         pool.wait_idle().await;
         pool.drain().await;
-        assert!(
-            pool.drain_within(Duration::from_secs(1))
-                .await
-                .is_complete()
-        );
+        assert!(pool.drain_within(SECOND).await.is_complete());
     });
     run.settle(Fault::None);
-    run.assert_nobody_waits(&what);
+    run.assert_no_task_waits(&what);
     assert!(run.steps.is_done(end), "{what}: the pool does not end");
     assert_eq!(
         run.steps.waiting().next(),
@@ -501,7 +499,7 @@ fn on_every_small_pool(handler: Handler, consumers: &'static [Consumer], is_stuc
     }
 }
 
-/// Who is dropped first when everything is.
+/// What is dropped first when everything is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum First {
     Workers,
@@ -580,7 +578,7 @@ fn run_and_drop_executor(scenario: &Scenario, k: usize) -> bool {
     drop(executor);
     *run.env.are_workers_gone.borrow_mut() = true;
     run.settle(Fault::None);
-    run.assert_nobody_waits(&what);
+    run.assert_no_task_waits(&what);
     assert_eq!(assert_settled(&run.env.pool).workers, 0, "{what}");
     let Run {
         steps, env, events, ..
@@ -596,7 +594,7 @@ fn run_and_drop_executor(scenario: &Scenario, k: usize) -> bool {
 
 const JOBS: u32 = 9;
 
-/// What a handle, or a completion, may say in a run in which nobody cancels and nobody aborts.
+/// Checks the result of a handle or a completion in a run without cancellation and abort.
 #[track_caller]
 fn assert_plain_result<E: std::fmt::Debug>(number: u32, result: &Result<Output, JobError<E>>) {
     let is_expected = match result {
@@ -835,7 +833,7 @@ fn aborts(env: Env) -> Local {
 
 fn drains_within_a_while(env: Env) -> Local {
     Box::pin(async move {
-        let report = env.pool.drain_within(Duration::from_millis(1500)).await;
+        let report = env.pool.drain_within(millis(1500)).await;
         assert_eq!(report.stats.queued, 0);
         env.pool.wait_idle().await;
         assert_settled(&env.pool);
@@ -904,7 +902,7 @@ fn whatever_is_dropped_when_each_state_is_dropped_once() {
 }
 
 #[test]
-fn whatever_is_dropped_when_those_who_wait_for_idle_are_told() {
+fn whatever_is_dropped_when_waits_for_idle_are_woken() {
     on_every_small_pool(
         Handler::Plain,
         &[awaits_handles, waits_for_idle, waits_for_idle],
@@ -934,4 +932,33 @@ fn whatever_is_dropped_when_a_drain_with_a_deadline_ends() {
         &[maps_stuck_jobs, drains_within_a_while],
         true,
     );
+}
+
+#[test]
+fn nothing_is_left_when_pool_workers_and_handles_are_gone() {
+    everywhere(|env| async move {
+        let token = Arc::new(());
+        let (inside, observer) = (Arc::clone(&token), Arc::clone(&token));
+        let pool = env
+            .at_once(3)
+            .observe(move |_: &Event| drop(Arc::clone(&observer)))
+            .spawn_on(&env, move |n: u32| {
+                let token = Arc::clone(&inside);
+                async move {
+                    yield_now().await;
+                    drop(token);
+                    Ok::<_, ()>(n)
+                }
+            });
+        drop(pool.map(0..100).try_collect::<Vec<_>>().await);
+        let handles: Vec<_> = (0..10).map(|n| pool.try_submit(n).unwrap()).collect();
+        drop(handles);
+        let mut map = pool.map(0..100);
+        drop(poll_once(pin!(map.next())));
+        drop((map, pool));
+        while Arc::strong_count(&token) > 1 {
+            std::thread::yield_now();
+            yield_now().await;
+        }
+    });
 }

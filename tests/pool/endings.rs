@@ -26,7 +26,7 @@ use futures::Stream;
 use futures::stream::FuturesUnordered;
 use futures_lite::{StreamExt, future, stream};
 
-use crate::harness::{Env, Gate, Slots, everywhere, in_both_ways};
+use crate::harness::{Env, Gate, HOUR, Slots, everywhere, in_both_ways, secs};
 use crate::steps::Steps;
 
 /// Makes an enum and the array of all its variants, so that none can be missing there.
@@ -130,7 +130,7 @@ all! {
         DropExecutor,
         /// The map or group of the wait is cancelled.
         CancelOwn,
-        /// The last handle that the program holds beside what the wait itself holds.
+        /// The last handle of the program, except those of the wait itself.
         DropLastHandle,
     }
 }
@@ -343,8 +343,8 @@ impl Wait {
 }
 
 /// The grace of an ending; those of waits are longer.
-const GRACE: Duration = Duration::from_secs(60);
-const LONG: Duration = Duration::from_secs(3600);
+const GRACE: Duration = secs(60);
+const LONG: Duration = HOUR;
 
 /// How many jobs run at once.
 const SLOTS: usize = 2;
@@ -846,7 +846,7 @@ fn run_by_steps(slots: Slots, wait: Wait, ending: Ending) -> Result<(), String> 
 fn name_if_it_hangs(what: String) -> std::sync::mpsc::Sender<()> {
     let (guard, dropped) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
-        if dropped.recv_timeout(Duration::from_secs(20)) == Err(RecvTimeoutError::Timeout) {
+        if dropped.recv_timeout(secs(20)) == Err(RecvTimeoutError::Timeout) {
             // Not by the macro, whose text the test's output keeps back and loses here.
             let _ = writeln!(std::io::stderr(), "{what} hangs");
         }

@@ -1,5 +1,5 @@
-//! Jobs that fail or panic, workers that die, and consumers that do: who is hurt, and who hears of
-//! it.
+//! Jobs that fail or panic, and workers and consumers that are dropped: what is affected, and where
+//! the failure is reported.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -14,7 +14,8 @@ use futures::FutureExt;
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Drops, Env, Gate, assert_settled, block_on, everywhere, everywhere_once, poll_once,
+    Drops, Env, Gate, assert_settled, block_on, everywhere, everywhere_once, in_both_ways,
+    poll_once,
 };
 
 /// Jobs return even numbers and fail with odd ones.
@@ -103,7 +104,7 @@ fn a_worker_that_is_dropped_takes_only_its_own_job_along() {
         spawn.spawn(Box::pin(future::or(victim.run(), async move {
             _ = killed.recv().await;
         })));
-        // The first job is the victim's, for nobody else is there.
+        // The worker `victim` takes the first job, since no other worker exists yet.
         let lost = pool.try_submit(0).unwrap();
         gate.arrived(1).await;
         for worker in workers {
@@ -245,16 +246,15 @@ impl<F: FnOnce()> Drop for AtDrop<F> {
 
 #[test]
 fn no_job_of_a_map_starts_once_its_last_allowed_failure_has_an_outcome() {
-    // A second worker is polled at the very moment at which the first one reports the failure.
+    // The observer polls the second worker while the first one reports the failure.
     type Second = Arc<Mutex<Option<brigade::rt::BoxFuture<'static, ()>>>>;
-    for slots in [1, 2] {
+    in_both_ways(|slots| {
         let second = Second::default();
         let (other, started) = (Arc::clone(&second), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&started);
-        let (pool, workers) = Pool::builder()
+        let (pool, workers) = slots
+            .each(Pool::builder(), 2, 2)
             .timer(ManualTimer::new())
-            .workers(2)
-            .jobs_per_worker(slots)
             .observe(move |event: &Event| match event {
                 Event::Started { .. } => _ = count.fetch_add(1, Ordering::SeqCst),
                 Event::Finished {
@@ -287,7 +287,7 @@ fn no_job_of_a_map_starts_once_its_last_allowed_failure_has_an_outcome() {
             (1, 2)
         );
         assert_settled(&pool);
-    }
+    });
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn a_drain_after_failures_of_all_jobs_ends_as_any_other() {
 }
 
 #[test]
-fn a_failure_that_nobody_awaits_is_reported_once_and_one_that_is_awaited_is_not() {
+fn a_failure_that_is_not_awaited_is_reported_once_and_one_that_is_awaited_is_not() {
     everywhere(|env| async move {
         let pool = odd_fails(&env, 2);
         let (report, unhandled) = async_channel::unbounded();
@@ -362,15 +362,15 @@ fn a_drain_ends_after_the_last_unhandled_failure_was_reported() {
                 Err::<(), _>(n)
             }
         });
-        let figures = pool.clone();
+        let own = pool.clone();
         pool.on_unhandled(move |failure| {
             report
-                .try_send((failure.error, figures.stats().running))
+                .try_send((failure.error, own.stats().running))
                 .unwrap();
         });
         pool.try_submit(1).unwrap().detach();
         gate.open(1);
-        // As long as it counts as running, nobody's drain has ended.
+        // No drain ends while the job counts as running.
         assert_eq!(unhandled.recv().await, Ok((JobError::Failed(1), 1)));
         pool.drain().await;
         pool.on_unhandled(|_| {});
@@ -379,7 +379,7 @@ fn a_drain_ends_after_the_last_unhandled_failure_was_reported() {
 }
 
 #[test]
-fn a_panic_of_the_consumer_cancels_its_own_map_and_blocks_nobody_else() {
+fn a_panic_of_the_consumer_cancels_its_own_map_and_blocks_no_other() {
     everywhere(|env| async move {
         let pool = env
             .at_once(2)
@@ -451,7 +451,7 @@ fn the_first_error_and_the_end_of_all_jobs_can_race() {
 }
 
 #[test]
-fn a_panicking_observer_or_failure_handler_hurts_nobody() {
+fn a_panicking_observer_or_failure_handler_affects_no_job() {
     everywhere(|env| async move {
         let pool = env
             .in_order()
@@ -470,7 +470,7 @@ fn a_panicking_observer_or_failure_handler_hurts_nobody() {
 }
 
 #[test]
-fn the_state_of_a_worker_is_made_anew_after_a_panic_and_dropped_before_the_worker_has_left() {
+fn the_state_of_a_worker_is_made_again_after_a_panic_and_dropped_before_the_worker_has_left() {
     let (drops, at_leave) = (Drops::default(), Arc::new(Mutex::new(Vec::new())));
     let (counted, seen, log) = (drops.clone(), drops.clone(), Arc::clone(&at_leave));
     let (pool, workers) = Pool::builder()

@@ -1,6 +1,6 @@
 //! One suite, every executor. A scenario is written once, as an async function of its [`Env`];
 //! [`everywhere`] runs it on each executor in turn, in both ways to run several jobs at once, with
-//! a clock that moves when told.
+//! a clock that the scenario advances.
 //!
 //! The scenario itself runs on the test's thread; the workers run wherever the executor puts them.
 //! So a scenario orders events by channels, gates and the clock, never by sleeping.
@@ -24,7 +24,19 @@ use futures::executor::{LocalPool, ThreadPool};
 use futures::task::{LocalSpawnExt, SpawnExt};
 use futures_lite::future;
 
-/// The ways to run several jobs at once: by many workers, or by the slots of few. What is promised
+pub(crate) const SECOND: Duration = secs(1);
+pub(crate) const MINUTE: Duration = secs(60);
+pub(crate) const HOUR: Duration = secs(3600);
+
+pub(crate) const fn secs(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+pub(crate) const fn millis(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+/// The ways to run several jobs at once: with many workers, or with the slots of few. Every promise
 /// holds in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slots {
@@ -37,7 +49,7 @@ pub(crate) enum Slots {
 impl Slots {
     pub(crate) const BOTH: [Self; 2] = [Self::One, Self::Many];
 
-    /// A pool that runs so many jobs at once.
+    /// A pool that runs this many jobs at once.
     pub(crate) fn at_once<In, E>(self, builder: Builder<In, E>, jobs: usize) -> Builder<In, E> {
         let workers = self.workers(jobs);
         builder.workers(workers).jobs_per_worker(jobs / workers)
@@ -51,6 +63,18 @@ impl Slots {
             Self::Many if jobs >= 4 && jobs.is_multiple_of(2) => 2,
             Self::Many => 1,
         }
+    }
+
+    /// A pool of this many workers, each with one slot or with `several`.
+    pub(crate) fn each<In, E>(
+        self,
+        builder: Builder<In, E>,
+        workers: usize,
+        several: usize,
+    ) -> Builder<In, E> {
+        builder
+            .workers(workers)
+            .jobs_per_worker(if self == Self::One { 1 } else { several })
     }
 
     /// A pool that starts its jobs in their order, whether the one before has ended or not: by one
@@ -105,7 +129,7 @@ impl Env {
         Pool::builder().timer(self.clock.clone())
     }
 
-    /// The same, of a pool that runs so many jobs at once.
+    /// The same, of a pool that runs this many jobs at once.
     pub(crate) fn at_once<In, E>(&self, jobs: usize) -> Builder<In, E> {
         self.has_many.set(self.has_many.get() || jobs > 1);
         self.slots.at_once(self.builder(), jobs)
@@ -145,8 +169,7 @@ pub(crate) fn everywhere<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env
     run_everywhere(&Slots::BOTH.map(Some), &|env| Box::pin(scenario(env)));
 }
 
-/// The same for a scenario that says itself how many workers and slots there are, since it is about
-/// them.
+/// The same for a scenario about workers and slots, which sets their numbers itself.
 pub(crate) fn everywhere_once<F: Future<Output = ()> + 'static>(scenario: impl Fn(Env) -> F) {
     run_everywhere(&[None], &|env| Box::pin(scenario(env)));
 }
@@ -291,8 +314,7 @@ fn on_hand_written(body: &dyn Fn(Spawner) -> Body) {
     );
 }
 
-/// The plainest executor there is: polls everything, again and again, and sleeps when nobody was
-/// woken.
+/// The simplest executor: polls all tasks in turn, and sleeps when none was woken.
 fn poll_all(spawned: &RefCell<VecDeque<BoxFuture<'static, ()>>>, body: impl Future<Output = ()>) {
     let flag = Arc::new(Flag::default());
     let waker = Waker::from(Arc::clone(&flag));
@@ -350,8 +372,8 @@ impl Wake for Flag {
     }
 }
 
-/// Ends the process if a scenario hangs, since nothing else would; and says of one that fails where
-/// it does.
+/// Aborts the process if a scenario hangs, since nothing else would; and prints where a scenario
+/// fails.
 pub(crate) struct Watchdog {
     what: String,
     is_done: Arc<(Mutex<bool>, Condvar)>,
@@ -389,7 +411,7 @@ impl Drop for Watchdog {
     }
 }
 
-/// Lets jobs through one by one: a handler awaits [`pass`](Self::pass), the scenario calls
+/// Releases jobs one by one: a handler awaits [`pass`](Self::pass), the scenario calls
 /// [`open`](Self::open).
 #[derive(Clone)]
 pub(crate) struct Gate {
@@ -432,31 +454,31 @@ impl Gate {
     }
 }
 
-/// What happens, in its order: handlers tell it, the scenario hears of it.
+/// A log in order: handlers push entries, the scenario awaits them.
 #[derive(Clone)]
 pub(crate) struct Log<T> {
-    tell: async_channel::Sender<T>,
-    hear: async_channel::Receiver<T>,
+    entries: async_channel::Sender<T>,
+    unread: async_channel::Receiver<T>,
 }
 
 impl<T> Log<T> {
     pub(crate) fn new() -> Self {
-        let (tell, hear) = async_channel::unbounded();
-        Self { tell, hear }
+        let (entries, unread) = async_channel::unbounded();
+        Self { entries, unread }
     }
 
     pub(crate) fn push(&self, what: T) {
-        self.tell
+        self.entries
             .try_send(what)
             .unwrap_or_else(|_| panic!("the log is alive"));
     }
 
-    /// Waits for the next entry that was not heard of yet.
+    /// Waits for the next unread entry.
     pub(crate) async fn next(&self) -> T {
-        self.hear.recv().await.expect("the log is alive")
+        self.unread.recv().await.expect("the log is alive")
     }
 
-    /// Waits for so many.
+    /// Waits for this many.
     pub(crate) async fn many(&self, count: usize) -> Vec<T> {
         let mut entries = Vec::new();
         while entries.len() < count {
@@ -465,9 +487,9 @@ impl<T> Log<T> {
         entries
     }
 
-    /// All that were not heard of yet.
+    /// Takes all unread entries.
     pub(crate) fn take(&self) -> Vec<T> {
-        std::iter::from_fn(|| self.hear.try_recv().ok()).collect()
+        std::iter::from_fn(|| self.unread.try_recv().ok()).collect()
     }
 }
 
@@ -589,7 +611,7 @@ impl<J: Debug + PartialEq> Starts<J> {
     /// Waits for these starts and no others. Meanwhile it moves the clock on from one deadline to
     /// the next, whenever no job of the pool runs.
     ///
-    /// Nobody but the pool may sleep on the clock. With several workers, one may have to move its
+    /// Only the pool may sleep on the clock. With several workers, one may have to move its
     /// alarm to an earlier time after another one's job has ended, and may do so too late for this;
     /// such a scenario is for one worker.
     pub(crate) async fn expect<In, T, E>(
@@ -621,7 +643,7 @@ impl<J: Debug + PartialEq> Starts<J> {
         assert_eq!(seen, expected);
     }
 
-    /// What has been noted so far and not been asked for.
+    /// Takes the unread notes.
     pub(crate) fn take(&self) -> Vec<(J, Duration)> {
         std::iter::from_fn(|| self.notes.try_recv().ok()).collect()
     }
@@ -632,16 +654,102 @@ pub(crate) async fn yield_now() {
     future::yield_now().await;
 }
 
-/// A waker that calls the closure, the first time.
-pub(crate) fn on_wake(call: impl FnOnce() + Send + 'static) -> Waker {
-    struct OnWake(Mutex<Option<Box<dyn FnOnce() + Send>>>);
-    impl Wake for OnWake {
+/// Counts the calls of its wakers.
+#[derive(Default)]
+pub(crate) struct Wakes(AtomicUsize);
+
+impl Wakes {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub(crate) fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(Arc::clone(self))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// The number of calls since the last `take`.
+    pub(crate) fn take(&self) -> usize {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A waker that calls the closure each time, also while a call is in progress.
+pub(crate) fn on_each_wake(call: impl Fn() + Send + Sync + 'static) -> Waker {
+    struct Calls<F>(F);
+    impl<F: Fn() + Send + Sync> Wake for Calls<F> {
         fn wake(self: Arc<Self>) {
-            let call = self.0.lock().unwrap().take();
-            call.into_iter().for_each(|call| call());
+            (self.0)();
         }
     }
-    Waker::from(Arc::new(OnWake(Mutex::new(Some(Box::new(call))))))
+    Waker::from(Arc::new(Calls(call)))
+}
+
+/// A waker that calls the closure the first time only.
+pub(crate) fn on_wake(call: impl FnOnce() + Send + 'static) -> Waker {
+    let call = Mutex::new(Some(call));
+    on_each_wake(move || {
+        let call = call.lock().unwrap().take();
+        call.into_iter().for_each(|call| call());
+    })
+}
+
+/// The owner of a pool that jobs, observers or closures of that pool reach through a
+/// [`OwnPoolRef`]. Dropping the owner takes the pool out, so that the pool does not own itself.
+pub(crate) struct OwnPool<In, T, E>(OwnPoolRef<In, T, E>);
+
+impl<In, T, E> OwnPool<In, T, E> {
+    pub(crate) fn new() -> Self {
+        Self(OwnPoolRef(Arc::default()))
+    }
+
+    /// A reference for code inside the pool.
+    pub(crate) fn reach(&self) -> OwnPoolRef<In, T, E> {
+        self.0.clone()
+    }
+
+    pub(crate) fn set(&self, pool: &Pool<In, T, E>) {
+        *self.0.0.lock().unwrap() = Some(pool.clone());
+    }
+}
+
+impl<In, T, E> Drop for OwnPool<In, T, E> {
+    fn drop(&mut self) {
+        drop(self.0.take());
+    }
+}
+
+/// Where code inside a pool finds the pool; empty before [`OwnPool::set`].
+pub(crate) struct OwnPoolRef<In, T, E>(Arc<Mutex<Option<Pool<In, T, E>>>>);
+
+impl<In, T, E> OwnPoolRef<In, T, E> {
+    pub(crate) fn get(&self) -> Option<Pool<In, T, E>> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub(crate) fn pool(&self) -> Pool<In, T, E> {
+        self.get().expect("the pool is set before its jobs run")
+    }
+
+    /// Takes the pool out.
+    pub(crate) fn take(&self) -> Option<Pool<In, T, E>> {
+        self.0.lock().ok().and_then(|mut pool| pool.take())
+    }
+}
+
+impl<In, T, E> Clone for OwnPoolRef<In, T, E> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
 }
 
 /// Polls once and says whether it is ready.
@@ -652,7 +760,7 @@ pub(crate) fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Option<F::Ou
     }
 }
 
-/// The figures add up, and nothing is left over.
+/// Asserts that the statistics add up, and that no job is left.
 #[track_caller]
 pub(crate) fn assert_settled<In, T, E>(pool: &Pool<In, T, E>) -> Stats {
     let stats = pool.stats();

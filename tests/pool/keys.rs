@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use brigade::{
     Builder, Completion, End, JobError, Key, ManualTimer, OnError, Outcome, Pool, RateLimit, Retry,
@@ -14,20 +13,16 @@ use brigade::{
 use futures_lite::future;
 
 use crate::harness::{
-    Env, Gate, Live, Log, assert_over, assert_settled, everywhere, everywhere_once, gated,
-    poll_once, yield_now,
+    Env, Gate, Live, Log, OwnPool, assert_over, assert_settled, everywhere, everywhere_once, gated,
+    millis, poll_once, yield_now,
 };
-use crate::steps::Steps;
+use crate::steps::step_pool;
 
 /// A key, and a number within it.
 type Input = (&'static str, u32);
 
 const fn key(input: &Input) -> &'static str {
     input.0
-}
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
 }
 
 // ---- turns ----
@@ -47,7 +42,7 @@ fn keys_of_equal_priority_take_turns_and_jobs_of_one_key_start_in_their_order() 
         }
         gate.open(2);
         gate.arrived(2).await;
-        // The second one of its turn is running, and a key that comes anew stands behind those that
+        // The second one of its turn is running, and a key with a new job comes after the keys that
         // wait.
         submit(("d", 1));
         submit(("z", 1));
@@ -84,7 +79,7 @@ fn a_key_whose_job_comes_back_before_it_starts_keeps_its_turn() {
             .jobs_per_worker(slots)
             .key_by(key)
             .retry(retry);
-        let (pool, workers) = builder.timer(clock.clone()).build(move |input: Input| {
+        let (pool, mut steps) = step_pool(builder.timer(clock.clone()), move |input: Input| {
             log.push(input);
             let is_first = !std::mem::replace(&mut *has_failed.lock().unwrap(), true);
             future::ready(if is_first { Err(()) } else { Ok(()) })
@@ -94,10 +89,6 @@ fn a_key_whose_job_comes_back_before_it_starts_keeps_its_turn() {
             pool.try_submit(input).unwrap().detach();
         }
         pool.resume();
-        let mut steps = Steps::default();
-        for worker in workers {
-            steps.add("worker", worker.run());
-        }
         steps.run_out(&clock);
         assert_eq!(
             started.take(),
@@ -386,7 +377,7 @@ fn a_key_is_free_again_however_its_job_ends() {
 }
 
 #[test]
-fn a_job_of_a_busy_key_that_is_cancelled_takes_nobodys_turn() {
+fn a_job_of_a_busy_key_that_is_cancelled_takes_no_other_jobs_turn() {
     everywhere(|env| async move {
         let (pool, gate, started) = pool_with_busy_key(&env, env.in_order(), 1);
         let mut handles: Vec<_> = (0..6)
@@ -577,8 +568,8 @@ fn an_urgent_job_overtakes_one_on_its_way_to_a_worker_and_has_its_permits_be_it_
     const OTHER: Input = ("b", 0);
     everywhere_once(|env| async move {
         let cases = [
-            // The first one has the only slot, and the place and the permit of its key, since
-            // nobody else was there.
+            // The first job has the only slot, and the slot and the permit of its key, since no other
+            // job was there.
             (vec![(FIRST, 0), (SAME, 1)], vec![(0, SAME), (1000, FIRST)]),
             (vec![(FIRST, 0), (OTHER, 1)], vec![(0, OTHER), (0, FIRST)]),
             (
@@ -637,7 +628,7 @@ fn a_job_that_costs_nothing_takes_its_turn_and_no_permit() {
         }
         let mut log = starts.many(1).await;
         log.extend(tick(&env, &starts, &[1, 1, 2]).await);
-        // Nobody waits, and there is no permit.
+        // No job waits, and there is no permit.
         pool.try_submit((6, 0)).unwrap().detach();
         log.extend(starts.many(1).await);
         log[3..].sort_unstable();
@@ -698,8 +689,7 @@ fn a_panic_in_the_closure_of_keys_or_costs_ends_that_job_alone() {
                 log.push(n);
                 async move {
                     if n == 3 {
-                        // They are accepted, as any other; what becomes of them is seen by whoever
-                        // awaits them.
+                        // They are accepted like other jobs; their outcome reaches what awaits them.
                         assert_eq!(jobs.add(13), Ok(()));
                         assert_eq!(panicked(jobs.submit(14).unwrap().await), "no cost");
                     }
@@ -745,7 +735,7 @@ fn a_panic_in_the_closure_of_keys_or_costs_ends_that_job_alone() {
             (summary.succeeded, summary.panicked, summary.end),
             (3, 3, End::Complete)
         );
-        // It counts as a failure for those who stop at one.
+        // It counts as a failure for a map that stops at one.
         let stopped = pool
             .map([2, 13])
             .on_error(OnError::Stop)
@@ -876,7 +866,7 @@ fn two_keys_whose_jobs_await_each_others_next_ones_do_not_hang() {
         for handle in handles {
             told += usize::from(handle.await.unwrap());
         }
-        // The first one that is told makes room for what the other awaits.
+        // The first job whose wait is refused frees the slot for the job that the other awaits.
         assert!((1..=2).contains(&told), "{told} on {}", env.name);
         assert_over(&env, &pool).await;
     });
@@ -884,17 +874,16 @@ fn two_keys_whose_jobs_await_each_others_next_ones_do_not_hang() {
 
 #[test]
 fn a_map_of_ones_own_key_and_a_wait_for_room_behind_it_end_with_an_error() {
-    type Place = Arc<Mutex<Option<Pool<u32, &'static str, ()>>>>;
     everywhere(|env| async move {
-        let place = Place::default();
-        let inside = Arc::clone(&place);
+        let own = OwnPool::<u32, &'static str, ()>::new();
+        let inside = own.reach();
         let pool = env
             .at_once(3)
             .queue_capacity(1)
             .key_by(|_: &u32| "one")
             .max_running_per_key(1)
             .spawn_on(&env, move |n: u32| {
-                let pool = inside.lock().unwrap().clone();
+                let pool = inside.get();
                 async move {
                     let Some(pool) = pool.filter(|_| n > 0) else {
                         return Ok("plain");
@@ -911,7 +900,7 @@ fn a_map_of_ones_own_key_and_a_wait_for_room_behind_it_end_with_an_error() {
                     Ok("the submitter was told")
                 }
             });
-        *place.lock().unwrap() = Some(pool.clone());
+        own.set(&pool);
         assert_eq!(
             pool.submit(1).await.unwrap().await,
             Ok("the map was told"),
@@ -924,7 +913,6 @@ fn a_map_of_ones_own_key_and_a_wait_for_room_behind_it_end_with_an_error() {
             "{}",
             env.name
         );
-        *place.lock().unwrap() = None;
         assert_over(&env, &pool).await;
         assert_settled(&pool);
     });

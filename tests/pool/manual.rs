@@ -1,19 +1,17 @@
-//! The clock that moves when told, and the run that tells it: it jumps to the next alarm when its
-//! future waits.
+//! `ManualTimer` and its `run`, which advances the clock to the next deadline while its future is
+//! pending.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use brigade::{JobError, ManualTimer, Pool, RateLimit, TimeLimit};
 use futures_lite::future;
 
-const SECOND: Duration = Duration::from_secs(1);
+use crate::harness::{SECOND, Wakes};
 
 #[test]
 fn the_clock_jumps_to_each_alarm_in_turn() {
@@ -78,20 +76,11 @@ fn a_pool_with_a_rate_and_a_time_limit_runs_on_a_clock_that_jumps() {
     assert_eq!(clock.elapsed(), 62 * SECOND);
 }
 
-#[derive(Default)]
-struct Wakes(AtomicUsize);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
 #[test]
 fn a_run_without_alarms_waits_to_be_woken() {
     let clock = ManualTimer::new();
-    let wakes = Arc::new(Wakes::default());
-    let waker = Waker::from(Arc::clone(&wakes));
+    let wakes = Wakes::new();
+    let waker = wakes.waker();
     let mut cx = Context::from_waker(&waker);
     let (polls, place) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(None)));
     let mut run = pin!(clock.run({
@@ -107,9 +96,9 @@ fn a_run_without_alarms_waits_to_be_woken() {
         })
     }));
     assert!(run.as_mut().poll(&mut cx).is_pending());
-    assert_eq!((polls.get(), wakes.0.load(Ordering::SeqCst)), (1, 0));
+    assert_eq!((polls.get(), wakes.count()), (1, 0));
     place.take().expect("the future was polled").wake();
-    assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+    assert_eq!(wakes.count(), 1);
     assert!(run.poll(&mut cx).is_ready());
     assert_eq!(clock.elapsed(), Duration::ZERO);
 }

@@ -14,7 +14,7 @@ use futures_lite::future;
 
 use crate::harness::{
     Gate, Log, assert_adds_up, assert_over, assert_settled, block_on, everywhere, everywhere_once,
-    gated, poll_once, yield_now,
+    gated, millis, poll_once, secs, yield_now,
 };
 
 type Numbers = Pool<u32, u32, ()>;
@@ -31,10 +31,6 @@ async fn await_all(
         results.push(handle.await);
     }
     results
-}
-
-const fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
 }
 
 // ---- priority ----
@@ -107,7 +103,7 @@ fn an_urgent_job_overtakes_one_that_is_on_its_way_to_a_worker() {
                 future::ready(Ok::<_, ()>(n))
             });
             pool.set_workers(1);
-            // A slot is free for the first one and for no other, and nobody polls its worker.
+            // A slot is free for the first job only, and its worker is not polled.
             let handles = [
                 submit(&pool, 0, 0),
                 submit(&pool, 1, 0),
@@ -276,7 +272,7 @@ fn ageing_changes_no_order_among_equals() {
         gate.arrived(1).await;
         for n in 1..50 {
             handles.push(pool.try_submit(n).unwrap());
-            env.clock.advance(Duration::from_millis(300));
+            env.clock.advance(millis(300));
         }
         gate.open(50);
         assert_eq!(
@@ -355,7 +351,7 @@ fn a_job_that_is_cancelled_before_it_starts_is_over_at_once_and_makes_room() {
             assert!(poll_once(waiting.as_mut()).is_none());
             let before = pool.stats();
             let mut cancelling = pin!(handle.cancel());
-            // Nobody has to be polled for that.
+            // The cancellation of a queued job needs no poll of a worker.
             assert_eq!(poll_once(cancelling.as_mut()), Some(None));
             let stats = pool.stats();
             assert_adds_up(&stats);
@@ -510,20 +506,20 @@ fn a_job_whose_delay_has_passed_waits_for_a_worker_and_counts_as_queued() {
         gate.arrived(1).await;
         let delayed = pool.job(1).delay(secs(60)).try_submit().unwrap();
         let later = pool.job(2).delay(secs(61)).try_submit().unwrap();
-        let figures = || {
+        let counts = || {
             let stats = pool.stats();
             assert_adds_up(&stats);
             (stats.queued, stats.delayed, stats.running)
         };
         env.clock.advance(secs(59));
-        assert_eq!(figures(), (0, 2, 1));
+        assert_eq!(counts(), (0, 2, 1));
         env.clock.advance(secs(1));
-        assert_eq!(figures(), (1, 1, 1));
+        assert_eq!(counts(), (1, 1, 1));
         pool.pause();
         gate.open(1);
         assert_eq!(running.await, Ok(0));
         env.clock.advance(secs(1));
-        assert_eq!(figures(), (2, 0, 0));
+        assert_eq!(counts(), (2, 0, 0));
         pool.resume();
         gate.open(2);
         assert_eq!((delayed.await, later.await), (Ok(1), Ok(2)));
@@ -535,11 +531,7 @@ fn a_job_whose_delay_has_passed_waits_for_a_worker_and_counts_as_queued() {
 #[test]
 fn a_delay_without_end_never_ends_and_holds_up_nothing_else() {
     everywhere(|env| async move {
-        let far = env
-            .clock
-            .now()
-            .checked_add(Duration::from_secs(u64::MAX / 8))
-            .unwrap();
+        let far = env.clock.now().checked_add(secs(u64::MAX / 8)).unwrap();
         let never = |pool: &Numbers| {
             [
                 pool.job(1).delay(Duration::MAX).try_submit().unwrap(),

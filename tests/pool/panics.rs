@@ -1,5 +1,5 @@
-//! Whatever of the user's panics: one outcome, the worker lives, the figures add up, and each thing
-//! is dropped once.
+//! Panics of user code: the job has one outcome, the worker lives, the statistics add up, and each
+//! value is dropped once.
 
 use std::future::Future;
 use std::panic::resume_unwind;
@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use brigade::{
     CancelReason, CollectError, Event, JobError, ManualTimer, OnError, Outcome, Pool, TimeLimit,
@@ -16,7 +15,8 @@ use brigade::{
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    DropToken, Drops, Gate, assert_settled, everywhere, in_both_ways, poll_once, yield_now,
+    DropToken, Drops, Gate, OwnPool, OwnPoolRef, SECOND, assert_settled, everywhere, in_both_ways,
+    poll_once, yield_now,
 };
 
 /// Panics without a message on the terminal.
@@ -229,13 +229,9 @@ fn a_future_that_panics_when_it_is_stopped_has_the_outcome_of_the_stop() {
                 })
             });
         // Of time.
-        let late = pool
-            .job(1)
-            .attempt_timeout(Duration::from_secs(1))
-            .try_submit()
-            .unwrap();
+        let late = pool.job(1).attempt_timeout(SECOND).try_submit().unwrap();
         env.clock.sleepers(1).await;
-        env.clock.advance(Duration::from_secs(1));
+        env.clock.advance(SECOND);
         assert_eq!(late.await, Err(JobError::TimedOut(TimeLimit::Attempt)));
         gate.arrived(1).await;
         // By its handle.
@@ -360,12 +356,8 @@ fn an_input_that_panics_when_it_is_dropped_costs_no_worker() {
             pool.try_submit(input(2)).unwrap(),
             pool.try_submit(input(3)).unwrap(),
         ];
-        let late = pool
-            .job(input(4))
-            .timeout(Duration::from_secs(1))
-            .try_submit()
-            .unwrap();
-        env.clock.advance(Duration::from_secs(1));
+        let late = pool.job(input(4)).timeout(SECOND).try_submit().unwrap();
+        env.clock.advance(SECOND);
         for handle in queued {
             assert_eq!(handle.cancel().await, None);
         }
@@ -417,7 +409,7 @@ fn values_and_errors_that_panic_when_they_are_dropped_cost_no_worker() {
             pool.wait_idle().await;
             late.detach();
             drop(unread);
-            // Of a map and a group that nobody reads to the end.
+            // A map and a group that are not read to the end.
             let mut map = pool.map([n; 10]);
             assert!(poll_once(std::pin::pin!(map.next())).is_none());
             let group = pool.group();
@@ -530,7 +522,7 @@ fn a_clone_of_a_kept_input_that_panics_costs_one_job_and_no_worker() {
 }
 
 #[test]
-fn state_is_made_anew_after_a_panic_and_only_then() {
+fn state_is_made_again_after_a_panic_and_only_then() {
     let (drops, made) = (Drops::default(), Arc::new(Mutex::new(Vec::new())));
     let (states, log) = (drops.clone(), Arc::clone(&made));
     let (pool, workers) = Pool::builder()
@@ -624,25 +616,28 @@ fn state_that_panics_when_it_is_dropped_costs_nothing() {
 
 #[test]
 fn state_is_dropped_while_its_worker_still_counts() {
-    struct Leaving(Arc<Mutex<Option<Pool<u32, u32, ()>>>>, Arc<AtomicUsize>);
+    struct Leaving(OwnPoolRef<u32, u32, ()>, Arc<AtomicUsize>);
     impl Drop for Leaving {
         fn drop(&mut self) {
-            if let Some(pool) = self.0.lock().unwrap().take() {
+            if let Some(pool) = self.0.take() {
                 self.1.store(pool.stats().workers, Ordering::SeqCst);
             }
         }
     }
     for is_dropped in [false, true] {
-        let (place, seen) = (Arc::new(Mutex::new(None)), Arc::new(AtomicUsize::new(0)));
-        let (inside, count) = (Arc::clone(&place), Arc::clone(&seen));
+        let (own, seen) = (
+            OwnPool::<u32, u32, ()>::new(),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let (inside, count) = (own.reach(), Arc::clone(&seen));
         let (pool, workers) = Pool::builder()
             .workers(1)
             .timer(ManualTimer::new())
             .build_with_state(
-                move |_| Leaving(Arc::clone(&inside), Arc::clone(&count)),
+                move |_| Leaving(inside.clone(), Arc::clone(&count)),
                 async |_: &mut Leaving, n: u32| Ok::<_, ()>(n),
             );
-        *place.lock().unwrap() = Some(pool.clone());
+        own.set(&pool);
         pool.try_submit(1).unwrap().detach();
         let mut run = Box::pin(workers.into_iter().next().unwrap().run());
         assert!(poll_once(run.as_mut()).is_none());
@@ -795,7 +790,7 @@ fn values_that_an_ordered_map_holds_back_may_panic_in_their_drops() {
 }
 
 #[test]
-fn a_panic_counts_as_a_failure_for_those_who_stop_at_one() {
+fn a_panic_counts_as_a_failure_for_a_map_that_stops_at_one() {
     everywhere(|env| async move {
         let pool = env.in_order().spawn_on(&env, |n: u32| async move {
             if n == 2 {

@@ -14,20 +14,10 @@ use brigade::{
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Slots, Starts, assert_over, assert_settled, everywhere, everywhere_once,
-    in_both_ways, poll_once, yield_now,
+    Env, Gate, SECOND, Slots, Starts, assert_over, assert_settled, everywhere, everywhere_once,
+    in_both_ways, millis, poll_once, secs, yield_now,
 };
-use crate::steps::Steps;
-
-const SECOND: Duration = Duration::from_secs(1);
-
-const fn secs(count: u64) -> Duration {
-    Duration::from_secs(count)
-}
-
-const fn millis(count: u64) -> Duration {
-    Duration::from_millis(count)
-}
+use crate::steps::{Steps, step_pool};
 
 /// A pool whose jobs end as soon as they start.
 fn brief_pool(env: &Env, builder: Builder<u32, ()>, starts: &Starts<u32>) -> Pool<u32, u32, ()> {
@@ -38,21 +28,17 @@ fn brief_pool(env: &Env, builder: Builder<u32, ()>, starts: &Starts<u32>) -> Poo
     })
 }
 
-/// The same on one thread, for tests that have to know who is polled when.
+/// The same on one thread, for tests that depend on which task is polled when.
 fn brief_steps(
     clock: &ManualTimer,
     builder: Builder<u32, ()>,
     starts: &Starts<u32>,
 ) -> (Pool<u32, u32, ()>, Steps) {
     let starts = starts.clone();
-    let (pool, workers) = builder.timer(clock.clone()).build(move |n: u32| {
+    let (pool, mut steps) = step_pool(builder.timer(clock.clone()), move |n: u32| {
         starts.note(n);
         async move { Ok(n) }
     });
-    let mut steps = Steps::default();
-    for worker in workers {
-        steps.add("worker", worker.run());
-    }
     steps.settle();
     (pool, steps)
 }
@@ -417,7 +403,7 @@ fn a_window_counts_costs() {
 }
 
 #[test]
-fn the_cost_is_asked_for_once_a_job_by_whoever_submits_it() {
+fn the_cost_is_asked_for_once_a_job_by_its_submission() {
     everywhere(|env| async move {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&asked);
@@ -514,7 +500,7 @@ fn seven<T>() -> Result<T, String> {
 const TOO_COSTLY: JobError<()> = JobError::CostExceedsLimit { cost: 4, most: 3 };
 
 #[test]
-fn a_job_that_costs_too_much_ends_at_once_whoever_submits_it() {
+fn a_job_that_costs_too_much_ends_at_once_however_it_is_submitted() {
     everywhere(|env| async move {
         let rejected = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&rejected);
@@ -724,7 +710,7 @@ fn a_slower_rate_counts_at_once_for_jobs_that_wait() {
 }
 
 #[test]
-fn without_a_rate_all_who_wait_start_at_once() {
+fn without_a_rate_all_jobs_that_wait_start_at_once() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
         let pool = brief_pool(

@@ -1,15 +1,18 @@
 //! What may end up in a log: numbers, and no user's value. Nothing here depends on an executor.
 
-use std::fmt::{self, Debug, Display};
+use std::fmt;
+use std::fmt::{Debug, Display};
 use std::sync::{Arc, Mutex};
 
-use brigade::{Event, ManualTimer, Pool, SubmitError, Workers};
+use brigade::{End, Event, ManualTimer, Pool, SubmitError, Summary, Workers};
 use futures_lite::future::{block_on, poll_once};
 use futures_lite::stream;
 
+use crate::harness::SECOND;
+
 const SECRET: &str = "the password";
 
-/// Shows what nobody should see in a log.
+/// A value that must not appear in a log.
 #[derive(Clone, PartialEq, Eq)]
 struct Secret;
 
@@ -76,7 +79,7 @@ fn what_holds_jobs_prints_none_of_their_values() {
     let group = pool.group();
     group.try_submit(Secret).unwrap();
     printed.debug(&group);
-    printed.debug(&pool.batches(stream::iter([Secret]), 2, std::time::Duration::from_secs(1)));
+    printed.debug(&pool.batches(stream::iter([Secret]), 2, SECOND));
     drop(workers);
     printed.assert_has_no_secret();
 }
@@ -166,4 +169,59 @@ fn a_pool_of_tasks_prints_none_of_their_values() {
     printed.debug(pool.pool());
     printed.debug(&pool.pool().stats());
     printed.assert_has_no_secret();
+}
+
+/// An input that has no text of its own.
+struct Mute;
+
+#[test]
+fn what_reads_completions_has_a_text_though_inputs_have_none() {
+    let (pool, _workers) = Pool::builder()
+        .workers(2)
+        .queue_capacity(3)
+        .timer(ManualTimer::new())
+        .build(|_: Mute| async { Ok::<_, ()>(Mute) });
+    let mut map = pool.map([Mute]);
+    assert_eq!(format!("{map:?}"), "Map { window: 5, intake: Open, .. }");
+    assert_eq!(format!("{:?}", map.next()), "Next { .. }");
+    assert_eq!(
+        format!("{:?}", pool.group()),
+        "Group { window: 5, unread: 0, .. }"
+    );
+    let batches = pool.batches(futures_lite::stream::iter([Mute]), 2, SECOND);
+    assert_eq!(format!("{batches:?}"), "Batches { max: 2, wait: 1s, .. }");
+}
+
+#[test]
+fn each_end_has_a_text() {
+    let ends = [
+        (End::Unfinished, "it is not over yet"),
+        (End::Complete, "all inputs had their turn"),
+        (End::Stopped, "it stopped after a failure"),
+        (End::Cancelled, "it was cancelled"),
+        (
+            End::Closed,
+            "the pool was closed before the source was exhausted",
+        ),
+        (End::Aborted, "the pool was aborted"),
+        (End::Abandoned, "workers were dropped"),
+        (
+            End::WouldDeadlock,
+            "every slot is occupied by a job that waits for its own pool",
+        ),
+        (End::SourceFailed, "the source failed"),
+        (End::TimedOut, "its deadline passed"),
+    ];
+    for (end, text) in ends {
+        assert_eq!(end.to_string(), text);
+    }
+}
+
+#[test]
+fn a_summary_prints_its_public_fields_only() {
+    let printed = format!("{:?}", Summary::default());
+    assert!(
+        printed.ends_with("unread: 0, end: Unfinished, .. }"),
+        "got {printed}"
+    );
 }

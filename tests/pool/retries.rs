@@ -7,7 +7,7 @@ use std::iter;
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -19,21 +19,10 @@ use brigade::{
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Slots, Starts, assert_adds_up, assert_over, assert_settled, everywhere,
-    in_both_ways, poll_once, yield_now,
+    Env, Gate, HOUR, OwnPool, SECOND, Slots, Starts, assert_adds_up, assert_over, assert_settled,
+    everywhere, in_both_ways, millis, poll_once, secs, yield_now,
 };
-use crate::steps::Steps;
-
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-
-const fn secs(count: u64) -> Duration {
-    Duration::from_secs(count)
-}
-
-const fn millis(count: u64) -> Duration {
-    Duration::from_millis(count)
-}
+use crate::steps::{Steps, step_pool};
 
 /// The name of a job, and how many of its attempts fail.
 type Input = (u32, u32);
@@ -100,16 +89,13 @@ impl Work {
     /// The same on one thread.
     fn steps(&self, clock: &ManualTimer, builder: Builder<Input, u32>) -> (Jobs, Steps) {
         let work = self.clone();
-        let (pool, workers) =
-            self.builder(builder.timer(clock.clone()))
-                .build(move |input: Input| {
-                    let result = work.attempt(input);
-                    async move { result }
-                });
-        let mut steps = Steps::default();
-        for worker in workers {
-            steps.add("worker", worker.run());
-        }
+        let (pool, mut steps) = step_pool(
+            self.builder(builder.timer(clock.clone())),
+            move |input: Input| {
+                let result = work.attempt(input);
+                async move { result }
+            },
+        );
         steps.settle();
         (pool, steps)
     }
@@ -316,7 +302,7 @@ fn an_error_that_is_not_transient_is_final() {
 }
 
 #[test]
-fn nobody_is_asked_about_the_last_attempt() {
+fn no_policy_is_asked_about_the_last_attempt() {
     everywhere(|env| async move {
         for way in WAYS {
             let asked = Arc::new(Mutex::new(Vec::new()));
@@ -824,7 +810,7 @@ fn jitter_stays_within_its_part_of_the_delay() {
     });
 }
 
-// ---- figures without end ----
+// ---- extreme numbers ----
 
 #[test]
 fn ten_thousand_attempts_overflow_nothing() {
@@ -858,7 +844,7 @@ fn ten_thousand_attempts_overflow_nothing() {
 }
 
 #[test]
-fn a_delay_longer_than_time_keeps_its_job_waiting_and_hurts_nobody() {
+fn a_delay_longer_than_time_keeps_its_job_waiting_and_no_other() {
     everywhere(|env| async move {
         const END: Duration = Duration::MAX;
         let policies: [(u32, fn() -> Retry<u32>); 9] = [
@@ -1113,7 +1099,7 @@ fn jobs_of_a_map_that_wait_for_another_attempt_stay_within_its_window() {
     });
 }
 
-// ---- for whom the time of an error holds ----
+// ---- the scope of an error's time ----
 
 #[test]
 fn the_time_of_an_error_holds_for_its_job_or_its_key_or_all() {
@@ -1196,24 +1182,22 @@ fn the_time_of_an_error_holds_for_what_is_on_its_way_to_a_worker() {
                 .retry_after_scope(hold);
             let noted = starts.clone();
             let failed = AtomicBool::new(false);
-            let (pool, workers) = slots
-                .at_once(Pool::builder(), 2)
-                .key_by(|_| "key")
-                .retry(retry)
-                .timer(clock.clone())
-                .build(move |n: u32| {
+            let (pool, mut steps) = step_pool(
+                slots
+                    .at_once(Pool::builder(), 2)
+                    .key_by(|_| "key")
+                    .retry(retry)
+                    .timer(clock.clone()),
+                move |n: u32| {
                     noted.note(n);
                     future::ready(if failed.swap(true, Ordering::SeqCst) {
                         Ok(())
                     } else {
                         Err(())
                     })
-                });
+                },
+            );
             let handles = [0, 1].map(|n| pool.try_submit(n).unwrap());
-            let mut steps = Steps::default();
-            for worker in workers {
-                steps.add("worker", worker.run());
-            }
             steps.run_out(&clock);
             assert_eq!(
                 starts.take(),
@@ -1233,8 +1217,7 @@ fn the_time_of_an_error_holds_for_what_is_on_its_way_to_a_worker() {
 
 #[test]
 fn two_failures_at_the_same_time_stay_within_the_bounds() {
-    // The second job fails while the first one tells of its retry: on one thread, by a worker that
-    // is polled there.
+    // The second job fails in the `on_retry` of the first one, which polls the other worker.
     for floor in [1, 2] {
         let second: Arc<Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>> = Arc::default();
         let inside = Arc::clone(&second);
@@ -1296,25 +1279,21 @@ impl Drop for Brittle {
 }
 
 #[test]
-fn a_panic_in_the_drop_of_the_delays_hurts_nobody_when_the_retry_comes_to_nothing() {
+fn a_panic_in_the_drop_of_the_delays_affects_no_job_when_the_retry_comes_to_nothing() {
     in_both_ways(|slots| {
-        let own: Arc<OnceLock<Pool<u32, (), u32>>> = Arc::default();
-        let inside = Arc::clone(&own);
+        let own = OwnPool::<u32, (), u32>::new();
+        let inside = own.reach();
         // The pool is aborted between the decision and its execution.
         let retry = Retry::delays(|| Brittle).on_retry(move |_| {
-            assert!(poll_once(pin!(inside.get().unwrap().abort())).is_none());
+            assert!(poll_once(pin!(inside.pool().abort())).is_none());
         });
         let builder = slots
             .in_order(Pool::builder())
             .retry(retry)
             .timer(ManualTimer::new());
-        let (pool, workers) = builder.build(|n: u32| async move { Err(n) });
-        assert!(own.set(pool.clone()).is_ok());
+        let (pool, mut steps) = step_pool(builder, |n: u32| async move { Err(n) });
+        own.set(&pool);
         let handle = pool.try_submit(7).unwrap();
-        let mut steps = Steps::default();
-        for worker in workers {
-            steps.add("worker", worker.run());
-        }
         steps.settle();
         assert_eq!(poll_once(pin!(handle)), Some(Err(JobError::Failed(7))));
         assert_settled(&pool);
@@ -1988,15 +1967,12 @@ fn an_attempt_that_a_shutdown_interrupts_is_not_made_again() {
 #[test]
 fn dropped_workers_leave_a_job_that_waits_abandoned_with_its_input_and_its_attempts() {
     // One thread, since the workers are dropped.
-    for slots in [1, 2] {
+    in_both_ways(|slots| {
         let clock = ManualTimer::new();
         let work = Work::new(&clock);
         let (pool, mut steps) = work.steps(
             &clock,
-            Pool::builder()
-                .workers(2)
-                .jobs_per_worker(slots)
-                .retry(Retry::fixed(HOUR)),
+            slots.each(Pool::builder(), 2, 2).retry(Retry::fixed(HOUR)),
         );
         let unhandled = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&unhandled);
@@ -2030,7 +2006,7 @@ fn dropped_workers_leave_a_job_that_waits_abandoned_with_its_input_and_its_attem
         assert_eq!(last, Some((2, Some(failing(2)), Err(JobError::Abandoned))));
         assert_eq!(*unhandled.lock().unwrap(), [(1, 2, JobError::Abandoned)]);
         assert_eq!((assert_settled(&pool).abandoned, clock.sleeping()), (3, 0));
-    }
+    });
 }
 
 #[test]

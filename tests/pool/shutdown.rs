@@ -1,8 +1,10 @@
 //! The end of a pool: closed, drained, aborted or dropped. What was accepted is done or comes back,
 //! and nothing stays.
 
+use std::any::Any;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Context;
 use std::time::Duration;
@@ -15,7 +17,8 @@ use brigade::{
 use futures_lite::{StreamExt, future, stream};
 
 use crate::harness::{
-    Drops, Env, Gate, Live, assert_settled, everywhere, in_both_ways, on_wake, poll_once,
+    Drops, Env, Gate, Live, OwnPool, SECOND, Slots, assert_settled, everywhere, in_both_ways,
+    millis, on_wake, poll_once, secs,
 };
 
 fn gated_pool(env: &Env, builder: Builder<u32, ()>, gate: &Gate) -> Pool<u32, u32, ()> {
@@ -29,7 +32,7 @@ fn gated_pool(env: &Env, builder: Builder<u32, ()>, gate: &Gate) -> Pool<u32, u3
     })
 }
 
-/// What a report says, without its figures.
+/// The jobs of a report, without its statistics.
 fn words<In: Copy>(
     report: &Report<In>,
 ) -> (Vec<(JobId, usize, In, u32)>, Vec<(JobId, usize, u32)>) {
@@ -145,7 +148,7 @@ fn a_closed_pool_refuses_with_an_error_that_holds_the_input() {
 }
 
 #[test]
-fn those_who_wait_for_room_are_told_of_the_close() {
+fn submissions_that_wait_for_room_are_told_of_the_close() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let inside = gate.clone();
@@ -251,21 +254,21 @@ fn an_abort_that_is_given_up_goes_on_and_the_next_call_returns_what_it_would_hav
 #[test]
 fn a_job_that_ends_while_it_is_interrupted_is_not_named() {
     everywhere(|env| async move {
-        let place: Arc<Mutex<Option<Pool<u32, u32, ()>>>> = Arc::default();
-        let inside = Arc::clone(&place);
+        let own = OwnPool::<u32, u32, ()>::new();
+        let inside = own.reach();
         let gate = Gate::new();
         let own_gate = gate.clone();
         let pool = env.in_order().spawn_on(&env, move |n: u32| {
-            let (pool, gate) = (Arc::clone(&inside), own_gate.clone());
+            let (pool, gate) = (inside.clone(), own_gate.clone());
             async move {
                 gate.pass().await;
-                let pool = pool.lock().unwrap().take().unwrap();
+                let pool = pool.pool();
                 // Stops its own pool, and is done.
                 assert!(poll_once(pin!(pool.abort())).is_none());
                 Ok(n)
             }
         });
-        *place.lock().unwrap() = Some(pool.clone());
+        own.set(&pool);
         let handle = pool.try_submit(7).unwrap();
         gate.open(1);
         assert_eq!(handle.await, Ok(7));
@@ -283,7 +286,7 @@ fn a_job_that_ends_while_it_is_interrupted_is_not_named() {
 fn a_drain_within_its_grace_reports_nothing_and_one_past_it_reports_the_rest() {
     everywhere(|env| async move {
         let gate = Gate::new();
-        let grace = Duration::from_secs(5);
+        let grace = secs(5);
         let pool = gated_pool(&env, env.in_order(), &gate);
         let handle = pool.try_submit(0).unwrap();
         gate.open(1);
@@ -322,8 +325,8 @@ fn a_drain_within_that_is_given_up_aborts_nothing() {
         let gate = Gate::new();
         let pool = gated_pool(&env, env.in_order(), &gate);
         let handle = pool.try_submit(0).unwrap();
-        assert!(poll_once(pin!(pool.drain_within(Duration::from_secs(1)))).is_none());
-        env.clock.advance(Duration::from_secs(2));
+        assert!(poll_once(pin!(pool.drain_within(SECOND))).is_none());
+        env.clock.advance(secs(2));
         assert!(pool.is_closed());
         gate.open(1);
         assert_eq!(handle.await, Ok(0));
@@ -384,12 +387,12 @@ fn a_drained_pool_leaves_nothing_behind() {
         let counted = drops.clone();
         let pool = env
             .at_once(8)
-            .attempt_timeout(Duration::from_secs(60))
-            .job_timeout(Duration::from_secs(90))
+            .attempt_timeout(secs(60))
+            .job_timeout(secs(90))
             .spawn_on(&spawn, move |input| {
                 let (token, value) = (counted.token(), counted.token());
                 let _part_of_the_handler = &handler;
-                let sleep = clock.sleep(Duration::from_millis(1));
+                let sleep = clock.sleep(millis(1));
                 arrived.try_send(()).unwrap();
                 async move {
                     let _held = (token, input);
@@ -404,7 +407,7 @@ fn a_drained_pool_leaves_nothing_behind() {
         pool.close();
         for _ in 0..100 {
             arrivals.recv().await.unwrap();
-            env.clock.advance(Duration::from_millis(1));
+            env.clock.advance(millis(1));
         }
         pool.drain().await;
         assert_eq!(pool.stats().succeeded, 100);
@@ -425,17 +428,17 @@ fn an_incomplete_batch_is_passed_on_at_the_end_of_its_source() {
         let pool = env
             .at_once(2)
             .spawn_on(&env, |batch: Vec<u32>| async move { Ok::<_, ()>(batch) });
-        let batches = pool.batches(stream::iter(0..2), 4, Duration::from_secs(1));
+        let batches = pool.batches(stream::iter(0..2), 4, SECOND);
         assert_eq!(
             pool.map_stream(batches).try_collect::<Vec<_>>().await,
             Ok(vec![vec![0, 1]])
         );
         // Nor does one wait longer than it may for its source.
         let (feed, source) = async_channel::unbounded();
-        let mut map = pool.map_stream(pool.batches(source, 4, Duration::from_secs(1)));
+        let mut map = pool.map_stream(pool.batches(source, 4, SECOND));
         feed.try_send(7).unwrap();
         assert_eq!(poll_once(pin!(map.next())), None);
-        env.clock.advance(Duration::from_secs(1));
+        env.clock.advance(SECOND);
         assert_eq!(map.next().await.map(|c| c.result), Some(Ok(vec![7])));
         for n in 0..5 {
             feed.try_send(n).unwrap();
@@ -566,10 +569,10 @@ fn running_jobs_may_add_to_a_closed_pool_and_not_to_a_sealed_one() {
 #[test]
 fn waiting_for_ones_own_pool_to_be_idle_is_a_panic_and_not_a_hang() {
     everywhere(|env| async move {
-        let place: Arc<Mutex<Option<Pool<u32, (), ()>>>> = Arc::default();
-        let inside = Arc::clone(&place);
+        let own = OwnPool::<u32, (), ()>::new();
+        let inside = own.reach();
         let pool = env.at_once(2).spawn_on(&env, move |_: u32| {
-            let pool = inside.lock().unwrap().clone();
+            let pool = inside.get();
             async move {
                 if let Some(pool) = pool {
                     pool.drain().await;
@@ -577,7 +580,7 @@ fn waiting_for_ones_own_pool_to_be_idle_is_a_panic_and_not_a_hang() {
                 Ok(())
             }
         });
-        *place.lock().unwrap() = Some(pool.clone());
+        own.set(&pool);
         let Err(JobError::Panicked(message)) = pool.submit(1).await.unwrap().await else {
             panic!("it waited")
         };
@@ -585,30 +588,27 @@ fn waiting_for_ones_own_pool_to_be_idle_is_a_panic_and_not_a_hang() {
             message.as_str(),
             "drain must not be awaited inside a job of the same pool, got job 0"
         );
-        *place.lock().unwrap() = None;
         pool.drain().await;
         assert_settled(&pool);
     });
 }
 
 #[test]
-fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
+fn an_abort_that_finds_an_aborted_pool_idle_returns_the_inputs() {
     everywhere(|env| async move {
-        type Place = Arc<Mutex<(Option<Pool<u32, (), ()>>, Vec<u32>)>>;
-        let place = Place::default();
-        let seen = Arc::clone(&place);
+        let returned = Arc::new(Mutex::new(Vec::new()));
+        let inputs = Arc::clone(&returned);
         let (pool, workers) = env
             .in_order()
             .build(|_: u32| future::pending::<Result<(), ()>>());
-        place.lock().unwrap().0 = Some(pool.clone());
+        let own = pool.clone();
         pool.try_submit(5).unwrap().detach();
         let mut map = pool.map([6]);
         assert_eq!(poll_once(pin!(map.next())), None);
         // No worker is polled; the waker is called at the moment at which the pool is idle.
         let waker = on_wake(move || {
-            let pool = seen.lock().unwrap().0.take().unwrap();
-            let report = poll_once(pin!(pool.abort())).expect("the pool is idle");
-            seen.lock().unwrap().1 = report.unstarted.into_iter().map(|job| job.input).collect();
+            let report = poll_once(pin!(own.abort())).expect("the pool is idle");
+            *inputs.lock().unwrap() = report.unstarted.into_iter().map(|job| job.input).collect();
         });
         let mut idle = pin!(pool.wait_idle());
         assert!(
@@ -617,14 +617,14 @@ fn whoever_finds_an_aborted_pool_idle_is_handed_the_inputs() {
                 .is_pending()
         );
         assert_eq!(words(&pool.abort().await), (vec![], vec![]));
-        assert_eq!(place.lock().unwrap().1, [5, 6]);
+        assert_eq!(*returned.lock().unwrap(), [5, 6]);
         assert_settled(&pool);
         drop(workers);
     });
 }
 
-/// The abort comes from the waker of the running job: the map is cancelled, and nobody has looked
-/// for its queued jobs yet.
+/// The waker of the running job aborts the pool: the map is cancelled, and its queued jobs have not
+/// been swept yet.
 #[test]
 fn an_abort_does_not_hand_back_inputs_of_a_map_that_was_cancelled_before() {
     in_both_ways(|slots| {
@@ -654,16 +654,16 @@ fn an_abort_does_not_hand_back_inputs_of_a_map_that_was_cancelled_before() {
     });
 }
 
-/// An observer sees that a job is finished after the books are closed over it and before its
-/// outcome is delivered.
+/// An observer gets `Finished` after the job was counted as ended and before its outcome is
+/// delivered.
 #[test]
 fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
     in_both_ways(|slots| {
         let looks = Arc::new(Mutex::new(Vec::new()));
-        let pool_of_the_observer: Arc<Mutex<Option<Pool<u32, u32, ()>>>> = Arc::default();
-        let (seen, own) = (Arc::clone(&looks), Arc::clone(&pool_of_the_observer));
+        let pool_of_the_observer = OwnPool::<u32, u32, ()>::new();
+        let (seen, own) = (Arc::clone(&looks), pool_of_the_observer.reach());
         let observer = move |event: &Event| {
-            if let (Event::Finished { .. }, Some(pool)) = (event, &*own.lock().unwrap()) {
+            if let (Event::Finished { .. }, Some(pool)) = (event, own.get()) {
                 seen.lock()
                     .unwrap()
                     .push(poll_once(pin!(pool.wait_idle())).is_some());
@@ -674,7 +674,7 @@ fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
             .timer(ManualTimer::new())
             .observe(observer);
         let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
-        *pool_of_the_observer.lock().unwrap() = Some(pool.clone());
+        pool_of_the_observer.set(&pool);
         let mut workers: Vec<_> = workers
             .into_iter()
             .map(|worker| Box::pin(worker.run()))
@@ -697,7 +697,6 @@ fn a_pool_is_idle_only_when_each_outcome_is_with_its_handle_map_or_group() {
         group.cancel();
         assert_eq!(*looks.lock().unwrap(), [false; 4]);
         assert!(poll_once(pin!(pool.wait_idle())).is_some());
-        *pool_of_the_observer.lock().unwrap() = None;
     });
 }
 
@@ -782,4 +781,149 @@ fn a_map_that_waits_for_its_source_ends_when_the_last_worker_is_gone() {
     drop(workers);
     assert_eq!(tell.try_recv(), Ok(()), "the map is not woken");
     assert_eq!(poll_once(next), Some(None));
+}
+
+// ---- races ----
+
+#[test]
+fn a_job_that_is_submitted_while_the_last_worker_leaves_is_abandoned() {
+    // On one thread: the worker leaves between the acceptance of a job and its way into the
+    // schedule, when its key is asked for.
+    let last: Arc<Mutex<Option<Box<dyn Any + Send>>>> = Arc::default();
+    let leaving = Arc::clone(&last);
+    let key_by = move |n: &u32| {
+        drop(leaving.lock().unwrap().take());
+        *n
+    };
+    let pool = || {
+        let builder = Pool::builder()
+            .workers(1)
+            .key_by(key_by.clone())
+            .timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+        *last.lock().unwrap() = Some(Box::new(workers));
+        pool
+    };
+    let alone = pool();
+    let handle = alone.try_submit(0).unwrap();
+    assert_eq!(poll_once(pin!(handle)), Some(Err(JobError::Abandoned)));
+    assert_settled(&alone);
+    let mapped = pool();
+    let mut map = mapped.map(0..2);
+    for n in 0..2 {
+        let completion = poll_once(pin!(map.next())).flatten().unwrap();
+        assert_eq!(
+            (completion.index, completion.input, completion.result),
+            (n, Some(n as u32), Err(JobError::Abandoned))
+        );
+    }
+    assert_eq!(
+        poll_once(pin!(map.next())).map(|end| end.is_none()),
+        Some(true)
+    );
+    assert_settled(&mapped);
+}
+
+#[test]
+fn submitters_that_race_with_a_close_have_each_input_accepted_or_back() {
+    for round in 0..30 {
+        let slots = Slots::BOTH[round / 2 % 2];
+        let builder = slots
+            .at_once(Pool::builder(), 2)
+            .queue_capacity(8)
+            .timer(ManualTimer::new());
+        // With a schedule every other time.
+        let builder = if round % 2 == 0 {
+            builder
+        } else {
+            builder.aging(SECOND)
+        };
+        let (pool, workers) = builder.build(|n: u64| async move { Ok::<_, ()>(n) });
+        let (accepted, returned, done) = (
+            AtomicUsize::new(0),
+            AtomicUsize::new(0),
+            AtomicUsize::new(0),
+        );
+        std::thread::scope(|scope| {
+            for worker in workers {
+                scope.spawn(|| future::block_on(worker.run()));
+            }
+            for submitter in 0..3 {
+                let (pool, accepted, returned, done) = (&pool, &accepted, &returned, &done);
+                scope.spawn(move || {
+                    for n in 0..50 {
+                        let submitted = if submitter == 0 {
+                            pool.try_submit(n)
+                        } else {
+                            future::block_on(pool.submit(n))
+                        };
+                        match submitted {
+                            Ok(handle) => {
+                                accepted.fetch_add(1, Ordering::SeqCst);
+                                assert_eq!(future::block_on(handle), Ok(n));
+                                done.fetch_add(1, Ordering::SeqCst);
+                            }
+                            Err(refused) => {
+                                assert_eq!(refused.into_input(), n);
+                                returned.fetch_add(1, Ordering::SeqCst);
+                            }
+                        }
+                    }
+                });
+            }
+            let (pool, accepted) = (&pool, &accepted);
+            scope.spawn(move || {
+                while accepted.load(Ordering::SeqCst) < round {
+                    std::thread::yield_now();
+                }
+                pool.close();
+            });
+        });
+        let accepted = accepted.load(Ordering::SeqCst);
+        assert_eq!(accepted + returned.load(Ordering::SeqCst), 150);
+        assert_eq!(
+            (done.load(Ordering::SeqCst), assert_settled(&pool).accepted),
+            (accepted, accepted as u64)
+        );
+    }
+}
+
+#[test]
+fn an_aborted_drain_does_not_wait_for_workers_that_are_not_polled() {
+    // The abort comes between the acceptance of a job and its push to the queue.
+    type Drain = Pin<Box<dyn Future<Output = Report<u32>> + Send>>;
+    let own = OwnPool::<u32, u32, ()>::new();
+    let place: Arc<Mutex<Option<Drain>>> = Arc::default();
+    let (pool_of_observer, drain) = (own.reach(), Arc::clone(&place));
+    let (pool, workers) = Pool::builder()
+        .workers(1)
+        .observe(move |event: &Event| {
+            if let (Event::Accepted { .. }, Some(pool)) = (event, pool_of_observer.get()) {
+                let pool = pool.clone();
+                let mut future: Drain =
+                    Box::pin(async move { pool.drain_within(Duration::ZERO).await });
+                assert!(poll_once(pin!(&mut future)).is_none());
+                *drain.lock().unwrap() = Some(future);
+            }
+        })
+        .timer(ManualTimer::new())
+        .build(|n: u32| async move { Ok::<_, ()>(n) });
+    own.set(&pool);
+    let mut handle = pool.try_submit(7).unwrap();
+    let mut drain = place.lock().unwrap().take().unwrap();
+    let report =
+        poll_once(pin!(&mut drain)).expect("a drain of an aborted pool needs no poll of a worker");
+    assert_eq!(
+        report
+            .unstarted
+            .iter()
+            .map(|unstarted| unstarted.input)
+            .collect::<Vec<_>>(),
+        [7]
+    );
+    assert_eq!(
+        poll_once(Pin::new(&mut handle)),
+        Some(Err(JobError::Cancelled(CancelReason::Aborted)))
+    );
+    drop(workers);
 }

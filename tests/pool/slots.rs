@@ -4,7 +4,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
 
 use brigade::{
     CancelReason, Inputs, JobError, ManualTimer, Map, Pool, Retry, Submitter, TimeLimit,
@@ -12,8 +11,8 @@ use brigade::{
 use futures_lite::{future, stream};
 
 use crate::harness::{
-    Gate, Live, Log, Watchdog, assert_over, assert_settled, block_on, everywhere_once, gated,
-    poll_once,
+    Gate, Live, Log, SECOND, Watchdog, assert_over, assert_settled, block_on, everywhere_once,
+    gated, poll_once, secs,
 };
 
 #[test]
@@ -26,7 +25,7 @@ fn as_many_jobs_run_at_once_as_all_workers_have_slots_and_no_more() {
             .workers(2)
             .jobs_per_worker(3)
             .spawn_on(&env, move |n: u32| {
-                let (guard, sleep) = (alive.enter(), clock.sleep(Duration::from_secs(1)));
+                let (guard, sleep) = (alive.enter(), clock.sleep(SECOND));
                 async move {
                     let _guard = guard;
                     sleep.await;
@@ -47,7 +46,7 @@ fn as_many_jobs_run_at_once_as_all_workers_have_slots_and_no_more() {
         assert_eq!(future::or(map, ticks).await, Ok((0..20).collect()));
         assert_eq!(
             (live.most(), live.now(), env.clock.elapsed()),
-            (6, 0, Duration::from_secs(4))
+            (6, 0, secs(4))
         );
         assert_eq!(assert_over(&env, &pool).await.workers, 0);
     });
@@ -68,8 +67,8 @@ fn a_job_that_waits_holds_up_no_other_of_its_worker() {
     });
 }
 
-/// A worker that waits for a job beside one that it has stands in the line for the next one. When
-/// its job goes on and keeps the thread, the next one is not to wait for that.
+/// A worker with a pending job and a free slot is registered as a sleeper. When its job becomes
+/// runnable and blocks the thread, the next job must not wait for that worker.
 #[test]
 fn a_job_that_comes_does_not_wait_for_a_worker_whose_other_job_keeps_its_thread() {
     let _watchdog = Watchdog::new("two threads");
@@ -160,7 +159,7 @@ fn one_slot_is_cancelled_and_another_runs_out_of_time() {
             .builder()
             .workers(1)
             .jobs_per_worker(3)
-            .attempt_timeout(Duration::from_secs(2));
+            .attempt_timeout(secs(2));
         let (pool, gate, started) = gated(&env, builder);
         let [first, second, third] = [1, 2, 3].map(|n| pool.try_submit(n).unwrap());
         started.many(3).await;
@@ -173,7 +172,7 @@ fn one_slot_is_cancelled_and_another_runs_out_of_time() {
         let done = future::or(first.as_mut(), third.as_mut()).await;
         assert!(matches!(done, Ok(1 | 3)), "{done:?}");
         env.clock.sleepers(1).await;
-        env.clock.advance(Duration::from_secs(2));
+        env.clock.advance(secs(2));
         let late = if done == Ok(1) {
             third.await
         } else {
@@ -255,7 +254,7 @@ fn jobs_that_wait_for_their_own_pool_run_in_the_slots_of_one_worker_or_are_told(
         workers.spawn_on(&env);
         // Three jobs in three slots.
         assert_eq!(pool.submit(2).await.unwrap().await, Ok(2));
-        // A fourth one has no place; the one that waits for it is told.
+        // A fourth job has no slot; the wait of its parent is refused.
         assert_eq!(
             pool.submit(3).await.unwrap().await,
             Err(JobError::Failed("nothing is left to run it"))
@@ -285,12 +284,12 @@ fn fewer_workers_use_as_many_slots_less() {
 }
 
 #[test]
-fn what_fails_in_a_slot_is_tried_again_beside_the_others() {
+fn what_fails_in_a_slot_is_tried_again_while_the_others_run() {
     everywhere_once(|env| async move {
         let tries = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&tries);
         let pool = (env.builder().workers(1).jobs_per_worker(4))
-            .retry(Retry::fixed(Duration::from_secs(1)).max_attempts(2))
+            .retry(Retry::fixed(SECOND).max_attempts(2))
             .spawn_on(&env, move |n: u32| {
                 let is_first = {
                     let mut tries = log.lock().unwrap();
@@ -317,8 +316,8 @@ fn what_fails_in_a_slot_is_tried_again_beside_the_others() {
     });
 }
 
-/// A job that always has itself woken keeps neither the other jobs of its worker nor those in the
-/// queue from their turn.
+/// A job that wakes itself in every poll starves neither the other jobs of its worker nor those in
+/// the queue.
 #[test]
 fn a_job_that_never_rests_keeps_no_other_from_its_turn() {
     everywhere_once(|env| async move {
@@ -344,8 +343,8 @@ fn a_job_that_never_rests_keeps_no_other_from_its_turn() {
     });
 }
 
-/// The worker that keeps the time is the one that never rests; the other one sleeps, or there is
-/// none.
+/// The worker with the timer role is the one whose job never rests; the other worker sleeps, or
+/// there is none.
 #[test]
 fn a_job_that_never_rests_does_not_stop_the_time() {
     for (workers, slots) in [(1, 4), (2, 2), (2, 1)] {
@@ -371,16 +370,12 @@ fn a_job_that_never_rests_does_not_stop_the_time() {
             .into_iter()
             .map(|worker| Box::pin(worker.run()))
             .collect();
-        let mut delayed = pool
-            .job(1)
-            .delay(Duration::from_secs(1))
-            .try_submit()
-            .unwrap();
+        let mut delayed = pool.job(1).delay(SECOND).try_submit().unwrap();
         // The first one takes the role, and then the job.
         assert_eq!(poll_once(workers[0].as_mut()), None);
         let _restless = pool.try_submit(0).unwrap();
         assert_eq!(poll_once(workers[0].as_mut()), None);
-        clock.advance(Duration::from_secs(1));
+        clock.advance(SECOND);
         for _ in 0..100 {
             for worker in &mut workers {
                 assert_eq!(poll_once(worker.as_mut()), None);

@@ -1,14 +1,15 @@
-//! Tasks that are polled one step at a time, and only after they were woken: a test decides who is
-//! next and who is dropped when. A task that waits although nobody will wake it is a hang, and
-//! shows as one at once.
+//! Tasks that are polled one step at a time, and only after they were woken: a test decides which
+//! task is polled next, and which is dropped when. A task that is pending without a wake-up is a
+//! hang, and is seen at once.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Wake};
 
-use brigade::ManualTimer;
+use brigade::{Builder, ManualTimer, Pool};
+
+use crate::harness::Wakes;
 
 type Local = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -23,17 +24,29 @@ struct Task {
     name: String,
     /// `None` once it has ended or was dropped.
     future: Option<Local>,
-    woken: Arc<Woken>,
+    woken: Arc<Wakes>,
     polls: usize,
     is_done: bool,
 }
 
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::SeqCst);
+/// A pool and its workers as the first tasks; none was polled yet.
+pub(crate) fn step_pool<In, T, E, F, Fut>(
+    builder: Builder<In, E>,
+    handler: F,
+) -> (Pool<In, T, E>, Steps)
+where
+    In: 'static,
+    T: 'static,
+    E: 'static,
+    F: Fn(In) -> Fut + 'static,
+    Fut: Future<Output = Result<T, E>> + 'static,
+{
+    let (pool, workers) = builder.build(handler);
+    let mut steps = Steps::default();
+    for worker in workers {
+        steps.add("worker", worker.run());
     }
+    (pool, steps)
 }
 
 impl Steps {
@@ -43,7 +56,8 @@ impl Steps {
         name: impl Into<String>,
         future: impl Future<Output = ()> + 'static,
     ) -> usize {
-        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let woken = Wakes::new();
+        woken.wake_by_ref();
         let future: Option<Local> = Some(Box::pin(future));
         self.tasks.push(Task {
             name: name.into(),
@@ -57,8 +71,7 @@ impl Steps {
 
     /// The tasks that were woken since they were polled last.
     pub(crate) fn runnable(&self) -> impl Iterator<Item = usize> {
-        let is_runnable =
-            |task: &Task| task.future.is_some() && task.woken.0.load(Ordering::SeqCst);
+        let is_runnable = |task: &Task| task.future.is_some() && task.woken.count() > 0;
         self.tasks
             .iter()
             .enumerate()
@@ -72,9 +85,9 @@ impl Steps {
         let Some(future) = &mut task.future else {
             return;
         };
-        task.woken.0.store(false, Ordering::SeqCst);
+        task.woken.take();
         task.polls += 1;
-        let waker = Waker::from(Arc::clone(&task.woken));
+        let waker = task.woken.waker();
         if future
             .as_mut()
             .poll(&mut Context::from_waker(&waker))
@@ -85,7 +98,7 @@ impl Steps {
         }
     }
 
-    /// Polls the next runnable task, in turn; says which one that was.
+    /// Polls the next runnable task, in turn; returns its number.
     pub(crate) fn step(&mut self) -> Option<usize> {
         let after = self.runnable().find(|at| *at >= self.next);
         let at = after.or_else(|| self.runnable().next())?;
@@ -94,12 +107,12 @@ impl Steps {
         Some(at)
     }
 
-    /// Polls whoever is runnable until nobody is.
+    /// Polls runnable tasks until there is none.
     pub(crate) fn settle(&mut self) {
         while self.step().is_some() {}
     }
 
-    /// The same, and moves the clock on to the next deadline as long as somebody sleeps.
+    /// The same, and advances the clock to the next deadline while there is one.
     pub(crate) fn run_out(&mut self, clock: &ManualTimer) {
         self.settle();
         while clock.advance_to_next() {
@@ -107,7 +120,7 @@ impl Steps {
         }
     }
 
-    /// Drops a task where it stands.
+    /// Drops the future of a task.
     pub(crate) fn drop_task(&mut self, at: usize) {
         drop(self.tasks[at].future.take());
     }

@@ -1,5 +1,5 @@
-//! Completions on their way to the consumer: their order, their bound, and what happens when nobody
-//! reads them.
+//! Completions of maps and groups: their order, their bound, and what happens when they are not
+//! read.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -17,10 +17,10 @@ use futures_lite::{Stream, StreamExt, future, stream};
 
 use crate::harness::{
     Drops, Env, Gate, Live, Slots, assert_settled, everywhere, everywhere_once, gated,
-    in_both_ways, on_wake, poll_once, yield_now,
+    in_both_ways, millis, on_wake, poll_once, yield_now,
 };
 
-/// Moves the clock to the next deadline whenever somebody sleeps, until the future ends.
+/// Advances the clock to the next deadline whenever there is one, until the future ends.
 async fn run_out<F: Future>(clock: &ManualTimer, future: F) -> F::Output {
     future::or(future, async {
         loop {
@@ -32,7 +32,7 @@ async fn run_out<F: Future>(clock: &ManualTimer, future: F) -> F::Output {
     .await
 }
 
-/// A pool whose jobs sleep for as many milliseconds as they are told, and then return them.
+/// A pool whose jobs sleep for as many milliseconds as their input says, and then return it.
 fn sleeping_pool(env: &Env, at_once: usize) -> Pool<u64, u64, ()> {
     let clock = env.clock.clone();
     env.at_once(at_once).spawn_on(env, move |millis: u64| {
@@ -239,7 +239,7 @@ fn a_map_that_is_dropped_or_cancelled_pulls_no_more() {
 }
 
 #[test]
-fn results_that_nobody_reads_hold_up_neither_workers_nor_a_drain() {
+fn unread_results_hold_up_neither_workers_nor_a_drain() {
     everywhere(|env| async move {
         let pool = env
             .at_once(2)
@@ -399,7 +399,7 @@ fn inputs_are_pulled_from_a_pending_source_as_soon_as_it_has_some() {
         let source = stream::unfold(3, move |left: u64| {
             let clock = clock.clone();
             async move {
-                clock.sleep(Duration::from_millis(10)).await;
+                clock.sleep(millis(10)).await;
                 (left > 0).then(|| (left, left - 1))
             }
         });
@@ -433,7 +433,7 @@ fn a_loop_over_a_map_may_submit_to_the_same_pool_whatever_its_capacity() {
         assert_eq!(poll_once(pin!(map.next())), None);
         gate.arrived(1).await;
         gate.open(1);
-        // The queue is full again, and the map would like to hand in more.
+        // The queue is full again, and the map has more to submit.
         assert_eq!(map.next().await.unwrap().result, Ok(0));
         let mut submit = pin!(pool.submit(9));
         let early = poll_once(submit.as_mut());
@@ -521,7 +521,7 @@ fn one_free_place_of_a_large_window_is_filled_while_there_is_nothing_to_read() {
 }
 
 #[test]
-fn jobs_of_a_map_add_jobs_for_as_long_as_somebody_reads() {
+fn jobs_of_a_map_add_jobs_for_as_long_as_the_map_is_read() {
     everywhere(|env| async move {
         let (pool, workers) = env.in_order().child_capacity(1).build_with_submitter(
             |n: u32, jobs: Submitter<u32, u32, &'static str>| async move {
@@ -616,7 +616,7 @@ fn a_map_goes_on_with_the_room_there_is_while_workers_are_idle() {
     }
 }
 
-/// Who else hands in jobs.
+/// What else submits jobs.
 #[derive(Debug, Clone, Copy)]
 enum Others {
     /// As many tasks, each of which waits for room.
@@ -628,7 +628,7 @@ enum Others {
 
 /// The first job of the map never ends, so it always has something in the pool.
 #[test]
-fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
+fn a_map_has_its_share_of_the_room_whatever_else_submits() {
     const ENOUGH: usize = 4000;
     for capacity in [1, 10, 100] {
         for others in [
@@ -701,7 +701,7 @@ fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
                     }
                 }
             }
-            // Who only tries has no room at all where there is a line.
+            // `try_submit` gets no permit while others wait for one.
             while theirs.get() < ENOUGH && ours.get() < ENOUGH {
                 assert!(
                     executor.try_tick(),
@@ -709,7 +709,7 @@ fn a_map_has_its_share_of_the_room_whoever_else_wants_it() {
                 );
             }
             // A map waits in no line, where others take all that is free: it has one job in the
-            // queue beside theirs.
+            // queue among theirs.
             let share = if let Others::Map = others {
                 4
             } else {
@@ -903,4 +903,232 @@ fn a_job_that_starts_wakes_few_of_the_maps_that_wait_for_room() {
         polls.get(),
         60 * 50
     );
+}
+
+// ---- maps and the queue ----
+
+#[test]
+fn a_map_of_any_length_ends_on_a_queue_of_one() {
+    everywhere(|env| async move {
+        let pool = env
+            .in_order()
+            .queue_capacity(1)
+            .spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        assert_eq!(
+            pool.map(0..500).try_collect::<Vec<_>>().await,
+            Ok((0..500).collect()),
+            "{}",
+            env.name
+        );
+        assert_eq!(
+            pool.map(0..50)
+                .ordered()
+                .window(1)
+                .for_each(drop)
+                .await
+                .succeeded,
+            50
+        );
+    });
+}
+
+#[test]
+fn a_map_that_waited_for_room_keeps_to_the_capacity() {
+    let (pool, workers) = Pool::builder()
+        .workers(1)
+        .queue_capacity(3)
+        .timer(ManualTimer::new())
+        .build(|_: u32| future::pending::<Result<(), ()>>());
+    let permits: Vec<_> = (0..3).map(|_| pool.try_reserve().unwrap()).collect();
+    let mut map = pool.map(0..).window(100);
+    assert!(poll_once(pin!(map.next())).is_none());
+    drop(permits);
+    assert!(poll_once(pin!(map.next())).is_none());
+    assert_eq!(pool.stats().queued, 3);
+    drop(workers);
+}
+
+#[test]
+fn an_ordered_map_stops_pulling_when_its_first_job_is_stuck() {
+    everywhere(|env| async move {
+        let (gate, pulled) = (Gate::new(), Arc::new(AtomicUsize::new(0)));
+        let (pass, count) = (gate.clone(), Arc::clone(&pulled));
+        let pool = env
+            .at_once(2)
+            .queue_capacity(4)
+            .spawn_on(&env, move |n: usize| {
+                let gate = pass.clone();
+                async move {
+                    if n == 0 {
+                        gate.pass().await;
+                    }
+                    Ok::<_, ()>(n)
+                }
+            });
+        let mut map = pool
+            .map((0..).inspect(move |_| {
+                count.fetch_add(1, Ordering::SeqCst);
+            }))
+            .ordered()
+            .window(7);
+        while pool.stats().succeeded < 6 {
+            assert!(poll_once(pin!(map.next())).is_none());
+            yield_now().await;
+        }
+        for _ in 0..20 {
+            assert!(poll_once(pin!(map.next())).is_none());
+            yield_now().await;
+        }
+        assert_eq!(
+            (pulled.load(Ordering::SeqCst), map.summary().unread),
+            (7, 7),
+            "{}",
+            env.name
+        );
+        gate.open(1);
+        for n in 0..20 {
+            assert_eq!(map.next().await.unwrap().result, Ok(n));
+        }
+    });
+}
+
+#[test]
+fn an_endless_source_is_pulled_no_further_than_the_window() {
+    everywhere(|env| async move {
+        for (slots, capacity) in [(1, 1), (3, 10), (2, 500)] {
+            let pulled = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&pulled);
+            let pool = env
+                .at_once(slots)
+                .queue_capacity(capacity)
+                .spawn_on(&env, |n: usize| async move { Ok::<_, ()>(n) });
+            let mut map = pool.map((0..).inspect(move |_| {
+                count.fetch_add(1, Ordering::SeqCst);
+            }));
+            for read in 1..300 {
+                assert!(map.next().await.is_some());
+                let ahead = pulled.load(Ordering::SeqCst) - read;
+                assert!(ahead <= capacity + slots, "{ahead} ahead on {}", env.name);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_stream_of_inputs_that_is_never_ready_holds_up_no_other_map() {
+    everywhere(|env| async move {
+        let pool = env
+            .in_order()
+            .queue_capacity(1)
+            .spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let mut silent = pool.map_stream(stream::pending());
+        assert!(poll_once(pin!(silent.next())).is_none());
+        assert_eq!(
+            pool.map(0..20).try_collect::<Vec<_>>().await,
+            Ok((0..20).collect()),
+            "{}",
+            env.name
+        );
+        pool.drain().await;
+        assert_eq!(
+            (silent.next().await, silent.summary().end),
+            (None, End::Closed)
+        );
+    });
+}
+
+#[test]
+fn jobs_go_on_while_their_reader_is_busy_elsewhere() {
+    in_both_ways(|slots| {
+        let (pool, workers) = slots
+            .at_once(Pool::builder(), 2)
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move {
+                for _ in 0..5 {
+                    yield_now().await;
+                }
+                Ok::<_, ()>(n)
+            });
+        future::block_on(workers.drive(async {
+            let mut map = pool.map(0..20);
+            assert!(poll_once(pin!(map.next())).is_none());
+            // The reader awaits something else; all jobs that it has submitted end meanwhile.
+            pool.wait_idle().await;
+            assert_eq!((pool.stats().succeeded, map.count().await), (20, 20));
+        }));
+    });
+}
+
+// ---- groups ----
+
+#[test]
+fn an_unread_group_refuses_what_is_beyond_its_window() {
+    everywhere(|env| async move {
+        let pool = env
+            .in_order()
+            .queue_capacity(2)
+            .spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let group = pool.group().window(5);
+        for n in 0..5 {
+            group.submit(n).await.unwrap();
+        }
+        assert_eq!(group.submit(5).await, Err(SubmitError::Full(5)));
+        assert_eq!(group.try_submit(6), Err(SubmitError::Full(6)));
+        assert_eq!(group.join().await.len(), 5, "{}", env.name);
+    });
+}
+
+#[test]
+fn submissions_to_a_group_that_wait_together_stay_within_its_window() {
+    in_both_ways(|slots| {
+        let (pool, workers) = slots
+            .in_order(Pool::builder())
+            .queue_capacity(1)
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { Ok::<_, ()>(n) });
+        let first = pool.try_submit(0).unwrap();
+        let group = pool.group().window(2);
+        let submitted = future::block_on(workers.drive(async {
+            let mut waiting: Vec<_> = (1..5).map(|n| Box::pin(group.submit(n))).collect();
+            for submission in &mut waiting {
+                assert!(poll_once(submission.as_mut()).is_none());
+            }
+            first.await.unwrap();
+            let mut results = Vec::new();
+            for submission in waiting {
+                results.push(submission.await);
+            }
+            results
+        }));
+        assert_eq!(
+            submitted,
+            [
+                Ok(()),
+                Ok(()),
+                Err(SubmitError::Full(3)),
+                Err(SubmitError::Full(4))
+            ]
+        );
+        assert_eq!(group.unread(), 2);
+    });
+}
+
+#[test]
+fn a_cancelled_group_takes_no_more_jobs() {
+    everywhere(|env| async move {
+        let pool = env
+            .in_order()
+            .spawn_on(&env, |n: u32| async move { Ok::<_, ()>(n) });
+        let group = pool.group();
+        group.submit(1).await.unwrap();
+        group.cancel();
+        assert_eq!(group.submit(2).await, Err(SubmitError::Closed(2)));
+        assert_eq!(
+            group.try_submit(3),
+            Err(SubmitError::Closed(3)),
+            "{}",
+            env.name
+        );
+        assert_eq!(group.join().await.len(), 1);
+    });
 }

@@ -4,6 +4,7 @@
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use brigade::rt::BoxFuture;
@@ -12,7 +13,10 @@ use brigade::{
 };
 use futures_lite::{StreamExt, future};
 
-use crate::harness::{Env, Gate, assert_adds_up, assert_settled, block_on, everywhere, poll_once};
+use crate::harness::{
+    Env, Gate, OwnPool, SECOND, assert_adds_up, assert_settled, block_on, everywhere, poll_once,
+    yield_now,
+};
 
 /// A pool whose jobs wait at the gate and then return their input, and a record of the order in
 /// which they started.
@@ -235,7 +239,7 @@ fn a_chain_of_waits_longer_than_the_slots_ends_in_an_error_and_not_in_silence() 
             pool.submit(3).await.unwrap().await,
             Err(JobError::Failed(JobError::WouldDeadlock))
         );
-        // Whoever was told may have been the first of the chain, and the others are still being
+        // The job with the error may be the first of the chain, while the others are still being
         // cancelled.
         pool.wait_idle().await;
         assert_eq!(pool.submit(2).await.unwrap().await, Ok(2));
@@ -247,10 +251,10 @@ fn a_chain_of_waits_longer_than_the_slots_ends_in_an_error_and_not_in_silence() 
 #[test]
 fn a_map_read_inside_the_only_worker_of_its_pool_is_cancelled_and_says_why() {
     everywhere(|env| async move {
-        let place: Arc<Mutex<Option<Pool<u32, Vec<JobError<()>>, ()>>>> = Arc::default();
-        let inside = Arc::clone(&place);
+        let own = OwnPool::<u32, Vec<JobError<()>>, ()>::new();
+        let inside = own.reach();
         let pool = env.one_by_one().spawn_on(&env, move |n: u32| {
-            let pool = inside.lock().unwrap().clone();
+            let pool = inside.get();
             async move {
                 let Some(pool) = pool.filter(|_| n == 0) else {
                     return Ok(Vec::new());
@@ -264,13 +268,12 @@ fn a_map_read_inside_the_only_worker_of_its_pool_is_cancelled_and_says_why() {
                 Ok(errors)
             }
         });
-        *place.lock().unwrap() = Some(pool.clone());
+        own.set(&pool);
         let told = JobError::Cancelled(CancelReason::WouldDeadlock);
         assert_eq!(
             pool.submit(0).await.unwrap().await,
             Ok(vec![told.clone(), told.clone(), told])
         );
-        *place.lock().unwrap() = None;
         pool.drain().await;
         assert_eq!(assert_settled(&pool).cancelled, 3);
     });
@@ -290,7 +293,7 @@ fn a_place_is_free_as_soon_as_a_job_has_left_the_queue() {
         gate.arrived(1).await;
         let third = pool.try_submit(3).unwrap();
         assert_eq!(pool.try_submit(4).unwrap_err(), SubmitError::Full(4));
-        // A cancelled one leaves its place at once, though nobody has run.
+        // A cancelled job releases its permit at once, without a poll of a worker.
         assert_eq!(third.cancel().await, None);
         let fourth = pool.try_submit(4).unwrap();
         gate.open(2);
@@ -358,7 +361,7 @@ fn what_does_not_fit_is_refused_and_what_was_taken_runs_in_order() {
 }
 
 #[test]
-fn those_who_wait_for_room_are_served_in_their_order_and_nobody_overtakes() {
+fn submissions_that_wait_for_room_are_served_in_their_order_and_none_overtakes() {
     everywhere(|env| async move {
         let gate = Gate::new();
         let (pool, started) = gated_pool(&env, env.one_by_one().queue_capacity(1), &gate);
@@ -465,7 +468,7 @@ fn a_job_whose_pool_is_stopped_between_its_acceptance_and_the_queue_is_handed_ba
     everywhere(|env| async move {
         let stop = Stop::default();
         let seen = Arc::clone(&stop);
-        // Nobody polls the workers, so only the one who submits can find the job.
+        // The workers are not polled, so only `submit` can find the job.
         let (pool, workers) = env
             .in_order()
             .observe(move |event: &Event| {
@@ -565,5 +568,150 @@ fn a_wait_that_has_ended_does_not_count_as_one() {
         assert_eq!((first.await, second.await), (Ok(2), Ok(3)));
         pool.drain().await;
         assert_settled(&pool);
+    });
+}
+
+// ---- waiting for room ----
+
+#[test]
+fn a_submission_that_is_dropped_has_submitted_nothing_and_blocks_no_other() {
+    everywhere(|env| async move {
+        let gate = Gate::new();
+        let pass = gate.clone();
+        let pool = env
+            .one_by_one()
+            .queue_capacity(1)
+            .spawn_on(&env, move |n: u32| {
+                let gate = pass.clone();
+                async move {
+                    gate.pass().await;
+                    Ok::<_, ()>(n)
+                }
+            });
+        let running = pool.try_submit(0).unwrap();
+        gate.arrived(1).await;
+        let queued = pool.try_submit(1).unwrap();
+        let mut waiting: Vec<_> = (2..6).map(|n| Box::pin(pool.submit(n))).collect();
+        for submission in &mut waiting {
+            assert!(poll_once(submission.as_mut()).is_none());
+        }
+        assert_eq!(pool.try_submit(9).unwrap_err(), SubmitError::Full(9));
+        drop(waiting.remove(0));
+        gate.open(1);
+        assert_eq!(running.await, Ok(0));
+        gate.arrived(1).await;
+        // The next waiter was granted the permit, and is dropped as well.
+        drop(waiting.remove(0));
+        let third = waiting.remove(0).await.unwrap();
+        gate.open(9);
+        assert_eq!((queued.await, third.await), (Ok(1), Ok(4)), "{}", env.name);
+        drop(waiting);
+        pool.wait_idle().await;
+        assert_eq!(assert_settled(&pool).accepted, 3);
+    });
+}
+
+#[test]
+fn producers_that_wait_for_room_are_served_in_turn() {
+    everywhere(|env| async move {
+        // Without a schedule, and with one.
+        for builder in [env.in_order(), env.in_order().aging(SECOND)] {
+            let pool = builder
+                .queue_capacity(1)
+                .spawn_on(&env, |n: usize| async move { Ok::<_, ()>(n) });
+            let shares: Vec<_> = (0..5).map(|_| Arc::new(AtomicUsize::new(0))).collect();
+            let producer = |share: Arc<AtomicUsize>, pool: Pool<usize, usize, ()>| async move {
+                loop {
+                    pool.submit(0).await.unwrap().detach();
+                    share.fetch_add(1, Ordering::SeqCst);
+                }
+            };
+            let mut producers: Vec<_> = shares
+                .iter()
+                .map(|share| Box::pin(producer(Arc::clone(share), pool.clone())))
+                .collect();
+            future::poll_fn(|cx| {
+                for producer in &mut producers {
+                    let _: Poll<()> = producer.as_mut().poll(cx);
+                }
+                let total: usize = shares
+                    .iter()
+                    .map(|share| share.load(Ordering::SeqCst))
+                    .sum();
+                if total >= 5_000 {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
+            let counts: Vec<_> = shares
+                .iter()
+                .map(|share| share.load(Ordering::SeqCst))
+                .collect();
+            let mean = counts.iter().sum::<usize>() / 5;
+            assert!(
+                counts
+                    .iter()
+                    .all(|count| count * 3 >= mean && *count <= mean * 3),
+                "{counts:?} on {}",
+                env.name
+            );
+        }
+    });
+}
+
+// ---- jobs that add jobs ----
+
+#[test]
+fn jobs_that_add_jobs_end_on_one_worker_and_a_queue_of_one() {
+    everywhere(|env| async move {
+        let (pool, workers) = env.in_order().queue_capacity(1).build_with_submitter(
+            |depth: u32, jobs: Submitter<u32, u32, ()>| async move {
+                if depth < 4 {
+                    jobs.add(depth + 1).unwrap();
+                    yield_now().await;
+                    jobs.add(depth + 1).unwrap();
+                }
+                Ok(depth)
+            },
+        );
+        workers.spawn_on(&env);
+        let summary = pool.map([0]).for_each(drop).await;
+        assert_eq!(
+            (summary.succeeded, summary.end),
+            (31, End::Complete),
+            "{}",
+            env.name
+        );
+        pool.try_submit(0).unwrap().detach();
+        pool.drain().await;
+        assert_eq!(assert_settled(&pool).succeeded, 62);
+    });
+}
+
+#[test]
+fn a_job_that_adds_one_more_than_the_budget_is_told_that_it_is_full() {
+    everywhere(|env| async move {
+        for budget in [0, 1, 5] {
+            let (pool, workers) = env.in_order().child_capacity(budget).build_with_submitter(
+                move |n: usize, jobs: Submitter<usize, Vec<bool>, ()>| async move {
+                    let count = if n == 0 { budget + 1 } else { 0 };
+                    Ok((0..count)
+                        .map(|_| jobs.add(1).is_err_and(|refused| refused.is_full()))
+                        .collect())
+                },
+            );
+            workers.spawn_on(&env);
+            let mut map = pool.map([0]);
+            let first = map.next().await.unwrap().result.unwrap();
+            assert_eq!(
+                first,
+                (0..=budget).map(|n| n == budget).collect::<Vec<_>>(),
+                "{}",
+                env.name
+            );
+            assert_eq!(map.count().await, budget);
+        }
     });
 }

@@ -1,35 +1,31 @@
-//! The worker that keeps the time: it notices deadlines while all workers are busy, hands its role
-//! on when it leaves, and rests when there is nothing to wait for. One thread, polled by hand,
-//! since it matters which worker is polled when.
+//! The timer role: the worker that has it handles deadlines while all workers are busy, hands the
+//! role over when it is dropped, and does not sleep on the clock without a deadline. On one thread
+//! and step by step, since the tests depend on which worker is polled when.
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use brigade::rt::BoxFuture;
 use brigade::{Builder, JobError, ManualTimer, Pool, RateLimit, Retry, TimeLimit, Timer};
 use futures_lite::future;
 
-use crate::harness::{Slots, Watchdog, assert_settled, in_both_ways, poll_once};
-use crate::steps::Steps;
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::harness::{
+    MINUTE, OwnPool, OwnPoolRef, SECOND, Slots, Watchdog, assert_settled, in_both_ways, poll_once,
+};
+use crate::steps::{Steps, step_pool};
 
 /// A pool whose jobs never end by themselves, and its workers as the first tasks.
 fn endless_pool(clock: &ManualTimer, builder: Builder<u32, ()>) -> (Pool<u32, (), ()>, Steps) {
-    let (pool, workers) = builder
-        .timer(clock.clone())
-        .build(|_: u32| future::pending::<Result<(), ()>>());
-    let mut steps = Steps::default();
-    for worker in workers {
-        steps.add("worker", worker.run());
-    }
+    let (pool, steps) = step_pool(builder.timer(clock.clone()), |_: u32| {
+        future::pending::<Result<(), ()>>()
+    });
     (pool, steps)
 }
 
@@ -80,8 +76,8 @@ fn an_earlier_deadline_wakes_the_worker_that_keeps_the_time() {
 
 #[test]
 fn a_worker_that_leaves_hands_the_time_on_to_a_busy_one_and_to_an_idle_one() {
-    // Who keeps the time is not said, so each of the two leaves once; the one that stays is busy or
-    // idle. Of two slots, one at least is free.
+    // Which worker has the timer role is not visible, so each of the two is dropped once; the other
+    // one is busy or idle. Of two slots, at least one is free.
     let cases = [1, 2].map(|slots| [(slots, 1, 0), (slots, 1, 1), (slots, 2, 0), (slots, 2, 1)]);
     for (slots, jobs, leaver) in cases.into_iter().flatten() {
         let clock = ManualTimer::new();
@@ -101,7 +97,7 @@ fn a_worker_that_leaves_hands_the_time_on_to_a_busy_one_and_to_an_idle_one() {
         assert_eq!(
             clock.sleeping(),
             1,
-            "nobody keeps the time when worker {leaver} has left, {jobs} jobs run"
+            "no worker has the timer role when worker {leaver} is dropped, {jobs} jobs run"
         );
         clock.advance(SECOND);
         settle(&mut steps);
@@ -148,19 +144,17 @@ fn what_a_cancelled_map_has_held_up_starts_at_once() {
         let clock = ManualTimer::new();
         let started = Rc::new(RefCell::new(Vec::new()));
         let log = Rc::clone(&started);
-        let (pool, workers) = slots
-            .in_order(Pool::builder())
-            .rate_limit(RateLimit::per_second(1).burst(5))
-            .cost_by(|cost: &u32| *cost)
-            .timer(clock.clone())
-            .build(move |cost| {
+        let (pool, mut steps) = step_pool(
+            slots
+                .in_order(Pool::builder())
+                .rate_limit(RateLimit::per_second(1).burst(5))
+                .cost_by(|cost: &u32| *cost)
+                .timer(clock.clone()),
+            move |cost| {
                 log.borrow_mut().push(cost);
                 async move { Ok::<_, ()>(cost) }
-            });
-        let mut steps = Steps::default();
-        for worker in workers {
-            steps.add("worker", worker.run());
-        }
+            },
+        );
         pool.try_submit(4).unwrap().detach();
         settle(&mut steps);
         let mut map = pool.map([5]);
@@ -183,17 +177,10 @@ fn noting_pool(
 ) -> (Pool<u32, (), ()>, Steps, Starts) {
     let starts = Starts::default();
     let (log, inside) = (Rc::clone(&starts), clock.clone());
-    let (pool, workers) = builder
-        .rate_limit(limit)
-        .timer(clock.clone())
-        .build(move |n| {
-            log.borrow_mut().push((inside.elapsed().as_millis(), n));
-            future::ready(Ok::<_, ()>(()))
-        });
-    let mut steps = Steps::default();
-    for worker in workers {
-        steps.add("worker", worker.run());
-    }
+    let (pool, steps) = step_pool(builder.rate_limit(limit).timer(clock.clone()), move |n| {
+        log.borrow_mut().push((inside.elapsed().as_millis(), n));
+        future::ready(Ok::<_, ()>(()))
+    });
     (pool, steps, starts)
 }
 
@@ -311,8 +298,6 @@ fn jobs_that_wait_for_a_worker_that_is_not_polled_wake_no_other() {
     assert_eq!(*starts.borrow(), [(0, 0), (11_000, 1), (12_000, 2)]);
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
-
 /// Jobs of input 0 never end, those of 1 fail, and all others succeed.
 async fn handle(n: u32) -> Result<u32, ()> {
     match n {
@@ -328,13 +313,10 @@ fn small_pool(
     timer: impl Timer,
     policy: fn(Builder<u32, ()>) -> Builder<u32, ()>,
 ) -> (Pool<u32, u32, ()>, Steps) {
-    let (pool, workers) = policy(slots.at_once(Pool::builder(), 2))
-        .timer(timer)
-        .build(handle);
-    let mut steps = Steps::default();
-    for worker in workers {
-        steps.add("worker", worker.run());
-    }
+    let (pool, mut steps) = step_pool(
+        policy(slots.at_once(Pool::builder(), 2)).timer(timer),
+        handle,
+    );
     steps.settle();
     (pool, steps)
 }
@@ -490,7 +472,7 @@ fn moments_that_move_on_while_jobs_come_and_go_leave_one_alarm_at_most() {
 /// A clock whose sleeps use the pool when they are dropped.
 struct Using {
     clock: ManualTimer,
-    pool: Arc<Mutex<Option<Pool<u32, u32, ()>>>>,
+    pool: OwnPoolRef<u32, u32, ()>,
     drops: Arc<AtomicUsize>,
 }
 
@@ -500,7 +482,7 @@ impl Timer for Using {
     }
 
     fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
-        let (pool, drops) = (Arc::clone(&self.pool), Arc::clone(&self.drops));
+        let (pool, drops) = (self.pool.clone(), Arc::clone(&self.drops));
         Box::pin(UsingSleep {
             sleep: self.clock.sleep_until(at),
             pool,
@@ -511,7 +493,7 @@ impl Timer for Using {
 
 struct UsingSleep {
     sleep: BoxFuture<'static, ()>,
-    pool: Arc<Mutex<Option<Pool<u32, u32, ()>>>>,
+    pool: OwnPoolRef<u32, u32, ()>,
     drops: Arc<AtomicUsize>,
 }
 
@@ -525,8 +507,7 @@ impl Future for UsingSleep {
 
 impl Drop for UsingSleep {
     fn drop(&mut self) {
-        let pool = self.pool.lock().unwrap().clone();
-        if let Some(pool) = pool {
+        if let Some(pool) = self.pool.get() {
             let _ = pool.stats();
             pool.set_rate_limit(RateLimit::every(SECOND));
             self.drops.fetch_add(1, Ordering::SeqCst);
@@ -538,14 +519,14 @@ impl Drop for UsingSleep {
 fn an_alarm_that_is_given_up_may_use_the_pool_in_its_drop() {
     in_both_ways(|slots| {
         let clock = ManualTimer::new();
-        let (place, drops) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+        let (own, drops) = (OwnPool::new(), Arc::new(AtomicUsize::new(0)));
         let timer = Using {
             clock: clock.clone(),
-            pool: Arc::clone(&place),
+            pool: own.reach(),
             drops: Arc::clone(&drops),
         };
         let (pool, mut steps) = small_pool(slots, timer, |builder| builder);
-        *place.lock().unwrap() = Some(pool.clone());
+        own.set(&pool);
         let [late, early] = [9, 1].map(|n| {
             let handle = pool.job(2).delay(SECOND * n).try_submit().unwrap();
             steps.settle();
@@ -557,6 +538,5 @@ fn an_alarm_that_is_given_up_may_use_the_pool_in_its_drop() {
         drop(late);
         steps.settle();
         assert_eq!((drops.load(Ordering::SeqCst), clock.sleeping()), (3, 0));
-        *place.lock().unwrap() = None;
     });
 }

@@ -15,19 +15,9 @@ use brigade::{
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    Env, Gate, Starts, assert_over, assert_settled, everywhere, in_both_ways, poll_once, yield_now,
+    Env, Gate, HOUR, SECOND, Starts, assert_over, assert_settled, everywhere, in_both_ways, millis,
+    poll_once, secs, yield_now,
 };
-
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-
-const fn secs(count: u64) -> Duration {
-    Duration::from_secs(count)
-}
-
-const fn millis(count: u64) -> Duration {
-    Duration::from_millis(count)
-}
 
 type Jobs = Pool<u32, u32, u32>;
 type Handle = JobHandle<u32, u32, u32>;
@@ -53,7 +43,7 @@ fn gated_pool(env: &Env, builder: Builder<u32, u32>, gate: &Gate) -> Jobs {
     })
 }
 
-/// A pool whose jobs sleep for as many milliseconds as they are told.
+/// A pool whose jobs sleep for as many milliseconds as their input says.
 fn sleeping_pool(env: &Env, builder: Builder<u32, u32>) -> Jobs {
     let clock = env.clock.clone();
     builder.spawn_on(env, move |n: u32| {
@@ -352,7 +342,7 @@ fn a_cancellation_wins_over_a_limit_that_passes_later() {
     });
 }
 
-/// A clock that does something else first, once, when somebody is about to sleep on it.
+/// A clock whose first `sleep_until` calls a closure before it sleeps.
 struct Meddling {
     clock: ManualTimer,
     first: Mutex<Option<Box<dyn FnOnce() + Send>>>,
@@ -600,7 +590,7 @@ fn jobs_that_are_finished_when_their_map_runs_out_of_time_keep_their_outcome() {
         assert_eq!(poll_once(pin!(map.next())), None);
         gate.open(2);
         gate.arrived(3).await;
-        // Two are finished and nobody has read them.
+        // Two are finished and unread.
         assert_eq!(pool.stats().succeeded, 2);
         env.clock.advance(SECOND);
         let seen = (&mut map).map(outcome).collect::<Vec<_>>().await;

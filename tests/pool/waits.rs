@@ -1,8 +1,8 @@
-//! Jobs that wait for their own pool: one that can go on is not told that it cannot, and one that
-//! cannot is told.
+//! Jobs that wait for their own pool: a wait that can end is not refused, and a wait that cannot end
+//! is refused with `WouldDeadlock`.
 
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Barrier, Mutex, OnceLock};
+use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -13,9 +13,12 @@ use brigade::{
     Submitter,
 };
 use futures::stream::FuturesUnordered;
-use futures_lite::{Stream, StreamExt};
+use futures_lite::{Stream, StreamExt, future};
 
-use crate::harness::{Gate, assert_settled, in_both_ways, on_wake, poll_once};
+use crate::harness::{
+    Gate, HOUR, OwnPool, SECOND, Wakes, assert_settled, everywhere, in_both_ways, on_wake,
+    poll_once,
+};
 
 /// One parent starts in the first worker; the other one in the last, which has the first one's
 /// child before it.
@@ -66,13 +69,13 @@ fn a_job_whose_wait_is_over_does_not_count_as_waiting() {
 #[test]
 fn a_job_whose_map_has_something_to_read_does_not_count_as_waiting() {
     in_both_ways(|slots| {
-        let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
-        let inside = Arc::clone(&own);
+        let own = OwnPool::<u32, u32, &'static str>::new();
+        let inside = own.reach();
         let (pool, workers) = slots
             .at_once(Pool::builder(), 2)
             .timer(ManualTimer::new())
             .build(move |n: u32| {
-                let own = inside.lock().unwrap().clone();
+                let own = inside.get();
                 async move {
                     if n < 10 {
                         return Ok(n);
@@ -83,31 +86,30 @@ fn a_job_whose_map_has_something_to_read_does_not_count_as_waiting() {
                         .map_err(|_| "the wait was refused")
                 }
             });
-        *own.lock().unwrap() = Some(pool.clone());
+        own.set(&pool);
         let mut workers: Vec<_> = workers
             .into_iter()
             .map(|worker| Box::pin(worker.run()))
             .collect();
         answer_parents(&pool, &mut workers);
-        *own.lock().unwrap() = None;
     });
 }
 
 /// A parent awaits a child that its own key keeps back; the last job that could start without it
 /// goes away with its map.
 #[test]
-fn a_job_is_told_that_it_would_wait_for_ever_when_the_last_job_that_could_start_is_cancelled() {
+fn a_job_is_told_that_it_would_wait_forever_when_the_last_job_that_could_start_is_cancelled() {
     in_both_ways(|slots| {
-        let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
-        let inside = Arc::clone(&own);
+        let own = OwnPool::<u32, u32, &'static str>::new();
+        let inside = own.reach();
         let (pool, workers) = slots
             .at_once(Pool::builder(), 2)
             .timer(ManualTimer::new())
             .key_by(|n: &u32| n % 2)
             .max_running_per_key(1)
-            .rate_limit_per_key(RateLimit::per(1, Duration::from_secs(3600)).burst(1))
+            .rate_limit_per_key(RateLimit::per(1, HOUR).burst(1))
             .build(move |n: u32| {
-                let own = inside.lock().unwrap().clone();
+                let own = inside.get();
                 async move {
                     match n {
                         0 => own
@@ -120,7 +122,7 @@ fn a_job_is_told_that_it_would_wait_for_ever_when_the_last_job_that_could_start_
                     }
                 }
             });
-        *own.lock().unwrap() = Some(pool.clone());
+        own.set(&pool);
         // It polls those that were woken, and no others.
         let executor = LocalExecutor::new();
         for worker in workers {
@@ -142,7 +144,6 @@ fn a_job_is_told_that_it_would_wait_for_ever_when_the_last_job_that_could_start_
             poll_once(pin!(&mut parent)),
             Some(Err(JobError::Failed("the wait was refused")))
         );
-        *own.lock().unwrap() = None;
     });
 }
 
@@ -151,14 +152,14 @@ fn a_job_is_told_that_it_would_wait_for_ever_when_the_last_job_that_could_start_
 #[test]
 fn an_outcome_that_has_not_left_its_worker_ends_a_wait_all_the_same() {
     type Worker = Arc<Mutex<Option<BoxFuture<'static, ()>>>>;
-    let (own, other): (Arc<Mutex<Option<Pool<u32, u32, String>>>>, Worker) = Default::default();
-    let (inside, reader) = (Arc::clone(&own), Arc::clone(&other));
+    let (own, other) = (OwnPool::<u32, u32, String>::new(), Worker::default());
+    let (inside, reader) = (own.reach(), Arc::clone(&other));
     let (pool, workers) =
         Pool::builder()
             .workers(2)
             .timer(ManualTimer::new())
             .build(move |n: u32| {
-                let (pool, reader) = (inside.lock().unwrap().clone().unwrap(), Arc::clone(&reader));
+                let (pool, reader) = (inside.pool(), Arc::clone(&reader));
                 async move {
                     match n {
                         // Reads two of three.
@@ -183,7 +184,7 @@ fn an_outcome_that_has_not_left_its_worker_ends_a_wait_all_the_same() {
                     Ok(n)
                 }
             });
-    *own.lock().unwrap() = Some(pool.clone());
+    own.set(&pool);
     let mut workers = workers.into_iter();
     let (mut first, second) = (
         Box::pin(workers.next().unwrap().run()),
@@ -199,7 +200,6 @@ fn an_outcome_that_has_not_left_its_worker_ends_a_wait_all_the_same() {
         None,
         "it is told that it waits for ever"
     );
-    *own.lock().unwrap() = None;
 }
 
 /// A parent keeps the handle that its first attempt has waited for, and waits on in the second one,
@@ -207,9 +207,9 @@ fn an_outcome_that_has_not_left_its_worker_ends_a_wait_all_the_same() {
 #[test]
 fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
     in_both_ways(|slots| {
-        let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
+        let own = OwnPool::<u32, u32, &'static str>::new();
         let kept: Arc<Mutex<Option<JobHandle<u32, u32, &'static str>>>> = Arc::default();
-        let (inside, gate) = (Arc::clone(&own), Gate::new());
+        let (inside, gate) = (own.reach(), Gate::new());
         let pass = gate.clone();
         let retry = Retry::fixed(Duration::ZERO).when(|error: &&str| *error == "again");
         let (pool, workers) = slots
@@ -217,11 +217,7 @@ fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
             .retry(retry)
             .timer(ManualTimer::new())
             .build(move |n: u32| {
-                let (own, kept, gate) = (
-                    inside.lock().unwrap().clone(),
-                    Arc::clone(&kept),
-                    pass.clone(),
-                );
+                let (own, kept, gate) = (inside.get(), Arc::clone(&kept), pass.clone());
                 async move {
                     let Some(pool) = own.filter(|_| n >= 10) else {
                         return Ok(n);
@@ -243,7 +239,7 @@ fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
                     child.await.map_err(|_| "the wait was refused")
                 }
             });
-        *own.lock().unwrap() = Some(pool.clone());
+        own.set(&pool);
         let mut workers: Vec<_> = workers
             .into_iter()
             .map(|worker| Box::pin(worker.run()))
@@ -264,24 +260,20 @@ fn an_attempt_that_goes_on_with_the_wait_of_an_earlier_one_counts_as_waiting() {
         );
         assert_eq!(poll_once(pin!(&mut parent)), Some(Ok(1)));
         assert_eq!(pool.stats().retries, 1);
-        *own.lock().unwrap() = None;
     });
 }
 
-/// In a pool that has an order, a wait may be one without end though workers are free. The first
-/// worker looks, in the observer, after the second one has booked the outcome and before it has
-/// told anybody.
+/// In a pool with a schedule, a wait can be a deadlock though workers are free. The observer polls the
+/// first worker after the second one has counted the outcome and before it has delivered it.
 #[test]
 fn a_job_whose_wait_is_about_to_be_over_does_not_count_as_waiting() {
     for way in ["a handle", "a map", "a map of two"] {
-        let (own, first): (
-            Arc<Mutex<Option<Pool<u32, u32, &'static str>>>>,
-            Arc<Mutex<Option<BoxFuture<'_, ()>>>>,
-        ) = Default::default();
-        let (inside, looks) = (Arc::clone(&own), Arc::clone(&first));
+        let own = OwnPool::<u32, u32, &'static str>::new();
+        let first: Arc<Mutex<Option<BoxFuture<'_, ()>>>> = Arc::default();
+        let (inside, looks) = (own.reach(), Arc::clone(&first));
         let (pool, workers) = Pool::builder()
             .workers(3)
-            .aging(Duration::from_secs(1))
+            .aging(SECOND)
             .timer(ManualTimer::new())
             .observe(move |event: &Event| {
                 if let Event::Finished { .. } = event
@@ -292,7 +284,7 @@ fn a_job_whose_wait_is_about_to_be_over_does_not_count_as_waiting() {
                 }
             })
             .build(move |n: u32| {
-                let own = inside.lock().unwrap().clone();
+                let own = inside.get();
                 async move {
                     let Some(pool) = own.filter(|_| n >= 10) else {
                         return Ok(n);
@@ -311,7 +303,7 @@ fn a_job_whose_wait_is_about_to_be_over_does_not_count_as_waiting() {
                         .map_err(|_| "the wait was refused")
                 }
             });
-        *own.lock().unwrap() = Some(pool.clone());
+        own.set(&pool);
         let mut workers = workers
             .into_iter()
             .map(|worker| -> BoxFuture<'_, ()> { Box::pin(worker.run()) });
@@ -330,7 +322,6 @@ fn a_job_whose_wait_is_about_to_be_over_does_not_count_as_waiting() {
         }
         poll_first();
         assert_eq!(poll_once(pin!(&mut parent)), Some(Ok(1)), "{way}");
-        *own.lock().unwrap() = None;
         drop(first.lock().unwrap().take());
     }
 }
@@ -408,14 +399,14 @@ fn a_group_that_is_done_can_be_read_to_its_end_inside_a_job() {
 #[test]
 fn a_job_that_was_given_room_does_not_count_as_waiting() {
     in_both_ways(|slots| {
-        let own: Arc<Mutex<Option<Pool<u32, u32, &'static str>>>> = Arc::default();
-        let inside = Arc::clone(&own);
+        let own = OwnPool::<u32, u32, &'static str>::new();
+        let inside = own.reach();
         let (pool, workers) = slots
             .at_once(Pool::builder(), 2)
             .queue_capacity(1)
             .timer(ManualTimer::new())
             .build_with_submitter(move |n: u32, jobs: Submitter<u32, u32, &'static str>| {
-                let own = inside.lock().unwrap().clone();
+                let own = inside.get();
                 async move {
                     match n {
                         10 => {
@@ -436,7 +427,7 @@ fn a_job_that_was_given_room_does_not_count_as_waiting() {
                     }
                 }
             });
-        *own.lock().unwrap() = Some(pool.clone());
+        own.set(&pool);
         let mut workers: Vec<_> = workers
             .into_iter()
             .map(|worker| Box::pin(worker.run()))
@@ -452,7 +443,6 @@ fn a_job_that_was_given_room_does_not_count_as_waiting() {
             (pool.stats().succeeded, assert_settled(&pool).accepted),
             (4, 4)
         );
-        *own.lock().unwrap() = None;
     });
 }
 
@@ -554,9 +544,9 @@ fn a_map_that_is_not_polled_keeps_no_room_from_others() {
     });
 }
 
-/// A job that adds its successor, for ever, and a consumer that does not read.
+/// Each job adds its successor, and the consumer does not read.
 #[test]
-fn what_nobody_reads_is_bounded_also_where_jobs_add_jobs() {
+fn unread_completions_are_bounded_also_where_jobs_add_jobs() {
     in_both_ways(|slots| {
         let (pool, workers) = slots
             .in_order(Pool::builder())
@@ -587,14 +577,14 @@ fn what_nobody_reads_is_bounded_also_where_jobs_add_jobs() {
 /// own may do so.
 #[test]
 fn a_job_that_has_read_one_of_several_completions_does_not_count_as_waiting() {
-    let own: Arc<OnceLock<Pool<u32, u32, &'static str>>> = Arc::default();
+    let own = OwnPool::<u32, u32, &'static str>::new();
     let (turns, gate) = (Arc::new(Barrier::new(2)), Arc::new(Gate::new()));
     let handler = {
-        let (own, turns, gate) = (Arc::clone(&own), Arc::clone(&turns), Arc::clone(&gate));
+        let (own, turns, gate) = (own.reach(), Arc::clone(&turns), Arc::clone(&gate));
         move |n: u32| {
-            let (own, turns, gate) = (Arc::clone(&own), Arc::clone(&turns), Arc::clone(&gate));
+            let (own, turns, gate) = (own.clone(), Arc::clone(&turns), Arc::clone(&gate));
             async move {
-                let pool = own.get().expect("it is there");
+                let pool = own.pool();
                 match n {
                     // Its first completion is sent alone, the others together.
                     100 => {
@@ -627,7 +617,7 @@ fn a_job_that_has_read_one_of_several_completions_does_not_count_as_waiting() {
         .workers(2)
         .timer(ManualTimer::new())
         .build(handler);
-    assert!(own.set(pool.clone()).is_ok());
+    own.set(&pool);
     let mut workers = workers.into_iter().map(|worker| Box::pin(worker.run()));
     let (mut first, mut second) = (workers.next().unwrap(), workers.next().unwrap());
     let parent = pool.try_submit(100).unwrap();
@@ -655,4 +645,144 @@ fn a_job_that_has_read_one_of_several_completions_does_not_count_as_waiting() {
         (poll_once(pin!(parent)), poll_once(pin!(waiting))),
         (Some(Ok(2)), Some(Ok(300)))
     );
+}
+
+// ---- waits that cannot end ----
+
+#[test]
+fn a_wait_for_the_own_pool_that_could_never_end_is_a_typed_error() {
+    everywhere(|env| async move {
+        let own = OwnPool::<u32, String, ()>::new();
+        let inside = own.reach();
+        let pool = env
+            .one_by_one()
+            .queue_capacity(2)
+            .spawn_on(&env, move |n: u32| {
+                let own = inside.clone();
+                async move {
+                    let pool = own.pool();
+                    Ok(match n {
+                        1 => format!("{:?}", pool.try_submit(0).unwrap().await),
+                        2 => {
+                            let queued = [pool.try_submit(0).unwrap(), pool.try_submit(0).unwrap()];
+                            let refused = pool.submit(0).await;
+                            let held = pool.reserve().await.map(drop);
+                            drop(queued);
+                            format!(
+                                "{} {}",
+                                refused.unwrap_err().is_would_deadlock(),
+                                held.is_err()
+                            )
+                        }
+                        3 => format!("{:?}", pool.map([0, 0]).for_each(drop).await.end),
+                        4 => {
+                            let mut group = pool.group();
+                            group.submit(0).await.unwrap();
+                            format!(
+                                "{:?} {:?}",
+                                group.next().await.unwrap().result,
+                                group.summary().end
+                            )
+                        }
+                        _ => String::new(),
+                    })
+                }
+            });
+        own.set(&pool);
+        let expected = [
+            "Err(WouldDeadlock)",
+            "true true",
+            "WouldDeadlock",
+            "Err(Cancelled(WouldDeadlock)) WouldDeadlock",
+        ];
+        for (n, expected) in (1..).zip(expected) {
+            assert_eq!(
+                pool.try_submit(n).unwrap().await,
+                Ok(expected.to_owned()),
+                "{n} on {}",
+                env.name
+            );
+        }
+        pool.drain().await;
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn a_job_that_waits_for_its_own_end_panics_instead() {
+    everywhere(|env| async move {
+        let own = OwnPool::<u32, (), ()>::new();
+        let inside = own.reach();
+        let pool = env.at_once(2).spawn_on(&env, move |n: u32| {
+            let own = inside.clone();
+            async move {
+                let pool = own.pool();
+                if n == 0 {
+                    pool.wait_idle().await;
+                } else {
+                    pool.drain().await;
+                }
+                Ok(())
+            }
+        });
+        own.set(&pool);
+        for n in 0..2 {
+            let result = pool.try_submit(n).unwrap().await;
+            assert!(
+                matches!(result, Err(JobError::Panicked(_))),
+                "{result:?} on {}",
+                env.name
+            );
+        }
+        pool.wait_idle().await;
+        assert!(pool.is_closed());
+        assert_eq!(assert_settled(&pool).panicked, 2);
+    });
+}
+
+#[test]
+fn a_wait_that_becomes_impossible_when_a_worker_leaves_is_told_so() {
+    let own = OwnPool::<u32, bool, ()>::new();
+    let inside = own.reach();
+    let (pool, workers) =
+        Pool::builder()
+            .workers(2)
+            .timer(ManualTimer::new())
+            .build(move |n: u32| {
+                let own = inside.clone();
+                async move {
+                    if n > 0 {
+                        return future::pending().await;
+                    }
+                    // Polled through another waker, as a combinator of many futures does.
+                    let handle = own.pool().try_submit(2).unwrap();
+                    let both = future::or(
+                        async { handle.await == Err(JobError::WouldDeadlock) },
+                        future::pending(),
+                    );
+                    Ok(both.await)
+                }
+            });
+    own.set(&pool);
+    let mut waits = pool.try_submit(0).unwrap();
+    let blocks = pool.try_submit(1).unwrap();
+    let mut workers: Vec<_> = workers
+        .into_iter()
+        .map(|worker| Box::pin(worker.run()))
+        .collect();
+    let woken = Wakes::new();
+    let waker = woken.waker();
+    assert!(
+        workers[0]
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    assert!(poll_once(workers[1].as_mut()).is_none());
+    let before = woken.count();
+    drop(workers.pop());
+    assert!(woken.count() > before, "the waiting job's worker is woken");
+    assert!(poll_once(workers[0].as_mut()).is_none());
+    assert_eq!(poll_once(Pin::new(&mut waits)), Some(Ok(true)));
+    drop((blocks, workers));
 }

@@ -1,5 +1,5 @@
-//! Every future of the public API is dropped at each of its awaits, beside other work; whatever it
-//! was in the middle of, the pool goes on, and loses nothing.
+//! Every future of the public API is dropped at each of its awaits, while other jobs run; the pool
+//! continues and loses nothing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,9 +12,9 @@ use futures_lite::future;
 type Jobs = Pool<u32, u32, u32>;
 type Local = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Drops what `make` makes after each number of polls, in a pool with a schedule and in one
-/// without, with two workers and with one of two slots; `least` polls are needed to see its end at
-/// all, so the test has dropped it at as many awaits.
+/// Drops the future of `make` after each number of polls, in a pool with a schedule and in one
+/// without, with two workers and with one worker of two slots. The future needs at least `least`
+/// polls, so the test has dropped it at that many awaits.
 #[track_caller]
 fn at_each_await(least: usize, make: impl Fn(Sim, Jobs) -> Local + Copy + 'static) {
     for (is_scheduled, workers) in [(false, 2), (true, 2), (false, 1), (true, 1)] {
@@ -78,7 +78,7 @@ fn a_submission() {
 }
 
 #[test]
-fn a_place_that_is_held_and_used() {
+fn a_permit_that_is_held_and_used() {
     at_each_await(3, |_, pool| {
         Box::pin(async move {
             let Ok(permit) = pool.reserve().await else {
@@ -166,14 +166,14 @@ fn a_group() {
 }
 
 #[test]
-fn waits_for_a_quieter_moment() {
+fn waits_for_fewer_jobs() {
     at_each_await(2, |_, pool| Box::pin(async move { pool.wait_idle().await }));
     at_each_await(2, |_, pool| {
         Box::pin(async move { pool.wait_queued_below(1).await })
     });
     at_each_await(3, |sim, pool| {
         Box::pin(async move {
-            // Once some run.
+            // Lets some jobs start.
             sim.clock().sleep(Duration::from_millis(1)).await;
             pool.wait_running_below(1).await;
         })

@@ -1,18 +1,18 @@
-//! Scenarios of one kind of actor each, on pools with few places and quick jobs: what goes wrong
-//! only there is found within few seeds.
+//! Scenarios with one kind of action each, on pools with a small queue and quick jobs: bugs that need
+//! such a pool are found within few seeds.
 
 use brigade::testing::{FaultKind, Simulation};
 
 use crate::scenario::{Action, Allowed, Focus, scenario_of};
 
-/// How many runs of each.
+/// How many runs each scenario has.
 const SEEDS: u64 = 500;
 
 fn seeds() -> std::ops::Range<u64> {
     0..std::env::var("BRIGADE_SEEDS").map_or(SEEDS, |text| text.parse().expect("it is a number"))
 }
 
-/// Runs so many seeds of the scenario with these actors, each with faults and without.
+/// Runs the scenario with these actions for each seed, with faults and without.
 #[track_caller]
 fn check(focus: &'static Focus) {
     let allowed = Allowed {
@@ -46,7 +46,7 @@ fn a_map_whose_source_stays_pending_ends_with_its_pool() {
 }
 
 #[test]
-fn maps_that_are_sources_of_each_other_end_however_few_places_there_are() {
+fn maps_that_are_sources_of_each_other_end_however_small_the_queue_is() {
     const NESTED: Focus = Focus {
         is_small: true,
         actions: &[(1, Action::NestMaps)],
@@ -95,7 +95,7 @@ fn many_maps_and_submissions_at_once_end() {
 }
 
 #[test]
-fn wakers_that_panic_hurt_only_their_own_tasks() {
+fn wakers_that_panic_fail_only_their_own_tasks() {
     const PANICKING: Focus = Focus {
         is_small: true,
         actions: &[(2, Action::PanickingWakers), (1, Action::Map)],
@@ -113,7 +113,7 @@ fn more_slots_than_memory_can_hold_are_refused() {
 }
 
 #[test]
-fn retries_are_no_more_than_their_delays_whatever_names_their_times() {
+fn retries_are_no_more_than_their_delays_whatever_sets_their_times() {
     const RETRIES: Focus = Focus {
         is_small: true,
         actions: &[(1, Action::SubmitMany), (1, Action::Map)],
@@ -122,7 +122,7 @@ fn retries_are_no_more_than_their_delays_whatever_names_their_times() {
 }
 
 #[test]
-fn no_alarm_is_left_when_what_waited_for_a_moment_has_gone() {
+fn no_timer_is_left_when_all_delayed_jobs_are_cancelled() {
     const DELAYED: Focus = Focus {
         is_small: true,
         actions: &[(1, Action::CancelDelayed)],
@@ -130,8 +130,8 @@ fn no_alarm_is_left_when_what_waited_for_a_moment_has_gone() {
     check(&DELAYED);
 }
 
-/// What finds a violation of each rule that the simulator audits, and little else; orders and rates
-/// among them, which several threads at once do not keep to the letter.
+/// The actions that find a violation of each rule that the simulator audits. Orders and rates are
+/// among the rules, so there is no preemption: several threads do not keep them exactly.
 #[test]
 fn every_rule_that_is_audited_is_kept() {
     const RULES: Focus = Focus {

@@ -1,5 +1,5 @@
-//! Pools whose clock is a little later at each look, as a real one is: permits of a fast rate are
-//! back, and moments have passed, before a worker has come round to them.
+//! Pools whose clock advances with each call of `now`, as a real clock does: permits of a fast rate
+//! are back, and deadlines have passed, before the worker's loop checks them.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -14,33 +14,33 @@ use brigade::testing::{FaultKind, Sim, Simulation};
 use brigade::{ManualTimer, Pool, RateLimit, Timer};
 use futures_lite::future;
 
-/// More looks in a run are a worker that goes in a circle.
-const MOST: u64 = 200_000;
+/// A run with more calls of `now` has a worker that loops without end.
+const MAX_CALLS: u64 = 200_000;
 
-/// The clock of the run, and a microsecond more for each look.
+/// The clock of the run, plus a microsecond for each call of `now`.
 #[derive(Clone)]
 struct Hasty {
     clock: ManualTimer,
-    looks: Arc<AtomicU64>,
+    calls: Arc<AtomicU64>,
 }
 
 impl Hasty {
     fn new(sim: &Sim) -> Self {
         Self {
             clock: sim.clock().clone(),
-            looks: Arc::default(),
+            calls: Arc::default(),
         }
     }
 
     fn ahead(&self) -> Duration {
-        Duration::from_micros(self.looks.load(Ordering::SeqCst))
+        Duration::from_micros(self.calls.load(Ordering::SeqCst))
     }
 }
 
 impl Timer for Hasty {
     fn now(&self) -> Instant {
-        let looks = self.looks.fetch_add(1, Ordering::SeqCst);
-        assert!(looks < MOST, "the clock is looked at without end");
+        let calls = self.calls.fetch_add(1, Ordering::SeqCst);
+        assert!(calls < MAX_CALLS, "a worker reads the clock without end");
         self.clock.now() + self.ahead()
     }
 
@@ -58,7 +58,7 @@ impl Timer for Hasty {
 
 type Jobs = Pool<u32, u32, ()>;
 
-/// Jobs that add jobs, submissions and maps, at a rate that a worker's loop is slower than.
+/// Jobs that add jobs, submissions and maps, at a rate faster than the worker's loop.
 async fn fast_rate(sim: Sim) {
     let below = |bound: u64| sim.below(bound) as usize;
     let permits = [1_000_000, 10_000_000, u32::MAX][below(3)];

@@ -10,7 +10,7 @@ use brigade::testing::{FaultKind, Plan, Runs, Simulation, replay};
 
 use self::scenario::{Allowed, scenario};
 
-/// How many runs of each kind.
+/// How many runs each kind has.
 const SEEDS: u64 = 1000;
 
 const ALL: Allowed = Allowed {
@@ -29,16 +29,16 @@ fn seeds() -> std::ops::Range<u64> {
 }
 
 #[test]
-fn whatever_strikes_every_job_has_one_outcome_and_every_wait_ends() {
+fn whatever_is_injected_every_job_has_one_outcome_and_every_wait_ends() {
     let runs = Simulation::new(seeds())
         .faults(FaultKind::ALL)
         .check(|sim| scenario(sim, ALL));
-    assert_struck(runs);
+    assert_injected(runs);
 }
 
 #[test]
-fn no_order_is_changed_whatever_strikes() {
-    // What comes from several threads at once has no order.
+fn no_order_is_changed_whatever_is_injected() {
+    // Jobs that several threads submit at once have no order.
     let kinds = FaultKind::ALL
         .into_iter()
         .filter(|kind| !matches!(kind, FaultKind::Priority | FaultKind::Preempt));
@@ -49,12 +49,12 @@ fn no_order_is_changed_whatever_strikes() {
     let runs = Simulation::new(seeds())
         .faults(kinds)
         .check(move |sim| scenario(sim, allowed));
-    assert_struck(runs);
+    assert_injected(runs);
 }
 
 #[test]
-fn no_rate_is_passed_whatever_strikes() {
-    // A start is observed a little after it was booked; the clock is not to move in between.
+fn no_rate_is_exceeded_whatever_is_injected() {
+    // A start is observed a little after it was counted; the clock must not move in between.
     let kinds = FaultKind::ALL
         .into_iter()
         .filter(|kind| !matches!(kind, FaultKind::Rate | FaultKind::Preempt));
@@ -65,15 +65,15 @@ fn no_rate_is_passed_whatever_strikes() {
     let runs = Simulation::new(seeds())
         .faults(kinds)
         .check(move |sim| scenario(sim, allowed));
-    assert_struck(runs);
+    assert_injected(runs);
 }
 
 #[test]
-fn every_run_is_complete_when_nothing_strikes() {
+fn every_run_is_complete_when_nothing_is_injected() {
     let runs = Simulation::new(seeds())
         .faults([FaultKind::Preempt])
         .check(|sim| scenario(sim, ALL));
-    assert_eq!(runs.strikes, 0);
+    assert_eq!(runs.injections, 0);
     assert!(runs.polls > runs.runs, "{runs:?}");
 }
 
@@ -87,10 +87,13 @@ fn the_same_seed_gives_the_same_trace() {
         assert_eq!(run(), first);
         lines += first.trace.lines().count();
     }
-    assert!(lines > 5000, "only {lines} lines are nothing to compare");
+    assert!(lines > 5000, "only {lines} lines are too few to compare");
 }
 
-/// A simulation in which nothing strikes proves nothing about faults.
-fn assert_struck(runs: Runs) {
-    assert!(runs.runs == 1 || 2 * runs.strikes > runs.runs, "{runs:?}");
+/// A simulation without injections proves nothing about faults.
+fn assert_injected(runs: Runs) {
+    assert!(
+        runs.runs == 1 || 2 * runs.injections > runs.runs,
+        "{runs:?}"
+    );
 }

@@ -1,8 +1,8 @@
-//! One scenario for all simulations: a pool of any policies, actors that use all of its API, jobs
-//! that add jobs and come to grief by themselves. What strikes from outside is the plan's. It
-//! asserts what users are promised, beside what the simulator checks by itself: that each result is
-//! told once and is the one that was booked, that inputs are neither lost nor made up, and that
-//! nothing of the user's is left.
+//! One scenario for all simulations: a pool of random policies, actors that use its whole API, and
+//! jobs that add jobs and fail on request. Faults from outside are injected by the plan. In addition
+//! to the checks of the simulator, the scenario asserts that each result is delivered once and is the
+//! one in the pool's counters, that no input is lost or duplicated, and that every value of the user
+//! is dropped.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -57,7 +57,7 @@ impl Debug for Token {
 struct Input {
     /// How many generations of jobs it may add.
     depth: usize,
-    /// So many jobs follow it, each submitted by the one before.
+    /// How many jobs follow it, each submitted by the one before.
     chain: usize,
     /// Below [`KEYS`].
     key: usize,
@@ -98,7 +98,7 @@ fn panic_quietly() -> ! {
     resume_unwind(Box::new("planned"))
 }
 
-// ---- the world ----
+// ---- the state of a run ----
 
 fn outcome_of<T, E>(result: &Result<T, JobError<E>>) -> Outcome {
     match result {
@@ -115,11 +115,11 @@ fn outcome_of<T, E>(result: &Result<T, JobError<E>>) -> Outcome {
 type Jobs = Pool<Input, Output, Token>;
 
 #[derive(Clone)]
-struct World {
+struct State {
     sim: Sim,
-    /// In some of the runs, since a pool that is observed takes another way.
+    /// In some of the runs, since a pool without an observer takes shortcuts.
     recorder: Option<Recorder>,
-    /// Emptied at the end, since the handler has it.
+    /// Emptied at the end, since the handler holds it.
     pool: Rc<RefCell<Option<Jobs>>>,
     seen: Arc<Mutex<Seen>>,
     /// Inputs, futures, values, errors and states.
@@ -127,13 +127,13 @@ struct World {
     inputs: Rc<Inputs>,
     /// How many handlers' futures there are.
     running: Rc<Cell<usize>>,
-    /// How many of each key.
+    /// How many futures of each key there are.
     keys: Rc<[Cell<usize>; KEYS]>,
     max_per_key: usize,
     has_time_limit: bool,
     /// Whether jobs are to start in the order in which they come.
     is_in_order: bool,
-    /// Whether the pool has no policies; then hardly anybody asks for one either.
+    /// Whether the pool has no policies; then few jobs have options either.
     is_plain: bool,
     /// Whether most jobs end without waiting, so that a worker runs many in one poll.
     is_quick: bool,
@@ -141,42 +141,42 @@ struct World {
     actions: Actions,
     /// Whether there are few actors.
     is_focused: bool,
-    /// Whether a job was told to be abandoned, which takes a worker that was dropped.
+    /// Whether a job was reported as abandoned, which takes a worker that was dropped.
     is_abandoned: Rc<Cell<bool>>,
-    /// How many actors may have a job that waits for a moment.
+    /// How many actors may have a delayed job.
     delaying: Rc<Cell<usize>>,
-    /// Of those built.
+    /// As built.
     workers: usize,
     jobs_per_worker: usize,
 }
 
-/// What was told to whom.
+/// The results that were delivered so far.
 #[derive(Default)]
 struct Seen {
-    told: BTreeSet<JobId>,
+    delivered: BTreeSet<JobId>,
     returned: BTreeSet<JobId>,
     violation: Option<String>,
 }
 
-/// What became of the inputs that were handed in.
+/// How many inputs were made, and how many of them came back.
 #[derive(Default)]
 struct Inputs {
     made: Cell<u64>,
     refused: Cell<u64>,
-    /// Went with a future that was dropped while it was handed in; how many, nobody knows.
+    /// Whether a submission was dropped with its input; how many inputs that were is not known.
     are_lost: Cell<bool>,
 }
 
-/// Somebody is about to hand in inputs; if he is dropped before he is done, they may go with him.
-struct HandsIn(Rc<Inputs>, bool);
+/// Guard of a submission: dropped before `done`, its inputs may be lost with it.
+struct Submitting(Rc<Inputs>, bool);
 
-impl HandsIn {
+impl Submitting {
     fn done(mut self) {
         self.1 = true;
     }
 }
 
-impl Drop for HandsIn {
+impl Drop for Submitting {
     fn drop(&mut self) {
         if !self.1 {
             self.0.are_lost.set(true);
@@ -184,7 +184,7 @@ impl Drop for HandsIn {
     }
 }
 
-impl World {
+impl State {
     fn pool(&self) -> Jobs {
         self.pool
             .borrow()
@@ -219,8 +219,8 @@ impl World {
         }
     }
 
-    fn hands_in(&self) -> HandsIn {
-        HandsIn(Rc::clone(&self.inputs), false)
+    fn submitting(&self) -> Submitting {
+        Submitting(Rc::clone(&self.inputs), false)
     }
 
     /// An input that comes back counts as refused.
@@ -231,34 +231,34 @@ impl World {
         submitted.ok()
     }
 
-    /// A result was told to somebody: it is the one that was booked, and told once.
-    fn told(&self, id: JobId, outcome: Outcome) {
+    /// Checks a delivered result: it is the recorded one, and is delivered once.
+    fn delivered(&self, id: JobId, outcome: Outcome) {
         if let Some(recorder) = &self.recorder {
             assert_eq!(
                 recorder.outcome(id),
                 Some(outcome),
-                "{id} was told something else"
+                "{id} was delivered with another outcome"
             );
         }
         assert!(
-            self.seen.lock().unwrap().told.insert(id),
-            "{id} was told twice"
+            self.seen.lock().unwrap().delivered.insert(id),
+            "{id} was delivered twice"
         );
     }
 
-    /// A handle that nobody has cancelled tells of its job.
-    fn told_result(&self, id: JobId, result: &Result<Output, JobError<Token>>) {
+    /// Checks the result of a handle that was not cancelled.
+    fn check_result(&self, id: JobId, result: &Result<Output, JobError<Token>>) {
         match result {
             Err(JobError::WouldDeadlock) => return,
             Err(JobError::Cancelled(reason)) => assert_eq!(*reason, CancelReason::Aborted, "{id}"),
             Err(JobError::Abandoned) => self.is_abandoned.set(true),
             _ => {}
         }
-        self.told(id, outcome_of(result));
+        self.delivered(id, outcome_of(result));
     }
 
-    /// A map or group with this policy, which nobody or somebody has cancelled, tells of a job.
-    fn told_completion(
+    /// Checks a completion of a map or group with this policy.
+    fn check_completion(
         &self,
         completion: &Completion<Input, Output, Token>,
         policy: OnError,
@@ -275,10 +275,10 @@ impl World {
             Err(JobError::Abandoned) => self.is_abandoned.set(true),
             _ => {}
         }
-        self.told(completion.id, outcome_of(&completion.result));
+        self.delivered(completion.id, outcome_of(&completion.result));
     }
 
-    fn told_report(&self, report: Report<Input>) {
+    fn check_report(&self, report: Report<Input>) {
         for unstarted in report.unstarted {
             if let Some(recorder) = &self.recorder {
                 assert_eq!(recorder.outcome(unstarted.id), Some(Outcome::Cancelled));
@@ -294,7 +294,7 @@ impl World {
 
 // ---- the pool ----
 
-/// What a simulation may do to the pool.
+/// Which faults and options a simulation may use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allowed {
     /// Whether the rate stays as it was built, so that it can be checked.
@@ -308,11 +308,11 @@ pub(crate) fn scenario(sim: Sim, allowed: Allowed) -> impl Future<Output = ()> {
     scenario_of(sim, allowed, &Focus::NONE)
 }
 
-/// What a simulation is about.
+/// The kind of pool and of actions that a simulation concentrates on.
 pub(crate) struct Focus {
     pub(crate) actions: Actions,
-    /// Whether every pool has fewer places in its queue than workers, and most jobs are quick; else
-    /// some have.
+    /// Whether every pool has a smaller queue than workers, and most jobs are quick; else some pools
+    /// are so.
     pub(crate) is_small: bool,
 }
 
@@ -323,13 +323,13 @@ impl Focus {
     };
 }
 
-/// The scenario, made of less.
+/// The scenario with only the actions of a focus.
 pub(crate) async fn scenario_of(sim: Sim, allowed: Allowed, focus: &'static Focus) {
     let below = |bound: usize| sim.below(bound as u64) as usize;
-    // Where nothing is asked for but to run jobs, they come in lots and are booked by the journal.
+    // A pool without policies uses the fast path: batches, local queues and tallies.
     let is_plain = sim.one_in(2);
     let (mut workers, mut capacity) = (1 + below(4), 1 + below(if is_plain { 40 } else { 5 }));
-    // What goes wrong where all is full goes wrong most often where it takes little to be full.
+    // Bugs of a full queue show most often where little fills the queue.
     let is_small = focus.is_small || sim.one_in(2);
     if is_small {
         capacity = 1 + below(4);
@@ -358,7 +358,7 @@ pub(crate) async fn scenario_of(sim: Sim, allowed: Allowed, focus: &'static Focu
         is_in_order,
     } = settings;
     let is_quick = focus.is_small || sim.one_in(3);
-    let world = World {
+    let state = State {
         sim,
         recorder,
         pool: Rc::default(),
@@ -379,10 +379,10 @@ pub(crate) async fn scenario_of(sim: Sim, allowed: Allowed, focus: &'static Focu
         workers,
         jobs_per_worker,
     };
-    run(&world, builder).await;
-    let World {
+    run(&state, builder).await;
+    let State {
         alive, seen, sim, ..
-    } = &world;
+    } = &state;
     let (alive, seen) = (Arc::clone(alive), Arc::clone(seen));
     sim.at_end(move || {
         assert_eq!(seen.lock().unwrap().violation, None);
@@ -394,7 +394,7 @@ pub(crate) async fn scenario_of(sim: Sim, allowed: Allowed, focus: &'static Focu
     });
 }
 
-/// What the policies of a pool let be checked.
+/// What can be checked in a pool with its policies.
 struct Settings {
     recorder: Option<Recorder>,
     max_per_key: usize,
@@ -411,7 +411,7 @@ fn limit(sim: &Sim) -> Duration {
     }
 }
 
-/// Any policies.
+/// Adds random policies.
 fn with_policies(
     sim: &Sim,
     mut builder: Builder<Input, Token>,
@@ -445,7 +445,7 @@ fn with_policies(
         recorder = recorder.map(Recorder::in_order);
     }
     if sim.one_in(4) {
-        // One in four is above what can be had.
+        // One in four is a rate that no pool reaches.
         let permits = if sim.one_in(4) {
             1_000_000_000
         } else {
@@ -499,59 +499,59 @@ fn with_policies(
 
 /// A retry that only its delays bound, whose errors name its times.
 fn named_delays(sim: &Sim, count: usize) -> Retry<Token> {
-    let is_passed = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&is_passed);
+    let is_exceeded = Arc::new(AtomicBool::new(false));
+    let checked = Arc::clone(&is_exceeded);
     sim.at_end(move || {
         assert!(
-            !told.load(Ordering::SeqCst),
+            !checked.load(Ordering::SeqCst),
             "more retries than the {count} delays"
         );
     });
     Retry::delays(move || vec![Duration::from_millis(500); count])
         .retry_after(|_| Some(Duration::from_secs(1)))
         .on_retry(move |retrying| {
-            is_passed.fetch_or(retrying.attempt as usize > count, Ordering::SeqCst);
+            is_exceeded.fetch_or(retrying.attempt as usize > count, Ordering::SeqCst);
         })
 }
 
-async fn run(world: &World, builder: Builder<Input, Token>) {
-    let pool = build(builder, world);
-    world.sim.watch(&pool);
-    let (seen, recorder) = (Arc::clone(&world.seen), world.recorder.clone());
+async fn run(state: &State, builder: Builder<Input, Token>) {
+    let pool = build(builder, state);
+    state.sim.watch(&pool);
+    let (seen, recorder) = (Arc::clone(&state.seen), state.recorder.clone());
     pool.on_unhandled(move |failure| {
         let mut seen = seen.lock().unwrap();
         let outcome = outcome_of::<(), _>(&Err(failure.error));
         let is_known = recorder
             .as_ref()
             .is_none_or(|recorder| recorder.outcome(failure.id).is_none_or(|o| o == outcome));
-        // The pool contains the panics of this closure, so what is wrong is kept for the end.
-        if !seen.told.insert(failure.id) || !is_known {
+        // The pool contains the panics of this closure, so the violation is kept for the end.
+        if !seen.delivered.insert(failure.id) || !is_known {
             seen.violation = Some(format!(
-                "{} is reported as {outcome:?}, and was told",
+                "{} is reported as {outcome:?}, and was delivered",
                 failure.id
             ));
         }
     });
-    *world.pool.borrow_mut() = Some(pool);
-    // What one leaves behind, another may clear away.
-    let actors: Vec<_> = (0..1 + world.below(if world.is_focused { 2 } else { 5 }))
-        .map(|_| world.sim.spawn("actor", actor(world.clone())))
+    *state.pool.borrow_mut() = Some(pool);
+    // An actor may clear away what another one has left, so their number varies.
+    let actors: Vec<_> = (0..1 + state.below(if state.is_focused { 2 } else { 5 }))
+        .map(|_| state.sim.spawn("actor", actor(state.clone())))
         .collect();
     for actor in actors {
         actor.await;
     }
-    let pool = world.pool();
-    while world.is_abandoned.get() && pool.stats().workers == world.workers {
-        // The worker that was dropped with a job is about to leave.
+    let pool = state.pool();
+    while state.is_abandoned.get() && pool.stats().workers == state.workers {
+        // The worker that was dropped with a job has not unregistered yet.
         future::yield_now().await;
     }
     pool.drain().await;
-    // Whatever an abort returned and nobody took.
-    world.told_report(pool.abort().await);
+    // The jobs that an earlier abort returned and no actor took.
+    state.check_report(pool.abort().await);
     while pool.stats().workers > 0 {
         future::yield_now().await;
     }
-    let (stats, inputs) = (pool.stats(), &world.inputs);
+    let (stats, inputs) = (pool.stats(), &state.inputs);
     let accounted = stats.accepted + inputs.refused.get();
     if inputs.are_lost.get() {
         assert!(
@@ -563,19 +563,19 @@ async fn run(world: &World, builder: Builder<Input, Token>) {
         assert_eq!(
             accounted,
             inputs.made.get(),
-            "an input was lost, or made up"
+            "an input was lost, or duplicated"
         );
     }
-    // With no borrow, since other tasks may go on meanwhile.
-    drop(world.pool.take());
+    // Without a borrow, since preemption may poll other tasks meanwhile.
+    drop(state.pool.take());
 }
 
-fn build(builder: Builder<Input, Token>, world: &World) -> Jobs {
-    let (sim, ours) = (&world.sim, world.clone());
-    let kind = world.below(3);
+fn build(builder: Builder<Input, Token>, state: &State) -> Jobs {
+    let (sim, ours) = (&state.sim, state.clone());
+    let kind = state.below(3);
     match kind {
-        // Jobs that add jobs are booked at once.
-        1 if world.is_plain && world.one_in(2) => {
+        // Without a submitter, so that the pool keeps its fast path.
+        1 if state.is_plain && state.one_in(2) => {
             let (pool, workers) = builder.build(move |input: Input| job(ours.clone(), input, None));
             sim.spawn_workers(workers);
             pool
@@ -595,7 +595,7 @@ fn build(builder: Builder<Input, Token>, world: &World) -> Jobs {
             pool
         }
         _ => {
-            let theirs = world.clone();
+            let theirs = state.clone();
             let init = move |_| {
                 if theirs.one_in(20) {
                     panic_quietly();
@@ -619,25 +619,25 @@ fn build(builder: Builder<Input, Token>, world: &World) -> Jobs {
 
 /// Counts a handler's future while it runs.
 struct Running {
-    world: World,
+    state: State,
     key: usize,
     runs: Runs,
 }
 
 impl Running {
-    fn new(world: &World, input: &Input) -> Self {
+    fn new(state: &State, input: &Input) -> Self {
         let (key, runs) = (input.key, Rc::clone(&input.runs));
-        let (all, ours) = (&world.running, &world.keys[key]);
+        let (all, ours) = (&state.running, &state.keys[key]);
         runs.set(runs.get() + 1);
         all.set(all.get() + 1);
         ours.set(ours.get() + 1);
         assert!(
-            ours.get() <= world.max_per_key,
+            ours.get() <= state.max_per_key,
             "{} of one key run at once",
             ours.get()
         );
         Self {
-            world: world.clone(),
+            state: state.clone(),
             key,
             runs,
         }
@@ -646,15 +646,15 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let (all, ours) = (&self.world.running, &self.world.keys[self.key]);
+        let (all, ours) = (&self.state.running, &self.state.keys[self.key]);
         all.set(all.get() - 1);
         ours.set(ours.get() - 1);
         self.runs.set(self.runs.get() - 1);
     }
 }
 
-/// A handler's future whose drop may panic. (A local of an async block that does so as the block
-/// returns would leak what it returns: that is the compiler's doing.)
+/// A handler's future whose drop may panic. (If a local of an async block panicked in its drop as the
+/// block returns, the compiler would leak the returned value.)
 struct Explosive<F> {
     inner: Pin<Box<F>>,
     _bomb: Bomb,
@@ -671,49 +671,49 @@ impl<F: Future> Future for Explosive<F> {
 type Adder = Submitter<Input, Output, Token>;
 
 fn job(
-    world: World,
+    state: State,
     input: Input,
     jobs: Option<Adder>,
 ) -> impl Future<Output = Result<Output, Token>> {
     let bomb = Bomb {
-        is_armed: world.one_in(40),
-        _token: Token::new(&world.alive),
+        is_armed: state.one_in(40),
+        _token: Token::new(&state.alive),
     };
     Explosive {
-        inner: Box::pin(run_job(world, input, jobs)),
+        inner: Box::pin(run_job(state, input, jobs)),
         _bomb: bomb,
     }
 }
 
-async fn run_job(world: World, input: Input, jobs: Option<Adder>) -> Result<Output, Token> {
-    let _running = Running::new(&world, &input);
-    if world.sim.is_to_fail() {
-        return Err(Token::new(&world.alive));
+async fn run_job(state: State, input: Input, jobs: Option<Adder>) -> Result<Output, Token> {
+    let _running = Running::new(&state, &input);
+    if state.sim.is_to_fail() {
+        return Err(Token::new(&state.alive));
     }
     if input.chain > 0 {
-        continues_chain(&world, input.chain).await;
-        return Ok(Token::new(&world.alive));
+        continues_chain(&state, input.chain).await;
+        return Ok(Token::new(&state.alive));
     }
-    world.sim.preempt();
-    let steps = if world.is_quick && !world.one_in(8) {
+    state.sim.preempt();
+    let steps = if state.is_quick && !state.one_in(8) {
         0
     } else {
-        world.below(4)
+        state.below(4)
     };
     for _ in 0..steps {
-        let step = draw(&world, if input.depth > 0 { STEPS } else { LAST_STEPS });
-        step.take(&world, input.depth, jobs.as_ref()).await;
-        world.sim.preempt();
+        let step = draw(&state, if input.depth > 0 { STEPS } else { LAST_STEPS });
+        step.take(&state, input.depth, jobs.as_ref()).await;
+        state.sim.preempt();
     }
-    match world.below(20) {
-        0..=2 => Err(Token::new(&world.alive)),
+    match state.below(20) {
+        0..=2 => Err(Token::new(&state.alive)),
         3 => panic_quietly(),
-        4 if world.has_time_limit => future::pending().await,
-        _ => Ok(Token::new(&world.alive)),
+        4 if state.has_time_limit => future::pending().await,
+        _ => Ok(Token::new(&state.alive)),
     }
 }
 
-/// What a job does before it ends.
+/// A step of a job.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Yield,
@@ -739,64 +739,64 @@ const STEPS: Weighted<Step> = &[
     (1, Step::Group),
 ];
 
-/// Of jobs that add no others.
+/// Steps of jobs that add no others.
 const LAST_STEPS: Weighted<Step> = &[(3, Step::Yield), (1, Step::Sleep)];
 
 impl Step {
-    /// `depth` is that of the job; the jobs that it adds have one less.
-    async fn take(self, world: &World, depth: usize, jobs: Option<&Adder>) {
-        let child = || world.input_of(depth - 1);
+    /// `depth` is the depth of the job; the jobs that it adds have one less.
+    async fn take(self, state: &State, depth: usize, jobs: Option<&Adder>) {
+        let child = || state.input_of(depth - 1);
         match self {
             Self::Yield => future::yield_now().await,
-            Self::Sleep => world.sleep(1000 * (1 + world.below(5))).await,
+            Self::Sleep => state.sleep(1000 * (1 + state.below(5))).await,
             Self::Add => {
                 if let Some(jobs) = jobs {
-                    world.submitted(jobs.add(child()));
+                    state.submitted(jobs.add(child()));
                 }
             }
             Self::AddAndFinish => {
                 if let Some(jobs) = jobs {
                     let (child, runs) = child().and_its_runs();
-                    if let Some(handle) = world.submitted(jobs.submit(child)) {
-                        finish(world, handle, runs).await;
+                    if let Some(handle) = state.submitted(jobs.submit(child)) {
+                        finish(state, handle, runs).await;
                     }
                 }
             }
             Self::TrySubmit => {
                 let (child, runs) = child().and_its_runs();
-                if let Some(handle) = world.submitted(world.pool().try_submit(child)) {
-                    finish(world, handle, runs).await;
+                if let Some(handle) = state.submitted(state.pool().try_submit(child)) {
+                    finish(state, handle, runs).await;
                 }
             }
             Self::Submit => {
-                let hands_in = world.hands_in();
+                let submitting = state.submitting();
                 let (child, runs) = child().and_its_runs();
-                let submitted = world.pool().submit(child).await;
-                hands_in.done();
-                if let Some(handle) = world.submitted(submitted) {
-                    finish(world, handle, runs).await;
+                let submitted = state.pool().submit(child).await;
+                submitting.done();
+                if let Some(handle) = state.submitted(submitted) {
+                    finish(state, handle, runs).await;
                 }
             }
             Self::Map => {
-                let ours = world.clone();
-                let inputs = (0..1 + world.below(3)).map(move |_| ours.input_of(depth - 1));
-                let mut map = world.pool().map(inputs);
+                let ours = state.clone();
+                let inputs = (0..1 + state.below(3)).map(move |_| ours.input_of(depth - 1));
+                let mut map = state.pool().map(inputs);
                 while let Some(completion) = map.next().await {
-                    world.told_completion(&completion, OnError::Continue, false);
-                    if world.one_in(8) {
+                    state.check_completion(&completion, OnError::Continue, false);
+                    if state.one_in(8) {
                         break;
                     }
                 }
             }
             Self::Group => {
-                let mut group = world.pool().group();
-                let hands_in = world.hands_in();
+                let mut group = state.pool().group();
+                let submitting = state.submitting();
                 let submitted = group.submit(child()).await;
-                hands_in.done();
-                world.submitted(submitted);
-                world.submitted(group.try_submit(child()));
+                submitting.done();
+                state.submitted(submitted);
+                state.submitted(group.try_submit(child()));
                 while let Some(completion) = group.next().await {
-                    world.told_completion(&completion, OnError::Continue, false);
+                    state.check_completion(&completion, OnError::Continue, false);
                 }
             }
         }
@@ -805,7 +805,7 @@ impl Step {
 
 // ---- actors ----
 
-/// What an actor outside the pool does next.
+/// An action of an actor outside the pool.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Action {
     Submit,
@@ -820,8 +820,7 @@ pub(crate) enum Action {
     Stop,
     /// Reads a map whose source is a map of the same pool, and so on.
     NestMaps,
-    /// Reads a map whose source stays pending until another task tells it to end, or closes the
-    /// pool.
+    /// Reads a map whose source stays pending until another task ends the source or closes the pool.
     MapPendingSource,
     /// Submits to a group that another task cancels.
     CancelGroup,
@@ -829,13 +828,13 @@ pub(crate) enum Action {
     CancelMany,
     /// Submits a job that submits the next while it runs, and so on.
     Chain,
-    /// Waits until the pool is idle or has ended; what was submitted before is known then.
+    /// Waits until the pool is idle or has ended; the outcomes of earlier jobs are known then.
     KnowAfterIdle,
-    /// Waits for jobs, room and rest with wakers that panic.
+    /// Awaits jobs, submissions and `wait_idle` with wakers that panic.
     PanickingWakers,
     /// Builds a pool of more slots than memory can hold.
     TooManySlots,
-    /// Cancels jobs that wait for a moment; beside nothing else that sleeps.
+    /// Cancels delayed jobs, while nothing else sleeps.
     CancelDelayed,
 }
 
@@ -862,8 +861,8 @@ const ACTIONS: Actions = &[
 
 type Weighted<T> = &'static [(usize, T)];
 
-fn draw<T: Copy>(world: &World, weighted: Weighted<T>) -> T {
-    let mut at = world.below(weighted.iter().map(|(weight, _)| weight).sum());
+fn draw<T: Copy>(state: &State, weighted: Weighted<T>) -> T {
+    let mut at = state.below(weighted.iter().map(|(weight, _)| weight).sum());
     let drawn = weighted
         .iter()
         .find(|(weight, _)| at.checked_sub(*weight).map(|left| at = left).is_none());
@@ -871,38 +870,38 @@ fn draw<T: Copy>(world: &World, weighted: Weighted<T>) -> T {
 }
 
 impl Action {
-    async fn take(self, world: &World) {
-        world.sim.trace(format_args!("{self:?}"));
+    async fn take(self, state: &State) {
+        state.sim.trace(format_args!("{self:?}"));
         match self {
-            Self::Submit => submits(world).await,
-            Self::SubmitMany => submits_many(world).await,
-            Self::Reserve => reserves(world).await,
-            Self::Map => maps(world).await,
-            Self::Group => groups(world).await,
-            Self::Idle => world.pool().wait_idle().await,
-            Self::Control => controls(world).await,
-            Self::Stop => stopper(world).await,
-            Self::NestMaps => nests_maps(world).await,
-            Self::MapPendingSource => maps_pending_source(world).await,
-            Self::CancelGroup => submits_to_cancelled_group(world).await,
-            Self::CancelMany => cancels_many(world),
-            Self::Chain => starts_chain(world).await,
-            Self::KnowAfterIdle => knows_after_idle(world).await,
-            Self::PanickingWakers => waits_with_panicking_wakers(world).await,
-            Self::TooManySlots => builds_too_many_slots(world),
-            Self::CancelDelayed => cancels_delayed(world).await,
+            Self::Submit => submits(state).await,
+            Self::SubmitMany => submits_many(state).await,
+            Self::Reserve => reserves(state).await,
+            Self::Map => maps(state).await,
+            Self::Group => groups(state).await,
+            Self::Idle => state.pool().wait_idle().await,
+            Self::Control => controls(state).await,
+            Self::Stop => stopper(state).await,
+            Self::NestMaps => nests_maps(state).await,
+            Self::MapPendingSource => maps_pending_source(state).await,
+            Self::CancelGroup => submits_to_cancelled_group(state).await,
+            Self::CancelMany => cancels_many(state),
+            Self::Chain => starts_chain(state).await,
+            Self::KnowAfterIdle => knows_after_idle(state).await,
+            Self::PanickingWakers => waits_with_panicking_wakers(state).await,
+            Self::TooManySlots => builds_too_many_slots(state),
+            Self::CancelDelayed => cancels_delayed(state).await,
         }
     }
 }
 
 /// A task outside the pool, which uses all of it.
-async fn actor(world: World) {
-    for _ in 0..1 + world.below(6) {
-        draw(&world, world.actions).take(&world).await;
+async fn actor(state: State) {
+    for _ in 0..1 + state.below(6) {
+        draw(&state, state.actions).take(&state).await;
     }
 }
 
-/// Takes its pause back, whatever becomes of the one who paused.
+/// Resumes the pool on drop.
 struct Paused(Jobs);
 
 impl Drop for Paused {
@@ -911,103 +910,103 @@ impl Drop for Paused {
     }
 }
 
-/// Somebody who turns the knobs.
-async fn controls(world: &World) {
-    let pool = world.pool();
-    let first = if world.is_plain && !world.one_in(4) {
+/// Changes an option of the running pool.
+async fn controls(state: &State) {
+    let pool = state.pool();
+    let first = if state.is_plain && !state.one_in(4) {
         3
     } else {
         0
     };
-    match first + world.below(6 - first) {
+    match first + state.below(6 - first) {
         0 | 1 => {
             pool.pause();
             let _paused = Paused(pool);
-            world.sleep(500 * world.below(6)).await;
+            state.sleep(500 * state.below(6)).await;
         }
-        2 => pool.set_workers(1 + world.below(world.workers)),
-        3 => pool.wait_queued_below(1 + world.below(3)).await,
-        4 => pool.wait_running_below(1 + world.below(3)).await,
+        2 => pool.set_workers(1 + state.below(state.workers)),
+        3 => pool.wait_queued_below(1 + state.below(3)).await,
+        4 => pool.wait_running_below(1 + state.below(3)).await,
         _ => {
-            // Each is right at its moment; others may go on between the two.
+            // Each is consistent in itself; other tasks may be polled between the two calls.
             let (running, stats) = (pool.running(), pool.stats());
-            let slots = world.workers * world.jobs_per_worker;
+            let slots = state.workers * state.jobs_per_worker;
             assert!(running.len() <= slots && stats.running <= slots);
         }
     }
 }
 
-async fn stopper(world: &World) {
-    let report = if world.one_in(2) {
-        world.pool().abort().await
+async fn stopper(state: &State) {
+    let report = if state.one_in(2) {
+        state.pool().abort().await
     } else {
-        world
+        state
             .pool()
-            .drain_within(Duration::from_secs(world.below(4) as u64))
+            .drain_within(Duration::from_secs(state.below(4) as u64))
             .await
     };
-    world.told_report(report);
+    state.check_report(report);
 }
 
-/// One of the things that can be done with a handle.
-async fn finish(world: &World, mut handle: JobHandle<Input, Output, Token>, runs: Runs) {
+/// Uses a handle in one of the possible ways.
+async fn finish(state: &State, mut handle: JobHandle<Input, Output, Token>, runs: Runs) {
     let id = handle.id();
-    match world.below(8) {
+    match state.below(8) {
         0 => handle.detach(),
         1 => drop(handle),
         2 => drop(handle.cancel()),
         3 => {
-            for _ in 0..world.below(5) {
+            for _ in 0..state.below(5) {
                 future::yield_now().await;
             }
             if let Some(result) = handle.cancel().await {
-                world.told_result(id, &result);
+                state.check_result(id, &result);
             }
             assert_eq!(runs.get(), 0, "{id} runs after its cancellation");
         }
         4 => {
             // Awaited for a while, then dropped.
-            let patience = world.sleep(1000 * world.below(4));
+            let patience = state.sleep(1000 * state.below(4));
             let result = future::or(async { Some((&mut handle).await) }, async {
                 patience.await;
                 None
             });
             if let Some(result) = result.await {
-                world.told_result(id, &result);
+                state.check_result(id, &result);
             }
         }
         _ => {
             let result = handle.await;
-            world.told_result(id, &result);
+            state.check_result(id, &result);
         }
     }
 }
 
-async fn submits(world: &World) {
-    let pool = world.pool();
-    let hands_in = world.hands_in();
-    let (input, runs) = world.input().and_its_runs();
+async fn submits(state: &State) {
+    let pool = state.pool();
+    let submitting = state.submitting();
+    let (input, runs) = state.input().and_its_runs();
     let mut job = pool.job(input);
-    let asks = !world.is_plain || world.one_in(8);
-    if asks && world.one_in(4) {
-        job = job.timeout(Duration::from_secs(1 + world.below(4) as u64));
+    let asks = !state.is_plain || state.one_in(8);
+    if asks && state.one_in(4) {
+        job = job.timeout(Duration::from_secs(1 + state.below(4) as u64));
     }
-    if asks && !world.is_in_order && world.one_in(3) {
-        job = job.priority(world.below(5) as i32 - 2);
+    if asks && !state.is_in_order && state.one_in(3) {
+        job = job.priority(state.below(5) as i32 - 2);
     }
-    // One that never starts has to be cancelled.
-    let is_endless = asks && !world.is_in_order && world.one_in(16);
+    // A job that never starts has to be cancelled.
+    let is_endless = asks && !state.is_in_order && state.one_in(16);
     if is_endless {
         job = job.delay(Duration::MAX);
-    } else if asks && !world.is_in_order && world.one_in(3) {
-        job = job.delay(Duration::from_millis(500 * world.below(6) as u64));
+    } else if asks && !state.is_in_order && state.one_in(3) {
+        job = job.delay(Duration::from_millis(500 * state.below(6) as u64));
     }
-    let submitted = if world.one_in(3) {
+    let submitted = if state.one_in(3) {
         Some(job.try_submit())
     } else {
-        // Given up now and then while it waits.
-        let patience = world.one_in(4).then(|| world.below(4));
-        let gives_up = async {
+        // Dropped now and then while it waits.
+        let patience = state.one_in(4).then(|| state.below(4));
+        let drops = async {
             let Some(polls) = patience else {
                 return future::pending().await;
             };
@@ -1016,105 +1015,105 @@ async fn submits(world: &World) {
             }
             None
         };
-        future::or(async { Some(job.submit().await) }, gives_up).await
+        future::or(async { Some(job.submit().await) }, drops).await
     };
     let submitted = submitted.and_then(|submitted| {
-        hands_in.done();
-        world.submitted(submitted)
+        submitting.done();
+        state.submitted(submitted)
     });
     if let Some(handle) = submitted {
-        if !world.is_in_order && world.one_in(4) {
+        if !state.is_in_order && state.one_in(4) {
             future::yield_now().await;
-            handle.set_priority(world.below(5) as i32 - 2);
+            handle.set_priority(state.below(5) as i32 - 2);
         }
         if is_endless {
             drop(handle);
         } else {
-            finish(world, handle, runs).await;
+            finish(state, handle, runs).await;
         }
     }
 }
 
-async fn submits_many(world: &World) {
+async fn submits_many(state: &State) {
     let mut handles = Vec::new();
-    for _ in 0..world.below(8) {
-        let hands_in = world.hands_in();
-        let (input, runs) = world.input().and_its_runs();
-        let submitted = world.pool().submit(input).await;
-        hands_in.done();
-        handles.extend(world.submitted(submitted).map(|handle| (handle, runs)));
+    for _ in 0..state.below(8) {
+        let submitting = state.submitting();
+        let (input, runs) = state.input().and_its_runs();
+        let submitted = state.pool().submit(input).await;
+        submitting.done();
+        handles.extend(state.submitted(submitted).map(|handle| (handle, runs)));
     }
     for (handle, runs) in handles {
-        finish(world, handle, runs).await;
+        finish(state, handle, runs).await;
     }
 }
 
-async fn reserves(world: &World) {
-    let Ok(permit) = world.pool().reserve().await else {
+async fn reserves(state: &State) {
+    let Ok(permit) = state.pool().reserve().await else {
         return;
     };
-    for _ in 0..world.below(4) {
+    for _ in 0..state.below(4) {
         future::yield_now().await;
     }
-    if world.one_in(4) {
+    if state.one_in(4) {
         return;
     }
-    let (input, runs) = world.input().and_its_runs();
-    if let Some(handle) = world.submitted(permit.submit(input)) {
-        finish(world, handle, runs).await;
+    let (input, runs) = state.input().and_its_runs();
+    if let Some(handle) = state.submitted(permit.submit(input)) {
+        finish(state, handle, runs).await;
     }
 }
 
-async fn maps(world: &World) {
-    let pool = world.pool();
-    let (ours, count) = (world.clone(), world.below(20));
+async fn maps(state: &State) {
+    let pool = state.pool();
+    let (ours, count) = (state.clone(), state.below(20));
     let source = stream::iter(0..count).then(move |_| {
-        let (world, yields) = (ours.clone(), if ours.one_in(4) { ours.below(3) } else { 0 });
+        let (state, yields) = (ours.clone(), if ours.one_in(4) { ours.below(3) } else { 0 });
         Box::pin(async move {
             for _ in 0..yields {
                 future::yield_now().await;
             }
-            world.sim.preempt();
-            world.input()
+            state.sim.preempt();
+            state.input()
         })
     });
     let mut map = pool.map_stream(source);
-    let is_ordered = world.one_in(2);
+    let is_ordered = state.one_in(2);
     if is_ordered {
         map = map.ordered();
     }
-    if world.one_in(2) {
-        map = map.window(if world.one_in(3) {
+    if state.one_in(2) {
+        map = map.window(if state.one_in(3) {
             1
         } else {
-            1 + world.below(6)
+            1 + state.below(6)
         });
     }
-    if world.one_in(3) {
+    if state.one_in(3) {
         map = map.keep_inputs();
     }
-    if !world.is_in_order && world.one_in(if world.is_plain { 20 } else { 3 }) {
-        map = map.priority(world.below(3) as i32 - 1);
+    if !state.is_in_order && state.one_in(if state.is_plain { 20 } else { 3 }) {
+        map = map.priority(state.below(3) as i32 - 1);
     }
-    if world.one_in(6) {
-        map = map.deadline(Duration::from_secs(1 + world.below(9) as u64));
+    if state.one_in(6) {
+        map = map.deadline(Duration::from_secs(1 + state.below(9) as u64));
     }
     let policy = [
         OnError::Continue,
         OnError::Continue,
         OnError::Stop,
         OnError::StopAfter(2),
-    ][world.below(4)];
+    ][state.below(4)];
     map = map.on_error(policy);
-    let patience = if world.one_in(3) {
-        world.below(20)
+    let patience = if state.one_in(3) {
+        state.below(20)
     } else {
         usize::MAX
     };
-    let cancels = world.one_in(2);
+    let cancels = state.one_in(2);
     let mut read = 0;
     while let Some(completion) = map.next().await {
-        world.told_completion(&completion, policy, read >= patience);
+        state.check_completion(&completion, policy, read >= patience);
         if is_ordered {
             assert_eq!(completion.index, read, "out of order");
         }
@@ -1134,70 +1133,70 @@ async fn maps(world: &World) {
     );
 }
 
-async fn groups(world: &World) {
-    let pool = world.pool();
-    let window = 1 + world.below(8);
+async fn groups(state: &State) {
+    let pool = state.pool();
+    let window = 1 + state.below(8);
     let mut group = pool.group().window(window);
     let (mut unread, mut is_cancelled) = (0, false);
-    for _ in 0..world.below(12) {
-        let hands_in = world.hands_in();
-        let submitted = if world.one_in(2) {
-            group.try_submit(world.input())
+    for _ in 0..state.below(12) {
+        let submitting = state.submitting();
+        let submitted = if state.one_in(2) {
+            group.try_submit(state.input())
         } else {
-            group.submit(world.input()).await
+            group.submit(state.input()).await
         };
-        hands_in.done();
+        submitting.done();
         if let Err(refused) = &submitted {
             assert!(refused.is_full() || refused.is_closed());
         }
-        if world.submitted(submitted).is_some() {
+        if state.submitted(submitted).is_some() {
             assert!(!is_cancelled, "a cancelled group takes no jobs");
             unread += 1;
         }
         assert!(group.unread() >= unread);
-        if world.one_in(3) && unread > 0 {
+        if state.one_in(3) && unread > 0 {
             let completion = group.next().await.expect("not all are read");
-            world.told_completion(&completion, OnError::Continue, is_cancelled);
-            // Of those submitted here; it may be one that a job has added.
+            state.check_completion(&completion, OnError::Continue, is_cancelled);
+            // Counted as one submitted here, though a job may have added it.
             unread -= 1;
         }
-        if world.one_in(40) {
+        if state.one_in(40) {
             group.cancel();
             is_cancelled = true;
         }
     }
-    if world.one_in(4) {
+    if state.one_in(4) {
         return;
     }
     for completion in group.join().await {
-        world.told_completion(&completion, OnError::Continue, is_cancelled);
+        state.check_completion(&completion, OnError::Continue, is_cancelled);
     }
 }
 
-/// A map that is the source of a map of the same pool, and so on: however few places the queue has,
-/// each gets its turn.
-async fn nests_maps(world: &World) {
-    let pool = world.pool();
-    let inputs = |ours: World, count| stream::iter(0..count).map(move |_| ours.input_of(0));
+/// A map that is the source of a map of the same pool, and so on: each map progresses, however small
+/// the queue is.
+async fn nests_maps(state: &State) {
+    let pool = state.pool();
+    let inputs = |ours: State, count| stream::iter(0..count).map(move |_| ours.input_of(0));
     let mut source: Pin<Box<dyn Stream<Item = Input>>> =
-        Box::pin(inputs(world.clone(), 1 + world.below(6)));
-    for _ in 0..1 + world.below(4) {
-        let (mut map, ours) = (pool.map_stream(source), world.clone());
-        if world.one_in(3) {
-            map = map.window(1 + world.below(2));
+        Box::pin(inputs(state.clone(), 1 + state.below(6)));
+    for _ in 0..1 + state.below(4) {
+        let (mut map, ours) = (pool.map_stream(source), state.clone());
+        if state.one_in(3) {
+            map = map.window(1 + state.below(2));
         }
         source = Box::pin(map.map(move |completion| {
-            ours.told_completion(&completion, OnError::Continue, false);
+            ours.check_completion(&completion, OnError::Continue, false);
             ours.input_of(0)
         }));
     }
     let mut map = pool.map_stream(source);
     while let Some(completion) = map.next().await {
-        world.told_completion(&completion, OnError::Continue, false);
+        state.check_completion(&completion, OnError::Continue, false);
     }
 }
 
-/// A source that is pending until it is told to end.
+/// A source that is pending until `end` is called.
 #[derive(Default)]
 struct Pending {
     is_over: Cell<bool>,
@@ -1220,7 +1219,7 @@ impl Pending {
     }
 }
 
-/// Calls the closure when it is dropped, whatever becomes of the task that has it.
+/// Calls the closure on drop.
 struct OnDrop<F: FnMut()>(F);
 
 impl<F: FnMut()> Drop for OnDrop<F> {
@@ -1229,16 +1228,16 @@ impl<F: FnMut()> Drop for OnDrop<F> {
     }
 }
 
-/// A map with such a source ends with it, or with its pool.
-async fn maps_pending_source(world: &World) {
-    let (pool, ours, pending) = (world.pool(), world.clone(), Rc::new(Pending::default()));
+/// A map with a [`Pending`] source ends with the source, or with its pool.
+async fn maps_pending_source(state: &State) {
+    let (pool, ours, pending) = (state.pool(), state.clone(), Rc::new(Pending::default()));
     let own = Rc::clone(&pending);
-    let source = stream::iter(0..world.below(3)).map(move |_| ours.input());
+    let source = stream::iter(0..state.below(3)).map(move |_| ours.input());
     let mut map = pool.map_stream(source.chain(stream::poll_fn(move |cx| own.poll(cx))));
     let (theirs, closes, sleep) = (
-        world.clone(),
-        world.one_in(3),
-        world.sleep(500 * world.below(6)),
+        state.clone(),
+        state.one_in(3),
+        state.sleep(500 * state.below(6)),
     );
     let end = OnDrop(move || {
         let pool = theirs.pool.borrow().clone();
@@ -1247,22 +1246,22 @@ async fn maps_pending_source(world: &World) {
             _ => pending.end(),
         }
     });
-    world.sim.spawn("teller", async move {
+    state.sim.spawn("ender", async move {
         sleep.await;
         drop(end);
     });
     while let Some(completion) = map.next().await {
-        world.told_completion(&completion, OnError::Continue, false);
+        state.check_completion(&completion, OnError::Continue, false);
     }
 }
 
 /// A submission to a group ends when the group is cancelled, though there is no room.
-async fn submits_to_cancelled_group(world: &World) {
+async fn submits_to_cancelled_group(state: &State) {
     const PATIENCE: usize = 1000;
-    let group = Rc::new(world.pool().group().window(1 + world.below(8)));
+    let group = Rc::new(state.pool().group().window(1 + state.below(8)));
     let is_waiting = Rc::new(Cell::new(false));
-    let (theirs, waits, yields) = (Rc::clone(&group), Rc::clone(&is_waiting), world.below(8));
-    world.sim.spawn("canceller", async move {
+    let (theirs, waits, yields) = (Rc::clone(&group), Rc::clone(&is_waiting), state.below(8));
+    state.sim.spawn("canceller", async move {
         for _ in 0..yields {
             future::yield_now().await;
         }
@@ -1277,84 +1276,84 @@ async fn submits_to_cancelled_group(world: &World) {
         panic!("a submission waits for room, though its group is cancelled");
     });
     let _over = OnDrop(|| is_waiting.set(false));
-    for _ in 0..1 + world.below(6) {
-        let hands_in = world.hands_in();
+    for _ in 0..1 + state.below(6) {
+        let submitting = state.submitting();
         is_waiting.set(true);
-        let submitted = group.submit(world.input()).await;
+        let submitted = group.submit(state.input()).await;
         is_waiting.set(false);
-        hands_in.done();
-        world.submitted(submitted);
+        submitting.done();
+        state.submitted(submitted);
     }
 }
 
-/// Jobs that are cancelled while they wait for a worker leave nothing that adds up.
-fn cancels_many(world: &World) {
-    let pool = world.pool();
-    for _ in 0..70 + world.below(30) {
-        if let Some(handle) = world.submitted(pool.try_submit(world.input())) {
+/// Jobs that are cancelled while they wait for a worker do not accumulate.
+fn cancels_many(state: &State) {
+    let pool = state.pool();
+    for _ in 0..70 + state.below(30) {
+        if let Some(handle) = state.submitted(pool.try_submit(state.input())) {
             drop(handle.cancel());
         }
     }
 }
 
-/// A chain of jobs, each of which submits the next while it runs: as if another thread did so in
-/// the middle of the worker's poll. The last one begins a map.
-async fn starts_chain(world: &World) {
-    // Once all workers wait.
-    world.sleep(1).await;
-    let hands_in = world.hands_in();
-    let mut input = world.input_of(0);
-    input.chain = 1 + world.below(7);
-    let submitted = world.pool().submit(input).await;
-    hands_in.done();
-    if let Some(handle) = world.submitted(submitted) {
+/// A chain of jobs, each of which submits the next while it runs, as another thread could in the
+/// middle of the worker's poll. The last job starts a map.
+async fn starts_chain(state: &State) {
+    // Lets all workers become idle.
+    state.sleep(1).await;
+    let submitting = state.submitting();
+    let mut input = state.input_of(0);
+    input.chain = 1 + state.below(7);
+    let submitted = state.pool().submit(input).await;
+    submitting.done();
+    if let Some(handle) = state.submitted(submitted) {
         handle.detach();
     }
 }
 
-async fn continues_chain(world: &World, chain: usize) {
-    let pool = world.pool();
+async fn continues_chain(state: &State, chain: usize) {
+    let pool = state.pool();
     if chain > 1 {
-        let mut next = world.input_of(0);
+        let mut next = state.input_of(0);
         next.chain = chain - 1;
-        if let Some(handle) = world.submitted(pool.try_submit(next)) {
+        if let Some(handle) = state.submitted(pool.try_submit(next)) {
             handle.detach();
         }
         return;
     }
-    let ours = world.clone();
-    let mut map = pool.map((0..1 + world.below(4)).map(move |_| ours.input_of(0)));
+    let ours = state.clone();
+    let mut map = pool.map((0..1 + state.below(4)).map(move |_| ours.input_of(0)));
     let first = future::poll_once(map.next()).await.flatten();
-    let ours = world.clone();
-    world.sim.spawn("reader", async move {
+    let ours = state.clone();
+    state.sim.spawn("reader", async move {
         let mut completion = first;
         if completion.is_none() {
             completion = map.next().await;
         }
-        while let Some(told) = completion {
-            ours.told_completion(&told, OnError::Continue, false);
+        while let Some(next) = completion {
+            ours.check_completion(&next, OnError::Continue, false);
             completion = map.next().await;
         }
     });
 }
 
-/// When the pool is idle, or has ended, the outcome of every job before is known.
-async fn knows_after_idle(world: &World) {
-    let (pool, mut handles) = (world.pool(), Vec::new());
-    for _ in 0..1 + world.below(4) {
-        let hands_in = world.hands_in();
-        let (input, runs) = world.input().and_its_runs();
+/// When the pool is idle, or has ended, the outcome of every earlier job is known.
+async fn knows_after_idle(state: &State) {
+    let (pool, mut handles) = (state.pool(), Vec::new());
+    for _ in 0..1 + state.below(4) {
+        let submitting = state.submitting();
+        let (input, runs) = state.input().and_its_runs();
         let submitted = pool.submit(input).await;
-        hands_in.done();
-        handles.extend(world.submitted(submitted).map(|handle| (handle, runs)));
+        submitting.done();
+        handles.extend(state.submitted(submitted).map(|handle| (handle, runs)));
     }
     let mut group = pool.group();
-    for _ in 0..world.below(6) {
-        world.submitted(group.try_submit(world.input()));
+    for _ in 0..state.below(6) {
+        state.submitted(group.try_submit(state.input()));
     }
-    match world.below(12) {
+    match state.below(12) {
         0 => pool.drain().await,
-        1 => world.told_report(pool.abort().await),
+        1 => state.check_report(pool.abort().await),
         _ => pool.wait_idle().await,
     }
     for (handle, _) in &handles {
@@ -1367,14 +1366,14 @@ async fn knows_after_idle(world: &World) {
     while group.unread() > 0 {
         let completion = future::poll_once(group.next()).await.flatten();
         let completion = completion.expect("the pool was idle, and a completion is not there");
-        world.told_completion(&completion, OnError::Continue, false);
+        state.check_completion(&completion, OnError::Continue, false);
     }
     for (handle, runs) in handles {
-        finish(world, handle, runs).await;
+        finish(state, handle, runs).await;
     }
 }
 
-/// Wakes the task, and panics, unless that is polled.
+/// Wakes the task, and panics unless the task is being polled.
 struct Panics {
     task: Waker,
     is_polled: AtomicBool,
@@ -1406,74 +1405,74 @@ async fn with_panics<F: Future>(future: F) -> F::Output {
     .await
 }
 
-/// A waker that panics hurts nobody but its own task.
-async fn waits_with_panicking_wakers(world: &World) {
-    let pool = world.pool();
-    for _ in 0..1 + world.below(4) {
-        match world.below(4) {
+/// A waker that panics fails only its own task.
+async fn waits_with_panicking_wakers(state: &State) {
+    let pool = state.pool();
+    for _ in 0..1 + state.below(4) {
+        match state.below(4) {
             0 => with_panics(pool.wait_idle()).await,
             1 => {
-                let ours = world.clone();
-                let mut map = pool.map((0..world.below(6)).map(move |_| ours.input_of(0)));
+                let ours = state.clone();
+                let mut map = pool.map((0..state.below(6)).map(move |_| ours.input_of(0)));
                 while let Some(completion) = with_panics(map.next()).await {
-                    world.told_completion(&completion, OnError::Continue, false);
+                    state.check_completion(&completion, OnError::Continue, false);
                 }
             }
             _ => {
-                let hands_in = world.hands_in();
-                let submitted = with_panics(pool.submit(world.input())).await;
-                hands_in.done();
-                if let Some(handle) = world.submitted(submitted) {
+                let submitting = state.submitting();
+                let submitted = with_panics(pool.submit(state.input())).await;
+                submitting.done();
+                if let Some(handle) = state.submitted(submitted) {
                     let id = handle.id();
-                    world.told_result(id, &with_panics(handle).await);
+                    state.check_result(id, &with_panics(handle).await);
                 }
             }
         }
     }
 }
 
-/// A number of slots that memory cannot hold is refused, and ends no process.
-fn builds_too_many_slots(world: &World) {
-    let (few, many) = (1 + world.below(8), 1_usize << (50 + world.below(9)));
-    let (workers, slots) = if world.one_in(2) {
+/// A number of slots that memory cannot hold is refused without an abort of the process.
+fn builds_too_many_slots(state: &State) {
+    let (few, many) = (1 + state.below(8), 1_usize << (50 + state.below(9)));
+    let (workers, slots) = if state.one_in(2) {
         (few, many)
     } else {
         (many, few)
     };
-    let builder = world.sim.builder().workers(workers).jobs_per_worker(slots);
+    let builder = state.sim.builder().workers(workers).jobs_per_worker(slots);
     let build = || drop(builder.build(|n: u32| async move { Ok::<_, ()>(n) }));
     let refused = catch_unwind(AssertUnwindSafe(build)).expect_err("no memory holds so many");
     let text = refused.downcast_ref::<String>().map_or("", String::as_str);
     assert!(text.contains("no more than memory can hold"), "{text}");
 }
 
-/// When the jobs that waited for a moment have gone, no alarm is left.
-async fn cancels_delayed(world: &World) {
+/// After all delayed jobs are cancelled, no timer is left.
+async fn cancels_delayed(state: &State) {
     const PATIENCE: usize = 1000;
-    let pool = world.pool();
-    let delaying = &world.delaying;
+    let pool = state.pool();
+    let delaying = &state.delaying;
     delaying.set(delaying.get() + 1);
     let ends = OnDrop(|| delaying.set(delaying.get() - 1));
     let mut handles = Vec::new();
-    for _ in 0..1 + world.below(3) {
-        let delay = Duration::from_secs(1 + world.below(5) as u64);
-        handles.extend(world.submitted(pool.job(world.input_of(0)).delay(delay).try_submit()));
+    for _ in 0..1 + state.below(3) {
+        let delay = Duration::from_secs(1 + state.below(5) as u64);
+        handles.extend(state.submitted(pool.job(state.input_of(0)).delay(delay).try_submit()));
         future::yield_now().await;
     }
-    for _ in 0..world.below(8) {
+    for _ in 0..state.below(8) {
         future::yield_now().await;
     }
     handles.into_iter().for_each(|handle| drop(handle.cancel()));
     drop(ends);
-    // With policies, there may be limits that wait for time without a job.
-    if !world.is_plain {
+    // With policies, a limiter may sleep without a job.
+    if !state.is_plain {
         return;
     }
     for _ in 0..PATIENCE {
-        if delaying.get() > 0 || world.sim.clock().sleeping() == 0 {
+        if delaying.get() > 0 || state.sim.clock().sleeping() == 0 {
             return;
         }
         future::yield_now().await;
     }
-    panic!("an alarm is left, and there is no moment to wait for");
+    panic!("a timer is left, and no job waits for it");
 }

@@ -1,8 +1,8 @@
-//! What the pool must reach: each bound has the figure that it is about, and belongs to a section
+//! What the pool must reach: each bound has the measure that it limits, and belongs to a section
 //! of the report. The list of them is in `table`.
 //!
-//! A figure of time is the least of all rounds, since whatever disturbs a run only adds to it,
-//! beside the least of the peer in the same rounds. Where a figure is within a tenth of its bound,
+//! A time is the least of all rounds, since disturbances only add to a run, compared with the
+//! least of the peer in the same rounds. Where a value is within a tenth of its bound,
 //! on either side, more rounds are run before it is judged.
 
 mod table;
@@ -12,19 +12,19 @@ use crate::contender::Contender;
 use crate::measure::Sample;
 use crate::rounds::{Effort, Entry, Results};
 
-/// How near to a bound a figure is measured again.
+/// How near to its bound a value is measured again.
 const CLOSE: f64 = 0.1;
 
-/// The figure that a bound is about.
+/// The measure that a bound limits.
 #[derive(Debug, Clone)]
 pub(crate) enum Figure {
-    /// Least time of the first, beside that of the best of the others.
+    /// Least time of the first, divided by that of the best of the others.
     Time(Entry, Vec<Entry>),
     /// The same, of CPU time.
     Cpu(Entry, Vec<Entry>),
     /// The same, of the median of jobs that are measured one by one.
     Latency(Entry, Vec<Entry>),
-    /// Least time beside so many nanoseconds a job.
+    /// Least time, divided by this many nanoseconds a job.
     Ideal(Entry, f64),
     /// How much faster than the other.
     Speed(Entry, Entry),
@@ -34,7 +34,7 @@ pub(crate) enum Figure {
     Counted(fn(Counting) -> Result<f64, String>, Counting),
 }
 
-/// Of whom something is counted, at what.
+/// What is counted: the contender and its workload.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Counting {
     contender: Contender,
@@ -42,7 +42,7 @@ pub(crate) struct Counting {
     at_once: usize,
 }
 
-/// What a figure must be.
+/// What a measured value must be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Limit {
     AtMost(f64),
@@ -86,7 +86,7 @@ impl Limit {
 }
 
 impl Figure {
-    /// Whom it needs to be measured.
+    /// The entries that have to be measured for it.
     pub(crate) fn entries(&self) -> Vec<Entry> {
         match self {
             Self::Time(of, beside) | Self::Cpu(of, beside) | Self::Latency(of, beside) => {
@@ -132,7 +132,7 @@ impl Figure {
 }
 
 impl Bound {
-    /// The figure, after as many rounds as it takes to tell, or as there may be.
+    /// The value, after as many rounds as it needs to be clear, or as are allowed.
     pub(crate) fn settle(&self, results: &mut Results, effort: Effort) -> Result<f64, String> {
         let entries = self.figure.entries();
         loop {

@@ -64,7 +64,7 @@ const WAYS: [(Contender, &str); 2] = [
     (Brigade, "one slot a worker"),
     (BrigadeSlots, "many slots a worker"),
 ];
-/// Who spawns a task a job, or tasks that take jobs. Those that take several times as long as these
+/// Contenders that spawn a task a job, or tasks that take jobs. Those that take several times as long as these
 /// are left out.
 const SPAWNING: [Contender; 4] = [ParStream, SpawnSemaphore, JoinSet, SpawnBuffered];
 const ON_TOKIO: [Contender; 4] = [ParStream, JoinSet, SpawnBuffered, TowerBuffer];

@@ -53,7 +53,7 @@ pub(crate) async fn handle<W: Work>(work: W, n: u64) -> Result<u64, ()> {
     Ok(work.run(n).await)
 }
 
-/// The handler where nobody reads results.
+/// The handler of jobs whose results are not read.
 pub(crate) async fn add<W: Work>(work: W, tally: Arc<SharedTally>, n: u64) -> Result<(), ()> {
     tally.add(work.run(n).await);
     Ok(())
@@ -82,7 +82,7 @@ fn map<W: Work>(work: W, load: Load, builder: Builder<u64, ()>, priority: i32) -
     })
 }
 
-/// Handles, each awaited before the next job is handed in.
+/// Handles, each awaited before the next job is submitted.
 pub(crate) fn handles<W: Work>(work: W, load: Load) -> Sample {
     runtime::on_async_executor::<W>(load, async |executor| {
         let pool = slots_builder(load).spawn_on(executor, move |n| handle(work.clone(), n));
@@ -95,7 +95,7 @@ pub(crate) fn handles<W: Work>(work: W, load: Load) -> Sample {
     })
 }
 
-/// Handles that nobody waits for; the handler adds up.
+/// Detached handles; the handler adds up.
 pub(crate) fn detached<W: Work>(work: W, load: Load) -> Sample {
     runtime::on_async_executor::<W>(load, async |executor| {
         let tally = SharedTally::expecting(load.jobs);
@@ -116,7 +116,7 @@ pub(crate) fn backlog<W: Work>(work: W, load: Load) -> Sample {
     queued_first(work, load, policies_builder(load), 1)
 }
 
-/// All jobs in the queue before the first starts, since nobody polls a worker until then.
+/// All jobs in the queue before the first starts, since no worker is polled until then.
 pub(crate) fn queued_first<W: Work>(
     work: W,
     load: Load,

@@ -12,7 +12,7 @@ use crate::runtime::{self, Load};
 use crate::tally::SharedTally;
 use crate::work::Work;
 
-/// How many jobs are handed in at once; it is what its own benchmark does.
+/// How many jobs are submitted at once; its own benchmark uses the same number.
 const BATCH: u64 = 4096;
 const MINUTE: Duration = Duration::from_secs(60);
 

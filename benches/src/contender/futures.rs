@@ -1,5 +1,5 @@
 //! Combinators: many futures in one task, no workers. They are the cheapest way to run many at once
-//! inside one future, and stand still while the one who reads them does something else.
+//! inside one future, and stop while their reader does something else.
 
 use std::cell::Cell;
 use std::num::NonZero;

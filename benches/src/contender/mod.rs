@@ -1,4 +1,4 @@
-//! Who takes part. Each contender is used as its documentation says, at its best settings, in a
+//! The contenders. Each contender is used as its documentation says, at its best settings, in a
 //! file of its own; it takes the numbers `0..jobs` as it comes to them, runs the work on each, so
 //! many at once, and adds up the results.
 

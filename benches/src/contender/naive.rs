@@ -1,6 +1,6 @@
 //! The floor of the design: N tasks between a bounded channel of inputs and one of results. It has
-//! no guarantee at all: a panic ends a worker, and nobody can cancel a job, count it, or learn what
-//! became of it.
+//! no guarantee at all: a panic ends a worker, and no job can be cancelled, counted, or asked for its
+//! outcome.
 
 use async_channel::{Receiver, Sender};
 

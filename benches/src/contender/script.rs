@@ -1,4 +1,4 @@
-//! Contenders in other languages. A script is told the work, the number of jobs, and how many run
+//! Contenders in other languages. A script gets the work, the number of jobs, and how many run
 //! at once; it prints what it took as one line of JSON, which is checked as that of the others is.
 
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! A task a job on async-executor, behind a semaphore, and a channel of results: what one writes
-//! who has smol and no pool.
+//! A task a job on async-executor, behind a semaphore, and a channel of results: what a
+//! program with smol and no pool does.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! All jobs have a delay. The pool keeps them in its schedule; who has none lets a task sleep for
-//! each.
+//! All jobs have a delay. The pool keeps them in its schedule; a contender without a schedule lets
+//! a task sleep for each.
 
 use std::mem;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
     }
 }
 
-/// Hands in jobs that are due in an hour, keeps their handles, and leaves all of it in memory,
+/// Submits jobs that are due in an hour, keeps their handles, and leaves all of it in memory,
 /// where it can be counted.
 pub(crate) fn hold(load: Load) -> Sample {
     let capacity = usize::try_from(load.jobs).expect("so many jobs fit into memory");

@@ -53,7 +53,7 @@ impl Drop for Server {
     }
 }
 
-/// Tells its address on a line, and serves for ever.
+/// Prints its address on a line, and serves forever.
 pub(crate) fn serve() -> Result<(), std::io::Error> {
     let listener = Async::<TcpListener>::bind((Ipv4Addr::LOCALHOST, 0))?;
     println!("{}", listener.get_ref().local_addr()?);

@@ -1,4 +1,4 @@
-//! The list of workloads: how many jobs, how many at once, on how many threads, and who takes part.
+//! The list of workloads: how many jobs, how many at once, on how many threads, with which contenders.
 //! A contender that cannot do a thing, or would only repeat what another shows, is not in its line.
 
 use super::{Kind, Workload};

@@ -1,4 +1,4 @@
-//! What is run, and the way from a name to a run. Who takes part in what is in `list`; work that is
+//! What is run, and the way from a name to a run. `list` says which contenders a workload has; work that is
 //! no stream of jobs has a file of its own.
 
 mod cancel;
@@ -33,7 +33,7 @@ pub(crate) enum Kind {
     Echo,
     /// Single jobs on an idle pool, from the thread of the pool or from another.
     Latency { is_across: bool },
-    /// So many tasks that hand in jobs.
+    /// This many tasks that submit jobs.
     Producers(u64),
     /// All jobs queued before the first starts.
     Queued,

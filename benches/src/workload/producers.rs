@@ -1,4 +1,4 @@
-//! Many tasks that hand in jobs to one pool, each waiting for room. Nobody reads results; the job
+//! Many tasks that submit jobs to one pool, each waiting for room. Results are not read; the job
 //! adds up.
 
 use std::sync::Arc;

@@ -30,7 +30,7 @@ impl Screen {
         }
     }
 
-    /// Writes a line to stdout. Waits for whoever reads it, and with it wait the results that are
+    /// Writes a line to stdout. A slow reader of stdout blocks this call, and so the results that are
     /// not read yet.
     pub(crate) fn result(&self, line: &str) -> io::Result<()> {
         let write = || io::stdout().write_all(format!("{line}\n").as_bytes());

@@ -21,7 +21,7 @@ pub(crate) enum Stop {
     Failures,
     /// A signal came.
     Interrupted(Signal),
-    /// Whoever read stdout has closed it.
+    /// The reader of stdout has closed it.
     StdoutClosed,
 }
 
@@ -57,7 +57,7 @@ impl Stop {
         }
     }
 
-    /// What stderr is told; nothing where the user knows already.
+    /// The message on stderr; none where the user knows already.
     pub(crate) fn message(&self) -> Option<String> {
         match self {
             Self::Input(error) => Some(error.to_string()),

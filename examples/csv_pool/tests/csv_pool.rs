@@ -690,7 +690,7 @@ fn of_a_hundred_thousand_rows_each_is_accounted_for() {
 fn closed_stdout_ends_an_endless_input_quietly() {
     let dir = Dir::new();
     let mut child = dir.command(&["-"]).spawn().unwrap();
-    let feeder = feed_for_ever(child.stdin.take().unwrap());
+    let feeder = feed_forever(child.stdin.take().unwrap());
     let mut first = String::new();
     BufReader::new(child.stdout.take().unwrap())
         .read_line(&mut first)
@@ -714,7 +714,7 @@ fn with_stdout_and_stderr_closed_it_ends_all_the_same() {
     let dir = Dir::new();
     let mut child = dir.command(&["-", "--fail-on", "7"]).spawn().unwrap();
     drop((child.stdout.take(), child.stderr.take()));
-    let feeder = feed_for_ever(child.stdin.take().unwrap());
+    let feeder = feed_forever(child.stdin.take().unwrap());
     assert_eq!(child.wait().unwrap().code(), Some(141));
     feeder.join().unwrap();
 }
@@ -769,8 +769,8 @@ fn a_full_disk_under_an_output_is_an_error() {
     }
 }
 
-/// Writes rows until nobody reads them any more.
-fn feed_for_ever(mut stdin: ChildStdin) -> thread::JoinHandle<()> {
+/// Writes rows until the pipe is closed.
+fn feed_forever(mut stdin: ChildStdin) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let mut row = 0_u64;
         let mut rest = stdin.write_all(b"1\n");

@@ -1,25 +1,76 @@
-//! The core of the promise: every job runs, at most so many at once, and what makes no sense is
-//! refused where it is said.
+//! The basic promises: every job runs and has one completion, at most as many run at once as there
+//! are slots, and invalid options are refused where they are set.
 
-use std::cell::Cell;
-use std::marker::PhantomPinned;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use brigade::handler::{Plain, WithState, WithSubmitter};
-use brigade::rt::{ManualSleep, SleepersReached};
-use brigade::{
-    Batches, Builder, CancelReason, Cancelling, CollectError, Completion, End, Event, Group,
-    Inputs, Interrupted, Jitter, Job, JobError, JobHandle, JobId, Key, ManualTimer, Map, Next,
-    OnError, Outcome, PanicMessage, Permit, Pool, Pulled, RateLimit, Report, Retry,
-    RetryAfterScope, RetryBudget, RetryDecision, Retrying, RunningJob, Stats, SubmitError,
-    Submitter, Summary, TaskHandle, TaskPool, TimeLimit, TryInputs, Unhandled, Unstarted, Worker,
-    Workers,
-};
+use brigade::{CollectError, End, JobError, ManualTimer, Pool, Summary};
 use futures_lite::stream;
 
-use crate::harness::{Live, assert_settled, block_on, everywhere, everywhere_once, poll_once};
+use crate::harness::{
+    Gate, Live, assert_settled, block_on, everywhere, everywhere_once, millis, poll_once,
+};
+
+#[test]
+fn every_input_of_a_map_has_one_completion() {
+    everywhere(|env| async move {
+        let pool = env.at_once(4).spawn_on(&env, |n: u32| async move {
+            if n.is_multiple_of(7) { Err(n) } else { Ok(n) }
+        });
+        let mut seen = Vec::new();
+        let mut map = pool.map(0..1000);
+        while let Some(completion) = map.next().await {
+            seen.push((completion.index, completion.result));
+        }
+        seen.sort_by_key(|(index, _)| *index);
+        let expected: Vec<_> = (0..1000)
+            .map(|n| {
+                (
+                    n as usize,
+                    if n % 7 == 0 {
+                        Err(JobError::Failed(n))
+                    } else {
+                        Ok(n)
+                    },
+                )
+            })
+            .collect();
+        assert_eq!(seen, expected, "{}", env.name);
+        assert!(map.summary().is_complete());
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn as_many_jobs_run_at_once_as_there_are_slots_and_no_more() {
+    everywhere(|env| async move {
+        for slots in [1, 3, 10] {
+            let (gate, live) = (Gate::new(), Live::default());
+            let (inside, alive) = (gate.clone(), live.clone());
+            let pool = env.at_once(slots).spawn_on(&env, move |_: usize| {
+                let (gate, live) = (inside.clone(), alive.clone());
+                async move {
+                    let _guard = live.enter();
+                    gate.pass().await;
+                    Ok::<_, ()>(())
+                }
+            });
+            let handles: Vec<_> = (0..10 * slots)
+                .map(|n| pool.try_submit(n).unwrap())
+                .collect();
+            gate.arrived(slots).await;
+            assert_eq!(pool.stats().running, slots);
+            gate.open(10 * slots);
+            for handle in handles {
+                assert_eq!(handle.await, Ok(()));
+            }
+            pool.drain().await;
+            assert_eq!((live.most(), live.now()), (slots, 0), "{}", env.name);
+            assert_settled(&pool);
+        }
+    });
+}
 
 #[test]
 fn all_jobs_of_many_full_rounds_run() {
@@ -30,7 +81,7 @@ fn all_jobs_of_many_full_rounds_run() {
             let (live, clock) = (alive.clone(), clock.clone());
             async move {
                 let _guard = live.enter();
-                clock.sleep(Duration::from_millis(1)).await;
+                clock.sleep(millis(1)).await;
                 Ok::<_, ()>(n)
             }
         });
@@ -38,7 +89,7 @@ fn all_jobs_of_many_full_rounds_run() {
         pool.close();
         for _ in 0..10 {
             env.clock.sleepers(100).await;
-            env.clock.advance(Duration::from_millis(1));
+            env.clock.advance(millis(1));
         }
         pool.drain().await;
         let mut done = Vec::new();
@@ -160,106 +211,69 @@ fn map_of_nothing() -> Summary {
     summary
 }
 
-// ---- what the compiler promises ----
-
-struct HttpError;
-
-struct Request(
-    #[expect(dead_code, reason = "it makes the type neither `Sync` nor `Unpin`")] Cell<u8>,
-    PhantomPinned,
-);
-
-struct Page(
-    #[expect(dead_code, reason = "it makes the type neither `Sync` nor `Unpin`")] Cell<u8>,
-    PhantomPinned,
-);
-
-struct Service {
-    pool: Pool<Request, Page, HttpError>,
-}
-
-const fn is_send_and_unpin<T: Send + Unpin>() {}
-const fn is_send_sync_and_unpin<T: Send + Sync + Unpin>() {}
-const fn is_send_sync_clone_and_unpin<T: Send + Sync + Clone + Unpin>() {}
-
 #[test]
-fn handles_of_a_pool_go_wherever_their_values_may_go() {
-    is_send_sync_clone_and_unpin::<Pool<Request, Page, HttpError>>();
-    is_send_and_unpin::<JobHandle<Request, Page, HttpError>>();
-    is_send_and_unpin::<Group<Request, Page, HttpError>>();
-    fn map_is_send_and_unpin<In: Send, T: Send, E: Send, S: Send + Unpin>(_: &Map<In, T, E, S>) {
-        is_send_and_unpin::<Map<In, T, E, S>>();
+fn workers_are_counted_and_numbered_from_0() {
+    for count in [1, 3] {
+        let (_pool, workers) = Pool::builder()
+            .workers(count)
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { Ok::<_, ()>(n) });
+        assert_eq!((workers.len(), workers.is_empty()), (count, false));
+        assert_eq!(
+            format!("{workers:?}"),
+            format!("Workers {{ len: {count}, .. }}")
+        );
+        let (ids, texts): (Vec<_>, Vec<_>) = workers
+            .into_iter()
+            .map(|worker| (worker.id(), format!("{worker:?}")))
+            .unzip();
+        assert_eq!(ids, (0..count).collect::<Vec<_>>());
+        assert_eq!(
+            texts,
+            (0..count)
+                .map(|id| format!("Worker {{ id: {id}, .. }}"))
+                .collect::<Vec<_>>()
+        );
     }
-    let (pool, _workers) = Pool::builder()
-        .timer(ManualTimer::new())
-        .build(|_: Request| async { Ok::<_, HttpError>(Page(Cell::new(0), PhantomPinned)) });
-    let service = Service { pool };
-    map_is_send_and_unpin(&service.pool.map([]));
-    map_is_send_and_unpin(&service.pool.map_stream(stream::pending()));
-    map_is_send_and_unpin(&service.pool.try_map([Err(HttpError)]));
 }
 
 #[test]
-fn public_types_are_send_and_sync_where_their_parts_are() {
-    fn of<
-        In: Send + Sync,
-        T: Send + Sync,
-        E: Send + Sync,
-        S: Send + Sync + Unpin,
-        C: Send + Sync + Unpin,
-    >() {
-        // One job.
-        is_send_sync_clone_and_unpin::<Pool<In, T, E>>();
-        is_send_sync_clone_and_unpin::<Builder<In, E>>();
-        is_send_sync_and_unpin::<Permit<In, T, E>>();
-        is_send_sync_and_unpin::<JobHandle<In, T, E>>();
-        is_send_sync_and_unpin::<Cancelling<In, T, E>>();
-        is_send_sync_and_unpin::<Submitter<In, T, E>>();
-        is_send_sync::<Job<'_, In, T, E>>();
-        // Many jobs.
-        is_send_sync_and_unpin::<Map<In, T, E, Inputs<S>>>();
-        is_send_sync_and_unpin::<Map<In, T, E, TryInputs<S, E>>>();
-        is_send_sync_and_unpin::<Next<'_, In, T, E, Inputs<S>>>();
-        is_send_sync_and_unpin::<Group<In, T, E>>();
-        is_send_sync::<Completion<In, T, E>>();
-        is_send_sync::<CollectError<In, E>>();
-        is_send_sync::<SubmitError<In>>();
-        is_send_sync::<JobError<E>>();
-        is_send_sync::<Unhandled<E>>();
-        is_send_sync::<Report<In>>();
-        is_send_sync::<Pulled<In>>();
-        // Workers, of each kind of handler.
-        is_send_sync_and_unpin::<Workers<In, T, E, Plain<C>>>();
-        is_send_sync_and_unpin::<Workers<In, T, E, WithSubmitter<C, T, E>>>();
-        is_send_sync_and_unpin::<Workers<In, T, E, WithState<C, C, C>>>();
-        is_send_sync_and_unpin::<Worker<In, T, E, Plain<C>>>();
-        // Tasks and policies.
-        is_send_sync_clone_and_unpin::<TaskPool>();
-        is_send_sync_and_unpin::<TaskHandle<T>>();
-        is_send_sync_clone_and_unpin::<Retry<E>>();
-        is_send_sync::<Retrying<'_, E>>();
+fn no_wait_blocks_a_thread_and_no_runtime_is_named_in_the_sources() {
+    fn sources(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else {
+                found.push(path);
+            }
+        }
     }
-    const fn is_send_sync<T: Send + Sync>() {}
-    of::<u32, u32, u32, stream::Empty<u32>, u32>();
-    is_send_sync_and_unpin::<Batches<stream::Empty<u32>>>();
-    is_send_sync_clone_and_unpin::<ManualTimer>();
-    is_send_sync_and_unpin::<ManualSleep>();
-    is_send_sync_and_unpin::<SleepersReached>();
-    is_send_sync_clone_and_unpin::<(CancelReason, End, Event, Interrupted, Jitter, JobId, Key)>();
-    is_send_sync_clone_and_unpin::<(
-        OnError,
-        Outcome,
-        PanicMessage,
-        RateLimit,
-        RetryAfterScope,
-        RetryBudget,
-    )>();
-    is_send_sync_clone_and_unpin::<(
-        RetryDecision,
-        RunningJob,
-        Stats,
-        Summary,
-        TimeLimit,
-        Unstarted<u32>,
-    )>();
+    let mut files = Vec::new();
+    sources(
+        &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut files,
+    );
+    assert!(files.len() > 20);
+    // It has tests only, which explore the orders of threads.
+    files.retain(|file| !file.ends_with("src/models.rs"));
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        // Unit tests come last in a file.
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for line in code
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+        {
+            for word in [
+                "block_on",
+                "tokio",
+                "async_std",
+                "thread::spawn",
+                "thread::sleep",
+            ] {
+                assert!(!line.contains(word), "{}: {line}", file.display());
+            }
+        }
+    }
 }

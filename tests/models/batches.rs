@@ -1,5 +1,5 @@
-//! Jobs that end at once, taken together and noted in journals, while others look at the books or
-//! change them.
+//! Jobs that end at once, taken in batches and counted in tallies, while other threads read or change
+//! the counters.
 
 use brigade::{CancelReason, JobError};
 use shuttle::future::spawn;
@@ -35,7 +35,7 @@ fn read(pool: &Jobs, jobs: u32) -> JoinHandle<()> {
 }
 
 #[test]
-fn the_figures_add_up_at_any_moment() {
+fn the_statistics_add_up_at_any_moment() {
     explore(|slots| async move {
         let (pool, workers, seen) = quick_pool(2, slots, 4);
         let reading = read(&pool, 6);
@@ -108,7 +108,7 @@ fn an_aborted_pool_names_each_job_once() {
 }
 
 #[test]
-fn who_waits_for_room_or_for_an_end_is_told() {
+fn waits_for_room_and_for_an_end_are_woken() {
     explore(|slots| async move {
         let (pool, workers, seen) = quick_pool(1, slots, 2);
         let reading = read(&pool, 5);
@@ -158,7 +158,7 @@ fn each_job_of_a_cancelled_map_has_one_outcome() {
     });
 }
 
-/// A job that is not reached runs for ever.
+/// A job that the cancellation does not reach runs forever.
 #[test]
 fn a_cancellation_reaches_all_jobs_of_a_map() {
     explore(|slots| async move {
