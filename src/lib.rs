@@ -165,7 +165,7 @@ mod event;
 pub mod handler;
 mod job;
 #[cfg(all(test, brigade_model = "loom"))]
-mod models;
+mod loom_tests;
 mod panic;
 mod policy;
 mod pool;

@@ -316,7 +316,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     where
         In: Clone,
     {
-        self.reader.stream.set_keep(In::clone);
+        self.reader.stream.set_copier(In::clone);
         self
     }
 

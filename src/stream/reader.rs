@@ -70,7 +70,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
                 Poll::Ready(Some(Delivery::Many(batch))) => {
                     self.mark = None;
                     let read = std::mem::replace(&mut self.batch, VecDeque::from(batch));
-                    self.stream.spares.keep(Vec::from(read));
+                    self.stream.completion_spares.keep(Vec::from(read));
                 }
                 Poll::Ready(Some(Delivery::Successes(mut batch))) => {
                     self.mark = None;
@@ -136,7 +136,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
     fn settle_read(&mut self) {
         // None of them would change nothing, but cost time.
         if self.read > 0 {
-            self.stream.settle_read(std::mem::take(&mut self.read));
+            self.stream.release_read(std::mem::take(&mut self.read));
         }
     }
 
