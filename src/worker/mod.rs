@@ -169,8 +169,8 @@ where
 {
     /// Spawns each worker on the executor.
     ///
-    /// Handlers with state have no such method, since the compiler cannot be told that their
-    /// futures are `Send`; a loop over the workers does the same.
+    /// Handlers with state have no such method, since no bound can express that their futures are
+    /// `Send`; a loop over the workers does the same.
     pub fn spawn_on(self, executor: &(impl Spawn + ?Sized)) {
         for worker in self {
             executor.spawn(Box::pin(worker.run()));

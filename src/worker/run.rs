@@ -81,14 +81,14 @@ async fn run_jobs<In, C: Stateless<In>>(
     // Drop order: parameters last, in reverse, so the handler is dropped before the worker is
     // unregistered.
     let shared = Arc::clone(&worker.shared);
-    let own = shared.slots_of(worker.id);
+    let numbers = shared.slots_of(worker.id);
     let mut first = Some(first);
     // Dropped after the slots: an outcome is delivered once the handler's future is dropped.
     let mut buffer = CompletionBuffer::new(Arc::clone(&shared));
-    let mut slots = Slots::new(&shared, own.len(), own.start, |input, submitter| {
+    let mut slots = Slots::new(&shared, numbers.len(), numbers.start, |input, submitter| {
         call.start(input, submitter)
     });
-    let mut timer = TimerDriver::new(Arc::clone(&shared), own.start);
+    let mut timer = TimerDriver::new(Arc::clone(&shared), numbers.start);
     let mut local = LocalWorker::new(Arc::clone(&shared));
     // The wait for a job, while the worker waits for one.
     let kept = KeptNote::default();
