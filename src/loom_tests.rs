@@ -6,7 +6,8 @@
 //! RUSTFLAGS='--cfg brigade_model="loom"' cargo test --release --no-default-features --lib loom_tests
 //! ```
 //!
-//! `LOOM_MAX_PREEMPTIONS=n` explores more orders. Loom reports a wait that never ends as a deadlock.
+//! `LOOM_MAX_PREEMPTIONS=n` explores more orders. Loom reports a wait that never ends as a
+//! deadlock.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

@@ -51,7 +51,8 @@ pub struct Interrupted {
     pub attempts: u32,
 }
 
-/// An error that no handle or stream delivers; see [`Pool::on_unhandled`](crate::Pool::on_unhandled).
+/// An error that no handle or stream delivers; see
+/// [`Pool::on_unhandled`](crate::Pool::on_unhandled).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unhandled<E> {

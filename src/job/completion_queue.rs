@@ -80,7 +80,8 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         CancelReason::from_code(self.cancelled.load(Ordering::SeqCst))
     }
 
-    /// Cancels the stream, unless it is cancelled already; returns whether this was the first reason.
+    /// Cancels the stream, unless it is cancelled already; returns whether this was the first
+    /// reason.
     pub(crate) fn set_cancelled(&self, reason: CancelReason) -> bool {
         self.cancelled
             .compare_exchange(0, reason.to_code(), Ordering::SeqCst, Ordering::SeqCst)
@@ -163,7 +164,8 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         self.delivering.load(Ordering::SeqCst) > 0 || !self.is_starved()
     }
 
-    /// Begins a delivery, before its job is counted as finished; ended by [`end_delivery`](Self::end_delivery).
+    /// Begins a delivery, before its job is counted as finished; ended by
+    /// [`end_delivery`](Self::end_delivery).
     pub(crate) fn begin_delivery(&self) {
         self.delivering.fetch_add(1, Ordering::SeqCst);
     }

@@ -29,8 +29,8 @@ pub enum CollectError<In, E> {
 }
 
 impl<In, E> CollectError<In, E> {
-    /// Converts into the handler's error: returns a handler's own error by value, without the index,
-    /// and converts any other into the same type, without the input.
+    /// Converts into the handler's error: returns a handler's own error by value, without the
+    /// index, and converts any other into the same type, without the input.
     ///
     /// `anyhow::Error` and `Box<dyn Error + Send + Sync>` can be made of any error; for a type of
     /// your own, implement `From<CollectError<Infallible, Infallible>>`.

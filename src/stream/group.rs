@@ -17,7 +17,7 @@ use crate::job::completion::Completion;
 use crate::shared::PoolRef;
 use crate::submit::Permit;
 
-/// Jobs that belong together; made by [`Pool::group`].
+/// Jobs that belong together; made by [`Pool::group`](crate::Pool::group).
 ///
 /// As a stream it yields the completions of the jobs added so far, as they finish, and ends when
 /// all of them are read. It continues once more jobs are added.

@@ -80,11 +80,13 @@ pub enum Pulled<In> {
     Failed,
 }
 
-/// A source that cannot fail; made by [`Pool::map`](crate::Pool::map) and [`Pool::map_stream`](crate::Pool::map_stream).
+/// A source that cannot fail; made by [`Pool::map`](crate::Pool::map) and
+/// [`Pool::map_stream`](crate::Pool::map_stream).
 #[derive(Debug)]
 pub struct Inputs<S>(Pin<Box<S>>);
 
-/// A source whose items are results; made by [`Pool::try_map`](crate::Pool::try_map) and [`Pool::try_map_stream`](crate::Pool::try_map_stream).
+/// A source whose items are results; made by [`Pool::try_map`](crate::Pool::try_map) and
+/// [`Pool::try_map_stream`](crate::Pool::try_map_stream).
 #[derive(Debug)]
 pub struct TryInputs<S, F> {
     stream: Pin<Box<S>>,
@@ -157,26 +159,29 @@ impl<In, T, E, F, S: Stream<Item = Result<In, F>>> Source<In, T, E> for TryInput
 /// A stream of completions: each input of a source becomes a job, and each job yields one
 /// completion.
 ///
-/// Made by [`Pool::map`](crate::Pool::map), [`map_stream`](Pool::map_stream), [`try_map`](Pool::try_map) and
-/// [`try_map_stream`](Pool::try_map_stream). The source is pulled only while this stream is polled,
-/// and only while there is room both in the pool's queue and in the [`window`](Self::window), so it
-/// may be endless. An input is pulled only if it can be accepted.
+/// Made by [`Pool::map`](crate::Pool::map), [`map_stream`](crate::Pool::map_stream),
+/// [`try_map`](crate::Pool::try_map) and [`try_map_stream`](crate::Pool::try_map_stream).
 ///
-/// A map keeps its pool open, as a clone of the [`Pool`] does. If the pool is closed meanwhile, the
-/// map pulls no more inputs, yields the completions of accepted jobs, and ends with
-/// [`End::Closed`] in its [`summary`](Self::summary).
+/// The source is pulled only while this stream is polled, and only while there is room both in the
+/// pool's queue and in the [`window`](Self::window), so it may be endless. An input is pulled only
+/// if it can be accepted.
+///
+/// A map keeps its pool open, as a clone of the [`Pool`](crate::Pool) does. If the pool is
+/// closed meanwhile, the map pulls no more inputs, yields the completions of accepted jobs, and
+/// ends with [`End::Closed`] in its [`summary`](Self::summary).
 ///
 /// The last type parameter is that of the source. As a field of a struct, or as a return type, a
 /// map is best named `Pin<Box<dyn Stream<Item = Completion<In, T, E>> + Send>>` or `impl
 /// Stream`.
 ///
-/// A map that is not polled pulls nothing: accepted jobs run to their end and their completions wait
-/// to be read, at most `window` of them.
+/// A map that is not polled pulls nothing: accepted jobs run to their end and their completions
+/// wait to be read, at most `window` of them.
 ///
 /// # Defaults
 ///
-/// Completions in the order in which jobs end; [`window`](Self::window): the queue's capacity plus the number of jobs that can
-/// run at once; [`OnError::Continue`]; inputs are not kept; priority 0; no deadline.
+/// Completions in the order in which jobs end; [`window`](Self::window): the queue's capacity plus
+/// the number of jobs that can run at once; [`OnError::Continue`]; inputs are not kept; priority 0;
+/// no deadline.
 ///
 /// # Cancel safety
 ///
@@ -212,8 +217,8 @@ pub struct Map<In, T, E, S> {
     pool: PoolRef<In, T, E>,
     source: S,
     intake: Intake,
-    /// Inputs to be submitted. Invariant: at most [`CHUNK`], and none between polls unless the source
-    /// has panicked.
+    /// Inputs to be submitted. Invariant: at most [`CHUNK`], and none between polls unless the
+    /// source has panicked.
     pulled: Vec<In>,
     map_wait: MapWait<In, T, E>,
     window: usize,
@@ -257,8 +262,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
 
     /// Yields the completions in the order of their inputs.
     ///
-    /// A slow job holds back the completions of later inputs, at most a window of them; the source is
-    /// not pulled meanwhile.
+    /// A slow job holds back the completions of later inputs, at most a window of them; the source
+    /// is not pulled meanwhile.
     #[doc(alias("buffered"))]
     pub fn ordered(mut self) -> Self {
         self.order = Some(Reorder::new());
@@ -297,8 +302,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
     }
 
     /// Limits the whole map, counted from now. At the deadline, jobs that have not ended are
-    /// cancelled, as by [`cancel`](Self::cancel), with the reason [`CancelReason::Deadline`], and the
-    /// [`summary`](Self::summary) has [`End::TimedOut`]. Finished jobs keep their outcome.
+    /// cancelled, as by [`cancel`](Self::cancel), with the reason [`CancelReason::Deadline`], and
+    /// the [`summary`](Self::summary) has [`End::TimedOut`]. Finished jobs keep their outcome.
     ///
     /// The deadline is checked when the map is polled; a map that is not polled is not cancelled.
     ///
@@ -327,8 +332,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self
     }
 
-    /// Puts a copy of the input into each [`Completion`], also of jobs that have started. The input is
-    /// cloned right before the job starts.
+    /// Puts a copy of the input into each [`Completion`], also of jobs that have started. The input
+    /// is cloned right before the job starts.
     pub fn keep_inputs(self) -> Self
     where
         In: Clone,
@@ -348,8 +353,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self.reader.summary(is_over, by_source)
     }
 
-    /// Cancels the map: queued jobs never start, running ones are dropped at their next await, and no
-    /// more inputs are pulled. Their completions are still yielded.
+    /// Cancels the map: queued jobs never start, running ones are dropped at their next await, and
+    /// no more inputs are pulled. Their completions are still yielded.
     pub fn cancel(&mut self) {
         self.stop(CancelReason::Stream);
     }
@@ -376,7 +381,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
         }
     }
 
-    /// Drops pulled inputs that will not be submitted: after a panic of the source, or a cancellation.
+    /// Drops pulled inputs that will not be submitted: after a panic of the source, or a
+    /// cancellation.
     fn discard_pulled(&mut self) {
         for input in self.pulled.drain(..) {
             panic::discard(input);
@@ -398,8 +404,8 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         Next { map: self }
     }
 
-    /// Pulls inputs while there is room, and submits them. Then the task is woken by a completion if
-    /// `window` jobs are unread; else by room or the source, and by the close of the pool.
+    /// Pulls inputs while there is room, and submits them. Then the task is woken by a completion
+    /// if `window` jobs are unread; else by room or the source, and by the close of the pool.
     ///
     /// The loop ends: the window bounds the jobs that are submitted before a completion is read.
     fn feed(&mut self, cx: &mut Context<'_>) {

@@ -26,7 +26,7 @@ pub(crate) struct CompletionReader<In, T, E> {
     wait: Option<WaitGuard<In, T, E>>,
     /// How many jobs were read and not yet subtracted from the unread of the completion queue.
     read: usize,
-    /// Of the completions that were read.
+    /// The counts of the completions that were read.
     counts: Summary,
 }
 

@@ -1,8 +1,8 @@
 //! Puts completions back into the order of their indices. Pure.
 //!
 //! In: values with their index, in any order. Out: the value of each index, after those of all
-//! smaller ones. The caller bounds it: it inserts no index further than its window ahead of the first
-//! missing one.
+//! smaller ones. The caller bounds it: it inserts no index further than its window ahead of the
+//! first missing one.
 
 use std::collections::VecDeque;
 

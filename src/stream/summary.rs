@@ -44,8 +44,8 @@ pub enum End {
     /// It has not ended.
     #[default]
     Unfinished,
-    /// Every input of the source became a job, and each job ran to an outcome of its own. A group is
-    /// complete when all its jobs are read.
+    /// Every input of the source became a job, and each job ran to an outcome of its own. A group
+    /// is complete when all its jobs are read.
     Complete,
     /// It stopped after the number of failures that [`OnError`](crate::OnError) allows.
     Stopped,
@@ -100,7 +100,8 @@ impl fmt::Debug for Summary {
 }
 
 impl Summary {
-    /// Whether every input became a job and each job ran to an outcome of its own, failures included.
+    /// Whether every input became a job and each job ran to an outcome of its own, failures
+    /// included.
     pub fn is_complete(&self) -> bool {
         self.end == End::Complete
     }

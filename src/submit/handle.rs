@@ -84,8 +84,8 @@ impl<In, T, E> JobHandle<In, T, E> {
 
     /// Takes the result if the job is finished, without waiting: for loops that poll now and then.
     ///
-    /// `None` before the outcome is known, and after the result was taken or yielded. This registers
-    /// no waker.
+    /// `None` before the outcome is known, and after the result was taken or yielded. This
+    /// registers no waker.
     ///
     /// # Examples
     ///
@@ -109,8 +109,8 @@ impl<In, T, E> JobHandle<In, T, E> {
         Some(result)
     }
 
-    /// Changes the priority of a job that has not started, or that waits for another attempt; returns
-    /// whether it was in time. See [`Job::priority`](crate::Job::priority).
+    /// Changes the priority of a job that has not started, or that waits for another attempt;
+    /// returns whether it was in time. See [`Job::priority`](crate::Job::priority).
     ///
     /// # Examples
     ///

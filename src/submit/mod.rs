@@ -3,7 +3,7 @@
 //! ([`Submitter`]).
 //!
 //! In: an input. Out: an accepted job, for the injector or the schedule; or the input, given back
-//! with an error. It never waits while it has an input that it could lose.
+//! with an error. It never starts a job.
 
 mod handle;
 mod reserve;
@@ -87,7 +87,8 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     }
 
     /// Lets the job start no sooner than this after its submission. Meanwhile it counts as delayed,
-    /// and against the capacity of the queue. A delay beyond what an [`Instant`] can hold never ends.
+    /// and against the capacity of the queue. A delay beyond what an [`Instant`] can hold never
+    /// ends.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.options.start = Start::After(delay);
         self
@@ -247,7 +248,7 @@ fn launch_with_options<In, T, E>(
     let state = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
     match schedule_options {
         Ok(schedule_options) => {
-            shared.launch_by(schedule_options, QueuedJob::Handle(Arc::clone(&state)))
+            shared.launch_by(schedule_options, QueuedJob::Handle(Arc::clone(&state)));
         }
         Err(message) => shared.refuse(
             QueuedJob::Handle(Arc::clone(&state)),

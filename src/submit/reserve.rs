@@ -1,5 +1,5 @@
-//! Permits: room in the queue, reserved before there is an input. So an input is never moved into a
-//! future that may be dropped.
+//! Permits: room in the queue, reserved before there is an input. So a caller need not move an
+//! input into a future that may be dropped.
 //!
 //! In: a wait for room. Out: a permit, then an accepted job. Dropping the permit releases the room.
 

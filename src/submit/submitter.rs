@@ -1,8 +1,8 @@
 //! How running jobs add jobs.
 //!
-//! In: an input, from a handler. Out: an accepted job, or the input with an error. It never waits for
-//! the capacity of the queue, so a pool whose jobs add jobs cannot block itself: added jobs have a
-//! bound of their own, the child capacity.
+//! In: an input, from a handler. Out: an accepted job, or the input with an error. It never waits
+//! for the capacity of the queue, so a pool whose jobs add jobs cannot block itself: added jobs
+//! have a bound of their own, the child capacity.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use crate::shared::Shared;
 /// queued at once. A closed pool still accepts them, so accepted jobs can finish; a
 /// [sealed](crate::Pool::seal) pool does not.
 ///
-/// A submitter works only while its job runs: afterwards it returns [`SubmitError::Closed`]. It does
-/// not keep the pool open.
+/// A submitter works only while its job runs: afterwards it returns [`SubmitError::Closed`]. It
+/// does not keep the pool open.
 ///
 /// # Examples
 ///
-/// A tree of numbers, walked to its leaves: the map ends when all jobs that its jobs have added have
-/// ended.
+/// A tree of numbers, walked to its leaves: the map ends when all jobs that its jobs have added
+/// have ended.
 ///
 /// ```
 /// use brigade::{ManualTimer, Pool, Submitter};
@@ -84,9 +84,9 @@ impl<In, T, E> Submitter<In, T, E> {
     ///
     /// # Errors
     ///
-    /// [`SubmitError::Full`] if the number of queued added jobs has reached the child capacity, or
-    /// the number of queued, running and unread jobs of the map or group the sum of its window and
-    /// the child capacity; [`SubmitError::Closed`] if the running job has ended, its map or group is
+    /// [`SubmitError::Full`] if as many added jobs are queued as the child capacity, or if as many
+    /// jobs of the map or group are queued, running or unread as its window and the child capacity
+    /// together; [`SubmitError::Closed`] if the running job has ended, its map or group is
     /// cancelled, or the pool is sealed or aborted.
     pub fn add(&self, input: In) -> Result<(), SubmitError<In>> {
         if let Some(stream) = &self.stream {

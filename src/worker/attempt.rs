@@ -38,7 +38,8 @@ pin_project! {
         drop_panicked: bool,
         // Created when the attempt waits for the first time and has a deadline.
         sleep: Option<BoxFuture<'static, ()>>,
-        // The waker that is registered with the slot's cancel flag. It stays there between attempts.
+        // The waker that is registered with the slot's cancel flag. It stays there between
+        // attempts.
         registered: Option<Waker>,
     }
 

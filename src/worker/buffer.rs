@@ -1,8 +1,8 @@
 //! Completions on their way from a worker to a completion queue, several at a time.
 //!
-//! In: completions of jobs that have just ended. Out: one [`Delivery`] to the [`CompletionQueue`] of
-//! their stream. It holds nothing while its worker waits, and nothing of one stream while a job of
-//! another starts.
+//! In: completions of jobs that have just ended. Out: one [`Delivery`] to the [`CompletionQueue`]
+//! of their stream. It holds nothing while its worker waits, and nothing of one stream while a job
+//! of another starts.
 //!
 //! For a success of a plain job the worker
 //!

@@ -372,11 +372,13 @@ impl<In, T, E> JobGuard<In, T, E> {
         })
     }
 
-    /// Returns whether the job is queued for another attempt. The error: a closure of the policy has
-    /// panicked.
+    /// Returns whether the job is queued for another attempt. The error: a closure of the policy
+    /// has panicked.
     ///
-    /// 1. The policy decides; 2. the job's deadline, the budget and the capacity for retries may
-    /// refuse; 3. the policy's observer is called; 4. [`requeue`](Self::requeue) queues the job.
+    /// 1. The policy decides.
+    /// 2. The job's deadline, the budget and the capacity for retries may refuse.
+    /// 3. The policy's observer is called.
+    /// 4. [`requeue`](Self::requeue) queues the job.
     #[cold]
     fn retry(&mut self, result: &Result<T, JobError<E>>) -> Result<bool, JobError<E>> {
         let shared = Arc::clone(&self.shared);
@@ -428,8 +430,8 @@ impl<In, T, E> JobGuard<In, T, E> {
         Ok(self.requeue(input, history, delay, hold))
     }
 
-    /// Frees the slot and queues the job again, under one lock of the shared state. Returns `false`,
-    /// and keeps the job, if the pool no longer takes it.
+    /// Frees the slot and queues the job again, under one lock of the shared state. Returns
+    /// `false`, and keeps the job, if the pool no longer takes it.
     fn requeue(
         &mut self,
         input: In,
