@@ -1,9 +1,9 @@
-//! The kinds of handlers, for naming the type of [`Workers`](crate::Workers): they are its last
-//! parameter. No other use needs this module.
+//! The kinds of handlers, to name the type of [`Workers`](crate::Workers): the kind is its last
+//! parameter. Nothing else needs this module.
 //!
-//! A [`Plain`] handler is given the input alone, [`WithSubmitter`] also the means to add jobs, and
-//! [`WithState`] also the state of its worker. Their types follow from the method of the
-//! [`Builder`](crate::Builder) that made the workers.
+//! A [`Plain`] handler takes the input alone, [`WithSubmitter`] also a [`Submitter`], and
+//! [`WithState`] also the state of its worker. The method of the [`Builder`](crate::Builder) that
+//! makes the workers determines the kind.
 
 use std::fmt;
 use std::future::Future;
@@ -32,12 +32,12 @@ pub trait Call<In>: sealed::Sealed {
         submitter: Option<Submitter<In, Self::Value, Self::Error>>,
     ) -> impl Future<Output = Result<Self::Value, Self::Error>>;
 
-    /// Throws away what a panic may have broken.
+    /// Drops the state, which a panic may have left broken.
     #[doc(hidden)]
     fn renew(&mut self);
 }
 
-/// A handler of which several jobs may run at once in one worker.
+/// A handler that can run several jobs of one worker at a time.
 pub(crate) trait Stateless<In>: Call<In> {
     type Future: Future<Output = Result<Self::Value, Self::Error>>;
 
@@ -52,28 +52,28 @@ pub(crate) trait Stateless<In>: Call<In> {
 mod sealed {
     #[expect(
         unnameable_types,
-        reason = "nobody outside can implement what needs it"
+        reason = "it keeps other crates from implementing a trait"
     )]
     pub trait Sealed {}
 }
 
-/// A handler that is given the input alone: `Fn(In) -> Future`.
+/// A handler that takes the input alone: `Fn(In) -> Future`.
 pub struct Plain<F> {
     handler: Arc<F>,
 }
 
-/// A handler that is given the input and a [`Submitter`]: `Fn(In, Submitter) -> Future`.
+/// A handler that takes the input and a [`Submitter`]: `Fn(In, Submitter) -> Future`.
 pub struct WithSubmitter<F, T, E> {
     handler: Arc<F>,
-    /// What its submitter is a submitter of.
+    /// The output of the jobs that its submitter adds.
     output: PhantomData<fn() -> (T, E)>,
 }
 
-/// A handler that is given the state of its worker and the input: `AsyncFn(&mut State, In)`.
+/// A handler that takes the state of its worker and the input: `AsyncFn(&mut State, In)`.
 pub struct WithState<Init, F, S> {
     shared: Arc<(Init, F)>,
     worker: usize,
-    /// Made before the first job, and anew after a panic.
+    /// Created before the first job, and again after a panic.
     state: Option<S>,
 }
 

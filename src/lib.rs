@@ -166,7 +166,7 @@ pub mod handler;
 mod job;
 mod key;
 #[cfg(all(test, brigade_model = "loom"))]
-mod models;
+mod loom_tests;
 mod panic;
 mod policy;
 mod pool;

@@ -13,12 +13,12 @@ pub struct Report<In> {
     pub unstarted: Vec<Unstarted<In>>,
     /// The jobs that were running and were interrupted, in the order in which they were accepted.
     pub interrupted: Vec<Interrupted>,
-    /// The figures at the end.
+    /// The statistics at the end.
     pub stats: Stats,
 }
 
 impl<In> Report<In> {
-    /// Whether everything that was accepted was done.
+    /// Whether all accepted jobs have ended.
     pub const fn is_complete(&self) -> bool {
         self.unstarted.is_empty() && self.interrupted.is_empty()
     }
@@ -31,9 +31,9 @@ impl<In> Report<In> {
 pub struct Unstarted<In> {
     /// The number of the job within its pool.
     pub id: JobId,
-    /// Its number within its map or group; 0 for a job of a single handle.
+    /// The number of the job within its map or group; 0 for a job with a handle.
     pub index: usize,
-    /// What it was made of.
+    /// The input of the job.
     pub input: In,
     /// How many attempts were made.
     pub attempts: u32,
@@ -45,13 +45,14 @@ pub struct Unstarted<In> {
 pub struct Interrupted {
     /// The number of the job within its pool.
     pub id: JobId,
-    /// Its number within its map or group; 0 for a job of a single handle.
+    /// The number of the job within its map or group; 0 for a job with a handle.
     pub index: usize,
     /// How many attempts were made, the interrupted one included.
     pub attempts: u32,
 }
 
-/// An error that no handle or stream delivers; see [`Pool::on_unhandled`](crate::Pool::on_unhandled).
+/// An error that no handle or stream delivers; see
+/// [`Pool::on_unhandled`](crate::Pool::on_unhandled).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unhandled<E> {
@@ -59,6 +60,6 @@ pub struct Unhandled<E> {
     pub id: JobId,
     /// How many attempts were made.
     pub attempts: u32,
-    /// What went wrong.
+    /// The error of the job.
     pub error: JobError<E>,
 }

@@ -1,27 +1,28 @@
-//! Room of lists that were emptied, for those who need an empty list: it saves an allocation.
+//! Emptied vectors, kept for reuse: they save the allocation of a vector for each batch of inputs
+//! and each delivery of completions.
 
 use std::sync::PoisonError;
 
 use crate::sync::Mutex;
 
-/// A few lists without anything in them.
+/// Empty vectors with capacity, up to a bound.
 #[derive(Debug)]
 pub(crate) struct Spares<V> {
-    /// At most `most`.
+    /// At most `max`.
     lists: Mutex<Vec<Vec<V>>>,
-    most: usize,
+    max: usize,
 }
 
 impl<V> Spares<V> {
-    /// How many are kept at most is a matter of memory and speed.
-    pub(crate) fn new(most: usize) -> Self {
+    /// Keeps up to `max` vectors.
+    pub(crate) fn new(max: usize) -> Self {
         Self {
             lists: Mutex::new(Vec::new()),
-            most,
+            max,
         }
     }
 
-    /// An empty list, with room where there is some to spare.
+    /// Takes an empty vector, with capacity if one is kept.
     pub(crate) fn take(&self) -> Vec<V> {
         self.lists
             .lock()
@@ -30,12 +31,12 @@ impl<V> Spares<V> {
             .unwrap_or_default()
     }
 
-    /// Keeps the room of a list that is empty.
+    /// Keeps an empty vector for reuse, unless `max` are kept.
     pub(crate) fn keep(&self, list: Vec<V>) {
         debug_assert!(list.is_empty(), "nothing is dropped under the lock");
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        // One without room is of no use to anybody.
-        if lists.len() < self.most && list.capacity() > 0 {
+        // A vector without capacity would save nothing.
+        if lists.len() < self.max && list.capacity() > 0 {
             lists.push(list);
         }
     }

@@ -1,5 +1,7 @@
-//! A pool of futures: what comes in is a future of any type, what goes out is its value. A thin use
-//! of [`Pool`], whose input is the boxed future and whose handler awaits it.
+//! A pool of futures.
+//!
+//! In: a future of any type. Out: its value. It is a [`Pool`] whose input is the boxed future and
+//! whose handler awaits it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -15,15 +17,15 @@ use crate::rt::{BoxFuture, Spawn};
 use crate::submit::JobHandle;
 use crate::sync::Mutex;
 
-/// The input of the pool beneath: a future that leaves its value where its handle finds it.
+/// The input of the underlying pool: a future that stores its value for the handle.
 type Task = BoxFuture<'static, ()>;
 
 /// Runs futures, at most as many at once as there are workers. Made by
 #[cfg_attr(feature = "smol", doc = "[`Builder::start_tasks`] or")]
 /// [`Builder::spawn_tasks_on`].
 ///
-/// All that holds for a [`Pool`] holds here: bounds, panics, cancellation, draining.
-/// [`pool`](Self::pool) is that pool, for what has no method here.
+/// Bounds, panics, cancellation and draining are those of a [`Pool`]. [`pool`](Self::pool) returns
+/// that pool, for what has no method here.
 ///
 /// # Examples
 ///
@@ -62,7 +64,7 @@ impl Builder<Task, Infallible> {
     }
 
     /// Makes a [`TaskPool`] and spawns its workers on smol's global executor, which has one thread
-    /// unless the environment says more; see [`start`](Self::start).
+    /// unless the environment sets more; see [`start`](Self::start).
     ///
     /// # Panics
     ///
@@ -119,7 +121,7 @@ impl TaskPool {
         Ok(TaskHandle { job, value })
     }
 
-    /// The pool beneath.
+    /// The underlying pool.
     pub const fn pool(&self) -> &Pool<Task, (), Infallible> {
         &self.pool
     }
@@ -137,10 +139,10 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     let value = Arc::new(Mutex::new(None));
-    let place = Arc::clone(&value);
+    let output_slot = Arc::clone(&value);
     let task = Box::pin(async move {
         let output = future.await;
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(output);
+        *output_slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(output);
     });
     (task, value)
 }
@@ -159,7 +161,7 @@ pub struct TaskHandle<T> {
 }
 
 impl<T> TaskHandle<T> {
-    /// Lets the future go on without the handle; its value is dropped.
+    /// Lets the future run on without the handle; its value is dropped.
     pub fn detach(self) {
         self.job.detach();
     }
@@ -169,7 +171,7 @@ impl<T> TaskHandle<T> {
         self.job.is_finished()
     }
 
-    /// Takes the value if the future is finished, and waits for nothing. As
+    /// Takes the value if the future is finished, without waiting. As
     /// [`JobHandle::try_take`].
     pub fn try_take(&mut self) -> Option<Result<T, JobError<Infallible>>> {
         self.job.try_take().map(|result| self.value_of(result))

@@ -1,4 +1,4 @@
-//! How reading can fail: a file that cannot be used, and a row that can be passed over.
+//! How reading can fail: a file that cannot be used, and a row that can be skipped.
 //!
 //! A [`CsvError`] is about the file: nothing more comes out of it. A [`BadRow`] is about one
 //! record, keeps that record as it was read, and the next row follows. [`RowError`] is either.
@@ -353,7 +353,7 @@ impl Error for BadRow {
     }
 }
 
-/// What [`Rows`](super::Rows) returns in place of a row.
+/// What [`Rows`](super::Rows) returns instead of a row.
 #[derive(Debug)]
 pub enum RowError {
     /// One row is bad. The next one follows.

@@ -1,15 +1,16 @@
-//! The bytes of a CSV file come in and go out unchanged; beside them goes out the line on which
-//! each record starts.
+//! Guards the CSV parser against malformed files.
+//!
+//! In: the bytes of a file. Out: the same bytes, and the line on which each record starts.
 //!
 //! The parser behind this module accepts every input: a quote that is never closed swallows the
-//! rest of the file as one field, a record may grow for ever, and its line numbers are off after a
+//! rest of the file as one field, a record may grow forever, and its line numbers are off after a
 //! blank line, a carriage return or a line break inside quotes. The guard sits between the file and
 //! that parser and runs the same state machine over the same bytes. It ends the input with a
 //! [`Fault`] where the parser would go on.
 //!
 //! It never changes a record, never reads ahead on its own, and never holds more than the three
 //! bytes in which a byte order mark may hide. It holds a line number only for a record that the
-//! parser has begun and not yet handed out.
+//! parser has begun and not yet returned.
 
 use std::{
     collections::VecDeque,
@@ -385,7 +386,7 @@ mod tests {
         assert_eq!((opening.bytes[0], opening.to), (b'a', 1));
     }
 
-    /// A terminal at which nobody types.
+    /// A reader that must not be read, as a terminal without input.
     struct Waiting;
 
     impl Read for Waiting {

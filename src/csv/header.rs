@@ -1,5 +1,5 @@
-//! The first record of a file comes in; what goes out is the names of its columns, proven to be
-//! different, and where each one is.
+//! In: the first record of a file. Out: the names of its columns, proven to be different, and the
+//! index of each.
 //!
 //! It is read and checked once, before the first row, so that a file without a needed column is
 //! refused as a whole and not once for each row. It never guesses: names are compared letter by
@@ -44,7 +44,7 @@ struct Shared {
     original: StringRecord,
 }
 
-/// The place of one column, found by its name once and then used for each row: see
+/// The index of one column, found by its name once and then used for each row: see
 /// [`Row::field`](super::Row::field).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Column {

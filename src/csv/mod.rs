@@ -2,8 +2,8 @@
 //! `csv`.
 //!
 //! [`Reader`] opens a file, checks its header once and returns [`Rows`]: an iterator, which a pool
-//! takes as its inputs. [`Writer`] writes results, [`RejectsWriter`] what was refused,
-//! [`FailuresWriter`] what is to be tried again.
+//! takes as its inputs. [`Writer`] writes results, [`RejectsWriter`] rows that were
+//! refused, [`FailuresWriter`] rows to try again.
 //!
 //! A problem of the file and a problem of one row are different things:
 //!

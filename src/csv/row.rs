@@ -1,5 +1,5 @@
-//! One good record comes in: as many fields as the header has columns, all of them UTF-8. What goes
-//! out is its fields, by place, by name or as a type, and where in the file it stands.
+//! In: one good record, with as many fields as the header has columns, all of them UTF-8. Out: its
+//! fields, by index, by name or as a type, and its position in the file.
 //!
 //! A row owns its bytes and no spare room, and shares the header with all other rows. It never
 //! points into the file, so it can outlive the reader and be sent to another thread.

@@ -1,7 +1,7 @@
-//! A file comes in; its rows go out, one at a time, each with its exact line.
+//! In: a file. Out: its rows, one at a time, each with its exact line.
 //!
 //! [`Reader`] holds the options. It opens a file, checks the header and returns [`Rows`], an
-//! iterator. A bad row is reported and passed over. A fault of the file is reported and ends the
+//! iterator. A bad row is reported and skipped. A fault of the file is reported and ends the
 //! iteration. No record is dropped silently, and none is invented: what an unclosed quote swallowed
 //! never comes out as a row. It is synchronous: `next` may wait for the disk.
 
@@ -61,9 +61,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The delimiter of a reader that is told nothing else.
+    /// The default delimiter.
     pub const DEFAULT_DELIMITER: u8 = b',';
-    /// The greatest size of a record for a reader that is told nothing else.
+    /// The default limit for the size of a record.
     pub const DEFAULT_MAX_RECORD_BYTES: usize = 1024 * 1024;
 
     /// Starts with the defaults.
@@ -188,8 +188,8 @@ impl Default for Reader {
 /// header has no rows and no error.
 ///
 /// What it holds is bounded: a buffer of 8 KiB, one record of at most [`Reader::max_record_bytes`],
-/// and the line numbers of the records that are in the buffer. A row that was handed out belongs to
-/// whoever took it.
+/// and the line numbers of the records that are in the buffer. A row that was returned shares
+/// only the header.
 ///
 /// # Examples
 ///

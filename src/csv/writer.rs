@@ -1,4 +1,4 @@
-//! Fields come in, CSV goes out: results, rows that were refused, and rows to try again.
+//! In: fields. Out: CSV, for results, rows that were refused, and rows to try again.
 //!
 //! A field is quoted only where it must be, a quote inside is doubled, and a record ends with a
 //! line feed. A writer never hides an error: [`finish`](Writer::finish) writes what is buffered and
@@ -132,7 +132,7 @@ impl<W: Write> Writer<W> {
         self.inner.flush()
     }
 
-    /// Writes what is buffered and hands the output back.
+    /// Writes what is buffered and returns the output.
     ///
     /// # Errors
     ///
@@ -212,7 +212,7 @@ impl<W: Write> RejectsWriter<W> {
         self.write(row.record(), row.line(), error)
     }
 
-    /// Writes what is buffered and hands the output back.
+    /// Writes what is buffered and returns the output.
     ///
     /// # Errors
     ///
@@ -282,7 +282,7 @@ impl<W: Write> FailuresWriter<W> {
         self.writer.write_row(row.record())
     }
 
-    /// Writes what is buffered and hands the output back.
+    /// Writes what is buffered and returns the output.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! How a job of a map or group ended, alone and as it travels from a worker to the reader.
+//! How a job of a map or group has ended: for the user, and as workers deliver it to the reader.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ pub struct Completion<In, T, E> {
     /// The number of the job within its pool.
     pub id: JobId,
     /// The number of the job within its map or group, counted from 0: the position of its input in
-    /// the source, as long as no running job adds jobs. Those take numbers from the same row, in
-    /// the order in which they are added.
+    /// the source, as long as no running job adds jobs. Added jobs take numbers of the same
+    /// sequence, in the order in which they are added.
     pub index: usize,
-    /// How many attempts started; 0 for a job that never ran.
+    /// How many attempts have started; 0 for a job that never ran.
     pub attempts: u32,
-    /// The input, where it is still known:
+    /// The input, if it is kept:
     ///
     /// | the job | input |
     /// |---|---|
@@ -26,9 +26,9 @@ pub struct Completion<In, T, E> {
     /// | ran, without it | `None` |
     /// | never started | `Some`; `None` if the [`Report`](crate::Report) of an abort has it, or its `Clone` panicked |
     pub input: Option<In>,
-    /// What the handler returned, or why there is no such thing.
+    /// The handler's result, or why there is none.
     pub result: Result<T, JobError<E>>,
-    /// Behind a pointer, since most pools do not measure.
+    /// Boxed, since most pools do not measure.
     pub(crate) timings: Option<Box<Timings>>,
 }
 
@@ -39,8 +39,8 @@ pub(crate) struct Timings {
 }
 
 impl<In, T, E> Completion<In, T, E> {
-    /// Drops it piece by piece: two pieces that panic in their drops would end the process if they
-    /// were dropped as one.
+    /// Drops the input and the result one by one: if both drops panicked in one unwinding, the
+    /// process would abort.
     pub(crate) fn discard(self) {
         panic::discard(self.input);
         panic::discard(self.result);
@@ -58,21 +58,21 @@ impl<In, T, E> Completion<In, T, E> {
     }
 }
 
-/// What a map or a group does about jobs that do not succeed.
+/// What a map or group does when a job does not succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum OnError {
-    /// Goes on with the others. The default.
+    /// Continues with the other jobs. The default.
     #[default]
     Continue,
-    /// Cancels the rest after the first failure: what is queued never starts, what runs is dropped
-    /// at its next await, and no more inputs are pulled. Each accepted job still has its
+    /// Cancels the rest after the first failure: queued jobs never start, running ones are dropped
+    /// at their next await, and no more inputs are pulled. Each accepted job still has its
     /// completion.
     Stop,
-    /// The same after this many failures; 0 is taken as 1.
+    /// As `Stop`, after this many failures; 0 means 1.
     StopAfter(usize),
 }
 
-/// What travels through the channel: completions that leave a worker together.
+/// A message of a completion queue: completions that a worker delivers together.
 #[derive(Debug)]
 pub(crate) enum Delivery<In, T, E> {
     One(Completion<In, T, E>),
@@ -80,7 +80,7 @@ pub(crate) enum Delivery<In, T, E> {
     Successes(Vec<Success<T>>),
 }
 
-/// All that there is to tell of most jobs: the first attempt has succeeded.
+/// The completion of most jobs, in a smaller form: the first attempt has succeeded.
 #[derive(Debug)]
 pub(crate) struct Success<T> {
     pub(crate) id: JobId,
@@ -103,7 +103,7 @@ impl<T> Success<T> {
 }
 
 impl<In, T, E> Delivery<In, T, E> {
-    /// Drops what nobody will read, whatever that does.
+    /// Drops completions that will not be read, and catches the panics of their drops.
     pub(crate) fn discard(self) {
         match self {
             Self::One(completion) => completion.discard(),

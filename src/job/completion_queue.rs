@@ -1,9 +1,11 @@
-//! The second channel: completions of one map or group, from the workers to the reader, in the order
-//! in which jobs end, with a count of what is still to come.
+//! The completion queue of one map or group.
 //!
-//! The channel itself has no bound. The window bounds it: no job is accepted while `window` of them
-//! are queued, running or unread. Jobs added by running jobs come on top, and are bounded by the
-//! pool's child capacity while they are queued.
+//! In: deliveries of workers, in the order in which jobs end. Out: completions, to the reader. It
+//! never changes the pool: `Shared` records what a cancellation or a delivery means there.
+//!
+//! The channel is unbounded, but its content is not: no job is accepted while `window` jobs are
+//! queued, running or unread. Jobs added by running jobs come on top; the pool's child capacity
+//! bounds them while they are queued.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
@@ -15,36 +17,34 @@ use crate::panic;
 use crate::spares::Spares;
 use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
 
-/// As many deliveries as a window of the default size fills.
+/// As many deliveries as fill a window of the default size.
 const SPARES: usize = 17;
 
-/// The channel of completions of one map or group, with the counts of what is in it and still to come.
-///
-/// It knows nothing of the pool: what a cancellation or a delivery means there, `Shared` sees to.
+/// The channel of completions of one map or group, and the counters and settings of its jobs.
 pub(crate) struct CompletionQueue<In, T, E> {
     identity: NonZeroUsize,
-    results: Sender<Delivery<In, T, E>>,
+    sender: Sender<Delivery<In, T, E>>,
     next_index: AtomicUsize,
-    /// Accepted and not yet read.
+    /// How many jobs are accepted and not read.
     unread: AtomicUsize,
-    /// How many are in the books, or about to be, and not in the channel yet.
+    /// How many deliveries have begun and not ended.
     delivering: AtomicUsize,
-    /// 0, or the code of the reason.
+    /// 0, or the code of the reason for the cancellation.
     cancelled: AtomicU8,
-    /// How many submissions to this group wait for room.
+    /// How many submissions to this group wait for a permit.
     submitting: AtomicUsize,
     failures: AtomicUsize,
-    /// How many may be unread for a running job to add another.
+    /// A running job may add a job while fewer than this are unread.
     child_limit: AtomicUsize,
-    /// The room of deliveries that were read, for others.
-    pub(crate) spares: Spares<Completion<In, T, E>>,
+    /// Vectors of read deliveries, for reuse.
+    pub(crate) completion_spares: Spares<Completion<In, T, E>>,
     pub(crate) success_spares: Spares<Success<T>>,
-    /// The room of lots that were taken, for others.
+    /// Vectors of batches that were taken, for reuse.
     pub(crate) input_spares: Spares<In>,
-    /// At how many failures the rest is cancelled.
+    /// The number of failures that cancels the rest.
     stop_after: AtomicUsize,
-    /// Copies an input for its completion.
-    keep: OnceLock<fn(&In) -> In>,
+    /// Copies an input for its completion, if the stream keeps inputs.
+    copier: OnceLock<fn(&In) -> In>,
     priority: AtomicI32,
 }
 
@@ -53,7 +53,7 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         let (sender, receiver) = channel::unbounded();
         let queue = Self {
             identity,
-            results: sender,
+            sender,
             next_index: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
             delivering: AtomicUsize::new(0),
@@ -61,18 +61,17 @@ impl<In, T, E> CompletionQueue<In, T, E> {
             submitting: AtomicUsize::new(0),
             failures: AtomicUsize::new(0),
             child_limit: AtomicUsize::new(usize::MAX),
-            spares: Spares::new(SPARES),
+            completion_spares: Spares::new(SPARES),
             success_spares: Spares::new(SPARES),
             input_spares: Spares::new(SPARES),
             stop_after: AtomicUsize::new(usize::MAX),
-            keep: OnceLock::new(),
+            copier: OnceLock::new(),
             priority: AtomicI32::new(0),
         };
         (Arc::new(queue), receiver)
     }
 
-    /// The identity by which its jobs are found, and its waits; no other map or group of the pool
-    /// has the same.
+    /// Identifies the map or group among those of the pool.
     pub(crate) const fn identity(&self) -> NonZeroUsize {
         self.identity
     }
@@ -81,20 +80,21 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         CancelReason::from_code(self.cancelled.load(Ordering::SeqCst))
     }
 
-    /// Sets why it is cancelled; the first reason counts. Says whether this was the first.
+    /// Cancels the stream, unless it is cancelled already; returns whether this was the first
+    /// reason.
     pub(crate) fn set_cancelled(&self, reason: CancelReason) -> bool {
         self.cancelled
             .compare_exchange(0, reason.to_code(), Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
     }
 
-    /// Whether submissions wait for room.
+    /// Whether submissions to this group wait for a permit.
     pub(crate) fn has_submissions(&self) -> bool {
         self.submitting.load(Ordering::SeqCst) > 0
     }
 
-    /// A submission to this group is about to wait for room. It looks whether the group is
-    /// cancelled once it stands in line.
+    /// Counts a submission to this group that is about to wait. Once it is registered as a waiter,
+    /// it must check whether the group is cancelled.
     pub(crate) fn begin_submit(&self) {
         self.submitting.fetch_add(1, Ordering::SeqCst);
     }
@@ -103,12 +103,12 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         self.submitting.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Sets how many may be unread for a running job to add another.
+    /// Lets running jobs add jobs while fewer than `limit` are unread.
     pub(crate) fn set_child_limit(&self, limit: usize) {
         self.child_limit.store(limit, Ordering::SeqCst);
     }
 
-    /// How many may be unread for a running job to add another.
+    /// A running job may add a job while fewer than this are unread.
     pub(crate) fn child_limit(&self) -> usize {
         self.child_limit.load(Ordering::SeqCst)
     }
@@ -122,14 +122,14 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         self.stop_after.store(stop_after, Ordering::SeqCst);
     }
 
-    /// Counts a failure; says whether it is one at which the rest is cancelled.
+    /// Counts a failure; returns whether it cancels the rest.
     pub(crate) fn count_failure(&self, error: &JobError<E>) -> bool {
         !error.is_cancelled()
             && self.failures.fetch_add(1, Ordering::SeqCst) + 1
                 >= self.stop_after.load(Ordering::SeqCst)
     }
 
-    /// Sets the priority of jobs to come.
+    /// Sets the priority of jobs that are submitted from now on.
     pub(crate) fn set_priority(&self, priority: i32) {
         self.priority.store(priority, Ordering::Relaxed);
     }
@@ -138,61 +138,61 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         self.priority.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_keep(&self, keep: fn(&In) -> In) {
-        let _ = self.keep.set(keep);
+    pub(crate) fn set_copier(&self, copier: fn(&In) -> In) {
+        let _ = self.copier.set(copier);
     }
 
-    /// How to copy an input, where that was asked for.
+    /// Copies an input, if the stream keeps inputs.
     pub(crate) fn copier(&self) -> Option<fn(&In) -> In> {
-        self.keep.get().copied()
+        self.copier.get().copied()
     }
 
-    /// Copies the input, where that was asked for.
-    pub(crate) fn keep(&self, input: &In) -> Option<In> {
-        let keep = self.copier()?;
-        panic::catch(|| keep(input)).ok()
+    /// Copies the input, if the stream keeps inputs and the copy does not panic.
+    pub(crate) fn copy_input(&self, input: &In) -> Option<In> {
+        let copier = self.copier()?;
+        panic::catch(|| copier(input)).ok()
     }
 
     /// Whether the consumer has nothing to read.
     pub(crate) fn is_starved(&self) -> bool {
-        self.results.is_empty()
+        self.sender.is_empty()
     }
 
-    /// Whether the consumer has something to read, or will have, whatever becomes of others.
+    /// Whether the consumer has something to read, or a delivery has begun: its wait will end.
     pub(crate) fn is_fed(&self) -> bool {
-        // In this order: what was delivered in between is in the channel.
+        // In this order: a delivery that ends in between is in the channel.
         self.delivering.load(Ordering::SeqCst) > 0 || !self.is_starved()
     }
 
-    /// Counts a completion that is about to be booked, until it is [delivered](Self::end_delivery).
+    /// Begins a delivery, before its job is counted as finished; ended by
+    /// [`end_delivery`](Self::end_delivery).
     pub(crate) fn begin_delivery(&self) {
         self.delivering.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// So many completions have been delivered.
+    /// Ends `count` deliveries, which are in the channel.
     pub(crate) fn end_delivery(&self, count: usize) {
         self.delivering.fetch_sub(count, Ordering::SeqCst);
     }
 
     pub(crate) fn deliver(&self, delivery: Delivery<In, T, E>) {
-        if let Err(refused) = self.results.send(delivery) {
-            // The consumer is gone; what the values do in their drops is no business of the
-            // worker's.
+        if let Err(refused) = self.sender.send(delivery) {
+            // The reader is dropped. A panic in the drop of a value must not reach the worker.
             refused.discard();
         }
     }
 
-    /// Numbers for jobs that are about to be accepted, from the one returned.
+    /// Takes `count` consecutive indices; returns the first.
     pub(crate) fn take_indices(&self, count: usize) -> usize {
         self.next_index.fetch_add(count, Ordering::Relaxed)
     }
 
-    /// Counts completions to come.
+    /// Counts `count` jobs as unread.
     pub(crate) fn reserve(&self, count: usize) {
         self.unread.fetch_add(count, Ordering::SeqCst);
     }
 
-    /// Expects one more completion, unless `window` of them are expected already.
+    /// Counts one more job as unread, unless `window` are.
     pub(crate) fn try_reserve(&self, window: usize) -> bool {
         let more = |unread| (unread < window).then_some(unread + 1);
         self.unread
@@ -200,11 +200,10 @@ impl<In, T, E> CompletionQueue<In, T, E> {
             .is_ok()
     }
 
-    /// Takes back one expectation, of a job that was not accepted after all.
+    /// Uncounts a job that was not accepted.
     pub(crate) fn unreserve(&self) {
         if self.unread.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_starved() {
-            // The consumer may have gone to sleep over it, and nothing else will wake it: it looks
-            // again.
+            // The reader may wait for this job, and no completion will wake it: it checks again.
             self.deliver(Delivery::Many(Vec::new()));
         }
     }
@@ -214,8 +213,8 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         self.unread.load(Ordering::SeqCst)
     }
 
-    /// Takes what was read off the count.
-    pub(crate) fn settle_read(&self, count: usize) {
+    /// Subtracts jobs that were read from `unread`.
+    pub(crate) fn release_read(&self, count: usize) {
         self.unread.fetch_sub(count, Ordering::SeqCst);
     }
 }

@@ -1,4 +1,7 @@
-//! The state of a job with a handle. What its changes mean for the pool, `Shared` sees to.
+//! The state of a job with a handle: its input until it starts, its result once it has ended.
+//!
+//! In: phases set by workers and cancellations. Out: the result, to the handle. It never changes
+//! the pool: `Shared` records each change there.
 
 use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
@@ -13,23 +16,22 @@ use crate::schedule::RecordId;
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
-/// The state of a job that somebody holds a handle of. Its lock decides which outcome is the one.
+/// The state of a job with a handle. Its lock decides which outcome is the only one.
 pub(crate) struct HandleState<In, T, E> {
     pub(crate) id: JobId,
-    /// Of a job that has limits of its own or is measured; not of the many others, which are to be
-    /// small.
+    /// Boxed, since only jobs with limits or timings have one.
     times: Option<Box<Times>>,
-    /// How many attempts were made; written before the outcome.
+    /// How many attempts were made. Written before the outcome, under the lock.
     attempts: AtomicU32,
-    /// Its record in the schedule, or 0. Written under the shared state's lock; whether the record is
-    /// still its own, the schedule knows.
+    /// The job's record in the schedule, or 0. Written under the shared lock. The schedule checks
+    /// whether the record is still this job's.
     record_id: AtomicU32,
     state: Mutex<HandleInner<In, T, E>>,
 }
 
-/// What is known of the time of a job with a handle.
+/// The limits and the acceptance time of a job with a handle.
 struct Times {
-    /// Where it says nothing of attempts, the pool's limit at their start counts.
+    /// Without a limit for attempts, the pool's limit at the start of each applies.
     limits: Limits,
     accepted_at: Option<Instant>,
 }
@@ -38,21 +40,22 @@ pub(crate) struct HandleInner<In, T, E> {
     pub(crate) phase: Phase<In, T, E>,
     /// Whether no handle will take the result.
     pub(crate) is_detached: bool,
-    /// As what it is counted in the queue; from its first attempt on, as one that waits for
-    /// another.
+    /// How the queued job is counted. A job that waits for a retry is counted as `Origin::Retry`.
     pub(crate) origin: Origin,
     /// The task that awaits the handle.
     waker: Option<Waker>,
 }
 
-/// A job moves down this list, and back only from running to queued, to be tried again.
+/// Invariant: a phase is followed only by later ones, except that a retry moves from `Running` to
+/// `Queued`.
 pub(crate) enum Phase<In, T, E> {
     Queued(In),
+    /// Runs in this slot.
     Running(usize),
-    /// Has its outcome, which is not in the books yet.
-    Settling,
+    /// Has its outcome, which is not recorded yet.
+    Completing,
     Done(Result<T, JobError<E>>),
-    /// The result is with its owner, or nobody wanted it.
+    /// The result was taken, or dropped since no handle would take it.
     Taken,
 }
 
@@ -103,13 +106,13 @@ impl<In, T, E> HandleState<In, T, E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The limits of the job itself, and when it was accepted, where that is known.
+    /// The limits of the job itself, and when it was accepted, if it has them.
     pub(crate) fn times(&self) -> (Limits, Option<Instant>) {
         let known = self.times.as_ref();
         known.map_or_else(Default::default, |times| (times.limits, times.accepted_at))
     }
 
-    /// Takes the result if there is one; else leaves the waker.
+    /// Takes the result; registers the waker if there is none yet.
     pub(crate) fn poll_result(&self, waker: &Waker) -> Poll<Result<T, JobError<E>>> {
         let mut state = self.lock();
         match std::mem::replace(&mut state.phase, Phase::Taken) {
@@ -124,7 +127,7 @@ impl<In, T, E> HandleState<In, T, E> {
         }
     }
 
-    /// Takes the result if there is one.
+    /// Takes the result, if there is one.
     pub(crate) fn take_result(&self) -> Option<Result<T, JobError<E>>> {
         let mut state = self.lock();
         match std::mem::replace(&mut state.phase, Phase::Taken) {
@@ -136,7 +139,7 @@ impl<In, T, E> HandleState<In, T, E> {
         }
     }
 
-    /// Whether a cancelled job is over; else leaves the waker.
+    /// Whether a cancelled job has ended; registers the waker if not.
     pub(crate) fn poll_cancelled(&self, waker: &Waker) -> bool {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Done(..) | Phase::Taken) {
@@ -153,8 +156,8 @@ impl<In, T, E> HandleState<In, T, E> {
         matches!(self.lock().phase, Phase::Done(..) | Phase::Taken)
     }
 
-    /// Leaves the result for the handle and wakes the task that awaits it. Returns a result that no
-    /// handle will take.
+    /// Stores the result and wakes the task that awaits it. Returns the result if no handle will
+    /// take it.
     pub(crate) fn complete(
         &self,
         result: Option<Result<T, JobError<E>>>,
@@ -168,7 +171,7 @@ impl<In, T, E> HandleState<In, T, E> {
                 self.attempts.store(attempts, Ordering::Relaxed);
                 (Phase::Done(result), None)
             }
-            // Detached since the books were closed.
+            // Detached since the outcome was recorded.
             unwanted => (Phase::Taken, unwanted),
         };
         state.phase = phase;
@@ -177,7 +180,7 @@ impl<In, T, E> HandleState<In, T, E> {
         unwanted
     }
 
-    /// How many attempts were made of a job whose outcome is known.
+    /// How many attempts were made. Valid once the outcome is known.
     pub(crate) fn attempts(&self) -> u32 {
         self.attempts.load(Ordering::Relaxed)
     }

@@ -1,6 +1,8 @@
-//! A job on its way: data that knows nothing of the pool. [`queued`] before it starts, [`current`]
-//! inside its handler, [`completion`] when it has ended, [`handle_state`] for a handle, and the
-//! [`completion_queue`] of a map or group.
+//! The data of a job. Nothing here refers to the pool.
+//!
+//! [`queued`] is a job before it starts, [`current`] the job that a thread polls,
+//! [`completion`] how a job of a map or group has ended, [`completion_queue`] the channel of
+//! completions, and [`handle_state`] the state of a job with a handle.
 
 pub(crate) mod completion;
 pub(crate) mod completion_queue;

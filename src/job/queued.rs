@@ -1,5 +1,5 @@
-//! A job that has not started, in the three forms in which it waits: [`QueuedJob`] and [`Batch`] in
-//! the queue, [`ScheduledJob`] in the schedule.
+//! A job that has not started, in three forms: a [`QueuedJob`] or a part of a [`Batch`] in the
+//! injector, a [`ScheduledJob`] in the schedule.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,9 +13,9 @@ use crate::schedule::RecordId;
 
 /// A queued job.
 pub(crate) enum QueuedJob<In, T, E> {
-    /// Of a map or group: everything inline, so that it costs no allocation.
+    /// A job of a map or group. Inline, so it costs no allocation.
     Stream(StreamJob<In, T, E>),
-    /// Of a single handle: its input is in the cell, so that a cancellation can take it out.
+    /// A job with a handle. Its input is in the handle state, where a cancellation can take it.
     Handle(Arc<HandleState<In, T, E>>),
 }
 
@@ -25,18 +25,18 @@ pub(crate) struct StreamJob<In, T, E> {
     pub(crate) id: JobId,
     pub(crate) index: usize,
     pub(crate) origin: Origin,
-    /// Its record in the schedule, once that has released it.
+    /// The job's record in the schedule, which has released it; `None` without a schedule.
     pub(crate) record_id: Option<RecordId>,
     pub(crate) accepted_at: Option<Instant>,
 }
 
-/// Jobs of one map that were handed in together, numbered one after another.
+/// Jobs of one map that were submitted together, with consecutive numbers.
 pub(crate) struct Batch<In, T, E> {
     pub(crate) stream: Arc<CompletionQueue<In, T, E>>,
-    /// Of the first.
+    /// The id and index of the first job.
     id: JobId,
     index: usize,
-    /// The oldest comes last, where it is taken out most easily.
+    /// In reverse order: the first is popped.
     inputs: Vec<In>,
 }
 
@@ -56,7 +56,7 @@ impl<In, T, E> Batch<In, T, E> {
         }
     }
 
-    /// Takes out the oldest: its number, its number within the map, and its input.
+    /// Takes the first job: its id, its index within the map, and its input.
     #[inline(always)]
     pub(crate) fn take_input(&mut self) -> Option<(JobId, usize, In)> {
         let input = self.inputs.pop()?;
@@ -115,7 +115,7 @@ impl<In, T, E> Split for Batch<In, T, E> {
 
 impl<In, T, E> Drop for Batch<In, T, E> {
     fn drop(&mut self) {
-        // Whoever takes the last one out has the room of the list to spare.
+        // The vector is reused by the next batch of the map.
         if self.inputs.is_empty() {
             self.stream
                 .input_spares
@@ -124,37 +124,37 @@ impl<In, T, E> Drop for Batch<In, T, E> {
     }
 }
 
-/// A job that the schedule keeps: small, however large the input is.
+/// A job in the schedule. Small, however large the input is.
 pub(crate) enum ScheduledJob<In, T, E> {
     Stream(Box<StreamJob<In, T, E>>),
     Handle(Arc<HandleState<In, T, E>>),
 }
 
 impl<In, T, E> ScheduledJob<In, T, E> {
-    /// The job on its way to a worker.
+    /// The job for a worker. Its record stays in the schedule.
     pub(crate) fn release(self, record_id: RecordId) -> QueuedJob<In, T, E> {
         match self {
             Self::Stream(mut job) => {
                 job.record_id = Some(record_id);
                 QueuedJob::Stream(*job)
             }
-            Self::Handle(cell) => QueuedJob::Handle(cell),
+            Self::Handle(handle) => QueuedJob::Handle(handle),
         }
     }
 
-    /// The job, which the schedule has forgotten.
-    pub(crate) fn into_entry(self) -> QueuedJob<In, T, E> {
+    /// The job, whose record is removed.
+    pub(crate) fn into_queued(self) -> QueuedJob<In, T, E> {
         match self {
             Self::Stream(mut job) => {
                 job.record_id = None;
                 QueuedJob::Stream(*job)
             }
-            Self::Handle(cell) => QueuedJob::Handle(cell),
+            Self::Handle(handle) => QueuedJob::Handle(handle),
         }
     }
 
-    /// Whether its map or group is cancelled. A cancelled handle takes its job out of the schedule
-    /// itself.
+    /// Whether its map or group is cancelled. The cancellation of a handle removes its job from the
+    /// schedule itself.
     pub(crate) fn is_dead(&self) -> bool {
         match self {
             Self::Stream(job) => job.stream.cancelled().is_some(),
@@ -164,10 +164,10 @@ impl<In, T, E> ScheduledJob<In, T, E> {
 }
 
 impl<In, T, E> From<QueuedJob<In, T, E>> for ScheduledJob<In, T, E> {
-    fn from(entry: QueuedJob<In, T, E>) -> Self {
-        match entry {
+    fn from(job: QueuedJob<In, T, E>) -> Self {
+        match job {
             QueuedJob::Stream(job) => Self::Stream(Box::new(job)),
-            QueuedJob::Handle(cell) => Self::Handle(cell),
+            QueuedJob::Handle(handle) => Self::Handle(handle),
         }
     }
 }
@@ -176,15 +176,15 @@ impl<In, T, E> QueuedJob<In, T, E> {
     pub(crate) fn id(&self) -> JobId {
         match self {
             Self::Stream(job) => job.id,
-            Self::Handle(cell) => cell.id,
+            Self::Handle(handle) => handle.id,
         }
     }
 
-    /// Its record in the schedule, if it had one when it was looked for.
+    /// The job's record in the schedule, if it has one.
     pub(crate) fn record_id(&self) -> Option<RecordId> {
         match self {
             Self::Stream(job) => job.record_id,
-            Self::Handle(cell) => cell.record_id(),
+            Self::Handle(handle) => handle.record_id(),
         }
     }
 
@@ -195,11 +195,11 @@ impl<In, T, E> QueuedJob<In, T, E> {
         }
     }
 
-    /// Whether it is cancelled: its outcome is decided, or is that of its stream.
+    /// Whether the job will not run: its outcome is decided, or its stream is cancelled.
     pub(crate) fn is_dead(&self) -> bool {
         match self {
             Self::Stream(job) => job.stream.cancelled().is_some(),
-            Self::Handle(cell) => cell.is_dead(),
+            Self::Handle(handle) => handle.is_dead(),
         }
     }
 }

@@ -433,7 +433,7 @@ impl<In, T, E> Shared<In, T, E> {
             let next = self.lock().settling.next(thread);
             let Some((removed, error)) = next else { break };
             let attempts = removed.attempts();
-            self.settle_unstarted(removed.job.into_entry(), error, attempts);
+            self.settle_unstarted(removed.job.into_queued(), error, attempts);
             panic::discard(removed.history);
         }
     }

@@ -17,7 +17,7 @@ impl<In, T, E> Shared<In, T, E> {
         part_with: impl FnOnce(In),
     ) -> bool {
         let mut state = job.lock();
-        let input = match std::mem::replace(&mut state.phase, Phase::Settling) {
+        let input = match std::mem::replace(&mut state.phase, Phase::Completing) {
             Phase::Queued(input) => input,
             decided => {
                 state.phase = decided;
@@ -64,7 +64,7 @@ impl<In, T, E> Shared<In, T, E> {
                 true
             }
             // `complete_handle` finds that the job is detached.
-            Phase::Settling => false,
+            Phase::Completing => false,
             Phase::Done(..) | Phase::Taken => {
                 drop(state);
                 self.detach_handle(job);
@@ -93,7 +93,7 @@ impl<In, T, E> Shared<In, T, E> {
             Phase::Queued(_) => false,
             // The books are closed before the handle is woken.
             Phase::Running(slot) => !self.lock().running.is_running(slot, job.id),
-            Phase::Settling | Phase::Done(_) | Phase::Taken => true,
+            Phase::Completing | Phase::Done(_) | Phase::Taken => true,
         }
     }
 

@@ -442,7 +442,7 @@ impl<In, T, E> Shared<In, T, E> {
         self.abandon(self.injector.take_all());
         for removed in self.unschedule(|_| true) {
             let attempts = removed.attempts();
-            self.settle_unstarted(removed.job.into_entry(), JobError::Abandoned, attempts);
+            self.settle_unstarted(removed.job.into_queued(), JobError::Abandoned, attempts);
             panic::discard(removed.history);
         }
     }
@@ -454,7 +454,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
         for removed in self.unschedule(|_| true) {
             let attempts = removed.attempts();
-            self.return_unstarted(removed.job.into_entry(), attempts);
+            self.return_unstarted(removed.job.into_queued(), attempts);
             panic::discard(removed.history);
         }
     }
@@ -630,7 +630,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
         for removed in self.unschedule(ScheduledJob::is_dead) {
             let attempts = removed.attempts();
-            self.settle_unstarted(removed.job.into_entry(), JobError::Abandoned, attempts);
+            self.settle_unstarted(removed.job.into_queued(), JobError::Abandoned, attempts);
             panic::discard(removed.history);
         }
         self.look_for_end();

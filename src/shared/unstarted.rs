@@ -52,7 +52,7 @@ impl<In, T, E> Shared<In, T, E> {
             QueuedJob::Stream(job) => {
                 let (id, index) = (job.id, job.index);
                 self.settle_stream(job, aborted, attempts, |input, stream| {
-                    let kept = stream.keep(&input);
+                    let kept = stream.copy_input(&input);
                     give_back(id, index, input);
                     kept
                 });

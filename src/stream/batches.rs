@@ -1,5 +1,7 @@
-//! A stream cut into lists: full ones at once, others when their first item has waited long enough.
-//! For handlers that are cheaper by the dozen.
+//! Batches of a stream, for handlers that are cheaper per item when they get many.
+//!
+//! In: items of a stream. Out: lists of them: a full list at once, another when its first item has
+//! waited long enough. It never yields an empty list.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,7 +13,7 @@ use futures_core::Stream;
 
 use crate::rt::{Alarm, Timer};
 
-/// A stream of lists, cut from another stream; made by [`Pool::batches`](crate::Pool::batches),
+/// A stream of lists of another stream's items; made by [`Pool::batches`](crate::Pool::batches),
 /// which says how.
 ///
 /// A list is yielded when it has `max` items, when `wait` has passed since its first item came, or
@@ -23,13 +25,13 @@ use crate::rt::{Alarm, Timer};
 /// is not full yet.
 #[must_use = "streams do nothing unless polled"]
 pub struct Batches<S: Stream> {
-    /// `None` once it has ended.
+    /// `None` once the source has ended.
     source: Option<Pin<Box<S>>>,
     max: usize,
     wait: Duration,
     timer: Arc<dyn Timer>,
     items: Vec<S::Item>,
-    /// Until when the first item may wait.
+    /// Fires when the first item has waited long enough.
     alarm: Option<Alarm>,
 }
 

@@ -1,4 +1,4 @@
-//! Why a map has no whole list of values.
+//! The error of [`try_collect`](crate::Map::try_collect).
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -7,10 +7,10 @@ use std::fmt;
 use super::summary::Summary;
 use crate::error::JobError;
 
-/// Why [`try_collect`](crate::Map::try_collect) has no whole list to return.
+/// Why [`try_collect`](crate::Map::try_collect) returns no list.
 ///
-/// It prints as its [`JobError`] does, behind the index of the input; a failure of the handler is
-/// as transparent as there.
+/// It prints the index of the input, then its [`JobError`]; a failure of the handler is as
+/// transparent as there.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CollectError<In, E> {
@@ -18,10 +18,10 @@ pub enum CollectError<In, E> {
     Job {
         /// The position of its input.
         index: usize,
-        /// The input, where it is still known: of a job that never started, or with
+        /// The input, if it is kept: for a job that never started, or with
         /// [`keep_inputs`](crate::Map::keep_inputs).
         input: Option<In>,
-        /// What went wrong.
+        /// The error of the job.
         error: JobError<E>,
     },
     /// All jobs that ran succeeded, but not every input became a job; the summary says why.
@@ -29,8 +29,8 @@ pub enum CollectError<In, E> {
 }
 
 impl<In, E> CollectError<In, E> {
-    /// Makes one error of all: returns the handler's own error by value, without the index, and
-    /// converts any other into the same type, without the input.
+    /// Converts into the handler's error: returns a handler's own error by value, without the
+    /// index, and converts any other into the same type, without the input.
     ///
     /// `anyhow::Error` and `Box<dyn Error + Send + Sync>` can be made of any error; for a type of
     /// your own, implement `From<CollectError<Infallible, Infallible>>`.

@@ -1,5 +1,6 @@
-//! Jobs that are handed in one by one and belong together: awaited, streamed and cancelled as one.
-//! In come inputs, out come completions; between them the same stream as that of a map.
+//! Groups: jobs that are submitted one by one, and awaited, read and cancelled together.
+//!
+//! In: inputs. Out: completions, by the same reader as those of a map. It never pulls inputs.
 
 use std::fmt;
 use std::pin::Pin;
@@ -16,10 +17,10 @@ use crate::job::completion::Completion;
 use crate::shared::PoolRef;
 use crate::submit::Permit;
 
-/// Jobs that belong together; made by [`Pool::group`].
+/// Jobs that belong together; made by [`Pool::group`](crate::Pool::group).
 ///
 /// As a stream it yields the completions of the jobs added so far, as they finish, and ends when
-/// all of them are read; after more jobs were added, it goes on.
+/// all of them are read. It continues once more jobs are added.
 ///
 /// # Defaults
 ///
@@ -27,7 +28,7 @@ use crate::submit::Permit;
 ///
 /// # Cancel safety
 ///
-/// Dropping the group cancels what is left of it.
+/// Dropping the group cancels its jobs that have not ended.
 ///
 /// # Examples
 ///
@@ -70,7 +71,7 @@ impl<In, T, E> Group<In, T, E> {
 
     /// Bounds how many jobs of this group may be queued, running, or finished and unread at once.
     ///
-    /// Where all are added before any is read, it has to be as large as their number.
+    /// If all jobs are added before any is read, the window must be at least their number.
     ///
     /// # Panics
     ///
@@ -107,12 +108,12 @@ impl<In, T, E> Group<In, T, E> {
     ///
     /// [`SubmitError::Full`] if the window is full; [`SubmitError::Closed`] if the pool is closed
     /// or the group cancelled; [`SubmitError::WouldDeadlock`] inside a job of this pool, if every
-    /// slot would wait for the pool; [`SubmitError::Overloaded`] if as many wait for room already
-    /// as [`max_waiting`](crate::Builder::max_waiting) allows.
+    /// slot would wait for the pool; [`SubmitError::Overloaded`] if
+    /// [`max_waiting`](crate::Builder::max_waiting) callers wait for room already.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped early, nothing was accepted, and the input is dropped with it.
+    /// If the future is dropped early, no job was accepted, and the input is dropped with it.
     pub async fn submit(&self, input: In) -> Result<(), SubmitError<In>> {
         if self.reader.stream.cancelled().is_some() {
             return Err(SubmitError::Closed(input));
@@ -121,8 +122,7 @@ impl<In, T, E> Group<In, T, E> {
             return Err(SubmitError::Full(input));
         }
         match Permit::acquire(&self.pool, Some(Arc::clone(&self.reader.stream))).await {
-            // Others may have filled the window, or cancelled the group, while this waited for
-            // room.
+            // During the wait, the window may have filled up or the group may have been cancelled.
             Ok(permit) => {
                 permit.submit_to(&self.reader.stream, input, self.reader.limit(self.window))
             }
@@ -148,7 +148,8 @@ impl<In, T, E> Group<In, T, E> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels what is left, and loses the completions read so far.
+    /// Dropping the future cancels the jobs that have not ended, and loses the completions read so
+    /// far.
     pub async fn join(mut self) -> Vec<Completion<In, T, E>> {
         let mut completions = Vec::with_capacity(self.unread());
         while let Some(completion) = self.next().await {
@@ -164,7 +165,7 @@ impl<In, T, E> Group<In, T, E> {
         self.reader.cancel(CancelReason::Stream);
     }
 
-    /// What became of the jobs so far.
+    /// The counts of the jobs so far.
     pub fn summary(&self) -> Summary {
         self.reader.summary(self.unread() == 0, End::Complete)
     }

@@ -1,6 +1,24 @@
-//! Many inputs, one stream of completions. In comes a source of inputs, pulled only as there is
-//! room; out come completions, as jobs end or in the order of the inputs. `MapWait` and reading
-//! happen in one task, so neither can wait for the other.
+//! Maps: a job for each input of a source.
+//!
+//! In: a source of inputs. Out: a stream of completions, in the order in which jobs end or in that
+//! of the inputs. It never pulls an input that the pool cannot accept. One task pulls and reads, so
+//! neither can wait for the other.
+//!
+//! A poll
+//!
+//! 1. feeds the pool first if many inputs may be pulled, so workers have jobs meanwhile:
+//!    [`Map::feed`];
+//! 2. yields a completion of the last delivery, or of the completion queue;
+//! 3. feeds the pool if there is none, and tries again once.
+//!
+//! To feed the pool, it
+//!
+//! 1. gets the right to pull: `MapWait::begin_pull`;
+//! 2. pulls one input without a permit, since the source may be a map of the same pool that needs
+//!    one;
+//! 3. takes permits, pulls as many inputs, and submits them, until the window is full or the source
+//!    is pending;
+//! 4. registers for what it waits for: room, or the source and the close of the pool.
 
 use std::fmt;
 use std::pin::Pin;
@@ -22,23 +40,23 @@ use crate::panic;
 use crate::rt::Alarm;
 use crate::shared::{MapWait, PoolRef, Pull};
 
-/// How many inputs are pulled between two looks at the results.
+/// How many inputs are pulled at most before completions are read again.
 const CHUNK: usize = 64;
 
 /// Where a map pulls its inputs from; implemented by [`Inputs`] and [`TryInputs`] only.
 pub trait Source<In, T, E>: sealed::Sealed + Unpin {
-    /// What the map yields.
+    /// The item of the map.
     type Item;
 
     /// Pulls the next input.
     #[doc(hidden)]
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Pulled<In>>;
 
-    /// Makes an item of a completion.
+    /// Converts a completion into an item.
     #[doc(hidden)]
     fn completion(completion: Completion<In, T, E>) -> Self::Item;
 
-    /// The source's own failure, once.
+    /// Takes the failure of the source, once.
     #[doc(hidden)]
     fn take_failure(&mut self) -> Option<Self::Item>;
 }
@@ -46,27 +64,29 @@ pub trait Source<In, T, E>: sealed::Sealed + Unpin {
 mod sealed {
     #[expect(
         unnameable_types,
-        reason = "nobody outside can implement what needs it"
+        reason = "it keeps other crates from implementing a trait"
     )]
     pub trait Sealed {}
 }
 
-/// What came out of a source.
+/// What a source yields.
 #[derive(Debug)]
 pub enum Pulled<In> {
     /// An input.
     Input(In),
-    /// Nothing, and nothing will.
+    /// The end of the source.
     Exhausted,
-    /// The source's failure, which it keeps.
+    /// A failure, which the source keeps for `take_failure`.
     Failed,
 }
 
-/// A source that cannot fail; made by [`Pool::map`](crate::Pool::map) and [`Pool::map_stream`](crate::Pool::map_stream).
+/// A source that cannot fail; made by [`Pool::map`](crate::Pool::map) and
+/// [`Pool::map_stream`](crate::Pool::map_stream).
 #[derive(Debug)]
 pub struct Inputs<S>(Pin<Box<S>>);
 
-/// A source whose items are results; made by [`Pool::try_map`](crate::Pool::try_map) and [`Pool::try_map_stream`](crate::Pool::try_map_stream).
+/// A source whose items are results; made by [`Pool::try_map`](crate::Pool::try_map) and
+/// [`Pool::try_map_stream`](crate::Pool::try_map_stream).
 #[derive(Debug)]
 pub struct TryInputs<S, F> {
     stream: Pin<Box<S>>,
@@ -139,32 +159,35 @@ impl<In, T, E, F, S: Stream<Item = Result<In, F>>> Source<In, T, E> for TryInput
 /// A stream of completions: each input of a source becomes a job, and each job yields one
 /// completion.
 ///
-/// Made by [`Pool::map`](crate::Pool::map), [`map_stream`](Pool::map_stream), [`try_map`](Pool::try_map) and
-/// [`try_map_stream`](Pool::try_map_stream). The source is pulled only while this stream is polled,
-/// and only while there is room both in the pool's queue and in the [`window`](Self::window), so it
-/// may be endless. Nothing is ever pulled that cannot be accepted.
+/// Made by [`Pool::map`](crate::Pool::map), [`map_stream`](crate::Pool::map_stream),
+/// [`try_map`](crate::Pool::try_map) and [`try_map_stream`](crate::Pool::try_map_stream).
 ///
-/// A map keeps its pool open, as a clone of the [`Pool`] would. If the pool is closed meanwhile,
-/// the map pulls no more, yields what was accepted, and ends; the [`summary`](Self::summary) says
-/// so.
+/// The source is pulled only while this stream is polled, and only while there is room both in the
+/// pool's queue and in the [`window`](Self::window), so it may be endless. An input is pulled only
+/// if it can be accepted.
 ///
-/// The last type parameter is that of the source. A map that is a field of a struct, or that is
-/// returned, is best named `Pin<Box<dyn Stream<Item = Completion<In, T, E>> + Send>>` or `impl
+/// A map keeps its pool open, as a clone of the [`Pool`](crate::Pool) does. If the pool is
+/// closed meanwhile, the map pulls no more inputs, yields the completions of accepted jobs, and
+/// ends with [`End::Closed`] in its [`summary`](Self::summary).
+///
+/// The last type parameter is that of the source. As a field of a struct, or as a return type, a
+/// map is best named `Pin<Box<dyn Stream<Item = Completion<In, T, E>> + Send>>` or `impl
 /// Stream`.
 ///
-/// A map whose stream is not polled makes no progress of its own: jobs that were accepted run to
-/// their end and wait to be read, at most `window` of them.
+/// A map that is not polled pulls nothing: accepted jobs run to their end and their completions
+/// wait to be read, at most `window` of them.
 ///
 /// # Defaults
 ///
-/// As jobs finish; [`window`](Self::window): the queue's capacity plus the number of jobs that can
-/// run at once; [`OnError::Continue`]; inputs are not kept; priority 0; no deadline.
+/// Completions in the order in which jobs end; [`window`](Self::window): the queue's capacity plus
+/// the number of jobs that can run at once; [`OnError::Continue`]; inputs are not kept; priority 0;
+/// no deadline.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future of [`next`](Self::next) loses nothing. A map that waits, polled or not,
-/// holds no place in the queue. Dropping the stream cancels what is left of it: queued jobs never
-/// start, running ones are dropped at their next await.
+/// holds no room in the queue. Dropping the stream cancels its jobs: queued ones never start,
+/// running ones are dropped at their next await.
 ///
 /// # Examples
 ///
@@ -194,29 +217,29 @@ pub struct Map<In, T, E, S> {
     pool: PoolRef<In, T, E>,
     source: S,
     intake: Intake,
-    /// Pulled, and about to be accepted. Empty between polls, unless the source panicked; at most
-    /// [`CHUNK`].
+    /// Inputs to be submitted. Invariant: at most [`CHUNK`], and none between polls unless the
+    /// source has panicked.
     pulled: Vec<In>,
     map_wait: MapWait<In, T, E>,
     window: usize,
-    /// Holds back what is not next; at most `window` and what running jobs add.
+    /// Holds back completions that are not next; at most `window` and those of added jobs.
     order: Option<Reorder<Completion<In, T, E>>>,
     reader: CompletionReader<In, T, E>,
-    /// Ends when the map has to.
+    /// Fires at the deadline of the map.
     deadline: Option<Alarm>,
 }
 
-/// How things stand with the source.
+/// The state of the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Intake {
     Open,
     Exhausted,
     Failed,
-    /// The pool takes no more, or the map was cancelled.
+    /// The pool is closed, or the map was cancelled.
     Shut,
 }
 
-// The inputs that were pulled, and those that are held back, are never pinned.
+// Pulled inputs and held back completions are never pinned.
 impl<In, T, E, S: Unpin> Unpin for Map<In, T, E, S> {}
 
 impl<In, T, E, S> Map<In, T, E, S> {
@@ -239,8 +262,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
 
     /// Yields the completions in the order of their inputs.
     ///
-    /// A job that takes long holds back those behind it; no more than the window wait there, and
-    /// the source is not pulled meanwhile.
+    /// A slow job holds back the completions of later inputs, at most a window of them; the source
+    /// is not pulled meanwhile.
     #[doc(alias("buffered"))]
     pub fn ordered(mut self) -> Self {
         self.order = Some(Reorder::new());
@@ -250,7 +273,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     /// Bounds how many jobs of this map may be queued, running, or finished and unread at once.
     /// Jobs that running jobs add come on top.
     ///
-    /// With a window of 1, a job starts when the one before it was read.
+    /// With a window of 1, a job starts once the completion of the one before was read.
     ///
     /// # Panics
     ///
@@ -263,10 +286,10 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self
     }
 
-    /// Says what happens when a job does not succeed; see [`OnError`].
+    /// Sets what happens when a job does not succeed; see [`OnError`].
     ///
-    /// It takes effect where the job ends, not where its completion is read: once the last failure
-    /// that is allowed has happened, no job of this map starts.
+    /// It takes effect when the job ends, not when its completion is read: after the last failure
+    /// that is allowed, no job of this map starts.
     pub fn on_error(self, policy: OnError) -> Self {
         self.reader.stream.set_on_error(policy);
         self
@@ -278,12 +301,11 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self
     }
 
-    /// Limits the whole map, counted from now, however many jobs it has: when the time has passed,
-    /// what is left is cancelled, as by [`cancel`](Self::cancel), with [`CancelReason::Deadline`]
-    /// as the reason, and the [`summary`](Self::summary) says [`End::TimedOut`]. Jobs that are
-    /// finished keep their outcome.
+    /// Limits the whole map, counted from now. At the deadline, jobs that have not ended are
+    /// cancelled, as by [`cancel`](Self::cancel), with the reason [`CancelReason::Deadline`], and
+    /// the [`summary`](Self::summary) has [`End::TimedOut`]. Finished jobs keep their outcome.
     ///
-    /// The deadline is seen when the map is polled; a map that is not polled is not cancelled.
+    /// The deadline is checked when the map is polled; a map that is not polled is not cancelled.
     ///
     /// # Examples
     ///
@@ -310,18 +332,17 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self
     }
 
-    /// Puts a copy of the input into each [`Completion`], also of jobs that started. It is made
-    /// right before the job starts.
+    /// Puts a copy of the input into each [`Completion`], also of jobs that have started. The input
+    /// is cloned right before the job starts.
     pub fn keep_inputs(self) -> Self
     where
         In: Clone,
     {
-        self.reader.stream.set_keep(In::clone);
+        self.reader.stream.set_copier(In::clone);
         self
     }
 
-    /// What became of the jobs so far; after the stream has ended, of all of them, and how it
-    /// ended.
+    /// The counts of the jobs so far; once the stream has ended, of all jobs, and how it has ended.
     pub fn summary(&self) -> Summary {
         let is_over = self.intake != Intake::Open && self.reader.unread() == 0;
         let by_source = match self.intake {
@@ -332,8 +353,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self.reader.summary(is_over, by_source)
     }
 
-    /// Cancels what is left: queued jobs never start, running ones are dropped at their next await,
-    /// and no more inputs are pulled. Their completions are still yielded.
+    /// Cancels the map: queued jobs never start, running ones are dropped at their next await, and
+    /// no more inputs are pulled. Their completions are still yielded.
     pub fn cancel(&mut self) {
         self.stop(CancelReason::Stream);
     }
@@ -341,13 +362,13 @@ impl<In, T, E, S> Map<In, T, E, S> {
     fn stop(&mut self, reason: CancelReason) {
         self.intake = Intake::Shut;
         self.deadline = None;
-        // It may be cancelled by another task than the one that waits for its source.
+        // The task that calls this may be another than the one that waits for the source.
         self.map_wait.leave_and_wake();
         self.reader.cancel(reason);
     }
 
-    /// Cancels what is left if the time of the map has passed.
-    fn look_at_deadline(&mut self, cx: &mut Context<'_>) {
+    /// Cancels the map if its deadline has passed.
+    fn check_deadline(&mut self, cx: &mut Context<'_>) {
         if let Some(deadline) = &mut self.deadline
             && Pin::new(deadline).poll(cx).is_ready()
         {
@@ -360,7 +381,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
         }
     }
 
-    /// Drops inputs that will not be accepted, which there are only after the source has panicked.
+    /// Drops pulled inputs that will not be submitted: after a panic of the source, or a
+    /// cancellation.
     fn discard_pulled(&mut self) {
         for input in self.pulled.drain(..) {
             panic::discard(input);
@@ -382,11 +404,10 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         Next { map: self }
     }
 
-    /// Pulls inputs while there is room, and submits them. What it waits for then wakes the task:
-    /// its jobs, if `window` of them are unread; otherwise room or the source, and the close of the
-    /// pool.
+    /// Pulls inputs while there is room, and submits them. Then the task is woken by a completion
+    /// if `window` jobs are unread; else by room or the source, and by the close of the pool.
     ///
-    /// It ends: the window bounds what is submitted before a completion is read.
+    /// The loop ends: the window bounds the jobs that are submitted before a completion is read.
     fn feed(&mut self, cx: &mut Context<'_>) {
         let stream = Arc::clone(&self.reader.stream);
         let shared = Arc::clone(&self.pool);
@@ -405,15 +426,15 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                 Ok(None) => return self.map_wait.wait(true, cx),
                 Err(_) => return self.shut(),
             };
-            // The first without a place: the source may be a map of this pool that needs one.
+            // The first without a permit: the source may be a map of this pool that needs one.
             let mut is_pending = self.pull(1, cx);
             if !self.pulled.is_empty() {
-                let mut places = pull.take_places(self.wanted());
+                let mut permits = pull.take_places(self.wanted());
                 loop {
-                    is_pending = is_pending || self.pull(places, cx);
+                    is_pending = is_pending || self.pull(permits, cx);
                     let more = self.intake == Intake::Open && !is_pending;
-                    places = self.submit(&mut pull, &stream, more);
-                    if places == 0 {
+                    permits = self.submit(&mut pull, &stream, more);
+                    if permits == 0 {
                         break;
                     }
                 }
@@ -430,16 +451,16 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         self.window.saturating_sub(self.reader.unread()).min(CHUNK)
     }
 
-    /// Pulls no more.
+    /// Stops pulling.
     fn shut(&mut self) {
         self.intake = Intake::Shut;
         self.discard_pulled();
         self.map_wait.leave();
     }
 
-    /// Pulls until there are `places` inputs; says whether the source has to be waited for.
-    fn pull(&mut self, places: usize, cx: &mut Context<'_>) -> bool {
-        while self.intake == Intake::Open && self.pulled.len() < places {
+    /// Pulls until there are `permits` inputs; returns whether the source is pending.
+    fn pull(&mut self, permits: usize, cx: &mut Context<'_>) -> bool {
+        while self.intake == Intake::Open && self.pulled.len() < permits {
             match self.source.poll_input(cx) {
                 Poll::Ready(Pulled::Input(input)) => self.pulled.push(input),
                 Poll::Ready(Pulled::Exhausted) => self.intake = Intake::Exhausted,
@@ -450,8 +471,8 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         false
     }
 
-    /// Submits what was pulled, at most as much as there are places for, or one input beyond the
-    /// capacity. Takes as many `more` places as are wanted then, and says how many there are.
+    /// Submits the pulled inputs, as many as there are permits, or one beyond the capacity. Takes
+    /// permits for the inputs that are wanted next if there are `more`; returns how many it has.
     fn submit(
         &mut self,
         pull: &mut Pull<'_, In, T, E>,
@@ -472,7 +493,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             shared.launch_lot(Batch::new(Arc::clone(stream), first, index, inputs));
         } else {
             let accepted_at = shared.clock_in(limits);
-            let entries = self
+            let jobs = self
                 .pulled
                 .drain(..used)
                 .enumerate()
@@ -489,14 +510,14 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                         accepted_at,
                     })
                 });
-            shared.launch_many(entries.collect());
+            shared.launch_many(jobs.collect());
         }
         shared.sweep_if_cancelled(stream);
         pull.places()
     }
 
-    /// Whether inputs are to be pulled before the completions at hand are read, so that the workers
-    /// have something to do meanwhile; but not for the sake of a few.
+    /// Whether inputs are pulled before delivered completions are read, so the workers have jobs
+    /// meanwhile. Not for a few inputs.
     #[inline(always)]
     fn is_hungry(&self) -> bool {
         self.intake == Intake::Open
@@ -543,7 +564,7 @@ impl<In, T, E, S: Source<In, T, E>> Stream for Map<In, T, E, S> {
     #[inline(always)]
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         let this = &mut *self;
-        // The same as the rest, for most completions of most maps.
+        // A shortcut of `poll_item`, for most completions of most maps.
         if this.deadline.is_none()
             && this.order.is_none()
             && (!this.is_hungry() || this.map_wait.is_waiting_for_room(cx))
@@ -559,7 +580,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     #[inline(never)]
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         if self.deadline.is_some() {
-            self.look_at_deadline(cx);
+            self.check_deadline(cx);
         }
         match self.poll_completion(cx) {
             Poll::Pending => Poll::Pending,
@@ -604,7 +625,7 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels what is left, and loses the values collected so far.
+    /// Dropping the future cancels the map, and loses the values collected so far.
     ///
     /// # Examples
     ///
@@ -631,8 +652,8 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
         while let Some(completion) = self.next().await {
             match completion.result {
                 Ok(value) => values.push((completion.index, value)),
-                // The reason of a cancellation that a failure has caused is that failure, still to
-                // come.
+                // A cancellation that a failure has caused: the completion of that failure is still
+                // to come.
                 Err(error) if error.is_cancelled() && self.summary().end == End::Stopped => {}
                 Err(error) => {
                     let (index, input) = (completion.index, completion.input);
@@ -660,7 +681,7 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels what is left.
+    /// Dropping the future cancels the map.
     ///
     /// # Examples
     ///

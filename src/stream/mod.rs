@@ -1,5 +1,7 @@
-//! Outcomes on their way to the consumer: the stream that [`map`] and [`group`] share, put in order
-//! on request, summed up at the end. What comes in here is final; nothing is run or retried.
+//! Streams of jobs: maps ([`map`]) and groups ([`group`]).
+//!
+//! In: inputs, and completions of the completion queue. Out: completions for the user, in the order
+//! of the inputs on request ([`reorder`]), and a [`Summary`]. Nothing here runs or retries a job.
 
 pub(crate) mod batches;
 pub(crate) mod collect;

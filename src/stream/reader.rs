@@ -1,4 +1,7 @@
-//! The reader's side of a completion queue, which maps and groups share.
+//! The receiving side of a completion queue, shared by maps and groups.
+//!
+//! In: deliveries of the workers. Out: completions one by one, and their counts. It never submits a
+//! job.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,48 +14,47 @@ use crate::job::completion::{Completion, Delivery, Success};
 use crate::job::completion_queue::CompletionQueue;
 use crate::shared::{Shared, Wait, WaitGuard};
 
-/// Reads the completions of a map or group. Dropping it cancels what is left.
+/// Reads the completions of a map or group. Dropping it cancels the jobs that have not ended.
 pub(crate) struct CompletionReader<In, T, E> {
     pub(crate) shared: Arc<Shared<In, T, E>>,
     pub(crate) stream: Arc<CompletionQueue<In, T, E>>,
-    results: Receiver<Delivery<In, T, E>>,
-    /// What came together and is handed out one by one: what one delivery holds, in one of two
-    /// forms.
+    receiver: Receiver<Delivery<In, T, E>>,
+    /// The rest of the last delivery, in one of two forms: this list, or `successes`.
     batch: VecDeque<Completion<In, T, E>>,
-    /// The first comes last, where it is taken out most easily.
+    /// In reverse order: the first is popped.
     successes: Vec<Success<T>>,
-    mark: Option<WaitGuard<In, T, E>>,
-    /// Read, and not yet taken off the count of the unread.
+    wait: Option<WaitGuard<In, T, E>>,
+    /// How many jobs were read and not yet subtracted from the unread of the completion queue.
     read: usize,
-    /// Of what was read.
+    /// The counts of the completions that were read.
     counts: Summary,
 }
 
 impl<In, T, E> CompletionReader<In, T, E> {
     pub(crate) fn new(shared: &Arc<Shared<In, T, E>>) -> Self {
-        let (stream, results) = CompletionQueue::new(shared.next_stream());
+        let (stream, receiver) = CompletionQueue::new(shared.next_stream());
         Self {
             shared: Arc::clone(shared),
             stream,
-            results,
+            receiver,
             batch: VecDeque::new(),
             successes: Vec::new(),
-            mark: None,
+            wait: None,
             read: 0,
             counts: Summary::default(),
         }
     }
 
-    /// Cancels what is left.
+    /// Cancels the jobs that have not ended.
     pub(crate) fn cancel(&self, reason: CancelReason) {
         self.shared.cancel_stream(&self.stream, reason);
     }
 
-    /// The next completion that a worker has delivered. `Pending` also when none is on its way:
-    /// compare [`Stream::unread`].
+    /// Polls for the next completion. Also `Pending` if no job is unread: check
+    /// [`unread`](Self::unread).
     ///
-    /// Inside a job of this pool whose wait could never end, it cancels what is left; that is then
-    /// delivered.
+    /// Inside a job of this pool whose wait could never end, it cancels the jobs that have not
+    /// ended; their completions are then delivered.
     pub(crate) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Completion<In, T, E>> {
         loop {
             if let Some(success) = self.successes.pop() {
@@ -61,19 +63,19 @@ impl<In, T, E> CompletionReader<In, T, E> {
             if let Some(completion) = self.batch.pop_front() {
                 return Poll::Ready(completion);
             }
-            self.settle_read();
-            match self.results.poll_next(cx) {
+            self.release_read();
+            match self.receiver.poll_next(cx) {
                 Poll::Ready(Some(Delivery::One(completion))) => {
-                    self.mark = None;
+                    self.wait = None;
                     return Poll::Ready(completion);
                 }
                 Poll::Ready(Some(Delivery::Many(batch))) => {
-                    self.mark = None;
+                    self.wait = None;
                     let read = std::mem::replace(&mut self.batch, VecDeque::from(batch));
-                    self.stream.spares.keep(Vec::from(read));
+                    self.stream.completion_spares.keep(Vec::from(read));
                 }
                 Poll::Ready(Some(Delivery::Successes(mut batch))) => {
-                    self.mark = None;
+                    self.wait = None;
                     batch.reverse();
                     self.stream
                         .success_spares
@@ -85,7 +87,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
                     return Poll::Pending;
                 }
                 Poll::Pending => {
-                    if self.shared.register_wait(&mut self.mark, cx, || {
+                    if self.shared.register_wait(&mut self.wait, cx, || {
                         Wait::Stream(Arc::clone(&self.stream))
                     }) {
                         return Poll::Pending;
@@ -96,27 +98,27 @@ impl<In, T, E> CompletionReader<In, T, E> {
         }
     }
 
-    /// A success at hand, which is counted.
+    /// Takes the next success of the last delivery, and counts it.
     #[inline(always)]
     pub(crate) fn next_success(&mut self) -> Option<Success<T>> {
         let success = self.successes.pop()?;
-        self.note_read();
+        self.record_read();
         self.counts.count_success();
         Some(success)
     }
 
-    /// A completion goes to the user: counts it.
+    /// Counts a completion that is yielded to the user.
     pub(crate) fn count(&mut self, completion: &Completion<In, T, E>) {
-        self.note_read();
+        self.record_read();
         self.counts.count(&completion.result);
     }
 
     #[inline(always)]
-    fn note_read(&mut self) {
+    fn record_read(&mut self) {
         self.read += 1;
         if self.shared.adds_jobs {
-            // A job that adds another looks how many are unread.
-            self.settle_read();
+            // A job that adds another compares the unread with a limit.
+            self.release_read();
         }
     }
 
@@ -125,22 +127,23 @@ impl<In, T, E> CompletionReader<In, T, E> {
         self.stream.unread() - self.read
     }
 
-    /// What the common count may rise to while `window` jobs may be unread: it still contains some
-    /// that were read.
+    /// The limit of the completion queue's unread while `window` jobs may be unread: its counter
+    /// still includes `read`.
     pub(crate) const fn limit(&self, window: usize) -> usize {
         window.saturating_add(self.read)
     }
 
-    /// Takes what was read off the common count; unless jobs add jobs, others only look whether
-    /// that is zero.
-    fn settle_read(&mut self) {
-        // None of them would change nothing, but cost time.
+    /// Subtracts `read` from the unread of the completion queue. It may lag behind: unless jobs add
+    /// jobs, other threads only compare it with zero.
+    fn release_read(&mut self) {
+        // Subtracting 0 would be correct, but is an atomic operation.
         if self.read > 0 {
-            self.stream.settle_read(std::mem::take(&mut self.read));
+            self.stream.release_read(std::mem::take(&mut self.read));
         }
     }
 
-    /// What was read so far, and how it ended, if it did: as the jobs tell, or `otherwise`.
+    /// The counts so far, and the end: by the cancellation or the outcomes of the jobs, else
+    /// `otherwise`.
     pub(crate) fn summary(&self, is_over: bool, otherwise: End) -> Summary {
         let unread = self.unread();
         let mut summary = self.counts.clone();
@@ -161,11 +164,11 @@ impl<In, T, E> CompletionReader<In, T, E> {
 impl<In, T, E> Drop for CompletionReader<In, T, E> {
     fn drop(&mut self) {
         self.cancel(CancelReason::Stream);
-        // From here on the workers keep what they have, and discard it.
-        self.results.close();
+        // From here on, deliveries fail and the workers drop their completions.
+        self.receiver.close();
         self.batch.drain(..).for_each(Completion::discard);
         Delivery::<In, T, E>::Successes(std::mem::take(&mut self.successes)).discard();
-        while let Some(delivery) = self.results.try_recv() {
+        while let Some(delivery) = self.receiver.try_recv() {
             delivery.discard();
         }
     }
@@ -194,7 +197,7 @@ mod tests {
                     .is_full()
             );
         }
-        let left = std::iter::from_fn(|| reader.results.try_recv()).count();
+        let left = std::iter::from_fn(|| reader.receiver.try_recv()).count();
         assert!(left <= 1, "{left} messages are left");
     }
 }

@@ -1,8 +1,8 @@
-//! Puts completions back into the order of their indices. Pure: values go in at their index, and
-//! come out once all before them have.
+//! Puts completions back into the order of their indices. Pure.
 //!
-//! Bounded by the caller, who lets in no index further ahead of the first missing one than his
-//! window.
+//! In: values with their index, in any order. Out: the value of each index, after those of all
+//! smaller ones. The caller bounds it: it inserts no index further than its window ahead of the
+//! first missing one.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 pub(crate) struct Reorder<V> {
     /// The index of the front of `waiting`.
     next: usize,
-    /// Values at their distance from `next`; `None`: not here yet.
+    /// The values, by their distance from `next`; `None` for a missing one.
     waiting: VecDeque<Option<V>>,
 }
 
@@ -22,12 +22,12 @@ impl<V> Reorder<V> {
         }
     }
 
-    /// What is held back, in order.
+    /// The values that are held back, in order.
     pub(crate) fn into_values(self) -> impl Iterator<Item = V> {
         self.waiting.into_iter().flatten()
     }
 
-    /// Puts in a value. Each index comes once.
+    /// Inserts a value. An index that was popped already is ignored.
     pub(crate) fn insert(&mut self, index: usize, value: V) {
         let Some(distance) = index.checked_sub(self.next) else {
             return;
@@ -38,7 +38,7 @@ impl<V> Reorder<V> {
         self.waiting[distance] = Some(value);
     }
 
-    /// Takes the value whose turn it is, if it is here.
+    /// Takes the value of the next index, if it is there.
     pub(crate) fn pop(&mut self) -> Option<V> {
         let value = self.waiting.front_mut()?.take()?;
         self.waiting.pop_front();
@@ -72,8 +72,7 @@ mod tests {
         }
     }
 
-    /// What a map does: it lets in what is less than a window ahead, in any order, and takes out
-    /// what is due.
+    /// As a map does: inserts indices less than a window ahead, in any order, and pops the next.
     #[derive(Debug, Clone)]
     enum Op {
         Insert(usize),
@@ -91,10 +90,10 @@ mod tests {
             let (mut next, mut here) = (0, std::collections::BTreeMap::new());
             for (value, op) in ops.into_iter().enumerate() {
                 match op {
-                    Op::Insert(place) => {
+                    Op::Insert(choice) => {
                         let missing: Vec<_> = (next..next + window).filter(|index| !here.contains_key(index)).collect();
                         if !missing.is_empty() {
-                            let index = missing[place % missing.len()];
+                            let index = missing[choice % missing.len()];
                             here.insert(index, value);
                             reorder.insert(index, value);
                         }

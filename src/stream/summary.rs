@@ -1,11 +1,12 @@
-//! The account of one map or group: how many jobs ended how, whether all inputs had their turn, and
-//! if not, why not.
+//! The summary of a map or group: how its jobs have ended, and how it has ended itself.
+//!
+//! In: results that are read. Out: counters. Pure.
 
 use std::fmt;
 
 use crate::error::{CancelReason, JobError};
 
-/// What became of the jobs of a map or a group.
+/// The counts of the jobs of a map or group, and how it has ended.
 ///
 /// `accepted == succeeded + failed + timed_out + panicked + cancelled + abandoned + rejected +
 /// unread`, always.
@@ -18,7 +19,7 @@ pub struct Summary {
     pub succeeded: usize,
     /// Jobs read so far whose handler returned `Err`.
     pub failed: usize,
-    /// Jobs read so far of which a time limit passed.
+    /// Jobs read so far whose time limit passed.
     pub timed_out: usize,
     /// Jobs read so far that panicked.
     pub panicked: usize,
@@ -26,13 +27,13 @@ pub struct Summary {
     pub cancelled: usize,
     /// Jobs read so far whose worker was dropped.
     pub abandoned: usize,
-    /// Jobs read so far that cost more than a rate limit ever allows.
+    /// Jobs read so far whose cost exceeds what a rate limit ever allows.
     pub rejected: usize,
     /// Jobs that are queued, running, or finished and not read yet.
     pub unread: usize,
-    /// Whether it is over, and how it ended.
+    /// How the map or group has ended.
     pub end: End,
-    /// Whether one of the cancelled was so by an abort of the pool.
+    /// Whether an abort of the pool has cancelled a job.
     saw_abort: bool,
 }
 
@@ -40,25 +41,25 @@ pub struct Summary {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 #[non_exhaustive]
 pub enum End {
-    /// Not yet.
+    /// It has not ended.
     #[default]
     Unfinished,
-    /// Every input of the source became a job, and each of these ran to an outcome of its own. A
-    /// group is complete when all its jobs are read.
+    /// Every input of the source became a job, and each job ran to an outcome of its own. A group
+    /// is complete when all its jobs are read.
     Complete,
-    /// [`OnError`](crate::OnError) said to stop after this many failures.
+    /// It stopped after the number of failures that [`OnError`](crate::OnError) allows.
     Stopped,
     /// It was cancelled.
     Cancelled,
-    /// The pool was closed before the map had seen the end of its source.
+    /// The pool was closed before the source was exhausted.
     Closed,
     /// The pool was aborted.
     Aborted,
-    /// Workers were dropped and left jobs without a result.
+    /// Workers were dropped, so jobs have no result.
     Abandoned,
     /// It was awaited inside a job of the same pool while every slot waited for the pool.
     WouldDeadlock,
-    /// The source failed; what it yielded before was done.
+    /// The source failed; jobs of its earlier inputs have ended.
     SourceFailed,
     /// Its [deadline](crate::Map::deadline) passed.
     TimedOut,
@@ -99,7 +100,8 @@ impl fmt::Debug for Summary {
 }
 
 impl Summary {
-    /// Whether every input became a job and each job ran to an outcome of its own, be it a failure.
+    /// Whether every input became a job and each job ran to an outcome of its own, failures
+    /// included.
     pub fn is_complete(&self) -> bool {
         self.end == End::Complete
     }
@@ -126,7 +128,7 @@ impl Summary {
         *counter += 1;
     }
 
-    /// How it ended, as far as the jobs tell.
+    /// The end that outcomes of jobs determine, if any.
     pub(crate) const fn end_of_jobs(&self) -> Option<End> {
         if self.saw_abort {
             Some(End::Aborted)

@@ -1,4 +1,6 @@
-//! The handle of one submitted job: a future of its result, and the means to cancel it.
+//! The handle of a submitted job: a future of its result, which cancels the job when it is dropped.
+//!
+//! In: the job's [`HandleState`]. Out: its result. It never runs the job.
 
 use std::fmt;
 use std::future::Future;
@@ -14,7 +16,7 @@ use crate::shared::{Shared, Wait, WaitGuard};
 /// The handle of a submitted job. As a future it yields the job's result.
 ///
 /// **Dropping the handle cancels the job**: a queued one never starts, a running one is dropped at
-/// its next await. [`detach`](Self::detach) lets it go on without the handle.
+/// its next await. [`detach`](Self::detach) lets it run on without the handle.
 ///
 /// The types are those of the [`Pool`](crate::Pool). `In` is among them since a job that is
 /// cancelled or aborted gives its input back.
@@ -53,20 +55,20 @@ use crate::shared::{Shared, Wait, WaitGuard};
 #[must_use = "dropping a handle cancels its job; use `detach` to let it go on"]
 pub struct JobHandle<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
-    /// `None` once it is detached or cancelled.
-    cell: Option<Arc<HandleState<In, T, E>>>,
+    /// `None` once the job is detached or cancelled.
+    state: Option<Arc<HandleState<In, T, E>>>,
     id: JobId,
-    mark: Option<WaitGuard<In, T, E>>,
+    wait: Option<WaitGuard<In, T, E>>,
 }
 
 impl<In, T, E> JobHandle<In, T, E> {
-    pub(crate) fn new(shared: Arc<Shared<In, T, E>>, cell: Arc<HandleState<In, T, E>>) -> Self {
-        let id = cell.id;
+    pub(crate) fn new(shared: Arc<Shared<In, T, E>>, state: Arc<HandleState<In, T, E>>) -> Self {
+        let id = state.id;
         Self {
             shared,
-            cell: Some(cell),
+            state: Some(state),
             id,
-            mark: None,
+            wait: None,
         }
     }
 
@@ -77,14 +79,13 @@ impl<In, T, E> JobHandle<In, T, E> {
 
     /// Whether the outcome is known.
     pub fn is_finished(&self) -> bool {
-        self.cell.as_ref().is_none_or(|cell| cell.is_done())
+        self.state.as_ref().is_none_or(|state| state.is_done())
     }
 
-    /// Takes the result if the job is finished, and waits for nothing: for loops that look now and
-    /// then.
+    /// Takes the result if the job is finished, without waiting: for loops that poll now and then.
     ///
-    /// `None` before the outcome is known, and after the result was taken or yielded. A handle that
-    /// nothing awaits wakes nothing.
+    /// `None` before the outcome is known, and after the result was taken or yielded. This
+    /// registers no waker.
     ///
     /// # Examples
     ///
@@ -103,20 +104,20 @@ impl<In, T, E> JobHandle<In, T, E> {
     /// ```
     #[doc(alias("try_join", "now_or_never"))]
     pub fn try_take(&mut self) -> Option<Result<T, JobError<E>>> {
-        let result = self.cell.as_ref()?.take_result()?;
-        self.mark = None;
+        let result = self.state.as_ref()?.take_result()?;
+        self.wait = None;
         Some(result)
     }
 
-    /// Changes the priority of a job that has not started, or that waits for another attempt; says
-    /// whether it was in time. See [`Job::priority`](crate::Job::priority).
+    /// Changes the priority of a job that has not started, or that waits for another attempt;
+    /// returns whether it was in time. See [`Job::priority`](crate::Job::priority).
     ///
     /// # Examples
     ///
     /// ```
     /// use brigade::{ManualTimer, Pool};
     /// use futures_lite::future;
-    /// use std::cell::RefCell;
+    /// use std::state::RefCell;
     ///
     /// let order = RefCell::new(Vec::new());
     /// let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(|name: &'static str| {
@@ -130,16 +131,16 @@ impl<In, T, E> JobHandle<In, T, E> {
     /// assert_eq!(*order.borrow(), ["second", "first"]);
     /// ```
     pub fn set_priority(&self, priority: i32) -> bool {
-        self.cell
+        self.state
             .as_ref()
-            .is_some_and(|cell| self.shared.set_priority(cell, priority))
+            .is_some_and(|state| self.shared.set_priority(state, priority))
     }
 
-    /// Lets the job go on without the handle. Its value is dropped; a failure goes to
+    /// Lets the job run on without the handle. Its value is dropped; a failure goes to
     /// [`Pool::on_unhandled`](crate::Pool::on_unhandled).
     pub fn detach(mut self) {
-        if let Some(cell) = self.cell.take() {
-            self.shared.detach_handle(&cell);
+        if let Some(state) = self.state.take() {
+            self.shared.detach_handle(&state);
         }
     }
 
@@ -150,7 +151,7 @@ impl<In, T, E> JobHandle<In, T, E> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped early, the cancellation goes on.
+    /// Dropping the future early does not stop the cancellation.
     ///
     /// # Examples
     ///
@@ -168,21 +169,21 @@ impl<In, T, E> JobHandle<In, T, E> {
     #[doc(alias("abort"))]
     #[must_use = "dropping the future is fine, but say so: the cancellation goes on"]
     pub fn cancel(mut self) -> Cancelling<In, T, E> {
-        let Some(cell) = self.cell.take() else {
+        let Some(state) = self.state.take() else {
             return Cancelling {
                 shared: Arc::clone(&self.shared),
-                cell: None,
-                mark: None,
+                state: None,
+                wait: None,
             };
         };
-        let result = cell.take_result();
+        let result = state.take_result();
         if result.is_none() {
-            self.shared.cancel_handle(&cell);
+            self.shared.cancel_handle(&state);
         }
         Cancelling {
             shared: Arc::clone(&self.shared),
-            cell: Some((cell, result)),
-            mark: None,
+            state: Some((state, result)),
+            wait: None,
         }
     }
 }
@@ -192,18 +193,18 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let Some(cell) = &this.cell else {
+        let Some(state) = &this.state else {
             return Poll::Pending;
         };
-        match cell.poll_result(cx.waker()) {
+        match state.poll_result(cx.waker()) {
             Poll::Ready(result) => {
-                this.mark = None;
+                this.wait = None;
                 Poll::Ready(result)
             }
             Poll::Pending
                 if this
                     .shared
-                    .register_wait(&mut this.mark, cx, || Wait::Handle(Arc::clone(cell))) =>
+                    .register_wait(&mut this.wait, cx, || Wait::Handle(Arc::clone(state))) =>
             {
                 Poll::Pending
             }
@@ -214,8 +215,8 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
 
 impl<In, T, E> Drop for JobHandle<In, T, E> {
     fn drop(&mut self) {
-        if let Some(cell) = self.cell.take() {
-            self.shared.cancel_handle(&cell);
+        if let Some(state) = self.state.take() {
+            self.shared.cancel_handle(&state);
         }
     }
 }
@@ -231,9 +232,9 @@ impl<In, T, E> fmt::Debug for JobHandle<In, T, E> {
 /// A cancellation under way; made by [`JobHandle::cancel`].
 pub struct Cancelling<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
-    /// With the result of a job that had finished before.
-    cell: Option<(Arc<HandleState<In, T, E>>, Option<Result<T, JobError<E>>>)>,
-    mark: Option<WaitGuard<In, T, E>>,
+    /// With the result of a job that had finished before; `None` once there is nothing to wait for.
+    state: Option<(Arc<HandleState<In, T, E>>, Option<Result<T, JobError<E>>>)>,
+    wait: Option<WaitGuard<In, T, E>>,
 }
 
 // The result is never pinned.
@@ -244,22 +245,22 @@ impl<In, T, E> Future for Cancelling<In, T, E> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let Some((cell, result)) = &mut this.cell else {
+        let Some((state, result)) = &mut this.state else {
             return Poll::Ready(None);
         };
         if let Some(result) = result.take() {
-            this.cell = None;
+            this.state = None;
             return Poll::Ready(Some(result));
         }
-        if !cell.poll_cancelled(cx.waker())
+        if !state.poll_cancelled(cx.waker())
             && this
                 .shared
-                .register_wait(&mut this.mark, cx, || Wait::Handle(Arc::clone(cell)))
+                .register_wait(&mut this.wait, cx, || Wait::Handle(Arc::clone(state)))
         {
             return Poll::Pending;
         }
-        this.cell = None;
-        this.mark = None;
+        this.state = None;
+        this.wait = None;
         Poll::Ready(None)
     }
 }

@@ -1,7 +1,9 @@
-//! One job at a time: options of a job ([`Job`]), a place held before the input is moved
-//! ([`Permit`]), the handle of a submitted job ([`JobHandle`]), and the way in for running jobs
-//! ([`Submitter`]). An input comes in; an accepted job goes on to the injector, or the input comes
-//! back.
+//! Single jobs: the options of a job ([`Job`]), a permit that is acquired before the input is moved
+//! ([`Permit`]), the handle of a submitted job ([`JobHandle`]), and how running jobs add others
+//! ([`Submitter`]).
+//!
+//! In: an input. Out: an accepted job, for the injector or the schedule; or the input, given back
+//! with an error. It never starts a job.
 
 mod handle;
 mod reserve;
@@ -48,10 +50,10 @@ use crate::shared::Shared;
 pub struct Job<'a, In, T, E> {
     shared: &'a Arc<Shared<In, T, E>>,
     input: In,
-    own: JobOptions,
+    options: JobOptions,
 }
 
-/// What a job asks for itself.
+/// The options of a job.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct JobOptions {
     limits: Limits,
@@ -71,34 +73,35 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
         Self {
             shared,
             input,
-            own: JobOptions::default(),
+            options: JobOptions::default(),
         }
     }
 
-    /// Lets the job start before all queued jobs of a smaller priority. Without this it is 0. Among
-    /// equals, the one that was accepted first starts first. Priorities are strict, unless the pool
-    /// has [`aging`](crate::Builder::aging): as long as there are jobs of a greater one, this one
-    /// waits.
+    /// Lets the job start before all queued jobs of a smaller priority. The default is 0. Jobs of
+    /// equal priority start in the order of acceptance. Priorities are strict, unless the pool has
+    /// [`aging`](crate::Builder::aging): the job waits as long as jobs of a greater priority are
+    /// queued.
     pub fn priority(mut self, priority: i32) -> Self {
-        self.own.priority = priority;
+        self.options.priority = priority;
         self
     }
 
     /// Lets the job start no sooner than this after its submission. Meanwhile it counts as delayed,
-    /// and takes a place in the queue. A delay prior the end of time never ends.
+    /// and against the capacity of the queue. A delay beyond what an [`Instant`] can hold never
+    /// ends.
     pub fn delay(mut self, delay: Duration) -> Self {
-        self.own.start = Start::After(delay);
+        self.options.start = Start::After(delay);
         self
     }
 
     /// Lets the job start no sooner than at this time of the pool's timer; otherwise as
     /// [`delay`](Self::delay).
     pub fn not_before(mut self, at: Instant) -> Self {
-        self.own.start = Start::NotBefore(at);
+        self.options.start = Start::NotBefore(at);
         self
     }
 
-    /// Limits the job's whole state of the pool, counted from its submission, waiting included, in place of the
+    /// Limits the job's whole life, counted from its submission, waiting included. Replaces the
     /// pool's [`job_timeout`](crate::Builder::job_timeout).
     ///
     /// # Panics
@@ -107,11 +110,11 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     #[track_caller]
     pub fn timeout(mut self, limit: Duration) -> Self {
         assert!(!limit.is_zero(), "timeout must be longer than 0, got 0ns");
-        self.own.limits.job = Some(limit);
+        self.options.limits.job = Some(limit);
         self
     }
 
-    /// Limits each attempt of the job, counted from the attempt's start, in place of the pool's
+    /// Limits each attempt of the job, counted from the attempt's start. Replaces the pool's
     /// [`attempt_timeout`](crate::Builder::attempt_timeout).
     ///
     /// # Panics
@@ -123,7 +126,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
             !limit.is_zero(),
             "attempt_timeout must be longer than 0, got 0ns"
         );
-        self.own.limits.attempt = Some(limit);
+        self.options.limits.attempt = Some(limit);
         self
     }
 
@@ -138,7 +141,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     /// As [`Pool::submit`](crate::Pool::submit).
     pub async fn submit(self) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         match Permit::reserve(self.shared).await {
-            Ok(permit) => permit.submit_with(self.input, Some(self.own)),
+            Ok(permit) => permit.submit_with(self.input, Some(self.options)),
             Err(refused) => Err(refused.map(|()| self.input)),
         }
     }
@@ -149,64 +152,63 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     ///
     /// As [`Pool::try_submit`](crate::Pool::try_submit).
     pub fn try_submit(self) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        submit_now(self.shared, None, Some(self.own), self.input)
+        submit_now(self.shared, None, Some(self.options), self.input)
     }
 }
 
 impl<In, T, E> fmt::Debug for Job<'_, In, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Job")
-            .field("own", &self.own)
+            .field("options", &self.options)
             .finish_non_exhaustive()
     }
 }
 
-/// Accepts a job for a handle now, or gives its input back.
+/// Accepts a job with a handle now, or gives its input back.
 pub(crate) fn submit_now<In, T, E>(
     shared: &Arc<Shared<In, T, E>>,
     parent: Option<CurrentJob>,
-    own: Option<JobOptions>,
+    options: Option<JobOptions>,
     input: In,
 ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
     let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
     match shared.accept_from(parent) {
         Ok((id, limits)) => {
-            let state = launch(shared, id, origin, own, limits, input, false);
+            let state = launch(shared, id, origin, options, limits, input, false);
             Ok(JobHandle::new(Arc::clone(shared), state))
         }
         Err(refusal) => Err(refusal.into_error(input)),
     }
 }
 
-/// Puts an accepted job on its way, by what it asks for itself and by the limits of the pool.
+/// Enqueues an accepted job, by its options and the limits of the pool.
 #[inline]
 fn launch<In, T, E>(
     shared: &Arc<Shared<In, T, E>>,
     id: JobId,
     origin: Origin,
-    own: Option<JobOptions>,
-    pools: Limits,
+    options: Option<JobOptions>,
+    pool_limits: Limits,
     input: In,
     is_detached: bool,
 ) -> Arc<HandleState<In, T, E>> {
-    // What the pool says of attempts is looked up when the job starts, so that a change counts for
-    // it.
+    // The pool's limit for attempts is read when an attempt starts, so a later change applies.
     let limits = Limits {
         attempt: None,
-        job: pools.job,
+        job: pool_limits.job,
     };
-    if own.is_some() || shared.is_scheduled() {
-        return launch_as_asked(
+    if options.is_some() || shared.is_scheduled() {
+        return launch_with_options(
             shared,
             id,
             origin,
-            own.unwrap_or_default(),
+            options.unwrap_or_default(),
             limits,
             input,
             is_detached,
         );
     }
-    let cell = HandleState::new(
+    let state = HandleState::new(
         id,
         origin,
         limits,
@@ -214,42 +216,44 @@ fn launch<In, T, E>(
         input,
         is_detached,
     );
-    shared.launch(QueuedJob::Handle(Arc::clone(&cell)));
-    cell
+    shared.launch(QueuedJob::Handle(Arc::clone(&state)));
+    state
 }
 
 #[cold]
-fn launch_as_asked<In, T, E>(
+fn launch_with_options<In, T, E>(
     shared: &Arc<Shared<In, T, E>>,
     id: JobId,
     origin: Origin,
-    own: JobOptions,
-    pools: Limits,
+    options: JobOptions,
+    pool_limits: Limits,
     input: In,
     is_detached: bool,
 ) -> Arc<HandleState<In, T, E>> {
     let limits = Limits {
-        attempt: own.limits.attempt,
-        job: own.limits.job.or(pools.job),
+        attempt: options.limits.attempt,
+        job: options.limits.job.or(pool_limits.job),
     };
     let accepted_at: Option<Instant> = shared.clock_in(limits);
-    if own.is_special() {
+    if options.is_special() {
         shared.switch_on_schedule();
     }
     if !shared.is_scheduled() {
-        let cell = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
-        shared.launch(QueuedJob::Handle(Arc::clone(&cell)));
-        return cell;
+        let state = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
+        shared.launch(QueuedJob::Handle(Arc::clone(&state)));
+        return state;
     }
     let deadline = accepted_at.and_then(|at| limits.job_deadline(at));
-    let terms = shared.terms(&input, own.priority, own.start, deadline);
-    let cell = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
-    match terms {
-        Ok(terms) => shared.launch_by(terms, QueuedJob::Handle(Arc::clone(&cell))),
+    let schedule_options = shared.terms(&input, options.priority, options.start, deadline);
+    let state = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
+    match schedule_options {
+        Ok(schedule_options) => {
+            shared.launch_by(schedule_options, QueuedJob::Handle(Arc::clone(&state)));
+        }
         Err(message) => shared.refuse(
-            QueuedJob::Handle(Arc::clone(&cell)),
+            QueuedJob::Handle(Arc::clone(&state)),
             JobError::Panicked(message),
         ),
     }
-    cell
+    state
 }

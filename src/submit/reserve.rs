@@ -1,5 +1,7 @@
-//! A place in the queue, held before there is anything to put into it. So an input is never moved
-//! into a future that may be dropped.
+//! Permits: room in the queue, reserved before there is an input. So a caller need not move an
+//! input into a future that may be dropped.
+//!
+//! In: a wait for room. Out: a permit, then an accepted job. Dropping the permit releases the room.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,24 +16,24 @@ use crate::policy::limits::Limits;
 use crate::queue::admission::{Origin, Refusal};
 use crate::shared::{AcquirePermit, Shared};
 
-/// A place in the queue of a pool; made by [`Pool::reserve`](crate::Pool::reserve).
+/// Room for one job in the queue of a pool; made by [`Pool::reserve`](crate::Pool::reserve).
 ///
 /// It counts against the capacity until it is used or dropped. It does not keep the pool open.
-#[must_use = "a permit holds a place in the queue"]
+#[must_use = "a permit holds room in the queue"]
 pub struct Permit<In, T, E> {
-    /// `None` once it is used.
+    /// `None` once the permit is used.
     shared: Option<Arc<Shared<In, T, E>>>,
 }
 
 impl<In, T, E> Permit<In, T, E> {
-    /// Takes over a place that is reserved in the admission.
+    /// Wraps a permit that the admission has granted.
     pub(crate) const fn new(shared: Arc<Shared<In, T, E>>) -> Self {
         Self {
             shared: Some(shared),
         }
     }
 
-    /// Holds a place now, or waits in line for one.
+    /// Reserves room now, or waits for it.
     pub(crate) async fn reserve(shared: &Arc<Shared<In, T, E>>) -> Result<Self, SubmitError<()>> {
         let reserved = shared.lock().admission.reserve();
         match reserved {
@@ -41,7 +43,7 @@ impl<In, T, E> Permit<In, T, E> {
         }
     }
 
-    /// Waits in line for a place; for a job of a group, until that is cancelled.
+    /// Waits for room; a wait for a group also ends when the group is cancelled.
     pub(crate) async fn acquire(
         shared: &Arc<Shared<In, T, E>>,
         group: Option<Arc<CompletionQueue<In, T, E>>>,
@@ -51,7 +53,7 @@ impl<In, T, E> Permit<In, T, E> {
         Ok(Self::new(Arc::clone(shared)))
     }
 
-    /// Submits a job into the place, without waiting.
+    /// Submits a job by this permit, without waiting.
     ///
     /// # Errors
     ///
@@ -63,11 +65,11 @@ impl<In, T, E> Permit<In, T, E> {
     pub(crate) fn submit_with(
         self,
         input: In,
-        own: Option<JobOptions>,
+        options: Option<JobOptions>,
     ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         match self.accept() {
             (Some(shared), Ok((id, limits))) => {
-                let state = launch(&shared, id, Origin::Outside, own, limits, input, false);
+                let state = launch(&shared, id, Origin::Outside, options, limits, input, false);
                 Ok(JobHandle::new(shared, state))
             }
             _ => Err(SubmitError::Closed(input)),
@@ -93,7 +95,7 @@ impl<In, T, E> Permit<In, T, E> {
         shared.launch_reserved(stream, input, Origin::Outside, self.accept().1)
     }
 
-    /// Turns the place into an accepted job, or gives it back if the pool was closed since.
+    /// Turns the permit into an accepted job, or releases it if the pool was closed since.
     fn accept(
         mut self,
     ) -> (

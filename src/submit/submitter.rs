@@ -1,6 +1,8 @@
-//! The way in for running jobs. What a running job adds never waits for the pool's own capacity, so
-//! a pool whose jobs add jobs cannot block itself; it has a bound of its own, and an error that
-//! says when it is reached.
+//! How running jobs add jobs.
+//!
+//! In: an input, from a handler. Out: an accepted job, or the input with an error. It never waits
+//! for the capacity of the queue, so a pool whose jobs add jobs cannot block itself: added jobs
+//! have a bound of their own, the child capacity.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,20 +15,21 @@ use crate::job::current::CurrentJob;
 use crate::queue::admission::Origin;
 use crate::shared::Shared;
 
-/// Adds jobs from inside a running job; handed to handlers of
+/// Adds jobs from inside a running job; an argument of handlers of
 /// [`build_with_submitter`](crate::Builder::build_with_submitter).
 ///
-/// Jobs that are added wait in the same queue as others, behind those that are there, but do not
-/// count against its capacity: at most [`child_capacity`](crate::Builder::child_capacity) of them
-/// may be queued at once. A pool that is closed still takes them, so that what was accepted is done
-/// to its end; one that is [sealed](crate::Pool::seal) does not.
+/// Added jobs are queued behind the jobs that are queued already, but do not count against the
+/// capacity of the queue: at most [`child_capacity`](crate::Builder::child_capacity) of them may be
+/// queued at once. A closed pool still accepts them, so accepted jobs can finish; a
+/// [sealed](crate::Pool::seal) pool does not.
 ///
-/// It is of use only while its job runs: afterwards it answers [`SubmitError::Closed`], and it does
-/// not keep the pool open.
+/// A submitter works only while its job runs: afterwards it returns [`SubmitError::Closed`]. It
+/// does not keep the pool open.
 ///
 /// # Examples
 ///
-/// A tree of numbers, walked to its leaves: the map ends when all that its jobs have added is done.
+/// A tree of numbers, walked to its leaves: the map ends when all jobs that its jobs have added
+/// have ended.
 ///
 /// ```
 /// use brigade::{ManualTimer, Pool, Submitter};
@@ -51,49 +54,48 @@ use crate::shared::Shared;
 /// ```
 pub struct Submitter<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
-    place: CurrentJob,
-    /// The map or group that the job belongs to, and all that it adds.
+    current: CurrentJob,
+    /// The map or group of the running job, and of the jobs that it adds.
     stream: Option<Arc<CompletionQueue<In, T, E>>>,
 }
 
 impl<In, T, E> Submitter<In, T, E> {
     pub(crate) const fn new(
         shared: Arc<Shared<In, T, E>>,
-        place: CurrentJob,
+        current: CurrentJob,
         stream: Option<Arc<CompletionQueue<In, T, E>>>,
     ) -> Self {
         Self {
             shared,
-            place,
+            current,
             stream,
         }
     }
 
     /// The number of the running job.
     pub const fn job_id(&self) -> JobId {
-        self.place.id
+        self.current.id
     }
 
-    /// Adds a job to the map or group that the running job belongs to: it is not over before the
-    /// new job is.
+    /// Adds a job to the map or group of the running job, which does not end before the new job.
     ///
-    /// Where the running job belongs to a single handle, the new one is detached: a failure goes to
+    /// If the running job has a handle, the new one is detached: a failure goes to
     /// [`Pool::on_unhandled`](crate::Pool::on_unhandled).
     ///
     /// # Errors
     ///
     /// [`SubmitError::Full`] if as many added jobs are queued as the child capacity, or if as many
     /// jobs of the map or group are queued, running or unread as its window and the child capacity
-    /// together; [`SubmitError::Closed`] if the running job is over, its map or group is cancelled,
-    /// or the pool is sealed or aborted.
+    /// together; [`SubmitError::Closed`] if the running job has ended, its map or group is
+    /// cancelled, or the pool is sealed or aborted.
     pub fn add(&self, input: In) -> Result<(), SubmitError<In>> {
         if let Some(stream) = &self.stream {
             let limit = stream.child_limit();
             return self
                 .shared
-                .submit_to(stream, input, Some(self.place), limit);
+                .submit_to(stream, input, Some(self.current), limit);
         }
-        match self.shared.accept_child(self.place) {
+        match self.shared.accept_child(self.current) {
             Ok((id, limits)) => {
                 launch(&self.shared, id, Origin::Child, None, limits, input, true);
                 Ok(())
@@ -102,21 +104,21 @@ impl<In, T, E> Submitter<In, T, E> {
         }
     }
 
-    /// Adds a job with a handle of its own, which belongs to no map or group. See [`JobHandle`]
-    /// about awaiting it inside the running job.
+    /// Adds a job with a handle of its own, outside any map or group. See [`JobHandle`] about
+    /// awaiting it inside the running job.
     ///
     /// # Errors
     ///
     /// As [`add`](Self::add).
     pub fn submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        submit_now(&self.shared, Some(self.place), None, input)
+        submit_now(&self.shared, Some(self.current), None, input)
     }
 }
 
 impl<In, T, E> fmt::Debug for Submitter<In, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Submitter")
-            .field("job_id", &self.place.id)
+            .field("job_id", &self.current.id)
             .finish_non_exhaustive()
     }
 }

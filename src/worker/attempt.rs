@@ -1,10 +1,12 @@
-//! One attempt: an input and a handler come in, a result comes out, whatever the handler does.
-//! Whether there is another one, [`retry`] decides; nothing is reported here: that is for the
-//! worker and the reply.
+//! One attempt of a job.
 //!
-//! The order, from the outside in: interruption, time limit, panic guard, handler. A finished
-//! result wins over a limit that passes in the same poll; an interruption that came before the poll
-//! wins over both, so that nothing runs after a cancellation.
+//! In: an input and a handler. Out: a result, whether the handler returns, panics, is interrupted
+//! or runs out of time. It never retries and never completes the job: that is the
+//! [`JobGuard`](super::guard::JobGuard)'s.
+//!
+//! From the outside in: interruption, time limit, panic guard, handler. A result wins over a limit
+//! that passes in the same poll. An interruption that came before the poll wins over both, so no
+//! handler runs after a cancellation.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,8 +24,9 @@ use crate::rt::BoxFuture;
 use crate::shared::{Interrupt, Shared};
 
 pin_project! {
-    /// The attempts of one slot, one after another: each pinned where its future stays. Dropping it
-    /// drops the handler's future, and cannot hurt anybody.
+    /// The attempt that runs in a slot; reused for all attempts of the slot, so the handler's
+    /// future is pinned without an allocation. Dropping it drops that future, and catches a panic
+    /// of the drop.
     pub(crate) struct Attempt<F> {
         id: JobId,
         slot: usize,
@@ -31,12 +34,13 @@ pin_project! {
         span: JobSpan,
         #[pin]
         future: Option<F>,
-        // Whether the handler's future has panicked in its drop.
+        // Whether the drop of the handler's future has panicked.
         drop_panicked: bool,
-        // Set when the attempt has to wait for the first time.
+        // Created when the attempt waits for the first time and has a deadline.
         sleep: Option<BoxFuture<'static, ()>>,
-        // What was left in the slot's signal last, where it stays.
-        left: Option<Waker>,
+        // The waker that is registered with the slot's cancel flag. It stays there between
+        // attempts.
+        registered: Option<Waker>,
     }
 
     impl<F> PinnedDrop for Attempt<F> {
@@ -47,7 +51,7 @@ pin_project! {
 }
 
 impl<F> Attempt<F> {
-    /// Prepares a slot.
+    /// An attempt that is over, for a slot.
     pub(crate) const fn new(slot: usize) -> Self {
         Self {
             id: JobId(0),
@@ -57,17 +61,17 @@ impl<F> Attempt<F> {
             future: None,
             drop_panicked: false,
             sleep: None,
-            left: None,
+            registered: None,
         }
     }
 
-    /// Whether there is none.
+    /// Whether no attempt runs.
     pub(crate) const fn is_over(&self) -> bool {
         self.future.is_none()
     }
 
-    /// The attempt is over: drops the handler's future in place, if it is still there; says whether
-    /// that has panicked, now or before.
+    /// Ends the attempt: drops the handler's future in place; returns whether that drop has
+    /// panicked, now or during a poll.
     #[inline(always)]
     pub(crate) fn discard(self: Pin<&mut Self>) -> bool {
         let mut this = self.project();
@@ -79,13 +83,13 @@ impl<F> Attempt<F> {
         *this.drop_panicked
     }
 
-    /// Begins an attempt in a slot where there is none, and polls it for the first time; `make`
-    /// makes its future. Otherwise as [`poll`](Self::poll).
+    /// Starts an attempt and polls it; `make` makes its future. Otherwise as [`poll`](Self::poll).
+    /// No attempt may be running.
     #[inline(always)]
-    pub(crate) fn begin<In, T, E>(
+    pub(crate) fn start<In, T, E>(
         mut self: Pin<&mut Self>,
         shared: &Shared<In, T, E>,
-        job: &Begin,
+        job: &AttemptStart,
         make: impl FnOnce() -> F,
         before_wait: impl FnOnce(&mut Context<'_>),
         cx: &mut Context<'_>,
@@ -97,36 +101,36 @@ impl<F> Attempt<F> {
         (*this.id, *this.deadline, *this.drop_panicked) = (job.id, job.deadline, false);
         this.span
             .renew(job.id, job.attempts, shared.worker_of(*this.slot));
-        self.go_on(shared, Some(make), before_wait, cx)
+        self.poll_or_start(shared, Some(make), before_wait, cx)
     }
 
-    /// Makes first attempts without a limit, one after another, behind one guard, until there is no
-    /// more, or one waits or does not succeed. `next` takes the value of the one before and says
-    /// which is the next.
+    /// Runs first attempts without limits one after another, behind one panic guard, until `next`
+    /// returns none or an attempt waits or does not succeed. `next` takes the value of the attempt
+    /// before.
     #[inline(always)]
-    pub(crate) fn run<In, T, E, I>(
+    pub(crate) fn run_batch<In, T, E, I>(
         mut self: Pin<&mut Self>,
         shared: &Shared<In, T, E>,
         mut next: impl FnMut(Option<T>) -> Option<(JobId, I)>,
         make: impl Fn(I) -> F,
         cx: &mut Context<'_>,
-    ) -> Ran<T, E>
+    ) -> BatchRun<T, E>
     where
         F: Future<Output = Result<T, E>>,
     {
-        let (slot, signal) = (self.slot, &shared.cancel_flags[self.slot]);
+        let (slot, cancel_flag) = (self.slot, &shared.cancel_flags[self.slot]);
         let mut this = self.as_mut().project();
         (*this.deadline, *this.drop_panicked) = (None, false);
-        let mut at = Standing::Over(None);
+        let mut progress = Progress::Done(None);
         let guarded = panic::catch(|| {
-            while let Standing::Over(value) = &mut at {
+            while let Progress::Done(value) = &mut progress {
                 let Some((id, input)) = next(value.take()) else {
                     return;
                 };
-                at = Standing::Panicked;
+                progress = Progress::Panicked;
                 *this.id = id;
-                if let Some(interrupt) = signal.interrupted() {
-                    at = Standing::Failed(interrupted(interrupt));
+                if let Some(interrupt) = cancel_flag.interrupted() {
+                    progress = Progress::Failed(interrupted(interrupt));
                     drop(input);
                     return;
                 }
@@ -143,40 +147,40 @@ impl<F> Attempt<F> {
                             let Some(future) = this.future.as_mut().as_pin_mut() else {
                                 return;
                             };
-                            at = match future.poll(cx) {
-                                Poll::Pending => Standing::Waits,
-                                Poll::Ready(Ok(value)) => Standing::Over(Some(value)),
+                            progress = match future.poll(cx) {
+                                Poll::Pending => Progress::Pending,
+                                Poll::Ready(Ok(value)) => Progress::Done(Some(value)),
                                 Poll::Ready(Err(error)) => {
-                                    Standing::Failed(JobError::Failed(error))
+                                    Progress::Failed(JobError::Failed(error))
                                 }
                             };
-                            if !matches!(at, Standing::Waits) {
+                            if !matches!(progress, Progress::Pending) {
                                 this.future.set(None);
                             }
                         },
                     );
                 });
-                if !matches!(at, Standing::Waits) {
+                if !matches!(progress, Progress::Pending) {
                     this.span.close();
                 }
             }
         });
         if guarded.is_err() {
-            *this.drop_panicked = !matches!(at, Standing::Panicked);
+            *this.drop_panicked = !matches!(progress, Progress::Panicked);
         }
-        match (at, guarded) {
-            (Standing::Waits, _) => match self.wait(shared, |_| {}, cx) {
-                Poll::Ready(result) => Ran::Ended(result),
-                Poll::Pending => Ran::Waits,
+        match (progress, guarded) {
+            (Progress::Pending, _) => match self.wait(shared, |_| {}, cx) {
+                Poll::Ready(result) => BatchRun::Ended(result),
+                Poll::Pending => BatchRun::Pending,
             },
-            (Standing::Over(Some(value)), _) => Ran::Ended(Ok(value)),
-            (Standing::Failed(error), _) => Ran::Ended(Err(error)),
-            (Standing::Panicked, Err(message)) => Ran::Ended(Err(JobError::Panicked(message))),
-            (Standing::Over(None) | Standing::Panicked, _) => Ran::Out,
+            (Progress::Done(Some(value)), _) => BatchRun::Ended(Ok(value)),
+            (Progress::Failed(error), _) => BatchRun::Ended(Err(error)),
+            (Progress::Panicked, Err(message)) => BatchRun::Ended(Err(JobError::Panicked(message))),
+            (Progress::Done(None) | Progress::Panicked, _) => BatchRun::Exhausted,
         }
     }
 
-    /// Goes on with the attempt. `before_wait` is called each time before it waits for something.
+    /// Polls the attempt. Calls `before_wait` if the attempt waits.
     pub(crate) fn poll<In, T, E>(
         self: Pin<&mut Self>,
         shared: &Shared<In, T, E>,
@@ -186,12 +190,12 @@ impl<F> Attempt<F> {
     where
         F: Future<Output = Result<T, E>>,
     {
-        self.go_on(shared, None::<fn() -> F>, before_wait, cx)
+        self.poll_or_start(shared, None::<fn() -> F>, before_wait, cx)
     }
 
-    /// Polls it, for the first time if there is something to `make` its future.
+    /// Polls the attempt; starts it if there is a `make`.
     #[inline(always)]
-    fn go_on<In, T, E>(
+    fn poll_or_start<In, T, E>(
         mut self: Pin<&mut Self>,
         shared: &Shared<In, T, E>,
         make: Option<impl FnOnce() -> F>,
@@ -211,24 +215,24 @@ impl<F> Attempt<F> {
         }
     }
 
-    /// The handler's future is pending: waits for an interruption or the limit, too.
+    /// Waits for an interruption and the limit too, since the handler's future is pending.
     fn wait<In, T, E>(
         self: Pin<&mut Self>,
         shared: &Shared<In, T, E>,
         before_wait: impl FnOnce(&mut Context<'_>),
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, JobError<E>>> {
-        let signal = &shared.cancel_flags[self.slot];
+        let cancel_flag = &shared.cancel_flags[self.slot];
         let this = self.project();
         let interrupt = if this
-            .left
+            .registered
             .as_ref()
-            .is_some_and(|left| left.will_wake(cx.waker()))
+            .is_some_and(|registered| registered.will_wake(cx.waker()))
         {
-            signal.interrupted()
+            cancel_flag.interrupted()
         } else {
-            *this.left = Some(cx.waker().clone());
-            signal.listen(cx.waker())
+            *this.registered = Some(cx.waker().clone());
+            cancel_flag.listen(cx.waker())
         };
         if let Some(interrupt) = interrupt {
             return Poll::Ready(Err(interrupted(interrupt)));
@@ -240,9 +244,9 @@ impl<F> Attempt<F> {
         let sleep = this
             .sleep
             .get_or_insert_with(|| shared.timer.sleep_until(at));
-        // An interruption that came during this poll may have come before the limit passed.
+        // The interruption wins: it may have come before the limit passed.
         sleep.as_mut().poll(cx).map(|()| {
-            Err(signal
+            Err(cancel_flag
                 .interrupted()
                 .map_or(JobError::TimedOut(limit), interrupted))
         })
@@ -259,13 +263,13 @@ impl<F> Attempt<F> {
         F: Future<Output = Result<T, E>>,
     {
         let job = self.id;
-        let place = CurrentJob {
+        let current = CurrentJob {
             pool: shared.identity(),
             slot: self.slot,
             id: job,
         };
         let start = shared.slow_poll.map(|_| shared.timer.now());
-        let polled = self.poll_guarded(place, make, cx);
+        let polled = self.poll_guarded(current, make, cx);
         if let (Some(bound), Some(start)) = (shared.slow_poll, start) {
             let took = shared.timer.now().saturating_duration_since(start);
             if took > bound {
@@ -275,12 +279,12 @@ impl<F> Attempt<F> {
         polled
     }
 
-    /// Makes the future if there is none yet, polls it, and drops it when it is done, behind one
-    /// guard.
+    /// Makes the future if there is a `make`, polls it, and drops it if it is ready, all behind one
+    /// panic guard.
     #[inline(always)]
     fn poll_guarded<T, E>(
         self: Pin<&mut Self>,
-        place: CurrentJob,
+        current: CurrentJob,
         make: Option<impl FnOnce() -> F>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, JobError<E>>>
@@ -291,7 +295,7 @@ impl<F> Attempt<F> {
         let mut result = None;
         let guarded = panic::catch(|| {
             this.span.in_scope(|| {
-                current::enter(place, || {
+                current::enter(current, || {
                     if let Some(make) = make {
                         this.future.set(Some(make()));
                     }
@@ -318,31 +322,31 @@ impl<F> Attempt<F> {
     }
 }
 
-/// How it went on with several jobs.
-pub(crate) enum Ran<T, E> {
-    /// There is no more.
-    Out,
-    /// The last one waits.
-    Waits,
-    /// That was the last one, and it did not go on from there.
+/// How a run of several attempts ended.
+pub(crate) enum BatchRun<T, E> {
+    /// All have succeeded.
+    Exhausted,
+    /// The last attempt waits.
+    Pending,
+    /// The last attempt has this result; `next` has not had its value.
     Ended(Result<T, JobError<E>>),
 }
 
-/// How it stands with the last of several jobs.
-enum Standing<T, E> {
-    /// With its value, if there was one.
-    Over(Option<T>),
-    Waits,
+/// The last attempt of several.
+enum Progress<T, E> {
+    /// With its value; none before the first attempt.
+    Done(Option<T>),
+    Pending,
     Failed(JobError<E>),
-    /// So it is, unless something else is known.
+    /// Set before each attempt, so it is true unless another value is set.
     Panicked,
 }
 
-/// What an attempt is told at its beginning.
+/// What an attempt needs to know at its start.
 #[derive(Debug)]
-pub(crate) struct Begin {
+pub(crate) struct AttemptStart {
     pub(crate) id: JobId,
-    /// Which one it is of the job.
+    /// The number of the attempt, counted from 1.
     pub(crate) attempts: u32,
     pub(crate) deadline: Option<(Instant, TimeLimit)>,
 }

@@ -1,4 +1,15 @@
-//! Completions on their way out of a worker, several at a time.
+//! Completions on their way from a worker to a completion queue, several at a time.
+//!
+//! In: completions of jobs that have just ended. Out: one [`Delivery`] to the [`CompletionQueue`]
+//! of their stream. It holds nothing while its worker waits, and nothing of one stream while a job
+//! of another starts.
+//!
+//! For a success of a plain job the worker
+//!
+//! 1. begins a delivery, so [`CompletionQueue::is_fed`] is true from before the job is counted as
+//!    finished: [`begin_success`](CompletionBuffer::begin_success);
+//! 2. records the success;
+//! 3. buffers the value: [`push_success`](CompletionBuffer::push_success).
 
 use std::sync::Arc;
 
@@ -6,26 +17,27 @@ use crate::job::completion::{Completion, Delivery, Success};
 use crate::job::completion_queue::CompletionQueue;
 use crate::shared::{DeliveryKind, Shared};
 
-/// Completions of one stream on their way out of one worker.
+/// Buffers completions of one stream at a time.
 ///
-/// Waking the consumer is what costs, so while it has something to read, up to [`CompletionBuffer::MOST`]
-/// completions travel together. They leave as soon as the consumer has nothing to read when a job
-/// ends, and before the worker waits for anything. Dropping the buffer sends what it holds.
+/// A wake of the consumer is what a completion costs, so while the consumer has something to read,
+/// up to [`CompletionBuffer::MAX`] completions are delivered together. The buffer sends them once
+/// the consumer has nothing to read when a job ends, and before the worker waits. Dropping the
+/// buffer sends them too.
 pub(crate) struct CompletionBuffer<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
-    /// `None` only while nothing is completions.
+    /// `None` only while the buffer is empty.
     stream: Option<Arc<CompletionQueue<In, T, E>>>,
-    /// At most [`CompletionBuffer::MOST`].
+    /// At most [`CompletionBuffer::MAX`].
     completions: Vec<Completion<In, T, E>>,
-    /// The same, of successes of which there is nothing more to tell; only one of the two lists has
-    /// something in it.
+    /// Successes of first attempts, in a smaller form. Invariant: `completions` or `successes` is
+    /// empty.
     successes: Vec<Success<T>>,
-    /// How many are announced.
-    announced: usize,
+    /// How many deliveries have begun and not ended.
+    begun: usize,
 }
 
 impl<In, T, E> CompletionBuffer<In, T, E> {
-    const MOST: usize = 64;
+    const MAX: usize = 64;
 
     pub(crate) const fn new(shared: Arc<Shared<In, T, E>>) -> Self {
         Self {
@@ -33,14 +45,14 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
             stream: None,
             completions: Vec::new(),
             successes: Vec::new(),
-            announced: 0,
+            begun: 0,
         }
     }
 
-    /// A job of this stream starts, or one of none: what others wait for leaves before, since the
-    /// job may wait for that itself.
+    /// Sends the completions of any other stream. Called before a job of `stream` runs: the job may
+    /// wait for them itself.
     #[inline]
-    pub(crate) fn clear_for(&mut self, stream: Option<&Arc<CompletionQueue<In, T, E>>>) {
+    pub(crate) fn flush_others(&mut self, stream: Option<&Arc<CompletionQueue<In, T, E>>>) {
         if self
             .stream
             .as_ref()
@@ -50,7 +62,7 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
         }
     }
 
-    /// A completion of this stream, which is announced and in the books.
+    /// Buffers a completion whose delivery has begun and whose job is counted as finished.
     #[inline(always)]
     pub(crate) fn push(
         &mut self,
@@ -61,36 +73,36 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
             self.stream
                 .as_ref()
                 .is_none_or(|own| Arc::ptr_eq(own, &stream)),
-            "what is for others has left before the job started"
+            "`flush_others` was called before the job started"
         );
         if !self.successes.is_empty() {
             self.send();
         }
         if self.completions.capacity() == 0 {
-            self.completions = stream.spares.take();
+            self.completions = stream.completion_spares.take();
         }
         self.stream.get_or_insert(stream);
         self.completions.push(completion);
-        self.announced += 1;
+        self.begun += 1;
         self.send_if_due();
     }
 
-    /// A job of this stream has succeeded, and is about to be booked.
+    /// Prepares for a success of this stream, before the success is recorded.
     #[inline(always)]
     pub(crate) fn begin_success(&mut self, stream: &Arc<CompletionQueue<In, T, E>>) {
         if self.stream.is_none() {
             self.stream = Some(Arc::clone(stream));
         }
-        // Before the announcement, which arrives with what is sent.
+        // Before the next delivery begins: `send` ends all that have.
         if !self.completions.is_empty() {
             self.send();
         }
         self.begin_first_delivery();
     }
 
-    /// The success that was expected, which is in the books now.
+    /// Buffers a success that is recorded. Follows [`begin_success`](Self::begin_success).
     #[inline(always)]
-    pub(crate) fn succeed(&mut self, success: Success<T>) {
+    pub(crate) fn push_success(&mut self, success: Success<T>) {
         if self.successes.capacity() == 0
             && let Some(stream) = &self.stream
         {
@@ -100,31 +112,31 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
         self.send_if_due();
     }
 
-    /// Says that something arrives when the first is completions, so that nobody takes the wait for it for
-    /// one without end. What else it holds arrives with that.
+    /// Begins one delivery for all successes that are sent together: enough for deadlock detection
+    /// to see that the consumer's wait ends.
     #[inline(always)]
     fn begin_first_delivery(&mut self) {
-        if self.announced == 0
+        if self.begun == 0
             && let Some(stream) = &self.stream
         {
             self.shared.begin_delivery(stream, DeliveryKind::Finished);
-            self.announced += 1;
+            self.begun += 1;
         }
     }
 
-    /// Sends what it holds if there is much of it, or if the consumer has nothing to read.
+    /// Sends the completions if the buffer is full or the consumer has nothing to read.
     #[inline(always)]
     pub(crate) fn send_if_due(&mut self) {
         let Some(stream) = &self.stream else { return };
-        // How many travel together is a matter of speed; the vector would hold more.
-        if self.completions.len() + self.successes.len() >= Self::MOST || stream.is_starved() {
+        // The bound only trades latency for speed: the vectors would hold more.
+        if self.completions.len() + self.successes.len() >= Self::MAX || stream.is_starved() {
             self.send();
         }
     }
 
     fn send(&mut self) {
         let Some(stream) = &self.stream else { return };
-        // Lists of none and of one would do, but cost more.
+        // Vectors of no or one completion would do, but cost more.
         match self.completions.len() {
             0 => {}
             1 => self
@@ -146,11 +158,11 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
         self.shared.end_delivery(
             stream,
             DeliveryKind::Finished,
-            std::mem::take(&mut self.announced),
+            std::mem::take(&mut self.begun),
         );
     }
 
-    /// Sends what it holds.
+    /// Sends all completions and forgets their stream.
     pub(crate) fn flush(&mut self) {
         if self.stream.is_some() {
             self.send();

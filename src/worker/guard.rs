@@ -1,8 +1,20 @@
-//! The guard that sees to it that a running job has exactly one outcome: booked first, then delivered
-//! to the completion queue of its map or group, or to its handle.
+//! The guard of a running job.
+//!
+//! In: a [`QueuedJob`], or a job of a batch that is promoted. Out: its input, for the attempt; then
+//! its outcome, to the completion queue of its map or group or to its handle; or the job itself,
+//! back to the schedule for another attempt. It never polls the attempt.
+//!
+//! Invariant: a job that a guard has started gets exactly one outcome or is queued again. Each
+//! outcome is
+//!
+//! 1. announced: a delivery begins, so no wait for the outcome counts as a deadlock and the pool is
+//!    not idle;
+//! 2. recorded: the slot is free, and the counters include the job;
+//! 3. delivered, and the delivery ends.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::buffer::CompletionBuffer;
 use crate::error::{JobError, TimeLimit};
@@ -13,13 +25,14 @@ use crate::job::handle_state::{HandleState, Phase};
 use crate::job::queued::{QueuedJob, ScheduledJob, StreamJob};
 use crate::panic;
 use crate::policy::limits::Limits;
-use crate::policy::retry::{Decision, History};
+use crate::policy::retry::{Decision, History, RetryAfterScope};
 use crate::queue::admission::{Origin, Wakes};
 use crate::queue::local::StartedJob;
 use crate::queue::running::ActiveJob;
+use crate::schedule::RecordId;
 use crate::shared::{DeliveryKind, PriorAttempts, Shared, StartResult};
 
-/// What gets the outcome of a running job.
+/// Where the outcome of a running job goes.
 enum Recipient<In, T, E> {
     Stream(Arc<CompletionQueue<In, T, E>>),
     Handle(Arc<HandleState<In, T, E>>),
@@ -28,7 +41,7 @@ enum Recipient<In, T, E> {
 /// Guard of the job that runs in a slot. Completes it exactly once; dropping it reports
 /// `Abandoned`.
 ///
-/// A slot has one for all its jobs, one after another.
+/// Each slot has one guard, reused for all its jobs.
 pub(crate) struct JobGuard<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
     /// `None`: no job, or one that is completed.
@@ -36,15 +49,15 @@ pub(crate) struct JobGuard<In, T, E> {
     slot: usize,
     pub(crate) id: JobId,
     index: usize,
-    /// Those made before, until the attempt starts.
+    /// How many attempts have started, this one included once [`prepare`](Self::prepare) succeeds.
     pub(crate) attempts: u32,
-    /// A copy of the input, where the stream keeps them.
+    /// A copy of the input, for a retry or the completion; the input itself if no attempt was made.
     kept: Option<In>,
     accepted_at: Option<Instant>,
     started_at: Option<Instant>,
-    /// Until when the attempt may run.
+    /// The end of the attempt, and which limit sets it.
     pub(crate) deadline: Option<(Instant, TimeLimit)>,
-    /// When the job's own time is over.
+    /// The end of all attempts of the job.
     job_deadline: Option<Instant>,
     prior: PriorAttempts,
 }
@@ -68,63 +81,47 @@ impl<In, T, E> JobGuard<In, T, E> {
         }
     }
 
-    /// Starts a job, unless it has its outcome already or gets it now; returns its input. The start
-    /// is booked unless `record` says that it is recorded.
+    /// Starts a job and returns its input; `None` if the job has its outcome, gets it now, or goes
+    /// back to the schedule.
+    ///
+    /// `record` may record the start in a local queue; if it returns `false`, or is not called, the
+    /// start is recorded under the shared lock.
     pub(crate) fn start(
         &mut self,
         job: QueuedJob<In, T, E>,
         record: impl FnOnce(StartedJob) -> bool,
     ) -> Option<In> {
         match job {
-            QueuedJob::Stream(job) => self.start_of_stream(job, record),
-            QueuedJob::Handle(job) => self.start_of_handle(job, record),
+            QueuedJob::Stream(job) => self.start_stream_job(job, record),
+            QueuedJob::Handle(job) => self.start_handle_job(job, record),
         }
     }
 
-    fn start_of_stream(
+    fn start_stream_job(
         &mut self,
         job: StreamJob<In, T, E>,
         record: impl FnOnce(StartedJob) -> bool,
     ) -> Option<In> {
-        let (shared, slot) = (&self.shared, self.slot);
         if job.stream.cancelled().is_some() {
+            let shared = &self.shared;
             let job = QueuedJob::Stream(job);
             let attempts = shared.attempts(&job);
             shared.settle_unstarted(job, JobError::Abandoned, attempts);
             return None;
         }
-        let stream = job.stream.identity();
-        let mut limits = Limits::default();
-        let is_recorded = shared.is_plain
-            && job.origin == Origin::Outside
-            && record(StartedJob {
-                id: job.id,
-                index: job.index,
-                stream: Some(stream),
-            });
-        if is_recorded {
-            self.prior = PriorAttempts::NONE;
-        } else {
-            let mut wakes = Wakes::default();
-            let mut active = ActiveJob::new(job.id, job.index, Some(stream.get()));
-            active.record_id = job.record_id;
-            let prior = &mut self.prior;
-            let result =
-                shared.book_start(slot, job.origin, active, &mut limits, &mut wakes, prior);
-            shared.run_wakes(wakes);
-            match result {
-                StartResult::Yes => {}
-                StartResult::Aborted => {
-                    let job = QueuedJob::Stream(job);
-                    let attempts = shared.attempts(&job);
-                    shared.return_unstarted(job, attempts);
-                    return None;
-                }
-                StartResult::NotYet => {
-                    shared.return_to_schedule(QueuedJob::Stream(job));
-                    return None;
-                }
-            }
+        let started_job = StartedJob {
+            id: job.id,
+            index: job.index,
+            stream: Some(job.stream.identity()),
+        };
+        let record_id = || job.record_id;
+        let (result, limits, wakes) = self.record_start(job.origin, started_job, record_id, record);
+        if let Some(wakes) = wakes {
+            self.shared.run_wakes(wakes);
+        }
+        if result != StartResult::Yes {
+            self.return_unstarted(QueuedJob::Stream(job), result);
+            return None;
         }
         let StreamJob {
             input,
@@ -135,75 +132,101 @@ impl<In, T, E> JobGuard<In, T, E> {
             ..
         } = job;
         if let Some(reason) = stream.cancelled() {
-            // `cancel_stream` may have looked for running jobs before this one was among them.
-            let _ = shared.cancel_flags[slot].interrupt(reason);
+            // `cancel_stream` may have collected the running jobs before this one started.
+            let _ = self.shared.cancel_flags[self.slot].interrupt(reason);
         }
-        self.begin(Recipient::Stream(stream), id, index, accepted_at, limits);
+        self.arm(Recipient::Stream(stream), id, index, accepted_at, limits);
         Some(input)
     }
 
-    fn start_of_handle(
+    fn start_handle_job(
         &mut self,
         job: Arc<HandleState<In, T, E>>,
         record: impl FnOnce(StartedJob) -> bool,
     ) -> Option<In> {
-        let (shared, slot) = (&self.shared, self.slot);
+        // Held until the start is recorded: a cancellation finds the job queued, or running in
+        // this slot.
         let mut state = job.lock();
-        let input = match std::mem::replace(&mut state.phase, Phase::Running(slot)) {
+        let input = match std::mem::replace(&mut state.phase, Phase::Running(self.slot)) {
             Phase::Queued(input) => input,
             decided => {
                 state.phase = decided;
                 drop(state);
-                shared.remove_tombstone(job.record_id(), job.id);
+                self.shared.remove_tombstone(job.record_id(), job.id);
                 return None;
             }
         };
-        let mut limits = Limits::default();
-        let is_recorded = shared.is_plain
-            && state.origin == Origin::Outside
-            && record(StartedJob {
-                id: job.id,
-                index: 0,
-                stream: None,
-            });
-        if is_recorded {
-            drop(state);
-            self.prior = PriorAttempts::NONE;
+        let started_job = StartedJob {
+            id: job.id,
+            index: 0,
+            stream: None,
+        };
+        let record_id = || job.record_id();
+        let (result, limits, wakes) =
+            self.record_start(state.origin, started_job, record_id, record);
+        let input = if result == StartResult::Yes {
+            Some(input)
         } else {
-            let mut wakes = Wakes::default();
-            let mut active = ActiveJob::new(job.id, 0, None);
-            active.record_id = job.record_id();
-            let (origin, prior) = (state.origin, &mut self.prior);
-            let result = shared.book_start(slot, origin, active, &mut limits, &mut wakes, prior);
-            if result != StartResult::Yes {
-                state.phase = Phase::Queued(input);
-                drop(state);
-                shared.run_wakes(wakes);
-                let job = QueuedJob::Handle(job);
-                if result == StartResult::Aborted {
-                    let attempts = shared.attempts(&job);
-                    shared.return_unstarted(job, attempts);
-                } else {
-                    shared.return_to_schedule(job);
-                }
-                return None;
-            }
-            drop(state);
-            shared.run_wakes(wakes);
+            state.phase = Phase::Queued(input);
+            None
+        };
+        drop(state);
+        if let Some(wakes) = wakes {
+            self.shared.run_wakes(wakes);
         }
+        let Some(input) = input else {
+            self.return_unstarted(QueuedJob::Handle(job), result);
+            return None;
+        };
         let (own, accepted_at) = job.times();
         let limits = Limits {
             attempt: own.attempt.or(limits.attempt),
             job: own.job,
         };
         let id = job.id;
-        self.begin(Recipient::Handle(job), id, 0, accepted_at, limits);
+        self.arm(Recipient::Handle(job), id, 0, accepted_at, limits);
         Some(input)
     }
 
-    /// Takes over a job whose start is booked.
+    /// Records a start: by `record` if the job may be recorded in a local queue, else under the
+    /// shared lock. Returns the pool's limits, and the wakes to run once no lock is held.
     #[inline(always)]
-    fn begin(
+    fn record_start(
+        &mut self,
+        origin: Origin,
+        started_job: StartedJob,
+        record_id: impl FnOnce() -> Option<RecordId>,
+        record: impl FnOnce(StartedJob) -> bool,
+    ) -> (StartResult, Limits, Option<Wakes>) {
+        let mut limits = Limits::default();
+        if self.shared.is_plain && origin == Origin::Outside && record(started_job) {
+            self.prior = PriorAttempts::NONE;
+            return (StartResult::Yes, limits, None);
+        }
+        let mut wakes = Wakes::default();
+        let StartedJob { id, index, stream } = started_job;
+        let mut active = ActiveJob::new(id, index, stream.map(NonZeroUsize::get));
+        active.record_id = record_id();
+        let (slot, prior) = (self.slot, &mut self.prior);
+        let result = self
+            .shared
+            .book_start(slot, origin, active, &mut limits, &mut wakes, prior);
+        (result, limits, Some(wakes))
+    }
+
+    /// Returns a job that could not start: to the report of the abort, or to the schedule.
+    fn return_unstarted(&self, job: QueuedJob<In, T, E>, result: StartResult) {
+        if result == StartResult::Aborted {
+            let attempts = self.shared.attempts(&job);
+            self.shared.return_unstarted(job, attempts);
+        } else {
+            self.shared.return_to_schedule(job);
+        }
+    }
+
+    /// Makes the guard responsible for a job whose start is recorded.
+    #[inline(always)]
+    fn arm(
         &mut self,
         recipient: Recipient<In, T, E>,
         id: JobId,
@@ -228,23 +251,23 @@ impl<In, T, E> JobGuard<In, T, E> {
         self.accepted_at = accepted_at;
     }
 
-    /// Lets the worker that keeps the time know of what the start has brought; called with no lock
-    /// held.
+    /// Notifies the worker that drives the timer if the start has changed its next deadline. Called
+    /// without a lock.
     #[inline(always)]
     pub(crate) fn notify_timer(&mut self) {
         self.shared
             .notify_timer(std::mem::take(&mut self.prior.notice));
     }
 
-    /// Takes over a job that was in a hand, in its first attempt.
-    pub(crate) fn adopt(
+    /// Makes the guard responsible for a job of a batch, in its first attempt.
+    pub(crate) fn promote(
         &mut self,
         stream: &Arc<CompletionQueue<In, T, E>>,
         id: JobId,
         index: usize,
     ) {
         self.prior = PriorAttempts::NONE;
-        self.begin(
+        self.arm(
             Recipient::Stream(Arc::clone(stream)),
             id,
             index,
@@ -254,31 +277,30 @@ impl<In, T, E> JobGuard<In, T, E> {
         self.attempts = 1;
     }
 
-    /// Gives the job its value, if there is nothing to tell beside that; else the value is given
-    /// back, and also if it belongs to a stream and `note` says that the success is not noted.
+    /// Completes a plain first attempt with its value. Returns the value if more has to be reported
+    /// than the success, or, for a job of a stream, if `record` returns `false`.
     pub(crate) fn succeed(
         &mut self,
         value: T,
         buffer: &mut CompletionBuffer<In, T, E>,
-        note: impl FnOnce() -> bool,
+        record: impl FnOnce() -> bool,
     ) -> Option<T> {
         match self
             .recipient
             .take_if(|_| self.shared.is_plain && self.attempts == 1 && self.kept.is_none())
-            .take_if(|_| self.shared.is_plain && self.attempts == 1 && self.kept.is_none())
         {
             None => Some(value),
-            Some(Recipient::Handle(cell)) => {
-                self.answer(&cell, Ok(value), note);
+            Some(Recipient::Handle(handle)) => {
+                self.complete_handle(&handle, Ok(value), record);
                 None
             }
             Some(Recipient::Stream(stream)) => {
                 buffer.begin_success(&stream);
-                if !note() {
+                if !record() {
                     self.recipient = Some(Recipient::Stream(stream));
                     return Some(value);
                 }
-                buffer.succeed(Success {
+                buffer.push_success(Success {
                     id: self.id,
                     index: self.index,
                     value,
@@ -288,7 +310,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         }
     }
 
-    /// The map or group that the job belongs to.
+    /// The completion queue of the map or group that the job belongs to.
     pub(crate) fn stream(&self) -> Option<&Arc<CompletionQueue<In, T, E>>> {
         match &self.recipient {
             Some(Recipient::Stream(stream)) => Some(stream),
@@ -296,11 +318,10 @@ impl<In, T, E> JobGuard<In, T, E> {
         }
     }
 
-    /// Looks whether the attempt should be made at all, and copies the input where the stream keeps
-    /// it.
+    /// Checks that the attempt may be made, and copies the input if a retry or the completion may
+    /// need it.
     ///
-    /// The error is the job's outcome; its input is in the ticket then, unless the copying has
-    /// panicked.
+    /// The error is the job's outcome; the guard then has the input, unless the copy has panicked.
     pub(crate) fn prepare(&mut self, input: In) -> Result<In, JobError<E>> {
         if self.recipient.is_none() {
             return Ok(input);
@@ -337,9 +358,9 @@ impl<In, T, E> JobGuard<In, T, E> {
         Ok(input)
     }
 
-    /// Sends the job back to be tried again, if its policy says so; else the result is final. If a
-    /// closure of the policy panics, that is the result.
-    pub(crate) fn goes_again(&mut self, result: &mut Result<T, JobError<E>>) -> bool {
+    /// Queues the job for another attempt if the retry policy allows one; returns `false` if the
+    /// result is final. If a closure of the policy panics, the result becomes that panic.
+    pub(crate) fn try_retry(&mut self, result: &mut Result<T, JobError<E>>) -> bool {
         match result {
             Err(JobError::Failed(_) | JobError::TimedOut(TimeLimit::Attempt))
                 if self.kept.is_some() => {}
@@ -351,8 +372,13 @@ impl<In, T, E> JobGuard<In, T, E> {
         })
     }
 
-    /// Whether the job waits for another attempt now. The error: a closure of the policy has
-    /// panicked.
+    /// Returns whether the job is queued for another attempt. The error: a closure of the policy
+    /// has panicked.
+    ///
+    /// 1. The policy decides.
+    /// 2. The job's deadline, the budget and the capacity for retries may refuse.
+    /// 3. The policy's observer is called.
+    /// 4. [`requeue`](Self::requeue) queues the job.
     #[cold]
     fn retry(&mut self, result: &Result<T, JobError<E>>) -> Result<bool, JobError<E>> {
         let shared = Arc::clone(&self.shared);
@@ -402,73 +428,76 @@ impl<In, T, E> JobGuard<In, T, E> {
         let (Some(input), Some(history)) = (self.kept.take(), self.prior.history.take()) else {
             return Ok(false);
         };
-        match self.recipient.take() {
-            Some(Recipient::Stream(stream)) => {
-                let (index, accepted_at) = (self.index, self.accepted_at);
-                let again = Arc::clone(&stream);
+        Ok(self.requeue(input, history, delay, hold))
+    }
+
+    /// Frees the slot and queues the job again, under one lock of the shared state. Returns
+    /// `false`, and keeps the job, if the pool no longer takes it.
+    fn requeue(
+        &mut self,
+        input: In,
+        history: Box<History>,
+        delay: Duration,
+        hold: RetryAfterScope,
+    ) -> bool {
+        let Some(recipient) = self.recipient.take() else {
+            return false;
+        };
+        let shared = Arc::clone(&self.shared);
+        let (job, state) = match &recipient {
+            Recipient::Stream(stream) => {
                 let job = StreamJob {
                     input,
-                    stream,
-                    id,
-                    index,
+                    stream: Arc::clone(stream),
+                    id: self.id,
+                    index: self.index,
                     origin: Origin::Retry,
                     record_id: None,
-                    accepted_at,
+                    accepted_at: self.accepted_at,
                 };
-                match shared.requeue(
-                    self.slot,
-                    ScheduledJob::Stream(Box::new(job)),
-                    history,
-                    delay,
-                    hold,
-                ) {
-                    Ok((deferred, wakes)) => {
-                        shared.run_deferred(deferred);
-                        shared.run_wakes(wakes);
-                        shared.sweep_if_cancelled(&again);
-                        Ok(true)
-                    }
-                    Err((held, history)) => {
-                        // What it holds is dropped with the rest of the job, behind a guard.
-                        self.prior.history = Some(history);
-                        if let ScheduledJob::Stream(job) = held {
-                            self.kept = Some(job.input);
-                            self.recipient = Some(Recipient::Stream(job.stream));
-                        }
-                        Ok(false)
-                    }
-                }
+                (ScheduledJob::Stream(Box::new(job)), None)
             }
-            Some(Recipient::Handle(cell)) => {
-                // Under its lock, so that a cancellation finds it either running here or queued.
-                let mut state = cell.lock();
+            Recipient::Handle(handle) => {
+                // Held until the job is queued: a cancellation finds it running here, or queued.
+                let mut state = handle.lock();
                 state.phase = Phase::Queued(input);
                 let origin = std::mem::replace(&mut state.origin, Origin::Retry);
-                let held = ScheduledJob::Handle(Arc::clone(&cell));
-                match shared.requeue(self.slot, held, history, delay, hold) {
-                    Ok((deferred, wakes)) => {
-                        drop(state);
-                        shared.run_deferred(deferred);
-                        shared.run_wakes(wakes);
-                        return Ok(true);
-                    }
-                    Err((_, history)) => self.prior.history = Some(history),
-                }
-                state.origin = origin;
-                if let Phase::Queued(input) =
-                    std::mem::replace(&mut state.phase, Phase::Running(self.slot))
-                {
-                    self.kept = Some(input);
-                }
-                drop(state);
-                self.recipient = Some(Recipient::Handle(cell));
-                Ok(false)
+                let job = ScheduledJob::Handle(Arc::clone(handle));
+                (job, Some((state, origin)))
             }
-            None => Ok(false),
+        };
+        match shared.requeue(self.slot, job, history, delay, hold) {
+            Ok((deferred, wakes)) => {
+                drop(state);
+                shared.run_deferred(deferred);
+                shared.run_wakes(wakes);
+                if let Recipient::Stream(stream) = &recipient {
+                    shared.sweep_if_cancelled(stream);
+                }
+                true
+            }
+            Err((job, history)) => {
+                // Kept until the outcome, which drops them behind a panic guard.
+                self.prior.history = Some(history);
+                self.kept = match (job, state) {
+                    (ScheduledJob::Stream(job), _) => Some(job.input),
+                    (ScheduledJob::Handle(_), Some((mut state, origin))) => {
+                        state.origin = origin;
+                        match std::mem::replace(&mut state.phase, Phase::Running(self.slot)) {
+                            Phase::Queued(input) => Some(input),
+                            _ => None,
+                        }
+                    }
+                    (ScheduledJob::Handle(_), None) => None,
+                };
+                self.recipient = Some(recipient);
+                false
+            }
         }
     }
 
-    /// The copy of the input, where the stream wants it.
+    /// The input for the completion: a copy, if the stream keeps inputs, or the input itself if no
+    /// attempt was made.
     fn take_kept(&mut self, stream: &CompletionQueue<In, T, E>) -> Option<In> {
         let kept = self.kept.take()?;
         if stream.copier().is_some() || self.attempts == 0 {
@@ -478,31 +507,31 @@ impl<In, T, E> JobGuard<In, T, E> {
         None
     }
 
-    /// Gives the job its outcome; one for a stream travels by the buffer.
+    /// Completes the job; a completion for a stream goes through the buffer.
     #[inline(always)]
-    pub(crate) fn settle(
+    pub(crate) fn complete(
         &mut self,
         result: Result<T, JobError<E>>,
         buffer: &mut CompletionBuffer<In, T, E>,
     ) {
-        if let Some((stream, completion)) = self.conclude(result) {
+        if let Some((stream, completion)) = self.complete_unbuffered(result) {
             buffer.push(stream, completion);
         }
     }
 
-    /// Books the outcome and gives it to a cell; one for a stream is returned, and announced there.
-    fn conclude(
+    /// Records the outcome. Delivers it to a handle, or returns the completion for a stream: its
+    /// delivery has begun, and the caller delivers it.
+    fn complete_unbuffered(
         &mut self,
         result: Result<T, JobError<E>>,
     ) -> Option<(Arc<CompletionQueue<In, T, E>>, Completion<In, T, E>)> {
         match self.recipient.take()? {
-            Recipient::Handle(cell) => {
-                self.answer(&cell, result, || false);
+            Recipient::Handle(handle) => {
+                self.complete_handle(&handle, result, || false);
                 None
             }
             Recipient::Stream(stream) => {
-                // Before the slot is free, so that what the failure cancels does not start in it or
-                // elsewhere.
+                // Before the slot is free: no job that this failure cancels starts in it.
                 if let Err(error) = &result {
                     self.shared.count_failure(&stream, error);
                 }
@@ -528,25 +557,26 @@ impl<In, T, E> JobGuard<In, T, E> {
         }
     }
 
-    /// Gives the outcome to a cell, and books it in between unless `note` says that it is noted.
-    fn answer(
+    /// Completes a job with a handle. Records the outcome by `record`, or under the shared lock if
+    /// that returns `false`.
+    fn complete_handle(
         &mut self,
-        cell: &HandleState<In, T, E>,
+        handle: &HandleState<In, T, E>,
         result: Result<T, JobError<E>>,
-        note: impl FnOnce() -> bool,
+        record: impl FnOnce() -> bool,
     ) {
         if let Some(kept) = self.kept.take() {
             panic::discard(kept);
         }
         self.prior.history.take().map(panic::discard);
         let outcome = outcome_of(&result);
-        let wanted = self.shared.discard_unwanted(cell, result, self.attempts);
+        let wanted = self.shared.discard_unwanted(handle, result, self.attempts);
         self.shared.deliveries.begin(DeliveryKind::Finished);
-        if !note() {
+        if !record() {
             self.shared
                 .book_finish(self.slot, self.id, outcome, self.attempts);
         }
-        self.shared.complete_handle(cell, wanted, self.attempts);
+        self.shared.complete_handle(handle, wanted, self.attempts);
         self.shared.end_deliveries(DeliveryKind::Finished, 1);
     }
 
@@ -571,13 +601,12 @@ impl<In, T, E> Drop for JobGuard<In, T, E> {
         if self.recipient.is_none() {
             return;
         }
-        // An interruption that was under way is the reason, though the worker did not live to see
-        // it.
+        // An interruption that the attempt has not seen yet is still the reason.
         let interrupt = self.shared.cancel_flags[self.slot].interrupted();
         let result = Err(interrupt.map_or(JobError::Abandoned, |interrupt| {
             JobError::Cancelled(interrupt.0)
         }));
-        if let Some((stream, completion)) = self.conclude(result) {
+        if let Some((stream, completion)) = self.complete_unbuffered(result) {
             stream.deliver(Delivery::One(completion));
             self.shared.end_delivery(&stream, DeliveryKind::Finished, 1);
         }

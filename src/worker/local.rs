@@ -1,5 +1,21 @@
-//! Where a worker gets its jobs, and where it notes what became of them: at its local queue, while it has
-//! one; else in the books.
+//! A worker's side of its local queue: where it takes jobs from, and where it records starts and
+//! successes.
+//!
+//! In: jobs of the injector, one by one or as a batch in the [`LocalQueue`]. Out: started jobs, for
+//! the slots. It never runs a job and never waits.
+//!
+//! While a local queue is open, a start or a success costs one uncontended lock: it is recorded in
+//! the queue's tally, which is flushed into the shared counters later. Without one, or once it is
+//! revoked, a start or a success takes the shared lock.
+//!
+//! 1. [`open`](LocalWorker::open) registers a local queue with the shared state.
+//! 2. [`refill`](LocalWorker::refill) takes a job, or a batch, from the injector.
+//! 3. [`next`](LocalWorker::next) starts the next job of the batch;
+//!    [`succeed`](LocalWorker::succeed) ends it and starts the one after.
+//! 4. A job that waits, or does not succeed, is [promoted](LocalWorker::promote): a [`JobGuard`]
+//!    completes it.
+//! 5. [`close`](LocalWorker::close) gives unstarted jobs back and flushes the tally: before the
+//!    worker waits, at the end of its turn, and when the queue is revoked.
 
 use std::sync::Arc;
 
@@ -14,30 +30,31 @@ use crate::queue::local::{Local, LocalQueue, StartedJob};
 use crate::shared::Shared;
 use crate::sync::MutexGuard;
 
-/// A worker at work. It [closes](Self::close) its local queue before it waits or lets others have the
-/// thread.
+/// A worker while it is polled. Dropping it closes its local queue.
 pub(super) struct LocalWorker<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
-    local_queue: Option<Arc<LocalQueue<Batch<In, T, E>>>>,
-    /// Of the jobs that came into the hand last.
+    queue: Option<Arc<LocalQueue<Batch<In, T, E>>>>,
+    /// The stream of the last batch.
     stream: Option<Arc<CompletionQueue<In, T, E>>>,
-    /// Whether there was something in the hand when it was looked at last.
-    has_hand: bool,
-    /// Whether others may look for something there.
-    is_holder: bool,
+    /// Whether the local queue had a job when it was locked last. Other workers may have stolen it
+    /// since.
+    has_batch: bool,
+    /// Whether the injector lets other workers steal from the local queue.
+    is_stealable: bool,
 }
 
-/// What a worker finds when it looks into its hand.
-pub(super) enum Step<In> {
-    /// This one has started.
+/// What [`LocalWorker::next`] finds in the local queue.
+pub(super) enum Next<In> {
+    /// A job, whose start is recorded.
     Job(LocalJob<In>),
-    /// Nothing.
+    /// No job.
     Empty,
-    /// The local queue is to be closed. Nothing was noted.
-    Called,
+    /// The local queue is revoked, or not open. Nothing was recorded.
+    Revoked,
 }
 
-/// A job out of the hand, whose start is noted.
+/// A started job of a batch, without a guard: its stream is that of the batch, and its attempt is
+/// the first.
 pub(super) struct LocalJob<In> {
     pub(super) id: JobId,
     pub(super) index: usize,
@@ -48,62 +65,63 @@ impl<In, T, E> LocalWorker<In, T, E> {
     pub(super) const fn new(shared: Arc<Shared<In, T, E>>) -> Self {
         Self {
             shared,
-            local_queue: None,
+            queue: None,
             stream: None,
-            has_hand: false,
-            is_holder: false,
+            has_batch: false,
+            is_stealable: false,
         }
     }
 
-    /// Of the jobs in the hand, if there are any.
+    /// The stream of the batch in the local queue, unless that is known to be empty.
     #[inline]
-    pub(super) fn hand(&self) -> Option<&Arc<CompletionQueue<In, T, E>>> {
-        if self.has_hand {
+    pub(super) fn batch_stream(&self) -> Option<&Arc<CompletionQueue<In, T, E>>> {
+        if self.has_batch {
             self.stream.as_ref()
         } else {
             None
         }
     }
 
-    /// Takes a local queue, where there may be one.
+    /// Opens a local queue, if the pool allows one now.
     pub(super) fn open(&mut self) {
-        if self.local_queue.is_none() {
-            self.local_queue = self.shared.open_local_queue();
+        if self.queue.is_none() {
+            self.queue = self.shared.open_local_queue();
         }
     }
 
-    /// Whether it has one.
     pub(super) const fn is_open(&self) -> bool {
-        self.local_queue.is_some()
+        self.queue.is_some()
     }
 
-    /// Takes a job, or jobs into the hand, in which there are none.
-    pub(super) fn take(&mut self) -> Result<Taken<QueuedJob<In, T, E>>, Closed> {
-        let taken = match self.shared.injector.take(self.local_queue.as_ref())? {
+    /// Takes a job from the injector, or a batch into the local queue, which is empty. Opens the
+    /// local queue if the next jobs are a batch.
+    pub(super) fn refill(&mut self) -> Result<Taken<QueuedJob<In, T, E>>, Closed> {
+        let taken = match self.shared.injector.take(self.queue.as_ref())? {
             Taken::NeedsLocalQueue => {
                 self.open();
-                if self.local_queue.is_none() {
-                    return self.take_one();
+                if self.queue.is_none() {
+                    return self.pop();
                 }
-                self.shared.injector.take(self.local_queue.as_ref())?
+                self.shared.injector.take(self.queue.as_ref())?
             }
             taken => taken,
         };
         if matches!(taken, Taken::Batch) {
-            self.is_holder = true;
-            self.look_whose_they_are();
+            self.is_stealable = true;
+            self.load_stream();
         }
         Ok(taken)
     }
 
-    /// The hand has been filled; somebody may have been faster and taken that away.
-    fn look_whose_they_are(&mut self) {
-        let Some(local_queue) = &self.local_queue else {
+    /// Reads the stream of the batch that the local queue was filled with. There is none if other
+    /// workers have stolen the batch already.
+    fn load_stream(&mut self) {
+        let Some(queue) = &self.queue else {
             return;
         };
         let (stream, is_known) = {
-            let local = local_queue.local();
-            let stream = local.batch.as_ref().map(|hand| &hand.stream);
+            let local = queue.local();
+            let stream = local.batch.as_ref().map(|batch| &batch.stream);
             let is_known = stream
                 .zip(self.stream.as_ref())
                 .is_some_and(|(stream, known)| Arc::ptr_eq(stream, known));
@@ -119,21 +137,21 @@ impl<In, T, E> LocalWorker<In, T, E> {
         if !is_known {
             self.stream = stream;
         }
-        self.has_hand = self.stream.is_some();
+        self.has_batch = self.stream.is_some();
         if self
             .stream
             .as_ref()
             .is_some_and(|stream| stream.cancelled().is_some())
         {
-            // The canceller has called the local queue, unless it looked for running jobs before that was
-            // open.
-            self.has_hand = false;
+            // A cancellation revokes the local queues that are open when it collects the running
+            // jobs; this one may have been opened since. So no job of the batch starts here.
+            self.has_batch = false;
             self.shared.sweep();
         }
     }
 
-    /// Takes one job.
-    pub(super) fn take_one(&self) -> Result<Taken<QueuedJob<In, T, E>>, Closed> {
+    /// Takes one job from the injector.
+    pub(super) fn pop(&self) -> Result<Taken<QueuedJob<In, T, E>>, Closed> {
         Ok(self
             .shared
             .injector
@@ -141,24 +159,24 @@ impl<In, T, E> LocalWorker<In, T, E> {
             .map_or(Taken::Nothing, Taken::One))
     }
 
-    /// Notes that the job of the slot has succeeded, where it has, and starts the next of the hand
-    /// there.
+    /// Starts the next job of the batch in the slot. Records the start, and before it the success
+    /// of the slot's last job if `has_succeeded`.
     #[inline(always)]
-    pub(super) fn step(&mut self, slot: usize, has_succeeded: bool) -> Step<In> {
-        let Some(mut local) = self.local() else {
-            return Step::Called;
+    pub(super) fn next(&mut self, slot: usize, has_succeeded: bool) -> Next<In> {
+        let Some(mut local) = self.lock() else {
+            return Next::Revoked;
         };
         let Local { batch, tally, .. } = &mut *local;
         let next = batch
             .as_mut()
-            .and_then(|hand| Some((hand.take_input()?, hand.stream.identity())));
+            .and_then(|batch| Some((batch.take_input()?, batch.stream.identity())));
         let Some(((id, index, input), stream)) = next else {
             if has_succeeded {
                 tally.succeed(slot);
             }
             drop(local);
-            self.has_hand = false;
-            return Step::Empty;
+            self.has_batch = false;
+            return Next::Empty;
         };
         let started_job = StartedJob {
             id,
@@ -171,12 +189,12 @@ impl<In, T, E> LocalWorker<In, T, E> {
             tally.start(slot, started_job);
         }
         self.shared.cancel_flags[slot].clear();
-        self.lay_down(local);
-        Step::Job(LocalJob { id, index, input })
+        self.unlock(local);
+        Next::Job(LocalJob { id, index, input })
     }
 
-    /// Gives a job of the hand, which has not waited, its outcome; starts the next one in its slot,
-    /// if there is one that may.
+    /// Completes a job of the batch that has not waited, and starts the next one in its slot if
+    /// `may_start_next`.
     #[inline(always)]
     pub(super) fn succeed(
         &mut self,
@@ -184,73 +202,73 @@ impl<In, T, E> LocalWorker<In, T, E> {
         success: Success<T>,
         guard: &mut JobGuard<In, T, E>,
         buffer: &mut CompletionBuffer<In, T, E>,
-        may_go_on: bool,
+        may_start_next: bool,
     ) -> Option<LocalJob<In>> {
         if let Some(stream) = &self.stream {
             buffer.begin_success(stream);
         }
-        let step = if may_go_on {
-            self.step(slot, true)
+        let next = if may_start_next {
+            self.next(slot, true)
         } else if self.record_success(slot) {
-            Step::Empty
+            Next::Empty
         } else {
-            Step::Called
+            Next::Revoked
         };
-        let next = match step {
-            Step::Job(next) => Some(next),
-            Step::Empty => None,
-            Step::Called => {
+        let next = match next {
+            Next::Job(next) => Some(next),
+            Next::Empty => None,
+            Next::Revoked => {
                 let Success { id, index, value } = success;
-                self.adopt(id, index, guard);
-                guard.settle(Ok(value), buffer);
+                self.promote(id, index, guard);
+                guard.complete(Ok(value), buffer);
                 self.close();
                 return None;
             }
         };
-        buffer.succeed(success);
+        buffer.push_success(success);
         next
     }
 
-    /// Makes a job of the hand the guard's, which sees to its outcome from here on.
-    pub(super) fn adopt(&self, id: JobId, index: usize, guard: &mut JobGuard<In, T, E>) {
+    /// Makes the guard responsible for the outcome of a job of the batch.
+    pub(super) fn promote(&self, id: JobId, index: usize, guard: &mut JobGuard<In, T, E>) {
         if let Some(stream) = &self.stream {
-            guard.adopt(stream, id, index);
+            guard.promote(stream, id, index);
         }
     }
 
-    /// Notes that a job from outside has started in the slot; says whether it could be noted here.
+    /// Records the start of a job that did not come from the local queue; returns whether it could.
     pub(super) fn record_start(&self, slot: usize, started_job: StartedJob) -> bool {
-        let Some(mut local) = self.local() else {
+        let Some(mut local) = self.lock() else {
             return false;
         };
         local.tally.start(slot, started_job);
         self.shared.cancel_flags[slot].clear();
-        self.lay_down(local);
+        self.unlock(local);
         true
     }
 
-    /// Notes that the job of the slot has succeeded; says whether it could be noted here.
+    /// Records the success of the slot's job; returns whether it could.
     pub(super) fn record_success(&self, slot: usize) -> bool {
-        let Some(mut local) = self.local() else {
+        let Some(mut local) = self.lock() else {
             return false;
         };
         local.tally.succeed(slot);
-        self.lay_down(local);
+        self.unlock(local);
         true
     }
 
-    /// What lies on the local queue, unless there is none or it was called.
+    /// Locks the local queue; `None` if it is not open or is revoked.
     #[inline(always)]
-    fn local(&self) -> Option<MutexGuard<'_, Local<Batch<In, T, E>>>> {
-        self.local_queue
+    fn lock(&self) -> Option<MutexGuard<'_, Local<Batch<In, T, E>>>> {
+        self.queue
             .as_ref()
-            .map(|local_queue| local_queue.local())
+            .map(|queue| queue.local())
             .filter(|local| !local.is_revoked())
     }
 
-    /// Something was written down.
+    /// Unlocks the local queue after a record; flushes the tallies if this one has grown long.
     #[inline(always)]
-    fn lay_down(&self, local: MutexGuard<'_, Local<Batch<In, T, E>>>) {
+    fn unlock(&self, local: MutexGuard<'_, Local<Batch<In, T, E>>>) {
         let is_long = local.tally.needs_flush();
         drop(local);
         if is_long {
@@ -258,21 +276,22 @@ impl<In, T, E> LocalWorker<In, T, E> {
         }
     }
 
-    /// Gives back what has not started, and enters everything in the books.
+    /// Closes the local queue: gives jobs that have not started back to the injector and flushes
+    /// the tally.
     #[inline]
     pub(super) fn close(&mut self) {
-        if let Some(local_queue) = self.local_queue.take() {
-            self.close_now(local_queue);
+        if let Some(queue) = self.queue.take() {
+            self.close_queue(queue);
         }
     }
 
-    fn close_now(&mut self, local_queue: Arc<LocalQueue<Batch<In, T, E>>>) {
-        self.has_hand = false;
-        if std::mem::take(&mut self.is_holder) {
-            self.shared.injector.give_back(&local_queue);
+    fn close_queue(&mut self, queue: Arc<LocalQueue<Batch<In, T, E>>>) {
+        self.has_batch = false;
+        if std::mem::take(&mut self.is_stealable) {
+            self.shared.injector.give_back(&queue);
         }
         self.stream = None;
-        self.shared.close_local_queue(local_queue);
+        self.shared.close_local_queue(queue);
     }
 }
 

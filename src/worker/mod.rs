@@ -1,12 +1,18 @@
-//! A worker: takes ready jobs, runs one attempt of each, and hands on the outcomes. A plain future,
-//! for any executor.
+//! Workers: they run jobs. A worker is a plain future, for any executor.
 //!
-//! In come entries from the injector; out go completions through the buffer, and jobs that are to
-//! be tried again back to the queue. It decides neither who may run nor what becomes of an outcome.
-//! Beside what it waits for, one of the workers keeps the time for the schedule. A worker starts a
-//! job only when one of its slots is free, and polls those that [go on](slots); that of a handler
-//! with state runs its jobs [one by one](one). What it has taken together and not started is
-//! everybody's.
+//! In: jobs of the injector. Out: outcomes, and jobs that are queued again for a retry. It decides
+//! neither which job may start nor whether a result is retried. While it waits, one of the workers
+//! also drives the timer of the schedule.
+//!
+//! A plain map job passes through
+//!
+//! 1. the injector and the [local queue](local), by [`LocalWorker::refill`](local::LocalWorker);
+//! 2. a slot of [`run`], which has a waker of the [`ready_list`];
+//! 3. an [`attempt`] of the handler;
+//! 4. the [`guard`], if the attempt waits or does not succeed, which completes the job;
+//! 5. the [`buffer`], which delivers completions to the completion queue of the map.
+//!
+//! A worker whose handler has state runs one job at a time, without slots: [`stateful`].
 
 pub(crate) mod attempt;
 pub(crate) mod buffer;
@@ -21,16 +27,16 @@ use std::collections::TryReserveError;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
 
 use async_executor::LocalExecutor;
 
+use self::attempt::AttemptStart;
 use self::buffer::CompletionBuffer;
 use self::guard::JobGuard;
-use self::run::run as run_slots;
-use self::stateful::run_one_by_one;
-use crate::error::{JobError, TimeLimit};
-use crate::event::{Event, JobId};
+use self::run::run_slots;
+use self::stateful::run_stateful;
+use crate::error::JobError;
+use crate::event::Event;
 use crate::handler::{Call, Plain, WithState, WithSubmitter};
 use crate::job::current::CurrentJob;
 use crate::job::queued::QueuedJob;
@@ -39,15 +45,15 @@ use crate::rt::Spawn;
 use crate::shared::Shared;
 use crate::submit::Submitter;
 
-/// After so many jobs without waiting, a worker lets others have the thread.
+/// After this many jobs without a wait, a worker yields to its executor.
 const JOBS_PER_TURN: usize = 256;
 
-/// The workers of a pool, to be polled by whoever likes; made by the `build` methods of
+/// The workers of a pool, for any executor; made by the `build` methods of
 /// [`Builder`](crate::Builder).
 ///
-/// Each [`Worker`] is run by [`Worker::run`], all of them in the caller's own task by
-/// [`drive`](Self::drive). Workers that are dropped count as gone; when all are, the pool ends, and
-/// what was accepted is reported as [abandoned](JobError::Abandoned).
+/// [`Worker::run`] runs one worker, [`drive`](Self::drive) all of them in the caller's task.
+/// Dropping a worker removes it from the pool. When the last one is dropped, the pool ends, and
+/// accepted jobs are reported as [abandoned](JobError::Abandoned).
 ///
 /// # Examples
 ///
@@ -88,7 +94,7 @@ pub struct Workers<In, T, E, C> {
 }
 
 impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Workers<In, T, E, C> {
-    /// Fails if memory cannot hold so many.
+    /// Fails if the memory for the workers cannot be allocated.
     pub(crate) fn new(
         shared: &Arc<Shared<In, T, E>>,
         mut call: impl FnMut(usize) -> C,
@@ -96,23 +102,23 @@ impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Workers<In, T, E, C> {
         let (mut workers, count) = (Vec::new(), shared.lock().admission.workers());
         workers.try_reserve_exact(count)?;
         workers.extend((0..count).map(|worker| {
-            let seat = WorkerGuard {
+            let guard = WorkerGuard {
                 shared: Arc::clone(shared),
-                worker,
+                id: worker,
             };
             Worker {
                 call: call(worker),
-                seat,
+                guard,
             }
         }));
         Ok(Self { workers })
     }
 
-    /// Runs all workers in the caller's own task until `body` ends, and returns what it yields.
-    /// Nothing is spawned, and nothing has to be `Send` or `'static`: handlers may borrow.
+    /// Runs all workers in the caller's task until `body` ends, and returns its output. Nothing is
+    /// spawned, and nothing has to be `Send` or `'static`: handlers may borrow.
     ///
-    /// When `body` ends, the workers are dropped and what is left is abandoned; a body that wants
-    /// it done ends with [`drain`](crate::Pool::drain).
+    /// When `body` ends, the workers are dropped and unfinished jobs are abandoned; to finish them,
+    /// end the body with [`drain`](crate::Pool::drain).
     ///
     /// The future is not `Send`, whatever the handler is: it polls the workers on an executor of
     /// one thread. To run it on an executor of many threads, spawn the workers instead.
@@ -142,14 +148,13 @@ impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Workers<In, T, E, C> {
         executor.run(body).await
     }
 
-    /// How many there are.
+    /// The number of workers.
     pub fn len(&self) -> usize {
         self.workers.len()
     }
 
-    /// Whether there are none; never so for what a builder makes.
+    /// Whether there are no workers. A builder makes at least one.
     pub fn is_empty(&self) -> bool {
-        // `false` would do: a builder makes at least one.
         self.workers.is_empty()
     }
 }
@@ -164,8 +169,8 @@ where
 {
     /// Spawns each worker on the executor.
     ///
-    /// Handlers with state have no such method, since the compiler cannot be told that their
-    /// futures are `Send`; a loop over the workers does the same.
+    /// Handlers with state have no such method, since no bound can express that their futures are
+    /// `Send`; a loop over the workers does the same.
     pub fn spawn_on(self, executor: &(impl Spawn + ?Sized)) {
         for worker in self {
             executor.spawn(Box::pin(worker.run()));
@@ -209,30 +214,30 @@ impl<In, T, E, C> fmt::Debug for Workers<In, T, E, C> {
 /// One worker of a pool.
 #[must_use = "a worker does nothing unless it is run"]
 pub struct Worker<In, T, E, C> {
-    /// Before the seat: its state is dropped while the worker still counts as there.
+    /// Before the guard: the handler's state is dropped before the worker is unregistered.
     call: C,
-    seat: WorkerGuard<In, T, E>,
+    guard: WorkerGuard<In, T, E>,
 }
 
-/// The membership of a worker; dropping it is leaving.
+/// Registers a worker with its pool; unregisters it on drop.
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "only workers have one")]
 pub struct WorkerGuard<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
-    worker: usize,
+    id: usize,
 }
 
 impl<In, T, E> Drop for WorkerGuard<In, T, E> {
     fn drop(&mut self) {
-        self.shared.worker_left(self.worker);
+        self.shared.worker_left(self.id);
     }
 }
 
-/// A handler with the loop that runs it; implemented by the types of [`handler`](crate::handler)
-/// only. A bound for code that is generic over the kind of handler.
+/// A handler that workers can run; implemented by the types of [`handler`](crate::handler) only. A
+/// bound for code that is generic over the kind of handler.
 pub trait RunHandler<In>: Call<In> {
     #[doc(hidden)]
-    fn run(self, guard: WorkerGuard<In, Self::Value, Self::Error>) -> impl Future<Output = ()>;
+    fn run(self, worker: WorkerGuard<In, Self::Value, Self::Error>) -> impl Future<Output = ()>;
 }
 
 impl<In, T, E, F, Fut> RunHandler<In> for Plain<F>
@@ -240,8 +245,8 @@ where
     F: Fn(In) -> Fut,
     Fut: Future<Output = Result<T, E>>,
 {
-    fn run(self, guard: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
-        run_slots(guard, self)
+    fn run(self, worker: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
+        run_slots(worker, self)
     }
 }
 
@@ -250,8 +255,8 @@ where
     F: Fn(In, Submitter<In, T, E>) -> Fut,
     Fut: Future<Output = Result<T, E>>,
 {
-    fn run(self, guard: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
-        run_slots(guard, self)
+    fn run(self, worker: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
+        run_slots(worker, self)
     }
 }
 
@@ -260,106 +265,106 @@ where
     Init: Fn(usize) -> S,
     F: AsyncFn(&mut S, In) -> Result<T, E>,
 {
-    fn run(self, guard: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
-        run_one_by_one(guard, self)
+    fn run(self, worker: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
+        run_stateful(worker, self)
     }
 }
 
 impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Worker<In, T, E, C> {
     /// The number of this worker, counted from 0.
     pub const fn id(&self) -> usize {
-        self.seat.worker
+        self.guard.id
     }
 
     /// Runs jobs until the pool is drained or aborted.
     ///
-    /// It lets others have the thread after every 256 jobs that did not wait for anything.
+    /// It yields to the executor after 256 jobs without a wait.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the jobs that it runs are reported as
+    /// If the future is dropped, its running jobs are reported as
     /// [abandoned](JobError::Abandoned). Jobs that have not started are left to the other workers;
-    /// after the last one, they are abandoned too.
+    /// when the last worker is dropped, they are abandoned too.
     pub async fn run(self) {
-        self.call.run(self.seat).await;
+        self.call.run(self.guard).await;
     }
 }
 
-/// What it takes for a job whose start is booked to become an attempt.
-struct Start<In, T, E> {
-    id: JobId,
-    attempts: u32,
-    deadline: Option<(Instant, TimeLimit)>,
+/// A started job, ready for its attempt.
+struct PreparedJob<In, T, E> {
+    attempt: AttemptStart,
     input: In,
     submitter: Option<Submitter<In, T, E>>,
 }
 
-/// Books the start of a job, unless it is enough to note it. `None`: it is settled, or somewhere
-/// else.
+/// Starts a job in the slot of `guard`. `record` may record the start in a local queue, see
+/// [`JobGuard::start`]. `None`: the job has its outcome, or is back in the schedule.
 ///
-/// No await between taking the job and here: it is in a guard before the worker's future can be
-/// dropped.
+/// Nothing is awaited between taking the job and this call, so the job is in a guard before the
+/// worker's future can be dropped.
 #[inline(always)]
-fn start<In, T, E>(
+fn start_job<In, T, E>(
     shared: &Arc<Shared<In, T, E>>,
     slot: usize,
-    entry: QueuedJob<In, T, E>,
+    job: QueuedJob<In, T, E>,
     guard: &mut JobGuard<In, T, E>,
     buffer: &mut CompletionBuffer<In, T, E>,
     wants_submitter: bool,
-    note: impl FnOnce(StartedJob) -> bool,
-) -> Option<Start<In, T, E>> {
-    let input = guard.start(entry, note)?;
+    record: impl FnOnce(StartedJob) -> bool,
+) -> Option<PreparedJob<In, T, E>> {
+    let input = guard.start(job, record)?;
     guard.notify_timer();
-    buffer.clear_for(guard.stream());
+    buffer.flush_others(guard.stream());
     let input = match guard.prepare(input) {
         Ok(input) => input,
         Err(error) => {
-            guard.settle(Err(error), buffer);
+            guard.complete(Err(error), buffer);
             return None;
         }
     };
-    let (id, attempts, deadline) = (guard.id, guard.attempts, guard.deadline);
+    let attempt = AttemptStart {
+        id: guard.id,
+        attempts: guard.attempts,
+        deadline: guard.deadline,
+    };
     shared.observe(|| Event::Started {
-        job: id,
-        attempt: attempts,
+        job: attempt.id,
+        attempt: attempt.attempts,
         worker: shared.worker_of(slot),
     });
     let submitter = wants_submitter.then(|| {
-        let place = CurrentJob {
+        let current = CurrentJob {
             pool: shared.identity(),
             slot,
-            id,
+            id: attempt.id,
         };
-        Submitter::new(Arc::clone(shared), place, guard.stream().map(Arc::clone))
+        Submitter::new(Arc::clone(shared), current, guard.stream().map(Arc::clone))
     });
-    Some(Start {
-        id,
-        attempts,
-        deadline,
+    Some(PreparedJob {
+        attempt,
         input,
         submitter,
     })
 }
 
-/// Gives a job its outcome, or sends it back to be tried again.
+/// Queues the job for another attempt if it is to be retried; else completes it.
 #[inline(always)]
-fn end<In, T, E>(
+fn complete_or_retry<In, T, E>(
     shared: &Shared<In, T, E>,
     mut result: Result<T, JobError<E>>,
     guard: &mut JobGuard<In, T, E>,
     buffer: &mut CompletionBuffer<In, T, E>,
 ) {
-    let is_again = shared.retry.is_some() && guard.goes_again(&mut result);
-    if !is_again {
-        guard.settle(result, buffer);
+    let is_queued_again = shared.retry.is_some() && guard.try_retry(&mut result);
+    if !is_queued_again {
+        guard.complete(result, buffer);
     }
 }
 
 impl<In, T, E, C> fmt::Debug for Worker<In, T, E, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker")
-            .field("id", &self.seat.worker)
+            .field("id", &self.guard.id)
             .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,18 @@
-//! Which slots of a worker were woken, and how the worker learns of it: a waker for each slot, and
-//! one list of them.
+//! Which slots of a worker have been woken.
+//!
+//! In: wakes of [`SlotWaker`]s, from any thread. Out: the numbers of the woken slots, by
+//! [`ReadyList::take`]. It never polls a slot, and never wakes a worker under its lock.
+//!
+//! To wait, a worker
+//!
+//! 1. moves the woken slots to its own list: [`ReadyList::take`];
+//! 2. allows the next wake of a slot, then polls it: [`SlotWaker::unlist`];
+//! 3. registers its waker, which fails if a slot has been woken since step 1:
+//!    [`ReadyList::register`].
+//!
+//! A wake sets `is_listed`, pushes the slot if the flag was clear, and wakes the registered worker.
+//! It locks the list for the push, and step 3 checks and registers under the same lock, so no wake
+//! is lost.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -8,7 +21,7 @@ use std::task::{Wake, Waker};
 use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
 use crate::sync::in_wakers::{Mutex, MutexGuard};
 
-/// The list of a worker.
+/// The woken slots of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct ReadyList {
     state: Mutex<State>,
@@ -16,9 +29,9 @@ pub(crate) struct ReadyList {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Each at most once.
+    /// Invariant: no slot is listed twice.
     slots: VecDeque<usize>,
-    /// Of the worker, while it waits.
+    /// The waker of the worker, while it waits.
     worker: Option<Waker>,
 }
 
@@ -27,18 +40,18 @@ impl ReadyList {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves all slots that were woken to the end of a list, in the order in which they were.
-    pub(crate) fn take(&self, list: &mut VecDeque<usize>) {
+    /// Moves the woken slots to the end of `ready`, in the order of their wakes.
+    pub(crate) fn take(&self, ready: &mut VecDeque<usize>) {
         let mut state = self.state();
-        if list.is_empty() {
-            std::mem::swap(list, &mut state.slots);
+        if ready.is_empty() {
+            std::mem::swap(ready, &mut state.slots);
         } else {
-            list.append(&mut state.slots);
+            ready.append(&mut state.slots);
         }
     }
 
-    /// Leaves the worker's waker, unless a slot was woken already; says whether it may wait.
-    pub(crate) fn wait(&self, waker: &Waker) -> bool {
+    /// Registers the worker's waker, unless a slot is listed; returns whether the worker may wait.
+    pub(crate) fn register(&self, waker: &Waker) -> bool {
         let mut state = self.state();
         if !state.slots.is_empty() {
             return false;
@@ -57,8 +70,8 @@ impl ReadyList {
         true
     }
 
-    /// The worker leaves, and is woken no more.
-    pub(crate) fn leave(&self) {
+    /// Removes the worker's waker.
+    pub(crate) fn deregister(&self) {
         let waker = self.state().worker.take();
         drop(waker);
     }
@@ -67,22 +80,23 @@ impl ReadyList {
 /// Wakes one slot.
 #[derive(Debug)]
 pub(crate) struct SlotWaker {
-    woken: Arc<ReadyList>,
+    ready_list: Arc<ReadyList>,
     slot: usize,
-    /// Whether it is in the list.
+    /// Set by the first wake, cleared by `unlist`. While it is set, further wakes do nothing: the
+    /// slot is listed, or taken and about to be polled.
     is_listed: AtomicBool,
 }
 
 impl SlotWaker {
-    pub(crate) fn new(woken: &Arc<ReadyList>, slot: usize) -> Arc<Self> {
+    pub(crate) fn new(ready_list: &Arc<ReadyList>, slot: usize) -> Arc<Self> {
         Arc::new(Self {
-            woken: Arc::clone(woken),
+            ready_list: Arc::clone(ready_list),
             slot,
             is_listed: AtomicBool::new(false),
         })
     }
 
-    /// The slot is about to be polled: whoever wakes it from now on puts it into the list again.
+    /// Lets the next wake list the slot again. Called before the slot is polled.
     pub(crate) fn unlist(&self) {
         self.is_listed.store(false, Ordering::SeqCst);
     }
@@ -97,7 +111,7 @@ impl Wake for SlotWaker {
         if self.is_listed.swap(true, Ordering::SeqCst) {
             return;
         }
-        let mut state = self.woken.state();
+        let mut state = self.ready_list.state();
         state.slots.push_back(self.slot);
         let worker = state.worker.take();
         drop(state);
@@ -124,35 +138,35 @@ mod tests {
 
     #[test]
     fn a_slot_is_listed_once_and_wakes_its_worker_once() {
-        let (woken, counter) = (Arc::new(ReadyList::default()), Arc::new(Counter::default()));
+        let (ready_list, counter) = (Arc::new(ReadyList::default()), Arc::new(Counter::default()));
         let worker = Waker::from(Arc::clone(&counter));
         let count = || counter.0.load(std::sync::atomic::Ordering::SeqCst);
-        let slots = [7, 8].map(|slot| SlotWaker::new(&woken, slot));
+        let slots = [7, 8].map(|slot| SlotWaker::new(&ready_list, slot));
         let wakers = slots.clone().map(Waker::from);
-        assert!(woken.wait(&worker));
+        assert!(ready_list.register(&worker));
         wakers[1].wake_by_ref();
         wakers[0].wake_by_ref();
         wakers[1].wake_by_ref();
         assert_eq!(count(), 1);
         assert!(
-            !woken.wait(&worker),
-            "it may not wait over a slot that was woken"
+            !ready_list.register(&worker),
+            "a listed slot keeps its worker from waiting"
         );
         let mut list = VecDeque::from([9]);
-        woken.take(&mut list);
+        ready_list.take(&mut list);
         assert_eq!(list, [9, 8, 7]);
-        // Until it is looked at, it is as good as listed.
+        // Taken, but not unlisted: another wake does nothing.
         wakers[0].wake_by_ref();
         list.clear();
-        woken.take(&mut list);
+        ready_list.take(&mut list);
         assert_eq!(list, []);
         slots[0].unlist();
-        assert!(woken.wait(&worker));
+        assert!(ready_list.register(&worker));
         wakers[0].wake_by_ref();
-        woken.take(&mut list);
+        ready_list.take(&mut list);
         assert_eq!((list, count()), (VecDeque::from([7]), 2));
-        assert!(woken.wait(&worker));
-        woken.leave();
+        assert!(ready_list.register(&worker));
+        ready_list.deregister();
         slots[1].unlist();
         wakers[1].wake_by_ref();
         assert_eq!(count(), 2);

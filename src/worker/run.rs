@@ -1,8 +1,19 @@
-//! A worker with many slots: it polls its jobs itself, those that were woken, and takes another one
-//! as soon as a slot is free.
+//! The loop of a worker with slots: many jobs at a time.
 //!
-//! A slot is made when it is needed first and used again after: one allocation for the future of
-//! its jobs and, where there are several, one for its waker. A slot that was free last is used
+//! In: jobs, from the [`LocalWorker`]. Out: their outcomes, by guard and buffer. It polls only the
+//! slots that have been woken, and never takes a job that it has no slot for.
+//!
+//! A turn of the loop
+//!
+//! 1. collects the woken slots: [`Slots::collect_ready`];
+//! 2. polls up to [`POLLS_PER_POP`] of them: [`Slots::poll_slot`];
+//! 3. starts the next job, if a slot is free: [`Slots::run_batch`] for jobs of the local queue,
+//!    [`Slots::start`] for a single one;
+//! 4. repeats 2 and 3 until [`JOBS_PER_TURN`], then yields; or until there is nothing to do, then
+//!    closes the local queue, flushes the buffer, drives the timer and waits.
+//!
+//! A slot is created when it is first needed, and reused: one allocation for the futures of its
+//! jobs and, in a worker with several, one for its waker. The slot that was freed last is used
 //! first, so a worker whose jobs do not wait has one slot.
 
 use std::collections::VecDeque;
@@ -11,12 +22,13 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use super::attempt::{Attempt, BatchRun};
 use super::buffer::CompletionBuffer;
 use super::guard::JobGuard;
-use super::local::{LocalJob, LocalWorker, Step};
+use super::local::{LocalJob, LocalWorker, Next};
 use super::ready_list::{ReadyList, SlotWaker};
-use super::stateful::job_or_moment;
-use super::{JOBS_PER_TURN, Start, WorkerGuard, end, start};
+use super::stateful::pop_or_timer;
+use super::{JOBS_PER_TURN, PreparedJob, WorkerGuard, complete_or_retry, start_job};
 use crate::channel::KeptNote;
 use crate::error::JobError;
 use crate::event::{Event, JobId};
@@ -27,151 +39,151 @@ use crate::queue::injector::{Closed, Taken};
 use crate::shared::Shared;
 use crate::shared::timer::TimerDriver;
 use crate::submit::Submitter;
-use crate::worker::attempt::{Attempt, Begin, Ran};
 
-/// After so many jobs that went on, a worker with a free slot looks whether another one has come.
-const JOBS_PER_LOOK: usize = 16;
+/// After this many polls of woken slots, a worker with a free slot tries to take a job.
+const POLLS_PER_POP: usize = 16;
 
 /// Runs jobs until the pool is drained or aborted.
-pub(crate) async fn run<In, C: Stateless<In>>(seat: WorkerGuard<In, C::Value, C::Error>, call: C) {
-    // What a worker works with is made when there is work, so that one that waits for its first job
-    // takes little memory.
-    let Some(first) = first_job(&seat).await else {
+pub(crate) async fn run_slots<In, C: Stateless<In>>(
+    worker: WorkerGuard<In, C::Value, C::Error>,
+    call: C,
+) {
+    // The state of the loop is created with the first job, so an idle worker takes little memory.
+    let Some(first) = first_job(&worker).await else {
         return;
     };
-    Box::pin(work(seat, call, first)).await;
+    Box::pin(run_jobs(worker, call, first)).await;
 }
 
-/// Waits for the first job, and keeps the time meanwhile; `None` if there is none.
-async fn first_job<In, T, E>(seat: &WorkerGuard<In, T, E>) -> Option<QueuedJob<In, T, E>> {
-    let mut time = TimerDriver::new(
-        Arc::clone(&seat.shared),
-        seat.shared.slots_of(seat.worker).start,
+/// Waits for the first job, and drives the timer meanwhile; `None` if the pool ends first.
+async fn first_job<In, T, E>(worker: &WorkerGuard<In, T, E>) -> Option<QueuedJob<In, T, E>> {
+    let mut timer = TimerDriver::new(
+        Arc::clone(&worker.shared),
+        worker.shared.slots_of(worker.id).start,
     );
     let kept = KeptNote::default();
     loop {
-        match job_or_moment(&seat.shared, &mut time, &kept).await {
+        match pop_or_timer(&worker.shared, &mut timer, &kept).await {
             Some(first) => return first.ok(),
-            // Not in line for a job any more, so what it releases does not wake this worker itself.
-            None => time.pass(),
+            // The future of `pop` is dropped: a job that the timer releases notifies another
+            // waiting worker, not this one.
+            None => timer.pass(),
         }
     }
 }
 
-/// Runs this job and others.
-async fn work<In, C: Stateless<In>>(
-    seat: WorkerGuard<In, C::Value, C::Error>,
+/// Runs the first job and all others.
+async fn run_jobs<In, C: Stateless<In>>(
+    worker: WorkerGuard<In, C::Value, C::Error>,
     call: C,
     first: QueuedJob<In, C::Value, C::Error>,
 ) {
-    // Parameters are dropped last, the seat after the handler: that goes while its worker still
-    // counts as there.
-    let shared = Arc::clone(&seat.shared);
-    let own = shared.slots_of(seat.worker);
+    // Drop order: parameters last, in reverse, so the handler is dropped before the worker is
+    // unregistered.
+    let shared = Arc::clone(&worker.shared);
+    let numbers = shared.slots_of(worker.id);
     let mut first = Some(first);
-    // An outcome is out when its future is gone, so this is dropped after the slots.
+    // Dropped after the slots: an outcome is delivered once the handler's future is dropped.
     let mut buffer = CompletionBuffer::new(Arc::clone(&shared));
-    let mut slots = Slots::new(&shared, own.len(), own.start, |input, submitter| {
+    let mut slots = Slots::new(&shared, numbers.len(), numbers.start, |input, submitter| {
         call.start(input, submitter)
     });
-    let mut time = TimerDriver::new(Arc::clone(&shared), own.start);
-    let mut post = LocalWorker::new(Arc::clone(&shared));
-    // Its place in the line for a job, while it stands there.
+    let mut timer = TimerDriver::new(Arc::clone(&shared), numbers.start);
+    let mut local = LocalWorker::new(Arc::clone(&shared));
+    // The wait for a job, while the worker waits for one.
     let kept = KeptNote::default();
-    let mut line = pin!(false.then(|| shared.injector.pop(&kept)));
+    let mut pop = pin!(false.then(|| shared.injector.pop(&kept)));
     poll_fn(|cx| {
-        // Each of those that were woken before has one turn. So a job that always wakes itself lets
-        // the others have theirs: those of this worker, those in the queue, and those of the
-        // executor.
-        slots.look_who_was_woken();
-        if slots.listed.len() > 1 {
-            post.open();
+        // Each slot that is ready now is polled once in this turn. So a job that always wakes
+        // itself starves neither other slots, nor queued jobs, nor other tasks of the executor.
+        slots.collect_ready();
+        if slots.ready.len() > 1 {
+            local.open();
         }
         let mut jobs = 0;
         if let Some(first) = first.take() {
-            slots.take(first, &mut post, &mut buffer, C::WANTS_SUBMITTER, cx);
+            slots.start(first, &mut local, &mut buffer, C::WANTS_SUBMITTER, cx);
             jobs += 1;
         }
         while jobs < JOBS_PER_TURN {
-            let mut gone_on = 0;
-            while gone_on < JOBS_PER_LOOK
-                && let Some(at) = slots.listed.pop_front()
+            let mut polled = 0;
+            while polled < POLLS_PER_POP
+                && let Some(at) = slots.ready.pop_front()
             {
-                // A job that comes is not to wait for one that is busy.
-                line.set(None);
-                slots.go_on(at, &mut post, &mut buffer, cx);
-                gone_on += 1;
+                // This worker does not wait now: a new job notifies another one.
+                pop.set(None);
+                slots.poll_slot(at, &mut local, &mut buffer, cx);
+                polled += 1;
             }
-            jobs += gone_on;
-            let next = match line.as_mut().as_pin_mut() {
+            jobs += polled;
+            let next = match pop.as_mut().as_pin_mut() {
                 _ if jobs >= JOBS_PER_TURN => break,
                 _ if slots.is_full() => None,
-                None if post.hand().is_some() => Some(Ok(Taken::Batch)),
-                // Where the one after would have to wait for this one, it is not taken along.
-                None if slots.is_about_to_be_full() => Some(post.take_one()),
-                None => Some(post.take()),
-                Some(pop) => match pop.poll(cx) {
+                None if local.batch_stream().is_some() => Some(Ok(Taken::Batch)),
+                // With one free slot, and jobs that wait, a batch would wait behind its first job.
+                None if slots.has_one_free() => Some(local.pop()),
+                None => Some(local.refill()),
+                Some(waiting) => match waiting.poll(cx) {
                     Poll::Ready(popped) => Some(popped.map(Taken::One)),
                     Poll::Pending => Some(Ok(Taken::Nothing)),
                 },
             };
             match next {
                 Some(Ok(Taken::Batch)) => {
-                    jobs += slots.run_hand(
-                        &mut post,
+                    jobs += slots.run_batch(
+                        &mut local,
                         &mut buffer,
-                        (JOBS_PER_TURN - jobs).min(JOBS_PER_LOOK),
+                        (JOBS_PER_TURN - jobs).min(POLLS_PER_POP),
                         cx,
                     );
                     continue;
                 }
-                Some(Ok(Taken::One(entry))) => {
-                    line.set(None);
-                    // The first one may be the only one, and what waits is booked sooner or later
-                    // anyway.
+                Some(Ok(Taken::One(job))) => {
+                    pop.set(None);
+                    // Not for the first job, which may be the only one; nor if jobs wait, since a
+                    // wait closes the local queue.
                     if jobs > 0 && !slots.has_waited {
-                        post.open();
+                        local.open();
                     }
-                    slots.take(entry, &mut post, &mut buffer, C::WANTS_SUBMITTER, cx);
+                    slots.start(job, &mut local, &mut buffer, C::WANTS_SUBMITTER, cx);
                     jobs += 1;
                     continue;
                 }
-                _ if gone_on > 0 => continue,
+                _ if polled > 0 => continue,
                 Some(Ok(Taken::Nothing | Taken::NeedsLocalQueue)) => {
-                    post.close();
+                    local.close();
                     buffer.flush();
-                    if line.is_none() {
-                        line.set(Some(shared.injector.pop(&kept)));
+                    if pop.is_none() {
+                        pop.set(Some(shared.injector.pop(&kept)));
                         continue;
                     }
                 }
                 Some(Err(Closed)) if slots.is_empty() => return Poll::Ready(()),
-                // All are occupied, or the last of them are about to end.
+                // No slot is free, or the pool ends and the last jobs still run.
                 Some(Err(Closed)) | None => {
-                    line.set(None);
-                    post.close();
+                    pop.set(None);
+                    local.close();
                     buffer.flush();
                 }
             }
             jobs += 1;
-            if time.poll(cx).is_ready() {
-                // Not in line for a job any more, so what it releases does not wake this worker
-                // itself.
-                line.set(None);
-                time.pass();
+            if timer.poll(cx).is_ready() {
+                // A job that the timer releases notifies another waiting worker, not this one.
+                pop.set(None);
+                timer.pass();
                 continue;
             }
-            if slots.may_wait(cx.waker()) {
+            if slots.register(cx.waker()) {
                 return Poll::Pending;
             }
             break;
         }
-        line.set(None);
-        post.close();
+        pop.set(None);
+        local.close();
         buffer.flush();
-        // It is ready a few times at most.
-        while time.poll(cx).is_ready() {
-            time.pass();
+        // Ends: the timer is ready a few times at most.
+        while timer.poll(cx).is_ready() {
+            timer.pass();
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -179,31 +191,30 @@ async fn work<In, C: Stateless<In>>(
     .await;
 }
 
-/// The slots that were needed so far. `make` makes a handler's future `F`.
+/// The slots of a worker. `make` makes a future of the handler.
 struct Slots<'a, In, T, E, F, M> {
     shared: &'a Arc<Shared<In, T, E>>,
     make: M,
-    /// `None` where there may be only one: that is woken with its worker.
-    woken: Option<Arc<ReadyList>>,
-    /// Those that were woken and have their turn now.
-    listed: VecDeque<usize>,
+    /// `None` in a worker with one slot: a job there is polled with the worker's own waker.
+    ready_list: Option<Arc<ReadyList>>,
+    /// The slots to be polled in this turn.
+    ready: VecDeque<usize>,
     /// Whether the job that was started last has waited.
     has_waited: bool,
-    /// How many there may be.
-    most: usize,
-    /// The number of the first within the pool.
+    max: usize,
+    /// The number of the first slot within the pool.
     first: usize,
-    /// Bounded by `most`.
+    /// The slots that have been needed so far; at most `max`.
     slots: Vec<Slot<In, T, E, F>>,
-    /// Those of them that have no job; the one that was freed last comes last.
+    /// The slots without a job; the last one freed is at the end.
     free: Vec<usize>,
 }
 
 struct Slot<In, T, E, F> {
-    // Before the guard: an outcome is told when the future is gone.
+    // Before the guard: an outcome is delivered once the handler's future is dropped.
     attempt: Pin<Box<Attempt<F>>>,
     guard: JobGuard<In, T, E>,
-    /// Its own, twice: as a list wants it, and as polls want it.
+    /// Its waker, in the two forms that `unlist` and polls need; `None` in a worker with one slot.
     waker: Option<(Arc<SlotWaker>, Waker)>,
 }
 
@@ -212,41 +223,44 @@ where
     M: Fn(In, Option<Submitter<In, T, E>>) -> F,
     F: Future<Output = Result<T, E>>,
 {
-    fn new(shared: &'a Arc<Shared<In, T, E>>, most: usize, first: usize, make: M) -> Self {
+    fn new(shared: &'a Arc<Shared<In, T, E>>, max: usize, first: usize, make: M) -> Self {
         Self {
             shared,
             make,
-            woken: (most > 1).then(Arc::default),
-            listed: VecDeque::new(),
+            ready_list: (max > 1).then(Arc::default),
+            ready: VecDeque::new(),
             has_waited: false,
-            most,
+            max,
             first,
             slots: Vec::new(),
             free: Vec::new(),
         }
     }
 
-    /// Moves those that were woken to the list of those that have their turn.
-    fn look_who_was_woken(&mut self) {
-        match &self.woken {
-            Some(woken) => woken.take(&mut self.listed),
+    /// Adds the woken slots to `ready`.
+    fn collect_ready(&mut self) {
+        match &self.ready_list {
+            Some(ready_list) => ready_list.take(&mut self.ready),
             None if self.is_empty() => {}
-            None => self.listed.push_back(0),
+            None => self.ready.push_back(0),
         }
     }
 
-    /// Leaves the worker's waker, unless a slot was woken already; says whether it may wait.
-    fn may_wait(&self, waker: &Waker) -> bool {
-        self.woken.as_ref().is_none_or(|woken| woken.wait(waker))
+    /// Registers the worker's waker; returns `false`, and the worker may not wait, if a slot has
+    /// been woken.
+    fn register(&self, waker: &Waker) -> bool {
+        self.ready_list
+            .as_ref()
+            .is_none_or(|ready_list| ready_list.register(waker))
     }
 
     fn is_full(&self) -> bool {
-        self.free.is_empty() && self.slots.len() == self.most
+        self.free.is_empty() && self.slots.len() == self.max
     }
 
-    /// Whether there is one place left, and the last job that was started has waited.
-    fn is_about_to_be_full(&self) -> bool {
-        self.has_waited && self.most - (self.slots.len() - self.free.len()) == 1
+    /// Whether one slot is free and jobs wait, as far as the last one tells.
+    fn has_one_free(&self) -> bool {
+        self.has_waited && self.max - (self.slots.len() - self.free.len()) == 1
     }
 
     fn is_empty(&self) -> bool {
@@ -254,10 +268,10 @@ where
     }
 
     /// Starts a job in a free slot, and polls it.
-    fn take(
+    fn start(
         &mut self,
-        entry: QueuedJob<In, T, E>,
-        post: &mut LocalWorker<In, T, E>,
+        job: QueuedJob<In, T, E>,
+        local: &mut LocalWorker<In, T, E>,
         buffer: &mut CompletionBuffer<In, T, E>,
         wants_submitter: bool,
         cx: &mut Context<'_>,
@@ -265,60 +279,55 @@ where
         let at = self.free_slot();
         let number = self.first + at;
         let guard = &mut self.slots[at].guard;
-        let note = |started_job| post.record_start(number, started_job);
-        let Some(started) = start(
+        let record = |started_job| local.record_start(number, started_job);
+        let Some(prepared) = start_job(
             self.shared,
             number,
-            entry,
+            job,
             guard,
             buffer,
             wants_submitter,
-            note,
+            record,
         ) else {
             return;
         };
         self.free.pop();
-        let Start {
-            id,
-            attempts,
-            deadline,
+        let PreparedJob {
+            attempt: start,
             input,
             submitter,
-        } = started;
+        } = prepared;
         let (slot, make) = (&mut self.slots[at], &self.make);
-        let polled = slot.attempt.as_mut().begin(
+        let polled = slot.attempt.as_mut().start(
             self.shared,
-            &Begin {
-                id,
-                attempts,
-                deadline,
-            },
+            &start,
             || make(input, submitter),
             |_| {},
-            &mut own_context(&slot.waker, cx),
+            &mut slot_context(&slot.waker, cx),
         );
         self.has_waited = polled.is_pending();
-        self.proceed(at, polled, post, buffer);
+        self.finish(at, polled, local, buffer);
     }
 
-    /// Runs jobs of the hand, at most so many, each in a slot until it waits; says how many.
-    fn run_hand(
+    /// Runs up to `max` jobs of the local queue; returns how many. Jobs that do not wait share a
+    /// slot, without a guard; a job that waits keeps the slot, and is promoted.
+    fn run_batch(
         &mut self,
-        post: &mut LocalWorker<In, T, E>,
+        local: &mut LocalWorker<In, T, E>,
         buffer: &mut CompletionBuffer<In, T, E>,
-        most: usize,
+        max: usize,
         cx: &mut Context<'_>,
     ) -> usize {
-        buffer.clear_for(post.hand());
+        buffer.flush_others(local.batch_stream());
         let mut jobs = 0;
-        while jobs < most && !self.is_full() {
+        while jobs < max && !self.is_full() {
             let at = self.free_slot();
             let number = self.first + at;
-            let mut first = match post.step(number, false) {
-                Step::Job(job) => Some(job),
-                Step::Empty => break,
-                Step::Called => {
-                    post.close();
+            let mut first = match local.next(number, false) {
+                Next::Job(job) => Some(job),
+                Next::Empty => break,
+                Next::Revoked => {
+                    local.close();
                     break;
                 }
             };
@@ -328,60 +337,60 @@ where
                 waker,
                 ..
             } = &mut self.slots[at];
-            let mut now = (JobId(0), 0);
-            // One after another, until one waits.
-            let ran = attempt.as_mut().run(
+            // The id and index of the job that runs.
+            let mut current = (JobId(0), 0);
+            let run = attempt.as_mut().run_batch(
                 self.shared,
                 |value| {
                     let next = match value {
                         None => first.take(),
                         Some(value) => {
                             let success = Success {
-                                id: now.0,
-                                index: now.1,
+                                id: current.0,
+                                index: current.1,
                                 value,
                             };
-                            post.succeed(number, success, guard, buffer, jobs < most)
+                            local.succeed(number, success, guard, buffer, jobs < max)
                         }
                     };
                     next.map(|LocalJob { id, index, input }| {
-                        now = (id, index);
+                        current = (id, index);
                         jobs += 1;
                         (id, input)
                     })
                 },
                 |input| (self.make)(input, None),
-                &mut own_context(waker, cx),
+                &mut slot_context(waker, cx),
             );
-            match ran {
-                Ran::Out => self.has_waited = false,
-                Ran::Waits => {
+            match run {
+                BatchRun::Exhausted => self.has_waited = false,
+                BatchRun::Pending => {
                     self.has_waited = true;
-                    post.adopt(now.0, now.1, guard);
+                    local.promote(current.0, current.1, guard);
                     self.free.pop();
                     buffer.send_if_due();
                 }
-                Ran::Ended(result) => {
+                BatchRun::Ended(result) => {
                     attempt.as_mut().discard();
-                    post.adopt(now.0, now.1, guard);
-                    end(self.shared, result, guard, buffer);
+                    local.promote(current.0, current.1, guard);
+                    complete_or_retry(self.shared, result, guard, buffer);
                 }
             }
         }
         jobs
     }
 
-    /// One without a job, which stays on the list of those.
+    /// A slot without a job. It stays in `free`.
     fn free_slot(&mut self) -> usize {
         self.free.last().copied().unwrap_or_else(|| self.add())
     }
 
-    /// Makes one more slot, without a job.
+    /// Creates a slot, without a job.
     fn add(&mut self) -> usize {
         let at = self.slots.len();
-        let waker = self.woken.as_ref().map(|woken| {
-            let listing = SlotWaker::new(woken, at);
-            (Arc::clone(&listing), Waker::from(listing))
+        let waker = self.ready_list.as_ref().map(|ready_list| {
+            let slot_waker = SlotWaker::new(ready_list, at);
+            (Arc::clone(&slot_waker), Waker::from(slot_waker))
         });
         self.slots.push(Slot {
             attempt: Box::pin(Attempt::new(self.first + at)),
@@ -392,40 +401,40 @@ where
         at
     }
 
-    /// Goes on with the job of a slot that was woken.
-    fn go_on(
+    /// Polls the job of a slot that has been woken.
+    fn poll_slot(
         &mut self,
         at: usize,
-        post: &mut LocalWorker<In, T, E>,
+        local: &mut LocalWorker<In, T, E>,
         buffer: &mut CompletionBuffer<In, T, E>,
         cx: &mut Context<'_>,
     ) {
         let slot = &self.slots[at];
-        if let Some((listing, _)) = &slot.waker {
-            listing.unlist();
+        if let Some((slot_waker, _)) = &slot.waker {
+            slot_waker.unlist();
         }
-        // It may have been woken by a job that is gone.
+        // A waker of an earlier job may have woken the slot.
         if !slot.attempt.is_over() {
-            buffer.clear_for(slot.guard.stream());
+            buffer.flush_others(slot.guard.stream());
             let slot = &mut self.slots[at];
             let polled =
                 slot.attempt
                     .as_mut()
-                    .poll(self.shared, |_| {}, &mut own_context(&slot.waker, cx));
-            self.proceed(at, polled, post, buffer);
+                    .poll(self.shared, |_| {}, &mut slot_context(&slot.waker, cx));
+            self.finish(at, polled, local, buffer);
         }
     }
 
-    /// The job of a slot was polled.
-    fn proceed(
+    /// Handles a poll of a slot's job: if it is ready, frees the slot and completes the job.
+    fn finish(
         &mut self,
         at: usize,
         polled: Poll<Result<T, JobError<E>>>,
-        post: &LocalWorker<In, T, E>,
+        local: &LocalWorker<In, T, E>,
         buffer: &mut CompletionBuffer<In, T, E>,
     ) {
         let Poll::Ready(result) = polled else {
-            // What others are waiting for does not wait for more of these.
+            // The consumer may have read all that was sent, and waits for what is buffered.
             buffer.send_if_due();
             return;
         };
@@ -438,28 +447,28 @@ where
         }
         let number = self.first + at;
         let result = match result {
-            Ok(value) if post.is_open() => match slot
+            Ok(value) if local.is_open() => match slot
                 .guard
-                .succeed(value, buffer, || post.record_success(number))
+                .succeed(value, buffer, || local.record_success(number))
             {
                 None => return,
                 Some(value) => Ok(value),
             },
             result => result,
         };
-        end(self.shared, result, &mut slot.guard, buffer);
+        complete_or_retry(self.shared, result, &mut slot.guard, buffer);
     }
 }
 
-/// What the job of a slot is polled with.
-fn own_context<'a>(own: &'a Option<(Arc<SlotWaker>, Waker)>, cx: &'a Context<'_>) -> Context<'a> {
+/// The context that the job of a slot is polled with.
+fn slot_context<'a>(own: &'a Option<(Arc<SlotWaker>, Waker)>, cx: &'a Context<'_>) -> Context<'a> {
     Context::from_waker(own.as_ref().map_or_else(|| cx.waker(), |(_, waker)| waker))
 }
 
 impl<In, T, E, F, M> Drop for Slots<'_, In, T, E, F, M> {
     fn drop(&mut self) {
-        if let Some(woken) = &self.woken {
-            woken.leave();
+        if let Some(ready_list) = &self.ready_list {
+            ready_list.deregister();
         }
     }
 }

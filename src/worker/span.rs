@@ -1,5 +1,5 @@
-//! The span of a job, for the feature `tracing`: entered around each poll. Without the feature it
-//! is nothing.
+//! The span of an attempt, entered around each poll. Without the feature `tracing`, `JobSpan` is
+//! zero-sized and its methods do nothing.
 
 #[cfg(feature = "tracing")]
 pub(crate) use with::JobSpan;
@@ -14,15 +14,15 @@ mod with {
     pub(crate) struct JobSpan(tracing::Span);
 
     impl JobSpan {
-        /// Of no job.
+        /// The span of no job.
         pub(crate) const NONE: Self = Self(tracing::Span::none());
 
-        /// Becomes that of an attempt.
+        /// Replaces the span by one for an attempt of the job.
         pub(crate) fn renew(&mut self, job: JobId, attempt: u32, worker: usize) {
             self.0 = tracing::info_span!("job", id = job.as_u64(), attempt, worker);
         }
 
-        /// The attempt is over.
+        /// Closes the span when the attempt ends.
         pub(crate) fn close(&mut self) {
             self.0 = tracing::Span::none();
         }

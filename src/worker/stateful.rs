@@ -1,5 +1,7 @@
-//! The worker of a handler with state: one job after another, each in the worker's own future,
-//! since each borrows the state.
+//! The loop of a worker whose handler has state.
+//!
+//! In: jobs of the injector. Out: their outcomes, by guard and buffer. It runs one job at a time in
+//! the worker's own future, since each attempt borrows the state; it never opens a local queue.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -10,7 +12,7 @@ use futures_lite::future;
 
 use super::buffer::CompletionBuffer;
 use super::guard::JobGuard;
-use super::{JOBS_PER_TURN, Start, WorkerGuard, end, start};
+use super::{JOBS_PER_TURN, PreparedJob, WorkerGuard, complete_or_retry, start_job};
 use crate::channel::KeptNote;
 use crate::error::JobError;
 use crate::event::Event;
@@ -19,22 +21,21 @@ use crate::job::queued::QueuedJob;
 use crate::queue::injector::Closed;
 use crate::shared::Shared;
 use crate::shared::timer::TimerDriver;
-use crate::worker::attempt::{Attempt, Begin};
+use crate::worker::attempt::Attempt;
 
 /// Runs jobs until the pool is drained or aborted.
-pub(crate) async fn run_one_by_one<In, C: Call<In>>(
-    seat: WorkerGuard<In, C::Value, C::Error>,
+pub(crate) async fn run_stateful<In, C: Call<In>>(
+    worker: WorkerGuard<In, C::Value, C::Error>,
     mut call: C,
 ) {
-    // Parameters are dropped last, the seat after the state: that goes while its worker still
-    // counts as there.
-    let shared = Arc::clone(&seat.shared);
-    let slot = shared.slots_of(seat.worker).start;
+    // Drop order: parameters last, in reverse, so the handler's state is dropped before the worker
+    // is unregistered.
+    let shared = Arc::clone(&worker.shared);
+    let slot = shared.slots_of(worker.id).start;
     let mut buffer = CompletionBuffer::new(Arc::clone(&shared));
-    // Declared before the attempts, so dropped after them: an outcome is out when the handler's
-    // future is gone.
+    // Dropped after the attempt: an outcome is delivered once the handler's future is dropped.
     let mut guard = JobGuard::new(Arc::clone(&shared), slot);
-    let mut time = TimerDriver::new(Arc::clone(&shared), slot);
+    let mut timer = TimerDriver::new(Arc::clone(&shared), slot);
     let kept = KeptNote::default();
     let mut jobs = 0;
     loop {
@@ -43,18 +44,18 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(
             buffer.flush();
             future::yield_now().await;
         }
-        let entry = match shared.injector.try_pop() {
-            Ok(Some(entry)) => entry,
+        let job = match shared.injector.try_pop() {
+            Ok(Some(job)) => job,
             Ok(None) => {
                 jobs = 0;
                 buffer.flush();
-                match job_or_moment(&shared, &mut time, &kept).await {
-                    Some(Ok(entry)) => entry,
+                match pop_or_timer(&shared, &mut timer, &kept).await {
+                    Some(Ok(job)) => job,
                     Some(Err(Closed)) => break,
                     None => {
-                        // Not in line for a job any more, so what it releases does not wake this
-                        // worker itself.
-                        time.pass();
+                        // The future of `pop` is dropped: a job that the timer releases notifies
+                        // another waiting worker, not this one.
+                        timer.pass();
                         continue;
                     }
                 }
@@ -62,11 +63,12 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(
             Err(Closed) => break,
         };
         jobs += 1;
-        // Its state is a connection, say, and its jobs wait: there is nothing to gain by a local queue.
-        let Some(started) = start(
+        // Recorded under the shared lock: a job with state (a connection, say) waits, so a local
+        // queue would save nothing.
+        let Some(prepared) = start_job(
             &shared,
             slot,
-            entry,
+            job,
             &mut guard,
             &mut buffer,
             C::WANTS_SUBMITTER,
@@ -74,33 +76,26 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(
         ) else {
             continue;
         };
-        let Start {
-            id,
-            attempts,
-            deadline,
+        let PreparedJob {
+            attempt: start,
             input,
             submitter,
-        } = started;
-        let begin = Begin {
-            id,
-            attempts,
-            deadline,
-        };
+        } = prepared;
         let drop_panicked;
         let result = {
             let mut attempt = pin!(Attempt::new(slot));
             let mut make = Some(|| call.call(input, submitter));
             let mut before_wait = |cx: &mut Context<'_>| {
                 buffer.flush();
-                // It is ready a few times at most.
-                while time.poll(cx).is_ready() {
-                    time.pass();
+                // Ends: the timer is ready a few times at most.
+                while timer.poll(cx).is_ready() {
+                    timer.pass();
                 }
             };
             let result = poll_fn(|cx| match make.take() {
                 Some(make) => attempt
                     .as_mut()
-                    .begin(&shared, &begin, make, &mut before_wait, cx),
+                    .start(&shared, &start, make, &mut before_wait, cx),
                 None => attempt.as_mut().poll(&shared, &mut before_wait, cx),
             })
             .await;
@@ -108,26 +103,26 @@ pub(crate) async fn run_one_by_one<In, C: Call<In>>(
             result
         };
         if drop_panicked {
-            shared.observe(|| Event::DropPanicked { job: id });
+            shared.observe(|| Event::DropPanicked { job: start.id });
         }
         if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
             call.renew();
         }
-        end(&shared, result, &mut guard, &mut buffer);
+        complete_or_retry(&shared, result, &mut guard, &mut buffer);
     }
 }
 
-/// Waits for a job, and keeps the time meanwhile. `None`: the next moment has come; the place in
-/// the line for a job is given up.
-pub(crate) async fn job_or_moment<In, T, E>(
+/// Waits for a job, and drives the timer meanwhile. `None`: a deadline has passed, and the wait for
+/// a job is given up.
+pub(crate) async fn pop_or_timer<In, T, E>(
     shared: &Shared<In, T, E>,
-    time: &mut TimerDriver<In, T, E>,
+    timer: &mut TimerDriver<In, T, E>,
     kept: &KeptNote,
 ) -> Option<Result<QueuedJob<In, T, E>, Closed>> {
     let mut job = pin!(shared.injector.pop(kept));
     poll_fn(|cx| match job.as_mut().poll(cx) {
         Poll::Ready(job) => Poll::Ready(Some(job)),
-        Poll::Pending => time.poll(cx).map(|()| None),
+        Poll::Pending => timer.poll(cx).map(|()| None),
     })
     .await
 }

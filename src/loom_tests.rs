@@ -1,13 +1,13 @@
-//! Small pieces on which the rest stands, in all orders that two or three threads can have, up to a
-//! number of preemptions: the reply of a job, the hand-over of a job among workers that leave, and
-//! the wakes of a slot and of the one who keeps the time. Only in a build of its own:
+//! Loom models of the smallest pieces, in all orders of two or three threads up to a number of
+//! preemptions: the completion of a job with a handle, jobs that pass between workers that leave,
+//! the wakes of a slot and those of the worker that drives the timer. Only in a build of its own:
 //!
 //! ```text
-//! RUSTFLAGS='--cfg brigade_model="loom"' cargo test --release --no-default-features --lib models
+//! RUSTFLAGS='--cfg brigade_model="loom"' cargo test --release --no-default-features --lib loom_tests
 //! ```
 //!
-//! `LOOM_MAX_PREEMPTIONS=n` looks at more orders. A wait that never ends is a deadlock, which loom
-//! finds by itself.
+//! `LOOM_MAX_PREEMPTIONS=n` explores more orders. Loom reports a wait that never ends as a
+//! deadlock.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -31,13 +31,13 @@ use crate::worker::Workers;
 use crate::worker::buffer::CompletionBuffer;
 use crate::worker::guard::JobGuard;
 use crate::worker::ready_list::{ReadyList, SlotWaker};
-use crate::worker::stateful::job_or_moment;
+use crate::worker::stateful::pop_or_timer;
 use crate::{CancelReason, JobError, ManualTimer, Pool};
 
 type Jobs = Pool<u32, u32, u32>;
-/// Jobs that travel as one.
+/// A batch of jobs.
 type Row = VecDeque<u32>;
-type Books = Arc<Shared<u32, u32, u32>>;
+type SharedState = Arc<Shared<u32, u32, u32>>;
 
 fn explore(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
@@ -53,7 +53,7 @@ fn explore(model: impl Fn() + Send + Sync + 'static) {
         move || {
             runs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let model = Arc::clone(&model);
-            // Loom's first thread has little room.
+            // Loom's first thread has a small stack.
             spawn(move || model())
                 .join()
                 .expect("the model does not panic");
@@ -71,10 +71,10 @@ fn spawn<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> thread::J
         .expect("there are few threads")
 }
 
-/// In words; more than what a worker needs without optimisation.
+/// In words; more than an unoptimised worker needs.
 const STACK: usize = 1 << 17;
 
-/// A pool whose workers are not run: the threads of the model do what they would.
+/// A pool whose workers are not run: the threads of the model stand in for them.
 fn pool(
     workers: usize,
     clock: &ManualTimer,
@@ -91,29 +91,29 @@ fn pool(
 
 type Handle = std::future::Ready<Result<u32, u32>>;
 
-/// What a worker does with a job whose handler answers at once.
+/// Runs a job whose handler returns at once, as a worker does.
 fn run(
-    shared: &Books,
+    shared: &SharedState,
     slot: usize,
-    entry: QueuedJob<u32, u32, u32>,
+    job: QueuedJob<u32, u32, u32>,
     answer: impl FnOnce(u32) -> Result<u32, u32>,
 ) {
     let (mut guard, mut buffer) = (
         JobGuard::new(Arc::clone(shared), slot),
         CompletionBuffer::new(Arc::clone(shared)),
     );
-    let Some(input) = guard.start(entry, |_| false) else {
+    let Some(input) = guard.start(job, |_| false) else {
         return;
     };
     let result = guard
         .prepare(input)
         .and_then(|input| answer(input).map_err(JobError::Failed));
-    guard.settle(result, &mut buffer);
+    guard.complete(result, &mut buffer);
 }
 
-// ---- the reply ----
+// ---- completion of a job with a handle ----
 
-/// A worker runs the one job, or leaves with it, while `ask` does something with the handle.
+/// A worker runs the one job, or drops it started, while `ask` uses the handle.
 fn one_job(
     answer: impl Fn(u32) -> Result<u32, u32> + Copy + Send + Sync + 'static,
     is_lost: bool,
@@ -124,14 +124,14 @@ fn one_job(
         let handle = pool.try_submit(7).expect("there is room");
         let shared = Arc::clone(pool.shared());
         let worker = spawn(move || {
-            let Ok(Some(entry)) = shared.injector.try_pop() else {
+            let Ok(Some(job)) = shared.injector.try_pop() else {
                 return;
             };
             if is_lost {
                 let mut guard = JobGuard::new(Arc::clone(&shared), 0);
-                guard.start(entry, |_| false);
+                guard.start(job, |_| false);
             } else {
-                run(&shared, 0, entry, answer);
+                run(&shared, 0, job, answer);
             }
         });
         ask(handle, &pool);
@@ -148,12 +148,12 @@ fn one_job(
 }
 
 #[test]
-fn whoever_awaits_a_job_is_told() {
+fn an_awaited_job_wakes_its_handle() {
     one_job(Ok, false, |handle, _| assert_eq!(block_on(handle), Ok(7)));
 }
 
 #[test]
-fn whoever_awaits_a_job_is_told_that_its_worker_has_left() {
+fn an_awaited_job_wakes_its_handle_when_its_worker_is_dropped() {
     one_job(Ok, true, |handle, _| {
         assert_eq!(block_on(handle), Err(JobError::Abandoned))
     });
@@ -167,7 +167,7 @@ fn a_cancelled_job_ends_once() {
 }
 
 #[test]
-fn a_cancelled_job_ends_once_though_its_worker_leaves() {
+fn a_cancelled_job_ends_once_though_its_worker_is_dropped() {
     one_job(Ok, true, |handle, _| {
         let result = block_on(handle.cancel());
         assert!(!matches!(result, Some(Ok(_))), "{result:?}");
@@ -175,34 +175,34 @@ fn a_cancelled_job_ends_once_though_its_worker_leaves() {
 }
 
 #[test]
-fn a_failure_that_nobody_awaits_goes_to_the_place_for_them_once() {
+fn an_unhandled_failure_is_reported_once() {
     explore(|| {
         let (pool, workers) = pool(1, &ManualTimer::new());
-        let told = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+        let reported = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
         pool.on_unhandled({
-            let told = Arc::clone(&told);
+            let reported = Arc::clone(&reported);
             move |failure| {
                 assert_eq!(failure.error, JobError::Failed(7));
-                told.fetch_add(1, loom::sync::atomic::Ordering::SeqCst);
+                reported.fetch_add(1, loom::sync::atomic::Ordering::SeqCst);
             }
         });
         let handle = pool.try_submit(7).expect("there is room");
         let shared = Arc::clone(pool.shared());
         let worker = spawn(move || {
-            let Ok(Some(entry)) = shared.injector.try_pop() else {
+            let Ok(Some(job)) = shared.injector.try_pop() else {
                 return;
             };
-            run(&shared, 0, entry, Err);
+            run(&shared, 0, job, Err);
         });
         handle.detach();
         worker.join().expect("it does not panic");
-        assert_eq!(told.load(loom::sync::atomic::Ordering::SeqCst), 1);
+        assert_eq!(reported.load(loom::sync::atomic::Ordering::SeqCst), 1);
         drop(workers);
     });
 }
 
 #[test]
-fn an_abort_and_a_worker_settle_a_job_once() {
+fn an_abort_and_a_worker_complete_a_job_once() {
     one_job(Ok, false, |handle, pool| {
         pool.shared().begin_abort();
         let result = block_on(handle);
@@ -216,9 +216,9 @@ fn an_abort_and_a_worker_settle_a_job_once() {
     });
 }
 
-// ---- the hand-over ----
+// ---- jobs that pass between workers ----
 
-/// Takes jobs until there are none and the channel is closed.
+/// Pops jobs until the injector is closed and empty.
 fn take_all(injector: &Injector<Row>) -> Vec<u32> {
     let mut taken = Vec::new();
     while let Ok(job) = block_on(injector.pop(&KeptNote::default())) {
@@ -230,14 +230,14 @@ fn take_all(injector: &Injector<Row>) -> Vec<u32> {
 fn hand_over(push: impl Fn(&Injector<Row>) + Send + Sync + 'static) {
     explore(move || {
         let injector = Arc::new(Injector::<Row>::new());
-        let removed = spawn({
+        let leaver = spawn({
             let injector = Arc::clone(&injector);
             move || block_on(poll_once(injector.pop(&KeptNote::default()))).and_then(Result::ok)
         });
         let stayer = spawn({
             let injector = Arc::clone(&injector);
             move || {
-                // Two of three jobs at least are its own.
+                // The leaver takes one of three jobs at most.
                 let first = block_on(injector.pop(&KeptNote::default())).expect("it is open");
                 let second = block_on(injector.pop(&KeptNote::default())).expect("it is open");
                 [first, second]
@@ -245,7 +245,7 @@ fn hand_over(push: impl Fn(&Injector<Row>) + Send + Sync + 'static) {
         });
         push(&injector);
         let mut taken: Vec<u32> = stayer.join().expect("it does not panic").into();
-        taken.extend(removed.join().expect("it does not panic"));
+        taken.extend(leaver.join().expect("it does not panic"));
         injector.close();
         taken.extend(take_all(&injector));
         taken.sort_unstable();
@@ -254,12 +254,12 @@ fn hand_over(push: impl Fn(&Injector<Row>) + Send + Sync + 'static) {
 }
 
 #[test]
-fn no_job_of_a_batch_is_left_beside_a_worker_that_sleeps() {
+fn no_job_of_a_batch_is_left_while_a_worker_sleeps() {
     hand_over(|injector| assert!(injector.push_many(1..4).is_ok()));
 }
 
 #[test]
-fn no_batch_of_one_is_left_beside_a_worker_that_sleeps() {
+fn no_batch_of_one_is_left_while_a_worker_sleeps() {
     hand_over(|injector| {
         for job in 1..=3 {
             injector.push_batch([job].into()).expect("it is open");
@@ -268,7 +268,7 @@ fn no_batch_of_one_is_left_beside_a_worker_that_sleeps() {
 }
 
 #[test]
-fn no_job_that_comes_alone_is_left_beside_a_worker_that_sleeps() {
+fn no_job_that_comes_alone_is_left_while_a_worker_sleeps() {
     hand_over(|injector| {
         for job in 1..=3 {
             injector.push(job).expect("it is open");
@@ -276,9 +276,9 @@ fn no_job_that_comes_alone_is_left_beside_a_worker_that_sleeps() {
     });
 }
 
-/// One worker has taken three jobs together and started the first, when `leave` happens to its
-/// local queue; the other waits for two.
-fn share(leave: impl Fn(&Injector<Row>, Arc<LocalQueue<Row>>) + Copy + Send + Sync + 'static) {
+/// One worker takes a batch of three jobs, starts the first, and calls `leave` with its local
+/// queue; another waits for two jobs.
+fn steal(leave: impl Fn(&Injector<Row>, Arc<LocalQueue<Row>>) + Copy + Send + Sync + 'static) {
     explore(move || {
         let injector = Arc::new(Injector::<Row>::new());
         let other = spawn({
@@ -289,7 +289,7 @@ fn share(leave: impl Fn(&Injector<Row>, Arc<LocalQueue<Row>>) + Copy + Send + Sy
         });
         injector.push_batch([1, 2, 3].into()).expect("it is open");
         let local_queue = Arc::new(LocalQueue::default());
-        // The other one may be faster and take one or two.
+        // The other worker may take one or two first.
         if injector.take(Some(&local_queue)) == Ok(Taken::Batch) {
             let first = local_queue.local().batch.as_mut().and_then(Row::pop_front);
             leave(&injector, local_queue);
@@ -307,18 +307,18 @@ fn share(leave: impl Fn(&Injector<Row>, Arc<LocalQueue<Row>>) + Copy + Send + Sy
 }
 
 #[test]
-fn what_lies_in_a_hand_is_found_by_a_worker_that_sleeps() {
-    // It is never put back.
-    share(|_, _| ());
+fn a_job_in_a_local_queue_is_found_by_a_worker_that_sleeps() {
+    // The local queue is never given back.
+    steal(|_, _| ());
 }
 
 #[test]
-fn what_is_put_back_is_found_by_a_worker_that_sleeps() {
-    share(|injector, local_queue| injector.give_back(&local_queue));
+fn a_job_that_is_given_back_is_found_by_a_worker_that_sleeps() {
+    steal(|injector, local_queue| injector.give_back(&local_queue));
 }
 
 #[test]
-fn no_job_overtakes_another_while_somebody_looks_for_dead_ones() {
+fn no_job_overtakes_another_during_a_sweep() {
     explore(|| {
         let injector = Arc::new(Injector::<Row>::new());
         let worker = spawn({
@@ -348,7 +348,7 @@ fn two_workers_take_the_jobs_in_their_order() {
             let (injector, taken) = (Arc::clone(&injector), Arc::clone(&taken));
             spawn(move || {
                 let job = block_on(injector.pop(&KeptNote::default())).expect("it is open");
-                taken.lock().expect("nobody panics").push(job);
+                taken.lock().expect("no thread panics").push(job);
             })
         });
         assert!(injector.push_many(1..3).is_ok());
@@ -356,7 +356,7 @@ fn two_workers_take_the_jobs_in_their_order() {
         for worker in workers {
             worker.join().expect("it does not panic");
         }
-        let mut taken = taken.lock().expect("nobody panics").clone();
+        let mut taken = taken.lock().expect("no thread panics").clone();
         taken.sort_unstable();
         assert_eq!(taken, [1, 2]);
         injector.close();
@@ -365,10 +365,10 @@ fn two_workers_take_the_jobs_in_their_order() {
 }
 
 #[test]
-fn a_slot_that_is_woken_is_looked_at() {
+fn a_slot_that_is_woken_is_polled() {
     explore(|| {
-        let woken = Arc::new(ReadyList::default());
-        let slot = SlotWaker::new(&woken, 0);
+        let ready_list = Arc::new(ReadyList::default());
+        let slot = SlotWaker::new(&ready_list, 0);
         let is_done = Arc::new(AtomicBool::new(false));
         let waking = [(); 2].map(|()| {
             let (waker, is_done) = (Waker::from(Arc::clone(&slot)), Arc::clone(&is_done));
@@ -380,14 +380,14 @@ fn a_slot_that_is_woken_is_looked_at() {
         block_on(poll_fn(|cx| {
             loop {
                 let mut list = VecDeque::new();
-                woken.take(&mut list);
+                ready_list.take(&mut list);
                 while list.pop_front().is_some() {
                     slot.unlist();
                 }
                 if is_done.load(Ordering::SeqCst) {
                     return Poll::Ready(());
                 }
-                if woken.wait(cx.waker()) {
+                if ready_list.register(cx.waker()) {
                     return Poll::Pending;
                 }
             }
@@ -395,35 +395,34 @@ fn a_slot_that_is_woken_is_looked_at() {
         waking
             .into_iter()
             .for_each(|thread| thread.join().expect("it does not panic"));
-        woken.leave();
+        ready_list.deregister();
     });
 }
 
-// ---- the timekeeper ----
+// ---- the worker that drives the timer ----
 
-/// What a worker does beside running handlers: waits for a job and keeps the time, until it has run
-/// one.
-fn serve(shared: &Books, slot: usize) {
-    let mut time = TimerDriver::new(Arc::clone(shared), slot);
+/// Waits for a job and drives the timer, as a worker does, until it has run one job.
+fn serve(shared: &SharedState, slot: usize) {
+    let mut timer = TimerDriver::new(Arc::clone(shared), slot);
     let kept = KeptNote::default();
-    let entry = block_on(async {
+    let job = block_on(async {
         loop {
-            match job_or_moment(shared, &mut time, &kept).await {
-                Some(Ok(entry)) => break Some(entry),
+            match pop_or_timer(shared, &mut timer, &kept).await {
+                Some(Ok(job)) => break Some(job),
                 Some(Err(_)) => break None,
-                None => time.pass(),
+                None => timer.pass(),
             }
         }
     });
-    if let Some(entry) = entry {
-        run(shared, slot, entry, Ok);
+    if let Some(job) = job {
+        run(shared, slot, job, Ok);
     }
 }
 
 const DELAY: Duration = Duration::from_secs(1);
 
 #[test]
-fn the_one_who_keeps_the_time_is_woken_for_an_earlier_moment() {
+fn the_timer_driver_is_woken_for_an_earlier_deadline() {
     explore(|| {
         let clock = ManualTimer::new();
         let (pool, workers) = pool(1, &clock);
@@ -442,7 +441,7 @@ fn the_one_who_keeps_the_time_is_woken_for_an_earlier_moment() {
 }
 
 #[test]
-fn the_time_is_kept_after_its_keeper_has_left() {
+fn the_timer_is_driven_after_its_driver_is_dropped() {
     explore(|| {
         let clock = ManualTimer::new();
         let (pool, workers) = pool(2, &clock);
@@ -451,18 +450,18 @@ fn the_time_is_kept_after_its_keeper_has_left() {
             .delay(DELAY)
             .try_submit()
             .expect("there is room");
-        let removed = spawn({
+        let leaver = spawn({
             let shared = Arc::clone(pool.shared());
             move || {
-                let mut time = TimerDriver::new(shared, 1);
-                block_on(poll_once(poll_fn(|cx| time.poll(cx))));
+                let mut timer = TimerDriver::new(shared, 1);
+                block_on(poll_once(poll_fn(|cx| timer.poll(cx))));
             }
         });
         let stayer = spawn({
             let shared = Arc::clone(pool.shared());
             move || serve(&shared, 0)
         });
-        removed.join().expect("it does not panic");
+        leaver.join().expect("it does not panic");
         clock.advance(DELAY);
         assert_eq!(block_on(handle), Ok(7));
         stayer.join().expect("it does not panic");
