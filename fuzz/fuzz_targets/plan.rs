@@ -1,4 +1,4 @@
-//! Any bytes as the plan of a simulated run: nothing that strikes, at whatever step, loses a job or
+//! Any bytes as the plan of a simulated run: nothing that is injected, at whatever step, loses a job or
 //! makes a wait without end.
 #![no_main]
 
