@@ -1,4 +1,5 @@
-//! Waiting for a permit.
+//! Waiting for a permit: [`AcquirePermit`] waits in the admission's fair wait queue, until it is
+//! granted a permit, its pool closes, its group is cancelled, or the wait would be a deadlock.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,13 +20,15 @@ impl Refusal {
     }
 }
 
-/// A wait for room, in a fair line. Dropping it leaves the line and passes on what was granted.
+/// Waits for a permit, first come, first served. Dropping it leaves the wait queue and passes a
+/// granted permit on.
 pub(crate) struct AcquirePermit<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
-    /// The group that the job is for, whose cancellation ends the wait.
+    /// The group that the job is submitted to; its cancellation ends the wait.
     group: Option<Arc<CompletionQueue<In, T, E>>>,
-    ticket: Option<u64>,
-    mark: Option<WaitGuard<In, T, E>>,
+    /// Id of the waiter in the wait queue, once it is there.
+    waiter: Option<u64>,
+    wait: Option<WaitGuard<In, T, E>>,
 }
 
 impl<In, T, E> AcquirePermit<In, T, E> {
@@ -39,46 +42,46 @@ impl<In, T, E> AcquirePermit<In, T, E> {
         Self {
             shared,
             group,
-            ticket: None,
-            mark: None,
+            waiter: None,
+            wait: None,
         }
     }
 
-    /// Ends with one reserved place, which the caller has to use or release.
+    /// Resolves to one reserved permit, which the caller must use or release.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), SubmitError<()>>> {
         let (polled, wakes) = {
             let mut state = self.shared.lock();
             let group = self.group.as_ref().map(|group| group.identity().get());
-            let (polled, mut wakes) = state.admission.poll_reserve(&mut self.ticket, group, cx);
+            let (polled, mut wakes) = state.admission.poll_reserve(&mut self.waiter, group, cx);
             if state.admission.is_awaited() {
                 state.revoke_all();
-                // What has happened since the journals were entered may have made room, which
-                // nobody has been granted.
+                // The tallies that `revoke_all` has flushed may have made room: grant it.
                 state.admission.grant(&mut wakes);
             }
             (polled, wakes)
         };
         self.shared.run_wakes(wakes);
-        // After it stands in line: a cancellation wakes those that do.
+        // The group is checked once the waiter is in the wait queue, since a cancellation (1) sets
+        // the reason, then (2) wakes the waiters of the group.
         if self
             .group
             .as_ref()
             .is_some_and(|group| group.cancelled().is_some())
         {
             if matches!(polled, Poll::Ready(Ok(()))) {
-                self.shared.release_place();
+                self.shared.release_permit();
             }
             self.leave();
             return Poll::Ready(Err(SubmitError::Closed(())));
         }
         match polled {
             Poll::Ready(decided) => {
-                self.mark = None;
+                self.wait = None;
                 Poll::Ready(decided.map_err(|refusal| refusal.into_error(())))
             }
             Poll::Pending
-                if self.shared.register_wait(&mut self.mark, cx, || {
-                    Wait::AcquirePermit(self.ticket.unwrap_or_default())
+                if self.shared.register_wait(&mut self.wait, cx, || {
+                    Wait::AcquirePermit(self.waiter.unwrap_or_default())
                 }) =>
             {
                 Poll::Pending
@@ -90,11 +93,11 @@ impl<In, T, E> AcquirePermit<In, T, E> {
         }
     }
 
-    /// Leaves the line.
+    /// Leaves the wait queue.
     fn leave(&mut self) {
-        self.mark = None;
-        if let Some(ticket) = self.ticket.take() {
-            let wakes = self.shared.lock().admission.leave_line(ticket);
+        self.wait = None;
+        if let Some(waiter) = self.waiter.take() {
+            let wakes = self.shared.lock().admission.leave_line(waiter);
             self.shared.run_wakes(wakes);
         }
     }

@@ -1,4 +1,16 @@
-//! Cancellation.
+//! Cancellation of queued and running jobs.
+//!
+//! A running job is interrupted through the cancel flag of its slot. A queued job of a cancelled
+//! map or group is taken out of the queues by `sweep`. A queued job that its handle cancels has its
+//! outcome at once; what is left of it in the injector is a *tombstone*.
+//!
+//! A job may be on its way from a queue to a slot while its map or group is cancelled. So that it
+//! is not missed,
+//!
+//! 1. `cancel_stream` (1) sets the reason, then (2) interrupts what runs and sweeps what is queued,
+//! 2. a worker (1) moves the job to running by `start_job`, then (2) checks the reason,
+//! 3. a function that enqueues a job (1) enqueues it, then (2) checks the reason in
+//!    `sweep_if_cancelled`.
 
 use std::task::Waker;
 
@@ -10,9 +22,8 @@ use crate::panic;
 use crate::schedule::RecordId;
 
 impl<In, T, E> Shared<In, T, E> {
-    /// A queued job was cancelled through its handle. Its tombstone stays in the injector until a
-    /// worker comes to it, or until tombstones outnumber the jobs that are queued, here or in the
-    /// schedule.
+    /// Sweeps if the injector is longer than twice what is queued. Called when a handle has
+    /// cancelled its queued job; so tombstones are bounded.
     pub(crate) fn sweep_tombstones(&self) {
         const FEW: usize = 32;
         let queued = self.lock().admission.queued_total();
@@ -21,10 +32,10 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// A worker has come to a tombstone.
+    /// Removes the record of a tombstone that was taken out of the injector.
     pub(crate) fn remove_tombstone(&self, record_id: Option<RecordId>, id: JobId) {
         if let Some(record_id) = record_id {
-            // It was cancelled before the schedule knew of it.
+            // The schedule got the job after it was cancelled.
             let reading = self.reading();
             let (job, history, deferred) =
                 self.forget_scheduled(&mut self.lock(), record_id, id, reading);
@@ -33,18 +44,18 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Takes cancelled jobs out of the injector and settles them.
+    /// Takes cancelled jobs out of the injector and the schedule, and completes them.
     pub(crate) fn sweep(&self) {
-        for entry in self.injector.sweep(QueuedJob::is_dead) {
-            let attempts = self.attempts(&entry);
-            self.settle_unstarted(entry, JobError::Abandoned, attempts);
+        for job in self.injector.sweep(QueuedJob::is_dead) {
+            let attempts = self.attempts(&job);
+            self.settle_unstarted(job, JobError::Abandoned, attempts);
         }
         for removed in self.unschedule(ScheduledJob::is_dead) {
             let attempts = removed.attempts();
             self.settle_unstarted(removed.job.into_entry(), JobError::Abandoned, attempts);
             panic::discard(removed.history);
         }
-        self.look_for_end();
+        self.check_stopped();
     }
 
     /// Interrupts the running jobs of one map or group.
@@ -60,8 +71,8 @@ impl<In, T, E> Shared<In, T, E> {
         panic::wake(wakers);
     }
 
-    /// Wakes those that wait for room for a job of this group, which was cancelled.
-    pub(crate) fn wake_submits_to(&self, group: usize) {
+    /// Wakes the submissions to a cancelled group that wait for a permit.
+    pub(crate) fn wake_group_submitters(&self, group: usize) {
         let wakers = self.lock().admission.wakers_of(group);
         panic::wake(wakers);
     }
@@ -75,19 +86,19 @@ mod tests {
 
     use crate::{CancelReason, JobError, ManualTimer, Pool};
 
-    /// A worker has taken the job and finds that it may not start; meanwhile its map is cancelled.
+    /// A worker takes a job, whose map is cancelled while the worker gives it back to the schedule.
     #[test]
     fn a_job_that_comes_back_to_the_queue_finds_that_its_map_was_cancelled() {
         let builder = Pool::builder().workers(1).timer(ManualTimer::new());
         let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
         let mut map = pool.map(0..1);
         assert_eq!(block_on(poll_once(map.next())), None);
-        let Ok(Some(entry)) = pool.shared().injector.try_pop() else {
+        let Ok(Some(job)) = pool.shared().injector.try_pop() else {
             panic!("the job is ready")
         };
         pool.pause();
         map.cancel();
-        pool.shared().return_to_schedule(entry);
+        pool.shared().return_to_schedule(job);
         let polled = block_on(poll_once(pin!(map.next())));
         let result = polled.flatten().map(|completion| completion.result);
         assert_eq!(result, Some(Err(JobError::Cancelled(CancelReason::Stream))));

@@ -1,4 +1,4 @@
-//! What the builder decides.
+//! What the builder decides: the parts from which a [`Shared`](super::Shared) is made.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::schedule::lanes::Key;
 pub(crate) type KeyFn<In> = dyn Fn(&In) -> Key + Send + Sync;
 pub(crate) type CostFn<In> = dyn Fn(&In) -> u32 + Send + Sync;
 
-/// What the builder decides.
+/// The options of a pool.
 pub(crate) struct Config<In, E> {
     pub(crate) workers: usize,
     pub(crate) jobs_per_worker: usize,
@@ -30,6 +30,6 @@ pub(crate) struct Config<In, E> {
     pub(crate) cost_by: Option<Arc<CostFn<In>>>,
     pub(crate) policy: Policy,
     pub(crate) adds_jobs: bool,
-    /// Whether there is a schedule from the start.
+    /// Whether there is a schedule from the start on.
     pub(crate) is_scheduled: bool,
 }

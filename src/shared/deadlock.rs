@@ -1,4 +1,16 @@
-//! Deadlock detection.
+//! Deadlock detection: a job that waits for its own pool holds a slot, which another job may need
+//! to end that wait.
+//!
+//! 1. A future that is about to wait calls `register_wait`, which records what it waits for, and
+//!    its waker, if it is polled inside a job of the pool.
+//! 2. `is_blocked` checks under the lock whether every running job waits and no queued one can
+//!    start.
+//! 3. If so, `is_deadlocked` checks without the lock whether one of these waits is over already.
+//! 4. If none is, the wait that was registered last ends with an error instead of being pending.
+//!
+//! What makes starts impossible while all running jobs wait already, such as a worker that leaves
+//! or a queued job that is cancelled, wakes all of them by `blocked`; polled again, each goes
+//! through the same steps.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -9,59 +21,56 @@ use crate::job::current::{self, CurrentJob};
 use crate::job::handle_state::HandleState;
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Says whether the caller may wait for this pool, and keeps the mark of the wait up to date.
-    ///
-    /// Outside the pool's jobs it always may. Inside, it may not if every slot would then wait.
+    /// Registers a wait for this pool and returns whether it may be pending: always outside the
+    /// pool's jobs; inside, unless it completes a deadlock. `guard` holds the registration between
+    /// polls.
     pub(crate) fn register_wait(
         self: &Arc<Self>,
-        mark: &mut Option<WaitGuard<In, T, E>>,
+        guard: &mut Option<WaitGuard<In, T, E>>,
         cx: &Context<'_>,
         what: impl FnOnce() -> Wait<In, T, E>,
     ) -> bool {
-        let Some(place) = current::find(self.identity()) else {
-            *mark = None;
+        let Some(job) = current::find(self.identity()) else {
+            *guard = None;
             return true;
         };
-        // The waker of what waits, which may be another than that of the job.
+        // The waker of the future that waits, which may be another than that of the job.
         let mut waker = cx.waker().clone();
-        let is_known = mark
+        let is_known = guard
             .as_ref()
-            .filter(|mark| mark.place == place)
-            .is_some_and(|mark| {
+            .filter(|guard| guard.job == job)
+            .is_some_and(|guard| {
                 let mut state = self.lock();
-                let waiting = state.running.wait_mut(mark.number);
+                let waiting = state.running.wait_mut(guard.number);
                 waiting
                     .map(|waiting| std::mem::swap(&mut waiting.waker, &mut waker))
                     .is_some()
             });
         if !is_known {
-            *mark = None;
+            *guard = None;
             let waiting = Waiting {
                 what: what(),
                 waker,
             };
-            let number = self
-                .lock()
-                .running
-                .begin_wait(place.slot, place.id, waiting);
-            *mark = Some(WaitGuard {
+            let number = self.lock().running.begin_wait(job.slot, job.id, waiting);
+            *guard = Some(WaitGuard {
                 shared: Arc::clone(self),
-                place,
+                job,
                 number,
             });
         }
         let is_deadlocked = self.is_deadlocked();
         if is_deadlocked {
-            *mark = None;
+            *guard = None;
         }
         !is_deadlocked
     }
 
-    /// Whether everything that runs waits for the pool, none of these waits is over, and nothing
-    /// else can start.
+    /// Whether all running jobs wait for the pool, none of these waits is over, and no other job
+    /// can start.
     ///
-    /// Looked at without the lock: while that is so, only somebody outside can end a wait
-    /// meanwhile.
+    /// The waits are checked without the lock: as long as the pool is blocked, only a call from
+    /// outside its jobs can end one meanwhile.
     fn is_deadlocked(&self) -> bool {
         let waits: Vec<(usize, Wait<In, T, E>)> = {
             let state = self.lock();
@@ -74,7 +83,7 @@ impl<In, T, E> Shared<In, T, E> {
                 .map(|(slot, waiting)| (slot, waiting.what.clone()))
                 .collect()
         };
-        // A job that is interrupted is about to leave its slot.
+        // An interrupted job is about to leave its slot.
         waits.iter().all(|(slot, what)| {
             !what.is_over(self) && self.cancel_flags[*slot].interrupted().is_none()
         })
@@ -82,8 +91,8 @@ impl<In, T, E> Shared<In, T, E> {
 }
 
 impl<In, T, E> Synced<In, T, E> {
-    /// Whether all jobs that run wait for the pool, and no other can start: since every slot is
-    /// held, or since their keys let none start.
+    /// Whether all running jobs wait for the pool and no other job can start, because every slot is
+    /// held or because of limits per key.
     pub(super) fn is_blocked(&self) -> bool {
         let (slots, blocked) = (self.admission.slots(), self.running.blocked());
         if blocked == 0 {
@@ -99,7 +108,8 @@ impl<In, T, E> Synced<In, T, E> {
         }
     }
 
-    /// Those to wake so that they find that they would wait for ever, if it is so.
+    /// Returns the wakers of all waits if the pool is blocked; to be woken once the lock is
+    /// released.
     pub(super) fn blocked(&self) -> Vec<Waker> {
         if self.is_blocked() {
             self.running
@@ -115,7 +125,7 @@ impl<In, T, E> Synced<In, T, E> {
 /// A wait of a job for its own pool.
 pub(crate) struct Waiting<In, T, E> {
     what: Wait<In, T, E>,
-    /// `ReadyList` when a worker leaves: the wait may have become one without end.
+    /// Woken by `blocked`.
     waker: Waker,
 }
 
@@ -125,17 +135,17 @@ pub(crate) enum Wait<In, T, E> {
     Handle(Arc<HandleState<In, T, E>>),
     /// A completion of a map or group.
     Stream(Arc<CompletionQueue<In, T, E>>),
-    /// `AcquirePermit` in the queue, with the number in the line.
+    /// A permit, with the id of the waiter in the wait queue.
     AcquirePermit(u64),
 }
 
 impl<In, T, E> Wait<In, T, E> {
-    /// Whether it is over, though the job may not have noticed, or about to be over.
+    /// Whether the wait is over or about to be, though the job may not have been polled since.
     fn is_over(&self, shared: &Shared<In, T, E>) -> bool {
         match self {
-            Self::Handle(cell) => shared.is_decided(cell),
+            Self::Handle(job) => shared.is_decided(job),
             Self::Stream(stream) => stream.is_fed(),
-            Self::AcquirePermit(number) => !shared.lock().admission.is_in_line(*number),
+            Self::AcquirePermit(waiter) => !shared.lock().admission.is_in_line(*waiter),
         }
     }
 }
@@ -143,17 +153,19 @@ impl<In, T, E> Wait<In, T, E> {
 impl<In, T, E> Clone for Wait<In, T, E> {
     fn clone(&self) -> Self {
         match self {
-            Self::Handle(cell) => Self::Handle(Arc::clone(cell)),
+            Self::Handle(job) => Self::Handle(Arc::clone(job)),
             Self::Stream(stream) => Self::Stream(Arc::clone(stream)),
-            Self::AcquirePermit(number) => Self::AcquirePermit(*number),
+            Self::AcquirePermit(waiter) => Self::AcquirePermit(*waiter),
         }
     }
 }
 
-/// A job that waits for its own pool; dropping it ends the wait.
+/// Registration of a wait; dropping it ends the wait.
 pub(crate) struct WaitGuard<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
-    place: CurrentJob,
+    /// The job that waits.
+    job: CurrentJob,
+    /// Number of the wait in `Running`.
     number: u64,
 }
 

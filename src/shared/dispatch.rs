@@ -177,7 +177,7 @@ impl<In, T, E> Shared<In, T, E> {
                 self.remove_tombstone(cell.record_id(), cell.id);
             }
         }
-        self.look_for_end();
+        self.check_stopped();
     }
 
     // ---- in ----
@@ -318,7 +318,7 @@ impl<In, T, E> Shared<In, T, E> {
             // It was cancelled before the schedule knew of it.
             self.remove_tombstone(cell.record_id(), cell.id);
         }
-        self.look_for_end();
+        self.check_stopped();
     }
 
     // ---- through ----
@@ -394,7 +394,7 @@ impl<In, T, E> Shared<In, T, E> {
                     ),
                 );
             }
-            self.look_for_end();
+            self.check_stopped();
         }
         self.notify_timer(notice);
         panic::wake(blocked);
@@ -428,9 +428,9 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// The part of [`book_start`](Self::book_start) for a pool that has a schedule.
+    /// The part of [`start_job`](Self::start_job) for a pool that has a schedule.
     #[inline(never)]
-    #[expect(clippy::too_many_arguments, reason = "as those of `book_start`")]
+    #[expect(clippy::too_many_arguments, reason = "as those of `start_job`")]
     pub(super) fn start_scheduled(
         &self,
         state: &mut Synced<In, T, E>,
@@ -475,24 +475,18 @@ impl<In, T, E> Shared<In, T, E> {
         state.admission.start(origin, wakes);
         state.running.start_scheduled(slot, active_job, since);
         prior.since = since;
-        StartResult::Yes
+        StartResult::Started
     }
 
-    /// The part of [`book_finish`](Self::book_finish) for a pool that has a schedule.
+    /// The part of [`finish_job`](Self::finish_job) for a pool that has a schedule.
     #[inline(never)]
-    pub(super) fn book_scheduled_finish(
-        &self,
-        slot: usize,
-        id: JobId,
-        outcome: Outcome,
-        attempts: u32,
-    ) {
+    pub(super) fn finish_scheduled(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
         let reading = self.reading();
         let mut wakes = Wakes::default();
         let deferred = {
             let mut state = self.lock();
             let state = &mut *state;
-            state.forget_interrupted(id, outcome);
+            state.remove_interrupted(id, outcome);
             if self.drives_timer(slot) {
                 state.timer_role.note_awake();
             }

@@ -1,4 +1,6 @@
-//! Counts what happens to one job.
+//! How the shared state follows one job: `start_job` when a worker takes it, `finish_job` when it
+//! has run, `finish_unstarted` when it gets its outcome without having run. Between two attempts,
+//! `requeue` takes the place of `finish_job`.
 
 use std::time::Instant;
 
@@ -13,15 +15,15 @@ use crate::queue::running::ActiveJob;
 use crate::schedule::RecordId;
 
 impl<In, T, E> Synced<In, T, E> {
-    /// A job has its outcome. One that was not cancelled was faster than an abort, whose report is
-    /// not to name it.
-    pub(super) fn forget_interrupted(&mut self, id: JobId, outcome: Outcome) {
+    /// Removes a job from what an abort has interrupted, if it ended by itself: the report does not
+    /// name it then.
+    pub(super) fn remove_interrupted(&mut self, id: JobId, outcome: Outcome) {
         if outcome != Outcome::Cancelled && !self.interrupted.is_empty() {
             self.interrupted.retain(|job| job.id != id);
         }
     }
 
-    /// A job that is queued beyond the capacity is about to leave the queue.
+    /// Frees its map's extra permit, if a job that leaves the queue was queued beyond the capacity.
     #[inline]
     pub(super) fn absorb_extra(
         &mut self,
@@ -34,14 +36,9 @@ impl<In, T, E> Synced<In, T, E> {
         }
     }
 
+    /// Moves a job from queued to running.
     #[inline]
-    fn book_start(
-        &mut self,
-        slot: usize,
-        origin: Origin,
-        active_job: ActiveJob,
-        wakes: &mut Wakes,
-    ) {
+    fn start(&mut self, slot: usize, origin: Origin, active_job: ActiveJob, wakes: &mut Wakes) {
         self.absorb_extra(origin, active_job.stream, wakes);
         self.admission.start(origin, wakes);
         self.running.start(slot, active_job);
@@ -49,13 +46,14 @@ impl<In, T, E> Synced<In, T, E> {
 }
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Books the start of a job and says what limits it, and, where there is a schedule, what its
-    /// prior is.
+    /// Moves a job from queued to running, unless the pool is aborted or the schedule holds the job
+    /// back. Sets `limits` to those of the pool and, with a schedule, fills in `prior`. The caller
+    /// passes `wakes` to `run_wakes`.
     ///
-    /// Before it returns, the slot is clear of old interruptions and a new one will find the job.
-    /// The caller carries out the wakes.
+    /// Invariant: once a job is started, the cancel flag of its slot holds no request for an
+    /// earlier job, and `interrupt_stream` and `begin_abort` find the job in `running`.
     #[inline(always)]
-    pub(crate) fn book_start(
+    pub(crate) fn start_job(
         &self,
         slot: usize,
         origin: Origin,
@@ -75,20 +73,21 @@ impl<In, T, E> Shared<In, T, E> {
                 .start_scheduled(&mut state, slot, origin, active_job, reading, wakes, prior);
         }
         self.cancel_flags[slot].clear();
-        state.book_start(slot, origin, active_job, wakes);
+        state.start(slot, origin, active_job, wakes);
         *limits = state.limits;
-        StartResult::Yes
+        StartResult::Started
     }
 
-    pub(crate) fn book_finish(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
+    /// Removes a job from its slot and counts its outcome.
+    pub(crate) fn finish_job(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
         let mut wakes = Wakes::default();
         {
             let mut state = self.lock();
             if state.schedule.is_some() {
                 drop(state);
-                return self.book_scheduled_finish(slot, id, outcome, attempts);
+                return self.finish_scheduled(slot, id, outcome, attempts);
             }
-            state.forget_interrupted(id, outcome);
+            state.remove_interrupted(id, outcome);
             state.running.finish(slot);
             state.admission.finish(outcome, &mut wakes);
         }
@@ -100,8 +99,8 @@ impl<In, T, E> Shared<In, T, E> {
         self.run_wakes(wakes);
     }
 
-    /// Books the outcome of a job that is not running.
-    pub(crate) fn book_unstarted(
+    /// Counts the outcome of a job that is queued, and removes it from the schedule.
+    pub(crate) fn finish_unstarted(
         &self,
         origin: Origin,
         id: JobId,
@@ -118,7 +117,8 @@ impl<In, T, E> Shared<In, T, E> {
             state.admission.settle_queued(origin, outcome, &mut wakes);
             let forgotten = record_id
                 .map(|record_id| self.forget_scheduled(&mut state, record_id, id, reading));
-            // It may have been the last one that could start without a job that waits for the pool.
+            // If only waiting jobs are left, they are deadlocked now. `forget_scheduled` checks
+            // that as well.
             let blocked = if forgotten.is_none() {
                 state.blocked()
             } else {
@@ -137,30 +137,30 @@ impl<In, T, E> Shared<In, T, E> {
             self.run_deferred(deferred);
         }
         self.run_wakes(wakes);
-        // They dispatch again and find that they would wait for ever.
+        // Polled again, their waits end in `register_wait` with a deadlock error.
         panic::wake(blocked);
     }
 }
 
-/// Whether a job starts.
+/// What [`Shared::start_job`] decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StartResult {
-    Yes,
-    /// The pool is aborted and starts nothing.
+    Started,
+    /// The pool is aborted; the caller returns the job by `return_unstarted`.
     Aborted,
-    /// The schedule has not released it, does not let it go on, or knows of one that comes first:
-    /// it goes back there.
+    /// The schedule has not released the job, holds it back, or has one that comes first; the
+    /// caller gives it back by `return_to_schedule`.
     NotYet,
 }
 
-/// What a worker learns when the start of a scheduled job is booked.
+/// What the schedule knows of a job that starts.
 #[derive(Debug)]
 pub(crate) struct PriorAttempts {
-    /// When it started, if somebody looked.
+    /// When the job started, if the clock was read.
     pub(crate) since: Option<Instant>,
-    /// Of former attempts.
+    /// History of its attempts so far.
     pub(crate) history: Option<Box<History>>,
-    /// For the worker that keeps the time; to be [given](Shared::notify_timer) once no lock is held.
+    /// To be passed to [`Shared::notify_timer`] once no lock is held.
     pub(crate) notice: TimerNotice,
 }
 
@@ -171,7 +171,7 @@ impl PriorAttempts {
         notice: TimerNotice::NONE,
     };
 
-    /// How many attempts were made.
+    /// Number of attempts made so far.
     #[inline]
     pub(crate) fn attempts(&self) -> u32 {
         self.history.as_ref().map_or(0, |history| history.attempts)

@@ -1,10 +1,22 @@
-//! What the pool's handle, its workers and its replies share: the books under one lock, the
-//! injector, and the means to interrupt a worker. It moves jobs from one book to another and wakes
-//! whom that concerns; it runs no handler.
+//! The state that the handles, workers, maps and groups of one pool share: counters, running jobs
+//! and the schedule under one lock, the injector, and a cancel flag for each slot. It moves jobs
+//! from one state to the next and wakes the tasks that this concerns. It runs no handler.
 //!
-//! The rule of the lock: values are taken out, the lock is released, then wakers are woken,
-//! observers called and user values dropped. No user code runs under it, so a poisoned lock is
-//! entered.
+//! # Locks
+//!
+//! A thread that holds one of these locks takes only locks further down the list:
+//!
+//! 1. `Shared::switching`, while `switch_on_schedule` runs,
+//! 2. the lock of the [`Injector`],
+//! 3. the lock of a `HandleState`,
+//! 4. the lock of [`Synced`], taken by [`Shared::lock`] and [`Shared::lock_exclusive`],
+//! 5. the lock of a [`LocalQueue`], or the one of a `CancelFlag`.
+//!
+//! `Shared::unhandled` and `Shared::returned` are locked on their own, with no other lock held.
+//!
+//! Invariant: no user code runs under a lock. A function (1) takes values out, (2) unlocks, and
+//! then (3) wakes tasks, calls the observer and drops values of the user's types. So the state is
+//! whole even if a lock is poisoned, and poison is ignored.
 
 mod acquire;
 #[cfg(feature = "testing")]
@@ -41,7 +53,7 @@ use self::deadlock::Waiting;
 pub(crate) use self::deadlock::{Wait, WaitGuard};
 use self::dispatch::{Retries, Settling};
 pub(crate) use self::idle::DeliveryKind;
-use self::idle::{Deliveries, Watching};
+use self::idle::{Deliveries, IdleWaiters};
 pub(crate) use self::lifecycle::{PriorAttempts, StartResult};
 pub(crate) use self::map_wait::{MapWait, Pull};
 pub(crate) use self::pool_ref::PoolRef;
@@ -63,73 +75,75 @@ use crate::sync::{Mutex, MutexGuard};
 
 pub(crate) type UnhandledFn<E> = dyn Fn(Unhandled<E>) + Send + Sync;
 
-/// The books; see the rule of the lock above.
+/// What the lock of [`Shared`] protects.
 pub(crate) struct Synced<In, T, E> {
     pub(crate) admission: Admission,
     pub(crate) running: Running<Waiting<In, T, E>>,
     pub(crate) limits: Limits,
-    /// What an abort has interrupted and no report has named yet; at most one a slot.
+    /// Jobs that an abort has interrupted and no [`Report`](crate::Report) has named yet; at most
+    /// one a slot.
     interrupted: Vec<Interrupted>,
-    /// Those whose journals are part of the books; as many as workers are being polled.
+    /// Queues whose tallies belong to these counters: one for each worker that is being polled.
     local_queues: Vec<Arc<LocalQueue<Batch<In, T, E>>>>,
-    /// Others, for workers to come.
+    /// Empty queues, to be opened again. Bounded by the number of workers.
     spare_local_queues: Vec<Arc<LocalQueue<Batch<In, T, E>>>>,
-    /// Decides which job starts when, once anything asks for it; without it, jobs start as they
-    /// come.
+    /// Decides which job starts when. `None` until a feature needs it: jobs start in the order of
+    /// the injector.
     pub(crate) schedule: Option<Box<Schedule<ScheduledJob<In, T, E>>>>,
     settling: Settling<In, T, E>,
     timer_role: TimerRole,
-    /// Of the retry budget.
+    /// Balance of the retry budget.
     account: Option<Account>,
-    /// Retries that are allowed, and not yet on their way; at most one a slot.
+    /// Retries that are allowed and neither requeued nor forgone yet; at most one a slot.
     retries_ahead: usize,
     retries: u64,
     retries_refused: u64,
     /// Futures that wait for the pool to be idle, or to have fewer jobs.
-    watching: Watching,
+    idle_waiters: IdleWaiters,
 }
 
+/// The shared state of a pool; see the [module](self).
 pub(crate) struct Shared<In, T, E> {
-    state: Mutex<Synced<In, T, E>>,
+    synced: Mutex<Synced<In, T, E>>,
     pub(crate) injector: Injector<Batch<In, T, E>>,
-    /// Whether there is nothing to do about a job but to run it: nobody watches or measures, and it
-    /// adds none.
+    /// Whether a job does nothing but run: the pool has no observer, retries, timings or slow-poll
+    /// reports, and jobs add no jobs. Workers of such a pool may use local queues.
     pub(crate) is_plain: bool,
-    /// How many slots a worker has: those from `worker × slots_each` on.
+    /// Slots of a worker; its first one is `worker × slots_each`.
     slots_each: usize,
-    /// One for each slot.
+    /// One flag for each slot.
     pub(crate) cancel_flags: CancelFlags,
-    /// Outcomes on their way.
+    /// Counts outcomes that are being delivered.
     pub(crate) deliveries: Deliveries,
-    /// How many futures wait for the pool to be idle, or to have fewer jobs.
-    watchers: AtomicUsize,
+    /// Number of futures in `idle_waiters` or about to enter it, readable without the lock.
+    idle_waiter_count: AtomicUsize,
     pub(crate) timer: Arc<dyn Timer>,
     observer: Option<Arc<dyn Observer>>,
     pub(crate) unhandled: Mutex<Option<Arc<UnhandledFn<E>>>>,
     /// Unstarted inputs of an aborted pool that no report has taken yet. Bounded by what was
     /// queued.
     pub(crate) returned: Mutex<Vec<Unstarted<In>>>,
-    /// How often maps that wait for room were told that there is some.
-    pub(crate) told: AtomicUsize,
-    /// How many maps and groups there have been.
+    /// Incremented each time maps that wait for room are notified of it.
+    map_notifications: AtomicUsize,
+    /// Number of maps and groups created so far.
     streams: AtomicUsize,
-    /// How many [`Pool`](crate::Pool)s share this shared.
+    /// Number of [`PoolRef`]s to this pool.
     pub(crate) handles: AtomicUsize,
-    /// Whether an abort has emptied the injector, or is about to.
+    /// Set before an abort empties the injector and the schedule; see `check_stopped`.
     is_aborted: AtomicBool,
-    /// Whether the last worker has left, and has taken with it what was queued, or is about to.
-    is_deserted: AtomicBool,
+    /// Set before the jobs that the last worker leaves behind are abandoned; see `check_stopped`.
+    is_abandoned: AtomicBool,
     pub(crate) timings: bool,
-    /// Whether its jobs may add jobs.
+    /// Whether running jobs may add jobs.
     pub(crate) adds_jobs: bool,
     pub(crate) slow_poll: Option<Duration>,
-    /// Whether there is a schedule. It never goes away again.
+    /// Whether there is a schedule. Never reset.
     is_scheduled: AtomicBool,
-    /// `ScheduledJob` by the one who switches it on.
+    /// Held by the call that switches the schedule on.
     switching: Mutex<()>,
-    /// The slot of the worker that keeps the time, or a number that none has.
+    /// First slot of the worker that drives the timer; `usize::MAX`: none does.
     timer_slot: AtomicUsize,
-    /// How many readings of the clock the schedule has taken over.
+    /// Number of clock readings that the schedule has adopted.
     readings: AtomicU64,
     pub(crate) retry: Option<Retries<In, E>>,
     key_by: Option<Arc<KeyFn<In>>>,
@@ -138,7 +152,7 @@ pub(crate) struct Shared<In, T, E> {
 }
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Fails if memory cannot hold what has to be known of so many slots.
+    /// Fails if memory cannot hold the state of so many slots.
     pub(crate) fn new(config: Config<In, E>) -> Result<Arc<Self>, TryReserveError> {
         let (workers, slots_each) = (config.workers, config.jobs_per_worker);
         let slots = workers * slots_each;
@@ -152,7 +166,7 @@ impl<In, T, E> Shared<In, T, E> {
             Admission::new(config.capacity, config.child_capacity, workers, slots_each);
         admission.set_max_waiting(config.max_waiting);
         Ok(Arc::new(Self {
-            state: Mutex::new(Synced {
+            synced: Mutex::new(Synced {
                 admission,
                 running,
                 limits: config.limits,
@@ -169,7 +183,7 @@ impl<In, T, E> Shared<In, T, E> {
                 retries_ahead: 0,
                 retries: 0,
                 retries_refused: 0,
-                watching: Watching::default(),
+                idle_waiters: IdleWaiters::default(),
             }),
             injector: Injector::new(),
             is_plain: config.observer.is_none()
@@ -180,16 +194,16 @@ impl<In, T, E> Shared<In, T, E> {
             slots_each,
             cancel_flags,
             deliveries: Deliveries::default(),
-            watchers: AtomicUsize::new(0),
+            idle_waiter_count: AtomicUsize::new(0),
             timer: config.timer,
             observer: config.observer,
             unhandled: Mutex::new(None),
             returned: Mutex::new(Vec::new()),
-            told: AtomicUsize::new(0),
+            map_notifications: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             handles: AtomicUsize::new(1),
             is_aborted: AtomicBool::new(false),
-            is_deserted: AtomicBool::new(false),
+            is_abandoned: AtomicBool::new(false),
             timings: config.timings,
             adds_jobs: config.adds_jobs,
             slow_poll: config.slow_poll,
@@ -204,25 +218,25 @@ impl<In, T, E> Shared<In, T, E> {
         }))
     }
 
-    /// The books, with all journals entered.
+    /// Locks the state and flushes all tallies, so the counters are exact.
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, Synced<In, T, E>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.local_queues.is_empty() {
             state.flush_tallies();
         }
         state
     }
 
-    /// The same, for what must not cross the start or the end of a job: no worker goes on without
-    /// this lock.
+    /// Locks the state and revokes all local queues, so that no job starts or ends while the lock
+    /// is held: a worker whose queue is revoked needs the lock to go on.
     pub(crate) fn lock_exclusive(&self) -> MutexGuard<'_, Synced<In, T, E>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
         state.revoke_all();
         state
     }
 
-    /// How many workers there were at first.
+    /// Number of workers that the pool was built with.
     pub(crate) fn built(&self) -> usize {
         self.cancel_flags.len() / self.slots_each
     }
@@ -237,12 +251,12 @@ impl<In, T, E> Shared<In, T, E> {
         worker * self.slots_each..(worker + 1) * self.slots_each
     }
 
-    /// The identity of a new map or group.
+    /// Returns an identity for a new map or group.
     pub(crate) fn next_stream(&self) -> NonZeroUsize {
         NonZeroUsize::MIN.saturating_add(self.streams.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Tells the pools of a process apart, for as long as they live.
+    /// Identifies the pool within the process, as long as it lives.
     pub(crate) fn identity(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -252,7 +266,7 @@ impl<In, T, E> Shared<In, T, E> {
         let mut state = self.lock();
         let mut stats = state.admission.stats();
         if let Some(schedule) = &mut state.schedule {
-            // Nobody may have looked since a delay has passed.
+            // A delay may have passed since the last dispatch.
             let now = self.tell_time(schedule, reading);
             schedule.promote_due(now);
             stats.delayed = schedule.delayed();
@@ -270,7 +284,8 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Hands a failure that nobody awaits to the pool's one place for them.
+    /// Passes a failure that no handle or stream will deliver to the callback set by
+    /// [`on_unhandled`](crate::Pool::on_unhandled).
     pub(crate) fn report_unhandled(&self, failure: Unhandled<E>) {
         let handler = self
             .unhandled
@@ -284,10 +299,11 @@ impl<In, T, E> Shared<In, T, E> {
         let _ = panic::catch(|| handler(failure));
     }
 
+    /// Carries out what a change of the counters requires. Called with no lock held.
     #[inline]
     pub(crate) fn run_wakes(&self, wakes: Wakes) {
         if wakes.is_empty() {
-            // Nothing is in it; the compiler does not see that its drop does nothing.
+            // The compiler does not see that dropping an empty value does nothing.
             std::mem::forget(wakes);
         } else {
             self.wake(wakes);
@@ -298,16 +314,16 @@ impl<In, T, E> Shared<In, T, E> {
     fn wake(&self, wakes: Wakes) {
         if wakes.end {
             self.injector.close();
-            // What is left are tombstones of cancelled jobs, unless the last worker has left.
+            // Only tombstones of cancelled jobs are left, unless the last worker has left.
             self.abandon(self.injector.take_all());
         }
         if wakes.told {
-            self.told.fetch_add(1, Ordering::SeqCst);
+            self.map_notifications.fetch_add(1, Ordering::SeqCst);
         }
         panic::wake(wakes.room);
-        // The end of the last delivery looks whether the pool is idle.
+        // If outcomes are still being delivered, the last `end_deliveries` wakes the idle waiters.
         if wakes.below || (wakes.idle && self.are_delivered()) {
-            self.wake_watchers();
+            self.wake_idle_waiters();
         }
     }
 }

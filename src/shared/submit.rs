@@ -1,4 +1,8 @@
-//! Accepts jobs and puts them into the injector or the schedule.
+//! Submission, in two steps: `accept*` counts a job and gives it its id, or refuses it; `enqueue*`
+//! puts an accepted job into the schedule if there is one, else into the injector.
+//!
+//! Each `enqueue*` ends with `check_stopped`, so a job that is enqueued after an abort, or after
+//! the last worker has left, gets its outcome all the same.
 
 use std::time::Instant;
 
@@ -13,25 +17,26 @@ use crate::queue::injector::Split as _;
 use crate::schedule::ScheduleOptions;
 
 impl<In, T, E> Shared<In, T, E> {
-    /// The time of acceptance, where anything depends on it.
-    pub(crate) fn clock_in(&self, limits: Limits) -> Option<Instant> {
+    /// Returns the current time if timings or a job time-out need the time of acceptance.
+    pub(crate) fn acceptance_time(&self, limits: Limits) -> Option<Instant> {
         (self.timings || limits.job.is_some()).then(|| self.timer.now())
     }
 
+    /// Accepts a job now, or refuses it.
     pub(crate) fn accept(&self, origin: Origin) -> Result<(JobId, Limits), Refusal> {
         let mut state = self.lock();
         let id = state.admission.accept(origin)?;
         Ok((id, state.limits))
     }
 
-    /// Gives back a reserved place.
-    pub(crate) fn release_place(&self) {
+    /// Releases a reserved permit.
+    pub(crate) fn release_permit(&self) {
         let wakes = self.lock().admission.release();
         self.run_wakes(wakes);
     }
 
-    /// Accepts a job from a running one, as long as that runs: both are looked at under one lock,
-    /// so its map or group cannot end in between.
+    /// Accepts a job that a running job adds, as long as `parent` runs. Both are checked under one
+    /// lock, so the map or group of the parent cannot end in between.
     pub(crate) fn accept_child(&self, parent: CurrentJob) -> Result<(JobId, Limits), Refusal> {
         let mut state = self.lock();
         if !state.running.is_running(parent.slot, parent.id) {
@@ -41,7 +46,7 @@ impl<In, T, E> Shared<In, T, E> {
         Ok((id, state.limits))
     }
 
-    /// Accepts a job from whoever it is.
+    /// Accepts a job that `parent` adds, or one from outside if there is none.
     pub(crate) fn accept_from(
         &self,
         parent: Option<CurrentJob>,
@@ -52,64 +57,64 @@ impl<In, T, E> Shared<In, T, E> {
         )
     }
 
-    /// Puts an accepted job on its way.
-    pub(crate) fn launch(&self, entry: QueuedJob<In, T, E>) {
-        self.observe(|| Event::Accepted { job: entry.id() });
+    /// Enqueues an accepted job.
+    pub(crate) fn enqueue(&self, job: QueuedJob<In, T, E>) {
+        self.observe(|| Event::Accepted { job: job.id() });
         if self.is_scheduled() {
-            self.schedule_one(entry);
+            self.schedule_one(job);
         } else {
-            self.push(entry);
+            self.push(job);
         }
-        self.look_for_end();
+        self.check_stopped();
     }
 
-    /// Puts an accepted job on its way by terms of its own.
-    pub(crate) fn launch_by(&self, terms: ScheduleOptions, entry: QueuedJob<In, T, E>) {
-        self.observe(|| Event::Accepted { job: entry.id() });
-        self.schedule_by(terms, entry);
-        self.look_for_end();
+    /// Enqueues an accepted job that has options of its own.
+    pub(crate) fn enqueue_with(&self, options: ScheduleOptions, job: QueuedJob<In, T, E>) {
+        self.observe(|| Event::Accepted { job: job.id() });
+        self.schedule_by(options, job);
+        self.check_stopped();
     }
 
-    /// Gives an accepted job its outcome at once.
-    pub(crate) fn refuse(&self, entry: QueuedJob<In, T, E>, error: JobError<E>) {
-        self.observe(|| Event::Accepted { job: entry.id() });
-        self.settle_unstarted(entry, error, 0);
+    /// Completes an accepted job with `error` instead of enqueuing it.
+    pub(crate) fn refuse(&self, job: QueuedJob<In, T, E>, error: JobError<E>) {
+        self.observe(|| Event::Accepted { job: job.id() });
+        self.settle_unstarted(job, error, 0);
     }
 
-    /// Puts accepted jobs on their way together.
-    pub(crate) fn launch_many(&self, entries: Vec<QueuedJob<In, T, E>>) {
-        for entry in &entries {
-            self.observe(|| Event::Accepted { job: entry.id() });
+    /// Enqueues accepted jobs together.
+    pub(crate) fn enqueue_many(&self, jobs: Vec<QueuedJob<In, T, E>>) {
+        for job in &jobs {
+            self.observe(|| Event::Accepted { job: job.id() });
         }
         if self.is_scheduled() {
-            self.schedule_many(entries);
+            self.schedule_many(jobs);
         } else {
-            self.push_many(entries.into_iter());
+            self.push_many(jobs.into_iter());
         }
-        self.look_for_end();
+        self.check_stopped();
     }
 
-    /// Puts accepted jobs of one map on their way together.
-    pub(crate) fn launch_lot(&self, lot: Batch<In, T, E>) {
+    /// Enqueues a batch of accepted jobs of one map.
+    pub(crate) fn enqueue_batch(&self, batch: Batch<In, T, E>) {
         if self.is_scheduled() {
-            self.schedule_many(lot.into_jobs().collect());
-        } else if let Err(lot) = self.injector.push_batch(lot) {
-            self.abandon(lot.into_jobs());
+            self.schedule_many(batch.into_jobs().collect());
+        } else if let Err(batch) = self.injector.push_batch(batch) {
+            self.abandon(batch.into_jobs());
         }
-        self.look_for_end();
+        self.check_stopped();
     }
 
-    /// Hands a job to the workers; if none will ever come, it is abandoned.
-    pub(super) fn push(&self, entry: QueuedJob<In, T, E>) {
-        if let Err(entry) = self.injector.push(entry) {
-            self.abandon([entry]);
+    /// Pushes a job into the injector; abandons it if the injector is closed.
+    pub(super) fn push(&self, job: QueuedJob<In, T, E>) {
+        if let Err(job) = self.injector.push(job) {
+            self.abandon([job]);
         }
     }
 
-    /// The same for several.
-    pub(super) fn push_many(&self, entries: impl Iterator<Item = QueuedJob<In, T, E>>) {
-        if let Err(entries) = self.injector.push_many(entries) {
-            self.abandon(entries);
+    /// Pushes several jobs into the injector; abandons them if the injector is closed.
+    pub(super) fn push_many(&self, jobs: impl Iterator<Item = QueuedJob<In, T, E>>) {
+        if let Err(jobs) = self.injector.push_many(jobs) {
+            self.abandon(jobs);
         }
     }
 }

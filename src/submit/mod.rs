@@ -210,11 +210,11 @@ fn launch<In, T, E>(
         id,
         origin,
         limits,
-        shared.clock_in(limits),
+        shared.acceptance_time(limits),
         input,
         is_detached,
     );
-    shared.launch(QueuedJob::Handle(Arc::clone(&cell)));
+    shared.enqueue(QueuedJob::Handle(Arc::clone(&cell)));
     cell
 }
 
@@ -232,20 +232,20 @@ fn launch_as_asked<In, T, E>(
         attempt: own.limits.attempt,
         job: own.limits.job.or(pools.job),
     };
-    let accepted_at: Option<Instant> = shared.clock_in(limits);
+    let accepted_at: Option<Instant> = shared.acceptance_time(limits);
     if own.is_special() {
         shared.switch_on_schedule();
     }
     if !shared.is_scheduled() {
         let cell = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
-        shared.launch(QueuedJob::Handle(Arc::clone(&cell)));
+        shared.enqueue(QueuedJob::Handle(Arc::clone(&cell)));
         return cell;
     }
     let deadline = accepted_at.and_then(|at| limits.job_deadline(at));
     let terms = shared.terms(&input, own.priority, own.start, deadline);
     let cell = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
     match terms {
-        Ok(terms) => shared.launch_by(terms, QueuedJob::Handle(Arc::clone(&cell))),
+        Ok(terms) => shared.enqueue_with(terms, QueuedJob::Handle(Arc::clone(&cell))),
         Err(message) => shared.refuse(
             QueuedJob::Handle(Arc::clone(&cell)),
             JobError::Panicked(message),

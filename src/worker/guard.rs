@@ -109,11 +109,10 @@ impl<In, T, E> JobGuard<In, T, E> {
             let mut active = ActiveJob::new(job.id, job.index, Some(stream.get()));
             active.record_id = job.record_id;
             let prior = &mut self.prior;
-            let result =
-                shared.book_start(slot, job.origin, active, &mut limits, &mut wakes, prior);
+            let result = shared.start_job(slot, job.origin, active, &mut limits, &mut wakes, prior);
             shared.run_wakes(wakes);
             match result {
-                StartResult::Yes => {}
+                StartResult::Started => {}
                 StartResult::Aborted => {
                     let job = QueuedJob::Stream(job);
                     let attempts = shared.attempts(&job);
@@ -174,8 +173,8 @@ impl<In, T, E> JobGuard<In, T, E> {
             let mut active = ActiveJob::new(job.id, 0, None);
             active.record_id = job.record_id();
             let (origin, prior) = (state.origin, &mut self.prior);
-            let result = shared.book_start(slot, origin, active, &mut limits, &mut wakes, prior);
-            if result != StartResult::Yes {
+            let result = shared.start_job(slot, origin, active, &mut limits, &mut wakes, prior);
+            if result != StartResult::Started {
                 state.phase = Phase::Queued(input);
                 drop(state);
                 shared.run_wakes(wakes);
@@ -509,7 +508,7 @@ impl<In, T, E> JobGuard<In, T, E> {
                 self.prior.history.take().map(panic::discard);
                 self.shared.begin_delivery(&stream, DeliveryKind::Finished);
                 self.shared
-                    .book_finish(self.slot, self.id, outcome_of(&result), self.attempts);
+                    .finish_job(self.slot, self.id, outcome_of(&result), self.attempts);
                 let timings = self.timings();
                 let (id, index, attempts) = (self.id, self.index, self.attempts);
                 Some((
@@ -543,7 +542,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         self.shared.deliveries.begin(DeliveryKind::Finished);
         if !note() {
             self.shared
-                .book_finish(self.slot, self.id, outcome, self.attempts);
+                .finish_job(self.slot, self.id, outcome, self.attempts);
         }
         self.shared.complete_handle(cell, wanted, self.attempts);
         self.shared.end_deliveries(DeliveryKind::Finished, 1);
