@@ -297,8 +297,8 @@ impl<In, T, E> Pool<In, T, E> {
     /// they add, and handles dropped unread. It is called once per error.
     ///
     /// It is also called for such a job that an abort cancels, as at the end of
-    /// [`drain_within`](Self::drain_within): with [`Cancelled`](JobError::Cancelled), though the
-    /// [`Report`] names the job. A callback that counts failures should ignore these.
+    /// [`drain_within`](Self::drain_within): with [`Cancelled`](crate::JobError::Cancelled), though
+    /// the [`Report`] names the job. A callback that counts failures should ignore these.
     ///
     /// The worker calls the closure with no lock held. A panic in it is contained and ignored.
     /// Another callback replaces this one.
@@ -467,7 +467,7 @@ impl<In, T, E> Pool<In, T, E> {
 
     /// Stops the pool: takes no more jobs, starts none, returns the inputs of all jobs that have
     /// not started, interrupts running jobs, and waits until their futures have been dropped. All
-    /// these jobs end as [`Cancelled`](JobError::Cancelled), with
+    /// these jobs end as [`Cancelled`](crate::JobError::Cancelled), with
     /// [`Aborted`](crate::CancelReason::Aborted) as the reason.
     ///
     /// Finished jobs keep their outcome, and so do jobs that end while they are being interrupted;

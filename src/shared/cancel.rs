@@ -8,7 +8,8 @@
 //! is not missed,
 //!
 //! 1. `cancel_stream` (1) sets the reason, then (2) interrupts what runs and sweeps what is queued,
-//! 2. a worker (1) moves the job to running by `start_job`, then (2) checks the reason,
+//! 2. a worker (1) moves the job to running, by `start_job` or in its tally, then (2) checks the
+//!    reason,
 //! 3. a function that enqueues a job (1) enqueues it, then (2) checks the reason in
 //!    `sweep_if_cancelled`.
 

@@ -23,7 +23,8 @@ impl<In, T, E> Synced<In, T, E> {
         }
     }
 
-    /// Frees its map's extra permit, if a job that leaves the queue was queued beyond the capacity.
+    /// Counts a job that was queued beyond the capacity as an ordinary one, before it leaves the
+    /// queue: its map may queue another one.
     #[inline]
     pub(super) fn absorb_extra(
         &mut self,
