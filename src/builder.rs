@@ -1,5 +1,5 @@
-//! Every knob of a pool: its default, its effect, and what it refuses. In come numbers, out come a
-//! pool and its workers; nothing runs yet.
+//! Every option of a pool: its default, its effect, and what it refuses. The methods that build
+//! return a pool and its workers; nothing runs yet.
 
 use std::collections::TryReserveError;
 use std::fmt;
@@ -21,13 +21,13 @@ use crate::shared::{Config, CostFn, KeyFn, Shared};
 use crate::submit::Submitter;
 use crate::worker::{RunHandler, Workers};
 
-/// How many workers a pool has if nothing else is said.
+/// Default number of workers.
 pub(crate) const DEFAULT_WORKERS: usize = 10;
-/// How many jobs may wait if nothing else is said.
+/// Default bound of queued jobs from outside.
 pub(crate) const DEFAULT_QUEUE_CAPACITY: usize = 1024;
-/// How many jobs added by running jobs may wait if nothing else is said.
+/// Default bound of queued jobs that running jobs have added.
 pub(crate) const DEFAULT_CHILD_CAPACITY: usize = 65_536;
-/// How many jobs may wait for another attempt if nothing else is said.
+/// Default bound of jobs that wait for another attempt.
 pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 
 /// Builds a [`Pool`]; made by [`Pool::builder`] or [`Builder::new`].
@@ -38,7 +38,7 @@ pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 ///
 /// # Defaults
 ///
-/// | knob | default |
+/// | option | default |
 /// |---|---|
 /// | [`workers`](Self::workers) | 10 |
 /// | [`jobs_per_worker`](Self::jobs_per_worker) | 1 |
@@ -67,9 +67,9 @@ pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 ///               └─────────────────────────────────────────────────────────────────────────────────────┘
 /// ```
 ///
-/// A job's own time-out stands around all of it. A job leaves the queue when it is its turn *and*
-/// all gates are open; only then does it take its permits, and a worker that is free for it. Each
-/// attempt passes the gates anew.
+/// The job time-out covers all stages. A job leaves the queue when it is its turn *and* all gates
+/// are open; only then does it consume rate permits and occupy a worker. Each attempt passes the
+/// gates again.
 ///
 /// # What is bounded by what
 ///
@@ -189,15 +189,16 @@ impl<In, E> Builder<In, E> {
 
     /// Sets how many jobs a worker runs at once, in slots of its own; 1 by default.
     ///
-    /// With one slot, each running job is a task of the executor: one that keeps the thread holds
-    /// up no other that could run elsewhere. With many, the worker polls its jobs itself, which
-    /// suits great numbers of jobs that mostly wait; jobs that share a worker share a thread. A
-    /// worker polls each of its slots about once, and takes at most 256 steps, before it lets the
-    /// executor have the thread.
+    /// With one slot, each running job is a task of the executor: a job that blocks its thread does
+    /// not delay one that can run on another thread. With many, the worker polls its jobs itself,
+    /// which suits great numbers of jobs that mostly wait; jobs that share a worker share a thread.
+    /// A worker polls each of its slots about once, and takes at most 256 steps, before it yields
+    /// to the executor.
     ///
-    /// The bound is `workers × jobs_per_worker`, kept exactly. The books take about a hundred bytes
-    /// for each slot that was used, or whose neighbours were, and less than one for any other; the
-    /// future of its job takes memory from its first use on, as long as the worker lives.
+    /// The bound is `workers × jobs_per_worker`, kept exactly. The pool's state takes about a
+    /// hundred bytes for each slot that was used, or whose neighbours were, and less than one for
+    /// any other; the future of its job takes memory from its first use on, as long as the worker
+    /// lives.
     ///
     /// # Panics
     ///
@@ -232,9 +233,9 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Sets how many jobs from outside may wait for a worker. Beyond it, each [`Map`](crate::Map)
-    /// may have one job in the queue, so that it gets on whatever fills the queue; a map that is
-    /// alone stays within the capacity.
+    /// Sets how many jobs from outside may wait for a worker. Beyond that, each [`Map`](crate::Map)
+    /// may have one job in the queue, so that it makes progress whatever fills the queue; a map
+    /// that is alone stays within the capacity.
     ///
     /// A small queue pushes back early. A queue near the number of workers makes a worker or a
     /// submitter sleep and wake for every job, which costs more than anything else here; leave it
@@ -250,8 +251,8 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Sets how many jobs that running jobs have added may wait for a worker. Zero forbids running
-    /// jobs to add any.
+    /// Sets how many jobs that running jobs have added may wait for a worker. With zero, running
+    /// jobs cannot add any.
     ///
     /// They are counted apart from [`queue_capacity`](Self::queue_capacity), so that a running job
     /// never waits for room that only it could make.
@@ -277,8 +278,8 @@ impl<In, E> Builder<In, E> {
 
     // ---- when jobs start ----
 
-    /// Bounds how often jobs start; see [`RateLimit`]. Those that wait for a permit wait in their
-    /// order: none overtakes the one whose turn it is, be it of a smaller cost.
+    /// Bounds how often jobs start; see [`RateLimit`]. Jobs wait for permits in their order: none
+    /// overtakes the job whose turn it is, even at a smaller cost.
     ///
     /// # Examples
     ///
@@ -302,16 +303,17 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Sets how many permits of the rate limits a job takes, by its input; without this, one. Zero
-    /// passes free.
+    /// Sets how many permits of the rate limits a job takes, by its input; without this, one. With
+    /// zero, it takes none.
     ///
-    /// It is for rates only: it does not bound the sum of the costs that run at once, such as
-    /// memory.
+    /// The cost counts for rates only: it does not bound the total cost of the jobs that run at
+    /// once, such as their memory.
     ///
     /// A job that costs more than a limit ever allows at once (its burst, or the number of its
     /// window) is not queued: it ends at once as
-    /// [`CostExceedsLimit`](crate::JobError::CostExceedsLimit). The closure is called by whoever
-    /// submits, once a job; if it panics, the job ends as [`Panicked`](crate::JobError::Panicked).
+    /// [`CostExceedsLimit`](crate::JobError::CostExceedsLimit). The closure is called once a job,
+    /// by the code that submits it; if it panics, the job ends as
+    /// [`Panicked`](crate::JobError::Panicked).
     pub fn cost_by(mut self, cost: impl Fn(&In) -> u32 + Send + Sync + 'static) -> Self {
         self.cost_by = Some(Arc::new(cost));
         self
@@ -384,7 +386,7 @@ impl<In, E> Builder<In, E> {
     /// the same rank takes turns with it.
     ///
     /// Without this, priorities are strict, and a steady stream of urgent jobs keeps others waiting
-    /// for ever.
+    /// forever.
     ///
     /// # Panics
     ///
@@ -444,7 +446,7 @@ impl<In, E> Builder<In, E> {
     /// Limits each job, counted from its submission, waiting included.
     ///
     /// A job whose time passes while it is queued never starts, and has its outcome at that time,
-    /// though all workers are busy. Nor is an attempt made again that would start after it.
+    /// even if all workers are busy. Nor is there another attempt if it would start after that.
     ///
     /// # Panics
     ///
@@ -459,9 +461,9 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Says whether completions know their [`queued_for`](crate::Completion::queued_for) and
-    /// [`ran_for`](crate::Completion::ran_for). It costs three looks at the clock and an allocation
-    /// a job.
+    /// Sets whether completions have [`queued_for`](crate::Completion::queued_for) and
+    /// [`ran_for`](crate::Completion::ran_for). It costs three readings of the clock and an
+    /// allocation a job.
     pub const fn timings(mut self, measure: bool) -> Self {
         self.timings = measure;
         self
@@ -469,7 +471,7 @@ impl<In, E> Builder<In, E> {
 
     /// Reports each poll of a handler that takes longer than `bound`, as
     /// [`Event::SlowPoll`](crate::Event::SlowPoll): a job that blocks its thread also blocks its
-    /// time-outs, and all else that runs there. It costs two looks at the clock a poll.
+    /// time-outs, and all other tasks there. It costs two readings of the clock a poll.
     ///
     /// Blocking work belongs on threads of its own: `blocking::unblock(..)` makes a future of it.
     pub const fn slow_poll(mut self, bound: Duration) -> Self {
@@ -477,7 +479,7 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Lets the observer see every event of the pool; see [`Observer`].
+    /// Passes every event of the pool to the observer; see [`Observer`].
     pub fn observe(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
         self
@@ -491,7 +493,7 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Makes a pool and its workers for a handler, and leaves it to the caller who polls them.
+    /// Makes a pool and its workers for a handler; the caller decides where they are polled.
     ///
     /// # Panics
     ///
@@ -521,8 +523,7 @@ impl<In, E> Builder<In, E> {
         self.build_of(false, |_| call.share())
     }
 
-    /// Makes a pool whose jobs may add jobs: the handler is given a [`Submitter`] besides the
-    /// input.
+    /// Makes a pool whose jobs may add jobs: the handler also gets a [`Submitter`].
     ///
     /// # Panics
     ///
@@ -541,8 +542,8 @@ impl<In, E> Builder<In, E> {
     }
 
     /// Makes a pool whose workers each have a state of their own, such as a connection: `init`
-    /// makes it, given the number of the worker, before the worker's first job, and anew after a
-    /// job of that worker panicked, be it in a drop.
+    /// makes it, given the number of the worker, before the worker's first job, and again after a
+    /// job of that worker panicked, even in a drop.
     ///
     /// After a time-out or a cancellation the state is as the handler left it at its last await: a
     /// connection may be half-way through a request.
@@ -655,7 +656,7 @@ impl<In, E> Builder<In, E> {
         self.spawn_on(&crate::rt::SmolGlobal, handler)
     }
 
-    /// Makes a pool and its workers, each with what `call` makes for its number.
+    /// Makes a pool and its workers, each with the handler that `call` makes for its number.
     #[track_caller]
     fn build_of<T, C: RunHandler<In, Value = T, Error = E>>(
         self,

@@ -1,6 +1,6 @@
-//! The knobs of a pool that runs: pause and resume, how many workers run jobs, how often jobs
-//! start; and the waits for a quieter moment. Each takes effect for jobs that have not started, and
-//! stops none that has.
+//! Options of a running pool: pause and resume, how many workers run jobs, how often jobs start;
+//! and the waits for fewer jobs. Each takes effect for jobs that have not started, and stops no
+//! running job.
 
 use crate::event::RunningJob;
 use crate::pool::Pool;
@@ -12,9 +12,9 @@ impl<In, T, E> Pool<In, T, E> {
     /// Starts no more jobs until [`resume`](Self::resume). Running jobs go on, and jobs are
     /// accepted as before.
     ///
-    /// Pauses are counted: after two, it takes two to resume. A pool that is closed goes on in
-    /// spite of them, so that a [`drain`](Self::drain) ends. Time goes on too: a queued job may run
-    /// out of its time, and its delay may pass.
+    /// Pauses are counted: after two, it takes two calls of [`resume`](Self::resume). A closed pool
+    /// ignores them, so that a [`drain`](Self::drain) ends. Timers go on: a queued job may time
+    /// out, and its delay may pass.
     ///
     /// # Examples
     ///
@@ -37,7 +37,7 @@ impl<In, T, E> Pool<In, T, E> {
         self.shared().pause();
     }
 
-    /// Takes back one [`pause`](Self::pause); without one, nothing.
+    /// Undoes one [`pause`](Self::pause); without one, it does nothing.
     pub fn resume(&self) {
         self.shared().resume();
     }
@@ -50,8 +50,8 @@ impl<In, T, E> Pool<In, T, E> {
     /// Sets how many jobs run at once, in workers, up to the number of workers that were built:
     /// `count` times [`jobs_per_worker`](crate::Builder::jobs_per_worker) jobs, in whichever slots.
     ///
-    /// More start at once; of fewer, those that run go on, and no new one starts before there are
-    /// less than that.
+    /// With a higher number, more jobs start at once. With a lower one, running jobs go on, and no
+    /// job starts until fewer are running.
     ///
     /// # Panics
     ///
@@ -70,8 +70,8 @@ impl<In, T, E> Pool<In, T, E> {
         self.shared().set_workers(count);
     }
 
-    /// Changes the [rate limit](crate::Builder::rate_limit) of the pool, for what is queued too, at
-    /// once. `None`: no limit.
+    /// Changes the [rate limit](crate::Builder::rate_limit) of the pool at once, for queued jobs
+    /// too. `None`: no limit.
     ///
     /// Consumed permits carry over, up to the new limit's burst or number: setting the same limit
     /// again refills nothing, and raising the burst by n lets n more jobs start at once. Permits
@@ -80,7 +80,7 @@ impl<In, T, E> Pool<In, T, E> {
         self.shared().set_rate(limit.into());
     }
 
-    /// The jobs that run now, in the order of their workers.
+    /// Returns the running jobs, in the order of their workers.
     pub fn running(&self) -> Vec<RunningJob> {
         self.shared().running()
     }
@@ -92,8 +92,8 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// # Panics
     ///
-    /// Inside a job of this pool, when it would wait: the worker it holds may be the one that is
-    /// needed. The panic is contained like any other of the job.
+    /// Inside a job of this pool, if it had to wait: the slot that the job holds may be the one
+    /// that is needed. The panic is contained like any other panic of the job.
     ///
     /// # Cancel safety
     ///
@@ -108,8 +108,8 @@ impl<In, T, E> Pool<In, T, E> {
         .await;
     }
 
-    /// Waits until fewer than `count` jobs are running: with 1, until none is, be the pool paused
-    /// or not.
+    /// Waits until fewer than `count` jobs are running, whether the pool is paused or not. With 1
+    /// it waits until none is.
     ///
     /// 0 is never reached: then it waits until the pool ends.
     ///
@@ -133,13 +133,13 @@ impl<In, T, E> Pool<In, T, E> {
     async fn wait_below(
         &self,
         what: &str,
-        is_so: impl Fn(&Admission) -> bool,
-        mark: impl Fn(&mut Admission),
+        condition: impl Fn(&Admission) -> bool,
+        set_threshold: impl Fn(&mut Admission),
     ) {
-        let is_over = |admission: &Admission| is_so(admission) || admission.has_ended();
+        let is_over = |admission: &Admission| condition(admission) || admission.has_ended();
         if !is_over(&self.shared().lock().admission) {
             self.assert_outside(what);
-            self.shared().wait_below(is_over, mark).await;
+            self.shared().wait_below(is_over, set_threshold).await;
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The handle of a pool: inputs go in here, one by one or by the stream, and from here it is
-//! closed, drained and aborted. It runs nothing itself.
+//! The handle of a pool: submits inputs one by one, by map or by group, and closes, drains and
+//! aborts the pool. It runs nothing itself.
 
 use std::fmt;
 use std::sync::Arc;
@@ -75,25 +75,25 @@ impl<In, T, E> Pool<In, T, E> {
 
     // ---- one ----
 
-    /// Submits a job; waits for room in the queue. Those who wait are served in the order in which
-    /// they came.
+    /// Submits a job; waits for room in the queue. Waiting submissions get room in the order in
+    /// which they came.
     ///
     /// Jobs that one task submits start in their order, as far as workers on one thread are
     /// concerned. Two tasks that submit at once may see their jobs in either order, and workers on
-    /// several threads may start a job up to 64 places before one that another of them has taken
-    /// along.
+    /// several threads may start a job up to 64 positions before one that another of them has
+    /// already taken from the queue.
     ///
     /// # Errors
     ///
     /// [`SubmitError::Closed`] once the pool takes no more jobs; [`SubmitError::WouldDeadlock`]
     /// inside a job of this pool, if every slot would wait for the pool;
-    /// [`SubmitError::Overloaded`] if as many wait for room already as
+    /// [`SubmitError::Overloaded`] if as many submissions wait for room already as
     /// [`max_waiting`](crate::Builder::max_waiting) allows. All give the input back.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped early, nothing was accepted, and the input is dropped with it;
-    /// [`reserve`](Self::reserve) keeps it out of the future.
+    /// If the future is dropped early, nothing was accepted, and the input is dropped with it; with
+    /// [`reserve`](Self::reserve) the input stays outside the future.
     #[doc(alias("add", "spawn", "execute", "enqueue"))]
     pub async fn submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         let input = match self.try_submit(input) {
@@ -106,12 +106,12 @@ impl<In, T, E> Pool<In, T, E> {
         }
     }
 
-    /// Submits a job now, or not at all.
+    /// Submits a job without waiting.
     ///
     /// # Errors
     ///
-    /// [`SubmitError::Full`] if there is no room, or others wait for it; [`SubmitError::Closed`]
-    /// once the pool takes no more jobs. Both give the input back.
+    /// [`SubmitError::Full`] if there is no room, or other submissions wait for it;
+    /// [`SubmitError::Closed`] once the pool takes no more jobs. Both give the input back.
     pub fn try_submit(&self, input: In) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         submit_now(&self.shared, None, None, input)
     }
@@ -121,7 +121,7 @@ impl<In, T, E> Pool<In, T, E> {
         Job::new(&self.shared, input)
     }
 
-    /// Waits for room in the queue and holds a place there.
+    /// Waits for room in the queue and returns a permit to submit one job.
     ///
     /// # Errors
     ///
@@ -129,7 +129,7 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped early, nothing has happened.
+    /// If the future is dropped early, nothing is reserved.
     ///
     /// # Examples
     ///
@@ -152,7 +152,7 @@ impl<In, T, E> Pool<In, T, E> {
         Permit::reserve(&self.shared).await
     }
 
-    /// Holds a place in the queue now, or not at all.
+    /// Returns a permit to submit one job, without waiting.
     ///
     /// # Errors
     ///
@@ -171,7 +171,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// room, so the iterator may be endless.
     ///
     /// On one thread, jobs start in the order of their inputs. Workers on several threads may start
-    /// a job up to 64 places before one that another of them has taken along;
+    /// a job up to 64 positions before one that another of them has already taken from the queue;
     /// [`ordered`](Map::ordered) restores the order of the completions.
     #[doc(alias("add_all", "buffer_unordered", "join_all", "for_each_concurrent"))]
     pub fn map<I: IntoIterator<Item = In>>(
@@ -229,7 +229,7 @@ impl<In, T, E> Pool<In, T, E> {
         )
     }
 
-    /// Makes a group: jobs that are handed in one by one and belong together.
+    /// Makes a group: jobs that are submitted one by one and read as one stream of completions.
     #[doc(alias("join_set", "scope"))]
     pub fn group(&self) -> Group<In, T, E> {
         Group::new(self.shared.clone(), self.default_window())
@@ -273,13 +273,13 @@ impl<In, T, E> Pool<In, T, E> {
 
     // ---- control ----
 
-    /// The figures of this instant.
+    /// Returns the statistics of the pool at this instant.
     pub fn stats(&self) -> Stats {
         self.shared.stats()
     }
 
-    /// Changes the limit of each attempt, for jobs that start from now on and have none of their
-    /// own. `None`: no limit.
+    /// Changes the time limit of each attempt, for jobs that start from now on and have no limit of
+    /// their own. `None`: no limit.
     ///
     /// # Panics
     ///
@@ -296,12 +296,12 @@ impl<In, T, E> Pool<In, T, E> {
     /// Sets a callback for errors that no handle or stream will deliver: from detached jobs, jobs
     /// they add, and handles dropped unread. It is called once per error.
     ///
-    /// A job of these that an abort cancels, as at the end of [`drain_within`](Self::drain_within),
-    /// is such an error too: [`Cancelled`](JobError::Cancelled), though the [`Report`] names it. A
-    /// callback that counts failures leaves these out.
+    /// It is also called for such a job that an abort cancels, as at the end of
+    /// [`drain_within`](Self::drain_within): with [`Cancelled`](crate::JobError::Cancelled), though
+    /// the [`Report`] names the job. A callback that counts failures should ignore these.
     ///
-    /// The closure is called by the worker, with no lock held. A panic in it is contained and
-    /// ignored. Setting another one replaces it.
+    /// The worker calls the closure with no lock held. A panic in it is contained and ignored.
+    /// Another callback replaces this one.
     ///
     /// # Examples
     ///
@@ -321,13 +321,13 @@ impl<In, T, E> Pool<In, T, E> {
     /// ```
     pub fn on_unhandled(&self, handler: impl Fn(Unhandled<E>) + Send + Sync + 'static) {
         let handler: Option<Arc<crate::shared::UnhandledFn<E>>> = Some(Arc::new(handler));
-        let mut place = self
+        let mut current = self
             .shared
             .unhandled
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let old = std::mem::replace(&mut *place, handler);
-        drop(place);
+        let old = std::mem::replace(&mut *current, handler);
+        drop(current);
         drop(old);
     }
 
@@ -335,8 +335,8 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// # Panics
     ///
-    /// Inside a job of this pool, when it would wait: it would wait for itself. The panic is
-    /// contained like any other of the job.
+    /// Inside a job of this pool, if it had to wait: the job would wait for itself. The panic is
+    /// contained like any other panic of the job.
     ///
     /// # Cancel safety
     ///
@@ -346,17 +346,17 @@ impl<In, T, E> Pool<In, T, E> {
         self.wait_until_idle("wait_idle").await;
     }
 
-    /// Takes no more jobs from outside. Running jobs may still add some; what was accepted is done,
+    /// Takes no more jobs from outside. Running jobs may still add some; accepted jobs are done,
     /// and then the workers end.
     ///
-    /// Closing what is closed changes nothing. For a close that binds running jobs too, see
+    /// Closing a closed pool changes nothing. To refuse jobs from running jobs too, see
     /// [`seal`](Self::seal).
     pub fn close(&self) {
         self.shared.close(PoolState::Closed);
     }
 
-    /// Takes no more jobs, not even from running jobs. What was accepted is done, and then the
-    /// workers end.
+    /// Takes no more jobs, not even from running jobs. Accepted jobs are done, and then the workers
+    /// end.
     ///
     /// # Examples
     ///
@@ -386,7 +386,7 @@ impl<In, T, E> Pool<In, T, E> {
         self.shared.lock().admission.pool_state() > PoolState::Open
     }
 
-    /// [Closes](Self::close) the pool, and waits until what was accepted is done.
+    /// [Closes](Self::close) the pool, and waits until all accepted jobs are done.
     ///
     /// Any number of tasks may call it, at any time.
     ///
@@ -406,10 +406,10 @@ impl<In, T, E> Pool<In, T, E> {
     /// [Drains](Self::drain) the pool for as long as `grace`, counted from the first poll; then
     /// [aborts](Self::abort) it.
     ///
-    /// It never takes longer than `grace`, even if the workers are not polled: the attempts it
-    /// interrupts are dropped when their workers are polled next, which it does not wait for.
-    /// [`wait_idle`](Self::wait_idle) does. What it does wait for is a map that is just pulling
-    /// inputs, should its source block the thread.
+    /// It never takes longer than `grace`, even if the workers are not polled: interrupted attempts
+    /// are dropped when their workers are polled next, and it does not wait for that;
+    /// [`wait_idle`](Self::wait_idle) does. It does wait for a map that is pulling inputs at that
+    /// moment, should its source block the thread.
     ///
     /// # Panics
     ///
@@ -459,28 +459,28 @@ impl<In, T, E> Pool<In, T, E> {
         if !is_drained {
             self.shared.begin_abort();
         }
-        // Workers that hold a job which they may not start hand it back at once, whatever their
-        // executor does.
+        // Ends although workers are not polled: a worker that has taken a job without starting it
+        // returns it within the same poll.
         self.shared.wait_returned().await;
         self.report()
     }
 
-    /// Stops now: takes no more jobs, starts none, hands back the inputs of all that have not
-    /// started, interrupts those that run, and waits until their futures have been dropped. All
-    /// have their outcome then: [`Cancelled`](JobError::Cancelled), with
+    /// Stops the pool: takes no more jobs, starts none, returns the inputs of all jobs that have
+    /// not started, interrupts running jobs, and waits until their futures have been dropped. All
+    /// these jobs end as [`Cancelled`](crate::JobError::Cancelled), with
     /// [`Aborted`](crate::CancelReason::Aborted) as the reason.
     ///
-    /// Jobs that are finished already keep their outcome, and so do those that end while they are
-    /// being interrupted; these are not named. Of several calls, each input is handed back by one,
-    /// and each interrupted job named by one.
+    /// Finished jobs keep their outcome, and so do jobs that end while they are being interrupted;
+    /// the report does not name these. Of several calls, one returns each input, and one names each
+    /// interrupted job.
     ///
-    /// It waits for the workers to be polled. If that may not happen,
-    /// `drain_within(Duration::ZERO)` does not wait.
+    /// It waits for the workers to be polled. Where they may not be, use
+    /// `drain_within(Duration::ZERO)`, which does not wait for that.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped early, the abort goes on; another call returns what this one would
-    /// have.
+    /// If the future is dropped early, the abort goes on; another call returns the report that this
+    /// one would have returned.
     #[doc(alias("shutdown", "shutdown_now"))]
     pub async fn abort(&self) -> Report<In> {
         self.shared.begin_abort();
@@ -498,12 +498,12 @@ impl<In, T, E> Pool<In, T, E> {
         }
     }
 
-    /// Inside a job of this pool, a wait for it would be one for the job itself.
+    /// Panics inside a job of this pool: a wait for the pool would wait for the job itself.
     pub(crate) fn assert_outside(&self, what: &str) {
-        if let Some(place) = current::current_in(self.shared.identity()) {
+        if let Some(job) = current::current_in(self.shared.identity()) {
             panic!(
                 "{what} must not be awaited inside a job of the same pool, got job {}",
-                place.id
+                job.id
             );
         }
     }

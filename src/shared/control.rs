@@ -1,5 +1,6 @@
-//! Changes to a pool while it runs: pause, resize, another rate, another priority; and the list of
-//! what runs. Each is a change under the lock and a dispatch at what may start then.
+//! Changes to a running pool: pause, number of workers, rate, priority; and the list of running
+//! jobs. Each change is made in the schedule under the lock, followed by a dispatch of the jobs
+//! that may start then.
 
 use super::{Shared, Synced};
 use crate::event::RunningJob;
@@ -9,7 +10,7 @@ use crate::schedule::Schedule;
 use crate::schedule::limiter::RateLimit;
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Changes the schedule, which there is from then on.
+    /// Switches the schedule on if there is none, changes it, and dispatches.
     fn control<R: Default>(
         &self,
         change: impl FnOnce(&mut Schedule<ScheduledJob<In, T, E>>) -> R,
@@ -52,16 +53,16 @@ impl<In, T, E> Shared<In, T, E> {
         });
     }
 
-    /// Says whether the job was still queued.
-    pub(crate) fn set_priority(&self, cell: &HandleState<In, T, E>, priority: i32) -> bool {
+    /// Sets the priority of a queued job; returns whether it was still queued.
+    pub(crate) fn set_priority(&self, job: &HandleState<In, T, E>, priority: i32) -> bool {
         self.control(|schedule| {
-            cell.record_id().is_some_and(|record_id| {
-                schedule.set_priority(record_id, cell.id.as_u64(), priority)
+            job.record_id().is_some_and(|record_id| {
+                schedule.set_priority(record_id, job.id.as_u64(), priority)
             })
         })
     }
 
-    /// What runs now, in the order of the workers.
+    /// The running jobs, in the order of their workers.
     pub(crate) fn running(&self) -> Vec<RunningJob> {
         let state = self.lock();
         let Synced {

@@ -9,7 +9,7 @@
 //!
 //! After an abort nothing is released and the timer is not needed. A job that is accepted before
 //! and inserted after the abort, or after the last worker has left, would wait forever; so each
-//! insertion is followed by `look_for_end`, which checks for that and completes the job.
+//! insertion is followed by `check_stopped`, which checks for that and completes the job.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -185,7 +185,7 @@ impl<In, T, E> Shared<In, T, E> {
                 self.remove_tombstone(handle.record_id(), handle.id);
             }
         }
-        self.look_for_end();
+        self.check_stopped();
     }
 
     // ---- insert ----
@@ -326,7 +326,7 @@ impl<In, T, E> Shared<In, T, E> {
             // The cancellation may have come before the schedule had the record.
             self.remove_tombstone(handle.record_id(), handle.id);
         }
-        self.look_for_end();
+        self.check_stopped();
     }
 
     // ---- dispatch ----
@@ -402,7 +402,7 @@ impl<In, T, E> Shared<In, T, E> {
                     ),
                 );
             }
-            self.look_for_end();
+            self.check_stopped();
         }
         self.notify_timer(notice);
         panic::wake(blocked);
@@ -438,9 +438,9 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// The part of [`book_start`](Self::book_start) for a pool that has a schedule.
+    /// The part of [`start_job`](Self::start_job) for a pool that has a schedule.
     #[inline(never)]
-    #[expect(clippy::too_many_arguments, reason = "as those of `book_start`")]
+    #[expect(clippy::too_many_arguments, reason = "as those of `start_job`")]
     pub(super) fn start_scheduled(
         &self,
         state: &mut Synced<In, T, E>,
@@ -487,24 +487,18 @@ impl<In, T, E> Shared<In, T, E> {
         state.admission.start(origin, wakes);
         state.running.start_scheduled(slot, active_job, since);
         prior.since = since;
-        StartResult::Yes
+        StartResult::Started
     }
 
-    /// The part of [`book_finish`](Self::book_finish) for a pool that has a schedule.
+    /// The part of [`finish_job`](Self::finish_job) for a pool that has a schedule.
     #[inline(never)]
-    pub(super) fn book_scheduled_finish(
-        &self,
-        slot: usize,
-        id: JobId,
-        outcome: Outcome,
-        attempts: u32,
-    ) {
+    pub(super) fn finish_scheduled(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
         let reading = self.reading();
         let mut wakes = Wakes::default();
         let deferred = {
             let mut state = self.lock();
             let state = &mut *state;
-            state.forget_interrupted(id, outcome);
+            state.remove_interrupted(id, outcome);
             if self.drives_timer(slot) {
                 state.timer_role.note_awake();
             }

@@ -1,4 +1,9 @@
-//! What becomes of a job with a handle: settled while it is queued, cancelled, detached, completed.
+//! Jobs with a handle: completed while queued, cancelled, detached, or completed by a worker.
+//!
+//! The lock of a [`HandleState`] decides which outcome a job has: a function that moves its phase
+//! away from `Queued` or `Running` is the one that completes the job. An outcome is (1) passed to
+//! `discard_unwanted`, in case the handle is gone, (2) counted, and (3) left in the handle state by
+//! `complete_handle`, which also discards it if the handle was dropped in the meantime.
 
 use super::{DeliveryKind, Shared};
 use crate::error::{CancelReason, JobError};
@@ -7,8 +12,8 @@ use crate::panic;
 use crate::report::Unhandled;
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Settles a job that is still queued, once `part_with` has its input; says whether it was. One
-    /// that is not is left alone.
+    /// Completes a job with `error` if it is still queued, after passing its input to `part_with`.
+    /// Returns whether it was; otherwise nothing changes.
     pub(crate) fn settle_handle(
         &self,
         job: &HandleState<In, T, E>,
@@ -30,14 +35,14 @@ impl<In, T, E> Shared<In, T, E> {
         let outcome = error.outcome();
         let wanted = self.discard_unwanted(job, Err(error), attempts);
         self.deliveries.begin(DeliveryKind::Unstarted);
-        self.book_unstarted(origin, job.id, outcome, job.record_id(), attempts, None);
+        self.finish_unstarted(origin, job.id, outcome, job.record_id(), attempts, None);
         self.complete_handle(job, wanted, attempts);
         self.end_deliveries(DeliveryKind::Unstarted, 1);
         true
     }
 
-    /// Cancels on behalf of the handle, which wants no result. Says whether an attempt has to be
-    /// stopped first.
+    /// Cancels a job for its handle, which takes no result. Returns whether a running attempt has
+    /// to be dropped first.
     pub(crate) fn cancel_handle(&self, job: &HandleState<In, T, E>) -> bool {
         let mut state = job.lock();
         state.is_detached = true;
@@ -52,12 +57,12 @@ impl<In, T, E> Shared<In, T, E> {
                     self.sweep_tombstones();
                     return false;
                 }
-                // A worker was faster; what it runs now can be interrupted.
+                // A worker has started it in the meantime, so it can be interrupted.
                 self.cancel_handle(job)
             }
             Phase::Running(slot) => {
-                // Under the lock: as long as the phase says so, the slot runs this job and no
-                // other.
+                // Under the lock of the handle state: as long as this is the phase, the slot runs
+                // this job and no other.
                 let waker = self.cancel_flags[slot].interrupt(CancelReason::Handle);
                 drop(state);
                 panic::wake(waker);
@@ -73,7 +78,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// No handle will take the result: a failure goes to the pool's callback for them.
+    /// Detaches a job from its handle: a failure goes to the pool's `on_unhandled` callback.
     pub(crate) fn detach_handle(&self, job: &HandleState<In, T, E>) {
         let mut state = job.lock();
         state.is_detached = true;
@@ -86,19 +91,19 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Whether the outcome is known, or will be, whatever becomes of other jobs.
+    /// Whether the outcome of a job is known, or will be whatever other jobs do.
     pub(crate) fn is_decided(&self, job: &HandleState<In, T, E>) -> bool {
         let state = job.lock();
         match state.phase {
             Phase::Queued(_) => false,
-            // The books are closed before the handle is woken.
+            // `finish_job` frees the slot before `complete_handle` wakes the handle.
             Phase::Running(slot) => !self.lock().running.is_running(slot, job.id),
             Phase::Completing | Phase::Done(_) | Phase::Taken => true,
         }
     }
 
-    /// Gives up the result of a detached job before the books are closed over it: when the pool is
-    /// idle, the failure is reported and the value dropped.
+    /// Discards the result of a detached job; returns any other. Called before the outcome is
+    /// counted, so that an idle pool has reported the failure, or dropped the value.
     pub(crate) fn discard_unwanted(
         &self,
         job: &HandleState<In, T, E>,
@@ -112,7 +117,7 @@ impl<In, T, E> Shared<In, T, E> {
         Some(result)
     }
 
-    /// Leaves the result for the handle, or gives it up.
+    /// Leaves the result for the handle, or discards it if the handle is gone.
     pub(crate) fn complete_handle(
         &self,
         job: &HandleState<In, T, E>,
@@ -124,6 +129,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
+    /// Reports a failure that no handle will take, or drops the value.
     fn discard_result(
         &self,
         job: &HandleState<In, T, E>,
@@ -131,7 +137,7 @@ impl<In, T, E> Shared<In, T, E> {
         attempts: u32,
     ) {
         match result {
-            // The handle that cancelled knows.
+            // The handle itself has cancelled the job, so it is no failure.
             Err(JobError::Cancelled(CancelReason::Handle)) => {}
             Err(error) => self.report_unhandled(Unhandled {
                 id: job.id,

@@ -1,4 +1,11 @@
-//! The desks of workers that are being polled, as far as they are part of the books.
+//! Local queues of workers, as far as the shared state takes part: they are opened while their
+//! worker is polled, their tallies are flushed whenever the lock is taken, and they are revoked by
+//! what must not race with the start or the end of a job.
+//!
+//! A worker with an open local queue starts and finishes jobs without the shared lock. It (1) locks
+//! its local queue, (2) checks that it is not revoked, and (3) records the start or the end in its
+//! tally. `revoke_all` sets the flag and flushes the tally under the same local lock, so each start
+//! and end is either in the counters or has yet to find the queue revoked.
 
 use std::sync::Arc;
 
@@ -8,8 +15,8 @@ use crate::queue::admission::{PoolState, Wakes};
 use crate::queue::local::LocalQueue;
 
 impl<In, T, E> Synced<In, T, E> {
-    /// Whether it is enough to book the start and the end of a job a little later: nobody waits for
-    /// one, and there is no limit to be looked up.
+    /// Whether starts and ends of jobs may be counted late: nothing waits for one, and no limit has
+    /// to be looked up at a start.
     const fn may_use_local_queues(&self) -> bool {
         (self.admission.pool_state() as u8) < PoolState::Aborted as u8
             && self.schedule.is_none()
@@ -17,6 +24,7 @@ impl<In, T, E> Synced<In, T, E> {
             && !self.admission.is_awaited()
     }
 
+    /// Adds all tallies to the counters.
     #[inline(never)]
     pub(super) fn flush_tallies(&mut self) {
         let Self {
@@ -30,9 +38,10 @@ impl<In, T, E> Synced<In, T, E> {
         }
     }
 
-    /// Keeps the workers from starting jobs and noting ends before they have closed their desks,
-    /// and enters what they have noted until then: in one go, or what happened in between would be
-    /// neither in the books nor kept from happening.
+    /// Revokes all local queues and flushes their tallies: their workers start and finish no job
+    /// before they have closed their queue, which takes the shared lock.
+    ///
+    /// Both happen under one local lock, so that nothing is recorded between the two.
     pub(crate) fn revoke_all(&mut self) {
         let Self {
             local_queues,
@@ -49,7 +58,8 @@ impl<In, T, E> Synced<In, T, E> {
 }
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Gives a worker a local queue, for as long as it is polled; `None` where it has to book at once.
+    /// Opens a local queue for as long as its worker is polled. `None`: each start and end has to
+    /// be counted at once.
     pub(crate) fn open_local_queue(&self) -> Option<Arc<LocalQueue<Batch<In, T, E>>>> {
         if !self.is_plain || self.is_scheduled() {
             return None;
@@ -64,7 +74,7 @@ impl<In, T, E> Shared<In, T, E> {
         Some(local_queue)
     }
 
-    /// Enters the tally of a local queue, whose hand is empty, and takes it back.
+    /// Closes a local queue that has no jobs, after its tally is flushed by `lock`.
     pub(crate) fn close_local_queue(&self, local_queue: Arc<LocalQueue<Batch<In, T, E>>>) {
         let mut wakes = Wakes::default();
         {
@@ -77,11 +87,11 @@ impl<In, T, E> Shared<In, T, E> {
             state.spare_local_queues.push(local_queue);
         }
         self.run_wakes(wakes);
-        // It may be new, and has not seen that a slot is free.
+        // A schedule that was switched on meanwhile has not seen the slots that the tally frees.
         self.dispatch_now();
     }
 
-    /// Enters the journals, one of which is long.
+    /// Flushes all tallies; called when one is long.
     #[cold]
     pub(crate) fn flush_tallies(&self) {
         drop(self.lock());

@@ -1,4 +1,4 @@
-//! A counted reference to a pool: the last one that is dropped closes it.
+//! A counted reference to a pool; dropping the last one closes the pool.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use super::Shared;
 use crate::queue::admission::PoolState;
 use crate::sync::atomic::Ordering;
 
-/// Keeps a pool open; behind the pool's handles, its maps and its groups.
+/// Keeps a pool open. Held by its handles, maps and groups.
 pub(crate) struct PoolRef<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
 }
 
 impl<In, T, E> PoolRef<In, T, E> {
-    /// The first reference; the others are its clones.
+    /// Makes the first reference, which `Shared::handles` counts from the start; others are clones.
     pub(crate) const fn new(shared: Arc<Shared<In, T, E>>) -> Self {
         Self { shared }
     }

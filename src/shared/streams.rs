@@ -1,4 +1,5 @@
-//! What maps and groups ask of the pool: jobs accepted into them, deliveries counted, cancellation.
+//! What maps and groups need of the shared state: submission to a group, counts of deliveries,
+//! cancellation, priority. A [`CompletionQueue`] itself knows nothing of its pool.
 
 use std::sync::Arc;
 
@@ -12,32 +13,33 @@ use crate::policy::limits::Limits;
 use crate::queue::admission::{Origin, Refusal};
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Cancels the queued and running jobs of a map or group; the first reason counts.
+    /// Cancels the queued and running jobs of a map or group. Only the first reason has an effect.
     pub(crate) fn cancel_stream(&self, stream: &CompletionQueue<In, T, E>, reason: CancelReason) {
-        // To look once more, or where nothing is left, would only cost time.
+        // An earlier call has done this already; without jobs there is nothing to do.
         if stream.set_cancelled(reason) && stream.unread() > 0 {
             self.interrupt_stream(stream.identity().get(), reason);
             self.sweep();
         }
         if stream.has_submissions() {
-            self.wake_submits_to(stream.identity().get());
+            self.wake_group_submitters(stream.identity().get());
         }
     }
 
-    /// Sweeps if a cancellation, and its sweep, came while a job was on its way into the queue.
+    /// Sweeps if the map or group of a job that was just enqueued is cancelled, since its sweep may
+    /// have come before.
     pub(crate) fn sweep_if_cancelled(&self, stream: &CompletionQueue<In, T, E>) {
         if stream.cancelled().is_some() {
             self.sweep();
         }
     }
 
-    /// Sets the window; jobs that running jobs add come on top, as many as may be queued.
+    /// Sets the window. Running jobs may add as many more as the child capacity.
     pub(crate) fn set_window(&self, stream: &CompletionQueue<In, T, E>, window: usize) {
         let children = self.lock().admission.child_capacity();
         stream.set_child_limit(window.saturating_add(children));
     }
 
-    /// Sets the priority of jobs to come.
+    /// Sets the priority of jobs that are accepted from now on.
     pub(crate) fn set_stream_priority(&self, stream: &CompletionQueue<In, T, E>, priority: i32) {
         if priority != 0 {
             self.switch_on_schedule();
@@ -45,36 +47,36 @@ impl<In, T, E> Shared<In, T, E> {
         stream.set_priority(priority);
     }
 
-    /// Counts a failure, and cancels the rest if that is the policy.
+    /// Counts a failure, and cancels the other jobs if the policy says so.
     pub(crate) fn count_failure(&self, stream: &CompletionQueue<In, T, E>, error: &JobError<E>) {
         if stream.count_failure(error) {
             self.cancel_stream(stream, CancelReason::Stopped);
         }
     }
 
-    /// Counts a completion that is about to be booked, until [`end_delivery`](Self::end_delivery).
+    /// Begins the delivery of a completion, before its outcome is counted.
     #[inline(always)]
     pub(crate) fn begin_delivery(&self, stream: &CompletionQueue<In, T, E>, kind: DeliveryKind) {
         stream.begin_delivery();
         self.deliveries.begin(kind);
     }
 
-    /// So many completions that were begun are delivered.
+    /// Ends `count` deliveries, after their completions are in the queue.
     pub(crate) fn end_delivery(
         &self,
         stream: &CompletionQueue<In, T, E>,
         kind: DeliveryKind,
         count: usize,
     ) {
-        // None of them would change nothing, but cost time.
+        // Saves the atomic operations where there is nothing to end.
         if count > 0 {
             stream.end_delivery(count);
             self.end_deliveries(kind, count);
         }
     }
 
-    /// Accepts one job into a map or group while fewer than `window` are unread, or gives its input
-    /// back.
+    /// Submits one job to a map or group while fewer than `window` are unread; otherwise returns
+    /// its input.
     pub(crate) fn submit_to(
         &self,
         stream: &Arc<CompletionQueue<In, T, E>>,
@@ -85,17 +87,16 @@ impl<In, T, E> Shared<In, T, E> {
         if stream.cancelled().is_some() {
             return Err(SubmitError::Closed(input));
         }
-        // Before the job is accepted, so that its completion never finds a count of zero.
+        // Comes before the job is accepted, so that its completion never finds a count of zero.
         if !stream.try_reserve(window) {
             return Err(SubmitError::Full(input));
         }
         let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
-        self.launch_reserved(stream, input, origin, self.accept_from(parent))
+        self.enqueue_reserved(stream, input, origin, self.accept_from(parent))
     }
 
-    /// Puts a job whose completion is reserved on its way, if it was accepted; else takes the
-    /// reservation back.
-    pub(crate) fn launch_reserved(
+    /// Enqueues a job whose completion is reserved, or undoes the reservation if it was refused.
+    pub(crate) fn enqueue_reserved(
         &self,
         stream: &Arc<CompletionQueue<In, T, E>>,
         input: In,
@@ -109,14 +110,14 @@ impl<In, T, E> Shared<In, T, E> {
                 return Err(refusal.into_error(input));
             }
         };
-        self.launch(QueuedJob::Stream(StreamJob {
+        self.enqueue(QueuedJob::Stream(StreamJob {
             input,
             stream: Arc::clone(stream),
             id,
             index: stream.take_indices(1),
             origin,
             record_id: None,
-            accepted_at: self.clock_in(limits),
+            accepted_at: self.acceptance_time(limits),
         }));
         self.sweep_if_cancelled(stream);
         Ok(())

@@ -1,4 +1,4 @@
-//! Outcomes of jobs that never started: cancelled, expired, abandoned, or returned by an abort.
+//! Completes jobs that never started: cancelled, expired, abandoned, or returned by an abort.
 
 use std::sync::PoisonError;
 
@@ -11,8 +11,8 @@ use crate::panic;
 use crate::report::Unstarted;
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Gives a job its outcome without having started it. A cancellation that came first stays the
-    /// reason.
+    /// Completes a queued job with `error`, or with the reason of an earlier cancellation of its
+    /// map or group.
     pub(crate) fn settle_unstarted(
         &self,
         job: QueuedJob<In, T, E>,
@@ -32,9 +32,9 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Gives a job its outcome as aborted and its input to the pool's report.
+    /// Completes a queued job as aborted and passes its input to the pool's report.
     pub(crate) fn return_unstarted(&self, job: QueuedJob<In, T, E>, attempts: u32) {
-        // Before the outcome is booked: when the pool is idle, the report has all inputs.
+        // Comes before the outcome is counted, so that the report of an idle pool has all inputs.
         let give_back = |id, index, input| {
             let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
             returned.push(Unstarted {
@@ -63,7 +63,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Delivers the outcome of a job that never started, with what `part_with` leaves of its input.
+    /// Completes a job of a map or group; the completion has what `part_with` returns of the input.
     fn settle_stream(
         &self,
         job: StreamJob<In, T, E>,
@@ -88,7 +88,7 @@ impl<In, T, E> Shared<In, T, E> {
             self.count_failure(&stream, &error);
         }
         self.begin_delivery(&stream, DeliveryKind::Unstarted);
-        self.book_unstarted(
+        self.finish_unstarted(
             origin,
             id,
             error.outcome(),

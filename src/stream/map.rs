@@ -429,7 +429,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             // The first without a permit: the source may be a map of this pool that needs one.
             let mut is_pending = self.pull(1, cx);
             if !self.pulled.is_empty() {
-                let mut permits = pull.take_places(self.wanted());
+                let mut permits = pull.take_permits(self.wanted());
                 loop {
                     is_pending = is_pending || self.pull(permits, cx);
                     let more = self.intake == Intake::Open && !is_pending;
@@ -480,19 +480,19 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         more: bool,
     ) -> usize {
         let shared = pull.shared;
-        let used = self.pulled.len().min(pull.places().max(1));
+        let used = self.pulled.len().min(pull.permits().max(1));
         stream.reserve(used);
         let index = stream.take_indices(used);
         let (first, origin, limits) = pull.accept(used, if more { self.wanted() } else { 0 });
         if used == 0 {
-            return pull.places();
+            return pull.permits();
         }
         let is_batch = used > 1 && used == self.pulled.len();
         if is_batch && shared.is_plain && stream.copier().is_none() {
             let inputs = std::mem::replace(&mut self.pulled, stream.input_spares.take());
-            shared.launch_lot(Batch::new(Arc::clone(stream), first, index, inputs));
+            shared.enqueue_batch(Batch::new(Arc::clone(stream), first, index, inputs));
         } else {
-            let accepted_at = shared.clock_in(limits);
+            let accepted_at = shared.acceptance_time(limits);
             let jobs = self
                 .pulled
                 .drain(..used)
@@ -510,10 +510,10 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                         accepted_at,
                     })
                 });
-            shared.launch_many(jobs.collect());
+            shared.enqueue_many(jobs.collect());
         }
         shared.sweep_if_cancelled(stream);
-        pull.places()
+        pull.permits()
     }
 
     /// Whether inputs are pulled before delivered completions are read, so the workers have jobs

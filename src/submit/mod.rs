@@ -212,11 +212,11 @@ fn launch<In, T, E>(
         id,
         origin,
         limits,
-        shared.clock_in(limits),
+        shared.acceptance_time(limits),
         input,
         is_detached,
     );
-    shared.launch(QueuedJob::Handle(Arc::clone(&state)));
+    shared.enqueue(QueuedJob::Handle(Arc::clone(&state)));
     state
 }
 
@@ -234,13 +234,13 @@ fn launch_with_options<In, T, E>(
         attempt: options.limits.attempt,
         job: options.limits.job.or(pool_limits.job),
     };
-    let accepted_at: Option<Instant> = shared.clock_in(limits);
+    let accepted_at: Option<Instant> = shared.acceptance_time(limits);
     if options.is_special() {
         shared.switch_on_schedule();
     }
     if !shared.is_scheduled() {
         let state = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
-        shared.launch(QueuedJob::Handle(Arc::clone(&state)));
+        shared.enqueue(QueuedJob::Handle(Arc::clone(&state)));
         return state;
     }
     let deadline = accepted_at.and_then(|at| limits.job_deadline(at));
@@ -248,7 +248,7 @@ fn launch_with_options<In, T, E>(
     let state = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
     match schedule_options {
         Ok(schedule_options) => {
-            shared.launch_by(schedule_options, QueuedJob::Handle(Arc::clone(&state)));
+            shared.enqueue_with(schedule_options, QueuedJob::Handle(Arc::clone(&state)));
         }
         Err(message) => shared.refuse(
             QueuedJob::Handle(Arc::clone(&state)),

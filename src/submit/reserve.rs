@@ -92,7 +92,7 @@ impl<In, T, E> Permit<In, T, E> {
         let Some(shared) = self.shared.clone() else {
             return Err(SubmitError::Closed(input));
         };
-        shared.launch_reserved(stream, input, Origin::Outside, self.accept().1)
+        shared.enqueue_reserved(stream, input, Origin::Outside, self.accept().1)
     }
 
     /// Turns the permit into an accepted job, or releases it if the pool was closed since.
@@ -118,7 +118,7 @@ impl<In, T, E> Permit<In, T, E> {
 impl<In, T, E> Drop for Permit<In, T, E> {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
-            shared.release_place();
+            shared.release_permit();
         }
     }
 }

@@ -119,7 +119,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         if let Some(wakes) = wakes {
             self.shared.run_wakes(wakes);
         }
-        if result != StartResult::Yes {
+        if result != StartResult::Started {
             self.return_unstarted(QueuedJob::Stream(job), result);
             return None;
         }
@@ -164,7 +164,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         let record_id = || job.record_id();
         let (result, limits, wakes) =
             self.record_start(state.origin, started_job, record_id, record);
-        let input = if result == StartResult::Yes {
+        let input = if result == StartResult::Started {
             Some(input)
         } else {
             state.phase = Phase::Queued(input);
@@ -201,7 +201,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         let mut limits = Limits::default();
         if self.shared.is_plain && origin == Origin::Outside && record(started_job) {
             self.prior = PriorAttempts::NONE;
-            return (StartResult::Yes, limits, None);
+            return (StartResult::Started, limits, None);
         }
         let mut wakes = Wakes::default();
         let StartedJob { id, index, stream } = started_job;
@@ -210,7 +210,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         let (slot, prior) = (self.slot, &mut self.prior);
         let result = self
             .shared
-            .book_start(slot, origin, active, &mut limits, &mut wakes, prior);
+            .start_job(slot, origin, active, &mut limits, &mut wakes, prior);
         (result, limits, Some(wakes))
     }
 
@@ -539,7 +539,7 @@ impl<In, T, E> JobGuard<In, T, E> {
                 self.prior.history.take().map(panic::discard);
                 self.shared.begin_delivery(&stream, DeliveryKind::Finished);
                 self.shared
-                    .book_finish(self.slot, self.id, outcome_of(&result), self.attempts);
+                    .finish_job(self.slot, self.id, outcome_of(&result), self.attempts);
                 let timings = self.timings();
                 let (id, index, attempts) = (self.id, self.index, self.attempts);
                 Some((
@@ -574,7 +574,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         self.shared.deliveries.begin(DeliveryKind::Finished);
         if !record() {
             self.shared
-                .book_finish(self.slot, self.id, outcome, self.attempts);
+                .finish_job(self.slot, self.id, outcome, self.attempts);
         }
         self.shared.complete_handle(handle, wanted, self.attempts);
         self.shared.end_deliveries(DeliveryKind::Finished, 1);

@@ -1,0 +1,128 @@
+//! Cancellation of queued and running jobs.
+//!
+//! A running job is interrupted through the cancel flag of its slot. A queued job of a cancelled
+//! map or group is taken out of the queues by `sweep`. A queued job that its handle cancels has its
+//! outcome at once; what is left of it in the injector is a *tombstone*.
+//!
+//! A job may be on its way from a queue to a slot while its map or group is cancelled. So that it
+//! is not missed,
+//!
+//! 1. `cancel_stream` (1) sets the reason, then (2) interrupts what runs and sweeps what is queued,
+//! 2. a worker (1) moves the job to running, by `start_job` or in its tally, then (2) checks the
+//!    reason,
+//! 3. a function that enqueues a job (1) enqueues it, then (2) checks the reason in
+//!    `sweep_if_cancelled`.
+
+use std::task::Waker;
+
+use super::Shared;
+use crate::error::{CancelReason, JobError};
+use crate::event::JobId;
+use crate::job::queued::{QueuedJob, ScheduledJob};
+use crate::panic;
+use crate::schedule::RecordId;
+
+impl<In, T, E> Shared<In, T, E> {
+    /// Sweeps if the injector is longer than twice what is queued. Called when a handle has
+    /// cancelled its queued job; so tombstones are bounded.
+    pub(crate) fn sweep_tombstones(&self) {
+        const FEW: usize = 32;
+        let queued = self.lock().admission.queued_total();
+        if self.injector.len() > FEW.max(2 * queued) {
+            self.sweep();
+        }
+    }
+
+    /// Removes the record of a tombstone that was taken out of the injector.
+    pub(crate) fn remove_tombstone(&self, record_id: Option<RecordId>, id: JobId) {
+        if let Some(record_id) = record_id {
+            // The schedule got the job after it was cancelled.
+            let reading = self.reading();
+            let (job, history, deferred) =
+                self.forget_scheduled(&mut self.lock(), record_id, id, reading);
+            drop((job, history));
+            self.run_deferred(deferred);
+        }
+    }
+
+    /// Takes cancelled jobs out of the injector and the schedule, and completes them.
+    pub(crate) fn sweep(&self) {
+        for job in self.injector.sweep(QueuedJob::is_dead) {
+            let attempts = self.attempts(&job);
+            self.settle_unstarted(job, JobError::Abandoned, attempts);
+        }
+        for removed in self.unschedule(ScheduledJob::is_dead) {
+            let attempts = removed.attempts();
+            self.settle_unstarted(removed.job.into_queued(), JobError::Abandoned, attempts);
+            panic::discard(removed.history);
+        }
+        self.check_stopped();
+    }
+
+    /// Interrupts the running jobs of one map or group.
+    pub(crate) fn interrupt_stream(&self, stream: usize, reason: CancelReason) {
+        let state = self.lock_exclusive();
+        let wakers: Vec<Waker> = state
+            .running
+            .occupied()
+            .filter(|(_, active_job)| active_job.stream == Some(stream))
+            .filter_map(|(slot, _)| self.cancel_flags[slot].interrupt(reason))
+            .collect();
+        drop(state);
+        panic::wake(wakers);
+    }
+
+    /// Wakes the submissions to a cancelled group that wait for a permit.
+    pub(crate) fn wake_group_submitters(&self, group: usize) {
+        let wakers = self.lock().admission.wakers_of(group);
+        panic::wake(wakers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_lite::future::{block_on, poll_once};
+
+    use crate::{CancelReason, JobError, ManualTimer, Pool};
+
+    /// A worker takes a job, whose map is cancelled while the worker gives it back to the schedule.
+    #[test]
+    fn a_job_that_comes_back_to_the_queue_finds_that_its_map_was_cancelled() {
+        let builder = Pool::builder().workers(1).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+        let mut map = pool.map(0..1);
+        assert_eq!(block_on(poll_once(map.next())), None);
+        let Ok(Some(job)) = pool.shared().injector.try_pop() else {
+            panic!("the job is ready")
+        };
+        pool.pause();
+        map.cancel();
+        pool.shared().return_to_schedule(job);
+        let polled = block_on(poll_once(pin!(map.next())));
+        let result = polled.flatten().map(|completion| completion.result);
+        assert_eq!(result, Some(Err(JobError::Cancelled(CancelReason::Stream))));
+        drop(workers);
+    }
+
+    #[test]
+    fn what_cancelled_handles_leave_in_the_queue_is_bounded() {
+        for is_scheduled in [false, true] {
+            let mut builder = Pool::builder()
+                .workers(1)
+                .queue_capacity(1)
+                .timer(ManualTimer::new());
+            if is_scheduled {
+                builder = builder.key_by(|n: &u32| *n);
+            }
+            let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+            for n in 0..1000 {
+                drop(pool.try_submit(n).unwrap());
+            }
+            let left = pool.shared().injector.take_all().len();
+            assert!(left <= 32, "{left} are left, scheduled: {is_scheduled}");
+            drop(workers);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Deadlock detection: a job that waits for its own pool holds a slot, which another job may need
+//! to end that wait.
+//!
+//! 1. A future that is about to wait calls `register_wait`, which records what it waits for, and
+//!    its waker, if it is polled inside a job of the pool.
+//! 2. `is_blocked` checks under the lock whether every running job waits and no queued one can
+//!    start.
+//! 3. If so, `is_deadlocked` checks without the lock whether one of these waits is over already.
+//! 4. If none is, the wait that was registered last ends with an error instead of being pending.
+//!
+//! What makes starts impossible while all running jobs wait already, such as a worker that leaves
+//! or a queued job that is cancelled, wakes all of them by `blocked`; polled again, each goes
+//! through the same steps.
+
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use super::{Shared, Synced};
+use crate::job::completion_queue::CompletionQueue;
+use crate::job::current::{self, CurrentJob};
+use crate::job::handle_state::HandleState;
+
+impl<In, T, E> Shared<In, T, E> {
+    /// Registers a wait for this pool and returns whether it may be pending: always outside the
+    /// pool's jobs; inside, unless it completes a deadlock. `guard` holds the registration between
+    /// polls.
+    pub(crate) fn register_wait(
+        self: &Arc<Self>,
+        guard: &mut Option<WaitGuard<In, T, E>>,
+        cx: &Context<'_>,
+        what: impl FnOnce() -> Wait<In, T, E>,
+    ) -> bool {
+        let Some(job) = current::current_in(self.identity()) else {
+            *guard = None;
+            return true;
+        };
+        // The waker of the future that waits, which may be another than that of the job.
+        let mut waker = cx.waker().clone();
+        let is_known = guard
+            .as_ref()
+            .filter(|guard| guard.job == job)
+            .is_some_and(|guard| {
+                let mut state = self.lock();
+                let waiting = state.running.wait_mut(guard.number);
+                waiting
+                    .map(|waiting| std::mem::swap(&mut waiting.waker, &mut waker))
+                    .is_some()
+            });
+        if !is_known {
+            *guard = None;
+            let waiting = Waiting {
+                what: what(),
+                waker,
+            };
+            let number = self.lock().running.begin_wait(job.slot, job.id, waiting);
+            *guard = Some(WaitGuard {
+                shared: Arc::clone(self),
+                job,
+                number,
+            });
+        }
+        let is_deadlocked = self.is_deadlocked();
+        if is_deadlocked {
+            *guard = None;
+        }
+        !is_deadlocked
+    }
+
+    /// Whether all running jobs wait for the pool, none of these waits is over, and no other job
+    /// can start.
+    ///
+    /// The waits are checked without the lock: as long as the pool is blocked, only a call from
+    /// outside its jobs can end one meanwhile.
+    fn is_deadlocked(&self) -> bool {
+        let waits: Vec<(usize, Wait<In, T, E>)> = {
+            let state = self.lock();
+            if !state.is_blocked() {
+                return false;
+            }
+            state
+                .running
+                .waiting()
+                .map(|(slot, waiting)| (slot, waiting.what.clone()))
+                .collect()
+        };
+        // An interrupted job is about to leave its slot.
+        waits.iter().all(|(slot, what)| {
+            !what.is_over(self) && self.cancel_flags[*slot].interrupted().is_none()
+        })
+    }
+}
+
+impl<In, T, E> Synced<In, T, E> {
+    /// Whether all running jobs wait for the pool and no other job can start, because every slot is
+    /// held or because of limits per key.
+    pub(super) fn is_blocked(&self) -> bool {
+        let (slots, blocked) = (self.admission.slots(), self.running.blocked());
+        if blocked == 0 {
+            return false;
+        }
+        match &self.schedule {
+            None => self.running.is_blocked(slots),
+            Some(schedule) => {
+                blocked >= self.admission.running()
+                    && (blocked >= slots.min(schedule.allowed())
+                        || schedule.is_deadlocked(self.admission.queued_total()))
+            }
+        }
+    }
+
+    /// Returns the wakers of all waits if the pool is blocked; to be woken once the lock is
+    /// released.
+    pub(super) fn blocked(&self) -> Vec<Waker> {
+        if self.is_blocked() {
+            self.running
+                .waiting()
+                .map(|(_, waiting)| waiting.waker.clone())
+                .collect()
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+/// A wait of a job for its own pool.
+pub(crate) struct Waiting<In, T, E> {
+    what: Wait<In, T, E>,
+    /// Woken by `blocked`.
+    waker: Waker,
+}
+
+/// What a job waits for inside its own pool.
+pub(crate) enum Wait<In, T, E> {
+    /// The outcome of a job.
+    Handle(Arc<HandleState<In, T, E>>),
+    /// A completion of a map or group.
+    Stream(Arc<CompletionQueue<In, T, E>>),
+    /// A permit, with the id of the waiter in the wait queue.
+    AcquirePermit(u64),
+}
+
+impl<In, T, E> Wait<In, T, E> {
+    /// Whether the wait is over or about to be, though the job may not have been polled since.
+    fn is_over(&self, shared: &Shared<In, T, E>) -> bool {
+        match self {
+            Self::Handle(job) => shared.is_decided(job),
+            Self::Stream(stream) => stream.is_fed(),
+            Self::AcquirePermit(waiter) => !shared.lock().admission.is_waiting(*waiter),
+        }
+    }
+}
+
+impl<In, T, E> Clone for Wait<In, T, E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Handle(job) => Self::Handle(Arc::clone(job)),
+            Self::Stream(stream) => Self::Stream(Arc::clone(stream)),
+            Self::AcquirePermit(waiter) => Self::AcquirePermit(*waiter),
+        }
+    }
+}
+
+/// Registration of a wait; dropping it ends the wait.
+pub(crate) struct WaitGuard<In, T, E> {
+    shared: Arc<Shared<In, T, E>>,
+    /// The job that waits.
+    job: CurrentJob,
+    /// Number of the wait in `Running`.
+    number: u64,
+}
+
+impl<In, T, E> Drop for WaitGuard<In, T, E> {
+    fn drop(&mut self) {
+        let what = self.shared.lock().running.end_wait(self.number);
+        drop(what);
+    }
+}

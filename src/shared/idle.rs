@@ -1,0 +1,205 @@
+//! Waits for a condition of the whole pool: idle, aborted and emptied, or fewer jobs than a
+//! threshold. [`Deliveries`] counts outcomes on their way to the code that reads them, so that an
+//! idle pool has delivered all of them.
+//!
+//! A wait is not lost:
+//!
+//! 1. `wait_until` (1) counts its future in `idle_waiter_count`, then under the lock (2) checks the
+//!    condition and (3) leaves its waker.
+//! 2. A change of the counters takes place under the same lock, and `run_wakes` wakes the idle
+//!    waiters after it.
+//! 3. `end_deliveries` (1) decrements the count of deliveries, then (2) reads `idle_waiter_count`,
+//!    and takes the lock only if that is not 0. Both counts are `SeqCst`: if it reads 0,
+//!    `wait_until` counts its future later, and its check reads the decremented count.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
+
+use super::{Shared, Synced};
+use crate::panic;
+use crate::queue::admission::{Admission, PoolState};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+
+/// Number of outcomes that are counted, or about to be, and not with their handle, map or group
+/// yet.
+///
+/// An outcome is (1) counted here by [`begin`](Deliveries::begin), (2) counted under the lock,
+/// (3) delivered, and (4) removed from here by `Shared::end_deliveries`.
+///
+/// Invariant: if a job that is counted as ended is not delivered yet, its delivery is counted here.
+#[derive(Debug, Default)]
+pub(crate) struct Deliveries {
+    finished: AtomicUsize,
+    unstarted: AtomicUsize,
+}
+
+/// Whether the job of an outcome has run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeliveryKind {
+    Finished,
+    Unstarted,
+}
+
+impl Deliveries {
+    const fn of(&self, kind: DeliveryKind) -> &AtomicUsize {
+        match kind {
+            DeliveryKind::Finished => &self.finished,
+            DeliveryKind::Unstarted => &self.unstarted,
+        }
+    }
+
+    /// Counts one delivery; comes before its outcome is counted under the lock.
+    #[inline]
+    pub(crate) fn begin(&self, kind: DeliveryKind) {
+        self.of(kind).fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn are_none(&self, kind: DeliveryKind) -> bool {
+        self.of(kind).load(Ordering::SeqCst) == 0
+    }
+}
+
+/// Wakers of the futures in `wait_until`.
+#[derive(Debug, Default)]
+pub(super) struct IdleWaiters {
+    /// Bounded by the number of these futures.
+    wakers: BTreeMap<u64, Waker>,
+    next: u64,
+}
+
+impl<In, T, E> Shared<In, T, E> {
+    /// Ends `count` deliveries; the last one wakes the idle waiters if their pool may be idle.
+    #[inline]
+    pub(crate) fn end_deliveries(&self, kind: DeliveryKind, count: usize) {
+        let left = self.deliveries.of(kind).fetch_sub(count, Ordering::SeqCst) - count;
+        // `wait_until` counts its future before it reads the deliveries.
+        if left == 0 && self.idle_waiter_count.load(Ordering::SeqCst) > 0 {
+            self.wake_idle_waiters_if(|admission| {
+                admission.is_idle()
+                    || (admission.pool_state() >= PoolState::Aborted && admission.is_queue_empty())
+            });
+        }
+    }
+
+    /// Wakes all idle waiters, to check their conditions again.
+    pub(super) fn wake_idle_waiters(&self) {
+        self.wake_idle_waiters_if(|_| true);
+    }
+
+    #[cold]
+    fn wake_idle_waiters_if(&self, condition: impl Fn(&Admission) -> bool) {
+        let mut state = self.lock();
+        if condition(&state.admission) {
+            let wakers = std::mem::take(&mut state.idle_waiters.wakers);
+            drop(state);
+            panic::wake(wakers.into_values());
+        }
+    }
+
+    /// Waits until the pool is idle and all outcomes are delivered.
+    pub(crate) async fn wait_idle(&self) {
+        self.wait_until(
+            |state| state.admission.is_idle() && self.are_delivered(),
+            |_| {},
+        )
+        .await;
+    }
+
+    /// Waits until no job of an aborted pool is queued and all unstarted ones are delivered.
+    pub(crate) async fn wait_returned(&self) {
+        let is_returned = |state: &Synced<In, T, E>| {
+            let is_empty = state.admission.pool_state() < PoolState::Aborted
+                || state.admission.is_queue_empty();
+            is_empty && self.deliveries.are_none(DeliveryKind::Unstarted)
+        };
+        self.wait_until(is_returned, |_| {}).await;
+    }
+
+    /// Waits until `condition`; `set_threshold` sets the number of jobs below which it is woken.
+    pub(crate) async fn wait_below(
+        &self,
+        condition: impl Fn(&Admission) -> bool,
+        set_threshold: impl Fn(&mut Admission),
+    ) {
+        let is_over = |state: &Synced<In, T, E>| condition(&state.admission);
+        let prepare = |state: &mut Synced<In, T, E>| {
+            set_threshold(&mut state.admission);
+            state.revoke_all();
+        };
+        self.wait_until(is_over, prepare).await;
+    }
+
+    /// Whether the pool is idle and all outcomes are delivered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.lock().admission.is_idle() && self.are_delivered()
+    }
+
+    pub(super) fn are_delivered(&self) -> bool {
+        self.deliveries.are_none(DeliveryKind::Finished)
+            && self.deliveries.are_none(DeliveryKind::Unstarted)
+    }
+
+    /// Waits until `is_over`, which is checked under the lock, again after `prepare` has made sure
+    /// that a change of the condition wakes the idle waiters.
+    async fn wait_until(
+        &self,
+        is_over: impl Fn(&Synced<In, T, E>) -> bool,
+        prepare: impl Fn(&mut Synced<In, T, E>),
+    ) {
+        let mut wait = IdleWait::new(self);
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            if is_over(&state) {
+                return Poll::Ready(());
+            }
+            prepare(&mut state);
+            if is_over(&state) {
+                return Poll::Ready(());
+            }
+            let waiters = &mut state.idle_waiters;
+            let number = *wait.number.get_or_insert_with(|| {
+                waiters.next += 1;
+                waiters.next
+            });
+            let replaced = waiters.wakers.insert(number, cx.waker().clone());
+            drop(state);
+            drop(replaced);
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Counts a future in `idle_waiter_count`; dropping it removes the future.
+struct IdleWait<'a, In, T, E> {
+    shared: &'a Shared<In, T, E>,
+    /// Key of its waker, once it has left one.
+    number: Option<u64>,
+}
+
+impl<'a, In, T, E> IdleWait<'a, In, T, E> {
+    fn new(shared: &'a Shared<In, T, E>) -> Self {
+        shared.idle_waiter_count.fetch_add(1, Ordering::SeqCst);
+        Self {
+            shared,
+            number: None,
+        }
+    }
+}
+
+impl<In, T, E> Drop for IdleWait<'_, In, T, E> {
+    fn drop(&mut self) {
+        self.shared.idle_waiter_count.fetch_sub(1, Ordering::SeqCst);
+        let Some(number) = self.number else { return };
+        let mut state = self.shared.lock();
+        let waker = state.idle_waiters.wakers.remove(&number);
+        // No future needs a threshold any more: one sets it and leaves its waker under one lock,
+        // and sets it again each time it was woken.
+        if state.idle_waiters.wakers.is_empty() {
+            state.admission.clear_thresholds();
+        }
+        drop(state);
+        drop(waker);
+    }
+}

@@ -1,0 +1,149 @@
+//! How a pool ends: `close` moves it to its next [`PoolState`], `begin_abort` also interrupts
+//! running jobs and returns queued ones, `worker_left` abandons queued jobs once there is no
+//! worker.
+//!
+//! A job may be enqueued while its pool is aborted, or abandoned by its last worker. So that it is
+//! not left in the queue,
+//!
+//! 1. `begin_abort` and `worker_left` (1) set a flag, then (2) empty the injector and the schedule,
+//! 2. each function that enqueues a job (1) enqueues it, then (2) reads the flags in
+//!    `check_stopped`, and empties the queues itself if one is set.
+//!
+//! All accesses to the flags are `SeqCst`: if a job is enqueued after the queues were emptied, the
+//! flag is seen.
+
+use std::sync::PoisonError;
+use std::task::Waker;
+
+use super::Shared;
+use crate::error::{CancelReason, JobError};
+use crate::event::Event;
+use crate::job::queued::QueuedJob;
+use crate::panic;
+use crate::queue::admission::PoolState;
+use crate::report::{Interrupted, Unstarted};
+use crate::sync::atomic::Ordering;
+
+impl<In, T, E> Shared<In, T, E> {
+    /// Advances the pool to `pool_state`, unless it is past that; see [`PoolState`].
+    pub(crate) fn close(&self, pool_state: PoolState) {
+        let (was_open, wakes) = {
+            let mut state = self.lock_exclusive();
+            let was_open = state.admission.pool_state() == PoolState::Open;
+            (was_open, state.admission.advance(pool_state).1)
+        };
+        if was_open {
+            self.observe(|| Event::Closed);
+        }
+        self.run_wakes(wakes);
+        // Closing overrides a pause, so jobs may start.
+        self.dispatch_now();
+    }
+
+    /// Aborts the pool: interrupts running jobs and returns queued ones. Only the first call has an
+    /// effect.
+    pub(crate) fn begin_abort(&self) {
+        self.close(PoolState::Aborted);
+        if self.is_aborted.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let mut state = self.lock_exclusive();
+        let mut wakers = Vec::new();
+        let mut interrupted = Vec::new();
+        for (slot, active_job) in state.running.occupied() {
+            wakers.extend(self.cancel_flags[slot].interrupt(CancelReason::Aborted));
+            interrupted.push(Interrupted {
+                id: active_job.id,
+                index: active_job.index,
+                attempts: active_job.attempts,
+            });
+        }
+        state.interrupted = interrupted;
+        drop(state);
+        panic::wake(wakers);
+        self.return_queued();
+    }
+
+    /// Takes the jobs that an abort has interrupted and no report has named, in the order of
+    /// acceptance.
+    pub(crate) fn take_interrupted(&self) -> Vec<Interrupted> {
+        let mut interrupted = std::mem::take(&mut self.lock().interrupted);
+        interrupted.sort_by_key(|job| job.id);
+        interrupted
+    }
+
+    /// Takes the unstarted inputs that no report has taken, in the order of acceptance.
+    pub(crate) fn take_returned(&self) -> Vec<Unstarted<In>> {
+        let mut returned =
+            std::mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
+        returned.sort_by_key(|unstarted| unstarted.id);
+        returned
+    }
+
+    /// Removes a worker that has ended or was dropped. After the last one, queued jobs are
+    /// abandoned.
+    pub(crate) fn worker_left(&self, worker: usize) {
+        let (was_last, was_open, wakes, blocked) = {
+            let mut state = self.lock();
+            let was_open = state.admission.pool_state() == PoolState::Open;
+            let (was_last, wakes) = state.admission.worker_left();
+            let blocked = state.blocked();
+            (was_last, was_open && was_last, wakes, blocked)
+        };
+        let own = self.cancel_flags.made(self.slots_of(worker));
+        let wakers: Vec<Waker> = own.filter_map(|flag| flag.waker().take()).collect();
+        drop(wakers);
+        self.observe(|| Event::WorkerLeft { worker });
+        if was_open {
+            self.observe(|| Event::Closed);
+        }
+        self.run_wakes(wakes);
+        // Polled again, their waits end in `register_wait` with a deadlock error.
+        panic::wake(blocked);
+        if was_last {
+            self.is_abandoned.store(true, Ordering::SeqCst);
+            self.abandon_queued();
+        }
+    }
+
+    /// Empties the queues if the pool is aborted or has no worker; called after a job was enqueued,
+    /// see the [module](self).
+    pub(super) fn check_stopped(&self) {
+        if self.is_aborted.load(Ordering::SeqCst) {
+            self.return_queued();
+        } else if self.is_abandoned.load(Ordering::SeqCst) {
+            self.abandon_queued();
+        }
+    }
+
+    /// Abandons all queued jobs.
+    fn abandon_queued(&self) {
+        self.abandon(self.injector.take_all());
+        for removed in self.unschedule(|_| true) {
+            let attempts = removed.attempts();
+            self.settle_unstarted(removed.job.into_queued(), JobError::Abandoned, attempts);
+            panic::discard(removed.history);
+        }
+    }
+
+    /// Returns the inputs of all queued jobs to the pool's report.
+    fn return_queued(&self) {
+        for job in self.injector.take_all() {
+            let attempts = self.attempts(&job);
+            self.return_unstarted(job, attempts);
+        }
+        for removed in self.unschedule(|_| true) {
+            let attempts = removed.attempts();
+            self.return_unstarted(removed.job.into_queued(), attempts);
+            panic::discard(removed.history);
+        }
+    }
+
+    /// Abandons jobs that no worker will run.
+    pub(super) fn abandon(&self, jobs: impl IntoIterator<Item = QueuedJob<In, T, E>>) {
+        for job in jobs {
+            let attempts = self.attempts(&job);
+            self.settle_unstarted(job, JobError::Abandoned, attempts);
+        }
+    }
+}
