@@ -143,7 +143,7 @@ fn imports() -> Imports {
     );
     // The root names all modules; those of tests and models look at everything.
     files.retain(|module, _| {
-        module != "lib" && !module.ends_with("tests") && !module.ends_with("models")
+        module != "lib" && !module.ends_with("tests") && !module.ends_with("loom_tests")
     });
     files
         .iter()
