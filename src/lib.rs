@@ -2,8 +2,8 @@
 //!
 //! A [`Pool`] has a number of workers, which are plain futures, and a queue. Each input becomes a
 //! *job*; the *handler*, an async function of yours, runs on it; and the job has exactly one
-//! outcome, whatever happens: a value, an error, a time-out, a panic, a cancellation, or the news
-//! that its worker was dropped.
+//! outcome, as long as its executor polls or drops its workers: a value, an error, a time-out, a
+//! panic, a cancellation, or abandonment, because its worker was dropped.
 //!
 //! ```
 //! # #[cfg(feature = "smol")] {
@@ -99,7 +99,7 @@
 //! * **The end:** [`drain`](Pool::drain), [`drain_within`](Pool::drain_within),
 //!   [`abort`](Pool::abort).
 //!
-//! [`Builder`] lists all knobs, their defaults, and what is bounded by what.
+//! [`Builder`] lists all options, their defaults, and what is bounded by what.
 //!
 //! # What dropping means
 //!
