@@ -323,9 +323,9 @@ impl fmt::Display for TimeLimit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CancelReason {
-    /// Its handle was dropped or told to cancel.
+    /// Its handle was dropped or cancelled.
     Handle,
-    /// Its map or group was dropped or told to cancel.
+    /// Its map or group was dropped or cancelled.
     Stream,
     /// Another job of its map or group failed, and [`OnError`](crate::OnError) said to stop.
     Stopped,

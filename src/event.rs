@@ -209,7 +209,7 @@ pub enum Event {
 
 /// Sees every [`Event`] of a pool, each once; those of one job in the order in which they happen.
 ///
-/// It is called by whoever causes the event: a submitter, a worker. So it should be quick and must
+/// The task that causes the event calls it: a submitter, a worker. So it should be quick and must
 /// not block; it may call any method of the pool, since no lock is held. A panic in it is contained
 /// and ignored.
 ///

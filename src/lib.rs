@@ -69,9 +69,9 @@
 //!  submit · reserve · map · group                                   JobHandle · Map · Group
 //!      │                                                                       ▲
 //!      ▼                                                                       │
-//!   submit ───► queue ──────► worker ──────► attempt ──────► reply ──────► results
-//!      ▲        room, order,  takes a        time limit,     one outcome,   as they finish
-//!      │        rate, keys    ready job      panic guard,    the books      or in order;
+//!   submit ───► queue ──────► worker ──────► attempt ──────► outcome ────► stream
+//!      ▲        room, order,  takes a        time limit,     exactly one,   as they finish
+//!      │        rate, keys    ready job      panic guard,    counted        or in order;
 //!      │          ▲                          handler            │           summary
 //!      │          └───────── retry: not before its time ◄───────┘
 //!      └──────── Submitter::add: jobs that a running job adds
@@ -152,7 +152,7 @@
 //! * **A handler that never yields** cannot be stopped: not by a time limit, not by a cancellation,
 //!   not by an abort.
 //! * **A fork**: a pool is not for use in a forked child. The threads that poll its workers are not
-//!   there, and a lock may be held for ever. The library itself starts no thread; the executor and
+//!   there, and a lock may be held forever. The library itself starts no thread; the executor and
 //!   the timer may.
 #![forbid(unsafe_code)]
 

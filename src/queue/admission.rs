@@ -339,7 +339,7 @@ impl Admission {
                 self.queued_children += 1;
                 Ok(self.next_id())
             }
-            // `accept_extra` and `retry` accept these.
+            // Never passed here: `accept_extra` accepts the first, and a retry was accepted before.
             Origin::Extra | Origin::Retry => Err(Refusal::Closed),
         }
     }

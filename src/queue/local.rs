@@ -18,8 +18,8 @@
 //! opens its local queue, (2) fills it, (3) checks the flag. So either the worker sees the flag, or
 //! its open queue is revoked.
 //!
-//! The lock of a local queue is the innermost: it is taken after those of the injector and of the
-//! shared state, and nothing is locked under it.
+//! The lock of a local queue is taken after those of the injector and of the shared state. Under it,
+//! a batch that is dropped empty gives its vector to a `Spares`, whose lock is the innermost.
 
 use std::num::NonZeroUsize;
 use std::sync::PoisonError;
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_entered_is_what_has_happened_however_often_it_is_entered_meanwhile() {
+    fn counts_are_exact_whenever_the_tally_is_flushed() {
         for flushed_after in 0..32 {
             let (mut admission, mut running) = (Admission::new(8, 0, 1, 3), Running::new());
             for _ in 0..4 {

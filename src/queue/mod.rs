@@ -14,13 +14,6 @@
 //! | [`Schedule`](crate::schedule::Schedule) | the shared state's lock | jobs that are held back, and the records of those released or running |
 //! | [`Running`](running::Running) | the shared state's lock | the job of each slot, and which jobs wait for their own pool |
 //!
-//! # Locks
-//!
-//! Lock order: injector, shared state, local queue. No user code runs under any of them: wakers are
-//! taken out and called after unlocking (also a waker that is only replaced is dropped after it),
-//! and so are observers and drops of user values. The one exception is `Waker::clone`. A waker that
-//! panics is contained, and the others are still woken.
-//!
 //! # Check and register
 //!
 //! Each wait follows one of two rules, so no wake-up is lost: check and register under one lock, or

@@ -127,7 +127,7 @@ impl ManualTimer {
     ///
     /// It is for futures of one task, such as [`Workers::drive`](crate::Workers::drive): the clock
     /// does not wait for what other tasks or threads are about to do. If nothing sleeps on the
-    /// clock, it waits for the future to be woken, and so for ever if nothing wakes it.
+    /// clock, it waits for the future to be woken, and so forever if nothing wakes it.
     ///
     /// # Cancel safety
     ///

@@ -48,7 +48,7 @@ impl Future for Alarm {
 
 /// An executor that polls a future until it ends.
 ///
-/// The pool hands over one future a worker, never one a job. Whoever implements this must let the
+/// The pool hands over one future a worker, never one a job. An implementation must let the
 /// future go on when its handle, if there is one, is dropped: detach it. If the executor drops a
 /// worker's future, the worker's job is reported as abandoned, and so are all that wait once the
 /// last worker is gone.

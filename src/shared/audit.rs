@@ -88,7 +88,7 @@ impl<In, T, E> Shared<In, T, E> {
         let occupancy = load(&state);
         let state = &mut *state;
         if state.admission.has_stalled_waiter() {
-            return Err("somebody waits for room, and there is room".into());
+            return Err("a future waits for room, and there is room".into());
         }
         if state.admission.pool_state() >= PoolState::Aborted || occupancy.slots == 0 {
             return Ok(());
@@ -115,10 +115,10 @@ impl<In, T, E> Shared<In, T, E> {
             ));
         }
         if schedule.could_start(occupancy) {
-            return Err("a job could start, and nobody sees to it".into());
+            return Err("a job could start, and is not released".into());
         }
         if !state.timer_role.is_held() && schedule.next() != Tick::NEVER {
-            return Err("nobody keeps the time".into());
+            return Err("no worker drives the timer".into());
         }
         if state.timer_role.is_held() && !state.timer_role.is_armed_for(schedule.next()) {
             return Err("the alarm is not for the moment at which something can be done".into());

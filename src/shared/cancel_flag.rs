@@ -3,12 +3,12 @@
 //!
 //! An interruption cannot be missed and cannot reach another job:
 //!
-//! 1. `interrupt_stream` (1) marks the map or group, (2) looks for the slots that run its jobs. A
-//!    worker (1) enters the job as running, (2) checks the mark; or its local queue is revoked. So
-//!    one of the two sees the other.
+//! 1. `cancel_stream` (1) sets the reason in the map or group, (2) by `interrupt_stream` finds the
+//!    slots that run its jobs. A worker (1) records the start of the job, (2) checks the reason; or
+//!    its local queue is revoked. So one of the two sees the other.
 //! 2. [`interrupt`](CancelFlag::interrupt) (1) sets the flag, (2) takes the waker.
 //!    [`listen`](CancelFlag::listen) (1) registers the waker, (2) checks the flag.
-//! 3. [`clear`](CancelFlag::clear) is called before the next job is entered as running in the slot,
+//! 3. [`clear`](CancelFlag::clear) is called before the start of the next job in the slot is recorded,
 //!    never after.
 
 use std::collections::TryReserveError;

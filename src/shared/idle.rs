@@ -21,10 +21,11 @@ use crate::panic;
 use crate::queue::admission::{Admission, PoolState};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
-/// Number of outcomes that are counted, or about to be, and not with their handle, map or group
-/// yet.
+/// Number of deliveries under way: outcomes that are about to be counted, or are counted, and have
+/// not reached their handle, map or group. One delivery may stand for all completions that a
+/// `CompletionBuffer` holds.
 ///
-/// An outcome is (1) counted here by [`begin`](Deliveries::begin), (2) counted under the lock,
+/// A delivery is (1) counted here by [`begin`](Deliveries::begin), (2) counted under the lock,
 /// (3) delivered, and (4) removed from here by `Shared::end_deliveries`.
 ///
 /// Invariant: if a job that is counted as ended is not delivered yet, its delivery is counted here.
@@ -49,7 +50,7 @@ impl Deliveries {
         }
     }
 
-    /// Counts one delivery; comes before its outcome is counted under the lock.
+    /// Counts one delivery. Called before its outcome is counted under the lock.
     #[inline]
     pub(crate) fn begin(&self, kind: DeliveryKind) {
         self.of(kind).fetch_add(1, Ordering::SeqCst);

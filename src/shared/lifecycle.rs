@@ -1,6 +1,9 @@
 //! How the shared state follows one job: `start_job` when a worker takes it, `finish_job` when it
 //! has run, `finish_unstarted` when it gets its outcome without having run. Between two attempts,
 //! `requeue` takes the place of `finish_job`.
+//!
+//! A job that starts from a local queue and succeeds in its first poll passes none of these: the
+//! tally of the local queue records it, and `Admission::record` counts it.
 
 use std::time::Instant;
 

@@ -10,11 +10,12 @@
 //! 2. the lock of the [`Injector`],
 //! 3. the lock of a `HandleState`,
 //! 4. the lock of [`Synced`], taken by [`Shared::lock`] and [`Shared::lock_exclusive`],
-//! 5. the lock of a [`LocalQueue`], or the one of a `CancelFlag`.
+//! 5. the lock of a [`LocalQueue`], or the one of a `CancelFlag`,
+//! 6. the lock of a `Spares`: a batch that is dropped empty gives its vector back.
 //!
 //! `Shared::unhandled` and `Shared::returned` are locked on their own, with no other lock held.
 //!
-//! Invariant: no user code runs under a lock. A function (1) takes values out, (2) unlocks, and
+//! Invariant: no user code runs under a lock but `Waker::clone`. A function (1) takes values out, (2) unlocks, and
 //! then (3) wakes tasks, calls the observer and drops values of the user's types. So the state is
 //! whole even if a lock is poisoned, and poison is ignored.
 

@@ -30,7 +30,8 @@ use crate::queue::local::{Local, LocalQueue, StartedJob};
 use crate::shared::Shared;
 use crate::sync::MutexGuard;
 
-/// A worker while it is polled. Dropping it closes its local queue.
+/// A worker's access to its local queue, which is open only during a poll. Dropping it closes the
+/// queue.
 pub(super) struct LocalWorker<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
     queue: Option<Arc<LocalQueue<Batch<In, T, E>>>>,

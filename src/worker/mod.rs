@@ -45,7 +45,7 @@ use crate::rt::Spawn;
 use crate::shared::Shared;
 use crate::submit::Submitter;
 
-/// After this many jobs without a wait, a worker yields to its executor.
+/// After this many started jobs and polls of woken slots, a worker yields to its executor.
 const JOBS_PER_TURN: usize = 256;
 
 /// The workers of a pool, for any executor; made by the `build` methods of

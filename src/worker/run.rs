@@ -1,4 +1,4 @@
-//! The loop of a worker with slots: many jobs at a time.
+//! The loop of a worker without state, with one slot or many.
 //!
 //! In: jobs, from the [`LocalWorker`]. Out: their outcomes, by guard and buffer. It polls only the
 //! slots that have been woken, and never takes a job that it has no slot for.
