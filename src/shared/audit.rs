@@ -138,7 +138,7 @@ impl<In, T, E> Shared<In, T, E> {
             return Err("a wait of a job for its own pool is left".into());
         }
         if state.timer_role.is_held() {
-            return Err("a worker that has left keeps the time".into());
+            return Err("a worker that has left drives the timer".into());
         }
         let wakers = self
             .cancel_flags
