@@ -210,7 +210,8 @@ pub enum Event {
 /// Sees every [`Event`] of a pool, each once; those of one job in the order in which they happen.
 ///
 /// The task that causes the event calls it: a submitter, a worker. So it should be quick and must
-/// not block; it may call any method of the pool, since no lock is held. A panic in it is contained
+/// not block: what the event makes possible, such as the start of the next job, comes after it. It
+/// may call any method of the pool, since no lock is held. A panic in it is contained
 /// and ignored.
 ///
 /// It is implemented for closures.

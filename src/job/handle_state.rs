@@ -112,7 +112,7 @@ impl<In, T, E> HandleState<In, T, E> {
         known.map_or_else(Default::default, |times| (times.limits, times.accepted_at))
     }
 
-    /// Takes the result; registers the waker if there is none yet.
+    /// Takes the result if there is one; otherwise leaves the waker, in place of the last one.
     pub(crate) fn poll_result(&self, waker: &Waker) -> Poll<Result<T, JobError<E>>> {
         let mut state = self.lock();
         match std::mem::replace(&mut state.phase, Phase::Taken) {

@@ -34,10 +34,12 @@
 //!   at once. But the next job may have waited for just these permits, and then `next` did not take
 //!   it into account; so `start` sets `next` again.
 //!
-//! Two starts bypass the schedule, and both are refused and sent back through `return_to_schedule`,
-//! which releases: that of a worker which records the success of its last job together with the
-//! next start, so that no release has seen the free slot; and that of a job which was in the
-//! injector when the schedule was switched on and has no record.
+//! Promotion alone (`stats`, `is_overtaken`) releases nothing either: `next` stays, so the alarm
+//! still goes off at that tick.
+//!
+//! One start bypasses the schedule, and is refused and sent back through `return_to_schedule`,
+//! which releases: that of a job which a worker had taken when the schedule was switched on, and
+//! which has no record.
 //!
 //! `tests.rs` compares `next` with a naive schedule: after random changes nothing may be able to
 //! start at the last tick before it.

@@ -8,8 +8,8 @@
 //!    its local queue is revoked. So one of the two sees the other.
 //! 2. [`interrupt`](CancelFlag::interrupt) (1) sets the flag, (2) takes the waker.
 //!    [`listen`](CancelFlag::listen) (1) registers the waker, (2) checks the flag.
-//! 3. [`clear`](CancelFlag::clear) is called before the start of the next job in the slot is recorded,
-//!    never after.
+//! 3. [`clear`](CancelFlag::clear) is called under the lock under which the start of the next job in the
+//!    slot is recorded.
 
 use std::collections::TryReserveError;
 use std::ops::{Index, Range};

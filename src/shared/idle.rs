@@ -112,7 +112,7 @@ impl<In, T, E> Shared<In, T, E> {
         let is_returned = |state: &Synced<In, T, E>| {
             let is_empty = state.admission.pool_state() < PoolState::Aborted
                 || state.admission.is_queue_empty();
-            is_empty && self.deliveries.are_none(DeliveryKind::Unstarted)
+            is_empty && self.is_all_returned()
         };
         self.wait_until(is_returned, |_| {}).await;
     }
@@ -134,6 +134,11 @@ impl<In, T, E> Shared<In, T, E> {
     /// Whether the pool is idle and all outcomes are delivered.
     pub(crate) fn is_idle(&self) -> bool {
         self.lock().admission.is_idle() && self.are_delivered()
+    }
+
+    /// Whether no outcome of a job that has not run is being delivered.
+    pub(super) fn is_all_returned(&self) -> bool {
+        self.deliveries.are_none(DeliveryKind::Unstarted)
     }
 
     pub(super) fn are_delivered(&self) -> bool {

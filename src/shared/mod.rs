@@ -297,7 +297,8 @@ impl<In, T, E> Shared<In, T, E> {
             panic::discard(failure);
             return;
         };
-        let _ = panic::catch(|| handler(failure));
+        // It may hold the last reference to the callback.
+        let _ = panic::catch(move || handler(failure));
     }
 
     /// Carries out what a change of the counters requires. Called with no lock held.
@@ -322,8 +323,13 @@ impl<In, T, E> Shared<In, T, E> {
             self.map_notifications.fetch_add(1, Ordering::SeqCst);
         }
         panic::wake(wakes.room);
-        // If outcomes are still being delivered, the last `end_deliveries` wakes the idle waiters.
-        if wakes.below || (wakes.idle && self.are_delivered()) {
+        // If outcomes that a wait needs are still being delivered, the last `end_deliveries` wakes it:
+        // those of jobs that have run do not matter to `wait_returned`.
+        let is_over = || {
+            self.are_delivered()
+                || (self.is_aborted.load(Ordering::SeqCst) && self.is_all_returned())
+        };
+        if wakes.below || (wakes.idle && is_over()) {
             self.wake_idle_waiters();
         }
     }

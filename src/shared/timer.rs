@@ -62,14 +62,14 @@ pub(crate) struct TimerRole {
 #[derive(Debug, Default)]
 pub(crate) struct TimerNotice {
     /// The holder, which has to set its alarm again.
-    timer_role: Option<Waker>,
+    holder: Option<Waker>,
     /// No worker holds the role, and it is needed.
     offers_role: bool,
 }
 
 impl TimerNotice {
     pub(crate) const NONE: Self = Self {
-        timer_role: None,
+        holder: None,
         offers_role: false,
     };
 }
@@ -81,7 +81,7 @@ impl TimerRole {
             let offers_role = next != Tick::NEVER && !self.is_offered;
             self.is_offered |= offers_role;
             return TimerNotice {
-                timer_role: None,
+                holder: None,
                 offers_role,
             };
         }
@@ -90,7 +90,7 @@ impl TimerRole {
         }
         self.is_awake = true;
         TimerNotice {
-            timer_role: self.waker.clone(),
+            holder: self.waker.clone(),
             offers_role: false,
         }
     }
@@ -283,10 +283,10 @@ impl<In, T, E> Shared<In, T, E> {
     #[inline]
     pub(crate) fn notify_timer(&self, notice: TimerNotice) {
         let TimerNotice {
-            timer_role,
+            holder,
             offers_role,
         } = notice;
-        panic::wake(timer_role);
+        panic::wake(holder);
         if offers_role {
             self.hand_over_timer();
         }

@@ -117,7 +117,7 @@ impl<In, T, E> JobHandle<In, T, E> {
     /// ```
     /// use brigade::{ManualTimer, Pool};
     /// use futures_lite::future;
-    /// use std::state::RefCell;
+    /// use std::cell::RefCell;
     ///
     /// let order = RefCell::new(Vec::new());
     /// let (pool, workers) = Pool::builder().workers(1).timer(ManualTimer::new()).build(|name: &'static str| {

@@ -850,3 +850,31 @@ fn every_panic_is_one_finished_event() {
         );
     });
 }
+
+/// The callback replaces itself, so its own drop is left to the report.
+#[test]
+fn a_callback_for_unhandled_failures_may_panic_when_it_is_dropped() {
+    struct PanicsOnDrop;
+    impl Drop for PanicsOnDrop {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new("a drop"));
+        }
+    }
+    in_both_ways(|slots| {
+        let builder = slots.at_once(Pool::builder(), 1).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(|n: u32| async move { Err::<(), _>(n) });
+        let (own, bomb) = (pool.clone(), PanicsOnDrop);
+        pool.on_unhandled(move |_| {
+            let _ = &bomb;
+            own.on_unhandled(|_| {});
+        });
+        pool.try_submit(1).unwrap().detach();
+        let mut workers: Vec<_> = (workers.into_iter())
+            .map(|worker| Box::pin(worker.run()))
+            .collect();
+        for worker in &mut workers {
+            let _ = poll_once(worker.as_mut());
+        }
+        assert_eq!(assert_settled(&pool).failed, 1);
+    });
+}

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use brigade::rt::BoxFuture;
@@ -926,4 +926,54 @@ fn an_aborted_drain_does_not_wait_for_workers_that_are_not_polled() {
         Some(Err(JobError::Cancelled(CancelReason::Aborted)))
     );
     drop(workers);
+}
+
+/// A worker keeps a success back, and its next job computes. Meanwhile the grace ends while a map
+/// is polling its source, which then has nothing.
+#[test]
+fn a_drain_within_its_grace_does_not_wait_for_the_delivery_of_what_has_run() {
+    in_both_ways(|slots| {
+        let own = OwnPool::<u32, u32, ()>::new();
+        let inside = own.reach();
+        let (tell, told) = std::sync::mpsc::channel();
+        let handler = move |n: u32| {
+            if n == 2 {
+                let (pool, tell) = (inside.pool(), tell.clone());
+                // A thread of its own, since a job of the pool may not wait for its end.
+                let outside = std::thread::spawn(move || {
+                    let drainer = pool.clone();
+                    let mut drain =
+                        Box::pin(async move { drainer.drain_within(Duration::ZERO).await });
+                    let (woken, wakes) = std::sync::mpsc::channel();
+                    let waker = on_wake(move || woken.send(()).unwrap());
+                    let mut is_pending = false;
+                    let source = stream::poll_fn(|_| {
+                        let cx = &mut Context::from_waker(&waker);
+                        is_pending = drain.as_mut().poll(cx).is_pending();
+                        Poll::<Option<u32>>::Pending
+                    });
+                    let mut map = pool.map_stream(source);
+                    let _ = poll_once(pin!(map.next()));
+                    drop(map);
+                    let is_woken = wakes.try_recv().is_ok();
+                    let is_over = poll_once(drain.as_mut()).is_some();
+                    tell.send((is_pending, is_woken, is_over)).unwrap();
+                });
+                outside.join().unwrap();
+            }
+            async move { Ok::<_, ()>(n) }
+        };
+        let builder = slots.at_once(Pool::builder(), 1).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(handler);
+        own.set(&pool);
+        let mut map = pool.map(0..3);
+        assert!(poll_once(pin!(map.next())).is_none());
+        let mut workers: Vec<_> = (workers.into_iter())
+            .map(|worker| Box::pin(worker.run()))
+            .collect();
+        for worker in &mut workers {
+            let _ = poll_once(worker.as_mut());
+        }
+        assert_eq!(told.try_recv(), Ok((true, true, true)));
+    });
 }
