@@ -16,7 +16,7 @@ use crate::pool::Pool;
 use crate::rt::{Spawn, Timer};
 use crate::schedule::Policy;
 use crate::schedule::limiter::RateLimit;
-use crate::shared::dispatch::Retries;
+use crate::shared::retry::Retries;
 use crate::shared::{Config, CostFn, KeyFn, Shared};
 use crate::submit::Submitter;
 use crate::worker::{RunHandler, Workers};
@@ -663,7 +663,7 @@ impl<In, E> Builder<In, E> {
         adds_jobs: bool,
         call: impl FnMut(usize) -> C,
     ) -> (Pool<In, T, E>, Workers<In, T, E, C>) {
-        let (count, slots_each) = (self.workers, self.jobs_per_worker);
+        let (count, slots_per_worker) = (self.workers, self.jobs_per_worker);
         let made = self.shared(adds_jobs).and_then(|shared| {
             let workers = Workers::new(&shared, call)?;
             Ok((Pool::new(shared), workers))
@@ -672,7 +672,7 @@ impl<In, E> Builder<In, E> {
             Ok(made) => made,
             Err(_) => {
                 panic!(
-                    "workers × jobs_per_worker must be no more than memory can hold, got {count} × {slots_each}"
+                    "workers × jobs_per_worker must be no more than memory can hold, got {count} × {slots_per_worker}"
                 )
             }
         }

@@ -17,7 +17,8 @@ use crate::report::{Report, Unhandled};
 use crate::shared::{PoolRef, Shared};
 use crate::stream::batches::Batches;
 use crate::stream::group::Group;
-use crate::stream::map::{Inputs, Map, TryInputs};
+use crate::stream::map::Map;
+use crate::stream::source::{Inputs, TryInputs};
 use crate::submit::{Job, JobHandle, Permit, submit_now};
 
 /// A pool of workers that run one async function over many inputs.

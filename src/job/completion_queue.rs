@@ -154,14 +154,14 @@ impl<In, T, E> CompletionQueue<In, T, E> {
     }
 
     /// Whether the consumer has nothing to read.
-    pub(crate) fn is_starved(&self) -> bool {
+    pub(crate) fn is_drained(&self) -> bool {
         self.sender.is_empty()
     }
 
     /// Whether the consumer has something to read, or a delivery has begun: its wait will end.
-    pub(crate) fn is_fed(&self) -> bool {
+    pub(crate) fn will_deliver(&self) -> bool {
         // In this order: a delivery that ends in between is in the channel.
-        self.delivering.load(Ordering::SeqCst) > 0 || !self.is_starved()
+        self.delivering.load(Ordering::SeqCst) > 0 || !self.is_drained()
     }
 
     /// Begins a delivery, before its job is counted as finished; ended by
@@ -202,7 +202,7 @@ impl<In, T, E> CompletionQueue<In, T, E> {
 
     /// Uncounts a job that was not accepted.
     pub(crate) fn unreserve(&self) {
-        if self.unread.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_starved() {
+        if self.unread.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_drained() {
             // The reader may wait for this job, and no completion will wake it: it checks again.
             self.deliver(Delivery::Many(Vec::new()));
         }

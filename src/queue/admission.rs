@@ -145,7 +145,7 @@ pub(crate) struct Admission {
     child_capacity: usize,
     workers: usize,
     /// The number of slots of each worker.
-    slots_each: usize,
+    slots_per_worker: usize,
     accepted: u64,
     outcomes: [u64; Outcome::ALL.len()],
     /// From outside; together with `reserved` and `committing` at most `capacity`.
@@ -198,14 +198,14 @@ impl Admission {
         capacity: usize,
         child_capacity: usize,
         workers: usize,
-        slots_each: usize,
+        slots_per_worker: usize,
     ) -> Self {
         Self {
             pool_state: PoolState::Open,
             capacity,
             child_capacity,
             workers,
-            slots_each,
+            slots_per_worker,
             accepted: 0,
             outcomes: [0; Outcome::ALL.len()],
             queued: 0,
@@ -249,7 +249,7 @@ impl Admission {
 
     /// The number of slots of all current workers.
     pub(crate) const fn slots(&self) -> usize {
-        self.workers * self.slots_each
+        self.workers * self.slots_per_worker
     }
 
     /// Whether no job is queued, running, or about to be accepted.

@@ -101,7 +101,7 @@ impl Lanes {
             Some(key) => self.by_key.get(key).copied(),
             None => self.common,
         };
-        let record_id = known.unwrap_or_else(|| {
+        let lane_id = known.unwrap_or_else(|| {
             let lane = Lane {
                 key: key.clone(),
                 ready: Order::default(),
@@ -112,28 +112,28 @@ impl Lanes {
                 round_robin: 0,
                 state: LaneState::Inactive,
             };
-            let record_id = self.lanes.insert(lane);
+            let lane_id = self.lanes.insert(lane);
             match key {
-                Some(key) => drop(self.by_key.insert(key, record_id)),
-                None => self.common = Some(record_id),
+                Some(key) => drop(self.by_key.insert(key, lane_id)),
+                None => self.common = Some(lane_id),
             }
-            record_id
+            lane_id
         });
-        if let Some(lane) = self.lanes.get_mut(record_id) {
+        if let Some(lane) = self.lanes.get_mut(lane_id) {
             if lane.jobs == 0
                 && let Some(refilled_at) = lane.refilled_at()
             {
-                self.refilling.remove(&(refilled_at, record_id));
+                self.refilling.remove(&(refilled_at, lane_id));
             }
             lane.jobs += 1;
         }
-        record_id
+        lane_id
     }
 
     /// Removes a job that has its outcome. The lane is removed once it has no jobs and its limiter
     /// has refilled.
-    pub(crate) fn remove_job(&mut self, record_id: RecordId, now: Tick) {
-        let Some(lane) = self.lanes.get_mut(record_id) else {
+    pub(crate) fn remove_job(&mut self, lane_id: RecordId, now: Tick) {
+        let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
         lane.jobs -= 1;
@@ -143,13 +143,13 @@ impl Lanes {
         match lane.refilled_at() {
             // `>` or `>=`: a limiter that refills at this very tick would be removed at the next
             // release.
-            Some(at) if at > now => drop(self.refilling.insert((at, record_id))),
-            _ => self.remove_lane(record_id),
+            Some(at) if at > now => drop(self.refilling.insert((at, lane_id))),
+            _ => self.remove_lane(lane_id),
         }
     }
 
-    fn remove_lane(&mut self, record_id: RecordId) {
-        let Some(lane) = self.lanes.remove(record_id) else {
+    fn remove_lane(&mut self, lane_id: RecordId) {
+        let Some(lane) = self.lanes.remove(lane_id) else {
             return;
         };
         let Some(key) = lane.key else {
@@ -166,8 +166,8 @@ impl Lanes {
     // ---- ready jobs ----
 
     /// Makes a job ready.
-    pub(crate) fn enqueue(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
-        let Some(lane) = self.lanes.get_mut(record_id) else {
+    pub(crate) fn enqueue(&mut self, lane_id: RecordId, rank: Rank, number: u64, job: RecordId) {
+        let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
         if lane.ready.is_empty() {
@@ -176,19 +176,19 @@ impl Lanes {
         }
         lane.ready.insert(rank, number, job);
         if lane.ready.first() == Some((rank, job)) {
-            self.reindex(record_id);
+            self.reindex(lane_id);
         }
     }
 
     /// Removes a ready job.
-    pub(crate) fn dequeue(&mut self, record_id: RecordId, rank: Rank, number: u64, job: RecordId) {
-        let Some(lane) = self.lanes.get_mut(record_id) else {
+    pub(crate) fn dequeue(&mut self, lane_id: RecordId, rank: Rank, number: u64, job: RecordId) {
+        let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
         let was_first = lane.ready.first() == Some((rank, job));
         lane.ready.remove(rank, number, job);
         if was_first {
-            self.reindex(record_id);
+            self.reindex(lane_id);
         }
     }
 
@@ -198,32 +198,32 @@ impl Lanes {
         now: Tick,
         cost: impl Fn(RecordId) -> u32,
     ) -> Option<(RecordId, RecordId)> {
-        while let Some((_, _, record_id)) = self.eligible.first().copied() {
-            let lane = self.lanes.get_mut(record_id)?;
+        while let Some((_, _, lane_id)) = self.eligible.first().copied() {
+            let lane = self.lanes.get_mut(lane_id)?;
             let (_, job) = lane.ready.first()?;
             let at = match &mut lane.limiter {
                 Some(limiter) => limiter.earliest(now, cost(job)).max(lane.held_until),
                 None => lane.held_until,
             };
             if at <= now {
-                return Some((record_id, job));
+                return Some((lane_id, job));
             }
-            self.set_state(record_id, LaneState::WaitingUntil(at));
+            self.set_state(lane_id, LaneState::WaitingUntil(at));
         }
         None
     }
 
     /// Whether a ready job of the lane comes before this rank and number.
-    pub(crate) fn is_before(&self, record_id: RecordId, rank: Rank, number: u64) -> bool {
+    pub(crate) fn is_before(&self, lane_id: RecordId, rank: Rank, number: u64) -> bool {
         self.lanes
-            .get(record_id)
+            .get(lane_id)
             .is_some_and(|lane| lane.ready.is_before(rank, number))
     }
 
     /// Reserves a slot of the lane and permits for a job that is released; the caller
     /// [dequeues](Self::dequeue) it. Returns the lane's position in the round until then.
-    pub(crate) fn release(&mut self, record_id: RecordId, cost: u32) -> u64 {
-        let Some(lane) = self.lanes.get_mut(record_id) else {
+    pub(crate) fn release(&mut self, lane_id: RecordId, cost: u32) -> u64 {
+        let Some(lane) = self.lanes.get_mut(lane_id) else {
             return 0;
         };
         let taken = lane.round_robin;
@@ -234,46 +234,46 @@ impl Lanes {
         self.round_robin += 1;
         let round_robin = self.round_robin;
         // `round_robin` is part of the key in the set, so the lane leaves the set first.
-        self.set_state(record_id, LaneState::Inactive);
-        if let Some(lane) = self.lanes.get_mut(record_id) {
+        self.set_state(lane_id, LaneState::Inactive);
+        if let Some(lane) = self.lanes.get_mut(lane_id) {
             lane.round_robin = round_robin;
         }
-        self.reindex(record_id);
+        self.reindex(lane_id);
         taken
     }
 
     /// Restores the lane's position in the round, after a released job was given back.
-    pub(crate) fn restore_round_robin(&mut self, record_id: RecordId, taken: u64) {
+    pub(crate) fn restore_round_robin(&mut self, lane_id: RecordId, taken: u64) {
         if self
             .lanes
-            .get(record_id)
+            .get(lane_id)
             .is_none_or(|lane| lane.round_robin <= taken)
         {
             return;
         }
         // As above, the lane leaves the set first.
-        self.set_state(record_id, LaneState::Inactive);
-        if let Some(lane) = self.lanes.get_mut(record_id) {
+        self.set_state(lane_id, LaneState::Inactive);
+        if let Some(lane) = self.lanes.get_mut(lane_id) {
             lane.round_robin = taken;
         }
-        self.reindex(record_id);
+        self.reindex(lane_id);
     }
 
     /// Frees the slot of a job that had started.
-    pub(crate) fn finish(&mut self, record_id: RecordId) {
-        let Some(lane) = self.lanes.get_mut(record_id) else {
+    pub(crate) fn finish(&mut self, lane_id: RecordId) {
+        let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
         lane.running -= 1;
         if lane.state == LaneState::Inactive {
-            self.reindex(record_id);
+            self.reindex(lane_id);
         }
     }
 
     /// Consumes the permits of a released job that starts. Returns whether the lane was waiting for
     /// that, and not for a time.
-    pub(crate) fn start(&mut self, record_id: RecordId, now: Tick, cost: u32) -> bool {
-        let Some(lane) = self.lanes.get_mut(record_id) else {
+    pub(crate) fn start(&mut self, lane_id: RecordId, now: Tick, cost: u32) -> bool {
+        let Some(lane) = self.lanes.get_mut(lane_id) else {
             return false;
         };
         let Some(limiter) = &mut lane.limiter else {
@@ -282,36 +282,36 @@ impl Lanes {
         limiter.start(now, cost);
         let has_waited = lane.state == LaneState::WaitingUntil(Tick::NEVER);
         if has_waited {
-            self.reindex(record_id);
+            self.reindex(lane_id);
         }
         has_waited
     }
 
     /// Frees the slot and the permits of a released job that does not start.
-    pub(crate) fn unreserve(&mut self, record_id: RecordId, cost: u32) {
-        let Some(lane) = self.lanes.get_mut(record_id) else {
+    pub(crate) fn unreserve(&mut self, lane_id: RecordId, cost: u32) {
+        let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
         lane.running -= 1;
         if let Some(limiter) = &mut lane.limiter {
             limiter.unreserve(cost);
         }
-        self.reindex(record_id);
+        self.reindex(lane_id);
     }
 
     /// Lets no job of the lane start before `until`.
-    pub(crate) fn hold(&mut self, record_id: RecordId, until: Tick) {
-        let Some(lane) = self.lanes.get_mut(record_id) else {
+    pub(crate) fn hold(&mut self, lane_id: RecordId, until: Tick) {
+        let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
         lane.held_until = lane.held_until.max(until);
-        self.reindex(record_id);
+        self.reindex(lane_id);
     }
 
     /// No job of the lane starts before that.
-    pub(crate) fn held_until(&self, record_id: RecordId) -> Tick {
+    pub(crate) fn held_until(&self, lane_id: RecordId) -> Tick {
         self.lanes
-            .get(record_id)
+            .get(lane_id)
             .map_or(Tick(0), |lane| lane.held_until)
     }
 
@@ -319,16 +319,16 @@ impl Lanes {
 
     /// Makes lanes eligible whose time has come, and removes lanes that have refilled.
     pub(crate) fn promote_due(&mut self, now: Tick) {
-        while let Some((at, record_id)) = self.waiting_until.first().copied()
+        while let Some((at, lane_id)) = self.waiting_until.first().copied()
             && at <= now
         {
-            self.reindex(record_id);
+            self.reindex(lane_id);
         }
-        while let Some((at, record_id)) = self.refilling.first().copied()
+        while let Some((at, lane_id)) = self.refilling.first().copied()
             && at <= now
         {
             self.refilling.pop_first();
-            self.remove_lane(record_id);
+            self.remove_lane(lane_id);
         }
     }
 
@@ -357,8 +357,8 @@ impl Lanes {
     // ---- the sets ----
 
     /// Moves the lane to the set that it belongs in, after a change.
-    fn reindex(&mut self, record_id: RecordId) {
-        let Some(lane) = self.lanes.get(record_id) else {
+    fn reindex(&mut self, lane_id: RecordId) {
+        let Some(lane) = self.lanes.get(lane_id) else {
             return;
         };
         let is_full = self
@@ -370,11 +370,11 @@ impl Lanes {
             Some((rank, _)) if !is_full => LaneState::Eligible(rank),
             _ => LaneState::Inactive,
         };
-        self.set_state(record_id, state);
+        self.set_state(lane_id, state);
     }
 
-    fn set_state(&mut self, record_id: RecordId, state: LaneState) {
-        let Some(lane) = self.lanes.get_mut(record_id) else {
+    fn set_state(&mut self, lane_id: RecordId, state: LaneState) {
+        let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
         if lane.state == state {
@@ -383,16 +383,16 @@ impl Lanes {
         match std::mem::replace(&mut lane.state, state) {
             LaneState::Inactive => {}
             LaneState::Eligible(rank) => {
-                self.eligible.remove(&(rank, lane.round_robin, record_id));
+                self.eligible.remove(&(rank, lane.round_robin, lane_id));
             }
-            LaneState::WaitingUntil(at) => drop(self.waiting_until.remove(&(at, record_id))),
+            LaneState::WaitingUntil(at) => drop(self.waiting_until.remove(&(at, lane_id))),
         }
         match state {
             LaneState::Inactive => {}
             LaneState::Eligible(rank) => {
-                self.eligible.insert((rank, lane.round_robin, record_id));
+                self.eligible.insert((rank, lane.round_robin, lane_id));
             }
-            LaneState::WaitingUntil(at) => drop(self.waiting_until.insert((at, record_id))),
+            LaneState::WaitingUntil(at) => drop(self.waiting_until.insert((at, lane_id))),
         }
     }
 }
@@ -424,9 +424,9 @@ impl Lanes {
             count.1 += usize::from(is_ready);
             count.2 += usize::from(is_running);
         }
-        for (record_id, lane) in self.lanes.iter() {
+        for (lane_id, lane) in self.lanes.iter() {
             let known = (lane.jobs, lane.ready.len(), lane.running);
-            let counted = counted.remove(&record_id).unwrap_or_default();
+            let counted = counted.remove(&lane_id).unwrap_or_default();
             if counted != known {
                 return Err(format!(
                     "a lane has jobs, ready, running {counted:?}, and {known:?} are recorded"
@@ -443,13 +443,13 @@ impl Lanes {
                 .key
                 .as_ref()
                 .map_or(self.common, |key| self.by_key.get(key).copied())
-                == Some(record_id);
+                == Some(lane_id);
             let is_indexed = match lane.state {
                 LaneState::Inactive => true,
                 LaneState::Eligible(rank) => {
-                    self.eligible.contains(&(rank, lane.round_robin, record_id))
+                    self.eligible.contains(&(rank, lane.round_robin, lane_id))
                 }
-                LaneState::WaitingUntil(at) => self.waiting_until.contains(&(at, record_id)),
+                LaneState::WaitingUntil(at) => self.waiting_until.contains(&(at, lane_id)),
             };
             if !is_known || !is_indexed {
                 return Err("a lane is not in the set of its state".into());
@@ -484,7 +484,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn record_id(number: u32) -> RecordId {
+    fn lane_id(number: u32) -> RecordId {
         RecordId::new(number + 1).unwrap()
     }
 
@@ -495,7 +495,7 @@ mod tests {
     /// Adds a ready job to the lane of its key.
     fn add(lanes: &mut Lanes, key: u32, job: u32, priority: i32) -> RecordId {
         let lane = lanes.add_job(Some(Key::from(key)));
-        lanes.enqueue(lane, rank(priority), job.into(), record_id(job));
+        lanes.enqueue(lane, rank(priority), job.into(), lane_id(job));
         lane
     }
 
@@ -580,7 +580,7 @@ mod tests {
             (start_all(&mut lanes, Tick(1), 0), lanes.refilled_at()),
             (vec![], Tick::NEVER)
         );
-        lanes.dequeue(lane, rank(0), 1, record_id(1));
+        lanes.dequeue(lane, rank(0), 1, lane_id(1));
         lanes.remove_job(lane, Tick(1));
         lanes.promote_due(refilled_at);
         assert_eq!(
@@ -594,7 +594,7 @@ mod tests {
         );
         // Once refilled, the lane is removed together with its last job.
         let lane = add(&mut lanes, 7, 2, 0);
-        lanes.dequeue(lane, rank(0), 2, record_id(2));
+        lanes.dequeue(lane, rank(0), 2, lane_id(2));
         lanes.remove_job(lane, refilled_at);
         assert_eq!(lanes.len(), 0);
     }

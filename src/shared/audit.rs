@@ -5,7 +5,7 @@ use super::Shared;
 use crate::queue::admission::PoolState;
 use crate::schedule::clock::Tick;
 
-use super::dispatch::load;
+use super::dispatch::occupancy_of;
 
 impl<In, T, E> Shared<In, T, E> {
     /// Changes the priority of a job that has not started: the one at index `number`, modulo their
@@ -85,7 +85,7 @@ impl<In, T, E> Shared<In, T, E> {
     pub(crate) fn audit_at_rest(&self) -> Result<(), String> {
         let ready = self.injector.len();
         let mut state = self.lock();
-        let occupancy = load(&state);
+        let occupancy = occupancy_of(&state);
         let state = &mut *state;
         if state.admission.has_stalled_waiter() {
             return Err("a future waits for room, and there is room".into());

@@ -20,10 +20,6 @@ use crate::error::CancelReason;
 use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
-/// Why a running attempt has to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Interrupt(pub(crate) CancelReason);
-
 /// A flag with the reason, and the waker of the worker that waits in the slot.
 #[derive(Debug, Default)]
 pub(crate) struct CancelFlag {
@@ -37,12 +33,12 @@ impl CancelFlag {
         self.waker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn interrupted(&self) -> Option<Interrupt> {
-        CancelReason::from_code(self.interrupt.load(Ordering::SeqCst)).map(Interrupt)
+    pub(crate) fn interrupted(&self) -> Option<CancelReason> {
+        CancelReason::from_code(self.interrupt.load(Ordering::SeqCst))
     }
 
     /// Registers the waker, then checks the flag.
-    pub(crate) fn listen(&self, waker: &Waker) -> Option<Interrupt> {
+    pub(crate) fn listen(&self, waker: &Waker) -> Option<CancelReason> {
         let mut listener = self.waker();
         if !listener
             .as_ref()

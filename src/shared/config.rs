@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::dispatch::Retries;
+use super::retry::Retries;
 use crate::event::Observer;
 use crate::key::Key;
 use crate::policy::limits::Limits;

@@ -43,7 +43,7 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     pub(crate) fn set_workers(&self, count: usize) {
-        self.control(|schedule| schedule.allow(count.saturating_mul(self.slots_each)));
+        self.control(|schedule| schedule.allow(count.saturating_mul(self.slots_per_worker)));
     }
 
     pub(crate) fn set_rate(&self, limit: Option<RateLimit>) {

@@ -144,7 +144,7 @@ impl<In, T, E> Wait<In, T, E> {
     fn is_over(&self, shared: &Shared<In, T, E>) -> bool {
         match self {
             Self::Handle(job) => shared.is_decided(job),
-            Self::Stream(stream) => stream.is_fed(),
+            Self::Stream(stream) => stream.will_deliver(),
             Self::AcquirePermit(waiter) => !shared.lock().admission.is_waiting(*waiter),
         }
     }

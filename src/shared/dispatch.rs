@@ -15,40 +15,19 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 use std::thread::ThreadId;
-use std::time::{Duration, Instant};
 
 use super::timer::TimerNotice;
 use super::{PriorAttempts, Shared, StartResult, Synced};
 use crate::error::{JobError, TimeLimit};
 use crate::event::{Event, JobId, Outcome};
 use crate::job::queued::{QueuedJob, ScheduledJob};
-use crate::key::Key;
 use crate::panic;
-use crate::panic::PanicMessage;
-use crate::policy::retry::{History, Retry, RetryAfterScope};
+use crate::policy::retry::History;
 use crate::queue::admission::{Origin, PoolState, Wakes};
 use crate::queue::running::ActiveJob;
 use crate::schedule::clock::{Reading, Tick};
-use crate::schedule::{Occupancy, RecordId, Released, Removed, Schedule, ScheduleOptions, Start};
+use crate::schedule::{Occupancy, RecordId, Released, Removed, Schedule};
 use crate::sync::atomic::Ordering;
-
-/// The retry policy, and how to copy an input.
-pub(crate) struct Retries<In, E> {
-    pub(crate) policy: Retry<E>,
-    pub(crate) copy: fn(&In) -> In,
-    /// How many jobs may wait for another attempt.
-    pub(crate) capacity: usize,
-}
-
-impl<In, E> Clone for Retries<In, E> {
-    fn clone(&self) -> Self {
-        Self {
-            policy: self.policy.clone(),
-            copy: self.copy,
-            capacity: self.capacity,
-        }
-    }
-}
 
 /// What has to be done once the lock is released.
 #[must_use = "jobs are in it"]
@@ -188,147 +167,6 @@ impl<In, T, E> Shared<In, T, E> {
         self.check_stopped();
     }
 
-    // ---- insert ----
-
-    /// The scheduling options of a job, some by its input. Calls user closures.
-    pub(crate) fn terms(
-        &self,
-        input: &In,
-        priority: i32,
-        start: Start,
-        deadline: Option<Instant>,
-    ) -> Result<ScheduleOptions, PanicMessage> {
-        let (mut key, mut cost): (Option<Key>, u32) = (None, 1);
-        if self.key_by.is_some() || self.cost_by.is_some() {
-            panic::catch(|| {
-                key = self.key_by.as_ref().map(|key_by| key_by(input));
-                cost = self.cost_by.as_ref().map_or(1, |cost_by| cost_by(input));
-            })?;
-        }
-        Ok(ScheduleOptions {
-            priority,
-            cost,
-            key,
-            start,
-            deadline,
-        })
-    }
-
-    #[cold]
-    pub(super) fn schedule_one(&self, entry: QueuedJob<In, T, E>) {
-        match self.options_of(&entry) {
-            Ok(options) => self.schedule_by(options, entry),
-            Err(message) => self.settle_unstarted(entry, JobError::Panicked(message), 0),
-        }
-    }
-
-    pub(super) fn schedule_by(&self, options: ScheduleOptions, entry: QueuedJob<In, T, E>) {
-        self.update_schedule(|shared, state, now| shared.insert(state, entry, options, now));
-    }
-
-    #[cold]
-    pub(super) fn schedule_many(&self, entries: Vec<QueuedJob<In, T, E>>) {
-        let mut jobs = Vec::with_capacity(entries.len());
-        for entry in entries {
-            match self.options_of(&entry) {
-                Ok(options) => jobs.push((entry, options)),
-                Err(message) => self.settle_unstarted(entry, JobError::Panicked(message), 0),
-            }
-        }
-        self.update_schedule(|shared, state, now| {
-            for (entry, options) in jobs {
-                shared.insert(state, entry, options, now);
-            }
-        });
-    }
-
-    /// The scheduling options of a job that has none of its own.
-    fn options_of(&self, entry: &QueuedJob<In, T, E>) -> Result<ScheduleOptions, PanicMessage> {
-        match entry {
-            QueuedJob::Stream(job) => {
-                let limit = self.lock().limits.job;
-                let deadline = limit.and_then(|limit| job.accepted_at?.checked_add(limit));
-                self.terms(&job.input, job.stream.priority(), Start::Now, deadline)
-            }
-            QueuedJob::Handle(_) => Ok(Self::default_options(entry)),
-        }
-    }
-
-    /// The options of a job that was on its way when the schedule was switched on: there was
-    /// neither a closure nor a limit then.
-    fn default_options(entry: &QueuedJob<In, T, E>) -> ScheduleOptions {
-        match entry {
-            QueuedJob::Stream(job) => ScheduleOptions {
-                cost: 1,
-                priority: job.stream.priority(),
-                ..ScheduleOptions::default()
-            },
-            QueuedJob::Handle(_) => ScheduleOptions {
-                cost: 1,
-                ..ScheduleOptions::default()
-            },
-        }
-    }
-
-    fn insert(
-        &self,
-        state: &mut Synced<In, T, E>,
-        entry: QueuedJob<In, T, E>,
-        options: ScheduleOptions,
-        now: Tick,
-    ) {
-        let Some(schedule) = &mut state.schedule else {
-            return;
-        };
-        let number = entry.id().as_u64();
-        let record_id = schedule.insert(ScheduledJob::from(entry), number, options, now);
-        if let Some(ScheduledJob::Handle(handle)) = schedule.job(record_id) {
-            handle.set_record_id(record_id);
-        }
-    }
-
-    /// Makes a job wait in the schedule again that a worker has taken and not started.
-    #[cold]
-    pub(crate) fn return_to_schedule(&self, entry: QueuedJob<In, T, E>) {
-        if matches!(entry, QueuedJob::Handle(_)) && entry.is_dead() {
-            self.remove_tombstone(entry.record_id(), entry.id());
-            return;
-        }
-        let (id, record_id, stream) = (entry.id().as_u64(), entry.record_id(), entry.stream());
-        let handle = if let QueuedJob::Handle(handle) = &entry {
-            Some(Arc::clone(handle))
-        } else {
-            None
-        };
-        let gone =
-            self.update_schedule(
-                |shared, state, now| match (&mut state.schedule, record_id) {
-                    (Some(schedule), Some(record_id)) if schedule.is_released(record_id, id) => {
-                        schedule.give_back(record_id, ScheduledJob::from(entry), now);
-                        None
-                    }
-                    (_, Some(_)) => Some(entry),
-                    (_, None) => {
-                        let options = Self::default_options(&entry);
-                        shared.insert(state, entry, options, now);
-                        None
-                    }
-                },
-            );
-        if let Some(gone) = gone {
-            // The job was cancelled meanwhile and has its outcome.
-            self.settle_unstarted(gone, JobError::Abandoned, 0);
-        }
-        if let Some(stream) = stream {
-            self.sweep_if_cancelled(&stream);
-        }
-        if let Some(handle) = handle.filter(|handle| handle.is_dead()) {
-            // The cancellation may have come before the schedule had the record.
-            self.remove_tombstone(handle.record_id(), handle.id);
-        }
-        self.check_stopped();
-    }
-
     // ---- dispatch ----
 
     /// Changes the schedule under the lock, dispatches, and runs the deferred work after unlocking.
@@ -362,7 +200,7 @@ impl<In, T, E> Shared<In, T, E> {
 
     pub(super) fn dispatch(&self, state: &mut Synced<In, T, E>, now: Tick) -> Deferred<In, T, E> {
         let mut deferred = Deferred::NONE;
-        let occupancy = load(state);
+        let occupancy = occupancy_of(state);
         if let Some(schedule) = &mut state.schedule {
             if state.admission.pool_state() < PoolState::Aborted {
                 schedule.release(now, occupancy, &mut deferred.released);
@@ -451,7 +289,7 @@ impl<In, T, E> Shared<In, T, E> {
         wakes: &mut Wakes,
         prior: &mut PriorAttempts,
     ) -> StartResult {
-        let occupancy = load(state);
+        let occupancy = occupancy_of(state);
         let Some(schedule) = &mut state.schedule else {
             return StartResult::NotYet;
         };
@@ -572,85 +410,9 @@ impl<In, T, E> Shared<In, T, E> {
                 .unwrap_or_default()
         })
     }
-
-    // ---- retry ----
-
-    /// Whether the pool's bounds and the budget, which is charged, allow another attempt of the
-    /// slot's job. `None` if the job is interrupted. `Some(true)` has to be followed by
-    /// [`requeue`](Self::requeue) or [`forgo_retry`](Self::forgo_retry).
-    pub(crate) fn allow_retry(&self, slot: usize, capacity: usize, is_paid: bool) -> Option<bool> {
-        let mut state = self.lock();
-        let state = &mut *state;
-        if state.admission.pool_state() >= PoolState::Aborted
-            || self.cancel_flags[slot].interrupted().is_some()
-        {
-            return None;
-        }
-        let itself = state.running.is_retry(slot);
-        let others = state.admission.retrying() + state.running.retries() - usize::from(itself);
-        let is_allowed = state.admission.retrying() + state.retries_ahead < capacity
-            && (!is_paid
-                || state
-                    .account
-                    .as_mut()
-                    .is_none_or(|account| account.spend(others)));
-        if is_allowed {
-            state.retries_ahead += 1;
-            state.running.mark_retry(slot);
-        } else {
-            state.retries_refused += 1;
-        }
-        Some(is_allowed)
-    }
-
-    /// Gives up a retry that was allowed.
-    pub(crate) fn forgo_retry(&self) {
-        self.lock().retries_ahead -= 1;
-    }
-
-    /// Makes the slot's job wait for another attempt. Returns it if it is interrupted. The caller
-    /// runs the deferred work, with no lock held.
-    pub(crate) fn requeue(
-        &self,
-        slot: usize,
-        job: ScheduledJob<In, T, E>,
-        history: Box<History>,
-        delay: Duration,
-        hold: RetryAfterScope,
-    ) -> Result<(Deferred<In, T, E>, Wakes), (ScheduledJob<In, T, E>, Box<History>)> {
-        let reading = self.reading();
-        let mut wakes = Wakes::default();
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        state.retries_ahead -= 1;
-        let record_id = state.running.record_id(slot);
-        let (Some(schedule), Some(record_id)) = (&mut state.schedule, record_id) else {
-            return Err((job, history));
-        };
-        if state.admission.pool_state() >= PoolState::Aborted
-            || self.cancel_flags[slot].interrupted().is_some()
-        {
-            return Err((job, history));
-        }
-        if self.drives_timer(slot) {
-            state.timer_role.note_awake();
-        }
-        let now = self.tell_time(schedule, reading);
-        let at = now.after(delay);
-        match hold {
-            RetryAfterScope::Job => {}
-            RetryAfterScope::Key => schedule.hold_lane(record_id, at),
-            RetryAfterScope::Pool => schedule.hold(at),
-        }
-        schedule.requeue(record_id, job, history, at, now);
-        state.running.finish_scheduled(slot);
-        state.admission.retry(&mut wakes);
-        state.retries += 1;
-        Ok((self.dispatch(state, now), wakes))
-    }
 }
 
-pub(super) fn load<In, T, E>(state: &Synced<In, T, E>) -> Occupancy {
+pub(super) fn occupancy_of<In, T, E>(state: &Synced<In, T, E>) -> Occupancy {
     Occupancy {
         slots: state.admission.slots(),
         running: state.admission.running(),

@@ -30,10 +30,12 @@ mod deadlock;
 pub(crate) mod dispatch;
 mod handles;
 mod idle;
+mod insert;
 mod lifecycle;
 mod local_queues;
 mod map_wait;
 mod pool_ref;
+pub(crate) mod retry;
 mod shutdown;
 mod streams;
 mod submit;
@@ -48,16 +50,16 @@ use std::time::Duration;
 
 pub(crate) use self::acquire::AcquirePermit;
 use self::cancel_flag::CancelFlags;
-pub(crate) use self::cancel_flag::Interrupt;
 pub(crate) use self::config::{Config, CostFn, KeyFn};
 use self::deadlock::Waiting;
 pub(crate) use self::deadlock::{Wait, WaitGuard};
-use self::dispatch::{Retries, Settling};
+use self::dispatch::Settling;
 pub(crate) use self::idle::DeliveryKind;
 use self::idle::{Deliveries, IdleWaiters};
 pub(crate) use self::lifecycle::{PriorAttempts, StartResult};
 pub(crate) use self::map_wait::{MapWait, Pull};
 pub(crate) use self::pool_ref::PoolRef;
+use self::retry::Retries;
 use self::timer::TimerRole;
 use crate::event::{Event, Observer, Stats};
 use crate::job::queued::{Batch, ScheduledJob};
@@ -110,8 +112,8 @@ pub(crate) struct Shared<In, T, E> {
     /// Whether a job does nothing but run: the pool has no observer, retries, timings or slow-poll
     /// reports, and jobs add no jobs. Workers of such a pool may use local queues.
     pub(crate) is_plain: bool,
-    /// Slots of a worker; its first one is `worker × slots_each`.
-    slots_each: usize,
+    /// Slots of a worker; its first one is `worker × slots_per_worker`.
+    slots_per_worker: usize,
     /// One flag for each slot.
     pub(crate) cancel_flags: CancelFlags,
     /// Counts outcomes that are being delivered.
@@ -155,16 +157,20 @@ pub(crate) struct Shared<In, T, E> {
 impl<In, T, E> Shared<In, T, E> {
     /// Fails if memory cannot hold the state of so many slots.
     pub(crate) fn new(config: Config<In, E>) -> Result<Arc<Self>, TryReserveError> {
-        let (workers, slots_each) = (config.workers, config.jobs_per_worker);
-        let slots = workers * slots_each;
+        let (workers, slots_per_worker) = (config.workers, config.jobs_per_worker);
+        let slots = workers * slots_per_worker;
         let mut running = Running::new();
         running.reserve(slots)?;
         let cancel_flags = CancelFlags::new(slots)?;
         let schedule = config
             .is_scheduled
             .then(|| Box::new(Schedule::new(config.policy, slots, config.timer.now())));
-        let mut admission =
-            Admission::new(config.capacity, config.child_capacity, workers, slots_each);
+        let mut admission = Admission::new(
+            config.capacity,
+            config.child_capacity,
+            workers,
+            slots_per_worker,
+        );
         admission.set_max_waiting(config.max_waiting);
         Ok(Arc::new(Self {
             synced: Mutex::new(Synced {
@@ -192,7 +198,7 @@ impl<In, T, E> Shared<In, T, E> {
                 && config.slow_poll.is_none()
                 && !config.timings
                 && !config.adds_jobs,
-            slots_each,
+            slots_per_worker,
             cancel_flags,
             deliveries: Deliveries::default(),
             idle_waiter_count: AtomicUsize::new(0),
@@ -239,17 +245,17 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Number of workers that the pool was built with.
     pub(crate) fn built(&self) -> usize {
-        self.cancel_flags.len() / self.slots_each
+        self.cancel_flags.len() / self.slots_per_worker
     }
 
     /// The worker that a slot belongs to.
     pub(crate) const fn worker_of(&self, slot: usize) -> usize {
-        slot / self.slots_each
+        slot / self.slots_per_worker
     }
 
     /// The slots of a worker.
     pub(crate) const fn slots_of(&self, worker: usize) -> std::ops::Range<usize> {
-        worker * self.slots_each..(worker + 1) * self.slots_each
+        worker * self.slots_per_worker..(worker + 1) * self.slots_per_worker
     }
 
     /// Returns an identity for a new map or group.

@@ -154,13 +154,13 @@ impl<In, T, E> TimerDriver<In, T, E> {
     #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.shared.is_scheduled() {
-            self.keep_time(cx)
+            self.poll_role(cx)
         } else {
             Poll::Pending
         }
     }
 
-    fn keep_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_role(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let slot = self.shared.timer_slot.load(Ordering::SeqCst);
         if slot != self.slot && slot != usize::MAX {
             return Poll::Pending;

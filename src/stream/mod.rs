@@ -9,6 +9,7 @@ pub(crate) mod group;
 pub(crate) mod map;
 mod reader;
 mod reorder;
+pub(crate) mod source;
 mod summary;
 
 pub use self::collect::CollectError;

@@ -63,7 +63,7 @@ pub(crate) struct JobOptions {
 
 impl JobOptions {
     /// Whether it needs a schedule.
-    const fn is_special(&self) -> bool {
+    const fn needs_schedule(&self) -> bool {
         self.priority != 0 || !matches!(self.start, Start::Now) || self.limits.job.is_some()
     }
 }
@@ -235,7 +235,7 @@ fn launch_with_options<In, T, E>(
         job: options.limits.job.or(pool_limits.job),
     };
     let accepted_at: Option<Instant> = shared.acceptance_time(limits);
-    if options.is_special() {
+    if options.needs_schedule() {
         shared.switch_on_schedule();
     }
     if !shared.is_scheduled() {
@@ -244,7 +244,8 @@ fn launch_with_options<In, T, E>(
         return state;
     }
     let deadline = accepted_at.and_then(|at| limits.job_deadline(at));
-    let schedule_options = shared.terms(&input, options.priority, options.start, deadline);
+    let schedule_options =
+        shared.options_from_input(&input, options.priority, options.start, deadline);
     let state = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
     match schedule_options {
         Ok(schedule_options) => {

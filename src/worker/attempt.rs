@@ -21,7 +21,7 @@ use crate::event::{Event, JobId};
 use crate::job::current::{self, CurrentJob};
 use crate::panic;
 use crate::rt::BoxFuture;
-use crate::shared::{Interrupt, Shared};
+use crate::shared::Shared;
 
 pin_project! {
     /// The attempt that runs in a slot; reused for all attempts of the slot, so the handler's
@@ -129,8 +129,8 @@ impl<F> Attempt<F> {
                 };
                 progress = Progress::Panicked;
                 *this.id = id;
-                if let Some(interrupt) = cancel_flag.interrupted() {
-                    progress = Progress::Failed(interrupted(interrupt));
+                if let Some(reason) = cancel_flag.interrupted() {
+                    progress = Progress::Failed(JobError::Cancelled(reason));
                     drop(input);
                     return;
                 }
@@ -205,9 +205,9 @@ impl<F> Attempt<F> {
     where
         F: Future<Output = Result<T, E>>,
     {
-        if let Some(interrupt) = shared.cancel_flags[self.slot].interrupted() {
+        if let Some(reason) = shared.cancel_flags[self.slot].interrupted() {
             *self.project().drop_panicked |= panic::discard(make);
-            return Poll::Ready(Err(interrupted(interrupt)));
+            return Poll::Ready(Err(JobError::Cancelled(reason)));
         }
         match self.as_mut().poll_handler(shared, make, cx) {
             Poll::Ready(result) => Poll::Ready(result),
@@ -234,8 +234,8 @@ impl<F> Attempt<F> {
             *this.registered = Some(cx.waker().clone());
             cancel_flag.listen(cx.waker())
         };
-        if let Some(interrupt) = interrupt {
-            return Poll::Ready(Err(interrupted(interrupt)));
+        if let Some(reason) = interrupt {
+            return Poll::Ready(Err(JobError::Cancelled(reason)));
         }
         before_wait(cx);
         let Some((at, limit)) = *this.deadline else {
@@ -248,7 +248,7 @@ impl<F> Attempt<F> {
         sleep.as_mut().poll(cx).map(|()| {
             Err(cancel_flag
                 .interrupted()
-                .map_or(JobError::TimedOut(limit), interrupted))
+                .map_or(JobError::TimedOut(limit), JobError::Cancelled))
         })
     }
 
@@ -349,8 +349,4 @@ pub(crate) struct AttemptStart {
     /// The number of the attempt, counted from 1.
     pub(crate) attempts: u32,
     pub(crate) deadline: Option<(Instant, TimeLimit)>,
-}
-
-const fn interrupted<E>(interrupt: Interrupt) -> JobError<E> {
-    JobError::Cancelled(interrupt.0)
 }

@@ -6,7 +6,7 @@
 //!
 //! For a success of a plain job the worker
 //!
-//! 1. begins a delivery, so [`CompletionQueue::is_fed`] is true from before the job is counted as
+//! 1. begins a delivery, so [`CompletionQueue::will_deliver`] is true from before the job is counted as
 //!    finished: [`begin_success`](CompletionBuffer::begin_success);
 //! 2. records the success;
 //! 3. buffers the value: [`push_success`](CompletionBuffer::push_success).
@@ -129,7 +129,7 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
     pub(crate) fn send_if_due(&mut self) {
         let Some(stream) = &self.stream else { return };
         // The bound only trades latency for speed: the vectors would hold more.
-        if self.completions.len() + self.successes.len() >= Self::MAX || stream.is_starved() {
+        if self.completions.len() + self.successes.len() >= Self::MAX || stream.is_drained() {
             self.send();
         }
     }

@@ -14,18 +14,17 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::buffer::CompletionBuffer;
 use crate::error::{JobError, TimeLimit};
-use crate::event::{Event, JobId, Outcome};
+use crate::event::{JobId, Outcome};
 use crate::job::completion::{Completion, Delivery, Success, Timings};
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::handle_state::{HandleState, Phase};
-use crate::job::queued::{QueuedJob, ScheduledJob, StreamJob};
+use crate::job::queued::{QueuedJob, StreamJob};
 use crate::panic;
 use crate::policy::limits::Limits;
-use crate::policy::retry::{Decision, History, RetryAfterScope};
 use crate::queue::admission::{Origin, Wakes};
 use crate::queue::local::StartedJob;
 use crate::queue::running::ActiveJob;
@@ -33,7 +32,7 @@ use crate::schedule::RecordId;
 use crate::shared::{DeliveryKind, PriorAttempts, Shared, StartResult};
 
 /// Where the outcome of a running job goes.
-enum Recipient<In, T, E> {
+pub(super) enum Recipient<In, T, E> {
     Stream(Arc<CompletionQueue<In, T, E>>),
     Handle(Arc<HandleState<In, T, E>>),
 }
@@ -43,23 +42,23 @@ enum Recipient<In, T, E> {
 ///
 /// Each slot has one guard, reused for all its jobs.
 pub(crate) struct JobGuard<In, T, E> {
-    shared: Arc<Shared<In, T, E>>,
+    pub(super) shared: Arc<Shared<In, T, E>>,
     /// `None`: no job, or one that is completed.
-    recipient: Option<Recipient<In, T, E>>,
-    slot: usize,
+    pub(super) recipient: Option<Recipient<In, T, E>>,
+    pub(super) slot: usize,
     pub(crate) id: JobId,
-    index: usize,
+    pub(super) index: usize,
     /// How many attempts have started, this one included once [`prepare`](Self::prepare) succeeds.
     pub(crate) attempts: u32,
     /// A copy of the input, for a retry or the completion; the input itself if no attempt was made.
-    kept: Option<In>,
-    accepted_at: Option<Instant>,
-    started_at: Option<Instant>,
+    pub(super) kept: Option<In>,
+    pub(super) accepted_at: Option<Instant>,
+    pub(super) started_at: Option<Instant>,
     /// The end of the attempt, and which limit sets it.
     pub(crate) deadline: Option<(Instant, TimeLimit)>,
     /// The end of all attempts of the job.
-    job_deadline: Option<Instant>,
-    prior: PriorAttempts,
+    pub(super) job_deadline: Option<Instant>,
+    pub(super) prior: PriorAttempts,
 }
 
 impl<In, T, E> JobGuard<In, T, E> {
@@ -326,9 +325,9 @@ impl<In, T, E> JobGuard<In, T, E> {
         if self.recipient.is_none() {
             return Ok(input);
         }
-        if let Some(interrupt) = self.shared.cancel_flags[self.slot].interrupted() {
+        if let Some(reason) = self.shared.cancel_flags[self.slot].interrupted() {
             self.kept = Some(input);
-            return Err(JobError::Cancelled(interrupt.0));
+            return Err(JobError::Cancelled(reason));
         }
         if let (Some((at, TimeLimit::Job)), Some(now)) = (self.deadline, self.started_at)
             && at <= now
@@ -356,144 +355,6 @@ impl<In, T, E> JobGuard<In, T, E> {
         }
         self.attempts = attempt;
         Ok(input)
-    }
-
-    /// Queues the job for another attempt if the retry policy allows one; returns `false` if the
-    /// result is final. If a closure of the policy panics, the result becomes that panic.
-    pub(crate) fn try_retry(&mut self, result: &mut Result<T, JobError<E>>) -> bool {
-        match result {
-            Err(JobError::Failed(_) | JobError::TimedOut(TimeLimit::Attempt))
-                if self.kept.is_some() => {}
-            _ => return false,
-        }
-        self.retry(result).unwrap_or_else(|panicked| {
-            panic::discard(std::mem::replace(result, Err(panicked)));
-            false
-        })
-    }
-
-    /// Returns whether the job is queued for another attempt. The error: a closure of the policy
-    /// has panicked.
-    ///
-    /// 1. The policy decides.
-    /// 2. The job's deadline, the budget and the capacity for retries may refuse.
-    /// 3. The policy's observer is called.
-    /// 4. [`requeue`](Self::requeue) queues the job.
-    #[cold]
-    fn retry(&mut self, result: &Result<T, JobError<E>>) -> Result<bool, JobError<E>> {
-        let shared = Arc::clone(&self.shared);
-        let (Err(error), Some(retry)) = (result, &shared.retry) else {
-            return Ok(false);
-        };
-        let (id, attempt, now) = (self.id, self.attempts, shared.timer.now());
-        let since = self.started_at.unwrap_or(now);
-        let history = self
-            .prior
-            .history
-            .get_or_insert_with(|| Box::new(History::new(since)));
-        let decision = panic::catch(|| retry.policy.decide(id, attempt, error, history, now));
-        let Decision::Again {
-            delay,
-            hold,
-            is_paid,
-        } = decision.map_err(JobError::Panicked)?
-        else {
-            return Ok(false);
-        };
-        if self
-            .job_deadline
-            .is_some_and(|deadline| now.checked_add(delay).is_none_or(|at| at >= deadline))
-        {
-            return Ok(false);
-        }
-        match shared.allow_retry(self.slot, retry.capacity, is_paid) {
-            Some(true) => {}
-            Some(false) => {
-                shared.observe(|| Event::RetryRefused { job: id });
-                return Ok(false);
-            }
-            None => return Ok(false),
-        }
-        if let Err(message) =
-            panic::catch(|| retry.policy.notify(id, attempt, error, delay, history))
-        {
-            shared.forgo_retry();
-            return Err(JobError::Panicked(message));
-        }
-        shared.observe(|| Event::Retrying {
-            job: id,
-            attempt,
-            delay,
-        });
-        let (Some(input), Some(history)) = (self.kept.take(), self.prior.history.take()) else {
-            return Ok(false);
-        };
-        Ok(self.requeue(input, history, delay, hold))
-    }
-
-    /// Frees the slot and queues the job again, under one lock of the shared state. Returns
-    /// `false`, and keeps the job, if the pool no longer takes it.
-    fn requeue(
-        &mut self,
-        input: In,
-        history: Box<History>,
-        delay: Duration,
-        hold: RetryAfterScope,
-    ) -> bool {
-        let Some(recipient) = self.recipient.take() else {
-            return false;
-        };
-        let shared = Arc::clone(&self.shared);
-        let (job, state) = match &recipient {
-            Recipient::Stream(stream) => {
-                let job = StreamJob {
-                    input,
-                    stream: Arc::clone(stream),
-                    id: self.id,
-                    index: self.index,
-                    origin: Origin::Retry,
-                    record_id: None,
-                    accepted_at: self.accepted_at,
-                };
-                (ScheduledJob::Stream(Box::new(job)), None)
-            }
-            Recipient::Handle(handle) => {
-                // Held until the job is queued: a cancellation finds it running here, or queued.
-                let mut state = handle.lock();
-                state.phase = Phase::Queued(input);
-                let origin = std::mem::replace(&mut state.origin, Origin::Retry);
-                let job = ScheduledJob::Handle(Arc::clone(handle));
-                (job, Some((state, origin)))
-            }
-        };
-        match shared.requeue(self.slot, job, history, delay, hold) {
-            Ok((deferred, wakes)) => {
-                drop(state);
-                shared.run_deferred(deferred);
-                shared.run_wakes(wakes);
-                if let Recipient::Stream(stream) = &recipient {
-                    shared.sweep_if_cancelled(stream);
-                }
-                true
-            }
-            Err((job, history)) => {
-                // Kept until the outcome, which drops them behind a panic guard.
-                self.prior.history = Some(history);
-                self.kept = match (job, state) {
-                    (ScheduledJob::Stream(job), _) => Some(job.input),
-                    (ScheduledJob::Handle(_), Some((mut state, origin))) => {
-                        state.origin = origin;
-                        match std::mem::replace(&mut state.phase, Phase::Running(self.slot)) {
-                            Phase::Queued(input) => Some(input),
-                            _ => None,
-                        }
-                    }
-                    (ScheduledJob::Handle(_), None) => None,
-                };
-                self.recipient = Some(recipient);
-                false
-            }
-        }
     }
 
     /// The input for the completion: a copy, if the stream keeps inputs, or the input itself if no
@@ -602,10 +463,8 @@ impl<In, T, E> Drop for JobGuard<In, T, E> {
             return;
         }
         // An interruption that the attempt has not seen yet is still the reason.
-        let interrupt = self.shared.cancel_flags[self.slot].interrupted();
-        let result = Err(interrupt.map_or(JobError::Abandoned, |interrupt| {
-            JobError::Cancelled(interrupt.0)
-        }));
+        let reason = self.shared.cancel_flags[self.slot].interrupted();
+        let result = Err(reason.map_or(JobError::Abandoned, |reason| JobError::Cancelled(reason)));
         if let Some((stream, completion)) = self.complete_unbuffered(result) {
             stream.deliver(Delivery::One(completion));
             self.shared.end_delivery(&stream, DeliveryKind::Finished, 1);

@@ -19,6 +19,7 @@ pub(crate) mod buffer;
 pub(crate) mod guard;
 mod local;
 pub(crate) mod ready_list;
+mod retry;
 mod run;
 mod span;
 pub(crate) mod stateful;

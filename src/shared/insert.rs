@@ -1,0 +1,154 @@
+//! Jobs into the schedule: with the options that their input asks for, or back from a worker that has
+//! not started them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Shared, Synced};
+use crate::error::JobError;
+use crate::job::queued::{QueuedJob, ScheduledJob};
+use crate::key::Key;
+use crate::panic::{self, PanicMessage};
+use crate::schedule::clock::Tick;
+use crate::schedule::{ScheduleOptions, Start};
+
+impl<In, T, E> Shared<In, T, E> {
+    /// The scheduling options of a job, some by its input. Calls user closures.
+    pub(crate) fn options_from_input(
+        &self,
+        input: &In,
+        priority: i32,
+        start: Start,
+        deadline: Option<Instant>,
+    ) -> Result<ScheduleOptions, PanicMessage> {
+        let (mut key, mut cost): (Option<Key>, u32) = (None, 1);
+        if self.key_by.is_some() || self.cost_by.is_some() {
+            panic::catch(|| {
+                key = self.key_by.as_ref().map(|key_by| key_by(input));
+                cost = self.cost_by.as_ref().map_or(1, |cost_by| cost_by(input));
+            })?;
+        }
+        Ok(ScheduleOptions {
+            priority,
+            cost,
+            key,
+            start,
+            deadline,
+        })
+    }
+
+    #[cold]
+    pub(super) fn schedule_one(&self, entry: QueuedJob<In, T, E>) {
+        match self.options_of(&entry) {
+            Ok(options) => self.schedule_by(options, entry),
+            Err(message) => self.settle_unstarted(entry, JobError::Panicked(message), 0),
+        }
+    }
+
+    pub(super) fn schedule_by(&self, options: ScheduleOptions, entry: QueuedJob<In, T, E>) {
+        self.update_schedule(|shared, state, now| shared.insert(state, entry, options, now));
+    }
+
+    #[cold]
+    pub(super) fn schedule_many(&self, entries: Vec<QueuedJob<In, T, E>>) {
+        let mut jobs = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match self.options_of(&entry) {
+                Ok(options) => jobs.push((entry, options)),
+                Err(message) => self.settle_unstarted(entry, JobError::Panicked(message), 0),
+            }
+        }
+        self.update_schedule(|shared, state, now| {
+            for (entry, options) in jobs {
+                shared.insert(state, entry, options, now);
+            }
+        });
+    }
+
+    /// The scheduling options of a job that has none of its own.
+    fn options_of(&self, entry: &QueuedJob<In, T, E>) -> Result<ScheduleOptions, PanicMessage> {
+        match entry {
+            QueuedJob::Stream(job) => {
+                let limit = self.lock().limits.job;
+                let deadline = limit.and_then(|limit| job.accepted_at?.checked_add(limit));
+                self.options_from_input(&job.input, job.stream.priority(), Start::Now, deadline)
+            }
+            QueuedJob::Handle(_) => Ok(Self::default_options(entry)),
+        }
+    }
+
+    /// The options of a job that was on its way when the schedule was switched on: there was
+    /// neither a closure nor a limit then.
+    pub(super) fn default_options(entry: &QueuedJob<In, T, E>) -> ScheduleOptions {
+        match entry {
+            QueuedJob::Stream(job) => ScheduleOptions {
+                cost: 1,
+                priority: job.stream.priority(),
+                ..ScheduleOptions::default()
+            },
+            QueuedJob::Handle(_) => ScheduleOptions {
+                cost: 1,
+                ..ScheduleOptions::default()
+            },
+        }
+    }
+
+    pub(super) fn insert(
+        &self,
+        state: &mut Synced<In, T, E>,
+        entry: QueuedJob<In, T, E>,
+        options: ScheduleOptions,
+        now: Tick,
+    ) {
+        let Some(schedule) = &mut state.schedule else {
+            return;
+        };
+        let number = entry.id().as_u64();
+        let record_id = schedule.insert(ScheduledJob::from(entry), number, options, now);
+        if let Some(ScheduledJob::Handle(handle)) = schedule.job(record_id) {
+            handle.set_record_id(record_id);
+        }
+    }
+
+    /// Makes a job wait in the schedule again that a worker has taken and not started.
+    #[cold]
+    pub(crate) fn return_to_schedule(&self, entry: QueuedJob<In, T, E>) {
+        if matches!(entry, QueuedJob::Handle(_)) && entry.is_dead() {
+            self.remove_tombstone(entry.record_id(), entry.id());
+            return;
+        }
+        let (id, record_id, stream) = (entry.id().as_u64(), entry.record_id(), entry.stream());
+        let handle = if let QueuedJob::Handle(handle) = &entry {
+            Some(Arc::clone(handle))
+        } else {
+            None
+        };
+        let gone =
+            self.update_schedule(
+                |shared, state, now| match (&mut state.schedule, record_id) {
+                    (Some(schedule), Some(record_id)) if schedule.is_released(record_id, id) => {
+                        schedule.give_back(record_id, ScheduledJob::from(entry), now);
+                        None
+                    }
+                    (_, Some(_)) => Some(entry),
+                    (_, None) => {
+                        let options = Self::default_options(&entry);
+                        shared.insert(state, entry, options, now);
+                        None
+                    }
+                },
+            );
+        if let Some(gone) = gone {
+            // The job was cancelled meanwhile and has its outcome.
+            self.settle_unstarted(gone, JobError::Abandoned, 0);
+        }
+        if let Some(stream) = stream {
+            self.sweep_if_cancelled(&stream);
+        }
+        if let Some(handle) = handle.filter(|handle| handle.is_dead()) {
+            // The cancellation may have come before the schedule had the record.
+            self.remove_tombstone(handle.record_id(), handle.id);
+        }
+        self.check_stopped();
+    }
+}
