@@ -8,9 +8,7 @@ use std::path::Path;
 
 /// From the ground up; docs/design.md says what each is for.
 const LAYERS: [&[&str]; 9] = [
-    &[
-        "sync", "rt", "panic", "channel", "spares", "id", "key", "time",
-    ],
+    &["sync", "rt", "panic", "channel", "spares", "key", "time"],
     &["error", "event", "report", "policy"],
     &["schedule", "queue", "queue::admission", "queue::running"],
     &["queue::injector", "queue::local"],
@@ -101,23 +99,13 @@ fn imports_of(module: &str, text: &str, files: &BTreeMap<String, String>) -> BTr
             leaves(tree, "", &mut paths);
         }
     }
-    let is_parent = files
-        .keys()
-        .any(|other| other.starts_with(&format!("{module}::")));
-    let own = if is_parent {
-        Some(module)
-    } else {
-        module.rsplit_once("::").map(|(parent, _)| parent)
-    };
+    let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
     let resolve = |path: &String| {
         let (start, rest) = path.split_once("::")?;
         let base = match start {
-            "crate" => String::new(),
-            "self" => module.to_owned(),
-            _ if is_parent => module
-                .rsplit_once("::")
-                .map_or(String::new(), |(parent, _)| parent.to_owned()),
-            _ => own.unwrap_or_default().to_owned(),
+            "crate" => "",
+            "self" => module,
+            _ => parent,
         };
         let mut path = if base.is_empty() {
             rest.to_owned()

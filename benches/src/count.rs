@@ -43,7 +43,7 @@ const CEILINGS: [(&str, Contender, &str, [f64; 2]); 6] = [
         [1_160.0, 0.04],
     ),
     (
-        "submitted one by one, nobody waits",
+        "submitted one by one, detached",
         BrigadeDetached,
         "submit",
         [2_030.0, 1.01],

@@ -14,6 +14,7 @@ use super::completion::{Completion, Delivery, OnError, Success};
 use crate::channel::{self, Receiver, Sender};
 use crate::error::{CancelReason, JobError};
 use crate::panic;
+use crate::queue::admission::Refusal;
 use crate::spares::Spares;
 use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
 
@@ -192,12 +193,16 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         self.unread.fetch_add(count, Ordering::SeqCst);
     }
 
-    /// Counts one more job as unread, unless `window` are.
-    pub(crate) fn try_reserve(&self, window: usize) -> bool {
+    /// Counts one more job as unread, unless `window` are, or the map or group is cancelled. Called
+    /// before the job is accepted, so that its completion never finds a count of zero.
+    pub(crate) fn try_reserve(&self, window: usize) -> Result<(), Refusal> {
+        if self.cancelled().is_some() {
+            return Err(Refusal::Closed);
+        }
         let more = |unread| (unread < window).then_some(unread + 1);
         self.unread
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
-            .is_ok()
+            .map_or(Err(Refusal::Full), |_| Ok(()))
     }
 
     /// Uncounts a job that was not accepted.

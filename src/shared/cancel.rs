@@ -16,8 +16,9 @@
 use std::task::Waker;
 
 use super::Shared;
-use crate::error::{CancelReason, JobError};
+use crate::error::CancelReason;
 use crate::event::JobId;
+use crate::job::handle_state::HandleState;
 use crate::job::queued::{QueuedJob, ScheduledJob};
 use crate::panic;
 use crate::schedule::RecordId;
@@ -33,10 +34,20 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
+    /// Removes the record of a job that a handle has cancelled. Called after the schedule has got a
+    /// job, since the cancellation may have come before it had the record. Returns whether the job
+    /// is cancelled.
+    pub(super) fn remove_if_dead(&self, job: &HandleState<In, T, E>) -> bool {
+        let is_dead = job.is_dead();
+        if is_dead {
+            self.remove_tombstone(job.record_id(), job.id);
+        }
+        is_dead
+    }
+
     /// Removes the record of a tombstone that was taken out of the injector.
     pub(crate) fn remove_tombstone(&self, record_id: Option<RecordId>, id: JobId) {
         if let Some(record_id) = record_id {
-            // The schedule got the job after it was cancelled.
             let reading = self.reading();
             let (job, history, deferred) =
                 self.forget_scheduled(&mut self.lock(), record_id, id, reading);
@@ -47,15 +58,8 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Takes cancelled jobs out of the injector and the schedule, and completes them.
     pub(crate) fn sweep(&self) {
-        for job in self.injector.sweep(QueuedJob::is_dead) {
-            let attempts = self.attempts(&job);
-            self.settle_unstarted(job, JobError::Abandoned, attempts);
-        }
-        for removed in self.unschedule(ScheduledJob::is_dead) {
-            let attempts = removed.attempts();
-            self.settle_unstarted(removed.job.into_queued(), JobError::Abandoned, attempts);
-            panic::discard(removed.history);
-        }
+        self.abandon(self.injector.sweep(QueuedJob::is_dead));
+        self.abandon_removed(self.unschedule(ScheduledJob::is_dead));
         self.check_stopped();
     }
 

@@ -159,10 +159,7 @@ impl<In, T, E> Shared<In, T, E> {
         self.run_wakes(wakes);
         self.run_deferred(deferred);
         for handle in handles {
-            if handle.is_dead() {
-                // The cancellation may have come before the schedule had the record.
-                self.remove_tombstone(handle.record_id(), handle.id);
-            }
+            self.remove_if_dead(&handle);
         }
         self.check_stopped();
     }
@@ -270,9 +267,7 @@ impl<In, T, E> Shared<In, T, E> {
         loop {
             let next = self.lock().settling.next(thread);
             let Some((removed, error)) = next else { break };
-            let attempts = removed.attempts();
-            self.settle_unstarted(removed.job.into_queued(), error, attempts);
-            panic::discard(removed.history);
+            self.settle_removed(removed, error);
         }
     }
 

@@ -80,16 +80,14 @@ impl<In, T, E> Shared<In, T, E> {
     /// The options of a job that was on its way when the schedule was switched on: there was
     /// neither a closure nor a limit then.
     pub(super) fn default_options(entry: &QueuedJob<In, T, E>) -> ScheduleOptions {
-        match entry {
-            QueuedJob::Stream(job) => ScheduleOptions {
-                cost: 1,
-                priority: job.stream.priority(),
-                ..ScheduleOptions::default()
-            },
-            QueuedJob::Handle(_) => ScheduleOptions {
-                cost: 1,
-                ..ScheduleOptions::default()
-            },
+        let priority = match entry {
+            QueuedJob::Stream(job) => job.stream.priority(),
+            QueuedJob::Handle(_) => 0,
+        };
+        ScheduleOptions {
+            cost: 1,
+            priority,
+            ..ScheduleOptions::default()
         }
     }
 
@@ -113,16 +111,17 @@ impl<In, T, E> Shared<In, T, E> {
     /// Makes a job wait in the schedule again that a worker has taken and not started.
     #[cold]
     pub(crate) fn return_to_schedule(&self, entry: QueuedJob<In, T, E>) {
-        if matches!(entry, QueuedJob::Handle(_)) && entry.is_dead() {
-            self.remove_tombstone(entry.record_id(), entry.id());
+        let handle = match &entry {
+            QueuedJob::Handle(handle) => Some(Arc::clone(handle)),
+            QueuedJob::Stream(_) => None,
+        };
+        if handle
+            .as_ref()
+            .is_some_and(|handle| self.remove_if_dead(handle))
+        {
             return;
         }
         let (id, record_id, stream) = (entry.id().as_u64(), entry.record_id(), entry.stream());
-        let handle = if let QueuedJob::Handle(handle) = &entry {
-            Some(Arc::clone(handle))
-        } else {
-            None
-        };
         let gone =
             self.update_schedule(
                 |shared, state, now| match (&mut state.schedule, record_id) {
@@ -145,9 +144,8 @@ impl<In, T, E> Shared<In, T, E> {
         if let Some(stream) = stream {
             self.sweep_if_cancelled(&stream);
         }
-        if let Some(handle) = handle.filter(|handle| handle.is_dead()) {
-            // The cancellation may have come before the schedule had the record.
-            self.remove_tombstone(handle.record_id(), handle.id);
+        if let Some(handle) = handle {
+            self.remove_if_dead(&handle);
         }
         self.check_stopped();
     }

@@ -16,9 +16,8 @@ use std::sync::PoisonError;
 use std::task::Waker;
 
 use super::Shared;
-use crate::error::{CancelReason, JobError};
+use crate::error::CancelReason;
 use crate::event::Event;
-use crate::job::queued::QueuedJob;
 use crate::panic;
 use crate::queue::admission::PoolState;
 use crate::report::{Interrupted, Unstarted};
@@ -119,11 +118,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// Abandons all queued jobs.
     fn abandon_queued(&self) {
         self.abandon(self.injector.take_all());
-        for removed in self.unschedule(|_| true) {
-            let attempts = removed.attempts();
-            self.settle_unstarted(removed.job.into_queued(), JobError::Abandoned, attempts);
-            panic::discard(removed.history);
-        }
+        self.abandon_removed(self.unschedule(|_| true));
     }
 
     /// Returns the inputs of all queued jobs to the pool's report.
@@ -136,14 +131,6 @@ impl<In, T, E> Shared<In, T, E> {
             let attempts = removed.attempts();
             self.return_unstarted(removed.job.into_queued(), attempts);
             panic::discard(removed.history);
-        }
-    }
-
-    /// Abandons jobs that no worker will run.
-    pub(super) fn abandon(&self, jobs: impl IntoIterator<Item = QueuedJob<In, T, E>>) {
-        for job in jobs {
-            let attempts = self.attempts(&job);
-            self.settle_unstarted(job, JobError::Abandoned, attempts);
         }
     }
 }

@@ -84,12 +84,8 @@ impl<In, T, E> Shared<In, T, E> {
         parent: Option<CurrentJob>,
         window: usize,
     ) -> Result<(), SubmitError<In>> {
-        if stream.cancelled().is_some() {
-            return Err(SubmitError::Closed(input));
-        }
-        // Comes before the job is accepted, so that its completion never finds a count of zero.
-        if !stream.try_reserve(window) {
-            return Err(SubmitError::Full(input));
+        if let Err(refusal) = stream.try_reserve(window) {
+            return Err(refusal.into_error(input));
         }
         let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
         self.enqueue_reserved(stream, input, origin, self.accept_from(parent))

@@ -6,9 +6,10 @@ use super::{DeliveryKind, Shared};
 use crate::error::{CancelReason, JobError};
 use crate::job::completion::{Completion, Delivery, Timings};
 use crate::job::completion_queue::CompletionQueue;
-use crate::job::queued::{QueuedJob, StreamJob};
+use crate::job::queued::{QueuedJob, ScheduledJob, StreamJob};
 use crate::panic;
 use crate::report::Unstarted;
+use crate::schedule::Removed;
 
 impl<In, T, E> Shared<In, T, E> {
     /// Completes a queued job with `error`, or with the reason of an earlier cancellation of its
@@ -29,6 +30,33 @@ impl<In, T, E> Shared<In, T, E> {
                     panic::discard(input);
                 });
             }
+        }
+    }
+
+    /// Completes a job that the schedule has removed with `error`.
+    pub(super) fn settle_removed(
+        &self,
+        removed: Removed<ScheduledJob<In, T, E>>,
+        error: JobError<E>,
+    ) {
+        let attempts = removed.attempts();
+        self.settle_unstarted(removed.job.into_queued(), error, attempts);
+        panic::discard(removed.history);
+    }
+
+    /// Abandons queued jobs. Those whose map or group is cancelled keep that as their reason, and
+    /// those that their handles have cancelled have an outcome already.
+    pub(crate) fn abandon(&self, jobs: impl IntoIterator<Item = QueuedJob<In, T, E>>) {
+        for job in jobs {
+            let attempts = self.attempts(&job);
+            self.settle_unstarted(job, JobError::Abandoned, attempts);
+        }
+    }
+
+    /// The same for jobs that the schedule has removed.
+    pub(super) fn abandon_removed(&self, jobs: Vec<Removed<ScheduledJob<In, T, E>>>) {
+        for removed in jobs {
+            self.settle_removed(removed, JobError::Abandoned);
         }
     }
 

@@ -83,16 +83,19 @@ impl<In, T, E> Permit<In, T, E> {
         input: In,
         window: usize,
     ) -> Result<(), SubmitError<In>> {
-        if stream.cancelled().is_some() {
-            return Err(SubmitError::Closed(input));
+        if let Err(refusal) = stream.try_reserve(window) {
+            return Err(refusal.into_error(input));
         }
-        if !stream.try_reserve(window) {
-            return Err(SubmitError::Full(input));
+        match self.accept() {
+            (Some(shared), accepted) => {
+                shared.enqueue_reserved(stream, input, Origin::Outside, accepted)
+            }
+            // `accept` takes the permit by value, so it is used once.
+            (None, _) => {
+                stream.unreserve();
+                Err(SubmitError::Closed(input))
+            }
         }
-        let Some(shared) = self.shared.clone() else {
-            return Err(SubmitError::Closed(input));
-        };
-        shared.enqueue_reserved(stream, input, Origin::Outside, self.accept().1)
     }
 
     /// Turns the permit into an accepted job, or releases it if the pool was closed since.

@@ -102,10 +102,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         record: impl FnOnce(StartedJob) -> bool,
     ) -> Option<In> {
         if job.stream.cancelled().is_some() {
-            let shared = &self.shared;
-            let job = QueuedJob::Stream(job);
-            let attempts = shared.attempts(&job);
-            shared.settle_unstarted(job, JobError::Abandoned, attempts);
+            self.shared.abandon([QueuedJob::Stream(job)]);
             return None;
         }
         let started_job = StartedJob {

@@ -158,7 +158,7 @@ fn a_rate_is_kept_by_many_threads() {
             let (starts, clock) = (Arc::clone(&starts), clock.clone());
             move |n: u32| {
                 let at = clock.elapsed();
-                starts.lock().expect("nobody panics").push(at);
+                starts.lock().expect("no task panics").push(at);
                 async move { Ok::<_, u32>(n) }
             }
         });
@@ -178,7 +178,7 @@ fn a_rate_is_kept_by_many_threads() {
         drop(over);
         join(workers).await;
         join([ticker]).await;
-        let starts = starts.lock().expect("nobody panics").clone();
+        let starts = starts.lock().expect("no task panics").clone();
         // The clock may go on between a start and the look at it, so starts are seen late, and
         // never early.
         assert_eq!(starts.len(), 3);

@@ -705,7 +705,7 @@ fn a_map_has_its_share_of_the_room_whatever_else_submits() {
             while theirs.get() < ENOUGH && ours.get() < ENOUGH {
                 assert!(
                     executor.try_tick(),
-                    "capacity {capacity}, {others:?}: nobody can go on"
+                    "capacity {capacity}, {others:?}: no task can go on"
                 );
             }
             // A map waits in no line, where others take all that is free: it has one job in the

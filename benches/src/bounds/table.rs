@@ -157,7 +157,7 @@ fn one_by_one(add: Add<'_>) {
     let detached = Figure::Counted(instructions, counting(BrigadeDetached, "submit", 10));
     add(
         "submit",
-        "submitted one by one, nobody waits: instructions a job".into(),
+        "submitted one by one, detached: instructions a job".into(),
         detached,
         Limit::AtMost(350.0),
         "",

@@ -22,7 +22,7 @@ pub(crate) fn run<W: Work>(work: W, load: Load) -> Sample {
                 let job = async move {
                     let n = work.run(n).await;
                     drop(permit);
-                    outputs.send(n).await.expect("somebody reads the results");
+                    outputs.send(n).await.expect("the results are read");
                 };
                 spawner.spawn(job).detach();
             }

@@ -20,7 +20,7 @@ pub(crate) fn join_set<W: Work>(work: W, load: Load) -> Sample {
             let permit = Arc::clone(&permits)
                 .acquire_owned()
                 .await
-                .expect("nobody closes it");
+                .expect("it is not closed");
             let work = work.clone();
             tasks.spawn(async move {
                 let n = work.run(n).await;

@@ -59,7 +59,7 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
                 let (permits, counter) = (Arc::clone(&permits), Arc::clone(&counter));
                 tasks.spawn(async move {
                     tokio::time::sleep(DELAY).await;
-                    let _permit = permits.acquire().await.expect("nobody closes it");
+                    let _permit = permits.acquire().await.expect("it is not closed");
                     counter.add(Ready.run(n).await);
                 });
             }

@@ -77,7 +77,7 @@ fn on_tokio(load: Load, tally: &Arc<SharedTally>) -> Sample {
         for n in 0..load.jobs {
             let (permits, tally) = (Arc::clone(&permits), Arc::clone(tally));
             tasks.spawn(async move {
-                let _permit = permits.acquire().await.expect("nobody closes it");
+                let _permit = permits.acquire().await.expect("it is not closed");
                 tally.add(Ready.run(n).await);
             });
         }

@@ -88,7 +88,7 @@ fn on_tokio(load: Load, is_across: bool) -> Sample {
             let permit = Arc::clone(&permits)
                 .acquire_owned()
                 .await
-                .expect("nobody closes it");
+                .expect("it is not closed");
             let job = async move {
                 let n = Ready.run(n).await;
                 drop(permit);

@@ -104,7 +104,7 @@ where
                     let permit = Arc::clone(&permits)
                         .acquire_owned()
                         .await
-                        .expect("nobody closes it");
+                        .expect("it is not closed");
                     let tally = Arc::clone(&tally);
                     tokio::spawn(async move {
                         tally.add(Ready.run(n).await);

@@ -28,7 +28,7 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
                         outputs
                             .send(Ready.run(n).await)
                             .await
-                            .expect("somebody reads the results");
+                            .expect("the results are read");
                     }
                 };
                 executor.spawn(worker).detach();
@@ -45,7 +45,7 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
                     let permit = permits.acquire().await;
                     let n = Ready.run(n).await;
                     drop(permit);
-                    outputs.send(n).await.expect("somebody reads the results");
+                    outputs.send(n).await.expect("the results are read");
                 };
                 executor.spawn(job).detach();
             }
@@ -58,7 +58,7 @@ pub(crate) fn run(contender: Contender, load: Load) -> Sample {
             for n in 0..load.jobs {
                 let permits = Arc::clone(&permits);
                 tasks.spawn(async move {
-                    let _permit = permits.acquire().await.expect("nobody closes it");
+                    let _permit = permits.acquire().await.expect("it is not closed");
                     Ready.run(n).await
                 });
             }
