@@ -107,6 +107,7 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Empties the queues if the pool is aborted or has no worker; called after a job was enqueued,
     /// see the [module](self).
+    #[inline]
     pub(super) fn check_stopped(&self) {
         if self.is_aborted.load(Ordering::SeqCst) {
             self.return_queued();
@@ -116,12 +117,14 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Abandons all queued jobs.
+    #[cold]
     fn abandon_queued(&self) {
         self.abandon(self.injector.take_all());
         self.abandon_removed(self.unschedule(|_| true));
     }
 
     /// Returns the inputs of all queued jobs to the pool's report.
+    #[cold]
     fn return_queued(&self) {
         for job in self.injector.take_all() {
             let attempts = self.attempts(&job);

@@ -107,7 +107,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// Pushes a job into the injector; abandons it if the injector is closed.
     pub(super) fn push(&self, job: QueuedJob<In, T, E>) {
         if let Err(job) = self.injector.push(job) {
-            self.abandon([job]);
+            self.abandon_one(job);
         }
     }
 

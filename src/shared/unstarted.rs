@@ -44,12 +44,18 @@ impl<In, T, E> Shared<In, T, E> {
         panic::discard(removed.history);
     }
 
-    /// Abandons queued jobs. Those whose map or group is cancelled keep that as their reason, and
-    /// those that their handles have cancelled have an outcome already.
-    pub(crate) fn abandon(&self, jobs: impl IntoIterator<Item = QueuedJob<In, T, E>>) {
+    /// Abandons a queued job. One whose map or group is cancelled keeps that as its reason, and one
+    /// that its handle has cancelled has an outcome already.
+    #[cold]
+    pub(crate) fn abandon_one(&self, job: QueuedJob<In, T, E>) {
+        let attempts = self.attempts(&job);
+        self.settle_unstarted(job, JobError::Abandoned, attempts);
+    }
+
+    /// The same for several.
+    pub(super) fn abandon(&self, jobs: impl IntoIterator<Item = QueuedJob<In, T, E>>) {
         for job in jobs {
-            let attempts = self.attempts(&job);
-            self.settle_unstarted(job, JobError::Abandoned, attempts);
+            self.abandon_one(job);
         }
     }
 

@@ -102,7 +102,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         record: impl FnOnce(StartedJob) -> bool,
     ) -> Option<In> {
         if job.stream.cancelled().is_some() {
-            self.shared.abandon([QueuedJob::Stream(job)]);
+            self.shared.abandon_one(QueuedJob::Stream(job));
             return None;
         }
         let started_job = StartedJob {
