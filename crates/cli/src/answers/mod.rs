@@ -1,0 +1,1 @@
+//! The answers file: written in whole records, and read again to resume.

@@ -1,0 +1,1 @@
+//! The rows of the input, taken lane by lane in turn.

@@ -1,0 +1,1 @@
+//! `brigade fetch`: one request for each row, and one for each hop of its redirects.

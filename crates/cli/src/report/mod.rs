@@ -1,0 +1,1 @@
+//! `brigade report`: one HTML page from an answers file.

@@ -1,0 +1,1 @@
+//! `brigade run`: one command for each row.
