@@ -641,8 +641,18 @@ fn the_offset_is_that_of_the_header_and_then_of_each_row_good_or_bad() {
 }
 
 #[test]
+fn the_header_knows_the_delimiter() {
+    assert_eq!(open("id\n").unwrap().header().delimiter(), b',');
+    let rows = Reader::new()
+        .delimiter(b';')
+        .from_reader("in.csv", &b"id;name\n"[..]);
+    assert_eq!(rows.unwrap().header().delimiter(), b';');
+}
+
+#[test]
 fn the_reader_is_reached_through_the_rows() {
-    let rows = open("id\n1\n").unwrap();
+    let mut rows = open("id\n1\n").unwrap();
+    assert_eq!(rows.by_ref().count(), 1);
     assert_eq!(rows.get_ref().position(), 5);
 }
 

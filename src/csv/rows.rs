@@ -277,8 +277,8 @@ impl<R> Rows<R> {
 }
 
 impl<R: Read> Rows<R> {
-    /// The reader that the rows are read from. Its position is ahead of the row that was returned
-    /// last.
+    /// The reader that the rows are read from. Up to 8 KiB more than the rows returned so far have
+    /// been read from it.
     pub fn get_ref(&self) -> &R {
         self.records.parser.get_ref().inner()
     }

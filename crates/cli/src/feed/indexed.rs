@@ -32,7 +32,6 @@ impl<'a> Indexed<'a> {
     /// Reads the file to its end.
     pub(super) async fn new<E>(
         mut rows: Box<Rows<File>>,
-        delimiter: u8,
         in_order: bool,
         mut lanes: Lanes<'a>,
         lane_of: impl Fn(&Row) -> Lane + 'a,
@@ -72,10 +71,10 @@ impl<'a> Indexed<'a> {
         index.finish(stamp.length);
         let blocks = Blocks::new(if in_order { 1 } else { lanes.iter().count() });
         let file = Reread {
+            parser: Parser::new(rows.header().delimiter()),
             rows,
             name,
             stamp,
-            parser: Parser::new(delimiter),
             blocks,
         };
         file.check()?;

@@ -44,8 +44,6 @@ pub(crate) struct Settings {
     /// The file; `None` is stdin.
     pub(crate) path: Option<PathBuf>,
     pub(crate) reader: Reader,
-    /// The delimiter of `reader`.
-    pub(crate) delimiter: u8,
     pub(crate) order: Order,
     /// How many rows are held where there is no index, at least 1. Each has at most
     /// `max_record_bytes`.
@@ -147,14 +145,13 @@ impl Input {
         let in_order = self.settings.order == Order::Input;
         let source = match self.opened {
             Opened::Regular(rows) => {
-                let delimiter = self.settings.delimiter;
-                let indexed = Indexed::new(rows, delimiter, in_order, lanes, lane_of, check);
-                Source::Indexed(indexed.await?)
+                let indexed = Indexed::new(rows, in_order, lanes, lane_of, check);
+                Source::Indexed(Box::new(indexed.await?))
             }
             Opened::Stream(rows) => {
                 let lookahead = self.settings.lookahead;
                 let window = Window::new(rows, lookahead, in_order, lanes, lane_of, check);
-                Source::Window(window)
+                Source::Window(Box::new(window))
             }
         };
         Ok(Feed {
@@ -188,8 +185,8 @@ pub(crate) struct Feed<'a, E> {
 }
 
 enum Source<'a, E> {
-    Indexed(Indexed<'a>),
-    Window(Window<'a, E>),
+    Indexed(Box<Indexed<'a>>),
+    Window(Box<Window<'a, E>>),
 }
 
 /// What a [`Feed`] hands out.

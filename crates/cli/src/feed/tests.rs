@@ -41,7 +41,6 @@ fn settings(path: &Path, order: Order) -> Settings {
     Settings {
         path: Some(path.to_owned()),
         reader: Reader::new(),
-        delimiter: b',',
         order,
         lookahead: 10,
     }
@@ -279,7 +278,6 @@ fn each_order_hands_out_each_row_of_random_files_once_as_a_plain_reading_does() 
         fs::write(&file.path, &text).unwrap();
         let settings = Settings {
             reader: Reader::new().delimiter(delimiter),
-            delimiter,
             ..settings(&file.path, Order::Spread)
         };
         faults += usize::from(!matches!(sequential(&settings), Ok((_, None))));
