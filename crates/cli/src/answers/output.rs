@@ -136,6 +136,10 @@ impl Output {
         synced.map_err(|source| self.write_error(source))
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
     fn check_open(&self) -> Result<(), AnswersError> {
         if self.is_closed {
             return Err(AnswersError::new(&self.path, Kind::Closed));

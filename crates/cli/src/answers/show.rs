@@ -15,7 +15,7 @@ pub(super) fn show(cell: &[u8]) -> String {
     if text.contains("://") || has_user_info(&text) {
         return "<unparsable URL>".to_owned();
     }
-    quote(&text)
+    quote(without_query(&text))
 }
 
 /// The part of a URL that is no secret, or nothing if `text` is no URL with a host.
@@ -33,7 +33,19 @@ fn public_part(text: &str) -> Option<String> {
 fn has_user_info(text: &str) -> bool {
     let colon = text.find(':');
     let at = text.rfind('@');
-    matches!((colon, at), (Some(colon), Some(at)) if colon < at)
+    is_one_word(text) && matches!((colon, at), (Some(colon), Some(at)) if colon < at)
+}
+
+/// What is before the query, if `text` may be a URL without a scheme that has one.
+fn without_query(text: &str) -> &str {
+    match text.split_once('?') {
+        Some((before, query)) if is_one_word(text) && query.contains('=') => before,
+        _ => text,
+    }
+}
+
+fn is_one_word(text: &str) -> bool {
+    !text.trim().contains(char::is_whitespace)
 }
 
 fn quote(text: &str) -> String {
@@ -52,6 +64,7 @@ mod tests {
     fn a_cell_is_shown_in_quotes_on_one_line() {
         assert_eq!(show(b"a b"), r#""a b""#);
         assert_eq!(show(b"a\n\x1b[2J\""), r#""a\n\u{1b}[2J\"""#);
+        assert_eq!(show(b"at 9:30? a=b, a@b.c"), r#""at 9:30? a=b, a@b.c""#);
         assert_eq!(show(b"\xff"), "\"\u{fffd}\"");
         assert_eq!(show(&[b'x'; 200]).chars().count(), 123);
     }
@@ -61,6 +74,7 @@ mod tests {
         let shown = r#""https://example.org:8443/x""#;
         assert_eq!(show(b"https://u:pw@example.org:8443/x?token=t#f"), shown);
         assert_eq!(show(b" https://example.org:8443/x?token=t"), shown);
+        assert_eq!(show(b"example.org:80/x?token=t"), r#""example.org:80/x""#);
         for hidden in [
             "https://user:pa/ss@host/x?token=t",
             "user:pa/ss@host",

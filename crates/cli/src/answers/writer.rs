@@ -130,9 +130,10 @@ impl Answers {
     }
 
     /// When `flush` must be called at the latest: within a second of each record that is buffered,
-    /// or, with `durable`, not known to be on the disk. `None` if there is none.
+    /// or, with `durable`, not known to be on the disk. `None` if there is none, or if a write
+    /// failed, after which no `flush` succeeds.
     pub(crate) fn flush_at(&self) -> Option<Instant> {
-        self.due
+        self.due.filter(|_| !self.output.is_closed())
     }
 
     /// Writes what is buffered, and waits until it is on the disk if it must be durable.
@@ -236,12 +237,9 @@ mod tests {
         start: Instant,
     }
 
-    fn run(durable: bool) -> Run {
-        let directory = TempDir::new().expect("a directory");
-        let path = directory.path().join("answers.csv");
-        let start = Instant::now();
-        let settings = Settings {
-            path: Some(path.clone()),
+    fn settings(path: PathBuf, durable: bool) -> Settings {
+        Settings {
+            path: Some(path),
             resume: None,
             durable,
             spreadsheet: false,
@@ -249,7 +247,14 @@ mod tests {
             input_header: vec!["id".to_owned()],
             columns: vec!["row".to_owned(), "ok".to_owned()],
             prefix: String::new(),
-        };
+        }
+    }
+
+    fn run(durable: bool) -> Run {
+        let directory = TempDir::new().expect("a directory");
+        let path = directory.path().join("answers.csv");
+        let start = Instant::now();
+        let settings = settings(path.clone(), durable);
         let (answers, _) = Answers::open_at(start, settings).expect("opened");
         Run {
             _directory: directory,
@@ -363,6 +368,19 @@ mod tests {
         run.write(later, "x");
         assert_eq!(run.answers.flush_at(), Some(later + DELAY));
         run.answers.finish().expect("finished");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn nothing_is_due_after_a_write_that_failed() {
+        let start = Instant::now();
+        let path = PathBuf::from("/dev/full");
+        let (mut answers, _) = Answers::open_at(start, settings(path, false)).expect("opened");
+        assert!(answers.write_at(start, ["x", "1", "true"].iter()).is_err());
+        assert_eq!(answers.flush_at(), None);
+        assert!(answers.write_at(start, ["x", "2", "true"].iter()).is_err());
+        assert!(answers.flush().is_err());
+        assert!(answers.finish().is_err());
     }
 
     #[test]
