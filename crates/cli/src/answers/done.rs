@@ -177,19 +177,24 @@ impl Done {
             Ok(found) => found,
             Err(error) => return error,
         };
-        let differs = |index: &usize| self.cells.get(*index) != record.get(*index);
+        // The cells behind the input's are the tool's.
+        let answer = |index: usize| record.get(index).filter(|_| index < layout.inputs);
+        let differs = |index: &usize| self.cells.get(*index) != answer(*index);
         let column = (0..layout.inputs.max(self.cells.len())).find(differs);
         let Some(column) = column else {
             return layout.unusable(answers_line, format!("row {row} changed while it was read"));
         };
+        // A cell beyond the input's columns has no name, but a number.
+        let name = layout.header[..layout.inputs].get(column).cloned();
+        let name = name.unwrap_or_else(|| (column + 1).to_string());
         let input = self.cells.get(column);
-        let answer = record.get(column).filter(|_| column < layout.inputs);
+        let answer = answer(column);
         let shown = |cell: Option<&[u8]>| cell.map_or_else(|| "absent".to_owned(), show);
         layout.error(Kind::Changed(Box::new(Change {
             row,
             input_line,
             answers_line,
-            column: layout.header.get(column).cloned().unwrap_or_default(),
+            column: name,
             input: shown(input),
             answer: shown(answer),
             is_spreadsheet: match (input, answer) {

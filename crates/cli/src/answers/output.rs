@@ -65,6 +65,17 @@ impl Output {
         Self::new(path, target)
     }
 
+    /// A regular file that is ready for its first write. Tests put a device in its place.
+    #[cfg(test)]
+    pub(super) fn begun(path: &Path, file: File) -> Self {
+        let target = Target::Regular {
+            file,
+            end: 0,
+            begin: None,
+        };
+        Self::new(path, target)
+    }
+
     fn new(path: &Path, target: Target) -> Self {
         Self {
             path: path.to_owned(),
@@ -169,7 +180,7 @@ mod tests {
         path::Path,
     };
 
-    use super::{Output, Target};
+    use super::Output;
 
     fn full() -> File {
         OpenOptions::new()
@@ -180,12 +191,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_an_error_that_names_the_file_and_resume_and_ends_all_writing() {
-        let target = Target::Regular {
-            file: full(),
-            end: 0,
-            begin: None,
-        };
-        let mut output = Output::new(Path::new("answers.csv"), target);
+        let mut output = Output::begun(Path::new("answers.csv"), full());
         let error = output.write(b"a\n").expect_err("the disk is full");
         assert!(!error.is_broken_pipe());
         assert_eq!(

@@ -355,6 +355,11 @@ fn a_changed_cell_is_refused_with_both_lines_and_both_values() {
         "FILE:2: cannot resume: row 1 has changed: `note` is absent on line 70 of the input \
          and \"plain\" on line 2 of the answers",
     );
+    assert_eq!(
+        refused(1, &["a", "plain", "1"]),
+        "FILE:2: cannot resume: row 1 has changed: `3` is \"1\" on line 70 of the input and \
+         absent on line 2 of the answers",
+    );
     check(&mut done, 2).expect("still unchanged");
 }
 

@@ -219,14 +219,14 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use std::{
-        fs,
-        path::PathBuf,
+        fs::{self, File},
+        path::{Path, PathBuf},
         time::{Duration, Instant},
     };
 
     use tempfile::TempDir;
 
-    use super::{Answers, BATCH, DELAY, Pace, Settings};
+    use super::{Answers, BATCH, DELAY, Output, Pace, Settings};
 
     const HEADER: &str = "id,row,ok\n";
 
@@ -381,6 +381,30 @@ mod tests {
         assert!(answers.write_at(start, ["x", "2", "true"].iter()).is_err());
         assert!(answers.flush().is_err());
         assert!(answers.finish().is_err());
+    }
+
+    /// `/dev/null` takes every write, and refuses to be synced.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn only_durable_records_are_synced_by_flush_and_finish() {
+        for durable in [false, true] {
+            for finishes in [false, true] {
+                let start = Instant::now();
+                let path = Path::new("/dev/null");
+                let settings = settings(path.to_owned(), durable);
+                let (mut answers, _) = Answers::open_at(start, settings).expect("opened");
+                let null = File::options().write(true).open(path).expect("opened");
+                answers.output = Output::begun(path, null);
+                let record = ["x", "1", "true"];
+                answers.write_at(start, record.iter()).expect("written");
+                let result = if finishes {
+                    answers.finish()
+                } else {
+                    answers.flush()
+                };
+                assert_eq!(result.is_err(), durable, "{result:?}");
+            }
+        }
     }
 
     #[test]
