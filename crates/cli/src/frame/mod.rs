@@ -22,7 +22,7 @@ use brigade::{Completion, Group, JobError, Pool};
 use smol::{Timer, future};
 
 use self::account::Account;
-use self::lanes::{Cause, LaneLimits, Lanes, SharedLanes};
+use self::lanes::{Cause, LaneLimits, SharedLanes};
 use self::outputs::{Outputs, Record};
 use self::pool::{Failed, RowState, Task};
 use self::screen::{Screen, Snapshot, TICK, span};
@@ -329,7 +329,6 @@ fn feed_settings(options: &Common) -> crate::feed::Settings {
         reader: brigade::csv::Reader::new()
             .delimiter(options.delimiter)
             .max_record_bytes(options.max_record_bytes),
-        delimiter: options.delimiter,
         order,
         lookahead: options.lookahead,
     }

@@ -24,7 +24,7 @@ pub(crate) struct RowState {
 }
 
 impl RowState {
-    pub(crate) const fn new(lanes: SharedLanes, now: Instant) -> Self {
+    pub(crate) fn new(lanes: SharedLanes, now: Instant) -> Self {
         Self {
             times: Times::new(now),
             lanes,
