@@ -2,9 +2,13 @@
 //! and the waits for fewer jobs. Each takes effect for jobs that have not started, and stops no
 //! running job.
 
+use std::time::Duration;
+
 use crate::event::RunningJob;
+use crate::key::Key;
 use crate::pool::Pool;
 use crate::queue::admission::Admission;
+use crate::schedule::lanes::KeyLimits;
 use crate::schedule::limiter::RateLimit;
 
 /// While the pool runs.
@@ -78,6 +82,45 @@ impl<In, T, E> Pool<In, T, E> {
     /// that the old limit has refilled by now do not count. After no limit, a new one starts full.
     pub fn set_rate_limit(&self, limit: impl Into<Option<RateLimit>>) {
         self.shared().set_rate(limit.into());
+    }
+
+    /// Sets limits for one key, in place of those of
+    /// [`max_running_per_key`](crate::Builder::max_running_per_key) and
+    /// [`rate_limit_per_key`](crate::Builder::rate_limit_per_key); at once, for queued jobs too.
+    /// `None` restores those.
+    ///
+    /// Consumed permits carry over as in [`set_rate_limit`](Self::set_rate_limit), and running jobs
+    /// go on. The limits of a key take memory until they are restored. A call takes time in
+    /// proportion to the number of jobs that have no outcome yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{KeyLimits, ManualTimer, Pool, RateLimit};
+    /// use futures_lite::future;
+    ///
+    /// let clock = ManualTimer::new();
+    /// let (pool, workers) = Pool::builder()
+    ///     .workers(10)
+    ///     .key_by(|(host, _): &(&'static str, u32)| *host)
+    ///     .timer(clock.clone())
+    ///     .build(|_| async { Ok::<_, ()>(()) });
+    /// pool.set_key_limits("slow", KeyLimits::new().rate_limit(RateLimit::per_second(1)));
+    /// let pages = ["slow", "fast"].into_iter().flat_map(|host| (0..5).map(move |page| (host, page)));
+    /// future::block_on(clock.run(workers.drive(pool.map(pages).for_each(drop))));
+    /// assert_eq!(clock.elapsed().as_secs(), 4);
+    /// ```
+    pub fn set_key_limits(&self, key: impl Into<Key>, limits: impl Into<Option<KeyLimits>>) {
+        self.shared().set_key_limits(key.into(), limits.into());
+    }
+
+    /// Starts no job of the key for so long; jobs of other keys go on. It never shortens a hold
+    /// that is longer.
+    ///
+    /// For a server that asks to be left alone for a while. Where only a failed job that is tried
+    /// again knows of it, [`retry_after_scope`](crate::Retry::retry_after_scope) does the same.
+    pub fn hold_key(&self, key: impl Into<Key>, time: Duration) {
+        self.shared().hold_key(key.into(), time);
     }
 
     /// Returns the running jobs, in the order of their workers.

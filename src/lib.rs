@@ -95,7 +95,8 @@
 //!   [`key_by`](Builder::key_by), [`retry`](Builder::retry). A pool that has none of these pays for
 //!   none.
 //! * **While it runs:** [`pause`](Pool::pause), [`set_workers`](Pool::set_workers),
-//!   [`set_rate_limit`](Pool::set_rate_limit), [`running`](Pool::running), [`stats`](Pool::stats).
+//!   [`set_rate_limit`](Pool::set_rate_limit), [`set_key_limits`](Pool::set_key_limits),
+//!   [`hold_key`](Pool::hold_key), [`running`](Pool::running), [`stats`](Pool::stats).
 //! * **The end:** [`drain`](Pool::drain), [`drain_within`](Pool::drain_within),
 //!   [`abort`](Pool::abort).
 //!
@@ -201,6 +202,7 @@ pub use crate::policy::retry::{
 pub use crate::pool::Pool;
 pub use crate::report::{Interrupted, Report, Unhandled, Unstarted};
 pub use crate::rt::{ManualTimer, Spawn, Timer};
+pub use crate::schedule::lanes::KeyLimits;
 pub use crate::schedule::limiter::RateLimit;
 pub use crate::stream::batches::Batches;
 pub use crate::stream::group::Group;

@@ -624,6 +624,53 @@ fn records_are_numbered_from_one_bad_ones_included() {
 }
 
 #[test]
+fn the_offset_is_that_of_the_header_and_then_of_each_row_good_or_bad() {
+    let text = "\u{feff}\nid,name\r\n\r\n1,\"A\nB\"\r\n2\n\n3,C".as_bytes();
+    let mut rows = open(text).unwrap();
+    assert_eq!(&text[rows.offset() as usize..][..7], b"id,name");
+    let mut offsets = Vec::new();
+    while rows.next().is_some() {
+        offsets.push(rows.offset());
+    }
+    assert_eq!(offsets, [15, 24, 27]);
+    assert_eq!(
+        rows.offset(),
+        27,
+        "the end of the rows must not move the offset"
+    );
+}
+
+#[test]
+fn the_header_knows_the_delimiter() {
+    assert_eq!(open("id\n").unwrap().header().delimiter(), b',');
+    let rows = Reader::new()
+        .delimiter(b';')
+        .from_reader("in.csv", &b"id;name\n"[..]);
+    assert_eq!(rows.unwrap().header().delimiter(), b';');
+}
+
+#[test]
+fn the_reader_is_reached_through_the_rows() {
+    let mut rows = open("id\n1\n").unwrap();
+    assert_eq!(rows.by_ref().count(), 1);
+    assert_eq!(rows.get_ref().position(), 5);
+}
+
+#[test]
+fn a_row_made_of_a_record_equals_the_row_that_was_read() {
+    let mut rows = open("id,name\n\n1,\"A\nB\"\n").unwrap();
+    let read = rows.next().unwrap().unwrap();
+    let record = read.record().clone();
+    let made = Row::new(rows.header(), read.line(), read.record_number(), record).unwrap();
+    assert_eq!(format!("{made:?}"), format!("{read:?}"));
+    let undecodable = csv::ByteRecord::from(vec![&b"1"[..], b"\xff"]);
+    let bad = Row::new(rows.header(), 8, 4, undecodable.clone()).unwrap_err();
+    assert!(bad.is_undecodable());
+    assert_eq!((bad.line(), bad.record_number()), (8, 4));
+    assert_eq!(bad.record(), &undecodable);
+}
+
+#[test]
 fn a_field_beyond_the_last_column_is_none() {
     let row = open("id\n1\n").unwrap().next().unwrap().unwrap();
     assert_eq!((row.get(1), row.get_by_name("name")), (None, None));
@@ -999,6 +1046,13 @@ fn parsed(text: &[u8], delimiter: u8) -> Vec<Vec<Vec<u8>>> {
         .collect()
 }
 
+/// The first record of `text` from `offset` on, as the parser alone returns it. A blank line first
+/// keeps a byte order mark that is data.
+fn record_at(text: &[u8], offset: u64, delimiter: u8) -> Vec<Vec<u8>> {
+    let rest = [b"\n", &text[offset as usize..]].concat();
+    parsed(&rest, delimiter).swap_remove(0)
+}
+
 /// Whether a quote is open at the end: then it swallows a record that is put there.
 fn swallows_the_rest(text: &[u8], delimiter: u8) -> bool {
     let sentinel = b"SENTINEL".to_vec();
@@ -1114,6 +1168,25 @@ proptest! {
             expected.push(Seen::File(format!("in.csv:{line}: unclosed quote opened at line {line}")));
         }
         prop_assert_eq!(seen(rows), expected);
+    }
+
+    #[test]
+    fn each_record_is_found_again_at_its_offset(
+        text in text(), pieces in pieces(), delimiter in prop::sample::select(vec![b',', b';', b'\t', b' ']),
+    ) {
+        let source = Pieces { bytes: &text, sizes: &pieces, next: 0 };
+        let Ok(mut rows) = Reader::new().delimiter(delimiter).from_reader("in.csv", source) else {
+            return Ok(());
+        };
+        while let Some(row) = rows.next() {
+            let record = match row {
+                Ok(row) => row.record().clone(),
+                Err(RowError::Bad(bad)) => bad.record().clone(),
+                Err(RowError::File(_)) => break,
+            };
+            let fields: Vec<_> = record.iter().map(<[u8]>::to_vec).collect();
+            prop_assert_eq!(record_at(&text, rows.offset(), delimiter), fields);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Guards the CSV parser against malformed files.
 //!
-//! In: the bytes of a file. Out: the same bytes, and the line on which each record starts.
+//! In: the bytes of a file. Out: the same bytes, and the line and the offset at which each record
+//! starts.
 //!
 //! The parser behind this module accepts every input: a quote that is never closed swallows the
 //! rest of the file as one field, a record may grow forever, and its line numbers are off after a
@@ -9,7 +10,7 @@
 //! [`Fault`] where the parser would go on.
 //!
 //! It never changes a record, never reads ahead on its own, and never holds more than the three
-//! bytes in which a byte order mark may hide. It holds a line number only for a record that the
+//! bytes in which a byte order mark may hide. It holds line and offset only for a record that the
 //! parser has begun and not yet returned.
 
 use std::{
@@ -30,6 +31,14 @@ pub(super) struct Guard<R> {
     scanner: Scanner,
     /// Why the input ended early. Set once; each later read repeats it.
     fault: Option<Fault>,
+}
+
+/// Where a record starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    pub(super) line: u64,
+    /// How many bytes precede the record in the input, a byte order mark included.
+    pub(super) offset: u64,
 }
 
 /// How a file cannot be read as CSV, though its bytes could be read.
@@ -58,8 +67,8 @@ impl<R> Guard<R> {
         }
     }
 
-    /// Takes the line on which the oldest record not yet asked for starts.
-    pub(super) fn take_start(&mut self) -> Option<u64> {
+    /// Takes the start of the oldest record not yet asked for.
+    pub(super) fn take_start(&mut self) -> Option<Start> {
         self.scanner.starts.pop_front()
     }
 
@@ -70,6 +79,10 @@ impl<R> Guard<R> {
 
     pub(super) fn fault(&self) -> Option<Fault> {
         self.fault
+    }
+
+    pub(super) fn inner(&self) -> &R {
+        &self.inner
     }
 }
 
@@ -85,6 +98,8 @@ impl<R: Read> Read for Guard<R> {
             if self.opening.read(&mut self.inner)? {
                 return Err(self.fail(Fault::Utf16));
             }
+            // A mark that was dropped is part of the file.
+            self.scanner.offset = self.opening.from as u64;
             // The parser strips a byte order mark of its own, but only if the first read returns
             // all of it, and takes a read of the mark alone for the end. A blank line first
             // switches that off: the parser skips it, and the mark is stripped here, however the
@@ -205,16 +220,18 @@ struct Scanner {
     limit: usize,
     state: State,
     line: u64,
+    /// How many bytes of the input precede the next call of `scan`.
+    offset: u64,
     /// The last byte was a carriage return, so that a line feed now belongs to it.
     after_return: bool,
     record_start: u64,
     record_bytes: usize,
     /// Where the quote of the current quoted field opened.
     quote_start: u64,
-    /// The start lines of records that the parser has not yet handed out. A record has at least one
+    /// The starts of records that the parser has not yet handed out. A record has at least one
     /// byte and an end, and the parser empties its buffer before it asks for more, so there are at
     /// most half as many as that buffer has bytes, and the one in progress.
-    starts: VecDeque<u64>,
+    starts: VecDeque<Start>,
 }
 
 impl Scanner {
@@ -224,6 +241,7 @@ impl Scanner {
             limit,
             state: State::Between,
             line: 1,
+            offset: 0,
             after_return: false,
             record_start: 1,
             record_bytes: 0,
@@ -238,7 +256,10 @@ impl Scanner {
             if self.state == State::Between && !matches!(byte, b'\r' | b'\n') {
                 self.record_start = self.line;
                 self.record_bytes = 0;
-                self.starts.push_back(self.line);
+                self.starts.push_back(Start {
+                    line: self.line,
+                    offset: self.offset + index as u64,
+                });
             }
             self.state = self.after(byte);
             if self.state != State::Between {
@@ -250,6 +271,7 @@ impl Scanner {
             self.line += u64::from(byte == b'\r' || byte == b'\n' && !self.after_return);
             self.after_return = byte == b'\r';
         }
+        self.offset += bytes.len() as u64;
         (bytes.len(), None)
     }
 
@@ -295,7 +317,8 @@ mod tests {
         let mut scanner = Scanner::new(b',', 1_000);
         assert_eq!(scanner.scan(text.as_bytes()), (text.len(), None));
         let end = scanner.end();
-        (scanner.starts.into(), end)
+        let lines = scanner.starts.iter().map(|start| start.line).collect();
+        (lines, end)
     }
 
     #[test]
@@ -361,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn line_numbers_are_held_only_for_records_in_the_buffer_of_the_parser() {
+    fn starts_are_held_only_for_records_in_the_buffer_of_the_parser() {
         let text = "a\n".repeat(100_000);
         let mut parser = ::csv::ReaderBuilder::new()
             .has_headers(false)
@@ -371,10 +394,26 @@ mod tests {
         while parser.read_byte_record(&mut record).unwrap() {
             most = most.max(parser.get_ref().scanner.starts.len());
             lines += 1;
-            assert_eq!(parser.get_mut().take_start(), Some(lines));
+            let start = Start {
+                line: lines,
+                offset: 2 * (lines - 1),
+            };
+            assert_eq!(parser.get_mut().take_start(), Some(start));
         }
         assert_eq!((lines, parser.get_mut().take_start()), (100_000, None));
-        assert!((2..=501).contains(&most), "{most} line numbers were held");
+        assert!((2..=501).contains(&most), "{most} starts were held");
+    }
+
+    #[test]
+    fn offsets_count_from_the_first_byte_whatever_the_pieces() {
+        let text = "\u{feff}a\r\n\r\n\"b\nc\"\rd".as_bytes();
+        for size in 1..=text.len() {
+            let mut guard = Guard::new(text, b',', 10);
+            let mut buffer = vec![0; size];
+            while guard.read(&mut buffer).unwrap() > 0 {}
+            let offsets: Vec<_> = guard.scanner.starts.iter().map(|at| at.offset).collect();
+            assert_eq!(offsets, [3, 8, 14], "pieces of {size} bytes");
+        }
     }
 
     #[test]

@@ -102,6 +102,11 @@ impl Header {
         self.0.line
     }
 
+    /// The byte between two fields of the file, as the reader was told.
+    pub fn delimiter(&self) -> u8 {
+        self.0.delimiter
+    }
+
     /// How many columns there are, at least 1.
     pub fn column_count(&self) -> usize {
         self.0.names.len()
@@ -169,10 +174,6 @@ impl Header {
 
     pub(super) fn original(&self) -> &StringRecord {
         &self.0.original
-    }
-
-    pub(super) fn delimiter(&self) -> u8 {
-        self.0.delimiter
     }
 
     pub(super) fn trims(&self) -> bool {

@@ -46,8 +46,30 @@ pub struct Row {
 }
 
 impl Row {
-    /// Checks a record against the header.
-    pub(super) fn new(
+    /// Makes a row of a record that was found by other means than [`Rows`](super::Rows), and checks
+    /// it against the header as `Rows` does.
+    ///
+    /// For a record that is read again at [`Rows::offset`](super::Rows::offset): line and number
+    /// are those that the first reading gave.
+    ///
+    /// # Errors
+    ///
+    /// If the record has fewer or more fields than the header, or a field is not UTF-8.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::csv::{ByteRecord, Reader, Row};
+    ///
+    /// let rows = Reader::new().from_reader("people.csv", &b"id,name\n"[..])?;
+    /// let row = Row::new(rows.header(), 9, 7, ByteRecord::from(vec!["7", "Ada"]))?;
+    /// assert_eq!((row.line(), row.record_number(), row.get(1)), (9, 7, Some("Ada")));
+    ///
+    /// let bad = Row::new(rows.header(), 10, 8, ByteRecord::from(vec!["8"])).unwrap_err();
+    /// assert_eq!(bad.to_string(), "people.csv:10: expected 2 fields, found 1");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn new(
         header: &Header,
         line: u64,
         number: u64,

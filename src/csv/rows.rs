@@ -18,7 +18,7 @@ use ::csv::{ByteRecord, ReaderBuilder};
 
 use super::{
     error::{CsvError, CsvErrorKind, RowError},
-    guard::{Fault, Guard},
+    guard::{Fault, Guard, Start},
     header::{Column, Header},
     row::Row,
 };
@@ -163,14 +163,15 @@ impl Reader {
                 .from_reader(Guard::new(reader, self.delimiter, self.max_record_bytes)),
             scratch: ByteRecord::new(),
         };
-        let Some((line, record)) = records.read()? else {
+        let Some((start, record)) = records.read()? else {
             return Err(CsvError::new(&records.file, None, CsvErrorKind::NoHeader));
         };
-        let header = Header::new(&records.file, line, record, self.delimiter, self.trim)?;
+        let header = Header::new(&records.file, start.line, record, self.delimiter, self.trim)?;
         Ok(Rows {
             records,
             header,
             count: 0,
+            offset: start.offset,
         })
     }
 }
@@ -188,7 +189,7 @@ impl Default for Reader {
 /// header has no rows and no error.
 ///
 /// What it holds is bounded: a buffer of 8 KiB, one record of at most [`Reader::max_record_bytes`],
-/// and the line numbers of the records that are in the buffer. A row that was returned shares
+/// and the lines and offsets of the records that are in the buffer. A row that was returned shares
 /// only the header.
 ///
 /// # Examples
@@ -218,6 +219,8 @@ pub struct Rows<R> {
     header: Header,
     /// How many records came after the header.
     count: u64,
+    /// Where the record that was returned last starts; first the header.
+    offset: u64,
 }
 
 impl<R> Rows<R> {
@@ -243,6 +246,42 @@ impl<R> Rows<R> {
     pub fn columns<const N: usize>(&self, names: [&str; N]) -> Result<[Column; N], CsvError> {
         self.header.columns(names)
     }
+
+    /// The offset in bytes at which the row that was returned last starts, good or bad; that of the
+    /// header before the first row.
+    ///
+    /// It counts from the first byte that was read, and a byte order mark counts. The record ends
+    /// before its line end, so with the offset of the next row, or the length of the file, it can
+    /// be found again without reading what precedes it: see [`Row::new`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::csv::Reader;
+    ///
+    /// let text = "id,name\r\n1,Ada\r\n\r\n2,Bob\r\n";
+    /// let mut rows = Reader::new().from_reader("people.csv", text.as_bytes())?;
+    /// assert_eq!(rows.offset(), 0);
+    /// let mut offsets = Vec::new();
+    /// while let Some(row) = rows.next() {
+    ///     row?;
+    ///     offsets.push(rows.offset());
+    /// }
+    /// assert_eq!(offsets, [9, 18]);
+    /// assert!(text[18..].starts_with("2,Bob"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
+impl<R: Read> Rows<R> {
+    /// The reader that the rows are read from. Up to 8 KiB more than the rows returned so far have
+    /// been read from it.
+    pub fn get_ref(&self) -> &R {
+        self.records.parser.get_ref().inner()
+    }
 }
 
 impl<R: Read> Iterator for Rows<R> {
@@ -250,9 +289,10 @@ impl<R: Read> Iterator for Rows<R> {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.records.read() {
-            Ok(Some((line, record))) => {
+            Ok(Some((start, record))) => {
                 self.count += 1;
-                Some(Row::new(&self.header, line, self.count, record).map_err(RowError::Bad))
+                self.offset = start.offset;
+                Some(Row::new(&self.header, start.line, self.count, record).map_err(RowError::Bad))
             }
             Ok(None) => None,
             Err(error) => Some(Err(RowError::File(error))),
@@ -269,11 +309,12 @@ impl<R> fmt::Debug for Rows<R> {
         f.debug_struct("Rows")
             .field("header", &self.header)
             .field("count", &self.count)
+            .field("offset", &self.offset)
             .finish_non_exhaustive()
     }
 }
 
-/// The parser behind its guard: records with their lines, the header among them.
+/// The parser behind its guard: records with their starts, the header among them.
 struct Records<R> {
     file: Arc<str>,
     parser: ::csv::Reader<Guard<R>>,
@@ -283,17 +324,17 @@ struct Records<R> {
 }
 
 impl<R: Read> Records<R> {
-    fn read(&mut self) -> Result<Option<(u64, ByteRecord)>, CsvError> {
+    fn read(&mut self) -> Result<Option<(Start, ByteRecord)>, CsvError> {
         match self.parser.read_byte_record(&mut self.scratch) {
             Ok(true) => {
-                let line = self.parser.get_mut().take_start();
-                let line = line.expect(
+                let start = self.parser.get_mut().take_start();
+                let start = start.expect(
                     "the guard has seen the first byte of each record that the parser returns",
                 );
                 let mut record =
                     ByteRecord::with_capacity(self.scratch.as_slice().len(), self.scratch.len());
                 record.extend(&self.scratch);
-                Ok(Some((line, record)))
+                Ok(Some((start, record)))
             }
             Ok(false) => Ok(None),
             Err(error) => Err(self.file_error(error.into())),

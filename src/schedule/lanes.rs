@@ -14,16 +14,56 @@ use super::order::{Order, Rank};
 use super::slab::{RecordId, Slab};
 use crate::key::Key;
 
-/// The limits of each lane.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct LanePolicy {
+/// The limits of the jobs of one [key](Key); see
+/// [`Pool::set_key_limits`](crate::Pool::set_key_limits).
+///
+/// # Examples
+///
+/// ```
+/// use brigade::{KeyLimits, RateLimit};
+///
+/// let slow = KeyLimits::new().max_running(2).rate_limit(RateLimit::per_second(1));
+/// assert_ne!(slow, KeyLimits::new());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KeyLimits {
     pub(crate) max_running: Option<usize>,
     pub(crate) limit: Option<RateLimit>,
 }
 
+impl KeyLimits {
+    /// No limits.
+    pub const fn new() -> Self {
+        Self {
+            max_running: None,
+            limit: None,
+        }
+    }
+
+    /// Bounds how many jobs of the key run at once.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is 0.
+    #[track_caller]
+    pub const fn max_running(mut self, count: usize) -> Self {
+        assert!(count > 0, "max_running must be at least 1, got 0");
+        self.max_running = Some(count);
+        self
+    }
+
+    /// Bounds how often jobs of the key start.
+    pub const fn rate_limit(mut self, limit: RateLimit) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Lanes {
-    policy: LanePolicy,
+    /// The limits of the lanes of all keys but those of `policy_by_key`.
+    policy: KeyLimits,
+    policy_by_key: HashMap<Key, KeyLimits>,
     lanes: Slab<Lane>,
     by_key: HashMap<Key, RecordId>,
     /// The lane of jobs without a key.
@@ -46,6 +86,7 @@ struct Lane {
     jobs: usize,
     /// Released and running jobs.
     running: usize,
+    max_running: Option<usize>,
     limiter: Option<Limiter>,
     /// No job starts before that.
     held_until: Tick,
@@ -65,9 +106,10 @@ enum LaneState {
 }
 
 impl Lanes {
-    pub(crate) fn new(policy: LanePolicy) -> Self {
+    pub(crate) fn new(policy: KeyLimits) -> Self {
         Self {
             policy,
+            policy_by_key: HashMap::new(),
             lanes: Slab::new(),
             by_key: HashMap::new(),
             common: None,
@@ -78,9 +120,13 @@ impl Lanes {
         }
     }
 
-    /// The highest cost that a job may have.
-    pub(crate) fn max_cost(&self) -> u32 {
-        self.policy.limit.map_or(u32::MAX, |limit| limit.max_cost())
+    /// The highest cost that a job of the lane may have.
+    pub(crate) fn max_cost(&self, lane_id: RecordId) -> u32 {
+        let limiter = self
+            .lanes
+            .get(lane_id)
+            .and_then(|lane| lane.limiter.as_ref());
+        limiter.map_or(u32::MAX, Limiter::max_cost)
     }
 
     pub(crate) fn key(&self, lane: RecordId) -> Option<&Key> {
@@ -102,12 +148,17 @@ impl Lanes {
             None => self.common,
         };
         let lane_id = known.unwrap_or_else(|| {
+            let policy = key
+                .as_ref()
+                .and_then(|key| self.policy_by_key.get(key))
+                .unwrap_or(&self.policy);
             let lane = Lane {
                 key: key.clone(),
                 ready: Order::default(),
                 jobs: 0,
                 running: 0,
-                limiter: self.policy.limit.map(Limiter::new),
+                max_running: policy.max_running,
+                limiter: policy.limit.map(Limiter::new),
                 held_until: Tick(0),
                 round_robin: 0,
                 state: LaneState::Inactive,
@@ -287,16 +338,59 @@ impl Lanes {
         has_waited
     }
 
-    /// Frees the slot and the permits of a released job that does not start.
+    /// Cancels the reservation of a released job that does not start; its slot stays with it.
     pub(crate) fn unreserve(&mut self, lane_id: RecordId, cost: u32) {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
-        lane.running -= 1;
         if let Some(limiter) = &mut lane.limiter {
             limiter.unreserve(cost);
         }
         self.reindex(lane_id);
+    }
+
+    // ---- control ----
+
+    /// Changes the limits of a key; `None` restores those of all keys. Consumed permits carry over
+    /// as in [`Limiter::set_limit`]. The caller has cancelled the reservations of the lane.
+    pub(crate) fn set_policy(&mut self, key: Key, policy: Option<KeyLimits>, now: Tick) {
+        match policy {
+            Some(policy) => drop(self.policy_by_key.insert(key.clone(), policy)),
+            None => drop(self.policy_by_key.remove(&key)),
+        }
+        if !self.by_key.contains_key(&key) {
+            return;
+        }
+        let KeyLimits { max_running, limit } = policy.unwrap_or(self.policy);
+        self.update(key, now, |lane| {
+            lane.max_running = max_running;
+            match (&mut lane.limiter, limit) {
+                (Some(limiter), Some(limit)) => limiter.set_limit(limit, now),
+                (limiter, limit) => *limiter = limit.map(Limiter::new),
+            }
+        });
+    }
+
+    /// Lets no job of the key start before `until`, whether there are any or not.
+    pub(crate) fn hold_key(&mut self, key: Key, until: Tick, now: Tick) {
+        self.update(key, now, |lane| {
+            lane.held_until = lane.held_until.max(until);
+        });
+    }
+
+    /// Changes the lane of a key as if it had one job more, so that it is in the set in which it
+    /// belongs before and after.
+    fn update(&mut self, key: Key, now: Tick, change: impl FnOnce(&mut Lane)) {
+        let lane_id = self.add_job(Some(key));
+        if let Some(lane) = self.lanes.get_mut(lane_id) {
+            change(lane);
+        }
+        self.reindex(lane_id);
+        self.remove_job(lane_id, now);
+    }
+
+    pub(crate) fn lane_of(&self, key: &Key) -> Option<RecordId> {
+        self.by_key.get(key).copied()
     }
 
     /// Lets no job of the lane start before `until`.
@@ -361,10 +455,7 @@ impl Lanes {
         let Some(lane) = self.lanes.get(lane_id) else {
             return;
         };
-        let is_full = self
-            .policy
-            .max_running
-            .is_some_and(|max| lane.running >= max);
+        let is_full = lane.max_running.is_some_and(|max| lane.running >= max);
         let state = match lane.ready.first() {
             // `first` checks whether the lane has to wait for a time.
             Some((rank, _)) if !is_full => LaneState::Eligible(rank),
@@ -432,11 +523,12 @@ impl Lanes {
                     "a lane has jobs, ready, running {counted:?}, and {known:?} are recorded"
                 ));
             }
-            if self
-                .policy
-                .max_running
-                .is_some_and(|max| lane.running > max)
-            {
+            // A limit that is lowered does not stop running jobs.
+            let is_changed = lane
+                .key
+                .as_ref()
+                .is_some_and(|key| self.policy_by_key.contains_key(key));
+            if !is_changed && lane.max_running.is_some_and(|max| lane.running > max) {
                 return Err(format!("{} jobs of one key run at once", lane.running));
             }
             let is_known = lane
@@ -513,7 +605,7 @@ mod tests {
 
     #[test]
     fn lanes_take_turns() {
-        let mut lanes = Lanes::new(LanePolicy::default());
+        let mut lanes = Lanes::new(KeyLimits::default());
         for job in 0..6 {
             add(&mut lanes, u32::from(job >= 4), job, 0);
         }
@@ -522,7 +614,7 @@ mod tests {
 
     #[test]
     fn a_lane_that_is_full_is_passed_over_until_one_of_its_jobs_ends() {
-        let mut lanes = Lanes::new(LanePolicy {
+        let mut lanes = Lanes::new(KeyLimits {
             max_running: Some(2),
             limit: None,
         });
@@ -536,13 +628,15 @@ mod tests {
         lanes.finish(lane);
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [2]);
         lanes.unreserve(lane, 1);
+        assert_eq!(start_all(&mut lanes, Tick(0), 0), [], "its slot is taken");
+        lanes.finish(lane);
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [3]);
     }
 
     #[test]
     fn a_lane_without_a_permit_costs_nothing_until_it_has_one() {
         let limit = Some(RateLimit::per_second(1));
-        let mut lanes = Lanes::new(LanePolicy {
+        let mut lanes = Lanes::new(KeyLimits {
             max_running: None,
             limit,
         });
@@ -556,12 +650,11 @@ mod tests {
         );
         lanes.promote_due(Tick(0).after(SECOND));
         assert_eq!(start_all(&mut lanes, Tick(0).after(SECOND), 0), [1]);
-        assert_eq!(lanes.max_cost(), 1);
     }
 
     #[test]
     fn a_lane_is_remembered_while_it_has_jobs_or_its_limit_does_and_no_longer() {
-        let mut lanes = Lanes::new(LanePolicy {
+        let mut lanes = Lanes::new(KeyLimits {
             max_running: None,
             limit: Some(RateLimit::per_second(1)),
         });
@@ -601,7 +694,7 @@ mod tests {
 
     #[test]
     fn a_lane_that_is_held_forever_keeps_no_other_from_being_removed() {
-        let mut lanes = Lanes::new(LanePolicy {
+        let mut lanes = Lanes::new(KeyLimits {
             max_running: None,
             limit: Some(RateLimit::per_second(1)),
         });
@@ -622,7 +715,7 @@ mod tests {
 
     #[test]
     fn a_hundred_thousand_keys_once_seen_leave_no_memory_behind() {
-        let mut lanes = Lanes::new(LanePolicy::default());
+        let mut lanes = Lanes::new(KeyLimits::default());
         let all: Vec<RecordId> = (0..100_000)
             .map(|key| lanes.add_job(Some(Key::from(key))))
             .collect();
@@ -639,7 +732,7 @@ mod tests {
 
     #[test]
     fn jobs_without_a_key_share_a_lane_of_their_own() {
-        let mut lanes = Lanes::new(LanePolicy::default());
+        let mut lanes = Lanes::new(KeyLimits::default());
         let (first, second) = (lanes.add_job(None), lanes.add_job(None));
         assert_eq!(
             (first == second, lanes.len(), lanes.key(first)),

@@ -60,12 +60,12 @@
 //!    A permit that was not consumed is not returned, so none is granted twice. A retry consumes
 //!    permits again.
 //!
-//! `set_rate` makes a limiter without reservations and marks released jobs as recalled: their
-//! workers give them back, and nothing is released before the last one is back, since it may come
-//! first.
+//! `set_rate` and `set_key_limits` cancel the reservations of the released jobs whose limits they
+//! change, and mark these jobs as recalled: their workers give them back, and nothing is released
+//! before the last one is back, since it may come first.
 //!
 //! The slots follow the same pattern. A release increments `released` and the lane's `running`;
-//! `start` and `unreserve` decrement the first, `unreserve`, `finish` and `requeue` the second.
+//! `start` and `undo_release` decrement the first, `undo_release`, `finish` and `requeue` the second.
 //!
 //! # Bounds
 //!
@@ -100,7 +100,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use self::clock::{Clock, Due, Reading, Tick};
-use self::lanes::{LanePolicy, Lanes};
+use self::lanes::{KeyLimits, Lanes};
 use self::limiter::{Limiter, RateLimit};
 use self::order::{Aging, Rank};
 pub(crate) use self::slab::RecordId;
@@ -112,7 +112,7 @@ use crate::policy::retry::History;
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Policy {
     pub(crate) rate: Option<RateLimit>,
-    pub(crate) lanes: LanePolicy,
+    pub(crate) lanes: KeyLimits,
     pub(crate) aging: Option<Duration>,
 }
 
@@ -255,8 +255,8 @@ struct Record<J> {
     cost: u32,
     priority: i32,
     state: State,
-    /// Released under an earlier rate: the pool's limiter has no reservation for the job, which has
-    /// to come back for one.
+    /// Released under earlier limits: the limiters have no reservations for the job, which has to
+    /// come back for new ones.
     is_recalled: bool,
 }
 
@@ -389,7 +389,7 @@ impl<J> Schedule<J> {
 
     /// Adds a job to the delayed or the ready ones.
     fn enqueue(&mut self, record_id: RecordId, now: Tick) {
-        let max_cost = self.max_cost();
+        let max_cost = self.max_cost(record_id);
         let Some(record) = self.records.get_mut(record_id) else {
             return;
         };
@@ -542,8 +542,8 @@ impl<J> Schedule<J> {
     }
 
     fn remove_over_limit(&mut self, now: Tick, out: &mut Released<J>) {
-        let max_cost = self.max_cost();
         for record_id in std::mem::take(&mut self.cost_unchecked) {
+            let max_cost = self.max_cost(record_id);
             // The job may be gone, or the limit may have grown.
             let record = self
                 .records
@@ -566,12 +566,16 @@ impl<J> Schedule<J> {
             && occupancy.running + released < self.allowed.min(occupancy.slots)
     }
 
-    /// The highest cost that a job may have.
-    pub(crate) fn max_cost(&self) -> u32 {
+    /// The highest cost that the job may have.
+    fn max_cost(&self, record_id: RecordId) -> u32 {
+        let of_lane = self
+            .records
+            .get(record_id)
+            .map_or(u32::MAX, |record| self.lanes.max_cost(record.lane));
         self.limiter
             .as_ref()
             .map_or(u32::MAX, Limiter::max_cost)
-            .min(self.lanes.max_cost())
+            .min(of_lane)
     }
 
     /// The state of a job; `None` if the record id belongs to another job by now.
@@ -663,7 +667,7 @@ impl<J> Schedule<J> {
 
     /// Makes a released job that does not start wait again, and cancels its reservations.
     pub(crate) fn give_back(&mut self, record_id: RecordId, job: J, now: Tick) {
-        self.unreserve(record_id);
+        self.undo_release(record_id);
         if let Some(record) = self.records.get_mut(record_id) {
             record.job = Some(job);
             record.at = now;
@@ -676,18 +680,45 @@ impl<J> Schedule<J> {
         }
     }
 
+    /// Frees the slots of a released job, and cancels its reservations unless that is done.
+    fn undo_release(&mut self, record_id: RecordId) {
+        let Some(record) = self.records.get(record_id) else {
+            return;
+        };
+        let (lane, is_recalled) = (record.lane, record.is_recalled);
+        self.released -= 1;
+        if is_recalled {
+            self.recalled -= 1;
+        } else {
+            self.unreserve(record_id);
+        }
+        self.lanes.finish(lane);
+    }
+
     /// Cancels the reservations of a released job.
     fn unreserve(&mut self, record_id: RecordId) {
         let Some(record) = self.records.get(record_id) else {
             return;
         };
-        self.released -= 1;
-        if record.is_recalled {
-            self.recalled -= 1;
-        } else if let Some(limiter) = &mut self.limiter {
+        if let Some(limiter) = &mut self.limiter {
             limiter.unreserve(record.cost);
         }
         self.lanes.unreserve(record.lane, record.cost);
+    }
+
+    /// Marks a released job as recalled: it holds no permits and may not start, so that its worker
+    /// gives it back.
+    fn recall(&mut self, record_id: RecordId) {
+        let Some(record) = self
+            .records
+            .get_mut(record_id)
+            .filter(|record| record.state == State::Released && !record.is_recalled)
+        else {
+            return;
+        };
+        record.is_recalled = true;
+        self.recalled += 1;
+        self.unreserve(record_id);
     }
 
     /// Makes a running job wait for another attempt, which may not start before `at`.
@@ -726,7 +757,7 @@ impl<J> Schedule<J> {
     ) -> (Option<J>, Option<Box<History>>) {
         match self.state(record_id, number) {
             None | Some(State::Running) => return (None, None),
-            Some(State::Released) => self.unreserve(record_id),
+            Some(State::Released) => self.undo_release(record_id),
             Some(State::Delayed | State::Ready) => self.dequeue(record_id),
         }
         let Some(Record {
@@ -820,26 +851,38 @@ impl<J> Schedule<J> {
     }
 
     pub(crate) fn set_rate(&mut self, limit: Option<RateLimit>, now: Tick) {
-        // Any of them may cost too much under the new limit; the next release checks.
-        self.cost_unchecked = self
-            .records
-            .iter()
-            .map(|(record_id, _)| record_id)
-            .collect();
-        // Jobs that have not started are subject to the new rate only.
-        for record_id in &self.cost_unchecked {
-            let is_released =
-                |record: &&mut Record<J>| record.state == State::Released && !record.is_recalled;
-            let Some(record) = self.records.get_mut(*record_id).filter(is_released) else {
-                continue;
-            };
-            record.is_recalled = true;
-            self.recalled += 1;
-        }
+        self.reconsider(|_| true);
         match (&mut self.limiter, limit) {
             (Some(limiter), Some(limit)) => limiter.set_limit(limit, now),
             (limiter, limit) => *limiter = limit.map(Limiter::new),
         }
+    }
+
+    /// Changes the limits of one key; `None` restores those of all keys.
+    pub(crate) fn set_key_limits(&mut self, key: Key, limits: Option<KeyLimits>, now: Tick) {
+        if let Some(lane) = self.lanes.lane_of(&key) {
+            self.reconsider(|record| record.lane == lane);
+        }
+        self.lanes.set_policy(key, limits, now);
+    }
+
+    /// Lets the limits be changed to which these jobs are subject: those that have not started are
+    /// subject to the new limits only, and any may cost too much under them, which the next release
+    /// checks.
+    fn reconsider(&mut self, is_subject: impl Fn(&Record<J>) -> bool) {
+        let subject: Vec<RecordId> = (self.records.iter())
+            .filter(|(_, record)| is_subject(record))
+            .map(|(record_id, _)| record_id)
+            .collect();
+        for record_id in &subject {
+            self.recall(*record_id);
+        }
+        self.cost_unchecked.extend(subject);
+    }
+
+    /// Lets no job of the key start before `until`.
+    pub(crate) fn hold_key(&mut self, key: Key, until: Tick, now: Tick) {
+        self.lanes.hold_key(key, until, now);
     }
 
     /// Lets no job start before `until`.

@@ -33,6 +33,8 @@ pub(super) enum Op {
     Resume,
     SetWorkers(usize),
     SetRate(Option<RateLimit>),
+    SetKeyLimits(u32, Option<(Option<usize>, Option<RateLimit>)>),
+    HoldKey(u32, u64),
     Hold(u64),
     HoldLane(usize, u64),
     Close,
@@ -76,6 +78,17 @@ impl Bytes<'_> {
         }
     }
 
+    /// A key other than 0, which stands for none.
+    fn key(&mut self) -> u32 {
+        1 + u32::from(self.below(KEYS as u8 - 1))
+    }
+
+    fn key_limits(&mut self) -> Option<(Option<usize>, Option<RateLimit>)> {
+        let max_running = self.number(WORKERS as u8 + 1) as usize;
+        let limit = self.limit();
+        (self.below(3) > 0).then_some(((max_running > 0).then_some(max_running), limit))
+    }
+
     fn pair(&mut self) -> Pair {
         let (rate, lane_limit, max_running) = (
             self.limit(),
@@ -117,7 +130,11 @@ impl Bytes<'_> {
             }
             20 => Op::SetWorkers(1 + usize::from(self.below(WORKERS as u8))),
             21 => Op::SetRate(self.limit()),
-            22 => Op::Hold(self.number(40)),
+            22 => match self.below(4) {
+                0..=1 => Op::Hold(self.number(40)),
+                2 => Op::HoldKey(self.key(), self.number(40)),
+                _ => Op::SetKeyLimits(self.key(), self.key_limits()),
+            },
             _ if self.below(8) == 0 => Op::Close,
             _ => Op::HoldLane(self.index(), self.number(40)),
         }
@@ -142,6 +159,8 @@ struct Naive {
     max_running: usize,
     step: Option<u64>,
     lane_limit: Option<RateLimit>,
+    /// The limits of keys that have their own.
+    key_limits: BTreeMap<u32, (Option<usize>, Option<RateLimit>)>,
     limiter: Option<Limiter>,
     held_until: u64,
     round_robin: u64,
@@ -205,8 +224,13 @@ impl Naive {
             .unwrap()
     }
 
+    fn limits(&self, key: u32) -> (Option<usize>, Option<RateLimit>) {
+        let of_all = (Some(self.max_running), self.lane_limit);
+        self.key_limits.get(&key).copied().unwrap_or(of_all)
+    }
+
     fn lane(&mut self, key: u32) -> &mut Lane {
-        let limiter = self.lane_limit.map(Limiter::new);
+        let limiter = self.limits(key).1.map(Limiter::new);
         self.lanes.entry(key).or_insert(Lane {
             limiter,
             held_until: 0,
@@ -242,8 +266,11 @@ impl Naive {
         self.step.map_or(0, |step| (job.since / step) as i64) - i64::from(job.priority)
     }
 
-    fn max_cost(&self) -> u32 {
-        let lane = self.lane_limit.map_or(u32::MAX, |limit| limit.max_cost());
+    fn max_cost(&self, key: u32) -> u32 {
+        let lane = self
+            .limits(key)
+            .1
+            .map_or(u32::MAX, |limit| limit.max_cost());
         self.limiter
             .as_ref()
             .map_or(u32::MAX, |limiter| limiter.max_cost())
@@ -294,16 +321,17 @@ impl Naive {
             .map(|job| job.number)
             .collect();
         self.jobs.retain(|job| !is_late(job));
-        let max_cost = self.max_cost();
-        let is_costly =
-            |job: &Job| matches!(job.state, State::Delayed | State::Ready) && job.cost > max_cost;
+        let is_costly = |job: &Job| {
+            matches!(job.state, State::Delayed | State::Ready) && job.cost > self.max_cost(job.key)
+        };
         out.cost_exceeds_limit = self
             .jobs
             .iter()
             .filter(|job| is_costly(job))
             .map(|job| job.number)
             .collect();
-        self.jobs.retain(|job| !is_costly(job));
+        self.jobs
+            .retain(|job| !out.cost_exceeds_limit.contains(&job.number));
         self.promote_due(now);
         while (self.pauses == 0 || self.is_closing)
             && self.occupied(None) < self.allowed.min(WORKERS)
@@ -336,7 +364,10 @@ impl Naive {
     /// The first job of the next lane.
     fn choose(&mut self, now: u64) -> Option<(u64, u32, u32)> {
         let firsts = (0..KEYS)
-            .filter(|key| self.occupied(Some(*key)) < self.max_running)
+            .filter(|key| {
+                let max = self.limits(*key).0;
+                max.is_none_or(|max| self.occupied(Some(*key)) < max)
+            })
             .filter_map(|key| {
                 let ready = self.of(State::Ready).filter(|job| job.key == key);
                 ready
@@ -359,6 +390,19 @@ impl Naive {
         None
     }
 
+    /// Cancels the reservations of released jobs, which may not start any more.
+    fn recall(&mut self, is_subject: impl Fn(&Job) -> bool) {
+        let released: Vec<u64> = self
+            .of(State::Released)
+            .filter(|job| !job.is_recalled && is_subject(job))
+            .map(|job| job.number)
+            .collect();
+        for number in released {
+            self.unreserve(number);
+            self.job(number).is_recalled = true;
+        }
+    }
+
     fn start(&mut self, number: u64, now: u64) {
         let job = self.job(number);
         job.state = State::Running;
@@ -378,10 +422,11 @@ impl Naive {
     fn unreserve(&mut self, number: u64) {
         let job = self.job(number);
         let (key, cost) = (job.key, job.cost);
-        let is_recalled = std::mem::replace(&mut job.is_recalled, false);
-        let of_pool = self.limiter.as_mut().filter(|_| !is_recalled);
+        if std::mem::replace(&mut job.is_recalled, false) {
+            return;
+        }
         for limiter in [
-            of_pool,
+            self.limiter.as_mut(),
             self.lanes
                 .get_mut(&key)
                 .and_then(|lane| lane.limiter.as_mut()),
@@ -410,7 +455,7 @@ impl Pair {
         step: Option<u64>,
     ) -> Self {
         let start = Instant::now();
-        let lanes = LanePolicy {
+        let lanes = KeyLimits {
             max_running: Some(max_running),
             limit: lane_limit,
         };
@@ -425,6 +470,7 @@ impl Pair {
             max_running,
             step,
             lane_limit,
+            key_limits: BTreeMap::new(),
             limiter: rate.map(Limiter::new),
             held_until: 0,
             round_robin: 0,
@@ -706,24 +752,32 @@ impl Pair {
             }
             Op::SetRate(limit) => {
                 self.real.set_rate(limit, tick);
-                let released: Vec<u64> = self
-                    .naive
-                    .of(State::Released)
-                    .filter(|job| !job.is_recalled)
-                    .map(|job| job.number)
-                    .collect();
-                for number in released {
-                    let job = self.naive.job(number);
-                    job.is_recalled = true;
-                    let cost = job.cost;
-                    if let Some(limiter) = &mut self.naive.limiter {
-                        limiter.unreserve(cost);
-                    }
-                }
+                self.naive.recall(|_| true);
                 match (&mut self.naive.limiter, limit) {
                     (Some(limiter), Some(limit)) => limiter.set_limit(limit, tick),
                     (limiter, limit) => *limiter = limit.map(Limiter::new),
                 }
+            }
+            Op::SetKeyLimits(key, limits) => {
+                let policy = limits.map(|(max_running, limit)| KeyLimits { max_running, limit });
+                self.real.set_key_limits(Key::from(key), policy, tick);
+                self.naive.recall(|job| job.key == key);
+                match limits {
+                    Some(limits) => drop(self.naive.key_limits.insert(key, limits)),
+                    None => drop(self.naive.key_limits.remove(&key)),
+                }
+                let limit = self.naive.limits(key).1;
+                if let Some(lane) = self.naive.lanes.get_mut(&key) {
+                    match (&mut lane.limiter, limit) {
+                        (Some(limiter), Some(limit)) => limiter.set_limit(limit, tick),
+                        (limiter, limit) => *limiter = limit.map(Limiter::new),
+                    }
+                }
+            }
+            Op::HoldKey(key, wait) => {
+                self.real.hold_key(Key::from(key), Tick(now + wait), tick);
+                let lane = self.naive.lane(key);
+                lane.held_until = lane.held_until.max(now + wait);
             }
             Op::Hold(wait) => {
                 self.real.hold(Tick(now + wait));

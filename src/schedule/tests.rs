@@ -19,6 +19,16 @@ fn limit() -> impl Strategy<Value = RateLimit> {
     )
 }
 
+fn option<T: std::fmt::Debug + Clone>(
+    strategy: impl Strategy<Value = T>,
+) -> impl Strategy<Value = Option<T>> {
+    prop_oneof![Just(None), strategy.prop_map(Some)]
+}
+
+fn key_limits() -> impl Strategy<Value = (Option<usize>, Option<RateLimit>)> {
+    (option(1..=WORKERS), option(limit()))
+}
+
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let any = any::<usize>;
     let delay = || prop_oneof![2 => Just(0), 1 => 0..80_u64];
@@ -44,6 +54,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (1..=WORKERS).prop_map(Op::SetWorkers),
         1 => prop_oneof![Just(None), limit().prop_map(Some)].prop_map(Op::SetRate),
         1 => (0..40_u64).prop_map(Op::Hold),
+        1 => (1..KEYS, 0..40_u64).prop_map(|(key, wait)| Op::HoldKey(key, wait)),
+        2 => (1..KEYS, option(key_limits())).prop_map(|(key, limits)| Op::SetKeyLimits(key, limits)),
         1 => (any(), 0..40_u64).prop_map(|(job, wait)| Op::HoldLane(job, wait)),
         1 => Just(Op::Close),
     ];
@@ -304,9 +316,9 @@ fn no_time_is_asked_for_while_the_permits_that_the_next_job_needs_are_kept() {
         is_closing: false,
     };
     let rate = RateLimit::per_second(1);
-    let of_lanes = LanePolicy {
+    let of_lanes = KeyLimits {
         limit: Some(rate),
-        ..LanePolicy::default()
+        ..KeyLimits::default()
     };
     for policy in [
         Policy {

@@ -2,11 +2,15 @@
 //! jobs. Each change is made in the schedule under the lock, followed by a dispatch of the jobs
 //! that may start then.
 
+use std::time::Duration;
+
 use super::{Shared, Synced};
 use crate::event::RunningJob;
 use crate::job::handle_state::HandleState;
 use crate::job::queued::ScheduledJob;
+use crate::key::Key;
 use crate::schedule::Schedule;
+use crate::schedule::lanes::KeyLimits;
 use crate::schedule::limiter::RateLimit;
 
 impl<In, T, E> Shared<In, T, E> {
@@ -50,6 +54,20 @@ impl<In, T, E> Shared<In, T, E> {
         self.control(|schedule| {
             let now = schedule.now();
             schedule.set_rate(limit, now);
+        });
+    }
+
+    pub(crate) fn set_key_limits(&self, key: Key, limits: Option<KeyLimits>) {
+        self.control(|schedule| {
+            let now = schedule.now();
+            schedule.set_key_limits(key, limits, now);
+        });
+    }
+
+    pub(crate) fn hold_key(&self, key: Key, time: Duration) {
+        self.control(|schedule| {
+            let now = schedule.now();
+            schedule.hold_key(key, now.after(time), now);
         });
     }
 

@@ -7,8 +7,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
 use brigade::{
-    Builder, Completion, End, JobError, Key, ManualTimer, OnError, Outcome, Pool, RateLimit, Retry,
-    RetryAfterScope, Spawn, SubmitError, Submitter, Timer,
+    Builder, Completion, End, JobError, Key, KeyLimits, ManualTimer, OnError, Outcome, Pool,
+    RateLimit, Retry, RetryAfterScope, Spawn, SubmitError, Submitter, Timer,
 };
 use futures_lite::future;
 
@@ -252,6 +252,136 @@ fn as_many_jobs_of_a_key_run_as_its_bound_allows_and_no_more() {
             }
             assert_over(&env, &pool).await;
         }
+    });
+}
+
+#[test]
+fn a_key_can_have_a_bound_of_its_own_and_lose_it_again() {
+    everywhere(|env| async move {
+        let (pool, gate, _) = pool_with_busy_key(&env, env.at_once(10), 2);
+        pool.set_key_limits("busy", KeyLimits::new().max_running(4));
+        let busy: Vec<_> = (0..20)
+            .map(|n| pool.try_submit(("busy", n)).unwrap())
+            .collect();
+        gate.arrived(4).await;
+        assert_eq!(pool.stats().running, 4, "{}", env.name);
+        // Running jobs go on, and none starts before fewer of them run than may.
+        pool.set_key_limits("busy", KeyLimits::new().max_running(1));
+        gate.open(3);
+        while pool.stats().running > 1 {
+            yield_now().await;
+        }
+        gate.open(1);
+        gate.arrived(1).await;
+        assert_eq!(pool.stats().running, 1, "{}", env.name);
+        pool.set_key_limits("busy", None);
+        gate.arrived(1).await;
+        assert_eq!(pool.stats().running, 2, "{}", env.name);
+        gate.open(20);
+        for (n, handle) in (0..).zip(busy) {
+            assert_eq!(handle.await, Ok(("busy", n)));
+        }
+        assert_over(&env, &pool).await;
+    });
+}
+
+#[test]
+fn a_key_can_have_a_rate_of_its_own_whether_it_has_jobs_or_not() {
+    everywhere(|env| async move {
+        let (starts, began) = (Log::new(), env.clock.elapsed());
+        let (log, clock) = (starts.clone(), env.clock.clone());
+        let pool = env
+            .at_once(8)
+            .key_by(key)
+            .rate_limit_per_key(RateLimit::every(millis(100)))
+            .spawn_on(&env, move |input: Input| {
+                log.push((input.0, (clock.elapsed() - began).as_millis()));
+                future::ready(Ok::<_, ()>(input))
+            });
+        let submit = |key, count| {
+            (0..count).for_each(|n| pool.try_submit((key, n)).unwrap().detach());
+        };
+        let advance = |time| env.clock.advance(millis(time));
+        pool.set_key_limits(
+            "slow",
+            KeyLimits::new().rate_limit(RateLimit::every(millis(1000))),
+        );
+        submit("slow", 4);
+        assert_eq!(starts.many(1).await, [("slow", 0)]);
+        env.clock.sleepers(1).await;
+        advance(1000);
+        assert_eq!(starts.many(1).await, [("slow", 1000)]);
+        // What was consumed under the old limit counts under the new one.
+        pool.set_key_limits(
+            "slow",
+            KeyLimits::new().rate_limit(RateLimit::every(millis(400))),
+        );
+        env.clock.sleepers(1).await;
+        advance(399);
+        submit("usual", 2);
+        assert_eq!(starts.many(1).await, [("usual", 1399)]);
+        advance(1);
+        assert_eq!(starts.many(1).await, [("slow", 1400)]);
+        env.clock.sleepers(1).await;
+        advance(99);
+        assert_eq!(starts.many(1).await, [("usual", 1499)]);
+        pool.set_key_limits("slow", KeyLimits::new());
+        assert_eq!(starts.many(1).await, [("slow", 1499)]);
+        assert_over(&env, &pool).await;
+    });
+}
+
+#[test]
+fn a_job_that_costs_more_than_the_new_limit_of_its_key_ends_at_once() {
+    everywhere_once(|env| async move {
+        let pool = env
+            .builder()
+            .workers(1)
+            .key_by(key)
+            .cost_by(|input: &Input| input.1)
+            .spawn_on(&env, |input: Input| future::ready(Ok::<_, ()>(input)));
+        pool.pause();
+        let cheap = pool.try_submit(("a", 2)).unwrap();
+        let dear = pool.try_submit(("a", 3)).unwrap();
+        let other = pool.try_submit(("b", 3)).unwrap();
+        let limit = RateLimit::every(millis(1)).burst(2);
+        pool.set_key_limits("a", KeyLimits::new().rate_limit(limit));
+        let error = dear.await.unwrap_err();
+        assert!(error.is_cost_exceeds_limit(), "{error:?}");
+        pool.resume();
+        assert_eq!(cheap.await, Ok(("a", 2)));
+        assert_eq!(other.await, Ok(("b", 3)));
+        assert_over(&env, &pool).await;
+    });
+}
+
+#[test]
+fn no_job_of_a_key_that_is_held_starts_and_the_others_do() {
+    everywhere(|env| async move {
+        let (starts, began) = (Log::new(), env.clock.elapsed());
+        let (log, clock) = (starts.clone(), env.clock.clone());
+        let pool = env
+            .at_once(2)
+            .key_by(key)
+            .spawn_on(&env, move |input: Input| {
+                log.push((input.0, (clock.elapsed() - began).as_millis()));
+                future::ready(Ok::<_, ()>(input))
+            });
+        let submit = |key| pool.try_submit((key, 0)).unwrap().detach();
+        pool.hold_key("a", millis(500));
+        // A shorter one does not shorten it.
+        pool.hold_key("a", millis(100));
+        submit("a");
+        submit("b");
+        assert_eq!(starts.many(1).await, [("b", 0)]);
+        env.clock.sleepers(1).await;
+        env.clock.advance(millis(499));
+        submit("b");
+        assert_eq!(starts.many(1).await, [("b", 499)]);
+        env.clock.sleepers(1).await;
+        env.clock.advance(millis(1));
+        assert_eq!(starts.many(1).await, [("a", 500)]);
+        assert_over(&env, &pool).await;
     });
 }
 

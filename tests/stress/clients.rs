@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use brigade::{
-    CancelReason, Completion, End, Group, JobError, Map, RateLimit, Source, SubmitError,
+    CancelReason, Completion, End, Group, JobError, KeyLimits, Map, RateLimit, Source, SubmitError,
 };
 use fastrand::Rng;
 use futures::Stream;
@@ -255,6 +255,9 @@ impl Client {
                         .expect("some"),
                 );
                 self.pool.set_rate_limit(self.rng.bool().then_some(limit));
+                let limits = KeyLimits::new().rate_limit(limit).max_running(1);
+                self.pool
+                    .set_key_limits(self.rng.u32(0..4), self.rng.bool().then_some(limits));
                 Continue(())
             }
             Action::SetPriority => {

@@ -93,6 +93,7 @@ pub(crate) enum Output {
     /// replaces them.
     Files(PathBuf),
     /// To where those of `brigade` go.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no option asks for it"))]
     Inherit,
 }
 
@@ -480,6 +481,10 @@ mod tests {
         watched(capture(attempt, &Limits::default()))
     }
 
+    fn ended(error: &RunError) -> Ended {
+        error.ended().unwrap().clone()
+    }
+
     /// The state of a process, from `/proc`; `None` if there is none.
     fn state(pid: u32) -> Option<char> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -530,7 +535,7 @@ mod tests {
             (error.kind(), error.to_string()),
             ("exit", "exit code 3".to_owned())
         );
-        let ended = error.into_ended().unwrap();
+        let ended = ended(&error);
         assert_eq!(
             (ended.exit_code, ended.stdout.text),
             (Some(3), b"out\n".to_vec())
@@ -709,7 +714,7 @@ mod tests {
         assert_eq!(error.kind(), "timeout");
         assert!(error.is_retryable());
         assert_eq!(error.to_string(), "timed out after 300ms; ended by SIGTERM");
-        let ended = error.into_ended().unwrap();
+        let ended = ended(&error);
         let pids = pids(&ended.stdout.text);
         assert_eq!(pids.len(), 2, "{ended:?}");
         wait_until_dead(pids[0]);
@@ -726,7 +731,7 @@ mod tests {
         let script = script("trap '' TERM; sleep 1000 & echo $! $$; wait; wait");
         let error = watched(capture(&script, &limits)).unwrap_err();
         assert_eq!(error.to_string(), "timed out after 300ms; ended by SIGKILL");
-        let pids = pids(&error.into_ended().unwrap().stdout.text);
+        let pids = pids(&ended(&error).stdout.text);
         wait_until_dead(pids[0]);
         wait_until_reaped(pids[1]);
     }
@@ -741,7 +746,7 @@ mod tests {
         let script = script("(trap '' TERM; sleep 1000; sleep 1000) & echo $!; wait");
         let error = watched(capture(&script, &limits)).unwrap_err();
         assert_eq!(error.to_string(), "timed out after 300ms; ended by SIGTERM");
-        wait_until_dead(pids(&error.into_ended().unwrap().stdout.text)[0]);
+        wait_until_dead(pids(&ended(&error).stdout.text)[0]);
     }
 
     #[test]
@@ -755,7 +760,7 @@ mod tests {
             "(trap 'sleep 0.3; echo cleaned; exit' TERM; while :; do sleep 0.05; done) & wait",
         );
         let error = watched(capture(&script, &limits)).unwrap_err();
-        assert_eq!(error.into_ended().unwrap().stdout.text, b"cleaned\n");
+        assert_eq!(ended(&error).stdout.text, b"cleaned\n");
     }
 
     #[test]

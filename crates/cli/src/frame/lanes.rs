@@ -1,0 +1,500 @@
+//! What runs and waits in each lane, and its limits, which a server may lower for a while.
+//!
+//! The pool keeps the limits. [`Lanes`] tells it of changes, and knows why a row waits.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use brigade::{KeyLimits, Pool};
+
+use super::work::Lane;
+use crate::options::values::Rate;
+
+/// How much slower a lane becomes at most.
+const SLOWEST: f64 = 4096.0;
+/// By what factor the rate of a lane rises again, at most once a second.
+const RECOVERY: f64 = 1.25;
+const RECOVERY_STEP: Duration = Duration::from_secs(1);
+/// How many pauses are remembered one by one.
+const MAX_PAUSES: usize = 1000;
+
+/// The limits of a lane as they were set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct LaneLimits {
+    pub(crate) rate: Option<Rate>,
+    pub(crate) workers: Option<usize>,
+}
+
+/// Why rows wait although not all workers run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Cause {
+    /// All workers run: the servers, or the commands, take their time.
+    Busy,
+    /// The total rate.
+    Rate,
+    HostRate,
+    HostWorkers,
+    RetryAfter,
+    Backoff,
+    /// The input has no row that could start.
+    Input,
+    /// All rows have started.
+    End,
+}
+
+impl Cause {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Busy => "server",
+            Self::Rate => "rate",
+            Self::HostRate => "host rate",
+            Self::HostWorkers => "host workers",
+            Self::RetryAfter => "Retry-After",
+            Self::Backoff => "backoff",
+            Self::Input => "input",
+            Self::End => "end",
+        }
+    }
+}
+
+/// A time in which a server wants no requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Pause {
+    pub(crate) lane: Lane,
+    pub(crate) at: Instant,
+    pub(crate) time: Duration,
+}
+
+/// The lanes of a run.
+pub(crate) struct Lanes {
+    limits: Box<dyn Fn(&str) -> LaneLimits>,
+    total_rate: Option<Rate>,
+    /// How many jobs run at once.
+    workers: usize,
+    lanes: HashMap<Lane, State>,
+    running: usize,
+    waiting: usize,
+    /// How many of those that wait do so between attempts.
+    backing_off: usize,
+    pauses: Vec<Pause>,
+    pauses_left_out: usize,
+    set_limits: Box<dyn Fn(&Lane, KeyLimits)>,
+    hold: Box<dyn Fn(&Lane, Duration)>,
+}
+
+struct State {
+    limits: LaneLimits,
+    running: usize,
+    waiting: usize,
+    last_start: Option<Instant>,
+    held_until: Option<Instant>,
+    /// By what factor the lane is slower than its limits say; at least 1.
+    slowdown: f64,
+    /// The rate that the slowdown starts from.
+    base: Option<Rate>,
+    changed_at: Instant,
+    /// Failures to connect, without a success between.
+    failures: usize,
+}
+
+/// The lanes, shared by the frame and its jobs. They run on one thread.
+pub(crate) type SharedLanes = Rc<RefCell<Lanes>>;
+
+impl Lanes {
+    pub(crate) fn new(
+        workers: usize,
+        total_rate: Option<Rate>,
+        limits: impl Fn(&str) -> LaneLimits + 'static,
+    ) -> SharedLanes {
+        Rc::new(RefCell::new(Self {
+            limits: Box::new(limits),
+            total_rate,
+            workers,
+            lanes: HashMap::new(),
+            running: 0,
+            waiting: 0,
+            backing_off: 0,
+            pauses: Vec::new(),
+            pauses_left_out: 0,
+            set_limits: Box::new(|_, _| ()),
+            hold: Box::new(|_, _| ()),
+        }))
+    }
+
+    /// Names the pool whose limits are changed.
+    pub(crate) fn attach<In: 'static, T: 'static, E: 'static>(&mut self, pool: &Pool<In, T, E>) {
+        let set = pool.clone();
+        self.set_limits =
+            Box::new(move |lane, limits| set.set_key_limits(Lane::clone(lane), limits));
+        let hold = pool.clone();
+        self.hold = Box::new(move |lane, time| hold.hold_key(Lane::clone(lane), time));
+    }
+
+    /// Lets go of the pool.
+    pub(crate) fn detach(&mut self) {
+        self.set_limits = Box::new(|_, _| ());
+        self.hold = Box::new(|_, _| ());
+    }
+
+    /// How many rows of a lane may be in the pool at once: those that may run, and as many that
+    /// wait behind them.
+    pub(crate) fn quota(&self, lane: &str) -> usize {
+        let workers = (self.limits)(lane).workers.unwrap_or(self.workers);
+        workers.min(self.workers) * 2
+    }
+
+    pub(crate) fn limits_of(&self, lane: &str) -> LaneLimits {
+        (self.limits)(lane)
+    }
+
+    // ---- what becomes of jobs ----
+
+    /// A job waits for its first start.
+    pub(crate) fn wait(&mut self, lane: &Lane) {
+        self.waiting += 1;
+        self.lane(lane).waiting += 1;
+    }
+
+    /// A job that waited starts.
+    pub(crate) fn start(&mut self, lane: &Lane, now: Instant, is_retry: bool) {
+        self.waiting -= 1;
+        self.running += 1;
+        self.backing_off -= usize::from(is_retry && self.backing_off > 0);
+        let state = self.lane(lane);
+        state.waiting -= 1;
+        state.running += 1;
+        state.last_start = Some(now);
+    }
+
+    /// A job that ran has ended.
+    pub(crate) fn end(&mut self, lane: &Lane) {
+        self.running -= 1;
+        self.lane(lane).running -= 1;
+    }
+
+    /// A job whose attempt has ended waits for another one.
+    pub(crate) fn wait_again(&mut self, lane: &Lane) {
+        self.backing_off += 1;
+        self.wait(lane);
+    }
+
+    /// A job leaves that has not started again.
+    pub(crate) fn leave(&mut self, lane: &Lane) {
+        self.waiting -= 1;
+        self.lane(lane).waiting -= 1;
+    }
+
+    // ---- what servers say ----
+
+    /// Lets none of the lane start for this time, because its server said so.
+    pub(crate) fn hold_for(&mut self, lane: &Lane, time: Duration, now: Instant) {
+        (self.hold)(lane, time);
+        let state = self.lane(lane);
+        let until = now + time;
+        if state.held_until.is_some_and(|held| held >= until) {
+            return;
+        }
+        let is_longer_of_same = state.held_until.is_some_and(|held| held > now);
+        state.held_until = Some(until);
+        if is_longer_of_same {
+            return;
+        }
+        if self.pauses.len() < MAX_PAUSES {
+            let lane = Lane::clone(lane);
+            self.pauses.push(Pause {
+                lane,
+                at: now,
+                time,
+            });
+        } else {
+            self.pauses_left_out += 1;
+        }
+    }
+
+    /// Halves the rate of a lane, at most once in the time of two starts: many answers may say the
+    /// same.
+    pub(crate) fn slow_down(&mut self, lane: &Lane, now: Instant) {
+        let state = self.lane(lane);
+        let base = *state.base.get_or_insert_with(|| {
+            // Without a rate of its own, the lane had one start a worker and answer; ten a second
+            // is where it is taken to have been.
+            state.limits.rate.unwrap_or(Rate {
+                count: 10,
+                period: Duration::from_secs(1),
+            })
+        });
+        let interval = base.slower(state.slowdown * 2.0).period;
+        if state.slowdown > 1.0 && now.duration_since(state.changed_at) < interval {
+            return;
+        }
+        state.slowdown = (state.slowdown * 2.0).min(SLOWEST);
+        state.changed_at = now;
+        self.apply(lane);
+    }
+
+    /// A success: a lane that was slowed down becomes a little faster.
+    pub(crate) fn succeed(&mut self, lane: &Lane, now: Instant) {
+        let state = self.lane(lane);
+        state.failures = 0;
+        if state.slowdown <= 1.0 || now.duration_since(state.changed_at) < RECOVERY_STEP {
+            return;
+        }
+        state.slowdown /= RECOVERY;
+        state.changed_at = now;
+        if state.slowdown < 1.0 {
+            state.slowdown = 1.0;
+            state.base = None;
+        }
+        self.apply(lane);
+    }
+
+    /// Tells the pool the limits of a lane.
+    fn apply(&mut self, lane: &Lane) {
+        let state = self.lane(lane);
+        let mut limits = KeyLimits::new();
+        if let Some(workers) = state.limits.workers {
+            limits = limits.max_running(workers);
+        }
+        let rate = state.base.or(state.limits.rate);
+        if let Some(rate) = rate {
+            limits = limits.rate_limit(rate.slower(state.slowdown).limit());
+        }
+        (self.set_limits)(lane, limits);
+    }
+
+    /// Tells the pool the limits of a lane that differ from those of all.
+    pub(crate) fn set(&mut self, lane: &Lane) {
+        self.apply(lane);
+    }
+
+    /// A failure to connect. Returns how many there were in a row.
+    pub(crate) fn fail(&mut self, lane: &Lane) -> usize {
+        let state = self.lane(lane);
+        state.failures += 1;
+        state.failures
+    }
+
+    pub(crate) fn failures(&self, lane: &Lane) -> usize {
+        self.lanes.get(lane).map_or(0, |state| state.failures)
+    }
+
+    fn lane(&mut self, lane: &Lane) -> &mut State {
+        if !self.lanes.contains_key(lane) {
+            let limits = (self.limits)(lane);
+            let state = State {
+                limits,
+                running: 0,
+                waiting: 0,
+                last_start: None,
+                held_until: None,
+                slowdown: 1.0,
+                base: None,
+                changed_at: Instant::now(),
+                failures: 0,
+            };
+            self.lanes.insert(Lane::clone(lane), state);
+        }
+        self.lanes.get_mut(lane).expect("it is there")
+    }
+
+    // ---- what is seen ----
+
+    pub(crate) const fn running(&self) -> usize {
+        self.running
+    }
+
+    pub(crate) const fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub(crate) fn pauses(&self) -> (&[Pause], usize) {
+        (&self.pauses, self.pauses_left_out)
+    }
+
+    /// Why jobs wait: the cause of most, and for each cause how many, with the lane that has the
+    /// most of them.
+    pub(crate) fn causes(&self, now: Instant) -> Causes {
+        let mut counts: HashMap<Cause, (usize, Option<&Lane>, usize)> = HashMap::new();
+        let mut count = |cause, jobs, lane| {
+            let (all, of, most) = counts.entry(cause).or_default();
+            *all += jobs;
+            if jobs > *most {
+                (*of, *most) = (lane, jobs);
+            }
+        };
+        for (lane, state) in &self.lanes {
+            if state.waiting > 0 {
+                count(self.cause(state, now), state.waiting, Some(lane));
+            }
+        }
+        let mut list: Vec<Waiting> = counts
+            .into_iter()
+            .map(|(cause, (jobs, lane, _))| Waiting {
+                cause,
+                jobs,
+                detail: lane
+                    .map(|lane| self.detail(cause, lane, now))
+                    .unwrap_or_default(),
+            })
+            .collect();
+        list.sort_by_key(|waiting| (std::cmp::Reverse(waiting.jobs), waiting.cause));
+        Causes { list }
+    }
+
+    /// Why the jobs of a lane wait.
+    fn cause(&self, state: &State, now: Instant) -> Cause {
+        if state.held_until.is_some_and(|held| held > now) {
+            return Cause::RetryAfter;
+        }
+        if self.running >= self.workers {
+            return Cause::Busy;
+        }
+        if state.limits.workers.is_some_and(|most| state.running >= most) {
+            return Cause::HostWorkers;
+        }
+        if self.backing_off >= self.waiting {
+            return Cause::Backoff;
+        }
+        let rate = state.base.or(state.limits.rate);
+        let interval = rate.map(|rate| {
+            let rate = rate.slower(state.slowdown);
+            rate.period / rate.count
+        });
+        let is_soon = |interval: Duration| {
+            state
+                .last_start
+                .is_some_and(|start| now.duration_since(start) < interval)
+        };
+        match (interval, self.total_rate) {
+            (Some(interval), Some(_)) if is_soon(interval) => Cause::HostRate,
+            (_, Some(_)) => Cause::Rate,
+            (Some(_), None) => Cause::HostRate,
+            // A start is on its way.
+            (None, None) => Cause::Busy,
+        }
+    }
+
+    fn detail(&self, cause: Cause, lane: &Lane, now: Instant) -> String {
+        let Some(state) = self.lanes.get(lane) else {
+            return String::new();
+        };
+        match cause {
+            Cause::RetryAfter => {
+                let held = state.held_until.unwrap_or(now);
+                let seconds = held.saturating_duration_since(now).as_secs_f64().ceil();
+                format!("{lane} {seconds} s")
+            }
+            Cause::HostWorkers => {
+                let most = state.limits.workers.unwrap_or(self.workers);
+                format!("{lane} {}/{most}", state.running)
+            }
+            Cause::HostRate => {
+                let rate = state.base.or(state.limits.rate);
+                rate.map(|rate| {
+                    format!("{lane} {:.3}/s", rate.slower(state.slowdown).per_second())
+                })
+                .unwrap_or_default()
+            }
+            Cause::Rate => self
+                .total_rate
+                .map(|rate| rate.to_string())
+                .unwrap_or_default(),
+            Cause::Busy | Cause::Backoff | Cause::Input | Cause::End => String::new(),
+        }
+    }
+}
+
+/// Why jobs wait, the most frequent cause first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Causes {
+    pub(crate) list: Vec<Waiting>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    pub(crate) cause: Cause,
+    pub(crate) jobs: usize,
+    pub(crate) detail: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lanes(workers: usize) -> SharedLanes {
+        Lanes::new(workers, None, |_| LaneLimits {
+            rate: Some(Rate {
+                count: 4,
+                period: Duration::from_secs(1),
+            }),
+            workers: Some(2),
+        })
+    }
+
+    fn told(shared: &SharedLanes) -> Rc<RefCell<Vec<KeyLimits>>> {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let log = Rc::clone(&told);
+        shared.borrow_mut().set_limits =
+            Box::new(move |_, limits| log.borrow_mut().push(limits));
+        told
+    }
+
+    fn limits(period: Duration) -> KeyLimits {
+        let rate = Rate { count: 4, period };
+        KeyLimits::new().max_running(2).rate_limit(rate.limit())
+    }
+
+    #[test]
+    fn a_lane_is_halved_once_for_many_answers_and_recovers_step_by_step() {
+        let shared = lanes(10);
+        let told = told(&shared);
+        let lane: Lane = "h".into();
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut lanes = shared.borrow_mut();
+        lanes.slow_down(&lane, at(0));
+        lanes.slow_down(&lane, at(1));
+        assert_eq!(*told.borrow(), [limits(Duration::from_secs(2))]);
+        lanes.slow_down(&lane, at(5000));
+        assert_eq!(told.borrow().last(), Some(&limits(Duration::from_secs(4))));
+        for second in 6..30 {
+            lanes.succeed(&lane, at(second * 1000));
+            lanes.succeed(&lane, at(second * 1000 + 1));
+        }
+        // 4 / 1.25^7 is less than 1.
+        assert_eq!(told.borrow().len(), 2 + 7);
+        assert_eq!(told.borrow().last(), Some(&limits(Duration::from_secs(1))));
+    }
+
+    #[test]
+    fn the_cause_of_a_wait_is_named() {
+        let shared = lanes(3);
+        let (busy, held): (Lane, Lane) = ("busy".into(), "held".into());
+        let now = Instant::now();
+        let mut lanes = shared.borrow_mut();
+        for _ in 0..4 {
+            lanes.wait(&busy);
+        }
+        lanes.wait(&held);
+        lanes.start(&busy, now, false);
+        lanes.start(&busy, now, false);
+        lanes.hold_for(&held, Duration::from_secs(41), now);
+        let causes: Vec<_> = lanes
+            .causes(now)
+            .list
+            .into_iter()
+            .map(|waiting| (waiting.cause, waiting.jobs, waiting.detail))
+            .collect();
+        let expected = [
+            (Cause::HostWorkers, 2, "busy 2/2".to_owned()),
+            (Cause::RetryAfter, 1, "held 41 s".to_owned()),
+        ];
+        assert_eq!(causes, expected);
+        lanes.end(&busy);
+        let first = &lanes.causes(now).list[0];
+        assert_eq!((first.cause, first.jobs), (Cause::HostRate, 2));
+        assert_eq!((lanes.running(), lanes.waiting()), (1, 3));
+    }
+}

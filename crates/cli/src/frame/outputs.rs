@@ -1,0 +1,275 @@
+//! Where rows end: the answers, in the order of the rows if that is asked for; the bad rows and the
+//! failed ones in files of their own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use brigade::csv::{BadRow, FailuresWriter, Header, RejectsWriter, Row, Writer};
+
+use super::stop::Stop;
+use super::timestamp;
+use super::times::Times;
+use super::work::{Answer, Numbered};
+use crate::answers::Answers;
+use crate::options::Common;
+
+/// The answer of a row and what the frame knows of it.
+pub(crate) struct Record<'a> {
+    pub(crate) row: &'a Numbered,
+    pub(crate) answer: &'a Answer,
+    pub(crate) times: &'a Times,
+    pub(crate) has_backoff: bool,
+}
+
+pub(crate) struct Outputs {
+    /// From [`begin`](Self::begin) to [`finish`](Self::finish).
+    answers: Option<Answers>,
+    order: Option<Reorder>,
+    rejects: Option<Named<RejectsWriter<BufWriter<File>>>>,
+    failures: Option<Named<FailuresWriter<BufWriter<File>>>>,
+}
+
+struct Named<W> {
+    path: PathBuf,
+    writer: W,
+}
+
+/// Holds answers back until those of all rows before are written. The loop bounds how many rows are
+/// on their way.
+#[derive(Default)]
+struct Reorder {
+    /// The numbers of the rows without a written answer, in the order of the rows.
+    expected: VecDeque<u64>,
+    /// `None` for a row that will have no answer.
+    held: BTreeMap<u64, Option<Vec<Vec<u8>>>>,
+}
+
+impl Outputs {
+    /// Opens the files for bad rows and failed ones. None of them may be another file of the run.
+    pub(crate) fn open(options: &Common, header: &Header) -> Result<Self, Stop> {
+        let mut taken = Taken::new(options);
+        let rejects = match &options.rejects {
+            Some(path) => {
+                let file = taken.create(path, "--rejects")?;
+                let writer = Writer::with_delimiter(file, options.delimiter);
+                let writer = RejectsWriter::new(writer, header)
+                    .map_err(|error| Stop::write(path, &error))?;
+                let path = path.clone();
+                Some(Named { path, writer })
+            }
+            None => None,
+        };
+        let failures = match &options.failures {
+            Some(path) => {
+                let file = taken.create(path, "--failures")?;
+                let writer = FailuresWriter::new(file, header)
+                    .map_err(|error| Stop::write(path, &error))?;
+                let path = path.clone();
+                Some(Named { path, writer })
+            }
+            None => None,
+        };
+        Ok(Self {
+            answers: None,
+            order: options.ordered.then(Reorder::default),
+            rejects,
+            failures,
+        })
+    }
+
+    pub(crate) fn begin(&mut self, answers: Answers) {
+        self.answers = Some(answers);
+    }
+
+    /// A row was taken, which will be answered or not started.
+    pub(crate) fn expect(&mut self, number: u64) {
+        if let Some(order) = &mut self.order {
+            order.expected.push_back(number);
+        }
+    }
+
+    /// Writes a bad row; returns whether there is a file for them.
+    pub(crate) fn reject(&mut self, bad: &BadRow) -> Result<bool, Stop> {
+        let Some(Named { path, writer }) = &mut self.rejects else {
+            return Ok(false);
+        };
+        writer
+            .write_bad(bad)
+            .map_err(|error| Stop::write(path, &error))?;
+        Ok(true)
+    }
+
+    pub(crate) fn write(&mut self, record: &Record<'_>) -> Result<(), Stop> {
+        if record.answer.error.is_some() {
+            self.fail(&record.row.row)?;
+        }
+        let cells = record.cells();
+        let Some(order) = &mut self.order else {
+            return self.write_cells(&record.row.row, &cells);
+        };
+        let all = record.row.row.record().iter().map(<[u8]>::to_vec);
+        order
+            .held
+            .insert(record.row.number, Some(all.chain(cells).collect()));
+        self.write_held()
+    }
+
+    /// The row will have no answer.
+    pub(crate) fn not_started(&mut self, row: &Numbered) {
+        // An output that fails now has its error from `finish`.
+        let _ = self.fail(&row.row);
+        if let Some(order) = &mut self.order {
+            order.held.insert(row.number, None);
+            let _ = self.write_held();
+        }
+    }
+
+    /// Whether rows that were never taken are to be passed to [`not_started`](Self::not_started).
+    pub(crate) const fn wants_not_started(&self) -> bool {
+        self.failures.is_some()
+    }
+
+    /// When [`flush`](Self::flush) has to be called.
+    pub(crate) fn flush_at(&self) -> Option<Instant> {
+        self.answers.as_ref()?.flush_at()
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<(), Stop> {
+        match &mut self.answers {
+            Some(answers) => Ok(answers.flush()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what is left to write.
+    pub(crate) fn finish(&mut self) -> Result<(), Stop> {
+        let answers = self.answers.take().map_or(Ok(()), Answers::finish);
+        if let Some(Named { path, writer }) = self.rejects.take() {
+            finish(writer.finish(), &path)?;
+        }
+        if let Some(Named { path, writer }) = self.failures.take() {
+            finish(writer.finish(), &path)?;
+        }
+        Ok(answers?)
+    }
+
+    fn fail(&mut self, row: &Row) -> Result<(), Stop> {
+        let Some(Named { path, writer }) = &mut self.failures else {
+            return Ok(());
+        };
+        writer
+            .write(row)
+            .map_err(|error| Stop::write(path, &error))
+    }
+
+    fn write_cells(&mut self, row: &Row, cells: &[Vec<u8>]) -> Result<(), Stop> {
+        let Some(answers) = &mut self.answers else {
+            return Ok(());
+        };
+        let cells = cells.iter().map(Vec::as_slice);
+        Ok(answers.write(row.record().iter().chain(cells))?)
+    }
+
+    fn write_held(&mut self) -> Result<(), Stop> {
+        let (Some(order), Some(answers)) = (&mut self.order, &mut self.answers) else {
+            return Ok(());
+        };
+        while let Some(next) = order.expected.front()
+            && let Some(cells) = order.held.remove(next)
+        {
+            order.expected.pop_front();
+            if let Some(cells) = cells {
+                answers.write(cells.iter().map(Vec::as_slice))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn finish(result: std::io::Result<BufWriter<File>>, path: &Path) -> Result<(), Stop> {
+    let flushed = result.and_then(|writer| writer.into_inner().map_err(|error| error.into_error()));
+    flushed
+        .map(drop)
+        .map_err(|error| Stop::write(path, &error))
+}
+
+impl Record<'_> {
+    /// The cells behind those of the input.
+    fn cells(&self) -> Vec<Vec<u8>> {
+        let Answer {
+            before,
+            after,
+            error,
+        } = self.answer;
+        let millis = |time: std::time::Duration| time.as_millis().to_string().into_bytes();
+        let mut cells = vec![
+            self.row.number.to_string().into_bytes(),
+            error.is_none().to_string().into_bytes(),
+        ];
+        cells.extend(before.iter().cloned());
+        cells.push(self.times.attempts().to_string().into_bytes());
+        cells.push(millis(self.times.queued()));
+        if self.has_backoff {
+            cells.push(millis(self.times.backoff()));
+        }
+        cells.push(millis(self.times.elapsed()));
+        cells.push(timestamp(SystemTime::now()).into_bytes());
+        let (kind, message) = error
+            .as_ref()
+            .map_or(("", ""), |error| (error.kind, error.message.as_str()));
+        cells.push(kind.into());
+        cells.push(message.into());
+        cells.extend(after.iter().cloned());
+        cells
+    }
+}
+
+/// The files of a run, so that none is two of them.
+struct Taken {
+    files: Vec<(PathBuf, &'static str)>,
+}
+
+impl Taken {
+    fn new(options: &Common) -> Self {
+        let mut taken = Self { files: Vec::new() };
+        if !options.is_stdin() {
+            taken.files.push((options.file.clone(), "the input"));
+        }
+        if let Some(path) = &options.output {
+            taken.files.push((path.clone(), "--output"));
+        }
+        taken
+    }
+
+    fn create(&mut self, path: &Path, option: &'static str) -> Result<BufWriter<File>, Stop> {
+        // A file that is there is emptied only when it is known to be no other file of the run.
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|error| Stop::output(path, format_args!("cannot open for {option}: {error}")))?;
+        for (other, name) in &self.files {
+            if is_same(path, other) {
+                return Err(Stop::output(path, format_args!("{option} is {name} too")));
+            }
+        }
+        let is_regular = file.metadata().is_ok_and(|data| data.is_file());
+        if is_regular {
+            file.set_len(0).map_err(|error| Stop::write(path, &error))?;
+        }
+        self.files.push((path.to_owned(), option));
+        Ok(BufWriter::new(file))
+    }
+}
+
+/// Whether two paths are one regular file.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other && one.is_file(),
+        _ => false,
+    }
+}

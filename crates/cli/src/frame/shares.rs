@@ -1,0 +1,83 @@
+//! Where the time of the workers goes: they run, or they are idle for a cause.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::lanes::Cause;
+
+/// Seconds of workers, which sum to the time of the run times the number of workers.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    workers: usize,
+    since: Instant,
+    causes: BTreeMap<&'static str, f64>,
+    /// Seconds in which requests ran, until the last note.
+    ran: f64,
+}
+
+impl Shares {
+    pub(crate) const fn new(workers: usize, now: Instant) -> Self {
+        Self {
+            workers,
+            since: now,
+            causes: BTreeMap::new(),
+            ran: 0.0,
+        }
+    }
+
+    /// Adds the time since the last note: `running` workers ran, and the others were idle for this
+    /// cause.
+    pub(crate) fn note(&mut self, now: Instant, running: usize, idle: Cause) {
+        let seconds = now.duration_since(self.since).as_secs_f64();
+        self.since = now;
+        let running = running.min(self.workers);
+        self.add(Cause::Busy, seconds * running as f64);
+        self.ran += seconds * running as f64;
+        self.add(idle, seconds * (self.workers - running) as f64);
+    }
+
+    fn add(&mut self, cause: Cause, seconds: f64) {
+        if seconds > 0.0 {
+            *self.causes.entry(cause.name()).or_default() += seconds;
+        }
+    }
+
+    /// The seconds of each cause, of which `connect` were spent on connecting.
+    pub(crate) fn seconds(&self, connect: f64) -> BTreeMap<String, f64> {
+        let mut seconds: BTreeMap<String, f64> = self
+            .causes
+            .iter()
+            .map(|(cause, seconds)| ((*cause).to_owned(), *seconds))
+            .collect();
+        if let Some(server) = seconds.get_mut(Cause::Busy.name()) {
+            let connect = connect.min(*server);
+            *server -= connect;
+            if connect > 0.0 {
+                seconds.insert("connect".to_owned(), connect);
+            }
+        }
+        seconds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn shares_sum_to_the_time_of_all_workers() {
+        let start = Instant::now();
+        let mut shares = Shares::new(10, start);
+        shares.note(start + Duration::from_secs(2), 4, Cause::HostRate);
+        shares.note(start + Duration::from_secs(3), 10, Cause::Busy);
+        shares.note(start + Duration::from_secs(7), 0, Cause::Input);
+        let seconds = shares.seconds(3.0);
+        assert_eq!(seconds["server"], 15.0);
+        assert_eq!(seconds["connect"], 3.0);
+        assert_eq!(seconds["host rate"], 12.0);
+        assert_eq!(seconds["input"], 40.0);
+        assert_eq!(seconds.values().sum::<f64>(), 70.0);
+    }
+}
