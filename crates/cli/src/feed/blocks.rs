@@ -201,6 +201,25 @@ mod tests {
     }
 
     #[test]
+    fn after_a_read_error_the_next_record_is_whole_again() {
+        let text = [&b"a\n\""[..], &[b'x'; MAX_BLOCK], b"\"\n"].concat();
+        let file = file(&text);
+        let dir = tempfile::tempdir().unwrap();
+        let unreadable = File::create(dir.path().join("write-only")).unwrap();
+        let (mut parser, mut blocks) = (Parser::new(b','), Blocks::new(1));
+        let first = ByteRecord::from(vec!["a"]);
+        assert_eq!(
+            parser.read(&mut blocks, &file, 0..2).unwrap().as_ref(),
+            Some(&first)
+        );
+        // The first block is kept, so that the error comes inside the quotes.
+        parser
+            .read(&mut blocks, &unreadable, 2..text.len() as u64)
+            .unwrap_err();
+        assert_eq!(parser.read(&mut blocks, &file, 0..2).unwrap(), Some(first));
+    }
+
+    #[test]
     fn no_more_blocks_are_kept_than_the_bound_allows() {
         let text = vec![b'x'; 64 * MIN_BLOCK];
         let file = file(&text);
