@@ -11,14 +11,13 @@ use brigade::{KeyLimits, Pool};
 
 use super::work::Lane;
 use crate::options::values::Rate;
+use crate::report::sidecar::MAX_PAUSES;
 
 /// How much slower a lane becomes at most.
 const SLOWEST: f64 = 4096.0;
 /// By what factor the rate of a lane rises again, at most once a second.
 const RECOVERY: f64 = 1.25;
 const RECOVERY_STEP: Duration = Duration::from_secs(1);
-/// How many pauses are remembered one by one.
-const MAX_PAUSES: usize = 1000;
 
 /// The limits of a lane as they were set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -305,6 +304,7 @@ impl Lanes {
         self.running
     }
 
+    #[cfg(test)]
     pub(crate) const fn waiting(&self) -> usize {
         self.waiting
     }
@@ -351,7 +351,11 @@ impl Lanes {
         if self.running >= self.workers {
             return Cause::Busy;
         }
-        if state.limits.workers.is_some_and(|most| state.running >= most) {
+        if state
+            .limits
+            .workers
+            .is_some_and(|most| state.running >= most)
+        {
             return Cause::HostWorkers;
         }
         if self.backing_off >= self.waiting {
@@ -392,10 +396,8 @@ impl Lanes {
             }
             Cause::HostRate => {
                 let rate = state.base.or(state.limits.rate);
-                rate.map(|rate| {
-                    format!("{lane} {:.3}/s", rate.slower(state.slowdown).per_second())
-                })
-                .unwrap_or_default()
+                rate.map(|rate| format!("{lane} {}", said(rate.slower(state.slowdown))))
+                    .unwrap_or_default()
             }
             Cause::Rate => self
                 .total_rate
@@ -404,6 +406,15 @@ impl Lanes {
             Cause::Busy | Cause::Backoff | Cause::Input | Cause::End => String::new(),
         }
     }
+}
+
+/// A rate, in numbers that are short enough for the bar.
+fn said(rate: Rate) -> String {
+    let (number, unit) = match rate.per_second() {
+        a_second if a_second < 0.1 => (a_second * 60.0, "min"),
+        a_second => (a_second, "s"),
+    };
+    format!("{}/{unit}", (number * 100.0).round() / 100.0)
 }
 
 /// Why jobs wait, the most frequent cause first.
@@ -436,8 +447,7 @@ mod tests {
     fn told(shared: &SharedLanes) -> Rc<RefCell<Vec<KeyLimits>>> {
         let told = Rc::new(RefCell::new(Vec::new()));
         let log = Rc::clone(&told);
-        shared.borrow_mut().set_limits =
-            Box::new(move |_, limits| log.borrow_mut().push(limits));
+        shared.borrow_mut().set_limits = Box::new(move |_, limits| log.borrow_mut().push(limits));
         told
     }
 

@@ -22,8 +22,7 @@ const WINDOW: Duration = Duration::from_secs(5);
 pub(crate) struct Snapshot<'a> {
     pub(crate) account: &'a Account,
     pub(crate) running: usize,
-    pub(crate) waiting: usize,
-    /// Rows that run or wait: more than the sum of both where a row is between two of its jobs.
+    /// Rows that run or wait.
     pub(crate) in_work: u64,
     pub(crate) causes: &'a Causes,
 }
@@ -144,9 +143,11 @@ impl Screen {
             .iter()
             .filter(|waiting| waiting.cause != Cause::End)
             .map(|waiting| {
-                let detail = &waiting.detail;
-                let space = if detail.is_empty() { "" } else { " " };
-                format!("{} {}{space}{detail}", waiting.jobs, waiting.cause.name())
+                let (jobs, cause) = (waiting.jobs, waiting.cause.name());
+                match waiting.detail.as_str() {
+                    "" => format!("{jobs} {cause}"),
+                    detail => format!("{jobs} {cause} ({detail})"),
+                }
             })
             .collect();
         if !causes.is_empty() {
@@ -227,7 +228,6 @@ mod tests {
         let snapshot = Snapshot {
             account: &account,
             running: 50,
-            waiting: 30,
             in_work: 80,
             causes: &causes,
         };
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(
             text,
             "93 of 1000 done, 50 running, 30 waiting, 827 to come, 10/s, 1 min 31 s left; \
-             waiting for: 30 Retry-After http://h:80 41 s; failed: 1 (timeout 1, bad rows 2)"
+             waiting for: 30 Retry-After (http://h:80 41 s); failed: 1 (timeout 1, bad rows 2)"
         );
         assert_eq!(93 + 50 + 30 + 827, 1000);
     }
@@ -245,6 +245,16 @@ mod tests {
     #[test]
     fn times_are_said_as_people_say_them() {
         let spans = [1, 59, 61, 3600, 10_020, 200_000].map(|s| span(Duration::from_secs(s)));
-        assert_eq!(spans, ["1 s", "59 s", "1 min 1 s", "1 h 0 min", "2 h 47 min", "2 days"]);
+        assert_eq!(
+            spans,
+            [
+                "1 s",
+                "59 s",
+                "1 min 1 s",
+                "1 h 0 min",
+                "2 h 47 min",
+                "2 days"
+            ]
+        );
     }
 }

@@ -48,7 +48,9 @@ pub(crate) fn page(settings: &Settings, path: &Path) -> Result<(), Stop> {
 
 /// Writes the trace to a file.
 pub(crate) fn trace(settings: &Settings, path: &Path) -> Result<(), Stop> {
-    to_file(settings, path, "the trace", |out| write_trace(settings, out).map(drop))
+    to_file(settings, path, "the trace", |out| {
+        write_trace(settings, out).map(drop)
+    })
 }
 
 fn to_file(
@@ -58,7 +60,10 @@ fn to_file(
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), ReportError>,
 ) -> Result<(), Stop> {
     if path.exists() && path.canonicalize().ok() == settings.answers.canonicalize().ok() {
-        return Err(Stop::output(path, format_args!("{what} would overwrite the answers")));
+        return Err(Stop::output(
+            path,
+            format_args!("{what} would overwrite the answers"),
+        ));
     }
     let file = File::create(path)
         .map_err(|error| Stop::output(path, format_args!("cannot write {what}: {error}")))?;

@@ -164,6 +164,7 @@ impl Commands {
             .map(|name| header.column(name))
             .transpose()?;
         let of_key = limits(options);
+        reserve_descriptors(workers(options)).map_err(|error| Stop::Usage(error.to_string()))?;
         Ok(Self {
             template: template(options, header)?,
             key,
