@@ -34,12 +34,7 @@ pub(crate) fn run(options: &RunOptions) -> u8 {
     }
     frame::run(
         &options.common,
-        |header| {
-            let commands = Commands::new(options, header)?;
-            reserve_descriptors(workers(options))
-                .map_err(|error| Stop::Usage(error.to_string()))?;
-            Ok((commands, plan(options)))
-        },
+        |header| Ok((Commands::new(options, header)?, plan(options))),
         |work| Rc::clone(&work.lanes),
     )
 }
@@ -60,6 +55,7 @@ fn plan(options: &RunOptions) -> Plan {
     let workers = workers(options);
     Plan {
         name: "run",
+        busy: "command",
         workers,
         // A command may do harm when it runs twice.
         retries: options.common.retries.unwrap_or(0),
