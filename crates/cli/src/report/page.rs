@@ -121,8 +121,8 @@ impl Page<'_> {
         html! {
             @if self.figures.totals.torn {
                 p class="notice" {
-                    "The last record of the file has no line end: the run that wrote it was killed. "
-                    "The record is left out."
+                    "The last record of the file has no line end and is left out: the run was killed, "
+                    "or it still writes."
                 }
             }
             @if let Some(notice) = &self.notice {

@@ -348,6 +348,36 @@ mod tests {
     }
 
     #[test]
+    fn times_of_any_century_fit_in_the_bins() {
+        let mut timeline = Timeline::new();
+        for (from, to) in [
+            (253_402_300_799_999, 253_402_300_799_999),
+            (-999_999_999_999, 0),
+        ] {
+            timeline.record(from, to, true);
+        }
+        let columns = timeline.columns();
+        assert_eq!(totals(&columns).0, 2);
+        assert!(columns.columns.len() <= MAX_COLUMNS);
+        assert!(timeline.busiest(1).is_some());
+    }
+
+    #[test]
+    fn many_runs_far_from_each_other_fit_in_the_columns() {
+        let mut timeline = Timeline::new();
+        for run in 0..1_000 {
+            timeline.record(run * 3_600_000, run * 3_600_000 + 900, true);
+        }
+        let columns = timeline.columns();
+        assert_eq!(totals(&columns).0, 1_000);
+        assert!(
+            columns.columns.len() <= MAX_COLUMNS,
+            "{}",
+            columns.columns.len()
+        );
+    }
+
+    #[test]
     fn a_single_row_of_no_length_has_a_column() {
         let mut timeline = Timeline::new();
         assert_eq!(timeline.span(), None);

@@ -28,6 +28,7 @@ pub(crate) fn hosts(figures: &Figures, runs: &[RunEntry]) -> Option<Markup> {
     let mut hosts: Vec<(LaneId, &Host)> = (0..).zip(&figures.hosts).collect();
     hosts.retain(|(_, host)| host.rows > 0);
     hosts.sort_by_key(|(lane, host)| (Reverse(host.rows), figures.lanes.name(*lane)));
+    let with_url = hosts.iter().filter(|(lane, _)| *lane != 0).count() as u64;
     let shown = hosts.len().min(MAX_HOSTS);
     let left_out: u64 = hosts[shown..].iter().map(|(_, host)| host.rows).sum();
     let pauses = (!runs.is_empty()).then(|| pauses(figures, runs));
@@ -63,7 +64,7 @@ pub(crate) fn hosts(figures: &Figures, runs: &[RunEntry]) -> Option<Markup> {
     let rows = hosts[..shown].iter().map(row).collect();
     Some(html! {
         p class="lead" {
-            (text::counted(hosts.len() as u64, "host", "hosts")) ", by scheme, name and port. "
+            (text::counted(with_url, "host", "hosts")) ", by scheme, name and port. "
             "429s are rows that ended with this status."
             @if left_out > 0 {
                 " The " (text::count(shown as u64)) " with the most rows are shown; the others have "
