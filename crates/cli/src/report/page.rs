@@ -191,13 +191,10 @@ impl Page<'_> {
 
     fn added_up(&self) -> String {
         let figures = self.figures;
-        let what = match figures.mode {
-            Mode::Fetch => "for their requests",
-            Mode::Run => "for their commands",
-        };
         let mut sentence = format!(
-            "Added up over all rows, they took {} {what} and waited {} for limits",
+            "Added up over all rows, they took {} for their {} and waited {} for limits",
             text::duration(figures.elapsed_ms),
+            figures.mode.work(),
             text::duration(figures.queued_ms),
         );
         if figures.mode == Mode::Fetch {

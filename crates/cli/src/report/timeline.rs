@@ -9,6 +9,10 @@ use std::collections::VecDeque;
 const MAX_BINS: usize = 16_384;
 /// Columns of a chart.
 pub(crate) const MAX_COLUMNS: usize = 240;
+/// Columns of a chart of few rows.
+const MIN_COLUMNS: usize = 24;
+/// Rows that a column has on average, where there are few.
+const ROWS_PER_COLUMN: u64 = 4;
 /// Bin widths in milliseconds, each a multiple of the one before.
 const WIDTHS: [i64; 21] = [
     1,
@@ -234,7 +238,9 @@ impl Timeline {
                 .map(|s| (s.end - s.start + factor - 1) / factor)
                 .sum()
         };
-        let max = i64::try_from(MAX_COLUMNS).expect("a small constant");
+        let rows: u64 = self.bins.iter().map(|bin| bin.ok + bin.failed).sum();
+        let max = usize::try_from(rows / ROWS_PER_COLUMN).unwrap_or(MAX_COLUMNS);
+        let max = i64::try_from(max.clamp(MIN_COLUMNS, MAX_COLUMNS)).expect("a small number");
         let wider = (2..).map(|n| n * 100);
         let mut factors = FACTORS.into_iter().chain(wider);
         factors.find(|factor| columns(*factor) <= max).unwrap_or(1)

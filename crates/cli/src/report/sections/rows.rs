@@ -152,7 +152,7 @@ fn by_kind(figures: &Figures) -> Markup {
     let first = if figures.mode == Mode::Fetch {
         "Host"
     } else {
-        ""
+        "Rows"
     };
     html! {
         div class="scroll" tabindex="0" role="region" aria-label="Failures by kind and host" {
@@ -339,7 +339,9 @@ pub(crate) fn slowest(figures: &Figures) -> Option<Markup> {
         return None;
     }
     Some(html! {
-        p class="lead" { "By the time in which their requests ran, all attempts together." }
+        p class="lead" {
+            "By the time in which their " (figures.mode.work()) " ran, all attempts together."
+        }
         (listed("Slowest rows", rows, figures.mode, true))
     })
 }
