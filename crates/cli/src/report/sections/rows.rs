@@ -195,7 +195,7 @@ fn by_kind(figures: &Figures) -> Markup {
     }
 }
 
-/// The groups of each kind. The kind with the largest group comes first.
+/// The groups of each kind. The kind with the most failures comes first.
 fn by_group(figures: &Figures) -> Vec<(KindId, Vec<&Group>)> {
     let mut kinds: Vec<(KindId, Vec<&Group>)> = Vec::new();
     for group in &figures.groups {
@@ -204,15 +204,17 @@ fn by_group(figures: &Figures) -> Vec<(KindId, Vec<&Group>)> {
             None => kinds.push((group.kind, vec![group])),
         }
     }
+    kinds.sort_by_key(|(kind, _)| Reverse(figures.failures_of(*kind)));
     kinds
 }
 
 fn kind_rows(figures: &Figures, kind: KindId, groups: &[&Group]) -> Markup {
-    let of_kind = figures
+    let count = figures.failures_of(kind);
+    let hosts = figures
         .failures
-        .iter()
-        .filter(|((other, _), _)| *other == kind);
-    let (hosts, count) = of_kind.fold((0, 0), |(hosts, rows), (_, more)| (hosts + 1, rows + more));
+        .keys()
+        .filter(|(other, _)| *other == kind)
+        .count() as u64;
     let is_fetch = figures.mode == Mode::Fetch;
     html! {
         details {
