@@ -44,6 +44,15 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
+    /// What the time of idle workers counts as.
+    pub(crate) const fn share(self) -> &'static str {
+        match self {
+            Self::HostRate | Self::HostWorkers => "host limit",
+            Self::End => "idle",
+            cause => cause.name(),
+        }
+    }
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Busy => "server",
