@@ -47,7 +47,7 @@ mod work;
 pub(crate) use self::work::run;
 use self::{
     descriptors::reserve_descriptors,
-    ended::{Ended, RunError},
+    ended::{Captured, Ended, RunError},
     process::{Attempt, Limits, Output, execute, saved_output},
     template::Template,
 };

@@ -11,12 +11,12 @@ use brigade::csv::{Column, Header, Row};
 use smol::future;
 
 use super::{
-    Attempt, Ended, Limits, Output, RunError, Template, execute, reserve_descriptors, saved_output,
+    Attempt, Captured, Ended, Limits, Output, RunError, Template, execute, reserve_descriptors, saved_output,
 };
 use crate::frame::lanes::{LaneLimits, Lanes, SharedLanes};
 use crate::frame::stop::Stop;
 use crate::frame::work::{Again, Answer, Columns, Failure, Lane, Next, Numbered, RowError, Work};
-use crate::frame::{self, Plan, listed};
+use crate::frame::{self, Plan};
 use crate::options::RunOptions;
 
 /// Runs the commands, and returns the exit code.
@@ -126,13 +126,7 @@ fn template(options: &RunOptions, header: &Header) -> Result<Template, Stop> {
         ),
         None => Template::new(&options.command, header, default, options.shell),
     };
-    template.map_err(|error| {
-        Stop::Usage(format!(
-            "{error}; the columns of {}: {}",
-            header.file(),
-            listed(header)
-        ))
-    })
+    template.map_err(|error| Stop::Usage(error.to_string()))
 }
 
 /// The commands of the rows.
@@ -188,7 +182,7 @@ impl Commands {
             (Some(directory), Some(_)) => saved_output(directory, row.number)
                 .map(|path| path.display().to_string().into_bytes())
                 .into(),
-            (None, Some(ended)) => vec![ended.stdout.text.clone(), ended.stderr.text.clone()],
+            (None, Some(ended)) => vec![cell(&ended.stdout), cell(&ended.stderr)],
             (_, None) => vec![Vec::new(), Vec::new()],
         };
         Answer {
@@ -197,6 +191,15 @@ impl Commands {
             error,
         }
     }
+}
+
+/// What was kept of an output, and how much more there was.
+fn cell(output: &Captured) -> Vec<u8> {
+    let mut cell = output.text.clone();
+    if output.truncated > 0 {
+        cell.extend(format!("\n[{} bytes more]", output.truncated).into_bytes());
+    }
+    cell
 }
 
 impl Work for Commands {
