@@ -26,10 +26,6 @@ pub(crate) struct Captured {
 }
 
 /// Why a process is ended before it ends by itself.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the pool drops attempts to end them")
-)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// The run was interrupted.

@@ -92,9 +92,6 @@ pub(crate) enum Output {
     /// Into the files of [`saved_output`] below the directory, without a bound. A further attempt
     /// replaces them.
     Files(PathBuf),
-    /// To where those of `brigade` go.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no option asks for it"))]
-    Inherit,
 }
 
 /// The files for the two outputs of a row: `DIR/00/12/001234.out` and `.err`.
@@ -359,7 +356,6 @@ fn command(attempt: &Attempt, output: &Output) -> Result<Command, RunError> {
         });
     match output {
         Output::Capture => command.stdout(Stdio::piped()).stderr(Stdio::piped()),
-        Output::Inherit => command.stdout(Stdio::inherit()).stderr(Stdio::inherit()),
         Output::Files(directory) => {
             let [stdout, stderr] = saved_output(directory, attempt.row);
             let (stdout, stderr) = (create(&stdout)?, create(&stderr)?);
@@ -905,19 +901,12 @@ mod tests {
             smol::block_on(future::zip(worker(), worker()));
         };
         for _ in 0..7 {
-            let costs = [
-                cost(|| ours(&Output::Capture)),
-                cost(|| ours(&Output::Inherit)),
-                cost(xargs),
-            ];
-            let [captured, inherited, peer] = costs;
+            let costs = [cost(|| ours(&Output::Capture)), cost(xargs)];
+            let [captured, peer] = costs;
             println!(
-                "captured, inherited, xargs: {costs:.2?}; of the rate of xargs {:.2} {:.2}, \
-                 of its CPU seconds {:.2} {:.2}",
+                "captured, xargs: {costs:.2?}; of the rate of xargs {:.2}, of its CPU seconds {:.2}",
                 peer.0 / captured.0,
-                peer.0 / inherited.0,
                 captured.1 / peer.1,
-                inherited.1 / peer.1,
             );
         }
     }

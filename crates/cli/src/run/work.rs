@@ -1,6 +1,7 @@
 //! What `brigade run` does with a row: it runs the command in a slot of the pool, and its exit code
 //! and output are the answer.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -8,10 +9,11 @@ use std::sync::Arc;
 use std::thread;
 
 use brigade::csv::{Column, Header, Row};
-use smol::future;
+use smol::channel::{Receiver, Sender, bounded};
 
 use super::{
-    Attempt, Captured, Ended, Limits, Output, RunError, Template, execute, reserve_descriptors, saved_output,
+    Attempt, Captured, Ended, Limits, Output, RunError, Template, ended, execute,
+    reserve_descriptors, saved_output,
 };
 use crate::frame::lanes::{LaneLimits, Lanes, SharedLanes};
 use crate::frame::stop::Stop;
@@ -137,6 +139,10 @@ struct Commands {
     limits: Limits,
     output: Output,
     save_output: Option<PathBuf>,
+    /// Closed when what runs is cut short.
+    running: (Sender<()>, Receiver<()>),
+    /// Why.
+    cut: Cell<ended::Stop>,
 }
 
 /// A command of a row.
@@ -169,6 +175,8 @@ impl Commands {
                 None => Output::Capture,
             },
             save_output: options.save_output.clone(),
+            running: bounded(1),
+            cut: Cell::new(ended::Stop::Interrupted),
         })
     }
 
@@ -229,6 +237,13 @@ impl Work for Commands {
         })
     }
 
+    fn cut(&self, kind: &'static str) -> bool {
+        if kind == "deadline" {
+            self.cut.set(ended::Stop::Deadline);
+        }
+        self.running.0.close()
+    }
+
     async fn run(&self, job: Job, attempt: u32) -> Result<Next<Job>, Failure> {
         let Job { row, .. } = &job;
         let attempt = Attempt {
@@ -237,7 +252,11 @@ impl Work for Commands {
             row: row.number,
             attempt,
         };
-        match execute(&attempt, &self.limits, &self.output, future::pending()).await {
+        let stop = async {
+            let _ = self.running.1.recv().await;
+            self.cut.get()
+        };
+        match execute(&attempt, &self.limits, &self.output, stop).await {
             Ok(ended) => Ok(Next::Answer(self.answer(row, Some(&ended), None))),
             Err(error) => Err(self.failed(row, &error)),
         }
