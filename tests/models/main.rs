@@ -23,7 +23,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use brigade::{ManualTimer, Outcome, Pool, Stats};
 use futures_lite::future;
+use shuttle::Runner;
 use shuttle::future::{JoinHandle, block_on, spawn};
+use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 
 /// How many orders of each kind.
 const SCHEDULES: usize = 300;
@@ -57,15 +59,24 @@ impl Drop for PrintSlots {
 
 fn explore_orders(model: impl Fn() + Send + Sync + 'static) {
     if let Ok(schedule) = std::env::var("BRIGADE_SCHEDULE") {
-        return shuttle::replay(model, &schedule);
+        runner(ReplayScheduler::new_from_encoded(&schedule)).run(model);
+        return;
     }
     let schedules = std::env::var("BRIGADE_SCHEDULES").map_or(SCHEDULES, |text| {
         text.parse().expect("BRIGADE_SCHEDULES is a number")
     });
     let model = Arc::new(model);
     let random = Arc::clone(&model);
-    shuttle::check_random(move || random(), schedules);
-    shuttle::check_pct(move || model(), schedules, CHANGES);
+    runner(RandomScheduler::new(schedules)).run(move || random());
+    runner(PctScheduler::new(CHANGES, schedules)).run(move || model());
+}
+
+/// The stacks that shuttle gives its threads by default are too small for a build that is hardly
+/// optimized.
+fn runner<S: Scheduler + 'static>(scheduler: S) -> Runner<S> {
+    let mut config = shuttle::Config::default();
+    config.stack_size = 1 << 20;
+    Runner::new(scheduler, config)
 }
 
 /// Each on a thread of its own.
