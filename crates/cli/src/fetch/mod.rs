@@ -1,1 +1,676 @@
-//! `brigade fetch`: one request for each row, and one for each hop of its redirects.
+//! `brigade fetch`: a row comes in, its URL is requested, and what the server answers goes out. A
+//! redirect is a request of its own, in the lane of the host that it leads to.
+
+mod address;
+mod client;
+mod content;
+mod polite;
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use brigade::csv::{Column, Header, Row};
+use isahc::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use url::Url;
+
+use self::address::Address;
+use self::client::{Body, Client, ClientError, Isahc, Request, Response};
+use self::content::{Content, ContentError, Keep};
+use crate::frame::lanes::{LaneLimits, Lanes, SharedLanes};
+use crate::frame::stop::Stop;
+use crate::frame::work::{
+    Again, Answer, Columns, Failure, Lane, Next, Numbered, RowError, Work,
+};
+use crate::frame::{self, Plan, listed};
+use crate::options::FetchOptions;
+use crate::options::values::{self, RetryOn, Statuses};
+
+/// Fetches, and returns the exit code.
+pub(crate) fn run(options: &FetchOptions) -> u8 {
+    frame::run(
+        &options.common,
+        |header| {
+            let work = Fetch::new(options, header)?;
+            let plan = plan(options);
+            Ok((work, plan))
+        },
+        |work| Rc::clone(&work.lanes),
+    )
+}
+
+fn plan(options: &FetchOptions) -> Plan {
+    let limits = limits(options);
+    let own_limits = own_limits(options);
+    let is_idempotent = options.method.split(',').all(|method| {
+        ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]
+            .contains(&method.trim().to_ascii_uppercase().as_str())
+    });
+    let repeats = (!is_idempotent).then(|| {
+        format!(
+            "{} is not idempotent: rows that ran when the last run ended are requested again",
+            options.method
+        )
+    });
+    Plan {
+        name: "fetch",
+        workers: options.workers,
+        retries: options.common.retries.unwrap_or(2),
+        limits: Some(limits),
+        own_limits,
+        host_of: address::host_of,
+        rate_option: "--per-host-rate 50/s",
+        repeats,
+        settings: settings(options),
+    }
+}
+
+fn limits(options: &FetchOptions) -> LaneLimits {
+    LaneLimits {
+        rate: options.per_host_rate.0,
+        workers: Some(options.per_host_workers),
+    }
+}
+
+fn own_limits(options: &FetchOptions) -> HashMap<String, LaneLimits> {
+    options
+        .host
+        .iter()
+        .map(|own| {
+            let limits = LaneLimits {
+                rate: own.rate,
+                workers: own.workers.or(Some(options.per_host_workers)),
+            };
+            (own.host.clone(), limits)
+        })
+        .collect()
+}
+
+/// The settings that the report shows. Headers, proxies and templates may hold secrets.
+fn settings(options: &FetchOptions) -> Vec<(String, String)> {
+    let rate = |rate: Option<values::Rate>| rate.map_or("none".to_owned(), |rate| rate.to_string());
+    let time = |time| humantime::format_duration(time).to_string();
+    [
+        ("--workers", options.workers.to_string()),
+        ("--per-host-workers", options.per_host_workers.to_string()),
+        ("--per-host-rate", rate(options.per_host_rate.0)),
+        ("--rate", rate(options.common.rate)),
+        (
+            "--retries",
+            options.common.retries.unwrap_or(2).to_string(),
+        ),
+        ("--timeout", time(options.timeout)),
+        ("--method", options.method.clone()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+/// What is requested for a row, and what has become of it so far.
+#[derive(Debug, Clone)]
+pub(crate) struct Fetching {
+    url: Url,
+    /// An index into the methods of the options.
+    method: usize,
+    /// The URLs that led here, to find loops.
+    visited: Vec<Url>,
+    /// Whether the request may carry the headers of the options that hold credentials.
+    is_trusted: bool,
+    /// Whether a redirect has turned the method into GET.
+    is_get: bool,
+    number: u64,
+    /// The path of the body, of a row that names it.
+    path: Option<PathBuf>,
+}
+
+pub(crate) struct Fetch<C = Isahc> {
+    client: C,
+    pub(crate) lanes: SharedLanes,
+    address: Address,
+    methods: Vec<Method>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    accept: Statuses,
+    retry_on: RetryOn,
+    max_redirects: u32,
+    max_retry_after: Duration,
+    host_failures: Option<usize>,
+    keep: Keep,
+    save: Option<Save>,
+    connect_seconds: Cell<f64>,
+}
+
+/// Where bodies are saved.
+#[derive(Debug)]
+struct Save {
+    directory: PathBuf,
+    name: Option<Column>,
+}
+
+/// What is known of the answer to a request.
+#[derive(Debug, Default)]
+struct Head {
+    status: Option<u16>,
+    content_type: String,
+}
+
+impl Fetch {
+    fn new(options: &FetchOptions, header: &Header) -> Result<Self, Stop> {
+        let address = match &options.url_template {
+            Some(template) => Address::template(template, header)?,
+            None => match frame::column(header, options.column.as_deref(), Some("url"))? {
+                Some(column) => Address::Column(column),
+                None => {
+                    return Err(Stop::Usage(format!(
+                        "{}: which column has the URLs? Choose one with --column: {}",
+                        header.file(),
+                        listed(header)
+                    )));
+                }
+            },
+        };
+        let save = match &options.save_bodies {
+            Some(directory) => Some(Save {
+                directory: directory.clone(),
+                name: options
+                    .name_column
+                    .as_deref()
+                    .map(|name| header.column(name))
+                    .transpose()?,
+            }),
+            None => None,
+        };
+        let all = limits(options);
+        let own = own_limits(options);
+        Ok(Self {
+            client: Isahc::new(options).map_err(Stop::Usage)?,
+            lanes: Lanes::new(options.workers, options.common.rate, move |lane| {
+                own.get(address::host_of(lane)).copied().unwrap_or(all)
+            }),
+            address,
+            methods: methods(&options.method)?,
+            headers: headers(options)?,
+            accept: options.accept.clone(),
+            retry_on: options.retry_on.clone(),
+            max_redirects: options.max_redirects,
+            max_retry_after: options.max_retry_after,
+            host_failures: options.host_failures,
+            keep: Keep {
+                max_bytes: options.max_body,
+                include: options.include_body,
+                extract: options.extract.clone(),
+            },
+            save,
+            connect_seconds: Cell::new(0.0),
+        })
+    }
+}
+
+/// The methods that are tried in turn.
+fn methods(text: &str) -> Result<Vec<Method>, Stop> {
+    text.split(',')
+        .map(|method| {
+            let method = method.trim().to_ascii_uppercase();
+            Method::from_bytes(method.as_bytes())
+                .map_err(|_| Stop::Usage(format!("--method: {method:?} is no method")))
+        })
+        .collect()
+}
+
+/// The headers of each request: those of the options, with the user agent.
+fn headers(options: &FetchOptions) -> Result<Vec<(HeaderName, HeaderValue)>, Stop> {
+    let wrong = |problem: String| Stop::Usage(format!("--header: {problem}"));
+    let mut lines = Vec::new();
+    for given in &options.header {
+        match given.strip_prefix('@') {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| wrong(format!("cannot read {path}: {error}")))?;
+                lines.extend(text.lines().map(str::to_owned));
+            }
+            None => lines.push(given.clone()),
+        }
+    }
+    let mut headers = Vec::new();
+    for line in lines.iter().filter(|line| !line.trim().is_empty()) {
+        let (name, value) = values::header(line).map_err(wrong)?;
+        headers.push(client::header(&name, &value).map_err(wrong)?);
+    }
+    if !headers.iter().any(|(name, _)| name == header::USER_AGENT) {
+        let mut agent = options
+            .user_agent
+            .clone()
+            .unwrap_or_else(|| concat!("brigade/", env!("CARGO_PKG_VERSION")).to_owned());
+        if let Some(contact) = &options.contact {
+            agent = format!("{agent} (+{contact})");
+        }
+        headers.push(client::header("user-agent", &agent).map_err(wrong)?);
+    }
+    Ok(headers)
+}
+
+impl<C: Client + 'static> Work for Fetch<C> {
+    type Job = Fetching;
+
+    fn columns(&self) -> Columns {
+        let mut after = Vec::new();
+        if self.save.is_some() {
+            after.extend(["path".to_owned(), "sha256".to_owned()]);
+        }
+        after.extend(self.keep.columns());
+        Columns {
+            before: ["status_code", "final_url", "redirects", "content_type", "bytes"]
+                .map(str::to_owned)
+                .into(),
+            has_backoff: true,
+            after,
+        }
+    }
+
+    fn lane(&self, row: &Row) -> Lane {
+        match self.address.url(row) {
+            Ok(url) => address::lane(&url),
+            Err(_) => "".into(),
+        }
+    }
+
+    fn lane_of(&self, job: &Fetching) -> Lane {
+        address::lane(&job.url)
+    }
+
+    fn job(&self, row: &Numbered) -> Result<Fetching, Answer> {
+        let bad = |kind, message| self.answer(None, &Head::default(), None, Some((kind, message)));
+        let url = self
+            .address
+            .url(&row.row)
+            .map_err(|message| bad("bad_url", message))?;
+        let name = self.save.as_ref().and_then(|save| save.name);
+        let path = match name {
+            Some(column) => {
+                let path = content::named(row.row.field(column));
+                Some(path.ok_or_else(|| {
+                    bad("bad_url", "the name of the body leads out of its directory".to_owned())
+                })?)
+            }
+            None => None,
+        };
+        Ok(Fetching {
+            url,
+            method: 0,
+            visited: Vec::new(),
+            is_trusted: true,
+            is_get: false,
+            number: row.number,
+            path,
+        })
+    }
+
+    fn connect_seconds(&self) -> f64 {
+        self.connect_seconds.get()
+    }
+
+    async fn run(&self, job: Fetching, _attempt: u32) -> Result<Next<Fetching>, Failure> {
+        let lane = address::lane(&job.url);
+        let failures = self.lanes.borrow().failures(&lane);
+        if self.host_failures.is_some_and(|most| failures >= most) {
+            let message = format!("{failures} failures in a row to reach the host");
+            let error = Some(("host_down", message));
+            return Err(Failure::last(self.answer(Some(&job), &Head::default(), None, error)));
+        }
+        match self.client.send(self.request(&job)).await {
+            Ok(response) => self.received(job, &lane, response).await,
+            Err(error) => Err(self.unreached(&job, &lane, &Head::default(), error)),
+        }
+    }
+}
+
+impl<C: Client + 'static> Fetch<C> {
+    fn request(&self, job: &Fetching) -> Request {
+        let method = if job.is_get {
+            Method::GET
+        } else {
+            self.methods[job.method].clone()
+        };
+        let mut url = job.url.clone();
+        let mut headers: HeaderMap = HeaderMap::with_capacity(self.headers.len() + 1);
+        for (name, value) in &self.headers {
+            if job.is_trusted || !is_credential(name) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        // User and password of a URL are credentials, which curl would send for redirects too.
+        if !url.username().is_empty() || url.password().is_some() {
+            if !headers.contains_key(header::AUTHORIZATION)
+                && let Some(value) = basic(&url)
+            {
+                headers.insert(header::AUTHORIZATION, value);
+            }
+            let _ = url.set_username("");
+            let _ = url.set_password(None);
+        }
+        url.set_fragment(None);
+        Request {
+            method,
+            url,
+            headers,
+        }
+    }
+
+    /// The head of an answer is there.
+    async fn received(
+        &self,
+        job: Fetching,
+        lane: &Lane,
+        response: Response<C::Body>,
+    ) -> Result<Next<Fetching>, Failure> {
+        let Response {
+            status,
+            headers,
+            body,
+        } = response;
+        let connect = self.connect_seconds.get() + body.connect_time().as_secs_f64();
+        self.connect_seconds.set(connect);
+        let head = Head {
+            status: Some(status),
+            content_type: text(&headers, header::CONTENT_TYPE),
+        };
+        let wait = self.listen(lane, status, &headers);
+
+        let path = self.save.as_ref().filter(|_| self.accept.contains(status)).map(|save| {
+            let name = job.path.clone().unwrap_or_else(|| {
+                content::numbered(job.number, content::extension(&head.content_type))
+            });
+            save.directory.join(name)
+        });
+        // A body that is left unread costs the connection.
+        let content = match self.keep.read(body, path.as_deref()).await {
+            Ok(content) => content,
+            Err(error) => return Err(self.unread(&job, lane, &head, error)),
+        };
+
+        if let Some(hop) = self.redirect(&job, status, &headers) {
+            return match hop {
+                Ok(hop) => Ok(Next::Hop(hop)),
+                Err(error) => Err(Failure::last(self.answer(
+                    Some(&job),
+                    &head,
+                    Some((&content, None)),
+                    Some(error),
+                ))),
+            };
+        }
+        if matches!(status, 405 | 501) && job.method + 1 < self.methods.len() {
+            let method = job.method + 1;
+            return Ok(Next::Hop(Fetching { method, ..job }));
+        }
+        self.judge(&job, &head, &content, path, wait)
+    }
+
+    /// Hears what a server says of its load, and returns after what time it wants the next request.
+    fn listen(&self, lane: &Lane, status: u16, headers: &HeaderMap) -> Option<Duration> {
+        let (now, at) = (Instant::now(), SystemTime::now());
+        let is_overloaded = matches!(status, 429 | 503);
+        let mut lanes = self.lanes.borrow_mut();
+        let wait = if is_overloaded {
+            polite::retry_after(headers, at).or_else(|| polite::quota_reset(headers, at))
+        } else {
+            None
+        };
+        if is_overloaded {
+            lanes.slow_down(lane, now);
+        } else {
+            lanes.succeed(lane, now);
+        }
+        let hold = wait.or_else(|| polite::quota_reset(headers, at));
+        if let Some(time) = hold
+            && !time.is_zero()
+        {
+            lanes.hold_for(lane, time.min(self.max_retry_after), now);
+        }
+        wait
+    }
+
+    /// What a redirect leads to; `None` if the answer is no redirect that is followed.
+    fn redirect(
+        &self,
+        job: &Fetching,
+        status: u16,
+        headers: &HeaderMap,
+    ) -> Option<Result<Fetching, (&'static str, String)>> {
+        if !matches!(status, 301 | 302 | 303 | 307 | 308) || self.max_redirects == 0 {
+            return None;
+        }
+        let location = headers.get(header::LOCATION)?;
+        let target = std::str::from_utf8(location.as_bytes())
+            .map_err(|_| "Location is not UTF-8".to_owned())
+            .and_then(|location| job.url.join(location).map_err(|error| error.to_string()))
+            .and_then(|url| address::check(&url).map(|()| url));
+        let mut url = match target {
+            Ok(url) => url,
+            Err(message) => {
+                let message = format!("redirected to no URL: {message}");
+                return Some(Err(("bad_url", message)));
+            }
+        };
+        if url.fragment().is_none() {
+            url.set_fragment(job.url.fragment());
+        }
+        let is_same = |known: &Url| known == &url;
+        let method = &self.methods[job.method];
+        let is_get = job.is_get
+            || status == 303 && *method != Method::HEAD
+            || matches!(status, 301 | 302) && *method == Method::POST;
+        if (job.visited.iter().any(is_same) || job.url == url) && is_get == job.is_get {
+            return Some(Err(("too_many_redirects", "a loop of redirects".to_owned())));
+        }
+        if job.visited.len() >= self.max_redirects as usize {
+            let message = format!("more than {} redirects", self.max_redirects);
+            return Some(Err(("too_many_redirects", message)));
+        }
+        let mut visited = job.visited.clone();
+        visited.push(job.url.clone());
+        let is_same_origin = url.origin() == job.url.origin();
+        Some(Ok(Fetching {
+            is_trusted: job.is_trusted && is_same_origin,
+            visited,
+            is_get,
+            url,
+            method: job.method,
+            number: job.number,
+            path: job.path.clone(),
+        }))
+    }
+
+    /// Whether an answer is accepted, final or tried again.
+    fn judge(
+        &self,
+        job: &Fetching,
+        head: &Head,
+        content: &Content,
+        path: Option<PathBuf>,
+        wait: Option<Duration>,
+    ) -> Result<Next<Fetching>, Failure> {
+        let status = head.status.unwrap_or_default();
+        if self.accept.contains(status) {
+            let answer = self.answer(Some(job), head, Some((content, path)), None);
+            return Ok(Next::Answer(answer));
+        }
+        let kind = if status == 429 {
+            "rate_limited"
+        } else {
+            "http_status"
+        };
+        let (kind, message, again) = match wait {
+            Some(wait) if wait > self.max_retry_after => (
+                "retry_after",
+                format!(
+                    "the server asks to wait {}, longer than --max-retry-after",
+                    humantime::format_duration(wait)
+                ),
+                Again::No,
+            ),
+            Some(wait) if self.retry_on.has_status(status) => {
+                (kind, format!("status {status}"), Again::After(wait))
+            }
+            _ if self.retry_on.has_status(status) => {
+                (kind, format!("status {status}"), Again::Backoff)
+            }
+            _ => (kind, format!("status {status}"), Again::No),
+        };
+        let error = Some((kind, message));
+        let answer = self.answer(Some(job), head, Some((content, path)), error);
+        match again {
+            Again::No => Ok(Next::Answer(answer)),
+            again => Err(Failure { answer, again }),
+        }
+    }
+
+    /// There is no answer, or not all of it.
+    fn unreached(
+        &self,
+        job: &Fetching,
+        lane: &Lane,
+        head: &Head,
+        error: ClientError,
+    ) -> Failure {
+        let is_of_host = matches!(error.kind, "dns" | "connect" | "tls" | "timeout" | "reset");
+        if is_of_host {
+            self.lanes.borrow_mut().fail(lane);
+        }
+        let again = if self.retry_on.has_kind(error.kind) {
+            Again::Backoff
+        } else {
+            Again::No
+        };
+        let answer = self.answer(Some(job), head, None, Some((error.kind, error.message)));
+        Failure { answer, again }
+    }
+
+    fn unread(&self, job: &Fetching, lane: &Lane, head: &Head, error: ContentError) -> Failure {
+        let message = match error {
+            ContentError::Client(error) => return self.unreached(job, lane, head, error),
+            ContentError::TooLarge => (
+                "body_too_large",
+                format!("more than {} bytes", self.keep.max_bytes),
+            ),
+            ContentError::Save(path, error) => (
+                "protocol",
+                format!("cannot save to {}: {error}", path.display()),
+            ),
+        };
+        Failure::last(self.answer(Some(job), head, None, Some(message)))
+    }
+
+    fn answer(
+        &self,
+        job: Option<&Fetching>,
+        head: &Head,
+        content: Option<(&Content, Option<PathBuf>)>,
+        error: Option<(&'static str, String)>,
+    ) -> Answer {
+        let text = |text: Option<String>| text.unwrap_or_default().into_bytes();
+        let bytes = content.as_ref().map(|(content, _)| content.bytes.to_string());
+        let before = vec![
+            text(head.status.map(|status| status.to_string())),
+            text(job.map(|job| job.url.to_string())),
+            text(job.map(|job| job.visited.len().to_string())),
+            head.content_type.clone().into_bytes(),
+            text(bytes),
+        ];
+        let mut after = Vec::new();
+        if self.save.is_some() {
+            let (path, digest) = match &content {
+                Some((Content { sha256, .. }, Some(path))) => {
+                    (Some(path.display().to_string()), sha256.clone())
+                }
+                _ => (None, None),
+            };
+            after.extend([text(path), text(digest)]);
+        }
+        match content {
+            Some((content, _)) => after.extend(self.keep.cells(content)),
+            None => after.extend(self.keep.columns().map(|_| Vec::new())),
+        }
+        Answer {
+            before,
+            after,
+            error: error.map(|(kind, message)| RowError { kind, message }),
+        }
+    }
+}
+
+/// Whether a header may hold what another host must not see.
+fn is_credential(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    ["authorization", "cookie", "proxy-authorization"].contains(&name)
+        || ["key", "token", "secret", "auth"]
+            .iter()
+            .any(|part| name.contains(part))
+}
+
+/// The value of `Authorization` for user and password of a URL (RFC 7617).
+fn basic(url: &Url) -> Option<HeaderValue> {
+    let decoded = |text: &str| percent_encoding::percent_decode_str(text).collect::<Vec<u8>>();
+    let mut pair = decoded(url.username());
+    pair.push(b':');
+    pair.extend(decoded(url.password().unwrap_or_default()));
+    let mut value = HeaderValue::from_str(&format!("Basic {}", base64(&pair))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// RFC 4648, 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for group in bytes.chunks(3) {
+        let bits = group
+            .iter()
+            .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
+            << (8 * (3 - group.len()));
+        for digit in 0..4 {
+            let index = (bits >> (18 - 6 * digit)) & 63;
+            let is_there = digit <= group.len();
+            text.push(if is_there {
+                char::from(DIGITS[index as usize])
+            } else {
+                '='
+            });
+        }
+    }
+    text
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> String {
+    headers
+        .get(name)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        let pairs = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ];
+        for (bytes, text) in pairs {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn credentials_of_a_url_are_decoded() {
+        let url = Url::parse("https://user:pa%2Fss@h/").unwrap();
+        // "user:pa/ss"
+        assert_eq!(basic(&url).unwrap(), "Basic dXNlcjpwYS9zcw==");
+    }
+}

@@ -769,6 +769,16 @@ mod tests {
     }
 
     #[test]
+    fn an_input_that_is_always_ready_lets_others_have_their_turn() {
+        let mut captured = Captured::default();
+        let soon = Instant::now() + Duration::from_millis(10);
+        let reading = read(Some(smol::io::repeat(b'y')), &mut captured, 3);
+        assert_eq!(watched(within(soon, reading)), None);
+        assert_eq!(captured.text, b"yyy");
+        assert!(captured.truncated > 0);
+    }
+
+    #[test]
     fn a_stop_ends_the_process_and_is_told() {
         for (stop, kind) in [
             (Stop::Interrupted, "interrupted"),
@@ -833,7 +843,8 @@ mod tests {
         let path = directory.path().join("pids");
         // The leader ends by SIGTERM, its child does not.
         let script = script(&format!(
-            "(trap 'echo > {0}.term' TERM; echo > {0}.ready; while :; do sleep 0.05; done) & \
+            "(trap 'echo > {0}.term' TERM; until [ -s {0} ]; do sleep 0.01; done; \
+             echo > {0}.ready; while :; do sleep 0.05; done) & \
              echo $! $$ > {0}; wait",
             path.display()
         ));
