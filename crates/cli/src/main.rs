@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let code = match Cli::parse().command {
         Command::Fetch(options) => fetch::run(&options),
         Command::Run(options) => run::run(&options),
-        Command::Report(options) => report::run(&options),
+        Command::Report(options) => report::command::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Completions { shell } => {
             let mut command = Cli::command();

@@ -12,7 +12,7 @@ use smol::io::{AsyncReadExt, AsyncWriteExt};
 use crate::body::Body;
 use crate::head::{Framing, MAX_HEAD, Request, head_length};
 use crate::plan::{Plan, plan};
-use crate::record::Record;
+use crate::record::{Open, Record};
 use crate::reply::{Length, Reply, TEXT};
 use crate::socket::Socket;
 
@@ -52,6 +52,8 @@ pub(crate) struct Connection {
     record: Arc<Record>,
     address: Ipv4Addr,
     number: u64,
+    /// The request that is being answered, if it is counted.
+    open: Option<Open>,
     /// What was received and is not yet used.
     input: Vec<u8>,
     /// What is to be sent by the next write.
@@ -66,6 +68,7 @@ impl Connection {
             record,
             address,
             number,
+            open: None,
             input: Vec::new(),
             output: Vec::new(),
         }
@@ -104,19 +107,21 @@ impl Connection {
     }
 
     async fn answer(&mut self, request: &Request<'_>) -> io::Result<Next> {
-        let open = (request.path() != "/seen")
-            .then(|| self.record.begin(request, self.address, self.number));
+        if request.path() != "/seen" {
+            self.open = Some(self.record.begin(request, self.address, self.number));
+        }
         if !self.skip_body(request).await? {
             return self.refuse(400).await;
         }
-        // The request is open until the end of this function.
-        match plan(request, open.as_ref()) {
+        let next = match plan(request, self.open.as_ref()) {
             Ok(plan) => self.carry_out(request, plan).await,
             Err(message) => {
                 let reply = Reply::new(400, TEXT, Body::bytes(message + "\n"));
                 self.send(request, reply).await
             }
-        }
+        };
+        self.open = None;
+        next
     }
 
     async fn carry_out(&mut self, request: &Request<'_>, plan: Plan) -> io::Result<Next> {
@@ -133,7 +138,7 @@ impl Connection {
             }
             Plan::Raw(bytes) => {
                 self.output.extend_from_slice(bytes);
-                self.write().await?;
+                self.write_last().await?;
                 Ok(Next::Close)
             }
             Plan::Close => Ok(Next::Drop),
@@ -252,7 +257,7 @@ impl Connection {
         let keep_alive = request.keep_alive && (request.is_http_1_1 || !is_chunked);
         reply.write_head(&mut self.output, request.is_http_1_1, keep_alive);
         if request.method == "HEAD" || !reply.has_body() {
-            self.write().await?;
+            self.write_last().await?;
         } else {
             self.write_body(reply, request.is_http_1_1).await?;
         }
@@ -278,7 +283,7 @@ impl Connection {
         if in_chunks {
             self.output.extend_from_slice(b"0\r\n\r\n");
         }
-        self.write().await
+        self.write_last().await
     }
 
     async fn send_slowly(
@@ -290,14 +295,19 @@ impl Connection {
         let mut reply = Reply::new(200, TEXT, Body::default());
         reply.length = Length::Claimed(bytes);
         reply.write_head(&mut self.output, request.is_http_1_1, request.keep_alive);
-        self.write().await?;
-        if request.method != "HEAD" {
-            for _ in 0..bytes {
-                self.wait(pause).await?;
-                self.output.push(b'.');
-                self.write().await?;
-            }
+        if request.method == "HEAD" || bytes == 0 {
+            self.write_last().await?;
+            return Ok(Next::after(request.keep_alive));
         }
+        self.write().await?;
+        for _ in 1..bytes {
+            self.wait(pause).await?;
+            self.output.push(b'.');
+            self.write().await?;
+        }
+        self.wait(pause).await?;
+        self.output.push(b'.');
+        self.write_last().await?;
         Ok(Next::after(request.keep_alive))
     }
 
@@ -354,6 +364,14 @@ impl Connection {
         self.socket.write_all(&self.output).await?;
         self.output.clear();
         self.socket.flush().await
+    }
+
+    /// Writes the output, which is the end of the answer.
+    ///
+    /// The request ends before the write, so that it has ended whenever the client has the answer.
+    async fn write_last(&mut self) -> io::Result<()> {
+        self.open = None;
+        self.write().await
     }
 
     /// Waits, unless the client goes away.

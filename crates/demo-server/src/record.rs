@@ -25,7 +25,8 @@ const MAX_HOSTS: usize = 200_000;
 pub struct Seen {
     /// When its head was there, since the start of the server.
     pub at: Duration,
-    /// When the last byte of the answer was written or the connection had ended; `None` before.
+    /// When the last piece of the answer went to the socket, or the connection had ended; `None`
+    /// before. A client that has the whole answer finds it here.
     pub ended: Option<Duration>,
     /// The header `Host` in lower case without its port; `address` in its absence.
     pub host: String,

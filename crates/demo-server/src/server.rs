@@ -19,6 +19,9 @@ use crate::tls;
 /// How often another port is tried where one is taken on some address.
 const PORT_ATTEMPTS: usize = 100;
 
+/// So many connections can wait to be accepted, if the system allows it.
+const BACKLOG: i32 = 4096;
+
 /// The pause after a connection could not be accepted, as when there are too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -179,7 +182,7 @@ impl Server {
 
     /// The most requests of a host that were open at once.
     ///
-    /// A request is open from its last byte of the head to the last byte of its answer, or to the
+    /// A request is open from the last byte of its head to the last piece of its answer, or to the
     /// end of its connection. A host is what `Host` says, in any case and without the port.
     #[must_use]
     pub fn most_at_once(&self, host: &str) -> usize {
@@ -267,6 +270,8 @@ fn bind_once(addresses: &[Ipv4Addr], mut port: u16) -> io::Result<Vec<TcpListene
         let socket = SocketAddrV4::new(*address, port);
         let listener = TcpListener::bind(socket)
             .map_err(|error| io::Error::new(error.kind(), format!("{socket}: {error}")))?;
+        // The standard library's backlog of 128 makes clients wait a second when more connect at once.
+        rustix::net::listen(&listener, BACKLOG)?;
         port = listener.local_addr()?.port();
         listeners.push(listener);
     }

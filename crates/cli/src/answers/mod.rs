@@ -3,14 +3,6 @@
 //! In: the records of a run, and the file that an earlier run left. Out: the file, in which each
 //! row of the input is at most once, and the rows that need not run again. The file is the only
 //! journal: nothing else is kept between runs.
-#![cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "the commands that write answers are yet to come"
-    )
-)]
 
 mod done;
 mod error;

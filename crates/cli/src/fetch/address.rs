@@ -37,7 +37,9 @@ impl Address {
             } else if let Some((name, after)) =
                 rest.strip_prefix('{').and_then(|rest| rest.split_once('}'))
             {
-                let column = header.column(name).map_err(|error| wrong(error.to_string()))?;
+                let column = header
+                    .column(name)
+                    .map_err(|error| wrong(error.to_string()))?;
                 parts.push((std::mem::take(&mut text), column));
                 rest = after;
             } else {
@@ -83,7 +85,10 @@ pub(crate) fn parse(text: &str) -> Result<Url, String> {
 /// Whether a URL can be fetched.
 pub(crate) fn check(url: &Url) -> Result<(), String> {
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("the scheme {:?} is neither http nor https", url.scheme()));
+        return Err(format!(
+            "the scheme {:?} is neither http nor https",
+            url.scheme()
+        ));
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Err("no host".to_owned());
@@ -111,7 +116,9 @@ mod tests {
     use super::*;
 
     fn row(text: &str) -> Row {
-        let mut rows = Reader::new().from_reader("in.csv", text.as_bytes()).unwrap();
+        let mut rows = Reader::new()
+            .from_reader("in.csv", text.as_bytes())
+            .unwrap();
         rows.next().unwrap().unwrap()
     }
 
@@ -131,7 +138,10 @@ mod tests {
             "https://h/x?id=7&n=a%20b%2Fc%3Fd%26%C3%A9%7Bid%7D#{z}"
         );
         let error = of_template("https://h/{nam}", text).unwrap_err();
-        assert!(error.contains("\"nam\"") && error.contains("\"name\""), "{error}");
+        assert!(
+            error.contains("\"nam\"") && error.contains("\"name\""),
+            "{error}"
+        );
         assert!(of_template("https://h/{id", text).is_err());
         assert!(of_template("https://h/}", text).is_err());
     }

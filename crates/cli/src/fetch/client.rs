@@ -114,9 +114,7 @@ fn client(options: &FetchOptions, limits: Limits) -> Result<HttpClient, String> 
         builder = builder.tls_config(tls);
     }
     if let Some(proxy) = &options.proxy {
-        let proxy: isahc::http::Uri = proxy
-            .parse()
-            .map_err(|error| format!("--proxy: {error}"))?;
+        let proxy: isahc::http::Uri = proxy.parse().map_err(|error| format!("--proxy: {error}"))?;
         builder = builder.proxy(proxy);
     }
     builder
@@ -217,8 +215,14 @@ fn failure(error: &Error, started: Instant, limits: Limits) -> ClientError {
         ErrorKind::InvalidRequest => ("bad_url", described(error)),
         _ => match code {
             // The codes of curl: nothing came, the body was cut off, sending or receiving failed.
-            Some(52) => ("reset", "the server closed the connection without an answer".to_owned()),
-            Some(18) => ("reset", "the connection ended before the body did".to_owned()),
+            Some(52) => (
+                "reset",
+                "the server closed the connection without an answer".to_owned(),
+            ),
+            Some(18) => (
+                "reset",
+                "the connection ended before the body did".to_owned(),
+            ),
             Some(56) if described(error).contains("header") => ("protocol", described(error)),
             Some(55 | 56) => ("reset", described(error)),
             _ => ("protocol", described(error)),

@@ -56,10 +56,7 @@ impl Keep {
         };
         let mut chunk = vec![0; CHUNK];
         loop {
-            let length = body
-                .read(&mut chunk)
-                .await
-                .map_err(ContentError::Client)?;
+            let length = body.read(&mut chunk).await.map_err(ContentError::Client)?;
             if length == 0 {
                 break;
             }
@@ -89,7 +86,9 @@ impl Keep {
         if !self.extract.is_empty() {
             let json = serde_json::from_slice::<serde_json::Value>(&content.text).ok();
             cells.extend(self.extract.iter().map(|extract| {
-                let value = json.as_ref().and_then(|json| json.pointer(&extract.pointer));
+                let value = json
+                    .as_ref()
+                    .and_then(|json| json.pointer(&extract.pointer));
                 value.map(cell).unwrap_or_default()
             }));
         }
@@ -256,7 +255,10 @@ mod tests {
 
     #[test]
     fn values_are_taken_out_of_json_and_missing_ones_are_empty() {
-        let keep = keep(999, &["lat=/r/0/lat", "name=/r/0/na~1me", "gone=/x", "all="]);
+        let keep = keep(
+            999,
+            &["lat=/r/0/lat", "name=/r/0/na~1me", "gone=/x", "all="],
+        );
         let body = br#"{"r":[{"lat":52.5,"na/me":"B \"x\"","n":null}]}"#.to_vec();
         let content = smol::block_on(keep.read(Bytes(body.clone()), None)).unwrap();
         let cells: Vec<_> = keep
@@ -281,7 +283,10 @@ mod tests {
         let path = directory.path().join("00/00/a.html");
         let read = |max| smol::block_on(keep(max, &[]).read(Bytes(vec![b'x'; 3]), Some(&path)));
         assert!(read(2).is_err());
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            0
+        );
         let digest = read(3).unwrap().sha256.unwrap();
         assert!(digest.starts_with("cd2eb0837c9b4c96"), "{digest}");
         assert_eq!(std::fs::read(&path).unwrap(), b"xxx");
@@ -290,7 +295,10 @@ mod tests {
     #[test]
     fn saved_bodies_stay_under_their_directory() {
         assert_eq!(numbered(1234, "html"), Path::new("00/12/001234.html"));
-        assert_eq!(numbered(12_345_678, "bin"), Path::new("1234/56/12345678.bin"));
+        assert_eq!(
+            numbered(12_345_678, "bin"),
+            Path::new("1234/56/12345678.bin")
+        );
         assert_eq!(named("a/b.html"), Some("a/b.html".into()));
         for wrong in ["", "/etc/passwd", "../a", "a/../../b", "a/", "a\0b"] {
             assert_eq!(named(wrong), None, "{wrong:?}");

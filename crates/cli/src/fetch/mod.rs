@@ -21,9 +21,7 @@ use self::client::{Body, Client, ClientError, Isahc, Request, Response};
 use self::content::{Content, ContentError, Keep};
 use crate::frame::lanes::{LaneLimits, Lanes, SharedLanes};
 use crate::frame::stop::Stop;
-use crate::frame::work::{
-    Again, Answer, Columns, Failure, Lane, Next, Numbered, RowError, Work,
-};
+use crate::frame::work::{Again, Answer, Columns, Failure, Lane, Next, Numbered, RowError, Work};
 use crate::frame::{self, Plan, listed};
 use crate::options::FetchOptions;
 use crate::options::values::{self, RetryOn, Statuses};
@@ -97,10 +95,7 @@ fn settings(options: &FetchOptions) -> Vec<(String, String)> {
         ("--per-host-workers", options.per_host_workers.to_string()),
         ("--per-host-rate", rate(options.per_host_rate.0)),
         ("--rate", rate(options.common.rate)),
-        (
-            "--retries",
-            options.common.retries.unwrap_or(2).to_string(),
-        ),
+        ("--retries", options.common.retries.unwrap_or(2).to_string()),
         ("--timeout", time(options.timeout)),
         ("--method", options.method.clone()),
     ]
@@ -260,9 +255,15 @@ impl<C: Client + 'static> Work for Fetch<C> {
         }
         after.extend(self.keep.columns());
         Columns {
-            before: ["status_code", "final_url", "redirects", "content_type", "bytes"]
-                .map(str::to_owned)
-                .into(),
+            before: [
+                "status_code",
+                "final_url",
+                "redirects",
+                "content_type",
+                "bytes",
+            ]
+            .map(str::to_owned)
+            .into(),
             has_backoff: true,
             after,
         }
@@ -290,7 +291,10 @@ impl<C: Client + 'static> Work for Fetch<C> {
             Some(column) => {
                 let path = content::named(row.row.field(column));
                 Some(path.ok_or_else(|| {
-                    bad("bad_url", "the name of the body leads out of its directory".to_owned())
+                    bad(
+                        "bad_url",
+                        "the name of the body leads out of its directory".to_owned(),
+                    )
                 })?)
             }
             None => None,
@@ -316,7 +320,12 @@ impl<C: Client + 'static> Work for Fetch<C> {
         if self.host_failures.is_some_and(|most| failures >= most) {
             let message = format!("{failures} failures in a row to reach the host");
             let error = Some(("host_down", message));
-            return Err(Failure::last(self.answer(Some(&job), &Head::default(), None, error)));
+            return Err(Failure::last(self.answer(
+                Some(&job),
+                &Head::default(),
+                None,
+                error,
+            )));
         }
         match self.client.send(self.request(&job)).await {
             Ok(response) => self.received(job, &lane, response).await,
@@ -377,12 +386,16 @@ impl<C: Client + 'static> Fetch<C> {
         };
         let wait = self.listen(lane, status, &headers);
 
-        let path = self.save.as_ref().filter(|_| self.accept.contains(status)).map(|save| {
-            let name = job.path.clone().unwrap_or_else(|| {
-                content::numbered(job.number, content::extension(&head.content_type))
+        let path = self
+            .save
+            .as_ref()
+            .filter(|_| self.accept.contains(status))
+            .map(|save| {
+                let name = job.path.clone().unwrap_or_else(|| {
+                    content::numbered(job.number, content::extension(&head.content_type))
+                });
+                save.directory.join(name)
             });
-            save.directory.join(name)
-        });
         // A body that is left unread costs the connection.
         let content = match self.keep.read(body, path.as_deref()).await {
             Ok(content) => content,
@@ -462,7 +475,10 @@ impl<C: Client + 'static> Fetch<C> {
             || status == 303 && *method != Method::HEAD
             || matches!(status, 301 | 302) && *method == Method::POST;
         if (job.visited.iter().any(is_same) || job.url == url) && is_get == job.is_get {
-            return Some(Err(("too_many_redirects", "a loop of redirects".to_owned())));
+            return Some(Err((
+                "too_many_redirects",
+                "a loop of redirects".to_owned(),
+            )));
         }
         if job.visited.len() >= self.max_redirects as usize {
             let message = format!("more than {} redirects", self.max_redirects);
@@ -527,13 +543,7 @@ impl<C: Client + 'static> Fetch<C> {
     }
 
     /// There is no answer, or not all of it.
-    fn unreached(
-        &self,
-        job: &Fetching,
-        lane: &Lane,
-        head: &Head,
-        error: ClientError,
-    ) -> Failure {
+    fn unreached(&self, job: &Fetching, lane: &Lane, head: &Head, error: ClientError) -> Failure {
         let is_of_host = matches!(error.kind, "dns" | "connect" | "tls" | "timeout" | "reset");
         if is_of_host {
             self.lanes.borrow_mut().fail(lane);
@@ -570,7 +580,9 @@ impl<C: Client + 'static> Fetch<C> {
         error: Option<(&'static str, String)>,
     ) -> Answer {
         let text = |text: Option<String>| text.unwrap_or_default().into_bytes();
-        let bytes = content.as_ref().map(|(content, _)| content.bytes.to_string());
+        let bytes = content
+            .as_ref()
+            .map(|(content, _)| content.bytes.to_string());
         let before = vec![
             text(head.status.map(|status| status.to_string())),
             text(job.map(|job| job.url.to_string())),

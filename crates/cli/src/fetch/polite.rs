@@ -90,7 +90,11 @@ mod tests {
         assert_eq!(of("120"), Some(120));
         let later = httpdate::fmt_http_date(now() + Duration::from_secs(41));
         assert_eq!(of(&later), Some(41));
-        assert_eq!(of("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0), "a date that has passed");
+        assert_eq!(
+            of("Thu, 01 Jan 1970 00:00:00 GMT"),
+            Some(0),
+            "a date that has passed"
+        );
         assert_eq!(of("soon"), None);
         assert_eq!(retry_after(&HeaderMap::new(), now()), None);
     }
@@ -102,9 +106,15 @@ mod tests {
         assert_eq!(of(&fields("0")), Some(7));
         assert_eq!(of(&fields("1")), None);
         let moment = (NOW + 9).to_string();
-        let github = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", moment.as_str())];
+        let github = [
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", moment.as_str()),
+        ];
         assert_eq!(of(&github), Some(9));
-        assert_eq!(of(&[("ratelimit", "limit=10, remaining=0, reset=3")]), Some(3));
+        assert_eq!(
+            of(&[("ratelimit", "limit=10, remaining=0, reset=3")]),
+            Some(3)
+        );
         assert_eq!(of(&[("ratelimit", "\"a\";r=0;t=4")]), Some(4));
         assert_eq!(of(&[("ratelimit", "\"a\";r=5;t=4")]), None);
         assert_eq!(of(&[("ratelimit-remaining", "0")]), None);

@@ -78,9 +78,15 @@ mod tests {
         };
         account.answered(None);
         account.answered(Some("timeout"));
-        assert_eq!(account.to_string(), "rows=8 bad=1 ok=1 failed=1 not_started=5");
+        assert_eq!(
+            account.to_string(),
+            "rows=8 bad=1 ok=1 failed=1 not_started=5"
+        );
         account.total = Some(20);
-        assert_eq!(account.to_string(), "rows=20 bad=1 ok=1 failed=1 not_started=17");
+        assert_eq!(
+            account.to_string(),
+            "rows=20 bad=1 ok=1 failed=1 not_started=17"
+        );
         assert_eq!((account.done(), account.exit_code()), (3, 1));
     }
 }

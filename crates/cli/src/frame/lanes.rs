@@ -305,6 +305,7 @@ impl Lanes {
         self.running
     }
 
+    #[cfg(test)]
     pub(crate) const fn waiting(&self) -> usize {
         self.waiting
     }
@@ -351,7 +352,11 @@ impl Lanes {
         if self.running >= self.workers {
             return Cause::Busy;
         }
-        if state.limits.workers.is_some_and(|most| state.running >= most) {
+        if state
+            .limits
+            .workers
+            .is_some_and(|most| state.running >= most)
+        {
             return Cause::HostWorkers;
         }
         if self.backing_off >= self.waiting {
@@ -392,10 +397,8 @@ impl Lanes {
             }
             Cause::HostRate => {
                 let rate = state.base.or(state.limits.rate);
-                rate.map(|rate| {
-                    format!("{lane} {:.3}/s", rate.slower(state.slowdown).per_second())
-                })
-                .unwrap_or_default()
+                rate.map(|rate| format!("{lane} {:.3}/s", rate.slower(state.slowdown).per_second()))
+                    .unwrap_or_default()
             }
             Cause::Rate => self
                 .total_rate
@@ -436,8 +439,7 @@ mod tests {
     fn told(shared: &SharedLanes) -> Rc<RefCell<Vec<KeyLimits>>> {
         let told = Rc::new(RefCell::new(Vec::new()));
         let log = Rc::clone(&told);
-        shared.borrow_mut().set_limits =
-            Box::new(move |_, limits| log.borrow_mut().push(limits));
+        shared.borrow_mut().set_limits = Box::new(move |_, limits| log.borrow_mut().push(limits));
         told
     }
 

@@ -22,7 +22,7 @@ use brigade::{Completion, Group, JobError, Pool};
 use smol::{Timer, future};
 
 use self::account::Account;
-use self::lanes::{Cause, LaneLimits, Lanes, SharedLanes};
+use self::lanes::{Cause, LaneLimits, SharedLanes};
 use self::outputs::{Outputs, Record};
 use self::pool::{Failed, RowState, Task};
 use self::screen::{Screen, Snapshot, TICK, span};
@@ -34,7 +34,10 @@ use crate::answers::{self, Answers, Done, Resume};
 use crate::feed::{Fed, Feed, FeedError, Input, Keep, LaneId, Order};
 use crate::options::values::{MaxFailures, Rate};
 use crate::options::{Common, OnBadRow, ResumeWhat};
-use crate::report::sidecar::{self, RunEntry};
+use crate::report::{
+    self,
+    sidecar::{self, RunEntry},
+};
 use crate::signals::{Signal, Signals};
 
 /// A price from this time on is told before it is paid.
@@ -59,13 +62,6 @@ pub(crate) struct Plan {
     pub(crate) repeats: Option<String>,
     /// The settings, as they are written into the sidecar.
     pub(crate) settings: Vec<(String, String)>,
-}
-
-impl Plan {
-    fn limits_of(&self, lane: &str) -> LaneLimits {
-        let own = self.own_limits.get((self.host_of)(lane));
-        own.or(self.limits.as_ref()).copied().unwrap_or_default()
-    }
 }
 
 /// The column that is named, or the one called `usual`, or the only one.
@@ -218,7 +214,30 @@ impl Run<'_> {
         {
             session.run.screen.message(error);
         }
+        drop(session);
+        self.report()?;
         end
+    }
+
+    /// Writes the report and the trace that were asked for.
+    fn report(&self) -> Result<(), Stop> {
+        let Some(answers) = &self.options.output else {
+            return Ok(());
+        };
+        let settings = report::Settings {
+            answers: answers.clone(),
+            sidecar: None,
+            delimiter: self.options.delimiter,
+            prefix: Some(self.options.prefix.clone()),
+            title: None,
+        };
+        if let Some(path) = &self.options.report {
+            report::command::page(&settings, path)?;
+        }
+        if let Some(path) = &self.options.trace {
+            report::command::trace(&settings, path)?;
+        }
+        Ok(())
     }
 
     /// Says what a run that goes on has found.
@@ -329,7 +348,6 @@ fn feed_settings(options: &Common) -> crate::feed::Settings {
         reader: brigade::csv::Reader::new()
             .delimiter(options.delimiter)
             .max_record_bytes(options.max_record_bytes),
-        delimiter: options.delimiter,
         order,
         lookahead: options.lookahead,
     }
@@ -413,7 +431,11 @@ enum Event<J> {
 impl<W: Work> Session<'_, '_, W> {
     async fn run(&mut self) -> Result<(), Stop> {
         let start = Instant::now();
-        let deadline = self.run.options.deadline.and_then(|time| start.checked_add(time));
+        let deadline = self
+            .run
+            .options
+            .deadline
+            .and_then(|time| start.checked_add(time));
         let mut next_tick = start + TICK;
         loop {
             let now = Instant::now();
@@ -565,12 +587,18 @@ impl<W: Work> Session<'_, '_, W> {
             // The row is not started again, and is no answer.
             Ok(Next::Hop(_)) => return self.not_started(&flight),
             Err(JobError::Failed(failed)) => failed.failure.answer,
-            Err(JobError::Panicked(panic)) => {
-                error(self.work.columns(), "protocol", format!("a fault of this program: {panic}"))
-            }
+            Err(JobError::Panicked(panic)) => error(
+                self.work.columns(),
+                "protocol",
+                format!("a fault of this program: {panic}"),
+            ),
             Err(_) if flight.state.times.state() == State::Cut => {
                 let kind = self.is_cut.unwrap_or("interrupted");
-                error(self.work.columns(), kind, "cut short while it ran".to_owned())
+                error(
+                    self.work.columns(),
+                    kind,
+                    "cut short while it ran".to_owned(),
+                )
             }
             Err(_) => return self.not_started(&flight),
         };
@@ -630,7 +658,6 @@ impl<W: Work> Session<'_, '_, W> {
         let snapshot = Snapshot {
             account: &self.run.account,
             running: lanes.running(),
-            waiting: lanes.waiting(),
             in_work: self.flights.len() as u64,
             causes: &causes,
         };

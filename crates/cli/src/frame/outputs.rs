@@ -10,8 +10,8 @@ use std::time::{Instant, SystemTime};
 use brigade::csv::{BadRow, FailuresWriter, Header, RejectsWriter, Row, Writer};
 
 use super::stop::Stop;
-use super::timestamp;
 use super::times::Times;
+use super::timestamp;
 use super::work::{Answer, Numbered};
 use crate::answers::Answers;
 use crate::options::Common;
@@ -65,8 +65,8 @@ impl Outputs {
         let failures = match &options.failures {
             Some(path) => {
                 let file = taken.create(path, "--failures")?;
-                let writer = FailuresWriter::new(file, header)
-                    .map_err(|error| Stop::write(path, &error))?;
+                let writer =
+                    FailuresWriter::new(file, header).map_err(|error| Stop::write(path, &error))?;
                 let path = path.clone();
                 Some(Named { path, writer })
             }
@@ -160,9 +160,7 @@ impl Outputs {
         let Some(Named { path, writer }) = &mut self.failures else {
             return Ok(());
         };
-        writer
-            .write(row)
-            .map_err(|error| Stop::write(path, &error))
+        writer.write(row).map_err(|error| Stop::write(path, &error))
     }
 
     fn write_cells(&mut self, row: &Row, cells: &[Vec<u8>]) -> Result<(), Stop> {
@@ -191,9 +189,7 @@ impl Outputs {
 
 fn finish(result: std::io::Result<BufWriter<File>>, path: &Path) -> Result<(), Stop> {
     let flushed = result.and_then(|writer| writer.into_inner().map_err(|error| error.into_error()));
-    flushed
-        .map(drop)
-        .map_err(|error| Stop::write(path, &error))
+    flushed.map(drop).map_err(|error| Stop::write(path, &error))
 }
 
 impl Record<'_> {
@@ -251,7 +247,9 @@ impl Taken {
             .create(true)
             .truncate(false)
             .open(path)
-            .map_err(|error| Stop::output(path, format_args!("cannot open for {option}: {error}")))?;
+            .map_err(|error| {
+                Stop::output(path, format_args!("cannot open for {option}: {error}"))
+            })?;
         for (other, name) in &self.files {
             if is_same(path, other) {
                 return Err(Stop::output(path, format_args!("{option} is {name} too")));

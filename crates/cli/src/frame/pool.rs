@@ -24,7 +24,7 @@ pub(crate) struct RowState {
 }
 
 impl RowState {
-    pub(crate) const fn new(lanes: SharedLanes, now: Instant) -> Self {
+    pub(crate) fn new(lanes: SharedLanes, now: Instant) -> Self {
         Self {
             times: Times::new(now),
             lanes,
@@ -78,7 +78,10 @@ pub(crate) fn build<W: Work>(
         Next<W::Job>,
         Failed,
         brigade::handler::Plain<
-            impl Fn(Task<W::Job>) -> std::pin::Pin<Box<dyn Future<Output = Result<Next<W::Job>, Failed>>>>
+            impl Fn(
+                Task<W::Job>,
+            )
+                -> std::pin::Pin<Box<dyn Future<Output = Result<Next<W::Job>, Failed>>>>
             + use<W>,
         >,
     >,

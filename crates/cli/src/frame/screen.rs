@@ -22,8 +22,7 @@ const WINDOW: Duration = Duration::from_secs(5);
 pub(crate) struct Snapshot<'a> {
     pub(crate) account: &'a Account,
     pub(crate) running: usize,
-    pub(crate) waiting: usize,
-    /// Rows that run or wait: more than the sum of both where a row is between two of its jobs.
+    /// Rows that run or wait.
     pub(crate) in_work: u64,
     pub(crate) causes: &'a Causes,
 }
@@ -227,7 +226,6 @@ mod tests {
         let snapshot = Snapshot {
             account: &account,
             running: 50,
-            waiting: 30,
             in_work: 80,
             causes: &causes,
         };
@@ -245,6 +243,16 @@ mod tests {
     #[test]
     fn times_are_said_as_people_say_them() {
         let spans = [1, 59, 61, 3600, 10_020, 200_000].map(|s| span(Duration::from_secs(s)));
-        assert_eq!(spans, ["1 s", "59 s", "1 min 1 s", "1 h 0 min", "2 h 47 min", "2 days"]);
+        assert_eq!(
+            spans,
+            [
+                "1 s",
+                "59 s",
+                "1 min 1 s",
+                "1 h 0 min",
+                "2 h 47 min",
+                "2 days"
+            ]
+        );
     }
 }

@@ -84,7 +84,12 @@ pub(crate) struct Common {
     pub(crate) durable: bool,
 
     /// Put this before the names of the columns that are added
-    #[arg(long, value_name = "TEXT", default_value = "", help_heading = "Input and output")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        help_heading = "Input and output"
+    )]
     pub(crate) prefix: String,
 
     /// Put a quote before cells that a spreadsheet would take for a formula; such a file cannot be
@@ -181,15 +186,30 @@ pub(crate) struct Common {
     pub(crate) max_failures: Option<MaxFailures>,
 
     /// How progress is shown
-    #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Progress and report")]
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "auto",
+        help_heading = "Progress and report"
+    )]
     pub(crate) progress: ProgressKind,
 
     /// Write the page of `brigade report` at the end
-    #[arg(long, value_name = "FILE", requires = "output", help_heading = "Progress and report")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "output",
+        help_heading = "Progress and report"
+    )]
     pub(crate) report: Option<PathBuf>,
 
     /// Write a trace for chrome://tracing or ui.perfetto.dev at the end
-    #[arg(long, value_name = "FILE", requires = "output", help_heading = "Progress and report")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "output",
+        help_heading = "Progress and report"
+    )]
     pub(crate) trace: Option<PathBuf>,
 }
 
@@ -291,7 +311,12 @@ pub(crate) struct FetchOptions {
     pub(crate) connect_timeout: Duration,
 
     /// How many redirects of a row are followed; each is a request to the host that it leads to
-    #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Requests")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10,
+        help_heading = "Requests"
+    )]
     pub(crate) max_redirects: u32,
 
     /// The greatest size of a body, after decompression too
@@ -367,7 +392,12 @@ pub(crate) struct FetchOptions {
     pub(crate) save_bodies: Option<PathBuf>,
 
     /// The column of the names of saved bodies [default: by row, 00/12/001234.html]
-    #[arg(long, value_name = "NAME", requires = "save_bodies", help_heading = "Answers")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "save_bodies",
+        help_heading = "Answers"
+    )]
     pub(crate) name_column: Option<String>,
 }
 
@@ -573,7 +603,9 @@ mod tests {
 
     #[test]
     fn a_command_comes_after_two_dashes() {
-        let words = ["brigade", "run", "a.csv", "-j", "3", "--", "echo", "-n", "{x}"];
+        let words = [
+            "brigade", "run", "a.csv", "-j", "3", "--", "echo", "-n", "{x}",
+        ];
         let Command::Run(options) = Cli::try_parse_from(words).unwrap().command else {
             panic!("it is a run");
         };

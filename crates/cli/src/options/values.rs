@@ -101,11 +101,15 @@ pub(crate) fn rate(text: &str) -> Result<Rate, String> {
         .ok()
         .filter(|count| *count > 0)
         .ok_or_else(|| format!("{count:?} is no number from 1 to {}", u32::MAX))?;
-    let period = duration(match period.trim() {
-        unit if unit.starts_with(|first: char| first.is_ascii_digit()) => period.trim().to_owned(),
-        unit => format!("1{unit}"),
-    }
-    .as_str())?;
+    let period = duration(
+        match period.trim() {
+            unit if unit.starts_with(|first: char| first.is_ascii_digit()) => {
+                period.trim().to_owned()
+            }
+            unit => format!("1{unit}"),
+        }
+        .as_str(),
+    )?;
     Ok(Rate { count, period })
 }
 
@@ -232,7 +236,9 @@ pub(crate) fn statuses(text: &str) -> Result<Statuses, String> {
 
 impl Statuses {
     pub(crate) fn contains(&self, code: u16) -> bool {
-        self.0.iter().any(|(from, to)| (*from..=*to).contains(&code))
+        self.0
+            .iter()
+            .any(|(from, to)| (*from..=*to).contains(&code))
     }
 }
 
@@ -243,7 +249,11 @@ pub(crate) fn retry_on(text: &str) -> Result<RetryOn, String> {
         statuses: Vec::new(),
         kinds: Vec::new(),
     };
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+    for part in text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
         match part.parse::<u16>() {
             Ok(code) if (100..=599).contains(&code) => parsed.statuses.push(code),
             _ if KINDS.contains(&part) => parsed.kinds.push(part.to_owned()),
@@ -356,7 +366,10 @@ mod tests {
     #[test]
     fn hosts_have_a_rate_and_a_number_at_once_or_one_of_them() {
         let limits = host_limits("API.x.org=20/s,10").unwrap();
-        assert_eq!((limits.host.as_str(), limits.workers), ("api.x.org", Some(10)));
+        assert_eq!(
+            (limits.host.as_str(), limits.workers),
+            ("api.x.org", Some(10))
+        );
         assert_eq!(limits.rate, rate("20/s").ok());
         assert_eq!(host_limits("x=3").unwrap().rate, None);
         assert_eq!(host_limits("x=1/5s").unwrap().workers, None);
@@ -368,7 +381,13 @@ mod tests {
     #[test]
     fn statuses_are_codes_and_ranges() {
         let accepted = statuses("200..=299,304").unwrap();
-        for (code, is_in) in [(200, true), (299, true), (300, false), (304, true), (404, false)] {
+        for (code, is_in) in [
+            (200, true),
+            (299, true),
+            (300, false),
+            (304, true),
+            (404, false),
+        ] {
             assert_eq!(accepted.contains(code), is_in, "{code}");
         }
         for wrong in ["", "2xx", "600", "200..299"] {

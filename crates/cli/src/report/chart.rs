@@ -164,6 +164,16 @@ pub(crate) fn value_axis(unit: &str, max: f64, room: f64, min_step: f64) -> (Axi
     )
 }
 
+/// The ticks of an axis that ends at `end`, which need not be a round number.
+pub(crate) fn lane_axis(unit: &str, end: f64) -> Axis {
+    let (mut axis, last) = value_axis(unit, end, 1.0, 1.0);
+    for tick in &mut axis.ticks {
+        tick.at *= last / end;
+    }
+    axis.ticks.retain(|tick| tick.at <= 1.000_001);
+    axis
+}
+
 /// The smallest of 1, 2, 5, 10, 20, … 0.5, 0.2, … that is not below `step`.
 fn nice_step(step: f64) -> f64 {
     if step.is_nan() || step <= 0.0 {
@@ -239,6 +249,14 @@ mod tests {
             assert!(end >= max);
         }
         assert_eq!(labels(&value_axis("rows", 1.0, 1.0, 1.0).0), ["0", "1"]);
+    }
+
+    #[test]
+    fn an_axis_of_lanes_ends_with_the_last_lane() {
+        let axis = lane_axis("rows", 50.0);
+        assert_eq!(labels(&axis), ["0", "20", "40"]);
+        assert!((axis.ticks[2].at - 0.8).abs() < 1e-9);
+        assert_eq!(labels(&lane_axis("rows", 1.0)), ["0", "1"]);
     }
 
     #[test]

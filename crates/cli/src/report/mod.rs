@@ -6,6 +6,7 @@
 mod answer;
 mod chart;
 mod columns;
+pub(crate) mod command;
 mod figures;
 mod lanes;
 mod latency;

@@ -69,8 +69,12 @@ pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
 pub(crate) fn duration(ms: u64) -> String {
     let seconds = (ms + 500) / 1_000;
     match ms {
-        0..1_000 => format!("{ms} ms"),
-        1_000..59_950 => format!("{:.1} s", ms as f64 / 1_000.0),
+        0 => "0 s".to_owned(),
+        1..1_000 => format!("{ms} ms"),
+        1_000..59_950 => {
+            let seconds = format!("{:.1}", ms as f64 / 1_000.0);
+            format!("{} s", seconds.strip_suffix(".0").unwrap_or(&seconds))
+        }
         _ if seconds < 3_600 => two_units(seconds, 60, "min", "s"),
         _ if seconds < 86_400 => two_units(seconds / 60, 60, "h", "min"),
         _ => two_units(seconds / 3_600, 24, "d", "h"),
@@ -98,6 +102,7 @@ pub(crate) fn bytes(number: u64) -> String {
         (1_000, "kB"),
     ];
     match units.into_iter().find(|(unit, _)| number >= *unit) {
+        Some((unit, name)) if number >= 100 * unit => format!("{} {name}", count(number / unit)),
         Some((unit, name)) => format!("{:.1} {name}", number as f64 / unit as f64),
         None => format!("{number} B"),
     }
@@ -187,7 +192,9 @@ mod tests {
     #[test]
     fn durations_have_two_units() {
         for (ms, shown) in [
-            (0, "0 ms"),
+            (0, "0 s"),
+            (999, "999 ms"),
+            (3_000, "3 s"),
             (1_500, "1.5 s"),
             (59_960, "1 min"),
             (61_000, "1 min 1 s"),
@@ -204,6 +211,7 @@ mod tests {
         assert_eq!(time(-1), "an unknown time");
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(1_234_000), "1.2 MB");
+        assert_eq!(bytes(389_800_000), "389 MB");
     }
 
     #[test]

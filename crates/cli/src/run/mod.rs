@@ -1,17 +1,14 @@
 //! `brigade run`: one command for each row.
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the frame of the subcommand calls these")
-)]
-#![expect(unused_imports, reason = "the frame of the subcommand calls these")]
 
 mod ended;
 mod process;
 mod shell;
 mod template;
+mod work;
 
-pub(crate) use self::{
-    ended::{Captured, Ended, RunError, Stop, signal_name},
+pub(crate) use self::work::run;
+use self::{
+    ended::{Ended, RunError},
     process::{Attempt, Limits, Output, execute, saved_output},
-    template::{Template, TemplateError},
+    template::Template,
 };

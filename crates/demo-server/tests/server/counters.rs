@@ -49,6 +49,24 @@ fn a_request_is_seen_with_all_that_it_said() {
 }
 
 #[test]
+fn a_request_has_ended_as_soon_as_its_answer_is_there() {
+    let server = server();
+    let mut client = Client::connect(&server);
+    let paths = [
+        "/ok",
+        "/ok?bytes=200000&chunked=1",
+        "/status/204",
+        "/slow?bytes=2&ms=0",
+        "/x",
+    ];
+    for round in 0..200 {
+        client.get(paths[round % paths.len()]);
+        assert!(server.seen()[round].ended.is_some(), "round {round}");
+    }
+    assert_eq!(server.most_at_once("127.0.0.1"), 1);
+}
+
+#[test]
 fn a_request_without_a_host_is_counted_at_the_address() {
     let server = server_at_two_addresses();
     let mut client = Client::connect_to(&server, OTHER);

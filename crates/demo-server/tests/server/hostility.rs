@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use crate::client::{Client, get, server};
+use crate::paths::wait_until;
 
 #[test]
 fn an_unparsable_head_gets_400_and_the_end_of_the_connection() {
@@ -64,12 +65,10 @@ fn a_head_that_comes_byte_by_byte_is_a_head() {
 fn requests_that_are_sent_ahead_are_answered_in_their_order() {
     let server = server();
     let mut client = Client::connect(&server);
-    for path in [
-        "/delay/20",
-        "/title?text=2",
-        "/slow?bytes=3&ms=1",
-        "/title?text=4",
-    ] {
+    client.send("GET", "/delay/200", "");
+    wait_until("the request", || server.requests("/delay/200") == 1);
+    // These come while the first one waits.
+    for path in ["/title?text=2", "/slow?bytes=3&ms=1", "/title?text=4"] {
         client.send("GET", path, "");
     }
     assert_eq!(client.answer().body.len(), 1024);

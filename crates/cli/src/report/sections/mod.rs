@@ -9,6 +9,9 @@ use maud::{Markup, html};
 
 use super::text;
 
+/// Rows of a table that are shown without a frame that scrolls upright.
+const MAX_LOW: usize = 25;
+
 /// A chart with its name, its summary and the table of its numbers.
 ///
 /// The name labels the figure; the summary is read once, as a part of the caption.
@@ -68,7 +71,7 @@ impl Figure<'_> {
 
 impl Table<'_> {
     fn render(self) -> Markup {
-        let class = if self.rows.len() > 14 {
+        let class = if self.rows.len() > MAX_LOW {
             "scroll tall"
         } else {
             "scroll"
@@ -117,7 +120,7 @@ impl Cell {
                 Self::Failures(0) => td class="n zero" { "0" },
                 Self::Failures(number) => td class="n failed" { (text::count(*number)) },
                 Self::Text(text) => td class="text" { bdi { (text) } },
-                Self::Word(word) if is_first => th scope="row" { bdi { (word) } },
+                Self::Word(word) if is_first => th scope="row" class="word" { bdi { (word) } },
                 Self::Word(word) => td class="word" { bdi { (word) } },
             }
         }

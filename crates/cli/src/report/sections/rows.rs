@@ -51,7 +51,12 @@ pub(crate) fn hosts(figures: &Figures, runs: &[RunEntry]) -> Option<Markup> {
         if let Some(pauses) = &pauses {
             let (count, seconds) = pauses.get(lane).copied().unwrap_or_default();
             cells.push(Cell::count(count));
-            cells.push(Cell::Number(text::duration((seconds * 1_000.0) as u64)));
+            let paused = text::duration((seconds * 1_000.0) as u64);
+            cells.push(Cell::Number(if count == 0 {
+                "–".to_owned()
+            } else {
+                paused
+            }));
         }
         cells
     };
@@ -112,7 +117,7 @@ pub(crate) fn failures(figures: &Figures) -> Option<Markup> {
         (by_kind(figures))
         h3 { @if is_fetch { "First rows of each kind and host" } @else { "First rows of each kind" } }
         div class="groups" {
-            @for group in &figures.groups { (group_rows(figures, group)) }
+            @for (kind, groups) in by_group(figures) { (kind_rows(figures, kind, &groups)) }
         }
         @if without_group > 0 {
             p class="lead" {
@@ -189,16 +194,48 @@ fn by_kind(figures: &Figures) -> Markup {
     }
 }
 
-fn group_rows(figures: &Figures, group: &Group) -> Markup {
-    let kind = &figures.kinds[group.kind];
-    let host = text::cell(figures.lanes.name(group.lane));
+/// The groups of each kind. The kind with the largest group comes first.
+fn by_group(figures: &Figures) -> Vec<(KindId, Vec<&Group>)> {
+    let mut kinds: Vec<(KindId, Vec<&Group>)> = Vec::new();
+    for group in &figures.groups {
+        match kinds.iter_mut().find(|(kind, _)| *kind == group.kind) {
+            Some((_, groups)) => groups.push(group),
+            None => kinds.push((group.kind, vec![group])),
+        }
+    }
+    kinds
+}
+
+fn kind_rows(figures: &Figures, kind: KindId, groups: &[&Group]) -> Markup {
+    let of_kind = figures
+        .failures
+        .iter()
+        .filter(|((other, _), _)| *other == kind);
+    let (hosts, count) = of_kind.fold((0, 0), |(hosts, rows), (_, more)| (hosts + 1, rows + more));
+    let is_fetch = figures.mode == Mode::Fetch;
     html! {
         details {
             summary {
-                b { bdi { (kind) } } " "
-                @if figures.mode == Mode::Fetch { bdi { (host) } " " }
-                "– " (text::counted(group.count, "row", "rows"))
+                b { bdi { (figures.kinds[kind]) } } " – " (text::counted(count, "row", "rows"))
+                @if is_fetch { ", " (text::counted(hosts, "host", "hosts")) }
             }
+            @if is_fetch {
+                @for group in groups { (host_rows(figures, group, groups.len() == 1)) }
+                @if groups.len() as u64 != hosts {
+                    p class="lead" { "The other hosts had fewer rows." }
+                }
+            } @else {
+                @for group in groups { (listed("The first rows", &group.first, figures.mode, false)) }
+            }
+        }
+    }
+}
+
+fn host_rows(figures: &Figures, group: &Group, is_open: bool) -> Markup {
+    let host = text::cell(figures.lanes.name(group.lane));
+    html! {
+        details open[is_open] {
+            summary { bdi { (host) } " – " (text::counted(group.count, "row", "rows")) }
             (listed("The first rows", &group.first, figures.mode, false))
         }
     }

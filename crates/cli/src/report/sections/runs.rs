@@ -238,7 +238,7 @@ fn pauses(runs: &[RunEntry]) -> Markup {
             Cell::Name(text::cell(&lane_name(pause.host.as_bytes()))),
             Cell::Word(time_text(&pause.at)),
             Cell::Number(text::decimal(pause.seconds, 1)),
-            Cell::Word(text::cell(&pause.cause)),
+            Cell::Text(text::cell(&pause.cause)),
         ]
     };
     let head = [

@@ -305,7 +305,7 @@ fn edges(bins: &[Bin]) -> Vec<Tick> {
     let choose = |digits: &[u64]| -> Vec<_> {
         let is_round = |ms: u64| {
             let digit = first_digit(ms);
-            digits.contains(&digit) && (digit == 0 || ms % 10_u64.pow(ms.ilog10()) == 0)
+            digits.contains(&digit) && (digit == 0 || ms.is_multiple_of(10_u64.pow(ms.ilog10())))
         };
         all.iter()
             .filter(|(_, ms)| is_round(*ms))
@@ -335,24 +335,19 @@ pub(crate) fn close_view(figures: &Figures) -> Option<Markup> {
     }
     let share = |time: i64| (time - view.from) as f64 / length;
     let lanes = view.lanes as f64;
+    let y = chart::lane_axis("rows at the same time", lanes);
     let (mut ok, mut failed) = (Marks::new("ok"), Marks::new("failed"));
     for mark in &view.marks {
         let marks = if mark.ok { &mut ok } else { &mut failed };
-        let top = mark.lane as f64 / lanes;
+        let bottom = 1.0 - mark.lane as f64 / lanes;
         // A short row is still to be seen.
         let right = share(mark.to).max(share(mark.from) + 0.000_8).min(1.0);
         marks.rectangle(
             share(mark.from),
             right,
-            top + 0.12 / lanes,
-            top + 0.88 / lanes,
+            bottom - 0.88 / lanes,
+            bottom - 0.12 / lanes,
         );
-    }
-    let (mut y, end) = chart::value_axis("at the same time", lanes, 1.0, 1.0);
-    // Lanes are counted from the top.
-    y.ticks.retain(|tick| tick.at * end <= lanes);
-    for tick in &mut y.ticks {
-        tick.at = 1.0 - tick.at * end / lanes;
     }
     let x = chart::time_axis(length, &format!("since {}", text::time(view.from)));
     let height = u32::try_from(view.lanes * 9)

@@ -1,0 +1,256 @@
+//! What `brigade run` does with a row: it runs the command in a slot of the pool, and its exit code
+//! and output are the answer.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+
+use brigade::csv::{Column, Header, Row};
+use smol::future;
+
+use super::{Attempt, Ended, Limits, Output, RunError, Template, execute, saved_output};
+use crate::frame::lanes::{LaneLimits, Lanes, SharedLanes};
+use crate::frame::stop::Stop;
+use crate::frame::work::{Again, Answer, Columns, Failure, Lane, Next, Numbered, RowError, Work};
+use crate::frame::{self, Plan, listed};
+use crate::options::RunOptions;
+
+/// Runs the commands, and returns the exit code.
+pub(crate) fn run(options: &RunOptions) -> u8 {
+    if options.dry_run {
+        return match print(options) {
+            Ok(()) => 0,
+            Err(stop) => {
+                if let Some(message) = stop.message() {
+                    let _ = writeln!(std::io::stderr(), "{message}");
+                }
+                stop.exit_code()
+            }
+        };
+    }
+    frame::run(
+        &options.common,
+        |header| Ok((Commands::new(options, header)?, plan(options))),
+        |work| Rc::clone(&work.lanes),
+    )
+}
+
+fn workers(options: &RunOptions) -> usize {
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
+    options.workers.unwrap_or_else(cores)
+}
+
+fn limits(options: &RunOptions) -> LaneLimits {
+    LaneLimits {
+        rate: options.per_key_rate.and_then(|rate| rate.0),
+        workers: options.per_key_workers,
+    }
+}
+
+fn plan(options: &RunOptions) -> Plan {
+    let workers = workers(options);
+    Plan {
+        name: "run",
+        workers,
+        // A command may do harm when it runs twice.
+        retries: options.common.retries.unwrap_or(0),
+        limits: options.key.is_some().then(|| limits(options)),
+        own_limits: Default::default(),
+        host_of: |lane| lane,
+        rate_option: "a higher --per-key-rate",
+        repeats: Some("commands that ran when the last run ended run again".to_owned()),
+        settings: vec![
+            ("--workers".to_owned(), workers.to_string()),
+            (
+                "--retries".to_owned(),
+                options.common.retries.unwrap_or(0).to_string(),
+            ),
+        ],
+    }
+}
+
+/// Prints the commands of `--dry-run`.
+fn print(options: &RunOptions) -> Result<(), Stop> {
+    let common = &options.common;
+    let reader = brigade::csv::Reader::new()
+        .delimiter(common.delimiter)
+        .max_record_bytes(common.max_record_bytes);
+    let mut out = std::io::BufWriter::new(std::io::stdout());
+    let mut print = |template: &Template, row: &Row| {
+        let mut line = template.display(row, row.record_number());
+        line.push(b'\n');
+        out.write_all(&line).and_then(|()| out.flush())
+    };
+    let mut each = |header: &Header, rows: &mut dyn Iterator<Item = Result<Row, _>>| {
+        let template = template(options, header)?;
+        for row in rows {
+            match row {
+                Ok(row) => {
+                    if print(&template, &row).is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(brigade::csv::RowError::Bad(bad)) => {
+                    let _ = writeln!(std::io::stderr(), "{bad}");
+                }
+                Err(brigade::csv::RowError::File(error)) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    };
+    if common.is_stdin() {
+        let mut rows = reader.from_reader("stdin", std::io::stdin())?;
+        let header = rows.header().clone();
+        each(&header, &mut rows)
+    } else {
+        let mut rows = reader.open(&common.file)?;
+        let header = rows.header().clone();
+        each(&header, &mut rows)
+    }
+}
+
+fn template(options: &RunOptions, header: &Header) -> Result<Template, Stop> {
+    let default = frame::column(header, options.column.as_deref(), None)?;
+    let template = match &options.stdin {
+        Some(name) => Template::with_stdin(
+            &options.command,
+            header,
+            default,
+            options.shell,
+            header.column(name)?,
+        ),
+        None => Template::new(&options.command, header, default, options.shell),
+    };
+    template.map_err(|error| {
+        Stop::Usage(format!(
+            "{error}; the columns of {}: {}",
+            header.file(),
+            listed(header)
+        ))
+    })
+}
+
+/// The commands of the rows.
+struct Commands {
+    template: Template,
+    key: Option<Column>,
+    lanes: SharedLanes,
+    limits: Limits,
+    output: Output,
+    save_output: Option<PathBuf>,
+}
+
+/// A command of a row.
+#[derive(Debug, Clone)]
+struct Job {
+    row: Numbered,
+    lane: Lane,
+}
+
+impl Commands {
+    fn new(options: &RunOptions, header: &Header) -> Result<Self, Stop> {
+        let key = options
+            .key
+            .as_deref()
+            .map(|name| header.column(name))
+            .transpose()?;
+        let of_key = limits(options);
+        Ok(Self {
+            template: template(options, header)?,
+            key,
+            lanes: Lanes::new(workers(options), options.common.rate, move |_| of_key),
+            limits: Limits {
+                timeout: options.timeout.0,
+                max_output: options.max_output,
+                ..Limits::default()
+            },
+            output: match &options.save_output {
+                Some(directory) => Output::Files(directory.clone()),
+                None => Output::Capture,
+            },
+            save_output: options.save_output.clone(),
+        })
+    }
+
+    fn answer(&self, row: &Numbered, ended: Option<&Ended>, error: Option<RowError>) -> Answer {
+        let number = |number: Option<i32>| number.map(|n| n.to_string()).unwrap_or_default();
+        let before = vec![
+            number(ended.and_then(|ended| ended.exit_code)).into_bytes(),
+            number(ended.and_then(|ended| ended.signal)).into_bytes(),
+        ];
+        let after = match (&self.save_output, ended) {
+            (Some(directory), Some(_)) => saved_output(directory, row.number)
+                .map(|path| path.display().to_string().into_bytes())
+                .into(),
+            (None, Some(ended)) => vec![ended.stdout.text.clone(), ended.stderr.text.clone()],
+            (_, None) => vec![Vec::new(), Vec::new()],
+        };
+        Answer {
+            before,
+            after,
+            error,
+        }
+    }
+}
+
+impl Work for Commands {
+    type Job = Job;
+
+    fn columns(&self) -> Columns {
+        Columns {
+            before: vec!["exit_code".to_owned(), "signal".to_owned()],
+            has_backoff: false,
+            after: vec!["stdout".to_owned(), "stderr".to_owned()],
+        }
+    }
+
+    fn lane(&self, row: &Row) -> Lane {
+        self.key
+            .map_or_else(|| Arc::from(""), |key| row.field(key).into())
+    }
+
+    fn lane_of(&self, job: &Job) -> Lane {
+        Lane::clone(&job.lane)
+    }
+
+    fn job(&self, row: &Numbered) -> Result<Job, Answer> {
+        Ok(Job {
+            row: row.clone(),
+            lane: self.lane(&row.row),
+        })
+    }
+
+    async fn run(&self, job: Job, attempt: u32) -> Result<Next<Job>, Failure> {
+        let Job { row, .. } = &job;
+        let attempt = Attempt {
+            argv: self.template.argv(&row.row, row.number),
+            stdin: self.template.stdin(&row.row),
+            row: row.number,
+            attempt,
+        };
+        match execute(&attempt, &self.limits, &self.output, future::pending()).await {
+            Ok(ended) => Ok(Next::Answer(self.answer(row, Some(&ended), None))),
+            Err(error) => Err(self.failed(row, &error)),
+        }
+    }
+}
+
+impl Commands {
+    fn failed(&self, row: &Numbered, error: &RunError) -> Failure {
+        let again = if error.is_retryable() {
+            Again::Backoff
+        } else {
+            Again::No
+        };
+        let row_error = RowError {
+            kind: error.kind(),
+            message: error.to_string(),
+        };
+        Failure {
+            answer: self.answer(row, error.ended(), Some(row_error)),
+            again,
+        }
+    }
+}
