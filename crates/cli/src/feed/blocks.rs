@@ -184,15 +184,39 @@ mod tests {
     }
 
     #[test]
-    fn where_the_file_ends_early_there_is_no_record() {
-        let file = file(b"a\n");
-        let mut parser = Parser::new(b',');
-        assert!(
-            parser
-                .read(&mut Blocks::new(1), &file, 2..9)
-                .unwrap()
-                .is_none()
+    fn where_the_file_ends_early_there_is_no_record_and_the_parser_goes_on_elsewhere() {
+        let file = file(b"a\nb\n");
+        let (mut parser, mut blocks) = (Parser::new(b','), Blocks::new(1));
+        let mut read = |range| parser.read(&mut blocks, &file, range).unwrap();
+        assert_eq!(read(4..9), None);
+        assert_eq!(read(2..4), Some(ByteRecord::from(vec!["b"])));
+    }
+
+    #[test]
+    fn nothing_is_read_beyond_the_bytes_of_the_record() {
+        let file = file(b"a,\"bcd\ne\n");
+        let (mut parser, mut blocks) = (Parser::new(b','), Blocks::new(1));
+        let mut read = |range| parser.read(&mut blocks, &file, range).unwrap();
+        assert_eq!(read(0..5), Some(ByteRecord::from(vec!["a", "bc"])));
+    }
+
+    #[test]
+    fn after_a_read_error_the_next_record_is_whole_again() {
+        let text = [&b"a\n\""[..], &[b'x'; MAX_BLOCK], b"\"\n"].concat();
+        let file = file(&text);
+        let dir = tempfile::tempdir().unwrap();
+        let unreadable = File::create(dir.path().join("write-only")).unwrap();
+        let (mut parser, mut blocks) = (Parser::new(b','), Blocks::new(1));
+        let first = ByteRecord::from(vec!["a"]);
+        assert_eq!(
+            parser.read(&mut blocks, &file, 0..2).unwrap().as_ref(),
+            Some(&first)
         );
+        // The first block is kept, so that the error comes inside the quotes.
+        parser
+            .read(&mut blocks, &unreadable, 2..text.len() as u64)
+            .unwrap_err();
+        assert_eq!(parser.read(&mut blocks, &file, 0..2).unwrap(), Some(first));
     }
 
     #[test]

@@ -218,6 +218,7 @@ impl<E> Feed<'_, E> {
     }
 
     /// The name of a lane.
+    #[cfg(test)]
     pub(crate) fn lane(&self, lane: LaneId) -> &Lane {
         self.lanes_ref().name(lane)
     }

@@ -167,7 +167,7 @@ fn assert_same_rows(base: &Settings, random: &mut Random) {
     for order in ORDERS {
         let settings = Settings {
             order,
-            lookahead: 1 + random.below(12),
+            lookahead: random.below(12),
             ..base.clone()
         };
         let quota = match order {
@@ -641,8 +641,8 @@ fn a_lane_beyond_the_waiting_rows_starts_if_the_window_reaches_it() {
     assert_eq!(hosts, ["a", "b", "c"]);
 }
 
-#[test]
-fn the_first_row_of_a_pipe_is_handed_out_while_it_is_still_written() {
+/// A pipe, and what opens it for reading.
+fn pipe(order: Order, lookahead: usize) -> (fs::File, Input, TempDir) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("pipe");
     assert!(
@@ -652,10 +652,20 @@ fn the_first_row_of_a_pipe_is_handed_out_while_it_is_still_written() {
             .unwrap()
             .success()
     );
-    let opened = smol::spawn(Input::open(settings(&path, Order::Spread)));
+    let settings = Settings {
+        lookahead,
+        ..settings(&path, order)
+    };
+    let opened = smol::spawn(Input::open(settings));
     let mut writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
-    writer.write_all(b"host,n\na,1\n").unwrap();
-    let input = block_on(opened).unwrap();
+    writer.write_all(b"host,n\n").unwrap();
+    (writer, block_on(opened).unwrap(), dir)
+}
+
+#[test]
+fn the_first_row_of_a_pipe_is_handed_out_while_it_is_still_written() {
+    let (mut writer, input, _dir) = pipe(Order::Spread, 10);
+    writer.write_all(b"a,1\n").unwrap();
     assert!(!input.is_indexed());
     let feed = input.into_feed(first_field, take_all, |_| 9);
     let mut feed = block_on(feed).unwrap();
@@ -692,4 +702,39 @@ fn the_pass_lets_other_futures_of_its_task_run() {
     let mut pass = Box::pin(input.into_feed(first_field, take_all, |_| 1));
     assert!(block_on(poll_once(&mut pass)).is_none());
     assert_eq!(block_on(pass).unwrap().total(), Some(5_000));
+}
+
+#[test]
+fn an_input_that_was_done_before_is_skipped_to_its_end() {
+    let text = "host\n".to_owned() + &"a\n".repeat(5_000);
+    let file = csv(text);
+    for order in ORDERS {
+        let skip = |_: &Row| Ok::<_, Infallible>(Keep::Skip);
+        let mut feed = block_on(async {
+            let input = Input::open(settings(&file.path, order)).await.unwrap();
+            input.into_feed(first_field, skip, |_| 1).await.unwrap()
+        });
+        assert!(block_on(feed.next()).is_none(), "{order:?}");
+        assert_eq!(
+            (feed.total(), feed.lanes().count()),
+            (Some(5_000), 0),
+            "{order:?}"
+        );
+    }
+}
+
+#[test]
+fn a_pipe_in_the_order_of_the_input_has_no_lookahead_and_no_quota() {
+    let (mut writer, input, _dir) = pipe(Order::Input, 1);
+    writer.write_all(b"a,1\na,2\nb,1\nbad\na,3\n").unwrap();
+    drop(writer);
+    let mut feed = block_on(input.into_feed(first_field, take_all, |_| 1)).unwrap();
+    let mut numbers = Vec::new();
+    while let Some(next) = block_on(feed.next()) {
+        numbers.push(match next.unwrap() {
+            Fed::Row { number, .. } => number,
+            Fed::Bad(bad) => bad.record_number(),
+        });
+    }
+    assert_eq!((numbers, feed.total()), (vec![1, 2, 3, 4, 5], Some(5)));
 }

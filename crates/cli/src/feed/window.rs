@@ -20,7 +20,7 @@ const READ_AHEAD: usize = 256;
 
 /// How many rows are taken in one poll, so that other futures of the task can run while an input
 /// that was done before is skipped.
-const ROWS_A_POLL: usize = 1024;
+const ROWS_A_POLL: usize = 128;
 
 pub(super) type RowIterator = Box<dyn Iterator<Item = Result<Row, RowError>> + Send>;
 
@@ -74,9 +74,10 @@ impl<'a, E> Window<'a, E> {
         self.is_complete.then_some(self.count)
     }
 
-    /// Whether no row can start because the window is full of rows whose lanes have their quota.
+    /// Whether no row can start because the window is full of rows whose lanes have their quota. The
+    /// end of the input was not seen then: a full window is not read past.
     pub(super) fn is_limiting(&self) -> bool {
-        self.rows.is_some() && self.is_full() && !self.lanes.has_turn()
+        self.is_full() && !self.lanes.has_turn()
     }
 
     pub(super) fn next(&mut self, cx: &mut Context<'_>) -> Result<Next, FeedError<E>> {

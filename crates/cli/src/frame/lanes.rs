@@ -11,14 +11,13 @@ use brigade::{KeyLimits, Pool};
 
 use super::work::Lane;
 use crate::options::values::Rate;
+use crate::report::sidecar::MAX_PAUSES;
 
 /// How much slower a lane becomes at most.
 const SLOWEST: f64 = 4096.0;
 /// By what factor the rate of a lane rises again, at most once a second.
 const RECOVERY: f64 = 1.25;
 const RECOVERY_STEP: Duration = Duration::from_secs(1);
-/// How many pauses are remembered one by one.
-const MAX_PAUSES: usize = 1000;
 
 /// The limits of a lane as they were set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

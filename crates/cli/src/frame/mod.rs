@@ -490,13 +490,13 @@ impl<W: Work> Session<'_, '_, W> {
         };
         let idle = async {
             if !is_stopped || lanes.borrow().running() > 0 {
-                future::pending().await
+                future::pending::<()>().await;
             }
             Event::Idle
         };
         let fed = async {
             if !may_take {
-                future::pending().await
+                future::pending::<()>().await;
             }
             Event::Fed(feed.next().await)
         };

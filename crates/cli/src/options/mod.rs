@@ -203,7 +203,7 @@ pub(crate) struct Common {
     )]
     pub(crate) report: Option<PathBuf>,
 
-    /// Write a trace for chrome://tracing or ui.perfetto.dev at the end
+    /// Write a trace for ui.perfetto.dev at the end
     #[arg(
         long,
         value_name = "FILE",
@@ -491,7 +491,7 @@ pub(crate) struct ReportOptions {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Write a trace for chrome://tracing or ui.perfetto.dev too
+    /// Write a trace for ui.perfetto.dev too
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
 

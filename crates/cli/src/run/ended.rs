@@ -4,6 +4,17 @@ use std::{error::Error, ffi::OsString, fmt, io, path::PathBuf, time::Duration};
 
 use rustix::process::Signal;
 
+/// The values of the column `error_kind`. Rows of the first four may be retried, see
+/// [`RunError::is_retryable`].
+pub(crate) const ERROR_KINDS: [&str; 6] = [
+    "spawn",
+    "timeout",
+    "exit",
+    "signal",
+    "interrupted",
+    "deadline",
+];
+
 /// What is known of a process that has run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ended {
@@ -227,4 +238,109 @@ pub(crate) fn signal_name(number: i32) -> Option<&'static str> {
     ];
     let found = names.iter().find(|(signal, _)| signal.as_raw() == number);
     found.map(|(_, name)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors() -> Vec<RunError> {
+        let ended = Box::new(Ended {
+            exit_code: Some(3),
+            ..Ended::default()
+        });
+        let io = || io::Error::from(io::ErrorKind::WouldBlock);
+        let after = Duration::from_secs(90);
+        let mut errors = vec![
+            RunError::Nul { index: 0 },
+            RunError::Spawn {
+                program: "x".into(),
+                source: io(),
+            },
+            RunError::SaveOutput {
+                path: "x".into(),
+                source: io(),
+            },
+            RunError::Watch { source: io() },
+            RunError::Exit(ended.clone()),
+            RunError::Signal(ended.clone()),
+            RunError::Timeout {
+                after,
+                ended: ended.clone(),
+            },
+        ];
+        for stop in [Stop::Interrupted, Stop::Deadline] {
+            let ended = ended.clone();
+            errors.push(RunError::Stopped { stop, ended });
+        }
+        errors
+    }
+
+    #[test]
+    fn each_error_has_a_kind_of_the_list_and_each_kind_an_error() {
+        let kinds: Vec<_> = errors().iter().map(RunError::kind).collect();
+        assert!(
+            kinds.iter().all(|kind| ERROR_KINDS.contains(kind)),
+            "{kinds:?}"
+        );
+        assert!(
+            ERROR_KINDS.iter().all(|kind| kinds.contains(kind)),
+            "{kinds:?}"
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_told_in_the_message() {
+        let ended = |exit_code, signal| {
+            Box::new(Ended {
+                exit_code,
+                signal,
+                ..Ended::default()
+            })
+        };
+        let after = Duration::from_secs(90);
+        for (error, message) in [
+            (RunError::Exit(ended(Some(3), None)), "exit code 3"),
+            (RunError::Signal(ended(None, Some(11))), "ended by SIGSEGV"),
+            (
+                RunError::Signal(ended(None, Some(62))),
+                "ended by signal 62",
+            ),
+            (
+                RunError::Timeout {
+                    after,
+                    ended: ended(Some(0), None),
+                },
+                "timed out after 1m 30s; exit code 0",
+            ),
+            (
+                RunError::Stopped {
+                    stop: Stop::Deadline,
+                    ended: ended(None, None),
+                },
+                "the deadline of the run has passed; killed, but not ended yet",
+            ),
+        ] {
+            assert_eq!(error.to_string(), message);
+        }
+    }
+
+    #[test]
+    fn a_lack_of_resources_may_be_over_at_the_next_attempt() {
+        for (error, is_retryable) in [
+            (rustix::io::Errno::AGAIN, true),
+            (rustix::io::Errno::NOMEM, true),
+            (rustix::io::Errno::MFILE, true),
+            (rustix::io::Errno::NOENT, false),
+            (rustix::io::Errno::ACCESS, false),
+            (rustix::io::Errno::NOEXEC, false),
+            (rustix::io::Errno::TOOBIG, false),
+        ] {
+            let error = RunError::Spawn {
+                program: "x".into(),
+                source: error.into(),
+            };
+            assert_eq!(error.is_retryable(), is_retryable, "{error}");
+        }
+    }
 }

@@ -473,8 +473,18 @@ mod tests {
     /// What a script that is given to `--shell` writes.
     fn shell_output(script: &str, row: &Row) -> String {
         let argv = template(&[script], row, true).unwrap().argv(row, 7);
-        let output = Command::new(&argv[0]).args(&argv[1..]).output().unwrap();
-        assert!(output.stderr.is_empty(), "{script}: {output:?}");
+        output(&argv[0], &argv[1..])
+    }
+
+    /// What a program writes that makes no file, as code in a cell would.
+    fn output(program: &OsStr, arguments: &[OsString]) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(directory.path());
+        let output = command.output().unwrap();
+        assert!(output.stderr.is_empty(), "{command:?}: {output:?}");
+        let files = std::fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(files, 0, "{command:?} ran a cell");
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -487,7 +497,7 @@ mod tests {
         "two\nlines\n",
         "{other}",
         "{{}}",
-        "$(touch /tmp/brigade-owned)`id`$HOME",
+        "$(touch owned)`touch owned`$HOME",
         "*",
         "a\\",
         "'; exit 3; '",
@@ -623,7 +633,6 @@ mod tests {
             let output = shell_output("cat <<END\nit's {url}\nEND\n", &row);
             assert!(output.contains(cell), "{output}");
         }
-        assert!(!std::path::Path::new("/tmp/brigade-owned").exists());
     }
 
     #[test]
@@ -636,13 +645,12 @@ mod tests {
                 "printf '[%s]' 'a {url} b'",
             ] {
                 let line = display(&[script], &row, true);
-                let output = Command::new("sh").arg("-c").arg(&line).output().unwrap();
-                let text = String::from_utf8(output.stdout).unwrap();
+                let text = output("sh".as_ref(), &["-c".into(), line.clone().into()]);
                 assert_eq!(text, shell_output(script, &row), "{line}");
             }
             let line = display(&["printf", "[%s]", "{}"], &row, false);
-            let output = Command::new("sh").arg("-c").arg(&line).output().unwrap();
-            assert_eq!(output.stdout, format!("[{cell}]").into_bytes(), "{line}");
+            let text = output("sh".as_ref(), &["-c".into(), line.clone().into()]);
+            assert_eq!(text, format!("[{cell}]"), "{line}");
         }
         let row = row("a b", "it's");
         assert_eq!(

@@ -10,7 +10,9 @@ use std::thread;
 use brigade::csv::{Column, Header, Row};
 use smol::future;
 
-use super::{Attempt, Ended, Limits, Output, RunError, Template, execute, saved_output};
+use super::{
+    Attempt, Ended, Limits, Output, RunError, Template, execute, reserve_descriptors, saved_output,
+};
 use crate::frame::lanes::{LaneLimits, Lanes, SharedLanes};
 use crate::frame::stop::Stop;
 use crate::frame::work::{Again, Answer, Columns, Failure, Lane, Next, Numbered, RowError, Work};
@@ -157,6 +159,7 @@ impl Commands {
             .map(|name| header.column(name))
             .transpose()?;
         let of_key = limits(options);
+        reserve_descriptors(workers(options)).map_err(|error| Stop::Usage(error.to_string()))?;
         Ok(Self {
             template: template(options, header)?,
             key,
