@@ -113,14 +113,42 @@ impl Dir {
     }
 }
 
-fn ran(child: Child) -> Ran {
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+fn ran(mut child: Child) -> Ran {
+    let stderr = child.stderr.take();
+    ended(child, stderr)
+}
+
+/// Waits for the end of a run, and reads what is left of its outputs.
+fn ended(mut child: Child, stderr: Option<impl Read + Send + 'static>) -> Ran {
+    // A run whose stdin is still held here would wait for it.
+    drop(child.stdin.take());
+    let (stdout, stderr) = (read_to_end(child.stdout.take()), read_to_end(stderr));
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            panic!("a run has not ended in a minute");
+        }
+        thread::sleep(Duration::from_millis(2));
+    };
     Ran {
-        code: output.status.code(),
-        stdout: text(output.stdout),
-        stderr: text(output.stderr),
+        code: status.code(),
+        stdout: stdout.join().unwrap(),
+        stderr: stderr.join().unwrap(),
     }
+}
+
+fn read_to_end(output: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut text = String::new();
+        if let Some(mut output) = output {
+            output.read_to_string(&mut text).unwrap();
+        }
+        text
+    })
 }
 
 /// A watchdog: what takes so long does not happen.
@@ -524,35 +552,52 @@ fn an_output_that_cannot_be_written_is_refused_before_any_command() {
     }
 }
 
+/// The input, under other names too.
+fn dir_with_links(text: &str) -> Dir {
+    let dir = Dir::with(text);
+    symlink("in.csv", dir.path("symbolic.csv")).unwrap();
+    fs::hard_link(dir.path("in.csv"), dir.path("hard.csv")).unwrap();
+    dir
+}
+
+const NAMES: [&str; 4] = ["in.csv", "./in.csv", "symbolic.csv", "hard.csv"];
+
 #[test]
 fn an_output_never_overwrites_the_input() {
     let text = "path\na\n";
-    let names = ["in.csv", "./in.csv", "symbolic.csv", "hard.csv"];
     for option in ["--rejects", "--failures", "--output"] {
-        for name in names {
-            let dir = Dir::with(text);
-            symlink("in.csv", dir.path("symbolic.csv")).unwrap();
-            fs::hard_link(dir.path("in.csv"), dir.path("hard.csv")).unwrap();
+        for name in NAMES {
+            let dir = dir_with_links(text);
             let ran = dir.run(&[&["in.csv", option, name], &PRINT_PATH]);
             assert_eq!(dir.read("in.csv"), text, "{option} {name}");
             ran.assert_refused(&[name]);
+        }
+    }
+}
+
+#[test]
+fn an_output_never_overwrites_the_file_that_is_stdin() {
+    let text = "path\na\n";
+    for option in ["--rejects", "--failures", "--output"] {
+        for name in NAMES {
+            let dir = dir_with_links(text);
             let ran = dir.run_with_stdin("in.csv", &[&["-", option, name], &PRINT_PATH]);
-            assert_eq!(
-                dir.read("in.csv"),
-                text,
-                "{option} {name}, with the file as stdin"
-            );
+            assert_eq!(dir.read("in.csv"), text, "{option} {name}");
             ran.assert_refused(&[name]);
         }
     }
+}
+
+#[test]
+fn a_page_never_overwrites_the_input() {
+    let text = "path\na\n";
     for option in ["--report", "--trace"] {
-        let dir = Dir::with(text);
-        let ran = dir.run(&[
-            &["in.csv", "-o", "out.csv", option, "./in.csv"],
-            &PRINT_PATH,
-        ]);
-        assert_eq!(dir.read("in.csv"), text, "{option}");
-        assert_eq!(ran.code, Some(2), "{option}: {ran:?}");
+        for name in NAMES {
+            let dir = dir_with_links(text);
+            let ran = dir.run(&[&["in.csv", "-o", "out.csv", option, name], &PRINT_PATH]);
+            assert_eq!(dir.read("in.csv"), text, "{option} {name}");
+            assert_eq!(ran.code, Some(2), "{option} {name}: {ran:?}");
+        }
     }
 }
 
@@ -992,7 +1037,7 @@ fn with_stdout_and_stderr_closed_it_ends_all_the_same() {
         .unwrap();
     drop((child.stdout.take(), child.stderr.take()));
     let feeder = feed_forever(child.stdin.take().unwrap());
-    assert_eq!(child.wait().unwrap().code(), Some(141));
+    assert_eq!(ran(child).code, Some(141));
     feeder.join().unwrap();
 }
 
@@ -1145,13 +1190,8 @@ impl Running {
     }
 
     /// Waits for its end. What [`line`](Self::line) has returned is not in it.
-    fn end(mut self) -> Ran {
-        let mut stderr = String::new();
-        self.stderr.read_to_string(&mut stderr).unwrap();
-        Ran {
-            stderr,
-            ..ran(self.child)
-        }
+    fn end(self) -> Ran {
+        ended(self.child, Some(self.stderr))
     }
 }
 
