@@ -1069,7 +1069,7 @@ fn a_full_disk_under_an_output_is_an_error() {
 
     for option in ["--output", "--failures", "--rejects"] {
         let dir = Dir::with("path\nno\nragged,row\n");
-        let ran = dir.run(&[&[option, "/dev/full"], &command[0], &REFUSE_NO]);
+        let ran = dir.run(&[&[option, "/dev/full"], command[0], &REFUSE_NO]);
         assert_eq!(ran.code, Some(2), "{option}: {ran:?}");
         let message = ran.messages().concat();
         assert!(message.contains("/dev/full: "), "{option}: {message}");
