@@ -373,7 +373,7 @@ fn a_time_out_ends_the_command_and_all_that_it_has_started() {
         "--retries",
         "0",
         "--timeout",
-        "500ms",
+        "2s",
         "--",
         "sh",
         "-c",
