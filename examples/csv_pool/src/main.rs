@@ -1,110 +1,99 @@
-//! Runs one async job for each row of a CSV file, ten at a time.
+//! Runs one async job for each row of a CSV file, ten at a time, and collects what they return.
 //!
 //! ```text
-//! cargo run --release --example csv_pool                      # the 250 paths of examples/data/dummy.csv
-//! cargo run --release --example csv_pool -- --help
-//! cargo run --release --example csv_pool -- mine.csv --column path --failures again.csv
+//! cargo run --release --example csv_pool                # the 250 rows of examples/data/dummy.csv
+//! cargo run --release --example csv_pool -- mine.csv    # a file of yours with a column "1"
 //! ```
 //!
-//! What to copy is in this file: [`job`], which is what to replace, and [`run`], the pool and the
-//! loop around it. The other files each hold one thing that a tool needs besides: options, input,
-//! outputs, account, signals, terminal.
+//! What to replace: [`COLUMN`] by the name of your column, and the body of [`job`] by your work.
+//! To fetch a URL or run a command for each row, there is the tool in `crates/cli`.
+//!
+//! Exit code: 0 if every row was done, 1 if rows were bad or jobs failed, 2 if the file cannot be
+//! used or stdout cannot be written.
 #![forbid(unsafe_code)]
 
-mod demo;
-mod input;
-mod intake;
-mod options;
-mod outputs;
-mod report;
-mod screen;
-mod signals;
-mod stop;
+use std::io::{self, Write};
+use std::{cell::Cell, env, error::Error, ffi::OsString, process::ExitCode, time::Duration};
 
-use std::{process::ExitCode, sync::Arc};
+use brigade::Pool;
+use brigade::csv::{Column, Reader, Row, RowError};
 
-use brigade::{Pool, csv::Row};
-use clap::Parser;
-use smol::{Timer, future, stream::StreamExt};
+const COLUMN: &str = "1";
+const DUMMY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/dummy.csv");
 
-use crate::{
-    demo::{Demo, Refused},
-    input::Input,
-    intake::Intake,
-    options::Options,
-    outputs::Taken,
-    report::Report,
-    screen::Screen,
-    signals::Signals,
-    stop::Stop,
-};
+/// What is done with one row.
+async fn job(row: Row, column: Column) -> Result<String, String> {
+    let path = row.field(column);
+    if path.is_empty() {
+        return Err("the path is empty".to_owned());
+    }
+    smol::Timer::after(Duration::from_millis(1)).await;
+    Ok(path.to_owned())
+}
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    let mut report = Report::new(&options, Screen::new());
-    let end = smol::block_on(run(&options, &mut report));
-    report.finish(end)
+    let mut arguments = env::args_os().skip(1);
+    let file = arguments.next().unwrap_or_else(|| DUMMY.into());
+    let end = match arguments.next() {
+        Some(_) => Err("usage: csv_pool [FILE]".into()),
+        None => smol::block_on(run(file)),
+    };
+    end.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        ExitCode::from(2)
+    })
 }
 
-/// The job: what is done with one row. Replace it with your own.
-async fn job(row: Row, demo: Arc<Demo>) -> Result<Vec<String>, Refused> {
-    let path = row.field(demo.column);
-    demo.refuse(path)?;
-    Timer::after(demo.takes).await;
-    Ok(vec![path.to_owned()])
-}
+async fn run(file: OsString) -> Result<ExitCode, Box<dyn Error>> {
+    let rows = Reader::new().open(file)?;
+    let column = rows.column(COLUMN)?;
 
-/// The pool, its inputs and its results.
-async fn run(options: &Options, report: &mut Report) -> Result<(), Stop> {
-    let mut signals = Signals::new()?;
-    let input = future::or(
-        async { Err(signals.next().await.into()) },
-        Input::open(options),
-    )
-    .await?;
-    let demo = Arc::new(Demo::new(input.column, options));
-    let mut taken = Taken::by_input(options);
-    let mut intake = Intake::new(options, &input.header, report.screen(), &mut taken)?;
-    report.begin(options, &input.header, &mut taken)?;
+    // A bad row is reported with its file and line, and becomes no job.
+    let bad = Cell::new(0);
+    let rows = rows.filter_map(|row| match row {
+        Err(RowError::Bad(row)) => {
+            eprintln!("{row}");
+            bad.set(bad.get() + 1);
+            None
+        }
+        row => Some(row),
+    });
 
+    // The pool reads rows as it needs them, so a file of any size will do.
     let pool = Pool::builder()
-        .workers(options.workers)
-        .queue_capacity(options.capacity)
-        .start(move |row| job(row, Arc::clone(&demo)));
-    let rows = input.rows().filter_map(|row| intake.admit(row));
-    let mut completions = pool
-        .try_map_stream(rows)
-        .keep_inputs()
-        .on_error(options.on_error());
-    if options.ordered {
-        completions = completions.ordered();
-    }
+        .workers(10)
+        .start(move |row| job(row, column));
+    let mut completions = pool.try_map(rows).keep_inputs();
 
-    loop {
-        let completed = async { Event::Completed(completions.next().await) };
-        let signalled = async { Event::Signalled(signals.next().await) };
-        match future::or(signalled, completed).await {
-            Event::Completed(Some(Ok(completion))) => report.completed(completion),
-            Event::Completed(Some(Err(stop))) => report.stopped(stop),
-            Event::Completed(None) => break,
-            Event::Signalled(_) if report.is_interrupted() => completions.cancel(),
-            Event::Signalled(signal) => report.stopped(signal.into()),
-        }
-        if report.is_stopped() {
-            // No more rows are pulled. Jobs that were accepted go on, and the loop ends after the
-            // last of them.
-            pool.close();
+    let (mut results, mut failures, mut is_complete) = (Vec::new(), Vec::new(), true);
+    while let Some(item) = completions.next().await {
+        match item {
+            Ok(done) => {
+                let row = done.input.expect("the map keeps its inputs");
+                match done.result {
+                    Ok(path) => {
+                        writeln!(io::stdout(), "Done {path}")?;
+                        results.push(path);
+                    }
+                    Err(error) => failures.push((row, error)),
+                }
+            }
+            // The file cannot be read to its end. This comes after all rows before it are done.
+            Err(error) => {
+                eprintln!("{error}");
+                is_complete = false;
+            }
         }
     }
 
-    report.jobs_ended(completions.summary().end);
-    drop(completions);
-    report.rows_ended(intake);
-    Ok(())
-}
-
-/// What the loop waits for.
-enum Event<Completed, Signal> {
-    Completed(Completed),
-    Signalled(Signal),
+    writeln!(io::stdout(), "{results:?}")?;
+    for (row, error) in &failures {
+        let (file, line, number) = (row.header().file(), row.line(), row.record_number());
+        eprintln!("{file}:{line}: row {number}: {error}");
+    }
+    let (bad, ok, failed) = (bad.get(), results.len(), failures.len());
+    let rows = bad + ok + failed;
+    eprintln!("rows={rows} bad={bad} ok={ok} failed={failed}");
+    let code = if is_complete { u8::from(ok < rows) } else { 2 };
+    Ok(ExitCode::from(code))
 }
