@@ -103,7 +103,7 @@ pub(crate) fn run<W: Work>(
     prepare: impl FnOnce(&Header) -> Result<(W, Plan), Stop>,
     lanes_of: impl FnOnce(&W) -> SharedLanes,
 ) -> u8 {
-    let screen = Screen::new(options.progress, Instant::now());
+    let screen = Screen::new(options.progress, options.progress_interval, Instant::now());
     let mut run = Run {
         options,
         screen,
