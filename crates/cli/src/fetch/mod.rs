@@ -54,6 +54,7 @@ fn plan(options: &FetchOptions) -> Plan {
     });
     Plan {
         name: "fetch",
+        busy: "server",
         workers: options.workers,
         retries: options.common.retries.unwrap_or(2),
         limits: Some(limits),

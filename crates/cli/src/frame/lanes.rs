@@ -44,6 +44,15 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
+    /// What the time of idle workers counts as.
+    pub(crate) const fn share(self) -> &'static str {
+        match self {
+            Self::HostRate | Self::HostWorkers => "host limit",
+            Self::End => "idle",
+            cause => cause.name(),
+        }
+    }
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Busy => "server",
@@ -396,7 +405,7 @@ impl Lanes {
             }
             Cause::HostRate => {
                 let rate = state.base.or(state.limits.rate);
-                rate.map(|rate| format!("{lane} {:.3}/s", rate.slower(state.slowdown).per_second()))
+                rate.map(|rate| format!("{lane} {}", said(rate.slower(state.slowdown))))
                     .unwrap_or_default()
             }
             Cause::Rate => self
@@ -406,6 +415,15 @@ impl Lanes {
             Cause::Busy | Cause::Backoff | Cause::Input | Cause::End => String::new(),
         }
     }
+}
+
+/// A rate, in numbers that are short enough for the bar.
+fn said(rate: Rate) -> String {
+    let (number, unit) = match rate.per_second() {
+        a_second if a_second < 0.1 => (a_second * 60.0, "min"),
+        a_second => (a_second, "s"),
+    };
+    format!("{}/{unit}", (number * 100.0).round() / 100.0)
 }
 
 /// Why jobs wait, the most frequent cause first.

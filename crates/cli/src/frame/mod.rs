@@ -49,6 +49,8 @@ const MAX_REPORTED: u64 = 20;
 pub(crate) struct Plan {
     /// The name of the command.
     pub(crate) name: &'static str,
+    /// What its jobs wait for while they run.
+    pub(crate) busy: &'static str,
     pub(crate) workers: usize,
     pub(crate) retries: u32,
     /// The limits of all lanes but those of `own_limits`; `None` if rows have no lanes.
@@ -577,7 +579,12 @@ impl<W: Work> Session<'_, '_, W> {
         let Some(flight) = self.flights.remove(&completion.index) else {
             return;
         };
-        flight.state.times.add_attempts(completion.attempts);
+        // A row whose host is given up is not asked for.
+        let is_asked = !matches!(&completion.result, Err(JobError::Failed(failed))
+            if failed.failure.answer.is_of("host_down"));
+        if is_asked {
+            flight.state.times.add_attempts(completion.attempts);
+        }
         let answer = match completion.result {
             Ok(Next::Answer(answer)) => answer,
             Ok(Next::Hop(job)) if self.stop.is_none() => {
@@ -778,7 +785,9 @@ impl<W: Work> Session<'_, '_, W> {
             ok: account.ok,
             failed: account.failed,
             not_started: account.not_started(),
-            cause_seconds: self.shares.seconds(self.work.connect_seconds()),
+            cause_seconds: self
+                .shares
+                .seconds(self.plan.busy, self.work.connect_seconds()),
             pauses: pauses
                 .iter()
                 .map(|pause| sidecar::Pause {

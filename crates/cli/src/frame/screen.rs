@@ -145,9 +145,11 @@ impl Screen {
             .iter()
             .filter(|waiting| waiting.cause != Cause::End)
             .map(|waiting| {
-                let detail = &waiting.detail;
-                let space = if detail.is_empty() { "" } else { " " };
-                format!("{} {}{space}{detail}", waiting.jobs, waiting.cause.name())
+                let (jobs, cause) = (waiting.jobs, waiting.cause.name());
+                match waiting.detail.as_str() {
+                    "" => format!("{jobs} {cause}"),
+                    detail => format!("{jobs} {cause} ({detail})"),
+                }
             })
             .collect();
         if !causes.is_empty() {
@@ -237,7 +239,7 @@ mod tests {
         assert_eq!(
             text,
             "93 of 1000 done, 50 running, 30 waiting, 827 to come, 10/s, 1 min 31 s left; \
-             waiting for: 30 Retry-After http://h:80 41 s; failed: 1 (timeout 1, bad rows 2)"
+             waiting for: 30 Retry-After (http://h:80 41 s); failed: 1 (timeout 1, bad rows 2)"
         );
         assert_eq!(93 + 50 + 30 + 827, 1000);
     }

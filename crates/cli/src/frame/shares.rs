@@ -11,8 +11,6 @@ pub(crate) struct Shares {
     workers: usize,
     since: Instant,
     causes: BTreeMap<&'static str, f64>,
-    /// Seconds in which requests ran, until the last note.
-    ran: f64,
 }
 
 impl Shares {
@@ -21,7 +19,6 @@ impl Shares {
             workers,
             since: now,
             causes: BTreeMap::new(),
-            ran: 0.0,
         }
     }
 
@@ -32,26 +29,26 @@ impl Shares {
         self.since = now;
         let running = running.min(self.workers);
         self.add(Cause::Busy, seconds * running as f64);
-        self.ran += seconds * running as f64;
         self.add(idle, seconds * (self.workers - running) as f64);
     }
 
     fn add(&mut self, cause: Cause, seconds: f64) {
         if seconds > 0.0 {
-            *self.causes.entry(cause.name()).or_default() += seconds;
+            *self.causes.entry(cause.share()).or_default() += seconds;
         }
     }
 
-    /// The seconds of each cause, of which `connect` were spent on connecting.
-    pub(crate) fn seconds(&self, connect: f64) -> BTreeMap<String, f64> {
+    /// The seconds of each cause; those of running workers are `busy`, but for `connect` seconds of
+    /// them.
+    pub(crate) fn seconds(&self, busy: &str, connect: f64) -> BTreeMap<String, f64> {
         let mut seconds: BTreeMap<String, f64> = self
             .causes
             .iter()
             .map(|(cause, seconds)| ((*cause).to_owned(), *seconds))
             .collect();
-        if let Some(server) = seconds.get_mut(Cause::Busy.name()) {
-            let connect = connect.min(*server);
-            *server -= connect;
+        if let Some(ran) = seconds.remove(Cause::Busy.name()) {
+            let connect = connect.min(ran);
+            seconds.insert(busy.to_owned(), ran - connect);
             if connect > 0.0 {
                 seconds.insert("connect".to_owned(), connect);
             }
@@ -73,10 +70,10 @@ mod tests {
         shares.note(start + Duration::from_secs(2), 4, Cause::HostRate);
         shares.note(start + Duration::from_secs(3), 10, Cause::Busy);
         shares.note(start + Duration::from_secs(7), 0, Cause::Input);
-        let seconds = shares.seconds(3.0);
+        let seconds = shares.seconds("server", 3.0);
         assert_eq!(seconds["server"], 15.0);
         assert_eq!(seconds["connect"], 3.0);
-        assert_eq!(seconds["host rate"], 12.0);
+        assert_eq!(seconds["host limit"], 12.0);
         assert_eq!(seconds["input"], 40.0);
         assert_eq!(seconds.values().sum::<f64>(), 70.0);
     }

@@ -99,6 +99,13 @@ pub(crate) struct Answer {
     pub(crate) error: Option<RowError>,
 }
 
+impl Answer {
+    /// Whether the row failed for this reason.
+    pub(crate) fn is_of(&self, kind: &str) -> bool {
+        self.error.as_ref().is_some_and(|error| error.kind == kind)
+    }
+}
+
 /// Why a row failed.
 #[derive(Debug, Clone)]
 pub(crate) struct RowError {

@@ -94,6 +94,14 @@ impl Mode {
         }
     }
 
+    /// What runs for a row.
+    pub(crate) const fn work(self) -> &'static str {
+        match self {
+            Self::Fetch => "requests",
+            Self::Run => "commands",
+        }
+    }
+
     /// The command as it is typed.
     pub(crate) const fn command(self) -> &'static str {
         match self {

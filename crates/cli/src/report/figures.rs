@@ -18,7 +18,7 @@ pub(crate) const SLOWEST: usize = 20;
 /// The rows that are shown of each kind of failure and lane.
 pub(crate) const FIRST_ROWS: usize = 10;
 /// The pairs of kind and lane whose first rows are shown.
-pub(crate) const MAX_GROUPS: usize = 40;
+pub(crate) const MAX_GROUPS: usize = 60;
 /// Rows with one final URL that make an ending suspicious.
 pub(crate) const MIN_ENDING: u64 = 5;
 /// The suspicious endings that are kept.
@@ -263,6 +263,15 @@ impl Figures {
             first: Vec::new(),
         };
         self.groups = counts.into_iter().take(MAX_GROUPS).map(group).collect();
+    }
+
+    /// The failures of one kind in all lanes.
+    pub(crate) fn failures_of(&self, kind: KindId) -> u64 {
+        let of_kind = self
+            .failures
+            .iter()
+            .filter(|((other, _), _)| *other == kind);
+        of_kind.map(|(_, count)| count).sum()
     }
 
     /// The failures in all lanes and of all kinds that are not among [`Self::groups`].

@@ -401,7 +401,7 @@ mod tests {
         assert!(page.contains("id=\"causes\"") && page.contains("id=\"runs\""));
         assert!(page.contains("within 1 %"));
         assert!(
-            page.contains("2 h 46 min"),
+            page.contains("2\u{a0}h\u{a0}46\u{a0}min"),
             "1,000 pauses of 10 s are added up"
         );
     }

@@ -121,8 +121,8 @@ impl Page<'_> {
         html! {
             @if self.figures.totals.torn {
                 p class="notice" {
-                    "The last record of the file has no line end: the run that wrote it was killed. "
-                    "The record is left out."
+                    "The last record of the file has no line end and is left out: the run was killed, "
+                    "or it still writes."
                 }
             }
             @if let Some(notice) = &self.notice {
@@ -191,13 +191,10 @@ impl Page<'_> {
 
     fn added_up(&self) -> String {
         let figures = self.figures;
-        let what = match figures.mode {
-            Mode::Fetch => "for their requests",
-            Mode::Run => "for their commands",
-        };
         let mut sentence = format!(
-            "Added up over all rows, they took {} {what} and waited {} for limits",
+            "Added up over all rows, they took {} for their {} and waited {} for limits",
             text::duration(figures.elapsed_ms),
+            figures.mode.work(),
             text::duration(figures.queued_ms),
         );
         if figures.mode == Mode::Fetch {

@@ -65,8 +65,12 @@ pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
-/// A duration in the two largest units that it has.
+/// A duration in the two largest units that it has, on one line.
 pub(crate) fn duration(ms: u64) -> String {
+    unbroken(&duration_words(ms))
+}
+
+fn duration_words(ms: u64) -> String {
     let seconds = (ms + 500) / 1_000;
     match ms {
         0 => "0 s".to_owned(),
@@ -79,6 +83,11 @@ pub(crate) fn duration(ms: u64) -> String {
         _ if seconds < 86_400 => two_units(seconds / 60, 60, "h", "min"),
         _ => two_units(seconds / 3_600, 24, "d", "h"),
     }
+}
+
+/// `text` with spaces at which no line ends.
+fn unbroken(text: &str) -> String {
+    text.replace(' ', "\u{a0}")
 }
 
 fn two_units(number: u64, per_unit: u64, large: &str, small: &str) -> String {
@@ -101,11 +110,12 @@ pub(crate) fn bytes(number: u64) -> String {
         (1_000_000, "MB"),
         (1_000, "kB"),
     ];
-    match units.into_iter().find(|(unit, _)| number >= *unit) {
+    let text = match units.into_iter().find(|(unit, _)| number >= *unit) {
         Some((unit, name)) if number >= 100 * unit => format!("{} {name}", count(number / unit)),
         Some((unit, name)) => format!("{:.1} {name}", number as f64 / unit as f64),
         None => format!("{number} B"),
-    }
+    };
+    unbroken(&text)
 }
 
 /// A time of day with its date, in UTC, to the second.
@@ -201,7 +211,7 @@ mod tests {
             (10_020_000, "2 h 47 min"),
             (90_000_000, "1 d 1 h"),
         ] {
-            assert_eq!(duration(ms), shown, "{ms}");
+            assert_eq!(duration(ms).replace('\u{a0}', " "), shown, "{ms}");
         }
     }
 
@@ -209,9 +219,9 @@ mod tests {
     fn times_and_sizes_name_their_unit() {
         assert_eq!(time(1_767_323_045_678), "2026-01-02 03:04:05 UTC");
         assert_eq!(time(-1), "an unknown time");
-        assert_eq!(bytes(999), "999 B");
-        assert_eq!(bytes(1_234_000), "1.2 MB");
-        assert_eq!(bytes(389_800_000), "389 MB");
+        assert_eq!(bytes(999), "999\u{a0}B");
+        assert_eq!(bytes(1_234_000), "1.2\u{a0}MB");
+        assert_eq!(bytes(389_800_000), "389\u{a0}MB");
     }
 
     #[test]

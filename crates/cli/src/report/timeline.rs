@@ -9,6 +9,10 @@ use std::collections::VecDeque;
 const MAX_BINS: usize = 16_384;
 /// Columns of a chart.
 pub(crate) const MAX_COLUMNS: usize = 240;
+/// Columns of a chart of few rows.
+const MIN_COLUMNS: usize = 24;
+/// Rows that a column has on average, where there are few.
+const ROWS_PER_COLUMN: u64 = 4;
 /// Bin widths in milliseconds, each a multiple of the one before.
 const WIDTHS: [i64; 21] = [
     1,
@@ -234,7 +238,9 @@ impl Timeline {
                 .map(|s| (s.end - s.start + factor - 1) / factor)
                 .sum()
         };
-        let max = i64::try_from(MAX_COLUMNS).expect("a small constant");
+        let rows: u64 = self.bins.iter().map(|bin| bin.ok + bin.failed).sum();
+        let max = usize::try_from(rows / ROWS_PER_COLUMN).unwrap_or(MAX_COLUMNS);
+        let max = i64::try_from(max.clamp(MIN_COLUMNS, MAX_COLUMNS)).expect("a small number");
         let wider = (2..).map(|n| n * 100);
         let mut factors = FACTORS.into_iter().chain(wider);
         factors.find(|factor| columns(*factor) <= max).unwrap_or(1)
@@ -345,6 +351,36 @@ mod tests {
         assert_eq!(columns.columns[gap.before].start, gap.to);
         assert_eq!(totals(&columns).0, 1_200);
         assert_eq!(timeline.span(), Some((0, night + 599_500)));
+    }
+
+    #[test]
+    fn times_of_any_century_fit_in_the_bins() {
+        let mut timeline = Timeline::new();
+        for (from, to) in [
+            (253_402_300_799_999, 253_402_300_799_999),
+            (-999_999_999_999, 0),
+        ] {
+            timeline.record(from, to, true);
+        }
+        let columns = timeline.columns();
+        assert_eq!(totals(&columns).0, 2);
+        assert!(columns.columns.len() <= MAX_COLUMNS);
+        assert!(timeline.busiest(1).is_some());
+    }
+
+    #[test]
+    fn many_runs_far_from_each_other_fit_in_the_columns() {
+        let mut timeline = Timeline::new();
+        for run in 0..1_000 {
+            timeline.record(run * 3_600_000, run * 3_600_000 + 900, true);
+        }
+        let columns = timeline.columns();
+        assert_eq!(totals(&columns).0, 1_000);
+        assert!(
+            columns.columns.len() <= MAX_COLUMNS,
+            "{}",
+            columns.columns.len()
+        );
     }
 
     #[test]

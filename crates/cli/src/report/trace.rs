@@ -23,7 +23,7 @@ struct Event<'a, A> {
     ts: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     dur: Option<i64>,
-    pid: LaneId,
+    pid: u64,
     tid: u64,
     args: A,
 }
@@ -71,6 +71,11 @@ impl Threads {
         self.free_from.entry(to).or_default().push(lane);
         lane
     }
+}
+
+/// Process 0 is not shown by some viewers.
+const fn pid(host: LaneId) -> u64 {
+    host as u64 + 1
 }
 
 /// Writes a complete event for each row that has times.
@@ -131,7 +136,7 @@ impl<W: Write> Trace<'_, W> {
             ph: "X",
             ts,
             dur,
-            pid: host,
+            pid: pid(host),
             tid,
             args,
         })
@@ -153,7 +158,7 @@ impl<W: Write> Trace<'_, W> {
                 ph: "M",
                 ts: 0,
                 dur: None,
-                pid: host,
+                pid: pid(host),
                 tid: 0,
                 args,
             })?;

@@ -55,6 +55,7 @@ fn plan(options: &RunOptions) -> Plan {
     let workers = workers(options);
     Plan {
         name: "run",
+        busy: "command",
         workers,
         // A command may do harm when it runs twice.
         retries: options.common.retries.unwrap_or(0),

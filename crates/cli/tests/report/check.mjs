@@ -74,6 +74,9 @@ function inspect(expected) {
     const shown = data?.textContent.replaceAll(",", "");
     if (shown !== String(value)) found.push(`${name}: ${shown} is shown instead of ${value}`);
   }
+  for (const total of document.querySelectorAll(".totals > div")) {
+    if (total.scrollWidth > total.clientWidth + 1) found.push(`${total.textContent} is cut off`);
+  }
   for (const tag of ["script", "img", "iframe", "object", "embed", "link", "form", "base"]) {
     if (document.querySelector(tag)) found.push(`there is an element ${tag}`);
   }

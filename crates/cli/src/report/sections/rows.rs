@@ -28,6 +28,7 @@ pub(crate) fn hosts(figures: &Figures, runs: &[RunEntry]) -> Option<Markup> {
     let mut hosts: Vec<(LaneId, &Host)> = (0..).zip(&figures.hosts).collect();
     hosts.retain(|(_, host)| host.rows > 0);
     hosts.sort_by_key(|(lane, host)| (Reverse(host.rows), figures.lanes.name(*lane)));
+    let with_url = hosts.iter().filter(|(lane, _)| *lane != 0).count() as u64;
     let shown = hosts.len().min(MAX_HOSTS);
     let left_out: u64 = hosts[shown..].iter().map(|(_, host)| host.rows).sum();
     let pauses = (!runs.is_empty()).then(|| pauses(figures, runs));
@@ -63,7 +64,7 @@ pub(crate) fn hosts(figures: &Figures, runs: &[RunEntry]) -> Option<Markup> {
     let rows = hosts[..shown].iter().map(row).collect();
     Some(html! {
         p class="lead" {
-            (text::counted(hosts.len() as u64, "host", "hosts")) ", by scheme, name and port. "
+            (text::counted(with_url, "host", "hosts")) ", by scheme, name and port. "
             "429s are rows that ended with this status."
             @if left_out > 0 {
                 " The " (text::count(shown as u64)) " with the most rows are shown; the others have "
@@ -151,7 +152,7 @@ fn by_kind(figures: &Figures) -> Markup {
     let first = if figures.mode == Mode::Fetch {
         "Host"
     } else {
-        ""
+        "Rows"
     };
     html! {
         div class="scroll" tabindex="0" role="region" aria-label="Failures by kind and host" {
@@ -194,7 +195,7 @@ fn by_kind(figures: &Figures) -> Markup {
     }
 }
 
-/// The groups of each kind. The kind with the largest group comes first.
+/// The groups of each kind. The kind with the most failures comes first.
 fn by_group(figures: &Figures) -> Vec<(KindId, Vec<&Group>)> {
     let mut kinds: Vec<(KindId, Vec<&Group>)> = Vec::new();
     for group in &figures.groups {
@@ -203,15 +204,17 @@ fn by_group(figures: &Figures) -> Vec<(KindId, Vec<&Group>)> {
             None => kinds.push((group.kind, vec![group])),
         }
     }
+    kinds.sort_by_key(|(kind, _)| Reverse(figures.failures_of(*kind)));
     kinds
 }
 
 fn kind_rows(figures: &Figures, kind: KindId, groups: &[&Group]) -> Markup {
-    let of_kind = figures
+    let count = figures.failures_of(kind);
+    let hosts = figures
         .failures
-        .iter()
-        .filter(|((other, _), _)| *other == kind);
-    let (hosts, count) = of_kind.fold((0, 0), |(hosts, rows), (_, more)| (hosts + 1, rows + more));
+        .keys()
+        .filter(|(other, _)| *other == kind)
+        .count() as u64;
     let is_fetch = figures.mode == Mode::Fetch;
     html! {
         details {
@@ -338,7 +341,9 @@ pub(crate) fn slowest(figures: &Figures) -> Option<Markup> {
         return None;
     }
     Some(html! {
-        p class="lead" { "By the time in which their requests ran, all attempts together." }
+        p class="lead" {
+            "By the time in which their " (figures.mode.work()) " ran, all attempts together."
+        }
         (listed("Slowest rows", rows, figures.mode, true))
     })
 }

@@ -18,7 +18,15 @@ pub(crate) fn over_time(figures: &Figures) -> Option<Markup> {
     let columns = figures.timeline.columns();
     let first = columns.columns.first()?;
     let total_ms = columns.width_ms as f64 * columns.columns.len() as f64;
-    let x = chart::time_axis(total_ms, &format!("since {}", text::time(first.start)));
+    let left_out = if columns.gaps.is_empty() {
+        ""
+    } else {
+        ", without what is left out"
+    };
+    let x = chart::time_axis(
+        total_ms,
+        &format!("since {}{left_out}", text::time(first.start)),
+    );
     Some(html! {
         @for gap in &columns.gaps {
             p class="lead" {
@@ -398,7 +406,8 @@ fn close_summary(figures: &Figures) -> String {
         )
     };
     let mut summary = format!(
-        "{stretch}, a bar each, as long as its requests ran. Up to {} ran at the same time.",
+        "{stretch}, a bar each, as long as its {} ran. Up to {} ran at the same time.",
+        figures.mode.work(),
         text::count(view.lanes as u64),
     );
     if view.left_out > 0 {
