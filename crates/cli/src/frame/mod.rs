@@ -13,7 +13,7 @@ pub(crate) mod stop;
 mod times;
 pub(crate) mod work;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -184,11 +184,6 @@ impl Run<'_> {
 
         let (pool, workers) = pool::build(Rc::clone(&work), Rc::clone(&lanes), &plan, options);
         lanes.borrow_mut().attach(&pool);
-        for (lane, _) in feed.lanes() {
-            if plan.own_limits.contains_key((plan.host_of)(lane)) {
-                lanes.borrow_mut().set(lane);
-            }
-        }
         let group = pool.group();
         let mut session = Session {
             run: self,
@@ -200,6 +195,7 @@ impl Run<'_> {
             pool,
             group,
             submitted: 0,
+            limited: HashSet::new(),
             flights: HashMap::new(),
             outputs,
             signals,
@@ -373,7 +369,7 @@ fn named(options: &Common, header: &Header, work: &impl Work) -> Result<Vec<Stri
             options.file_name()
         )));
     }
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
         return Err(Stop::Usage(format!("two columns are called {twice:?}")));
     }
@@ -409,6 +405,8 @@ struct Session<'a, 'r, W: Work> {
     group: Group<Task<W::Job>, Next<W::Job>, Failed>,
     /// How many jobs were submitted: the index of the next one.
     submitted: usize,
+    /// The lanes whose own limits the pool knows.
+    limited: HashSet<Lane>,
     /// The rows of jobs without an outcome, by the index of the job.
     flights: HashMap<usize, Flight>,
     outputs: Outputs,
@@ -556,6 +554,13 @@ impl<W: Work> Session<'_, '_, W> {
 
     fn submit(&mut self, flight: Flight, job: W::Job) {
         let lane = self.work.lane_of(&job);
+        let own = &self.plan.own_limits;
+        if !own.is_empty()
+            && own.contains_key((self.plan.host_of)(&lane))
+            && self.limited.insert(Lane::clone(&lane))
+        {
+            self.lanes.borrow_mut().set(&lane);
+        }
         self.lanes.borrow_mut().wait(&lane);
         let task = Task {
             job,
