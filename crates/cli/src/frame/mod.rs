@@ -322,6 +322,9 @@ impl Run<'_> {
                 stop.exit_code()
             }
         };
+        if let Some(kinds) = self.account.listed() {
+            self.screen.message(format_args!("failed: {kinds}"));
+        }
         self.screen.message(&self.account);
         code
     }
@@ -472,7 +475,8 @@ impl<W: Work> Session<'_, '_, W> {
     async fn event(&mut self, next_tick: Instant) -> Event<W::Job> {
         let may_take = self.stop.is_none()
             && !self.has_ended
-            && self.flights.len() < self.run.options.lookahead + self.plan.workers;
+            && self.flights.len() + self.outputs.held()
+                < self.run.options.lookahead + self.plan.workers;
         let is_stopped = self.stop.is_some();
         let Self {
             signals,
@@ -732,7 +736,7 @@ impl<W: Work> Session<'_, '_, W> {
         }
         let now = Instant::now();
         self.tick(now);
-        if self.stop.is_some() && self.outputs.wants_not_started() && !self.has_ended {
+        if self.stop.is_some() && !self.has_ended {
             self.rest().await;
         }
         let end = self.outputs.finish();
@@ -743,14 +747,20 @@ impl<W: Work> Session<'_, '_, W> {
         }
     }
 
-    /// Passes the rows of a file that were not taken to the outputs. Those of a pipe stay in it.
+    /// Passes the rows that were read and not taken to the outputs. Those that a pipe still has
+    /// stay in it.
     async fn rest(&mut self) {
-        if self.feed.total().is_none() {
+        if self.feed.total().is_some() && !self.outputs.wants_not_started() {
             return;
         }
-        while let Some(Ok(fed)) = self.feed.next().await {
+        let is_whole = self.feed.total().is_some();
+        let mut left: u64 = self.feed.lanes().map(|(_, left)| left).sum();
+        while (is_whole || left > 0)
+            && let Some(Ok(fed)) = self.feed.next().await
+        {
             match fed {
                 Fed::Row { row, number, lane } => {
+                    left = left.saturating_sub(1);
                     self.run.account.taken += 1;
                     self.feed.done(lane);
                     let row = Numbered {

@@ -66,10 +66,10 @@ fn the_failures_of_a_run_are_listed_by_kind_at_its_end() {
 
 #[test]
 fn what_binds_is_named() {
-    let lane_rate = |scene: &Scene| format!("host rate http://127.0.0.1:{}", scene.server.port());
+    let lane_rate = |scene: &Scene| format!("host rate (http://127.0.0.1:{}", scene.server.port());
     let lane_workers =
-        |scene: &Scene| format!("host workers http://127.0.0.1:{} 2/2", scene.server.port());
-    let rate = |_: &Scene| "rate 10/s".to_owned();
+        |scene: &Scene| format!("host workers (http://127.0.0.1:{} 2/2", scene.server.port());
+    let rate = |_: &Scene| "rate (10/s)".to_owned();
     let server = |_: &Scene| "server".to_owned();
     let cases: [(&str, fn(&Scene) -> String); 4] = [
         ("--per-host-rate 10/s", lane_rate),
