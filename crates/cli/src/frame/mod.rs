@@ -725,7 +725,9 @@ impl<W: Work> Session<'_, '_, W> {
 
     fn cut_as(&mut self, kind: &'static str) {
         self.is_cut.get_or_insert(kind);
-        self.group.cancel();
+        if !self.work.cut(kind) {
+            self.group.cancel();
+        }
     }
 
     async fn end(&mut self) -> Result<(), Stop> {

@@ -37,6 +37,12 @@ pub(crate) trait Work: 'static {
         0.0
     }
 
+    /// Asks what runs to end soon, as a failure of this kind. Returns `false` if it has been asked
+    /// before, or has to be dropped instead.
+    fn cut(&self, _kind: &'static str) -> bool {
+        false
+    }
+
     /// Runs a job; `attempt` counts from 1.
     async fn run(&self, job: Self::Job, attempt: u32) -> Result<Next<Self::Job>, Failure>;
 }

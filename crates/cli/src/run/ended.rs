@@ -4,17 +4,6 @@ use std::{error::Error, ffi::OsString, fmt, io, path::PathBuf, time::Duration};
 
 use rustix::process::Signal;
 
-/// The values of the column `error_kind`. Rows of the first four may be retried, see
-/// [`RunError::is_retryable`].
-pub(crate) const ERROR_KINDS: [&str; 6] = [
-    "spawn",
-    "timeout",
-    "exit",
-    "signal",
-    "interrupted",
-    "deadline",
-];
-
 /// What is known of a process that has run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ended {
@@ -126,20 +115,6 @@ impl RunError {
             | Self::Watch { .. } => None,
         }
     }
-
-    /// As [`ended`](Self::ended), by value.
-    pub(crate) fn into_ended(self) -> Option<Ended> {
-        match self {
-            Self::Exit(ended)
-            | Self::Signal(ended)
-            | Self::Timeout { ended, .. }
-            | Self::Stopped { ended, .. } => Some(*ended),
-            Self::Nul { .. }
-            | Self::Spawn { .. }
-            | Self::SaveOutput { .. }
-            | Self::Watch { .. } => None,
-        }
-    }
 }
 
 fn is_no_executable(error: &io::Error) -> bool {
@@ -215,7 +190,7 @@ fn ending(ended: &Ended, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 /// The name of a signal that usually ends processes.
-pub(crate) fn signal_name(number: i32) -> Option<&'static str> {
+fn signal_name(number: i32) -> Option<&'static str> {
     let names = [
         (Signal::HUP, "SIGHUP"),
         (Signal::INT, "SIGINT"),
@@ -243,6 +218,15 @@ pub(crate) fn signal_name(number: i32) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ERROR_KINDS: [&str; 6] = [
+        "spawn",
+        "timeout",
+        "exit",
+        "signal",
+        "interrupted",
+        "deadline",
+    ];
 
     fn errors() -> Vec<RunError> {
         let ended = Box::new(Ended {

@@ -92,8 +92,6 @@ pub(crate) enum Output {
     /// Into the files of [`saved_output`] below the directory, without a bound. A further attempt
     /// replaces them.
     Files(PathBuf),
-    /// To where those of `brigade` go.
-    Inherit,
 }
 
 /// The files for the two outputs of a row: `DIR/00/12/001234.out` and `.err`.
@@ -358,7 +356,6 @@ fn command(attempt: &Attempt, output: &Output) -> Result<Command, RunError> {
         });
     match output {
         Output::Capture => command.stdout(Stdio::piped()).stderr(Stdio::piped()),
-        Output::Inherit => command.stdout(Stdio::inherit()).stderr(Stdio::inherit()),
         Output::Files(directory) => {
             let [stdout, stderr] = saved_output(directory, attempt.row);
             let (stdout, stderr) = (create(&stdout)?, create(&stderr)?);
@@ -480,6 +477,10 @@ mod tests {
         watched(capture(attempt, &Limits::default()))
     }
 
+    fn ended(error: &RunError) -> Ended {
+        error.ended().unwrap().clone()
+    }
+
     /// The state of a process, from `/proc`; `None` if there is none.
     fn state(pid: u32) -> Option<char> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -530,7 +531,7 @@ mod tests {
             (error.kind(), error.to_string()),
             ("exit", "exit code 3".to_owned())
         );
-        let ended = error.into_ended().unwrap();
+        let ended = ended(&error);
         assert_eq!(
             (ended.exit_code, ended.stdout.text),
             (Some(3), b"out\n".to_vec())
@@ -709,7 +710,7 @@ mod tests {
         assert_eq!(error.kind(), "timeout");
         assert!(error.is_retryable());
         assert_eq!(error.to_string(), "timed out after 300ms; ended by SIGTERM");
-        let ended = error.into_ended().unwrap();
+        let ended = ended(&error);
         let pids = pids(&ended.stdout.text);
         assert_eq!(pids.len(), 2, "{ended:?}");
         wait_until_dead(pids[0]);
@@ -726,7 +727,7 @@ mod tests {
         let script = script("trap '' TERM; sleep 1000 & echo $! $$; wait; wait");
         let error = watched(capture(&script, &limits)).unwrap_err();
         assert_eq!(error.to_string(), "timed out after 300ms; ended by SIGKILL");
-        let pids = pids(&error.into_ended().unwrap().stdout.text);
+        let pids = pids(&ended(&error).stdout.text);
         wait_until_dead(pids[0]);
         wait_until_reaped(pids[1]);
     }
@@ -741,7 +742,7 @@ mod tests {
         let script = script("(trap '' TERM; sleep 1000; sleep 1000) & echo $!; wait");
         let error = watched(capture(&script, &limits)).unwrap_err();
         assert_eq!(error.to_string(), "timed out after 300ms; ended by SIGTERM");
-        wait_until_dead(pids(&error.into_ended().unwrap().stdout.text)[0]);
+        wait_until_dead(pids(&ended(&error).stdout.text)[0]);
     }
 
     #[test]
@@ -755,7 +756,7 @@ mod tests {
             "(trap 'sleep 0.3; echo cleaned; exit' TERM; while :; do sleep 0.05; done) & wait",
         );
         let error = watched(capture(&script, &limits)).unwrap_err();
-        assert_eq!(error.into_ended().unwrap().stdout.text, b"cleaned\n");
+        assert_eq!(ended(&error).stdout.text, b"cleaned\n");
     }
 
     #[test]
@@ -900,19 +901,12 @@ mod tests {
             smol::block_on(future::zip(worker(), worker()));
         };
         for _ in 0..7 {
-            let costs = [
-                cost(|| ours(&Output::Capture)),
-                cost(|| ours(&Output::Inherit)),
-                cost(xargs),
-            ];
-            let [captured, inherited, peer] = costs;
+            let costs = [cost(|| ours(&Output::Capture)), cost(xargs)];
+            let [captured, peer] = costs;
             println!(
-                "captured, inherited, xargs: {costs:.2?}; of the rate of xargs {:.2} {:.2}, \
-                 of its CPU seconds {:.2} {:.2}",
+                "captured, xargs: {costs:.2?}; of the rate of xargs {:.2}, of its CPU seconds {:.2}",
                 peer.0 / captured.0,
-                peer.0 / inherited.0,
                 captured.1 / peer.1,
-                inherited.1 / peer.1,
             );
         }
     }

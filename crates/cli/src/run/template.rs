@@ -28,7 +28,7 @@
 
 use std::{
     error::Error,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fmt,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
 };
@@ -437,7 +437,7 @@ impl Error for TemplateError {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{ffi::OsStr, process::Command};
 
     use brigade::csv::Reader;
 

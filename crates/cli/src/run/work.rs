@@ -1,6 +1,7 @@
 //! What `brigade run` does with a row: it runs the command in a slot of the pool, and its exit code
 //! and output are the answer.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -8,15 +9,16 @@ use std::sync::Arc;
 use std::thread;
 
 use brigade::csv::{Column, Header, Row};
-use smol::future;
+use smol::channel::{Receiver, Sender, bounded};
 
 use super::{
-    Attempt, Ended, Limits, Output, RunError, Template, execute, reserve_descriptors, saved_output,
+    Attempt, Captured, Ended, Limits, Output, RunError, Template, ended, execute,
+    reserve_descriptors, saved_output,
 };
 use crate::frame::lanes::{LaneLimits, Lanes, SharedLanes};
 use crate::frame::stop::Stop;
 use crate::frame::work::{Again, Answer, Columns, Failure, Lane, Next, Numbered, RowError, Work};
-use crate::frame::{self, Plan, listed};
+use crate::frame::{self, Plan};
 use crate::options::RunOptions;
 
 /// Runs the commands, and returns the exit code.
@@ -126,13 +128,7 @@ fn template(options: &RunOptions, header: &Header) -> Result<Template, Stop> {
         ),
         None => Template::new(&options.command, header, default, options.shell),
     };
-    template.map_err(|error| {
-        Stop::Usage(format!(
-            "{error}; the columns of {}: {}",
-            header.file(),
-            listed(header)
-        ))
-    })
+    template.map_err(|error| Stop::Usage(error.to_string()))
 }
 
 /// The commands of the rows.
@@ -143,6 +139,10 @@ struct Commands {
     limits: Limits,
     output: Output,
     save_output: Option<PathBuf>,
+    /// Closed when what runs is cut short.
+    running: (Sender<()>, Receiver<()>),
+    /// Why.
+    cut: Cell<ended::Stop>,
 }
 
 /// A command of a row.
@@ -175,6 +175,8 @@ impl Commands {
                 None => Output::Capture,
             },
             save_output: options.save_output.clone(),
+            running: bounded(1),
+            cut: Cell::new(ended::Stop::Interrupted),
         })
     }
 
@@ -188,7 +190,7 @@ impl Commands {
             (Some(directory), Some(_)) => saved_output(directory, row.number)
                 .map(|path| path.display().to_string().into_bytes())
                 .into(),
-            (None, Some(ended)) => vec![ended.stdout.text.clone(), ended.stderr.text.clone()],
+            (None, Some(ended)) => vec![cell(&ended.stdout), cell(&ended.stderr)],
             (_, None) => vec![Vec::new(), Vec::new()],
         };
         Answer {
@@ -197,6 +199,15 @@ impl Commands {
             error,
         }
     }
+}
+
+/// What was kept of an output, and how much more there was.
+fn cell(output: &Captured) -> Vec<u8> {
+    let mut cell = output.text.clone();
+    if output.truncated > 0 {
+        cell.extend(format!("\n[{} bytes more]", output.truncated).into_bytes());
+    }
+    cell
 }
 
 impl Work for Commands {
@@ -226,6 +237,13 @@ impl Work for Commands {
         })
     }
 
+    fn cut(&self, kind: &'static str) -> bool {
+        if kind == "deadline" {
+            self.cut.set(ended::Stop::Deadline);
+        }
+        self.running.0.close()
+    }
+
     async fn run(&self, job: Job, attempt: u32) -> Result<Next<Job>, Failure> {
         let Job { row, .. } = &job;
         let attempt = Attempt {
@@ -234,7 +252,11 @@ impl Work for Commands {
             row: row.number,
             attempt,
         };
-        match execute(&attempt, &self.limits, &self.output, future::pending()).await {
+        let stop = async {
+            let _ = self.running.1.recv().await;
+            self.cut.get()
+        };
+        match execute(&attempt, &self.limits, &self.output, stop).await {
             Ok(ended) => Ok(Next::Answer(self.answer(row, Some(&ended), None))),
             Err(error) => Err(self.failed(row, &error)),
         }
