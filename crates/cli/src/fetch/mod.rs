@@ -79,7 +79,7 @@ fn own_limits(options: &FetchOptions) -> HashMap<String, LaneLimits> {
         .iter()
         .map(|own| {
             let limits = LaneLimits {
-                rate: own.rate,
+                rate: own.rate.unwrap_or(options.per_host_rate).0,
                 workers: own.workers.or(Some(options.per_host_workers)),
             };
             (own.host.clone(), limits)

@@ -45,6 +45,16 @@ impl Account {
         }
     }
 
+    /// How many rows failed in this run, by kind: `connect 3, timeout 1`.
+    pub(crate) fn listed(&self) -> Option<String> {
+        let kinds: Vec<String> = self
+            .kinds
+            .iter()
+            .map(|(kind, count)| format!("{kind} {count}"))
+            .collect();
+        (!kinds.is_empty()).then(|| kinds.join(", "))
+    }
+
     /// The exit code of a run that nothing stopped.
     pub(crate) fn exit_code(&self) -> u8 {
         u8::from(self.bad + self.failed + self.not_started() > 0)
@@ -82,6 +92,7 @@ mod tests {
             account.to_string(),
             "rows=8 bad=1 ok=1 failed=1 not_started=5"
         );
+        assert_eq!(account.listed().as_deref(), Some("timeout 1"));
         account.total = Some(20);
         assert_eq!(
             account.to_string(),

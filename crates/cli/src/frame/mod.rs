@@ -13,7 +13,7 @@ pub(crate) mod stop;
 mod times;
 pub(crate) mod work;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -105,7 +105,7 @@ pub(crate) fn run<W: Work>(
     prepare: impl FnOnce(&Header) -> Result<(W, Plan), Stop>,
     lanes_of: impl FnOnce(&W) -> SharedLanes,
 ) -> u8 {
-    let screen = Screen::new(options.progress, Instant::now());
+    let screen = Screen::new(options.progress, options.progress_interval, Instant::now());
     let mut run = Run {
         options,
         screen,
@@ -184,11 +184,6 @@ impl Run<'_> {
 
         let (pool, workers) = pool::build(Rc::clone(&work), Rc::clone(&lanes), &plan, options);
         lanes.borrow_mut().attach(&pool);
-        for (lane, _) in feed.lanes() {
-            if plan.own_limits.contains_key((plan.host_of)(lane)) {
-                lanes.borrow_mut().set(lane);
-            }
-        }
         let group = pool.group();
         let mut session = Session {
             run: self,
@@ -200,6 +195,7 @@ impl Run<'_> {
             pool,
             group,
             submitted: 0,
+            limited: HashSet::new(),
             flights: HashMap::new(),
             outputs,
             signals,
@@ -326,6 +322,9 @@ impl Run<'_> {
                 stop.exit_code()
             }
         };
+        if let Some(kinds) = self.account.listed() {
+            self.screen.message(format_args!("failed: {kinds}"));
+        }
         self.screen.message(&self.account);
         code
     }
@@ -373,7 +372,7 @@ fn named(options: &Common, header: &Header, work: &impl Work) -> Result<Vec<Stri
             options.file_name()
         )));
     }
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
         return Err(Stop::Usage(format!("two columns are called {twice:?}")));
     }
@@ -409,6 +408,8 @@ struct Session<'a, 'r, W: Work> {
     group: Group<Task<W::Job>, Next<W::Job>, Failed>,
     /// How many jobs were submitted: the index of the next one.
     submitted: usize,
+    /// The lanes whose own limits the pool knows.
+    limited: HashSet<Lane>,
     /// The rows of jobs without an outcome, by the index of the job.
     flights: HashMap<usize, Flight>,
     outputs: Outputs,
@@ -474,7 +475,8 @@ impl<W: Work> Session<'_, '_, W> {
     async fn event(&mut self, next_tick: Instant) -> Event<W::Job> {
         let may_take = self.stop.is_none()
             && !self.has_ended
-            && self.flights.len() < self.run.options.lookahead + self.plan.workers;
+            && self.flights.len() + self.outputs.held()
+                < self.run.options.lookahead + self.plan.workers;
         let is_stopped = self.stop.is_some();
         let Self {
             signals,
@@ -556,6 +558,13 @@ impl<W: Work> Session<'_, '_, W> {
 
     fn submit(&mut self, flight: Flight, job: W::Job) {
         let lane = self.work.lane_of(&job);
+        let own = &self.plan.own_limits;
+        if !own.is_empty()
+            && own.contains_key((self.plan.host_of)(&lane))
+            && self.limited.insert(Lane::clone(&lane))
+        {
+            self.lanes.borrow_mut().set(&lane);
+        }
         self.lanes.borrow_mut().wait(&lane);
         let task = Task {
             job,
@@ -729,7 +738,7 @@ impl<W: Work> Session<'_, '_, W> {
         }
         let now = Instant::now();
         self.tick(now);
-        if self.stop.is_some() && self.outputs.wants_not_started() && !self.has_ended {
+        if self.stop.is_some() && !self.has_ended {
             self.rest().await;
         }
         let end = self.outputs.finish();
@@ -740,14 +749,20 @@ impl<W: Work> Session<'_, '_, W> {
         }
     }
 
-    /// Passes the rows of a file that were not taken to the outputs. Those of a pipe stay in it.
+    /// Passes the rows that were read and not taken to the outputs. Those that a pipe still has
+    /// stay in it.
     async fn rest(&mut self) {
-        if self.feed.total().is_none() {
+        if self.feed.total().is_some() && !self.outputs.wants_not_started() {
             return;
         }
-        while let Some(Ok(fed)) = self.feed.next().await {
+        let is_whole = self.feed.total().is_some();
+        let mut left: u64 = self.feed.lanes().map(|(_, left)| left).sum();
+        while (is_whole || left > 0)
+            && let Some(Ok(fed)) = self.feed.next().await
+        {
             match fed {
                 Fed::Row { row, number, lane } => {
+                    left = left.saturating_sub(1);
                     self.run.account.taken += 1;
                     self.feed.done(lane);
                     let row = Numbered {

@@ -91,6 +91,11 @@ impl Outputs {
         }
     }
 
+    /// How many answers are held back for the order.
+    pub(crate) fn held(&self) -> usize {
+        self.order.as_ref().map_or(0, |order| order.held.len())
+    }
+
     /// Writes a bad row; returns whether there is a file for them.
     pub(crate) fn reject(&mut self, bad: &BadRow) -> Result<bool, Stop> {
         let Some(Named { path, writer }) = &mut self.rejects else {

@@ -1,4 +1,4 @@
-//! Progress and messages on stderr: a bar on a terminal, otherwise a line every ten seconds.
+//! Progress and messages on stderr: a bar on a terminal, otherwise a line now and then.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,7 +13,6 @@ use crate::options::ProgressKind;
 
 /// How often the bar is drawn anew.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
-const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 /// Over which time the rate is taken.
 const WINDOW: Duration = Duration::from_secs(5);
 
@@ -30,6 +29,8 @@ pub(crate) struct Snapshot<'a> {
 pub(crate) struct Screen {
     kind: Kind,
     started: Instant,
+    /// Between two lines where there is no bar.
+    plain_interval: Duration,
     next_plain: Instant,
     /// Times, and how many rows of this run had answers then.
     history: VecDeque<(Instant, u64)>,
@@ -42,7 +43,7 @@ enum Kind {
 }
 
 impl Screen {
-    pub(crate) fn new(kind: ProgressKind, now: Instant) -> Self {
+    pub(crate) fn new(kind: ProgressKind, plain_interval: Duration, now: Instant) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         let kind = match kind {
             ProgressKind::Bar => Kind::Bar(bar()),
@@ -53,7 +54,8 @@ impl Screen {
         Self {
             kind,
             started: now,
-            next_plain: now + PLAIN_INTERVAL,
+            plain_interval,
+            next_plain: now + plain_interval,
             history: VecDeque::from([(now, 0)]),
         }
     }
@@ -92,7 +94,7 @@ impl Screen {
             Kind::Plain | Kind::None => {}
         }
         if is_due {
-            self.next_plain = now + PLAIN_INTERVAL;
+            self.next_plain = now + self.plain_interval;
         }
     }
 
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn the_numbers_of_a_line_add_up() {
         let now = Instant::now();
-        let mut screen = Screen::new(ProgressKind::None, now);
+        let mut screen = Screen::new(ProgressKind::None, TICK, now);
         let mut account = Account {
             total: Some(1000),
             bad: 2,

@@ -194,6 +194,17 @@ pub(crate) struct Common {
     )]
     pub(crate) progress: ProgressKind,
 
+    /// How often a line is written where there is no bar
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = duration,
+        hide = true,
+        help_heading = "Progress and report"
+    )]
+    pub(crate) progress_interval: Duration,
+
     /// Write the page of `brigade report` at the end
     #[arg(
         long,

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use brigade::RateLimit;
 
+use super::HostRate;
+
 /// So many in so much time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate {
@@ -17,7 +19,9 @@ pub(crate) struct Rate {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostLimits {
     pub(crate) host: String,
-    pub(crate) rate: Option<Rate>,
+    /// `None` where the rate of all hosts holds.
+    pub(crate) rate: Option<HostRate>,
+    /// `None` where the number of all hosts holds.
     pub(crate) workers: Option<usize>,
 }
 
@@ -201,8 +205,8 @@ pub(crate) fn host_limits(text: &str) -> Result<HostLimits, String> {
     };
     for limit in limits.split(',').map(str::trim) {
         match limit {
-            "none" => parsed.rate = None,
-            limit if limit.contains('/') => parsed.rate = Some(rate(limit)?),
+            "none" => parsed.rate = Some(HostRate(None)),
+            limit if limit.contains('/') => parsed.rate = Some(HostRate(Some(rate(limit)?))),
             limit => {
                 let count = limit.parse().ok().filter(|count| *count > 0);
                 let count = count.ok_or_else(|| {
@@ -370,7 +374,8 @@ mod tests {
             (limits.host.as_str(), limits.workers),
             ("api.x.org", Some(10))
         );
-        assert_eq!(limits.rate, rate("20/s").ok());
+        assert_eq!(limits.rate, Some(HostRate(rate("20/s").ok())));
+        assert_eq!(host_limits("x=none,3").unwrap().rate, Some(HostRate(None)));
         assert_eq!(host_limits("x=3").unwrap().rate, None);
         assert_eq!(host_limits("x=1/5s").unwrap().workers, None);
         for wrong in ["x", "=3", "x=", "x=0", "x=1/0s", "x=fast"] {
