@@ -115,7 +115,9 @@ impl Parser {
             } else {
                 &[]
             };
-            let left = usize::try_from(bytes.end - offset).unwrap_or(usize::MAX);
+            // A file that was cut since its first reading may have a record that ends before it starts.
+            let left = bytes.end.saturating_sub(offset);
+            let left = usize::try_from(left).unwrap_or(usize::MAX);
             let (result, read, written, ended) = self.reader.read_record(
                 &block[..block.len().min(left)],
                 &mut self.fields[length..],

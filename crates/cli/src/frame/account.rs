@@ -15,6 +15,8 @@ pub(crate) struct Account {
     pub(crate) kinds: BTreeMap<&'static str, u64>,
     /// How many of `ok` and `failed` are of this run.
     pub(crate) answered_now: u64,
+    /// How many bad rows were reported one by one.
+    pub(crate) bad_reported: u64,
     /// How many rows the input has, once that is known.
     pub(crate) total: Option<u64>,
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use brigade::{KeyLimits, Pool};
 
 use super::work::Lane;
-use crate::options::values::Rate;
+use crate::options::values::{MaxFailures, Rate};
 use crate::report::sidecar::MAX_PAUSES;
 
 /// How much slower a lane becomes at most.
@@ -90,6 +90,12 @@ pub(crate) struct Lanes {
     pauses_left_out: usize,
     set_limits: Box<dyn Fn(&Lane, KeyLimits)>,
     hold: Box<dyn Fn(&Lane, Duration)>,
+    pause: Box<dyn Fn()>,
+    retries: u32,
+    max_failures: Option<MaxFailures>,
+    /// How many rows of this run have ended, and how many of them failed.
+    ended: u64,
+    failed: u64,
 }
 
 struct State {
@@ -128,22 +134,63 @@ impl Lanes {
             pauses_left_out: 0,
             set_limits: Box::new(|_, _| ()),
             hold: Box::new(|_, _| ()),
+            pause: Box::new(|| ()),
+            retries: 0,
+            max_failures: None,
+            ended: 0,
+            failed: 0,
         }))
     }
 
-    /// Names the pool whose limits are changed.
-    pub(crate) fn attach<In: 'static, T: 'static, E: 'static>(&mut self, pool: &Pool<In, T, E>) {
+    /// Names the pool whose limits are changed, and after how many failures it is paused; a row
+    /// that fails has this many retries.
+    pub(crate) fn attach<In: 'static, T: 'static, E: 'static>(
+        &mut self,
+        pool: &Pool<In, T, E>,
+        retries: u32,
+        max_failures: Option<MaxFailures>,
+    ) {
         let set = pool.clone();
         self.set_limits =
             Box::new(move |lane, limits| set.set_key_limits(Lane::clone(lane), limits));
         let hold = pool.clone();
         self.hold = Box::new(move |lane, time| hold.hold_key(Lane::clone(lane), time));
+        let pause = pool.clone();
+        self.pause = Box::new(move || pause.pause());
+        (self.retries, self.max_failures) = (retries, max_failures);
     }
 
     /// Lets go of the pool.
     pub(crate) fn detach(&mut self) {
         self.set_limits = Box::new(|_, _| ());
         self.hold = Box::new(|_, _| ());
+        self.pause = Box::new(|| ());
+    }
+
+    /// Counts a row that has ended. Pauses the pool at once if enough have failed: the loop that
+    /// reads outcomes may come later than the next start.
+    pub(crate) fn count(&mut self, is_failed: bool) {
+        self.ended += 1;
+        self.failed += u64::from(is_failed);
+        if self.has_failed_enough() {
+            (self.pause)();
+        }
+    }
+
+    /// Whether as many rows have failed as `--max-failures` says.
+    pub(crate) fn has_failed_enough(&self) -> bool {
+        const FEW: u64 = 100;
+        match self.max_failures {
+            Some(MaxFailures::Count(most)) => self.failed >= most,
+            Some(MaxFailures::Percent(most)) => {
+                self.ended >= FEW && self.failed as f64 * 100.0 > most * self.ended as f64
+            }
+            None => false,
+        }
+    }
+
+    pub(crate) const fn retries(&self) -> u32 {
+        self.retries
     }
 
     /// How many rows of a lane may be in the pool at once: those that may run, and as many that

@@ -32,7 +32,7 @@ use self::times::State;
 use self::work::{Answer, Lane, Next, Numbered, RowError, Work};
 use crate::answers::{self, Answers, Done, Resume};
 use crate::feed::{Fed, Feed, FeedError, Input, Keep, LaneId, Order};
-use crate::options::values::{MaxFailures, Rate};
+use crate::options::values::Rate;
 use crate::options::{Common, OnBadRow, ResumeWhat};
 use crate::report::{
     self,
@@ -141,7 +141,6 @@ impl Run<'_> {
         let columns = named(options, &header, &work)?;
         let lanes = lanes_of(&work);
 
-        let mut outputs = Outputs::open(options, &header)?;
         let (answers, done) = Answers::open(answers::Settings {
             path: options.output.clone(),
             resume: options.resume.map(|what| match what {
@@ -155,6 +154,7 @@ impl Run<'_> {
             columns,
             prefix: options.prefix.clone(),
         })?;
+        let mut outputs = Outputs::open(options, &header)?;
         self.resumed(&done, &plan);
 
         let done = Rc::new(std::cell::RefCell::new(done));
@@ -183,7 +183,9 @@ impl Run<'_> {
         outputs.begin(answers);
 
         let (pool, workers) = pool::build(Rc::clone(&work), Rc::clone(&lanes), &plan, options);
-        lanes.borrow_mut().attach(&pool);
+        lanes
+            .borrow_mut()
+            .attach(&pool, plan.retries, options.max_failures);
         let group = pool.group();
         let mut session = Session {
             run: self,
@@ -200,6 +202,8 @@ impl Run<'_> {
             outputs,
             signals,
             stop: None,
+            broken: None,
+            last_line: header.line(),
             is_cut: None,
             shares: Shares::new(plan.workers, Instant::now()),
             has_told_lookahead: false,
@@ -415,6 +419,10 @@ struct Session<'a, 'r, W: Work> {
     outputs: Outputs,
     signals: Signals,
     stop: Option<Stop>,
+    /// Why the input has ended early.
+    broken: Option<Stop>,
+    /// The line at which the last row starts that was read; before the first one, the header.
+    last_line: u64,
     /// The kind of the rows that are cut short.
     is_cut: Option<&'static str>,
     shares: Shares,
@@ -457,10 +465,7 @@ impl<W: Work> Session<'_, '_, W> {
                 Event::Signal(signal) => self.stop(signal.into()),
                 Event::Completed(completion) => self.completed(*completion),
                 Event::Fed(Some(Ok(fed))) => self.fed(fed),
-                Event::Fed(Some(Err(error))) => {
-                    self.has_ended = true;
-                    self.stop(error.into());
-                }
+                Event::Fed(Some(Err(error))) => self.unfed(error),
                 Event::Fed(None) => {
                     self.has_ended = true;
                     self.run.account.total = self.feed.total();
@@ -514,10 +519,29 @@ impl<W: Work> Session<'_, '_, W> {
 
     // ---- rows ----
 
+    /// The input has ended early. Rows before that are finished.
+    fn unfed(&mut self, error: FeedError<Stop>) {
+        self.has_ended = true;
+        match Stop::from(error) {
+            Stop::Input(message) => {
+                let file = self.run.options.file_name();
+                let line = self.last_line;
+                self.broken = Some(Stop::Input(format!(
+                    "{message}\n{file}: input incomplete after line {line}"
+                )));
+            }
+            stop => self.stop(stop),
+        }
+    }
+
     fn fed(&mut self, fed: Fed) {
         let (row, number, lane) = match fed {
-            Fed::Row { row, number, lane } => (row, number, lane),
+            Fed::Row { row, number, lane } => {
+                self.last_line = self.last_line.max(row.line());
+                (row, number, lane)
+            }
             Fed::Bad(bad) => {
+                self.last_line = self.last_line.max(bad.line());
                 self.run.account.bad += 1;
                 self.report_bad(&bad);
                 return;
@@ -532,7 +556,10 @@ impl<W: Work> Session<'_, '_, W> {
         let state = Rc::new(RowState::new(Rc::clone(&self.lanes), Instant::now()));
         match self.work.job(&row) {
             Ok(job) => self.submit(Flight { row, lane, state }, job),
-            Err(answer) => self.answer(&Flight { row, lane, state }, &answer),
+            Err(answer) => {
+                self.lanes.borrow_mut().count(true);
+                self.answer(&Flight { row, lane, state }, &answer);
+            }
         }
     }
 
@@ -549,6 +576,7 @@ impl<W: Work> Session<'_, '_, W> {
             OnBadRow::Skip => false,
         };
         if is_told {
+            self.run.account.bad_reported += 1;
             self.run.screen.message(bad);
         }
         if policy == OnBadRow::Stop {
@@ -566,6 +594,7 @@ impl<W: Work> Session<'_, '_, W> {
             self.lanes.borrow_mut().set(&lane);
         }
         self.lanes.borrow_mut().wait(&lane);
+        flight.state.times.begin_job();
         let task = Task {
             job,
             lane: Lane::clone(&lane),
@@ -635,16 +664,7 @@ impl<W: Work> Session<'_, '_, W> {
         }
         let account = &mut self.run.account;
         account.answered(answer.error.as_ref().map(|error| error.kind));
-        let failed = account.failed;
-        let is_too_many = match self.run.options.max_failures {
-            Some(MaxFailures::Count(most)) => failed >= most,
-            Some(MaxFailures::Percent(most)) => {
-                let answered = account.ok + failed;
-                answered >= 100 && failed as f64 * 100.0 > most * answered as f64
-            }
-            None => false,
-        };
-        if is_too_many && self.stop.is_none() {
+        if self.stop.is_none() && self.lanes.borrow().has_failed_enough() {
             self.stop(Stop::Failures);
         }
     }
@@ -705,7 +725,9 @@ impl<W: Work> Session<'_, '_, W> {
         } else {
             "interrupted"
         };
-        if self.stop.is_none() || matches!(stop, Stop::Answers(_) | Stop::Output(_)) {
+        let is_of_output = |stop: &Stop| matches!(stop, Stop::Answers(_) | Stop::Output(_));
+        let is_first = self.stop.is_none();
+        if is_first || is_of_output(&stop) && !self.stop.as_ref().is_some_and(is_of_output) {
             self.stop = Some(stop);
         }
         if is_immediate {
@@ -742,10 +764,35 @@ impl<W: Work> Session<'_, '_, W> {
             self.rest().await;
         }
         let end = self.outputs.finish();
-        match (self.stop.take(), end) {
+        self.tell_bad();
+        match (self.stop.take().or_else(|| self.broken.take()), end) {
             (Some(stop @ (Stop::Answers(_) | Stop::Output(_))), _) => Err(stop),
             (_, Err(stop)) | (Some(stop), Ok(())) => Err(stop),
             (None, Ok(())) => Ok(()),
+        }
+    }
+
+    /// Says how many bad rows there were beyond those that were reported.
+    fn tell_bad(&self) {
+        let Account {
+            bad, bad_reported, ..
+        } = self.run.account;
+        let file = self.run.options.file_name();
+        match &self.run.options.rejects {
+            _ if bad == bad_reported => {}
+            Some(path) => self.run.screen.message(format_args!(
+                "{file}: bad rows: {bad}, written to {}",
+                path.display()
+            )),
+            None if bad_reported == 0 => {
+                self.run
+                    .screen
+                    .message(format_args!("{file}: bad rows: {bad}"));
+            }
+            None => self.run.screen.message(format_args!(
+                "{file}: and {} more bad rows",
+                bad - bad_reported
+            )),
         }
     }
 

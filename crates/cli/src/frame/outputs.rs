@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::BufWriter;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -62,6 +63,11 @@ impl Outputs {
             }
             None => None,
         };
+        for (path, option) in [(&options.report, "--report"), (&options.trace, "--trace")] {
+            if let Some(path) = path {
+                taken.reserve(path, option)?;
+            }
+        }
         let failures = match &options.failures {
             Some(path) => {
                 let file = taken.create(path, "--failures")?;
@@ -230,18 +236,28 @@ impl Record<'_> {
 
 /// The files of a run, so that none is two of them.
 struct Taken {
-    files: Vec<(PathBuf, &'static str)>,
+    files: Vec<(FileId, &'static str)>,
 }
+
+/// Names a regular file, whatever its path: device and inode.
+type FileId = (u64, u64);
 
 impl Taken {
     fn new(options: &Common) -> Self {
         let mut taken = Self { files: Vec::new() };
-        if !options.is_stdin() {
-            taken.files.push((options.file.clone(), "the input"));
-        }
-        if let Some(path) = &options.output {
-            taken.files.push((path.clone(), "--output"));
-        }
+        let input = if options.is_stdin() {
+            rustix::fs::fstat(std::io::stdin()).ok().and_then(|stat| {
+                let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
+                is_file.then_some((stat.st_dev, stat.st_ino))
+            })
+        } else {
+            id(&options.file)
+        };
+        taken.files.extend(input.map(|input| (input, "the input")));
+        let output = options.output.as_deref().and_then(id);
+        taken
+            .files
+            .extend(output.map(|output| (output, "--output")));
         taken
     }
 
@@ -255,24 +271,41 @@ impl Taken {
             .map_err(|error| {
                 Stop::output(path, format_args!("cannot open for {option}: {error}"))
             })?;
-        for (other, name) in &self.files {
-            if is_same(path, other) {
-                return Err(Stop::output(path, format_args!("{option} is {name} too")));
-            }
-        }
-        let is_regular = file.metadata().is_ok_and(|data| data.is_file());
-        if is_regular {
+        if self.take(path, option)? {
             file.set_len(0).map_err(|error| Stop::write(path, &error))?;
         }
-        self.files.push((path.to_owned(), option));
         Ok(BufWriter::new(file))
+    }
+
+    /// Takes a file that is written at the end of the run.
+    fn reserve(&mut self, path: &Path, option: &'static str) -> Result<(), Stop> {
+        // It is there from now on, so that it can be told from others.
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|error| {
+                Stop::output(path, format_args!("cannot open for {option}: {error}"))
+            })?;
+        self.take(path, option).map(drop)
+    }
+
+    /// Takes a file, and returns whether there is one; fails if it is taken already.
+    fn take(&mut self, path: &Path, option: &'static str) -> Result<bool, Stop> {
+        let Some(id) = id(path) else {
+            return Ok(false);
+        };
+        if let Some((_, other)) = self.files.iter().find(|(known, _)| *known == id) {
+            return Err(Stop::output(path, format_args!("{option} is {other} too")));
+        }
+        self.files.push((id, option));
+        Ok(true)
     }
 }
 
-/// Whether two paths are one regular file.
-pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
-    match (one.canonicalize(), other.canonicalize()) {
-        (Ok(one), Ok(other)) => one == other && one.is_file(),
-        _ => false,
-    }
+/// The regular file at this path.
+fn id(path: &Path) -> Option<FileId> {
+    let data = std::fs::metadata(path).ok()?;
+    data.is_file().then(|| (data.dev(), data.ino()))
 }

@@ -152,7 +152,24 @@ async fn attempt<W: Work>(
     let result = work.run(job, row.times.starts()).await;
     running.state = State::Waiting;
     drop(running);
+    let retries = lanes.borrow().retries();
+    if let Some(is_failed) = ended(&result, &row.times, retries) {
+        lanes.borrow_mut().count(is_failed);
+    }
     result.map_err(|failure| Failed { failure, lane, row })
+}
+
+/// Whether the row has failed, if this is its end.
+fn ended<J>(result: &Result<Next<J>, Failure>, times: &Times, retries: u32) -> Option<bool> {
+    match result {
+        Ok(Next::Answer(answer)) => Some(answer.error.is_some()),
+        Ok(Next::Hop(_)) => None,
+        Err(failure) => match failure.again {
+            Again::No => Some(true),
+            Again::Backoff => (times.try_fails() > retries).then_some(true),
+            Again::After(_) => None,
+        },
+    }
 }
 
 /// Notes the end of an attempt, also where it is dropped.

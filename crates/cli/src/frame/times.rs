@@ -14,6 +14,8 @@ pub(crate) struct Times {
     backoff: Cell<Duration>,
     elapsed: Cell<Duration>,
     attempts: Cell<u32>,
+    /// How many attempts of the present job have failed, deferred ones not counted.
+    tries: Cell<u32>,
     /// How many attempts started, deferred ones and those of hops included.
     starts: Cell<u32>,
     /// How many attempts ended with a time at which the server wants to be asked again.
@@ -40,6 +42,7 @@ impl Times {
             elapsed: Cell::default(),
             attempts: Cell::new(0),
             starts: Cell::new(0),
+            tries: Cell::new(0),
             deferrals: Cell::new(0),
             state: Cell::new(State::Waiting),
         }
@@ -64,6 +67,17 @@ impl Times {
         self.elapsed.set(self.elapsed.get() + ran);
         self.since.set(now);
         self.state.set(state);
+    }
+
+    /// Another job of the row begins.
+    pub(crate) fn begin_job(&self) {
+        self.tries.set(0);
+    }
+
+    /// An attempt of the job has failed. Returns how many there were.
+    pub(crate) fn try_fails(&self) -> u32 {
+        self.tries.set(self.tries.get() + 1);
+        self.tries.get()
     }
 
     /// Another attempt follows after this time.

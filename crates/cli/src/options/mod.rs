@@ -21,6 +21,7 @@ Exit code:
     2  bad usage, an input or an output that cannot be used, or an input that has changed on resume
   130  interrupted by ctrl-c (SIGINT): what ran was finished; a second signal cuts it short
   143  the same by SIGTERM
+  141  the reader of stdout closed it: no more rows were started
 
 stdout has the answers or nothing. The last line on stderr is
     rows=… bad=… ok=… failed=… not_started=…
