@@ -108,6 +108,8 @@ fn settings(options: &FetchOptions) -> Vec<(String, String)> {
 #[derive(Debug, Clone)]
 pub(crate) struct Fetching {
     url: Url,
+    /// That of the URL.
+    lane: Lane,
     /// An index into the methods of the options.
     method: usize,
     /// The URLs that led here, to find loops.
@@ -278,7 +280,7 @@ impl<C: Client + 'static> Work for Fetch<C> {
     }
 
     fn lane_of(&self, job: &Fetching) -> Lane {
-        address::lane(&job.url)
+        Lane::clone(&job.lane)
     }
 
     fn job(&self, row: &Numbered) -> Result<Fetching, Answer> {
@@ -301,6 +303,7 @@ impl<C: Client + 'static> Work for Fetch<C> {
             None => None,
         };
         Ok(Fetching {
+            lane: address::lane(&url),
             url,
             method: 0,
             visited: Vec::new(),
@@ -316,7 +319,7 @@ impl<C: Client + 'static> Work for Fetch<C> {
     }
 
     async fn run(&self, job: Fetching, _attempt: u32) -> Result<Next<Fetching>, Failure> {
-        let lane = address::lane(&job.url);
+        let lane = Lane::clone(&job.lane);
         let failures = self.lanes.borrow().failures(&lane);
         if self.host_failures.is_some_and(|most| failures >= most) {
             let message = format!("{failures} failures in a row to reach the host");
@@ -492,6 +495,7 @@ impl<C: Client + 'static> Fetch<C> {
             is_trusted: job.is_trusted && is_same_origin,
             visited,
             is_get,
+            lane: address::lane(&url),
             url,
             method: job.method,
             number: job.number,
