@@ -200,6 +200,7 @@ impl Run<'_> {
             outputs,
             signals,
             stop: None,
+            fault: None,
             is_cut: None,
             shares: Shares::new(plan.workers, Instant::now()),
             has_told_lookahead: false,
@@ -415,6 +416,8 @@ struct Session<'a, 'r, W: Work> {
     outputs: Outputs,
     signals: Signals,
     stop: Option<Stop>,
+    /// Why the input ended too soon.
+    fault: Option<Stop>,
     /// The kind of the rows that are cut short.
     is_cut: Option<&'static str>,
     shares: Shares,
@@ -457,9 +460,15 @@ impl<W: Work> Session<'_, '_, W> {
                 Event::Signal(signal) => self.stop(signal.into()),
                 Event::Completed(completion) => self.completed(*completion),
                 Event::Fed(Some(Ok(fed))) => self.fed(fed),
-                Event::Fed(Some(Err(error))) => {
+                Event::Fed(Some(Err(FeedError::Check(stop)))) => {
                     self.has_ended = true;
-                    self.stop(error.into());
+                    self.stop(stop);
+                }
+                Event::Fed(Some(Err(error))) => {
+                    // The rows before the fault are finished.
+                    self.has_ended = true;
+                    let message = format!("{error}; the input is incomplete from there on");
+                    self.fault = Some(Stop::Input(message));
                 }
                 Event::Fed(None) => {
                     self.has_ended = true;
@@ -705,7 +714,12 @@ impl<W: Work> Session<'_, '_, W> {
         } else {
             "interrupted"
         };
-        if self.stop.is_none() || matches!(stop, Stop::Answers(_) | Stop::Output(_)) {
+        let is_output = |stop: &Stop| matches!(stop, Stop::Answers(_) | Stop::Output(_));
+        if self
+            .stop
+            .as_ref()
+            .is_none_or(|first| !is_output(first) && is_output(&stop))
+        {
             self.stop = Some(stop);
         }
         if is_immediate {
@@ -745,7 +759,7 @@ impl<W: Work> Session<'_, '_, W> {
         match (self.stop.take(), end) {
             (Some(stop @ (Stop::Answers(_) | Stop::Output(_))), _) => Err(stop),
             (_, Err(stop)) | (Some(stop), Ok(())) => Err(stop),
-            (None, Ok(())) => Ok(()),
+            (None, Ok(())) => self.fault.take().map_or(Ok(()), Err),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::time::{Instant, SystemTime};
 
 use brigade::csv::{BadRow, FailuresWriter, Header, RejectsWriter, Row, Writer};
@@ -72,6 +72,11 @@ impl Outputs {
             }
             None => None,
         };
+        for (path, option) in [(&options.report, "--report"), (&options.trace, "--trace")] {
+            if let Some(path) = path {
+                taken.reserve(path, option)?;
+            }
+        }
         Ok(Self {
             answers: None,
             order: options.ordered.then(Reorder::default),
@@ -255,24 +260,34 @@ impl Taken {
             .map_err(|error| {
                 Stop::output(path, format_args!("cannot open for {option}: {error}"))
             })?;
+        self.reserve(path, option)?;
+        let is_regular = file.metadata().is_ok_and(|data| data.is_file());
+        if is_regular {
+            file.set_len(0).map_err(|error| Stop::write(path, &error))?;
+        }
+        Ok(BufWriter::new(file))
+    }
+
+    /// Notes a file that is to be written, which no other one of the run may be.
+    fn reserve(&mut self, path: &Path, option: &'static str) -> Result<(), Stop> {
         for (other, name) in &self.files {
             if is_same(path, other) {
                 return Err(Stop::output(path, format_args!("{option} is {name} too")));
             }
         }
-        let is_regular = file.metadata().is_ok_and(|data| data.is_file());
-        if is_regular {
-            file.set_len(0).map_err(|error| Stop::write(path, &error))?;
-        }
         self.files.push((path.to_owned(), option));
-        Ok(BufWriter::new(file))
+        Ok(())
     }
 }
 
-/// Whether two paths are one regular file.
+/// Whether two paths are one regular file, or would be.
 pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
     match (one.canonicalize(), other.canonicalize()) {
         (Ok(one), Ok(other)) => one == other && one.is_file(),
+        (Err(_), Err(_)) => match (absolute(one), absolute(other)) {
+            (Ok(one), Ok(other)) => one == other,
+            _ => false,
+        },
         _ => false,
     }
 }
