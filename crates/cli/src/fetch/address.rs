@@ -85,10 +85,11 @@ pub(crate) fn parse(text: &str) -> Result<Url, String> {
 /// Whether a URL can be fetched.
 pub(crate) fn check(url: &Url) -> Result<(), String> {
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!(
-            "the scheme {:?} is neither http nor https",
-            url.scheme()
-        ));
+        // Where a scheme is missing, a user name may stand in its place.
+        const KNOWN: [&str; 6] = ["ftp", "file", "data", "mailto", "ws", "wss"];
+        let known = KNOWN.iter().find(|known| **known == url.scheme());
+        let name = known.map_or(String::new(), |known| format!(" {known:?}"));
+        return Err(format!("the scheme{name} is neither http nor https"));
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Err("no host".to_owned());
@@ -160,6 +161,8 @@ mod tests {
             assert!(error.contains(part), "{text}: {error}");
         }
         assert!(parse("HTTP://Example.org").is_ok());
+        let error = parse("secret:password@h").unwrap_err();
+        assert_eq!(error, "the scheme is neither http nor https");
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl Outputs {
             }
             None => None,
         };
+        for (path, option) in [(&options.report, "--report"), (&options.trace, "--trace")] {
+            if let Some(path) = path {
+                taken.reserve(path, option)?;
+            }
+        }
         Ok(Self {
             answers: None,
             order: options.ordered.then(Reorder::default),

@@ -51,6 +51,15 @@ impl Table {
         index.unwrap_or_else(|| panic!("no {column} in {:?}", self.columns))
     }
 
+    /// Removes the prefix of the names of the columns that were added.
+    pub(crate) fn remove_prefix(&mut self, prefix: &str) {
+        for column in &mut self.columns {
+            if let Some(name) = column.strip_prefix(prefix) {
+                *column = name.to_owned();
+            }
+        }
+    }
+
     /// The cells of a column.
     #[track_caller]
     pub(crate) fn column(&self, column: &str) -> Vec<&str> {

@@ -175,7 +175,7 @@ fn a_full_disk_stops_the_run_and_says_so() {
 #[test]
 fn memory_does_not_grow_with_the_number_of_rows() {
     let mut peaks = Vec::new();
-    let sizes = scaled([1000, 8000], [10_000, 1_000_000]);
+    let sizes = scaled([500, 4000], [10_000, 1_000_000]);
     for rows in sizes {
         let scene = Scene::with(brigade_demo_server::Options {
             addresses: (0..10).map(host).collect(),
@@ -201,7 +201,7 @@ fn memory_does_not_grow_with_the_number_of_rows() {
 #[test]
 fn queued_rows_cost_a_few_bytes_each() {
     // A million rows of one host with a slow rate: they are counted, and none but a few are held.
-    let rows: usize = scaled(200_000, 1_000_000);
+    let rows: usize = scaled(50_000, 1_000_000);
     let mut peaks = Vec::new();
     for rows in [1000, rows] {
         let scene = Scene::new(0);

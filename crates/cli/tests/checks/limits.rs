@@ -87,7 +87,7 @@ fn retry_after_pauses_one_host_and_no_other() {
         answers.tally("status_code").into_iter().collect::<Vec<_>>(),
         [("200", urls.len())]
     );
-    let lane = format!("Retry-After http://{}:{}", host(0), server.port());
+    let lane = format!("Retry-After (http://{}:{}", host(0), server.port());
     run.assert_says(&[&lane]);
     let sidecar = scene.read("out.csv.run.json");
     assert!(sidecar.contains("\"Retry-After\""), "{sidecar}");

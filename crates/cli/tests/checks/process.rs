@@ -318,10 +318,13 @@ impl Ended {
             return;
         }
         let output = arguments.iter().position(|argument| argument == "-o");
-        let table = match output {
+        let mut table = match output {
             Some(at) => Table::read(&directory.join(&arguments[at + 1])),
             None => Table::parse(&self.stdout),
         };
+        if let Some(at) = arguments.iter().position(|argument| argument == "--prefix") {
+            table.remove_prefix(arguments[at + 1].to_str().unwrap());
+        }
         table.check(counts, stderr);
     }
 }

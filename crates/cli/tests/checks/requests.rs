@@ -67,7 +67,7 @@ fn bodies_are_kept_in_the_table_and_in_files() {
     let scene = Scene::new(0);
     scene.paths([
         "/title?text=%22quoted%22%0Aline&bytes=300",
-        "/gzip?bytes=5000",
+        "/gzip",
         "/status/404",
         "/redirect/2?bytes=77",
         "/ok?bytes=0",
@@ -86,7 +86,7 @@ fn bodies_are_kept_in_the_table_and_in_files() {
         assert_eq!(answers.cell(row, "body").as_bytes(), bytes);
         assert_eq!(answers.cell(row, "bytes"), bytes.len().to_string());
     }
-    assert_eq!(answers.cell(2, "bytes"), "5000");
+    assert!(answers.cell(2, "body").starts_with("<!doctype html>"));
     assert_eq!(
         (answers.cell(3, "path"), answers.cell(3, "status_code")),
         ("", "404")
@@ -171,7 +171,7 @@ fn credentials_stay_with_their_host() {
         server.url_at(host(0), "/redirect/1"),
         server
             .url_at(host(0), &format!("/redirect?to={away}%26user"))
-            .replace("http://", "http://user:pa%2Fss@"),
+            .replacen("http://", "http://user:pa%2Fss@", 1),
     ]);
     scene.write(
         "headers.txt",
