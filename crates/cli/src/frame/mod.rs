@@ -768,7 +768,7 @@ impl<W: Work> Session<'_, '_, W> {
         match (self.stop.take().or_else(|| self.broken.take()), end) {
             (Some(stop @ (Stop::Answers(_) | Stop::Output(_))), _) => Err(stop),
             (_, Err(stop)) | (Some(stop), Ok(())) => Err(stop),
-            (None, Ok(())) => self.fault.take().map_or(Ok(()), Err),
+            (None, Ok(())) => Ok(()),
         }
     }
 

@@ -63,11 +63,6 @@ impl Outputs {
             }
             None => None,
         };
-        for (path, option) in [(&options.report, "--report"), (&options.trace, "--trace")] {
-            if let Some(path) = path {
-                taken.reserve(path, option)?;
-            }
-        }
         let failures = match &options.failures {
             Some(path) => {
                 let file = taken.create(path, "--failures")?;
