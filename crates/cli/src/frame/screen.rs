@@ -188,8 +188,11 @@ pub(crate) fn span(time: Duration) -> String {
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     match seconds {
         0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600..172_800 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        60..3541 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3541..172_741 => {
+            let minutes = seconds.div_ceil(60);
+            format!("{} h {} min", minutes / 60, minutes % 60)
+        }
         _ => format!("{} days", seconds / 86_400),
     }
 }
@@ -246,7 +249,7 @@ mod tests {
 
     #[test]
     fn times_are_said_as_people_say_them() {
-        let spans = [1, 59, 61, 3600, 10_020, 200_000].map(|s| span(Duration::from_secs(s)));
+        let spans = [1, 59, 61, 3600, 10_000, 200_000].map(|s| span(Duration::from_secs(s)));
         assert_eq!(
             spans,
             [
