@@ -13,8 +13,9 @@ use super::work::Lane;
 use crate::options::values::{MaxFailures, Rate};
 use crate::report::sidecar::MAX_PAUSES;
 
-/// How much slower a lane becomes at most.
-const SLOWEST: f64 = 4096.0;
+/// A lane becomes no slower than one start in this time, so that a server that refuses everything
+/// does not keep a run for days. It is halved once in any case.
+const SLOWEST: Duration = Duration::from_secs(10);
 /// By what factor the rate of a lane rises again, at most once a second.
 const RECOVERY: f64 = 1.25;
 const RECOVERY_STEP: Duration = Duration::from_secs(1);
@@ -284,7 +285,8 @@ impl Lanes {
         if state.slowdown > 1.0 && now.duration_since(state.changed_at) < interval {
             return;
         }
-        state.slowdown = (state.slowdown * 2.0).min(SLOWEST);
+        let slowest = SLOWEST.as_secs_f64() * base.per_second();
+        state.slowdown = (state.slowdown * 2.0).min(slowest.max(2.0));
         state.changed_at = now;
         self.apply(lane);
     }
@@ -532,6 +534,20 @@ mod tests {
         // 4 / 1.25^7 is less than 1.
         assert_eq!(told.borrow().len(), 2 + 7);
         assert_eq!(told.borrow().last(), Some(&limits(Duration::from_secs(1))));
+    }
+
+    #[test]
+    fn a_lane_whose_server_refuses_everything_still_starts_now_and_then() {
+        let shared = lanes(10);
+        let told = told(&shared);
+        let start = Instant::now();
+        for hour in 0..100 {
+            let now = start + Duration::from_secs(hour * 3600);
+            shared.borrow_mut().slow_down(&"h".into(), now);
+        }
+        // Four in forty seconds.
+        let slowest = limits(Duration::from_secs(40));
+        assert_eq!(told.borrow().last(), Some(&slowest));
     }
 
     #[test]
