@@ -169,14 +169,20 @@ impl Fetch {
             },
         };
         let save = match &options.save_bodies {
-            Some(directory) => Some(Save {
-                directory: directory.clone(),
-                name: options
-                    .name_column
-                    .as_deref()
-                    .map(|name| header.column(name))
-                    .transpose()?,
-            }),
+            Some(directory) => {
+                // A directory that cannot be used fails no row, but the run.
+                std::fs::create_dir_all(directory).map_err(|error| {
+                    Stop::output(directory, format_args!("cannot create: {error}"))
+                })?;
+                Some(Save {
+                    directory: directory.clone(),
+                    name: options
+                        .name_column
+                        .as_deref()
+                        .map(|name| header.column(name))
+                        .transpose()?,
+                })
+            }
             None => None,
         };
         let all = limits(options);

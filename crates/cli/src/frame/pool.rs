@@ -149,10 +149,16 @@ async fn attempt<W: Work>(
         row: &row,
         state: State::Cut,
     };
-    let result = work.run(job, row.times.starts()).await;
+    let mut result = work.run(job, row.times.starts()).await;
     running.state = State::Waiting;
     drop(running);
     let retries = lanes.borrow().retries();
+    if retries == 0
+        && let Err(failure) = &mut result
+    {
+        // A time that the server names is for other rows, then.
+        failure.again = Again::No;
+    }
     if let Some(is_failed) = ended(&result, &row.times, retries) {
         lanes.borrow_mut().count(is_failed);
     }

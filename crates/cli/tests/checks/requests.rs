@@ -339,3 +339,29 @@ fn redirects_have_a_limit_and_none_are_followed_where_it_is_0() {
     let run = scene.fast().words("--max-redirects 0 --accept 302").run();
     run.assert(0, [4, 0, 4, 0, 0]);
 }
+
+#[test]
+fn no_row_is_asked_again_where_there_are_no_retries() {
+    let scene = Scene::new(0);
+    scene.paths([
+        "/status/429?retry_after=1",
+        "/status/503?retry_after=1",
+        "/ok",
+    ]);
+    let run = scene.fast().words("--retries 0").run();
+    run.assert(1, [3, 0, 1, 2, 0]);
+    assert_eq!(scene.server.seen().len(), 3);
+    let answers = scene.answers();
+    assert_eq!(answers.cell(1, "error_kind"), "rate_limited");
+    assert_eq!(answers.column("attempts"), ["1"; 3]);
+}
+
+#[test]
+fn a_directory_of_bodies_that_cannot_be_used_ends_the_run_before_a_request() {
+    let scene = Scene::new(0);
+    scene.paths(["/ok"]);
+    let run = scene.fast().words("--save-bodies in.csv/bodies").run();
+    assert_eq!(run.code, Some(2));
+    run.assert_says(&["in.csv/bodies"]);
+    assert!(scene.server.seen().is_empty());
+}
