@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::answers::Table;
 
 /// A run that takes longer hangs.
-const WATCHDOG: Duration = Duration::from_secs(300);
+const WATCHDOG: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(5);
 
 /// A run that is to be started.
