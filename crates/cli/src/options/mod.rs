@@ -72,6 +72,7 @@ pub(crate) struct Common {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "missing",
+        requires = "output",
         help_heading = "Input and output"
     )]
     pub(crate) resume: Option<ResumeWhat>,

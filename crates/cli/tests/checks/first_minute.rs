@@ -113,3 +113,15 @@ fn answers_go_to_stdout_without_an_output() {
     run.assert(1, [2, 0, 1, 1, 0]);
     assert_eq!(run.stdout.lines().count(), 3);
 }
+
+#[test]
+fn there_is_nothing_to_go_on_with_where_answers_go_to_stdout() {
+    let scene = Scene::new(0);
+    scene.paths(["/ok"]);
+    let run = Brigade::new(scene.path(), "fetch")
+        .words("in.csv --resume")
+        .run();
+    assert_eq!(run.code, Some(2));
+    run.assert_says(&["--output"]);
+    assert!(scene.server.seen().is_empty());
+}
