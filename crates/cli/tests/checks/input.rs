@@ -218,3 +218,84 @@ fn queued_rows_cost_a_few_bytes_each() {
     let more = (peaks[1] - peaks[0].min(peaks[1])) * 1024;
     assert!(more < 40 * rows as u64 + (8 << 20), "{peaks:?} KiB");
 }
+
+#[test]
+fn a_window_of_one_row_is_enough() {
+    let scene = Scene::new(3);
+    let server = &scene.server;
+    scene
+        .input((0..30).map(|row| server.url_at(host(row / 10), &format!("/redirect/1?row={row}"))));
+    for options in ["", "--ordered", "--spread=false"] {
+        for file in ["in.csv", "-"] {
+            scene.write("out.csv", "");
+            let run = Brigade::new(scene.path(), "fetch")
+                .args([file, "-o", "out.csv"])
+                .words("--per-host-rate none --lookahead 1 -j 1")
+                .words(options)
+                .stdin(scene.read("in.csv"))
+                .run();
+            run.assert(0, [30, 0, 30, 0, 0]);
+        }
+    }
+}
+
+#[test]
+fn an_input_that_changes_while_it_is_read_is_noticed_and_what_was_done_is_kept() {
+    let scene = Scene::new(0);
+    scene.paths((0..40).map(|row| format!("/ok?row={row}")));
+    let before = scene.read("in.csv");
+    let mut running = scene.fast().words("--rate 20/s").start();
+    running.wait_until("requests", || scene.server.seen().len() >= 5);
+    let url = scene.server.url("/ok?row=40");
+    scene.write("in.csv", format!("{before}{url}\n"));
+    let run = running.wait();
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    run.assert_says(&["in.csv", "changed"]);
+    assert_eq!(scene.answers().rows.len() as u64, run.counts().ok);
+    let run = scene.fast().words("--resume").run();
+    run.assert(0, [41, 0, 41, 0, 0]);
+    assert_eq!(scene.server.seen().len(), 41);
+}
+
+#[test]
+fn cells_come_back_as_they_were() {
+    let scene = Scene::new(0);
+    let cells = "\"a,b\",\"x \"\"y\"\"\",\" lead\",\"two\r\nlines\",é,'";
+    let url = scene.server.url("/ok");
+    for delimiter in [",", ";", "\\t"] {
+        let character = if delimiter == "\\t" { "\t" } else { delimiter };
+        let text = format!("\u{feff}url,c1,c2,c3,c4,c5,c6\r\n{url},{cells}\r\n");
+        let text = text.replace("a,b", "a|b").replace(',', character);
+        scene.write("in.csv", text.replace("a|b", &format!("a{character}b")));
+        scene.write("out.csv", "");
+        // The table of the harness has commas.
+        let run = Brigade::new(scene.path(), "fetch")
+            .words("in.csv --output=out.csv --per-host-rate none")
+            .args([
+                "--delimiter",
+                delimiter,
+                "--failures",
+                "failures.csv",
+                "--accept",
+                "404",
+            ])
+            .start();
+        let run = run.wait_unchecked();
+        run.assert(1, [1, 0, 0, 1, 0]);
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(character.as_bytes()[0])
+            .from_path(scene.file("out.csv"))
+            .unwrap();
+        let record = reader.records().next().unwrap().unwrap();
+        let first = format!("a{character}b");
+        let expected = [&url, &first, "x \"y\"", " lead", "two\r\nlines", "é", "'"];
+        assert_eq!(record.iter().take(7).collect::<Vec<_>>(), expected);
+        // Failed rows are the input of the next run.
+        let run = Brigade::new(scene.path(), "fetch")
+            .words("failures.csv --output=again.csv --per-host-rate none")
+            .args(["--delimiter", delimiter])
+            .start();
+        run.wait_unchecked().assert(0, [1, 0, 1, 0, 0]);
+        std::fs::remove_file(scene.file("again.csv")).unwrap();
+    }
+}

@@ -156,7 +156,7 @@ fn hosts_have_limits_of_their_own_from_a_file_and_from_stdin() {
         urls.retain(|url| !url.contains(&host(3).to_string()));
         urls.extend(moved.map(|path| server.url_at(host(0), &path)));
         scene.input(&urls);
-        let mut own = |index: usize, limits: &str| format!("{}={limits}", host(index));
+        let own = |index: usize, limits: &str| format!("{}={limits}", host(index));
         let mut run = crate::process::Brigade::new(scene.path(), "fetch");
         run = if is_stdin {
             run.arg("-").stdin(scene.read("in.csv"))

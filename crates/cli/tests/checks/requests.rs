@@ -264,7 +264,7 @@ fn attempts_are_one_and_the_extra_ones() {
         assert_eq!(requests("/status/503"), 1 + retries);
         assert_eq!(requests("/status/400"), 1);
         // curl sends a request again on a new connection if an old one ended before an answer.
-        assert!(requests("/close") >= 1 + retries, "{}", requests("/close"));
+        assert!(requests("/close") > retries, "{}", requests("/close"));
         let attempts = scene.answers().cell(1, "attempts").to_owned();
         assert_eq!(attempts, (1 + retries).to_string());
         assert_eq!(scene.answers().cell(2, "error_kind"), "reset");

@@ -309,3 +309,57 @@ fn rows_are_taken_no_further_ahead_than_the_lookahead_while_the_first_one_runs()
         "{meanwhile} rows were taken while the first one ran"
     );
 }
+
+#[test]
+fn a_deadline_ends_an_ordered_run_whose_first_row_hangs() {
+    let scene = Scene::new(0);
+    let mut paths = vec!["/hang".to_owned()];
+    paths.extend((0..50).map(|row| format!("/ok?row={row}")));
+    scene.paths(paths);
+    let run = scene
+        .fast()
+        .words("--ordered --deadline 2s --timeout 1h --lookahead 20 -j 4")
+        .run();
+    assert_stopped(&run, 1, 51);
+    let answers = scene.answers();
+    assert_eq!(answers.cell(1, "error_kind"), "deadline");
+    let rows: Vec<u64> = answers
+        .column("row")
+        .iter()
+        .map(|row| row.parse().unwrap())
+        .collect();
+    assert!(rows.is_sorted(), "{rows:?}");
+    let run = scene
+        .fast()
+        .words("--ordered --resume=failed --timeout 100ms --retries 0")
+        .run();
+    run.assert(1, [51, 0, 50, 1, 0]);
+}
+
+#[test]
+fn an_ordered_pipe_that_is_stopped_loses_no_row() {
+    let scene = Scene::new(0);
+    let mut urls: Vec<String> = (0..60)
+        .map(|row| scene.server.url(&format!("/ok?row={row}")))
+        .collect();
+    urls.insert(3, "a,bad row".to_owned());
+    scene.input(urls);
+    let fetch = |options: &str| {
+        crate::process::Brigade::new(scene.path(), "fetch")
+            .words("- -o out.csv --per-host-rate none --ordered")
+            .words(options)
+            .stdin(scene.read("in.csv"))
+    };
+    let mut running = fetch("--rate 20/s --failures failures.csv").start();
+    running.wait_until("requests", || scene.server.seen().len() >= 10);
+    stopped(&mut running, Signal::INT);
+    let run = running.wait();
+    assert_stopped(&run, 130, 61);
+    let failures = scene.read("failures.csv");
+    assert_eq!(
+        failures.lines().count() as u64,
+        1 + run.counts().not_started
+    );
+    fetch("--resume").run().assert(1, [61, 1, 60, 0, 0]);
+    assert_eq!(scene.server.seen().len(), 60);
+}
