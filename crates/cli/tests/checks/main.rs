@@ -1,7 +1,9 @@
 //! What the tool owes its users, checked from outside: the binary runs against a server on
 //! loopback, and what the server saw and what the files hold is compared with the contract.
 //!
-//! The tests are short. `BRIGADE_CHECKS=whole` makes them as long as the contract says.
+//! The tests are short. `BRIGADE_CHECKS=whole` makes them as long as the contract says, which takes
+//! a quarter of an hour. Throughput is asserted then, so that they need the machine for themselves:
+//! `--release -- --test-threads 1`.
 
 mod answers;
 mod first_minute;
