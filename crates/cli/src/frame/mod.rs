@@ -448,10 +448,12 @@ impl<W: Work> Session<'_, '_, W> {
             .deadline
             .and_then(|time| start.checked_add(time));
         let mut next_tick = start + TICK;
+        let mut ticker = Timer::at(next_tick);
         loop {
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + TICK;
+                ticker.set_at(next_tick);
                 self.tick(now);
             }
             if deadline.is_some_and(|at| now >= at) && self.is_cut.is_none() {
@@ -460,7 +462,7 @@ impl<W: Work> Session<'_, '_, W> {
             if self.has_ended && self.flights.is_empty() {
                 break;
             }
-            match self.event(next_tick).await {
+            match self.event(&mut ticker).await {
                 Event::Signal(signal) if self.stop.is_some() => self.cut(signal),
                 Event::Signal(signal) => self.stop(signal.into()),
                 Event::Completed(completion) => self.completed(*completion),
@@ -477,7 +479,7 @@ impl<W: Work> Session<'_, '_, W> {
         self.end().await
     }
 
-    async fn event(&mut self, next_tick: Instant) -> Event<W::Job> {
+    async fn event(&mut self, ticker: &mut Timer) -> Event<W::Job> {
         let may_take = self.stop.is_none()
             && !self.has_ended
             && self.flights.len() + self.outputs.held()
@@ -510,7 +512,7 @@ impl<W: Work> Session<'_, '_, W> {
             Event::Fed(feed.next().await)
         };
         let tick = async {
-            Timer::at(next_tick).await;
+            ticker.await;
             Event::Tick
         };
         let ends = future::or(signal, future::or(completed, idle));
