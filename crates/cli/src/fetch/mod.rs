@@ -4,12 +4,14 @@
 mod address;
 mod client;
 mod content;
+mod credentials;
+mod plan;
 mod polite;
 
+pub(crate) use self::plan::run;
+
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use brigade::csv::{Column, Header, Row};
@@ -19,90 +21,12 @@ use url::Url;
 use self::address::Address;
 use self::client::{Body, Client, ClientError, Isahc, Request, Response};
 use self::content::{Content, ContentError, Keep};
-use crate::frame::lanes::{LaneLimits, Lanes, SharedLanes};
+use crate::frame::lanes::{Lanes, SharedLanes};
 use crate::frame::stop::Stop;
 use crate::frame::work::{Again, Answer, Columns, Failure, Lane, Next, Numbered, RowError, Work};
-use crate::frame::{self, Plan, listed};
+use crate::frame::{self, listed};
 use crate::options::FetchOptions;
-use crate::options::values::{self, RetryOn, Statuses};
-
-/// Fetches, and returns the exit code.
-pub(crate) fn run(options: &FetchOptions) -> u8 {
-    frame::run(
-        &options.common,
-        |header| {
-            let work = Fetch::new(options, header)?;
-            let plan = plan(options);
-            Ok((work, plan))
-        },
-        |work| Rc::clone(&work.lanes),
-    )
-}
-
-fn plan(options: &FetchOptions) -> Plan {
-    let limits = limits(options);
-    let own_limits = own_limits(options);
-    let is_idempotent = options.method.split(',').all(|method| {
-        ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]
-            .contains(&method.trim().to_ascii_uppercase().as_str())
-    });
-    let repeats = (!is_idempotent).then(|| {
-        format!(
-            "{} is not idempotent: rows that ran when the last run ended are requested again",
-            options.method
-        )
-    });
-    Plan {
-        name: "fetch",
-        busy: "server",
-        workers: options.workers,
-        retries: options.common.retries.unwrap_or(2),
-        limits: Some(limits),
-        own_limits,
-        host_of: address::host_of,
-        rate_option: "--per-host-rate 50/s",
-        repeats,
-        settings: settings(options),
-    }
-}
-
-fn limits(options: &FetchOptions) -> LaneLimits {
-    LaneLimits {
-        rate: options.per_host_rate.0,
-        workers: Some(options.per_host_workers),
-    }
-}
-
-fn own_limits(options: &FetchOptions) -> HashMap<String, LaneLimits> {
-    options
-        .host
-        .iter()
-        .map(|own| {
-            let limits = LaneLimits {
-                rate: own.rate.unwrap_or(options.per_host_rate).0,
-                workers: own.workers.or(Some(options.per_host_workers)),
-            };
-            (own.host.clone(), limits)
-        })
-        .collect()
-}
-
-/// The settings that the report shows. Headers, proxies and templates may hold secrets.
-fn settings(options: &FetchOptions) -> Vec<(String, String)> {
-    let rate = |rate: Option<values::Rate>| rate.map_or("none".to_owned(), |rate| rate.to_string());
-    let time = |time| humantime::format_duration(time).to_string();
-    [
-        ("--workers", options.workers.to_string()),
-        ("--per-host-workers", options.per_host_workers.to_string()),
-        ("--per-host-rate", rate(options.per_host_rate.0)),
-        ("--rate", rate(options.common.rate)),
-        ("--retries", options.common.retries.unwrap_or(2).to_string()),
-        ("--timeout", time(options.timeout)),
-        ("--method", options.method.clone()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into()
-}
+use crate::options::values::{RetryOn, Statuses};
 
 /// What is requested for a row, and what has become of it so far.
 #[derive(Debug, Clone)]
@@ -185,16 +109,16 @@ impl Fetch {
             }
             None => None,
         };
-        let all = limits(options);
-        let own = own_limits(options);
+        let all = plan::limits(options);
+        let own = plan::own_limits(options);
         Ok(Self {
             client: Isahc::new(options).map_err(Stop::Usage)?,
             lanes: Lanes::new(options.workers, options.common.rate, move |lane| {
                 own.get(address::host_of(lane)).copied().unwrap_or(all)
             }),
             address,
-            methods: methods(&options.method)?,
-            headers: headers(options)?,
+            methods: plan::methods(&options.method)?,
+            headers: plan::headers(options)?,
             accept: options.accept.clone(),
             retry_on: options.retry_on.clone(),
             max_redirects: options.max_redirects,
@@ -209,49 +133,6 @@ impl Fetch {
             connect_seconds: Cell::new(0.0),
         })
     }
-}
-
-/// The methods that are tried in turn.
-fn methods(text: &str) -> Result<Vec<Method>, Stop> {
-    text.split(',')
-        .map(|method| {
-            let method = method.trim().to_ascii_uppercase();
-            Method::from_bytes(method.as_bytes())
-                .map_err(|_| Stop::Usage(format!("--method: {method:?} is no method")))
-        })
-        .collect()
-}
-
-/// The headers of each request: those of the options, with the user agent.
-fn headers(options: &FetchOptions) -> Result<Vec<(HeaderName, HeaderValue)>, Stop> {
-    let wrong = |problem: String| Stop::Usage(format!("--header: {problem}"));
-    let mut lines = Vec::new();
-    for given in &options.header {
-        match given.strip_prefix('@') {
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| wrong(format!("cannot read {path}: {error}")))?;
-                lines.extend(text.lines().map(str::to_owned));
-            }
-            None => lines.push(given.clone()),
-        }
-    }
-    let mut headers = Vec::new();
-    for line in lines.iter().filter(|line| !line.trim().is_empty()) {
-        let (name, value) = values::header(line).map_err(wrong)?;
-        headers.push(client::header(&name, &value).map_err(wrong)?);
-    }
-    if !headers.iter().any(|(name, _)| name == header::USER_AGENT) {
-        let mut agent = options
-            .user_agent
-            .clone()
-            .unwrap_or_else(|| concat!("brigade/", env!("CARGO_PKG_VERSION")).to_owned());
-        if let Some(contact) = &options.contact {
-            agent = format!("{agent} (+{contact})");
-        }
-        headers.push(client::header("user-agent", &agent).map_err(wrong)?);
-    }
-    Ok(headers)
 }
 
 impl<C: Client + 'static> Work for Fetch<C> {
@@ -354,14 +235,14 @@ impl<C: Client + 'static> Fetch<C> {
         let mut url = job.url.clone();
         let mut headers: HeaderMap = HeaderMap::with_capacity(self.headers.len() + 1);
         for (name, value) in &self.headers {
-            if job.is_trusted || !is_credential(name) {
+            if job.is_trusted || !credentials::is_credential(name) {
                 headers.append(name.clone(), value.clone());
             }
         }
         // User and password of a URL are credentials, which curl would send for redirects too.
         if !url.username().is_empty() || url.password().is_some() {
             if !headers.contains_key(header::AUTHORIZATION)
-                && let Some(value) = basic(&url)
+                && let Some(value) = credentials::basic(&url)
             {
                 headers.insert(header::AUTHORIZATION, value);
             }
@@ -623,77 +504,9 @@ impl<C: Client + 'static> Fetch<C> {
     }
 }
 
-/// Whether a header may hold what another host must not see.
-fn is_credential(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    ["authorization", "cookie", "proxy-authorization"].contains(&name)
-        || ["key", "token", "secret", "auth"]
-            .iter()
-            .any(|part| name.contains(part))
-}
-
-/// The value of `Authorization` for user and password of a URL (RFC 7617).
-fn basic(url: &Url) -> Option<HeaderValue> {
-    let decoded = |text: &str| percent_encoding::percent_decode_str(text).collect::<Vec<u8>>();
-    let mut pair = decoded(url.username());
-    pair.push(b':');
-    pair.extend(decoded(url.password().unwrap_or_default()));
-    let mut value = HeaderValue::from_str(&format!("Basic {}", base64(&pair))).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
-/// RFC 4648, 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let bits = group
-            .iter()
-            .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
-            << (8 * (3 - group.len()));
-        for digit in 0..4 {
-            let index = (bits >> (18 - 6 * digit)) & 63;
-            let is_there = digit <= group.len();
-            text.push(if is_there {
-                char::from(DIGITS[index as usize])
-            } else {
-                '='
-            });
-        }
-    }
-    text
-}
-
 fn text(headers: &HeaderMap, name: HeaderName) -> String {
     headers
         .get(name)
         .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
         .unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        let pairs = [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ];
-        for (bytes, text) in pairs {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
-
-    #[test]
-    fn credentials_of_a_url_are_decoded() {
-        let url = Url::parse("https://user:pa%2Fss@h/").unwrap();
-        // "user:pa/ss"
-        assert_eq!(basic(&url).unwrap(), "Basic dXNlcjpwYS9zcw==");
-    }
 }

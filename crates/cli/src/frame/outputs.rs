@@ -11,8 +11,7 @@ use std::time::{Instant, SystemTime};
 use brigade::csv::{BadRow, FailuresWriter, Header, RejectsWriter, Row, Writer};
 
 use super::stop::Stop;
-use super::times::Times;
-use super::timestamp;
+use super::times::{Times, timestamp};
 use super::work::{Answer, Numbered};
 use crate::answers::Answers;
 use crate::options::Common;

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use brigade::{Jitter, Pool, Retry, RetryDecision, Retrying, Workers};
 
-use super::Plan;
 use super::lanes::SharedLanes;
+use super::plan::Plan;
 use super::times::{State, Times};
 use super::work::{Again, Failure, Lane, Next, Work};
 use crate::options::Common;

@@ -1,7 +1,7 @@
 //! Where the time of a row goes: it waits for a start, waits between attempts, and runs.
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The times of one row, which its jobs and the frame share.
 #[derive(Debug)]
@@ -122,6 +122,11 @@ impl Times {
     pub(crate) fn state(&self) -> State {
         self.state.get()
     }
+}
+
+/// RFC 3339, in UTC, with milliseconds.
+pub(super) fn timestamp(at: SystemTime) -> String {
+    humantime::format_rfc3339_millis(at).to_string()
 }
 
 #[cfg(test)]
