@@ -603,7 +603,9 @@ mod tests {
     #[test]
     fn resume_may_name_what_is_done_again() {
         let resume = |words: &[&str]| {
-            let words = ["brigade", "fetch", "a.csv", "-o", "b.csv"].iter().chain(words);
+            let words = ["brigade", "fetch", "a.csv", "-o", "b.csv"]
+                .iter()
+                .chain(words);
             match Cli::try_parse_from(words).unwrap().command {
                 Command::Fetch(options) => options.common.resume,
                 _ => None,
