@@ -42,16 +42,16 @@ pub(crate) enum ContentError {
 }
 
 impl Keep {
-    /// Reads a body to its end; `save` is the file that it goes to.
+    /// Reads a body to its end; `save` is the file that it goes to, and the number of its row.
     pub(crate) async fn read(
         &self,
         mut body: impl Body,
-        save: Option<&Path>,
+        save: Option<(&Path, u64)>,
     ) -> Result<Content, ContentError> {
         let keeps = self.include || !self.extract.is_empty();
         let mut content = Content::default();
         let mut saved = match save {
-            Some(path) => Some(Saved::create(path).await?),
+            Some((path, row)) => Some(Saved::create(path, row).await?),
             None => None,
         };
         let mut chunk = vec![0; CHUNK];
@@ -122,9 +122,10 @@ struct Saved<'a> {
 }
 
 impl<'a> Saved<'a> {
-    async fn create(path: &'a Path) -> Result<Self, ContentError> {
+    async fn create(path: &'a Path, row: u64) -> Result<Self, ContentError> {
+        // Rows may name the same file, and must not write to it at once.
         let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".part");
+        name.push(format!(".{row}.part"));
         let part = path.with_file_name(name);
         let file = async {
             if let Some(directory) = path.parent() {
@@ -281,7 +282,8 @@ mod tests {
     fn a_saved_body_has_its_name_when_it_is_whole_and_leaves_nothing_otherwise() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("00/00/a.html");
-        let read = |max| smol::block_on(keep(max, &[]).read(Bytes(vec![b'x'; 3]), Some(&path)));
+        let read =
+            |max| smol::block_on(keep(max, &[]).read(Bytes(vec![b'x'; 3]), Some((&path, 7))));
         assert!(read(2).is_err());
         assert_eq!(
             std::fs::read_dir(path.parent().unwrap()).unwrap().count(),

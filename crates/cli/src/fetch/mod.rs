@@ -288,7 +288,11 @@ impl<C: Client + 'static> Fetch<C> {
                 save.directory.join(name)
             });
         // A body that is left unread costs the connection.
-        let content = match self.keep.read(body, path.as_deref()).await {
+        let content = match self
+            .keep
+            .read(body, path.as_deref().map(|path| (path, job.number)))
+            .await
+        {
             Ok(content) => content,
             Err(error) => return Err(self.unread(&job, lane, &head, error)),
         };

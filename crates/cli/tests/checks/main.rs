@@ -6,6 +6,7 @@
 //! `--release -- --test-threads 1`.
 
 mod answers;
+mod commands;
 mod first_minute;
 mod hostile;
 mod input;

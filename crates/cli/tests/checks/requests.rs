@@ -365,3 +365,27 @@ fn a_directory_of_bodies_that_cannot_be_used_ends_the_run_before_a_request() {
     run.assert_says(&["in.csv/bodies"]);
     assert!(scene.server.seen().is_empty());
 }
+
+#[test]
+fn rows_that_name_one_file_do_not_mix_their_bodies() {
+    let scene = Scene::new(0);
+    let mut text = "url,name\n".to_owned();
+    for path in [
+        "/slow?bytes=100&ms=5",
+        "/slow?bytes=60&ms=6",
+        "/ok?bytes=50",
+    ] {
+        text.push_str(&format!("{},a.html\n", scene.server.url(path)));
+    }
+    scene.write("in.csv", text);
+    let run = scene
+        .fast()
+        .words("--save-bodies bodies --name-column name")
+        .run();
+    run.assert(0, [3, 0, 3, 0, 0]);
+    let answers = scene.answers();
+    let saved = sha256(&fs::read(scene.file("bodies/a.html")).unwrap());
+    assert!(answers.column("sha256").contains(&saved.as_str()));
+    assert_eq!(answers.cell(1, "sha256"), sha256(&[b'.'; 100]));
+    assert_eq!(fs::read_dir(scene.file("bodies")).unwrap().count(), 1);
+}
