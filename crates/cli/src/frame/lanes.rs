@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use brigade::{KeyLimits, Pool};
 
+use super::pool::RowState;
 use super::work::Lane;
 use crate::options::values::{MaxFailures, Rate};
 use crate::report::sidecar::MAX_PAUSES;
@@ -87,6 +88,8 @@ pub(crate) struct Lanes {
     waiting: usize,
     /// How many of those that wait do so between attempts.
     backing_off: usize,
+    /// Rows that wait between attempts, until [`rested`](Self::rested) is called.
+    resting: Vec<Rc<RowState>>,
     pauses: Vec<Pause>,
     pauses_left_out: usize,
     set_limits: Box<dyn Fn(&Lane, KeyLimits)>,
@@ -131,6 +134,7 @@ impl Lanes {
             running: 0,
             waiting: 0,
             backing_off: 0,
+            resting: Vec::new(),
             pauses: Vec::new(),
             pauses_left_out: 0,
             set_limits: Box::new(|_, _| ()),
@@ -234,6 +238,16 @@ impl Lanes {
     pub(crate) fn wait_again(&mut self, lane: &Lane) {
         self.backing_off += 1;
         self.wait(lane);
+    }
+
+    /// A row begins to wait between attempts.
+    pub(crate) fn rest(&mut self, row: Rc<RowState>) {
+        self.resting.push(row);
+    }
+
+    /// The rows that have begun to wait between attempts since the last call.
+    pub(crate) fn rested(&mut self) -> Vec<Rc<RowState>> {
+        std::mem::take(&mut self.resting)
     }
 
     /// A job leaves that has not started again.

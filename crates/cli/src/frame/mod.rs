@@ -165,6 +165,8 @@ impl Run<'_> {
             submitted: 0,
             limited: HashSet::new(),
             flights: HashMap::new(),
+            away: HashMap::new(),
+            done,
             outputs,
             signals,
             stop: None,

@@ -1,6 +1,7 @@
 //! The pool of a run: a job is an attempt of a row's work, and tells the lanes when it starts and
 //! ends.
 
+use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Instant;
@@ -11,6 +12,7 @@ use super::lanes::SharedLanes;
 use super::plan::Plan;
 use super::times::{State, Times};
 use super::work::{Again, Failure, Lane, Next, Work};
+use crate::feed::LaneId;
 use crate::options::Common;
 
 /// How often a server may name a time at which it wants to be asked again, before that counts as an
@@ -20,13 +22,19 @@ const MAX_DEFERRALS: u32 = 20;
 /// What the jobs of one row share.
 pub(crate) struct RowState {
     pub(crate) times: Times,
+    /// The lane of the feed that the row came from.
+    pub(crate) lane: LaneId,
+    /// Whether the row does not count for its lane of the feed any more.
+    pub(crate) is_away: Cell<bool>,
     lanes: SharedLanes,
 }
 
 impl RowState {
-    pub(crate) fn new(lanes: SharedLanes, now: Instant) -> Self {
+    pub(crate) fn new(lanes: SharedLanes, lane: LaneId, now: Instant) -> Self {
         Self {
             times: Times::new(now),
+            lane,
+            is_away: Cell::new(false),
             lanes,
         }
     }
@@ -113,7 +121,9 @@ pub(crate) fn build<W: Work>(
         .on_retry(|retrying: &Retrying<'_, Failed>| {
             if let brigade::JobError::Failed(failed) = retrying.error {
                 failed.row.times.plan(retrying.delay);
-                failed.row.lanes.borrow_mut().wait_again(&failed.lane);
+                let mut lanes = failed.row.lanes.borrow_mut();
+                lanes.wait_again(&failed.lane);
+                lanes.rest(Rc::clone(&failed.row));
             }
         });
     builder.retry(retry).build(move |task: Task<W::Job>| {

@@ -1,6 +1,7 @@
 //! The loop of a run: rows of the feed become jobs of the pool, outcomes become answers, until the
 //! input has ended or a [`Stop`] says so.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
@@ -18,6 +19,7 @@ use super::shares::Shares;
 use super::stop::Stop;
 use super::times::{State, timestamp};
 use super::work::{Answer, Columns, Lane, Next, Numbered, RowError, Work};
+use crate::answers::Done;
 use crate::feed::{Fed, Feed, FeedError, LaneId};
 use crate::options::{Common, OnBadRow};
 use crate::report::sidecar::{self, RunEntry};
@@ -33,10 +35,13 @@ pub(super) struct Run<'a> {
     pub(super) account: Account,
 }
 
+/// Which part of the lookahead the rows of one lane may be that wait elsewhere: between attempts, or
+/// for the host that a redirect leads to.
+const AWAY: usize = 16;
+
 /// A row on its way.
 pub(super) struct Flight {
     row: Numbered,
-    lane: LaneId,
     state: Rc<RowState>,
 }
 
@@ -56,6 +61,10 @@ pub(super) struct Session<'a, 'r, W: Work> {
     pub(super) limited: HashSet<Lane>,
     /// The rows of jobs without an outcome, by the index of the job.
     pub(super) flights: HashMap<usize, Flight>,
+    /// How many rows of a lane wait elsewhere.
+    pub(super) away: HashMap<LaneId, usize>,
+    /// The rows that earlier runs have done.
+    pub(super) done: Rc<RefCell<Done>>,
     pub(super) outputs: Outputs,
     pub(super) signals: Signals,
     pub(super) stop: Option<Stop>,
@@ -91,6 +100,7 @@ impl<W: Work> Session<'_, '_, W> {
         let mut next_tick = start + TICK;
         let mut ticker = Timer::at(next_tick);
         loop {
+            self.rested();
             let now = Instant::now();
             if now >= next_tick {
                 next_tick = now + TICK;
@@ -109,10 +119,7 @@ impl<W: Work> Session<'_, '_, W> {
                 Event::Completed(completion) => self.completed(*completion),
                 Event::Fed(Some(Ok(fed))) => self.fed(fed),
                 Event::Fed(Some(Err(error))) => self.unfed(error),
-                Event::Fed(None) => {
-                    self.has_ended = true;
-                    self.run.account.total = self.feed.total();
-                }
+                Event::Fed(None) => self.fed_all(),
                 Event::Idle => break,
                 Event::Tick => {}
             }
@@ -177,6 +184,45 @@ impl<W: Work> Session<'_, '_, W> {
         }
     }
 
+    /// The input has ended. Only now is it known how many rows a pipe has.
+    fn fed_all(&mut self) {
+        self.has_ended = true;
+        self.run.account.total = self.feed.total();
+        if let Some(total) = self.feed.total()
+            && let Err(error) = self.done.borrow().check_end(total)
+        {
+            self.broken.get_or_insert(error.into());
+        }
+    }
+
+    /// Rows that wait between attempts make room for others of their lanes.
+    fn rested(&mut self) {
+        let rows = self.lanes.borrow_mut().rested();
+        for row in rows {
+            self.leave(&row);
+        }
+    }
+
+    /// A row waits for something else than a start in its lane of the feed.
+    fn leave(&mut self, row: &RowState) {
+        let most = self.run.options.lookahead / AWAY;
+        let away = self.away.entry(row.lane).or_default();
+        if !row.is_away.get() && *away < most {
+            *away += 1;
+            row.is_away.set(true);
+            self.feed.done(row.lane);
+        }
+    }
+
+    /// A row has ended.
+    fn ended(&mut self, row: &RowState) {
+        if !row.is_away.replace(true) {
+            self.feed.done(row.lane);
+        } else if let Some(away) = self.away.get_mut(&row.lane) {
+            *away -= 1;
+        }
+    }
+
     fn fed(&mut self, fed: Fed) {
         let (row, number, lane) = match fed {
             Fed::Row { row, number, lane } => {
@@ -196,12 +242,12 @@ impl<W: Work> Session<'_, '_, W> {
             number,
         };
         self.outputs.expect(number);
-        let state = Rc::new(RowState::new(Rc::clone(&self.lanes), Instant::now()));
+        let state = Rc::new(RowState::new(Rc::clone(&self.lanes), lane, Instant::now()));
         match self.work.job(&row) {
-            Ok(job) => self.submit(Flight { row, lane, state }, job),
+            Ok(job) => self.submit(Flight { row, state }, job),
             Err(answer) => {
                 self.lanes.borrow_mut().count(true);
-                self.answer(&Flight { row, lane, state }, &answer);
+                self.answer(&Flight { row, state }, &answer);
             }
         }
     }
@@ -269,6 +315,9 @@ impl<W: Work> Session<'_, '_, W> {
         let answer = match completion.result {
             Ok(Next::Answer(answer)) => answer,
             Ok(Next::Hop(job)) if self.stop.is_none() => {
+                if self.work.lane_of(&job) != self.work.lane(&flight.row.row) {
+                    self.leave(&flight.state);
+                }
                 self.submit(flight, job);
                 return;
             }
@@ -300,7 +349,7 @@ impl<W: Work> Session<'_, '_, W> {
             times: &flight.state.times,
             has_backoff: self.work.columns().has_backoff,
         };
-        self.feed.done(flight.lane);
+        self.ended(&flight.state);
         if let Err(stop) = self.outputs.write(&record) {
             self.stop(stop);
             return;
@@ -313,7 +362,7 @@ impl<W: Work> Session<'_, '_, W> {
     }
 
     fn not_started(&mut self, flight: &Flight) {
-        self.feed.done(flight.lane);
+        self.ended(&flight.state);
         self.outputs.not_started(&flight.row);
     }
 

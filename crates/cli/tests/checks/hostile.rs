@@ -151,7 +151,11 @@ fn formulas_are_written_as_they_are_unless_the_file_is_for_a_spreadsheet() {
         "in.csv",
         format!("url,note\n{url},{formula}\n{url},-5\n{url},@x\n"),
     );
-    scene.fast().run().assert(0, [3, 0, 3, 0, 0]);
+    scene
+        .fast()
+        .words("--ordered")
+        .run()
+        .assert(0, [3, 0, 3, 0, 0]);
     assert_eq!(scene.answers().column("note"), [formula, "-5", "@x"]);
     fs::remove_file(scene.file("out.csv")).unwrap();
     let run = scene.fast().words("--spreadsheet --ordered").run();

@@ -209,3 +209,33 @@ fn a_rate_without_a_unit_is_refused() {
     }
     assert!(scene.server.seen().is_empty());
 }
+
+#[test]
+fn rows_that_wait_elsewhere_do_not_hold_up_the_others_of_their_host() {
+    let away = |scene: &Scene| {
+        let away = scene.server.url_at(host(0), "/status/429?retry_after=1000");
+        format!("/redirect?to={}", away.replace('?', "%3F"))
+    };
+    let fails = |_: &Scene| "/status/500?row=".to_owned();
+    let cases: [&dyn Fn(&Scene) -> String; 2] = [&fails, &away];
+    for first in cases {
+        let scene = Scene::new(1);
+        let first = first(&scene);
+        scene.paths((0..40).map(|row| match row {
+            0..20 => format!("{first}%26row={row}"),
+            _ => format!("/ok?row={row}"),
+        }));
+        let mut running = scene
+            .fast()
+            .words("--backoff 2h..2h --max-retry-after 1h --per-host-workers 2")
+            .start();
+        // They wait for an hour.
+        running.wait_until("the other rows", || {
+            let text = std::fs::read_to_string(scene.file("out.csv")).unwrap_or_default();
+            text.matches(",true,200,").count() == 20
+        });
+        running.signal(rustix::process::Signal::INT);
+        let run = running.wait();
+        assert_eq!((run.code, run.counts().ok), (Some(130), 20));
+    }
+}

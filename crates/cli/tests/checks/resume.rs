@@ -343,3 +343,19 @@ fn an_interrupted_run_goes_on_with_the_rest() {
         .collect();
     assert_eq!(rows, (1..=60).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_pipe_with_fewer_rows_than_the_answers_is_refused_at_its_end() {
+    let scene = Scene::new(0);
+    scene.paths((0..3).map(|row| format!("/ok?row={row}")));
+    scene.fast().run().assert(0, [3, 0, 3, 0, 0]);
+    let text = scene.read("in.csv");
+    let shorter: Vec<&str> = text.lines().take(3).collect();
+    let run = crate::process::Brigade::new(scene.path(), "fetch")
+        .words("- -o out.csv --resume")
+        .stdin(shorter.join("\n"))
+        .run();
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    run.assert_says(&["row 3", "2 rows"]);
+    assert_eq!(scene.server.seen().len(), 3);
+}
