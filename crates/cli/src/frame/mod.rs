@@ -180,7 +180,8 @@ impl Run<'_> {
         lanes.borrow_mut().detach();
         let entry = session.entry(started_at, &end);
         drop(session);
-        if let Some(path) = &options.output
+        // A device has no sidecar.
+        if let Some(path) = options.output.as_ref().filter(|path| path.is_file())
             && let Err(error) = sidecar::append(&sidecar::path_of(path), entry)
         {
             self.screen.message(error);

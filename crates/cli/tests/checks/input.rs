@@ -159,11 +159,16 @@ fn a_pipe_of_answers_that_is_closed_ends_the_run_quietly() {
 fn a_full_disk_stops_the_run_and_says_so() {
     let scene = Scene::new(0);
     scene.paths((0..2000).map(|row| format!("/ok?row={row}")));
+    std::os::unix::fs::symlink("/dev/full", scene.file("full")).unwrap();
     let run = Brigade::new(scene.path(), "fetch")
-        .words("in.csv -o /dev/full --per-host-rate none --rate 100/s")
+        .words("in.csv -o full --per-host-rate none --rate 100/s")
         .run();
     assert_eq!(run.code, Some(2), "{}", run.stderr);
-    run.assert_says(&["/dev/full", "cannot write"]);
+    run.assert_says(&["full: cannot write"]);
+    assert!(
+        !scene.file("full.run.json").exists(),
+        "a device has no sidecar"
+    );
     assert!(scene.server.seen().len() < 2000);
     let run = scene
         .fast()
