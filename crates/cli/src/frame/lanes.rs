@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use brigade::{KeyLimits, Pool};
 
-use super::pool::RowState;
+use super::times::RowState;
 use super::work::Lane;
 use crate::options::values::{MaxFailures, Rate};
 use crate::report::sidecar::MAX_PAUSES;

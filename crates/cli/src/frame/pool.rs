@@ -1,7 +1,6 @@
 //! The pool of a run: a job is an attempt of a row's work, and tells the lanes when it starts and
 //! ends.
 
-use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Instant;
@@ -10,35 +9,13 @@ use brigade::{Jitter, Pool, Retry, RetryDecision, Retrying, Workers};
 
 use super::lanes::SharedLanes;
 use super::plan::Plan;
-use super::times::{State, Times};
+use super::times::{RowState, State, Times};
 use super::work::{Again, Failure, Lane, Next, Work};
-use crate::feed::LaneId;
 use crate::options::Common;
 
 /// How often a server may name a time at which it wants to be asked again, before that counts as an
 /// attempt.
 const MAX_DEFERRALS: u32 = 20;
-
-/// What the jobs of one row share.
-pub(crate) struct RowState {
-    pub(crate) times: Times,
-    /// The lane of the feed that the row came from.
-    pub(crate) lane: LaneId,
-    /// Whether the row does not count for its lane of the feed any more.
-    pub(crate) is_away: Cell<bool>,
-    lanes: SharedLanes,
-}
-
-impl RowState {
-    pub(crate) fn new(lanes: SharedLanes, lane: LaneId, now: Instant) -> Self {
-        Self {
-            times: Times::new(now),
-            lane,
-            is_away: Cell::new(false),
-            lanes,
-        }
-    }
-}
 
 /// The input of the pool.
 pub(crate) struct Task<J> {
@@ -62,6 +39,7 @@ pub(crate) struct Failed {
     pub(crate) failure: Failure,
     lane: Lane,
     row: Rc<RowState>,
+    lanes: SharedLanes,
 }
 
 impl fmt::Debug for Failed {
@@ -121,7 +99,7 @@ pub(crate) fn build<W: Work>(
         .on_retry(|retrying: &Retrying<'_, Failed>| {
             if let brigade::JobError::Failed(failed) = retrying.error {
                 failed.row.times.plan(retrying.delay);
-                let mut lanes = failed.row.lanes.borrow_mut();
+                let mut lanes = failed.lanes.borrow_mut();
                 lanes.wait_again(&failed.lane);
                 lanes.rest(Rc::clone(&failed.row));
             }
@@ -157,6 +135,7 @@ async fn attempt<W: Work>(
     let mut running = Running {
         lane: &lane,
         row: &row,
+        lanes,
         state: State::Cut,
     };
     let mut result = work.run(job, row.times.starts()).await;
@@ -172,7 +151,12 @@ async fn attempt<W: Work>(
     if let Some(is_failed) = ended(&result, &row.times, retries) {
         lanes.borrow_mut().count(is_failed);
     }
-    result.map_err(|failure| Failed { failure, lane, row })
+    result.map_err(|failure| Failed {
+        failure,
+        lane,
+        row,
+        lanes: Rc::clone(lanes),
+    })
 }
 
 /// Whether the row has failed, if this is its end.
@@ -192,12 +176,13 @@ fn ended<J>(result: &Result<Next<J>, Failure>, times: &Times, retries: u32) -> O
 struct Running<'a> {
     lane: &'a Lane,
     row: &'a RowState,
+    lanes: &'a SharedLanes,
     state: State,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.row.times.end(Instant::now(), self.state);
-        self.row.lanes.borrow_mut().end(self.lane);
+        self.lanes.borrow_mut().end(self.lane);
     }
 }

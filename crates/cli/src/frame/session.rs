@@ -13,11 +13,11 @@ use super::account::Account;
 use super::lanes::{Cause, SharedLanes};
 use super::outputs::{Outputs, Record};
 use super::plan::Plan;
-use super::pool::{Failed, RowState, Task};
+use super::pool::{Failed, Task};
 use super::screen::{Screen, Snapshot, TICK};
 use super::shares::Shares;
 use super::stop::Stop;
-use super::times::{State, timestamp};
+use super::times::{RowState, State, timestamp};
 use super::work::{Answer, Columns, Lane, Next, Numbered, RowError, Work};
 use crate::answers::Done;
 use crate::feed::{Fed, Feed, FeedError, LaneId};
@@ -242,7 +242,7 @@ impl<W: Work> Session<'_, '_, W> {
             number,
         };
         self.outputs.expect(number);
-        let state = Rc::new(RowState::new(Rc::clone(&self.lanes), lane, Instant::now()));
+        let state = Rc::new(RowState::new(lane, Instant::now()));
         match self.work.job(&row) {
             Ok(job) => self.submit(Flight { row, state }, job),
             Err(answer) => {

@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::feed::LaneId;
+
 /// The times of one row, which its jobs and the frame share.
 #[derive(Debug)]
 pub(crate) struct Times {
@@ -21,6 +23,26 @@ pub(crate) struct Times {
     /// How many attempts ended with a time at which the server wants to be asked again.
     deferrals: Cell<u32>,
     state: Cell<State>,
+}
+
+/// What the jobs of one row share.
+#[derive(Debug)]
+pub(crate) struct RowState {
+    pub(crate) times: Times,
+    /// The lane of the feed that the row came from.
+    pub(crate) lane: LaneId,
+    /// Whether the row does not count for its lane of the feed any more.
+    pub(crate) is_away: Cell<bool>,
+}
+
+impl RowState {
+    pub(crate) fn new(lane: LaneId, now: Instant) -> Self {
+        Self {
+            times: Times::new(now),
+            lane,
+            is_away: Cell::new(false),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
