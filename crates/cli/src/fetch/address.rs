@@ -43,7 +43,9 @@ impl Address {
                 parts.push((std::mem::take(&mut text), column));
                 rest = after;
             } else {
-                return Err(wrong(format!("a brace that stands alone in {template:?}")));
+                return Err(wrong(
+                    "a brace stands alone; {{ and }} are braces".to_owned(),
+                ));
             }
         }
         text.push_str(rest);
@@ -104,10 +106,10 @@ pub(crate) fn lane(url: &Url) -> Lane {
     format!("{}://{host}:{port}", url.scheme()).into()
 }
 
-/// The host of a lane, as `--host` names it.
-pub(crate) fn host_of(lane: &str) -> &str {
+/// How `--host` may name the host of a lane: with its port, or without.
+pub(crate) fn names_of(lane: &str) -> [&str; 2] {
     let host = lane.split_once("://").map_or(lane, |(_, host)| host);
-    host.rsplit_once(':').map_or(host, |(host, _)| host)
+    [host, host.rsplit_once(':').map_or(host, |(host, _)| host)]
 }
 
 #[cfg(test)]
@@ -171,7 +173,7 @@ mod tests {
         assert_eq!(lane_of("HTTPS://user:pa@H.org/x?y"), "https://h.org:443");
         assert_eq!(lane_of("http://h.org"), "http://h.org:80");
         assert_eq!(lane_of("http://[::1]:8080/"), "http://[::1]:8080");
-        assert_eq!(host_of("http://[::1]:8080"), "[::1]");
-        assert_eq!(host_of("https://h.org:443"), "h.org");
+        assert_eq!(names_of("http://[::1]:8080"), ["[::1]:8080", "[::1]"]);
+        assert_eq!(names_of("https://h.org:443"), ["h.org:443", "h.org"]);
     }
 }

@@ -155,8 +155,11 @@ fn tls(options: &FetchOptions) -> Result<Option<TlsConfig>, String> {
 }
 
 fn trust_store(path: &Path) -> Result<TrustStore, String> {
-    fs::File::open(path)
+    let pem = fs::read_to_string(path)
         .map_err(|error| format!("--cacert: cannot read {}: {error}", path.display()))?;
+    if !pem.contains("-----BEGIN CERTIFICATE-----") {
+        return Err(format!("--cacert: no certificate in {}", path.display()));
+    }
     Ok(TrustStore::from_file(path))
 }
 

@@ -10,7 +10,8 @@ mod polite;
 
 pub(crate) use self::plan::run;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -68,6 +69,8 @@ pub(crate) struct Fetch<C = Isahc> {
 struct Save {
     directory: PathBuf,
     name: Option<Column>,
+    /// The names that rows have given.
+    names: RefCell<HashSet<PathBuf>>,
 }
 
 /// What is known of the answer to a request.
@@ -99,6 +102,7 @@ impl Fetch {
                     Stop::output(directory, format_args!("cannot create: {error}"))
                 })?;
                 Some(Save {
+                    names: RefCell::default(),
                     directory: directory.clone(),
                     name: options
                         .name_column
@@ -114,7 +118,9 @@ impl Fetch {
         Ok(Self {
             client: Isahc::new(options).map_err(Stop::Usage)?,
             lanes: Lanes::new(options.workers, options.common.rate, move |lane| {
-                own.get(address::host_of(lane)).copied().unwrap_or(all)
+                let names = address::names_of(lane);
+                let own = names.iter().find_map(|name| own.get(*name));
+                own.copied().unwrap_or(all)
             }),
             address,
             methods: plan::methods(&options.method)?,
@@ -179,13 +185,16 @@ impl<C: Client + 'static> Work for Fetch<C> {
         let name = self.save.as_ref().and_then(|save| save.name);
         let path = match name {
             Some(column) => {
-                let path = content::named(row.row.field(column));
-                Some(path.ok_or_else(|| {
-                    bad(
-                        "bad_url",
-                        "the name of the body leads out of its directory".to_owned(),
-                    )
-                })?)
+                let path = content::named(row.row.field(column)).ok_or_else(|| {
+                    let rule = "the name of the body is empty, or leads out of its directory";
+                    bad("bad_url", rule.to_owned())
+                })?;
+                let save = self.save.as_ref();
+                if save.is_some_and(|save| !save.names.borrow_mut().insert(path.clone())) {
+                    let rule = "another row has the same name for its body";
+                    return Err(bad("bad_url", rule.to_owned()));
+                }
+                Some(path)
             }
             None => None,
         };
@@ -209,7 +218,7 @@ impl<C: Client + 'static> Work for Fetch<C> {
         let lane = Lane::clone(&job.lane);
         let failures = self.lanes.borrow().failures(&lane);
         if self.host_failures.is_some_and(|most| failures >= most) {
-            let message = format!("{failures} failures in a row to reach the host");
+            let message = format!("{failures} failures of the host in a row");
             let error = Some(("host_down", message));
             return Err(Failure::last(self.answer(
                 Some(&job),
@@ -327,6 +336,7 @@ impl<C: Client + 'static> Fetch<C> {
         };
         if is_overloaded {
             lanes.slow_down(lane, now);
+            lanes.fail(lane, self.host_failures);
         } else {
             lanes.succeed(lane, now);
         }
@@ -442,7 +452,7 @@ impl<C: Client + 'static> Fetch<C> {
     fn unreached(&self, job: &Fetching, lane: &Lane, head: &Head, error: ClientError) -> Failure {
         let is_of_host = matches!(error.kind, "dns" | "connect" | "tls" | "timeout" | "reset");
         if is_of_host {
-            self.lanes.borrow_mut().fail(lane);
+            self.lanes.borrow_mut().fail(lane, self.host_failures);
         }
         let again = if self.retry_on.has_kind(error.kind) {
             Again::Backoff

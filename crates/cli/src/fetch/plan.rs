@@ -46,7 +46,7 @@ fn plan(options: &FetchOptions) -> Plan {
         retries: options.common.retries.unwrap_or(2),
         limits: Some(limits),
         own_limits,
-        host_of: address::host_of,
+        names_of: address::names_of,
         rate_option: "--per-host-rate 50/s",
         repeats,
         settings: settings(options),
@@ -129,7 +129,9 @@ pub(super) fn headers(options: &FetchOptions) -> Result<Vec<(HeaderName, HeaderV
         if let Some(contact) = &options.contact {
             agent = format!("{agent} (+{contact})");
         }
-        headers.push(client::header("user-agent", &agent).map_err(wrong)?);
+        let (name, value) = values::header(&format!("user-agent: {agent}"))
+            .map_err(|error| Stop::Usage(format!("--user-agent or --contact: {error}")))?;
+        headers.push(client::header(&name, &value).map_err(wrong)?);
     }
     Ok(headers)
 }

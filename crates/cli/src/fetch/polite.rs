@@ -8,8 +8,13 @@ use isahc::http::HeaderMap;
 /// or a date.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = text(headers, "retry-after")?;
-    if let Ok(seconds) = value.parse::<u64>() {
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than that are a very long time, too.
+        let seconds = value.parse().unwrap_or(u64::MAX);
         return Some(Duration::from_secs(seconds));
+    }
+    if let Ok(seconds) = value.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds.ceil()).ok();
     }
     let at = httpdate::parse_http_date(value).ok()?;
     Some(at.duration_since(now).unwrap_or_default())
@@ -96,6 +101,9 @@ mod tests {
             "a date that has passed"
         );
         assert_eq!(of("soon"), None);
+        assert_eq!(of("1.5"), Some(2));
+        assert_eq!(of("-1"), None);
+        assert_eq!(of("99999999999999999999"), Some(u64::MAX));
         assert_eq!(retry_after(&HeaderMap::new(), now()), None);
     }
 

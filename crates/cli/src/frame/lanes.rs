@@ -33,6 +33,8 @@ pub(crate) struct LaneLimits {
 pub(crate) enum Cause {
     /// All workers run: the servers, or the commands, take their time.
     Busy,
+    /// Nothing: they are on their way to a worker.
+    Start,
     /// The total rate.
     Rate,
     HostRate,
@@ -46,25 +48,22 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    /// What the time of idle workers counts as.
-    pub(crate) const fn share(self) -> &'static str {
-        match self {
-            Self::HostRate | Self::HostWorkers => "host limit",
-            Self::End => "idle",
-            cause => cause.name(),
-        }
+    /// Whether each lane has its own.
+    const fn is_of_lane(self) -> bool {
+        matches!(self, Self::HostRate | Self::HostWorkers | Self::RetryAfter)
     }
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Busy => "server",
+            Self::Start => "a start",
             Self::Rate => "rate",
             Self::HostRate => "host rate",
             Self::HostWorkers => "host workers",
             Self::RetryAfter => "Retry-After",
             Self::Backoff => "backoff",
             Self::Input => "input",
-            Self::End => "end",
+            Self::End => "idle",
         }
     }
 }
@@ -86,8 +85,6 @@ pub(crate) struct Lanes {
     lanes: HashMap<Lane, State>,
     running: usize,
     waiting: usize,
-    /// How many of those that wait do so between attempts.
-    backing_off: usize,
     /// Rows that wait between attempts, until [`rested`](Self::rested) is called.
     resting: Vec<Rc<RowState>>,
     pauses: Vec<Pause>,
@@ -106,6 +103,8 @@ struct State {
     limits: LaneLimits,
     running: usize,
     waiting: usize,
+    /// How many of those that wait do so between attempts.
+    backing_off: usize,
     last_start: Option<Instant>,
     held_until: Option<Instant>,
     /// By what factor the lane is slower than its limits say; at least 1.
@@ -113,7 +112,7 @@ struct State {
     /// The rate that the slowdown starts from.
     base: Option<Rate>,
     changed_at: Instant,
-    /// Failures to connect, without a success between.
+    /// Failures to reach the host, without a success between.
     failures: usize,
 }
 
@@ -133,7 +132,6 @@ impl Lanes {
             lanes: HashMap::new(),
             running: 0,
             waiting: 0,
-            backing_off: 0,
             resting: Vec::new(),
             pauses: Vec::new(),
             pauses_left_out: 0,
@@ -221,10 +219,10 @@ impl Lanes {
     pub(crate) fn start(&mut self, lane: &Lane, now: Instant, is_retry: bool) {
         self.waiting -= 1;
         self.running += 1;
-        self.backing_off -= usize::from(is_retry && self.backing_off > 0);
         let state = self.lane(lane);
         state.waiting -= 1;
         state.running += 1;
+        state.backing_off -= usize::from(is_retry);
         state.last_start = Some(now);
     }
 
@@ -232,12 +230,20 @@ impl Lanes {
     pub(crate) fn end(&mut self, lane: &Lane) {
         self.running -= 1;
         self.lane(lane).running -= 1;
+        self.forget(lane);
+    }
+
+    /// Drops a lane of which there is nothing to know.
+    fn forget(&mut self, lane: &Lane) {
+        if self.lanes.get(lane).is_some_and(State::is_new) {
+            self.lanes.remove(lane);
+        }
     }
 
     /// A job whose attempt has ended waits for another one.
     pub(crate) fn wait_again(&mut self, lane: &Lane) {
-        self.backing_off += 1;
         self.wait(lane);
+        self.lane(lane).backing_off += 1;
     }
 
     /// A row begins to wait between attempts.
@@ -254,6 +260,7 @@ impl Lanes {
     pub(crate) fn leave(&mut self, lane: &Lane) {
         self.waiting -= 1;
         self.lane(lane).waiting -= 1;
+        self.forget(lane);
     }
 
     // ---- what servers say ----
@@ -283,8 +290,8 @@ impl Lanes {
         }
     }
 
-    /// Halves the rate of a lane, at most once in the time of two starts: many answers may say the
-    /// same.
+    /// Halves the rate of a lane, at most once in the time that two starts take then: many answers
+    /// may say the same.
     pub(crate) fn slow_down(&mut self, lane: &Lane, now: Instant) {
         let state = self.lane(lane);
         let base = *state.base.get_or_insert_with(|| {
@@ -295,7 +302,7 @@ impl Lanes {
                 period: Duration::from_secs(1),
             })
         });
-        let interval = base.slower(state.slowdown * 2.0).period;
+        let interval = base.slower(state.slowdown * 2.0).period / base.count;
         if state.slowdown > 1.0 && now.duration_since(state.changed_at) < interval {
             return;
         }
@@ -340,11 +347,14 @@ impl Lanes {
         self.apply(lane);
     }
 
-    /// A failure to connect. Returns how many there were in a row.
-    pub(crate) fn fail(&mut self, lane: &Lane) -> usize {
+    /// A host was not reached, or says that it is overloaded. After `most` such failures in a row it
+    /// is given up: its rows need not wait for its limits to be told so.
+    pub(crate) fn fail(&mut self, lane: &Lane, most: Option<usize>) {
         let state = self.lane(lane);
         state.failures += 1;
-        state.failures
+        if Some(state.failures) == most {
+            (self.set_limits)(lane, KeyLimits::new());
+        }
     }
 
     pub(crate) fn failures(&self, lane: &Lane) -> usize {
@@ -358,6 +368,7 @@ impl Lanes {
                 limits,
                 running: 0,
                 waiting: 0,
+                backing_off: 0,
                 last_start: None,
                 held_until: None,
                 slowdown: 1.0,
@@ -388,27 +399,36 @@ impl Lanes {
     /// Why jobs wait: the cause of most, and for each cause how many, with the lane that has the
     /// most of them.
     pub(crate) fn causes(&self, now: Instant) -> Causes {
-        let mut counts: HashMap<Cause, (usize, Option<&Lane>, usize)> = HashMap::new();
+        let mut counts: HashMap<Cause, Count<'_>> = HashMap::new();
         let mut count = |cause, jobs, lane| {
-            let (all, of, most) = counts.entry(cause).or_default();
-            *all += jobs;
-            if jobs > *most {
-                (*of, *most) = (lane, jobs);
+            if jobs == 0 {
+                return;
+            }
+            let count = counts.entry(cause).or_default();
+            count.jobs += jobs;
+            count.lanes += 1;
+            if jobs > count.most {
+                (count.lane, count.most) = (Some(lane), jobs);
             }
         };
         for (lane, state) in &self.lanes {
-            if state.waiting > 0 {
-                count(self.cause(state, now), state.waiting, Some(lane));
-            }
+            let between = state.backing_off.min(state.waiting);
+            count(Cause::Backoff, between, lane);
+            count(self.cause(state, now), state.waiting - between, lane);
         }
         let mut list: Vec<Waiting> = counts
             .into_iter()
-            .map(|(cause, (jobs, lane, _))| Waiting {
-                cause,
-                jobs,
-                detail: lane
-                    .map(|lane| self.detail(cause, lane, now))
-                    .unwrap_or_default(),
+            .map(|(cause, count)| {
+                let detail = count.lane.map(|lane| self.detail(cause, lane, now));
+                let mut detail = detail.unwrap_or_default();
+                if count.lanes > 1 && cause.is_of_lane() {
+                    detail.push_str(&format!(" and {} more", count.lanes - 1));
+                }
+                Waiting {
+                    cause,
+                    jobs: count.jobs,
+                    detail,
+                }
             })
             .collect();
         list.sort_by_key(|waiting| (std::cmp::Reverse(waiting.jobs), waiting.cause));
@@ -430,9 +450,6 @@ impl Lanes {
         {
             return Cause::HostWorkers;
         }
-        if self.backing_off >= self.waiting {
-            return Cause::Backoff;
-        }
         let rate = state.base.or(state.limits.rate);
         let interval = rate.map(|rate| {
             let rate = rate.slower(state.slowdown);
@@ -447,8 +464,7 @@ impl Lanes {
             (Some(interval), Some(_)) if is_soon(interval) => Cause::HostRate,
             (_, Some(_)) => Cause::Rate,
             (Some(_), None) => Cause::HostRate,
-            // A start is on its way.
-            (None, None) => Cause::Busy,
+            (None, None) => Cause::Start,
         }
     }
 
@@ -475,8 +491,30 @@ impl Lanes {
                 .total_rate
                 .map(|rate| rate.to_string())
                 .unwrap_or_default(),
-            Cause::Busy | Cause::Backoff | Cause::Input | Cause::End => String::new(),
+            Cause::Busy | Cause::Start | Cause::Backoff | Cause::Input | Cause::End => {
+                String::new()
+            }
         }
+    }
+}
+
+/// The jobs that wait for one cause, and the lane that has most of them.
+#[derive(Default)]
+struct Count<'a> {
+    jobs: usize,
+    lanes: usize,
+    lane: Option<&'a Lane>,
+    most: usize,
+}
+
+impl State {
+    /// Whether the lane is as if none of its jobs had been seen.
+    fn is_new(&self) -> bool {
+        self.running == 0
+            && self.waiting == 0
+            && self.held_until.is_none()
+            && self.base.is_none()
+            && self.failures == 0
     }
 }
 

@@ -96,7 +96,6 @@ impl Run<'_> {
         lanes_of: impl FnOnce(&W) -> SharedLanes,
     ) -> Result<(), Stop> {
         let options = self.options;
-        let started_at = SystemTime::now();
         let mut signals = Signals::new()
             .map_err(|error| Stop::Usage(format!("cannot catch signals: {error}")))?;
         let input = until_signal(&mut signals, async {
@@ -108,6 +107,7 @@ impl Run<'_> {
         let columns = named(options, &header, &work)?;
         let lanes = lanes_of(&work);
 
+        Outputs::check(options)?;
         let (answers, done) = Answers::open(answers::Settings {
             path: options.output.clone(),
             resume: options.resume.map(|what| match what {
@@ -147,6 +147,7 @@ impl Run<'_> {
             done.borrow().check_end(total)?;
         }
         self.tell_price(&feed, &plan, &lanes);
+        self.tell_unknown(&feed, &plan);
         outputs.begin(answers);
 
         let (pool, workers) = pool::build(Rc::clone(&work), Rc::clone(&lanes), &plan, options);
@@ -176,6 +177,7 @@ impl Run<'_> {
             shares: Shares::new(plan.workers, Instant::now()),
             has_told_lookahead: false,
         };
+        let started_at = SystemTime::now();
         let end = workers.drive(session.run()).await;
         lanes.borrow_mut().detach();
         let entry = session.entry(started_at, &end);
@@ -232,6 +234,26 @@ impl Run<'_> {
         self.screen.message(message);
         if let Some(repeats) = &plan.repeats {
             self.screen.message(repeats);
+        }
+    }
+
+    /// Says which limits of single hosts apply to none.
+    fn tell_unknown(&self, feed: &Feed<'_, Stop>, plan: &Plan) {
+        if plan.own_limits.is_empty() || feed.total().is_none() {
+            return;
+        }
+        let known: HashSet<&str> = feed
+            .lanes()
+            .filter_map(|(lane, _)| plan.own_name(lane))
+            .collect();
+        for name in plan
+            .own_limits
+            .keys()
+            .filter(|name| !known.contains(name.as_str()))
+        {
+            self.screen.message(format_args!(
+                "--host {name}: no row has this host; it counts for redirects alone"
+            ));
         }
     }
 

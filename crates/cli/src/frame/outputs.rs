@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::BufWriter;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::time::{Instant, SystemTime};
 
 use brigade::csv::{BadRow, FailuresWriter, Header, RejectsWriter, Row, Writer};
@@ -15,6 +15,7 @@ use super::times::{Times, timestamp};
 use super::work::{Answer, Numbered};
 use crate::answers::Answers;
 use crate::options::Common;
+use crate::report::sidecar;
 
 /// The answer of a row and what the frame knows of it.
 pub(crate) struct Record<'a> {
@@ -48,6 +49,18 @@ struct Reorder {
 }
 
 impl Outputs {
+    /// Refuses answers that would go into the input.
+    pub(crate) fn check(options: &Common) -> Result<(), Stop> {
+        let output = options.output.as_deref();
+        match output.and_then(id) {
+            Some(output) if input(options) == Some(output) => Err(Stop::output(
+                options.output.as_deref().unwrap_or(Path::new("")),
+                "--output is the input too",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Opens the files for bad rows and failed ones. None of them may be another file of the run.
     pub(crate) fn open(options: &Common, header: &Header) -> Result<Self, Stop> {
         let mut taken = Taken::new(options);
@@ -113,18 +126,19 @@ impl Outputs {
     }
 
     pub(crate) fn write(&mut self, record: &Record<'_>) -> Result<(), Stop> {
+        let cells = record.cells();
+        if let Some(order) = &mut self.order {
+            let all = record.row.row.record().iter().map(<[u8]>::to_vec);
+            let number = record.row.number;
+            order.held.insert(number, Some(all.chain(cells).collect()));
+            self.write_held()?;
+        } else {
+            self.write_cells(&record.row.row, &cells)?;
+        }
         if record.answer.error.is_some() {
             self.fail(&record.row.row)?;
         }
-        let cells = record.cells();
-        let Some(order) = &mut self.order else {
-            return self.write_cells(&record.row.row, &cells);
-        };
-        let all = record.row.row.record().iter().map(<[u8]>::to_vec);
-        order
-            .held
-            .insert(record.row.number, Some(all.chain(cells).collect()));
-        self.write_held()
+        Ok(())
     }
 
     /// The row will have no answer.
@@ -236,6 +250,8 @@ impl Record<'_> {
 /// The files of a run, so that none is two of them.
 struct Taken {
     files: Vec<(FileId, &'static str)>,
+    /// The sidecar of the answers.
+    sidecar: Option<PathBuf>,
 }
 
 /// Names a regular file, whatever its path: device and inode.
@@ -243,16 +259,16 @@ type FileId = (u64, u64);
 
 impl Taken {
     fn new(options: &Common) -> Self {
-        let mut taken = Self { files: Vec::new() };
-        let input = if options.is_stdin() {
-            rustix::fs::fstat(std::io::stdin()).ok().and_then(|stat| {
-                let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
-                is_file.then_some((stat.st_dev, stat.st_ino))
-            })
-        } else {
-            id(&options.file)
+        let mut taken = Self {
+            files: Vec::new(),
+            sidecar: options
+                .output
+                .as_deref()
+                .and_then(|path| absolute(sidecar::path_of(path)).ok()),
         };
-        taken.files.extend(input.map(|input| (input, "the input")));
+        taken
+            .files
+            .extend(input(options).map(|input| (input, "the input")));
         let output = options.output.as_deref().and_then(id);
         taken
             .files
@@ -292,6 +308,10 @@ impl Taken {
 
     /// Takes a file, and returns whether there is one; fails if it is taken already.
     fn take(&mut self, path: &Path, option: &'static str) -> Result<bool, Stop> {
+        if self.sidecar.is_some() && absolute(path).ok() == self.sidecar {
+            let problem = format_args!("{option} is where the settings of the run are written");
+            return Err(Stop::output(path, problem));
+        }
         let Some(id) = id(path) else {
             return Ok(false);
         };
@@ -307,4 +327,16 @@ impl Taken {
 fn id(path: &Path) -> Option<FileId> {
     let data = std::fs::metadata(path).ok()?;
     data.is_file().then(|| (data.dev(), data.ino()))
+}
+
+/// The regular file that is the input.
+fn input(options: &Common) -> Option<FileId> {
+    if options.is_stdin() {
+        rustix::fs::fstat(std::io::stdin()).ok().and_then(|stat| {
+            let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
+            is_file.then_some((stat.st_dev, stat.st_ino))
+        })
+    } else {
+        id(&options.file)
+    }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) running: usize,
     /// Rows that run or wait.
     pub(crate) in_work: u64,
+    /// What jobs wait for while they run.
+    pub(crate) busy: &'static str,
     pub(crate) causes: &'a Causes,
 }
 
@@ -145,7 +147,11 @@ impl Screen {
             .iter()
             .filter(|waiting| waiting.cause != Cause::End)
             .map(|waiting| {
-                let (jobs, cause) = (waiting.jobs, waiting.cause.name());
+                let cause = match waiting.cause {
+                    Cause::Busy => snapshot.busy,
+                    cause => cause.name(),
+                };
+                let jobs = waiting.jobs;
                 match waiting.detail.as_str() {
                     "" => format!("{jobs} {cause}"),
                     detail => format!("{jobs} {cause} ({detail})"),
@@ -234,6 +240,7 @@ mod tests {
             account: &account,
             running: 50,
             in_work: 80,
+            busy: "server",
             causes: &causes,
         };
         let later = now + Duration::from_secs(5);

@@ -275,9 +275,8 @@ impl<W: Work> Session<'_, '_, W> {
 
     fn submit(&mut self, flight: Flight, job: W::Job) {
         let lane = self.work.lane_of(&job);
-        let own = &self.plan.own_limits;
-        if !own.is_empty()
-            && own.contains_key((self.plan.host_of)(&lane))
+        if !self.plan.own_limits.is_empty()
+            && self.plan.own_name(&lane).is_some()
             && self.limited.insert(Lane::clone(&lane))
         {
             self.lanes.borrow_mut().set(&lane);
@@ -351,6 +350,7 @@ impl<W: Work> Session<'_, '_, W> {
         };
         self.ended(&flight.state);
         if let Err(stop) = self.outputs.write(&record) {
+            self.outputs.not_started(&flight.row);
             self.stop(stop);
             return;
         }
@@ -375,18 +375,18 @@ impl<W: Work> Session<'_, '_, W> {
             self.stop(stop);
         }
         let lanes = self.lanes.borrow();
-        let mut causes = lanes.causes(now);
-        let idle = match causes.list.first() {
-            Some(waiting) => waiting.cause,
-            None if self.has_ended => Cause::End,
-            None => Cause::Input,
+        let causes = lanes.causes(now);
+        let rest = if self.has_ended {
+            Cause::End
+        } else {
+            Cause::Input
         };
-        causes.list.retain(|waiting| waiting.jobs > 0);
-        self.shares.note(now, lanes.running(), idle);
+        self.shares.note(now, lanes.running(), &causes.list, rest);
         let snapshot = Snapshot {
             account: &self.run.account,
             running: lanes.running(),
             in_work: self.flights.len() as u64,
+            busy: self.plan.busy,
             causes: &causes,
         };
         self.run.screen.show(&snapshot, now);
@@ -456,6 +456,13 @@ impl<W: Work> Session<'_, '_, W> {
             self.rest().await;
         }
         let end = self.outputs.finish();
+        if self.stop.is_some() && self.feed.total().is_none() {
+            let file = self.run.options.file_name();
+            let line = self.last_line;
+            self.run.screen.message(format_args!(
+                "{file}: rows after line {line} were not read, and are in no count and no file"
+            ));
+        }
         self.tell_bad();
         match (self.stop.take().or_else(|| self.broken.take()), end) {
             (Some(stop @ (Stop::Answers(_) | Stop::Output(_))), _) => Err(stop),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::lanes::Cause;
+use super::lanes::{Cause, Waiting};
 
 /// Seconds of workers, which sum to the time of the run times the number of workers.
 #[derive(Debug)]
@@ -22,19 +22,31 @@ impl Shares {
         }
     }
 
-    /// Adds the time since the last note: `running` workers ran, and the others were idle for this
-    /// cause.
-    pub(crate) fn note(&mut self, now: Instant, running: usize, idle: Cause) {
+    /// Adds the time since the last note: `running` workers ran, and the others were idle for these
+    /// causes, each for its share of the jobs that wait; or for `rest` if none does.
+    pub(crate) fn note(&mut self, now: Instant, running: usize, waiting: &[Waiting], rest: Cause) {
         let seconds = now.duration_since(self.since).as_secs_f64();
         self.since = now;
         let running = running.min(self.workers);
         self.add(Cause::Busy, seconds * running as f64);
-        self.add(idle, seconds * (self.workers - running) as f64);
+        let idle = seconds * (self.workers - running) as f64;
+        let is_idle = |waiting: &&Waiting| !matches!(waiting.cause, Cause::Busy | Cause::Start);
+        let jobs: usize = waiting
+            .iter()
+            .filter(is_idle)
+            .map(|waiting| waiting.jobs)
+            .sum();
+        if jobs == 0 {
+            self.add(rest, idle);
+        }
+        for waiting in waiting.iter().filter(is_idle) {
+            self.add(waiting.cause, idle * waiting.jobs as f64 / jobs as f64);
+        }
     }
 
     fn add(&mut self, cause: Cause, seconds: f64) {
         if seconds > 0.0 {
-            *self.causes.entry(cause.share()).or_default() += seconds;
+            *self.causes.entry(cause.name()).or_default() += seconds;
         }
     }
 
@@ -67,13 +79,20 @@ mod tests {
     fn shares_sum_to_the_time_of_all_workers() {
         let start = Instant::now();
         let mut shares = Shares::new(10, start);
-        shares.note(start + Duration::from_secs(2), 4, Cause::HostRate);
-        shares.note(start + Duration::from_secs(3), 10, Cause::Busy);
-        shares.note(start + Duration::from_secs(7), 0, Cause::Input);
+        let waiting = |cause, jobs| Waiting {
+            cause,
+            jobs,
+            detail: String::new(),
+        };
+        let list = [waiting(Cause::HostRate, 3), waiting(Cause::Backoff, 1)];
+        shares.note(start + Duration::from_secs(2), 4, &list, Cause::Input);
+        let list = [waiting(Cause::Busy, 9)];
+        shares.note(start + Duration::from_secs(3), 10, &list, Cause::Input);
+        shares.note(start + Duration::from_secs(7), 0, &[], Cause::Input);
         let seconds = shares.seconds("server", 3.0);
         assert_eq!(seconds["server"], 15.0);
         assert_eq!(seconds["connect"], 3.0);
-        assert_eq!(seconds["host limit"], 12.0);
+        assert_eq!((seconds["host rate"], seconds["backoff"]), (9.0, 3.0));
         assert_eq!(seconds["input"], 40.0);
         assert_eq!(seconds.values().sum::<f64>(), 70.0);
     }

@@ -29,7 +29,13 @@ and rows is the sum of the others.";
 
 /// Fetches a URL or runs a command for each row of a CSV file, and reports on what came out.
 #[derive(Debug, Parser)]
-#[command(name = "brigade", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(
+    name = "brigade",
+    version,
+    max_term_width = 100,
+    after_help = AFTER_HELP,
+    args_override_self = true
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -82,7 +88,7 @@ pub(crate) struct Common {
     pub(crate) ordered: bool,
 
     /// Make sure that answers are on the disk before they count (fdatasync)
-    #[arg(long, help_heading = "Input and output")]
+    #[arg(long, requires = "output", help_heading = "Input and output")]
     pub(crate) durable: bool,
 
     /// Put this before the names of the columns that are added
@@ -104,8 +110,8 @@ pub(crate) struct Common {
     #[arg(long, value_name = "FILE", help_heading = "Input and output")]
     pub(crate) rejects: Option<PathBuf>,
 
-    /// Write rows that failed or were not started to this file, which can be the input of the next
-    /// run. It holds all that the rows hold
+    /// Write the rows of this run that failed or were not started to this file, which can be the
+    /// input of another run. It holds all that the rows hold
     #[arg(long, value_name = "FILE", help_heading = "Input and output")]
     pub(crate) failures: Option<PathBuf>,
 
@@ -165,7 +171,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "N/UNIT", value_parser = rate, help_heading = "Limits")]
     pub(crate) rate: Option<Rate>,
 
-    /// How many extra attempts a row has
+    /// How many extra attempts a row has [default: 2 for fetch, 0 for run]
     #[arg(long, value_name = "N", help_heading = "Retries")]
     pub(crate) retries: Option<u32>,
 
@@ -270,7 +276,7 @@ pub(crate) struct FetchOptions {
     )]
     pub(crate) per_host_rate: HostRate,
 
-    /// The limits of one host: api.example.org=20/s,10 (repeatable)
+    /// The limits of one host, with or without its port: api.example.org=20/s,10 (repeatable)
     #[arg(
         long,
         value_name = "HOST=LIMITS",
@@ -279,7 +285,8 @@ pub(crate) struct FetchOptions {
     )]
     pub(crate) host: Vec<HostLimits>,
 
-    /// After so many failures in a row to connect to a host, fail the rest of its rows
+    /// After so many failures in a row to reach a host, or answers 429 or 503, fail the rest of its
+    /// rows
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Limits")]
     pub(crate) host_failures: Option<usize>,
 
@@ -404,7 +411,8 @@ pub(crate) struct FetchOptions {
     #[arg(long, value_name = "DIR", help_heading = "Answers")]
     pub(crate) save_bodies: Option<PathBuf>,
 
-    /// The column of the names of saved bodies [default: by row, 00/12/001234.html]
+    /// The column of the names of saved bodies; a second row with the same name fails [default: by
+    /// row, 00/12/001234.html]
     #[arg(
         long,
         value_name = "NAME",
@@ -420,7 +428,8 @@ pub(crate) struct RunOptions {
     pub(crate) common: Common,
 
     /// The command and its arguments, after `--`. {column} is the row's value, {} that of --column,
-    /// {#} the number of the row; there is no shell between
+    /// {#} the number of the row; where there is none of them, the value of {} is added as the last
+    /// argument. There is no shell between
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 
@@ -480,7 +489,8 @@ pub(crate) struct RunOptions {
     )]
     pub(crate) timeout: TimeOut,
 
-    /// How much of stdout, and of stderr, is kept
+    /// How much of stdout, and of stderr, is kept; what comes more than half a second after the end
+    /// of a command is not
     #[arg(
         long,
         value_name = "SIZE",
@@ -614,6 +624,15 @@ mod tests {
         assert_eq!(resume(&[]), None);
         assert_eq!(resume(&["--resume"]), Some(ResumeWhat::Missing));
         assert_eq!(resume(&["--resume=failed"]), Some(ResumeWhat::Failed));
+    }
+
+    #[test]
+    fn the_last_of_an_option_that_is_given_twice_counts_and_lists_grow() {
+        let words = "brigade fetch a.csv -j 3 -j 4 -H a:1 -H b:2".split(' ');
+        let Command::Fetch(options) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("it is a fetch");
+        };
+        assert_eq!((options.workers, options.header.len()), (4, 2));
     }
 
     #[test]

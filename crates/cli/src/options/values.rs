@@ -198,6 +198,11 @@ pub(crate) fn host_limits(text: &str) -> Result<HostLimits, String> {
         .split_once('=')
         .filter(|(host, _)| !host.is_empty())
         .ok_or("it must be a host and its limits, such as api.example.org=20/s,10")?;
+    if host.contains('/') {
+        return Err(format!(
+            "{host:?} is no host; it is written without scheme and path, as api.example.org:8080"
+        ));
+    }
     let mut parsed = HostLimits {
         host: host.to_ascii_lowercase(),
         rate: None,
@@ -229,7 +234,10 @@ pub(crate) fn statuses(text: &str) -> Result<Statuses, String> {
             .ok_or_else(|| format!("{code:?} is no status code from 100 to 599"))
     };
     let range = |part: &str| match part.split_once("..=") {
-        Some((from, to)) => Ok((code(from)?, code(to)?)),
+        Some((from, to)) => match (code(from)?, code(to)?) {
+            (from, to) if from <= to => Ok((from, to)),
+            (from, to) => Err(format!("{from}..={to} has no status code")),
+        },
         None => code(part).map(|code| (code, code)),
     };
     text.split(',')
@@ -306,8 +314,9 @@ pub(crate) fn header(text: &str) -> Result<(String, String), String> {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
-    if !is_token || value.bytes().any(|byte| byte < 32 && byte != b'\t') {
-        return Err("the name or the value has a character that no header may have".to_owned());
+    let is_visible = |byte: u8| byte == b'\t' || (32..127).contains(&byte);
+    if !is_token || !value.bytes().all(is_visible) {
+        return Err("the name or the value has a character other than visible ASCII".to_owned());
     }
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -378,7 +387,16 @@ mod tests {
         assert_eq!(host_limits("x=none,3").unwrap().rate, Some(HostRate(None)));
         assert_eq!(host_limits("x=3").unwrap().rate, None);
         assert_eq!(host_limits("x=1/5s").unwrap().workers, None);
-        for wrong in ["x", "=3", "x=", "x=0", "x=1/0s", "x=fast"] {
+        for wrong in [
+            "http://x=3",
+            "x/y=3",
+            "x",
+            "=3",
+            "x=",
+            "x=0",
+            "x=1/0s",
+            "x=fast",
+        ] {
             assert!(host_limits(wrong).is_err(), "{wrong}");
         }
     }
@@ -395,7 +413,7 @@ mod tests {
         ] {
             assert_eq!(accepted.contains(code), is_in, "{code}");
         }
-        for wrong in ["", "2xx", "600", "200..299"] {
+        for wrong in ["", "2xx", "600", "200..299", "300..=200"] {
             assert!(statuses(wrong).is_err(), "{wrong}");
         }
     }
@@ -420,6 +438,7 @@ mod tests {
         assert_eq!(extract("lat=/a/0").unwrap().pointer, "/a/0");
         assert!(extract("lat=a").is_err() && extract("=/a").is_err());
         assert_eq!(header("A-B:  c ").unwrap(), ("A-B".into(), "c".into()));
+        assert!(header("A: é").is_err());
         assert!(header("A B: c").is_err() && header("A: c\nd").is_err());
         assert_eq!((delimiter("\\t"), delimiter(";")), (Ok(b'\t'), Ok(b';')));
         assert!(delimiter("").is_err() && delimiter("ab").is_err() && delimiter("\"").is_err());

@@ -63,7 +63,7 @@ fn plan(options: &RunOptions) -> Plan {
         retries: options.common.retries.unwrap_or(0),
         limits: options.key.is_some().then(|| limits(options)),
         own_limits: Default::default(),
-        host_of: |lane| lane,
+        names_of: |lane| [lane; 2],
         rate_option: "a higher --per-key-rate",
         repeats: Some("commands that ran when the last run ended run again".to_owned()),
         settings: vec![

@@ -367,7 +367,7 @@ fn a_directory_of_bodies_that_cannot_be_used_ends_the_run_before_a_request() {
 }
 
 #[test]
-fn rows_that_name_one_file_do_not_mix_their_bodies() {
+fn of_rows_that_name_one_file_the_first_has_it_and_the_others_fail() {
     let scene = Scene::new(0);
     let mut text = "url,name\n".to_owned();
     for path in [
@@ -382,10 +382,14 @@ fn rows_that_name_one_file_do_not_mix_their_bodies() {
         .fast()
         .words("--save-bodies bodies --name-column name")
         .run();
-    run.assert(0, [3, 0, 3, 0, 0]);
+    run.assert(1, [3, 0, 1, 2, 0]);
     let answers = scene.answers();
     let saved = sha256(&fs::read(scene.file("bodies/a.html")).unwrap());
-    assert!(answers.column("sha256").contains(&saved.as_str()));
-    assert_eq!(answers.cell(1, "sha256"), sha256(&[b'.'; 100]));
+    assert_eq!(saved, sha256(&[b'.'; 100]));
+    assert_eq!(answers.cell(1, "sha256"), saved);
+    for row in [2, 3] {
+        let error = "another row has the same name for its body";
+        assert_eq!(answers.cell(row, "error"), error);
+    }
     assert_eq!(fs::read_dir(scene.file("bodies")).unwrap().count(), 1);
 }
