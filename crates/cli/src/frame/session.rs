@@ -456,7 +456,9 @@ impl<W: Work> Session<'_, '_, W> {
             self.rest().await;
         }
         let end = self.outputs.finish();
-        if self.stop.is_some() && self.feed.total().is_none() {
+        // A closed stdout ends the run quietly.
+        let is_told = |stop: &Stop| !matches!(stop, Stop::Answers(error) if error.is_broken_pipe());
+        if self.stop.as_ref().is_some_and(is_told) && self.feed.total().is_none() {
             let file = self.run.options.file_name();
             let line = self.last_line;
             self.run.screen.message(format_args!(
@@ -510,6 +512,7 @@ impl<W: Work> Session<'_, '_, W> {
                 Fed::Row { row, number, lane } => {
                     left = left.saturating_sub(1);
                     self.run.account.taken += 1;
+                    self.last_line = self.last_line.max(row.line());
                     self.feed.done(lane);
                     let row = Numbered {
                         row: row.into(),
@@ -518,6 +521,7 @@ impl<W: Work> Session<'_, '_, W> {
                     self.outputs.not_started(&row);
                 }
                 Fed::Bad(bad) => {
+                    self.last_line = self.last_line.max(bad.line());
                     self.run.account.bad += 1;
                     self.report_bad(&bad);
                 }
