@@ -70,8 +70,8 @@ pub(crate) struct Common {
     #[arg(short, long, value_name = "FILE", help_heading = "Input and output")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Go on with the answers file of an earlier run: rows that it has are not done again;
-    /// with `failed`, those that failed are
+    /// Go on with the answers file of an earlier run, however it ended: rows that it has are not done
+    /// again; with `failed`, those that failed are. Rows that ran when it was killed are done twice
     #[arg(
         long,
         value_name = "WHAT",
@@ -87,7 +87,7 @@ pub(crate) struct Common {
     #[arg(long, help_heading = "Input and output")]
     pub(crate) ordered: bool,
 
-    /// Make sure that answers are on the disk before they count (fdatasync)
+    /// Bring answers to the disk within a second (fdatasync)
     #[arg(long, requires = "output", help_heading = "Input and output")]
     pub(crate) durable: bool,
 
@@ -144,8 +144,8 @@ pub(crate) struct Common {
     )]
     pub(crate) max_record_bytes: usize,
 
-    /// Take the rows in the order of the file, up to so many ahead; for stdin, how many rows are
-    /// looked at for one that may start
+    /// How many rows may be under way at once, those that wait for their hosts included; of stdin, how
+    /// many are read ahead to find some that may start
     #[arg(
         long,
         value_name = "ROWS",
@@ -189,7 +189,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Retries")]
     pub(crate) deadline: Option<Duration>,
 
-    /// Start no more rows after so many failures, or such a share of the answers: 20 or 5%
+    /// Start no more rows after so many failures, or such a share of at least 100 answers: 20 or 5%
     #[arg(long, value_name = "N|N%", value_parser = values::max_failures, help_heading = "Retries")]
     pub(crate) max_failures: Option<MaxFailures>,
 
