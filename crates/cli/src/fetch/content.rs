@@ -1,6 +1,7 @@
 //! What is done with the body of an answer: it is counted, kept for a column, taken apart as JSON,
 //! or saved to a file.
 
+use std::cell::RefCell;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -15,11 +16,13 @@ use crate::options::values::Extract;
 const CHUNK: usize = 16 << 10;
 
 /// What is kept of bodies.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Keep {
     pub(crate) max_bytes: usize,
     pub(crate) include: bool,
     pub(crate) extract: Vec<Extract>,
+    /// Buffers that no body is being read with.
+    pub(crate) buffers: RefCell<Vec<Box<[u8]>>>,
 }
 
 /// A body that was read to its end.
@@ -54,7 +57,7 @@ impl Keep {
             Some((path, row)) => Some(Saved::create(path, row).await?),
             None => None,
         };
-        let mut chunk = vec![0; CHUNK];
+        let mut chunk = self.buffer();
         loop {
             let length = body.read(&mut chunk).await.map_err(ContentError::Client)?;
             if length == 0 {
@@ -71,10 +74,17 @@ impl Keep {
                 saved.write(&chunk[..length]).await?;
             }
         }
+        self.buffers.borrow_mut().push(chunk);
         if let Some(saved) = saved {
             content.sha256 = Some(saved.finish().await?);
         }
         Ok(content)
+    }
+
+    /// One of the buffers, or a new one. Those of bodies that were not read to their ends are gone.
+    fn buffer(&self) -> Box<[u8]> {
+        let buffer = self.buffers.borrow_mut().pop();
+        buffer.unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice())
     }
 
     /// The cells of the body and of the values that are taken out of it.
@@ -243,6 +253,7 @@ mod tests {
             max_bytes,
             include: true,
             extract: pointers.iter().map(|text| extract(text).unwrap()).collect(),
+            buffers: RefCell::default(),
         }
     }
 

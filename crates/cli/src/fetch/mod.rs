@@ -134,6 +134,7 @@ impl Fetch {
                 max_bytes: options.max_body,
                 include: options.include_body,
                 extract: options.extract.clone(),
+                buffers: RefCell::default(),
             },
             save,
             connect_seconds: Cell::new(0.0),

@@ -156,6 +156,7 @@ impl Run<'_> {
             .attach(&pool, plan.retries, options.max_failures);
         let mut session = Session {
             run: self,
+            columns: work.columns(),
             work,
             lanes: Rc::clone(&lanes),
             plan: &plan,

@@ -48,6 +48,7 @@ pub(super) struct Flight {
 pub(super) struct Session<'a, 'r, W: Work> {
     pub(super) run: &'r mut Run<'a>,
     pub(super) work: Rc<W>,
+    pub(super) columns: Columns,
     pub(super) lanes: SharedLanes,
     pub(super) plan: &'r Plan,
     pub(super) feed: Feed<'r, Stop>,
@@ -163,8 +164,11 @@ impl<W: Work> Session<'_, '_, W> {
             ticker.await;
             Event::Tick
         };
-        let ends = future::or(signal, future::or(completed, idle));
-        future::or(ends, future::or(fed, tick)).await
+        // Rows before outcomes: a slot that becomes free finds the next one there. The feed hands out
+        // no more than the quotas of its lanes.
+        let takes = future::or(signal, fed);
+        let ends = future::or(completed, idle);
+        future::or(takes, future::or(ends, tick)).await
     }
 
     // ---- rows ----
@@ -324,17 +328,13 @@ impl<W: Work> Session<'_, '_, W> {
             Ok(Next::Hop(_)) => return self.not_started(&flight),
             Err(JobError::Failed(failed)) => failed.failure.answer,
             Err(JobError::Panicked(panic)) => error(
-                self.work.columns(),
+                &self.columns,
                 "protocol",
                 format!("a fault of this program: {panic}"),
             ),
             Err(_) if flight.state.times.state() == State::Cut => {
                 let kind = self.is_cut.unwrap_or("interrupted");
-                error(
-                    self.work.columns(),
-                    kind,
-                    "cut short while it ran".to_owned(),
-                )
+                error(&self.columns, kind, "cut short while it ran".to_owned())
             }
             Err(_) => return self.not_started(&flight),
         };
@@ -346,7 +346,7 @@ impl<W: Work> Session<'_, '_, W> {
             row: &flight.row,
             answer,
             times: &flight.state.times,
-            has_backoff: self.work.columns().has_backoff,
+            has_backoff: self.columns.has_backoff,
         };
         self.ended(&flight.state);
         if let Err(stop) = self.outputs.write(&record) {
@@ -570,7 +570,7 @@ impl<W: Work> Session<'_, '_, W> {
 }
 
 /// An answer of a row whose own cells are not known.
-fn error(columns: Columns, kind: &'static str, message: String) -> Answer {
+fn error(columns: &Columns, kind: &'static str, message: String) -> Answer {
     Answer {
         before: vec![Vec::new(); columns.before.len()],
         after: vec![Vec::new(); columns.after.len()],
