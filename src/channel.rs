@@ -51,6 +51,7 @@ struct Noted {
 }
 
 impl Noted {
+    #[inline]
     fn add(&self, task: Waker) {
         self.wakers
             .lock()
@@ -76,6 +77,7 @@ impl Noted {
         }
     }
 
+    #[inline]
     fn take(&self) -> Option<Waker> {
         self.wakers
             .lock()
@@ -95,6 +97,7 @@ impl Wake for Note {
         self.wake_by_ref();
     }
 
+    #[inline]
     fn wake_by_ref(self: &Arc<Self>) {
         self.noted.add(self.task.clone());
     }
@@ -216,10 +219,12 @@ impl<T> Receiver<T> {
 pub(crate) struct KeptNote(Mutex<Option<NotedWaker>>);
 
 impl KeptNote {
+    #[inline]
     fn take(&self) -> Option<NotedWaker> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    #[inline]
     fn put(&self, note: Option<NotedWaker>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = note;
     }

@@ -36,11 +36,13 @@ struct State {
 }
 
 impl ReadyList {
+    #[inline]
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves the woken slots to the end of `ready`, in the order of their wakes.
+    #[inline]
     pub(crate) fn take(&self, ready: &mut VecDeque<usize>) {
         let mut state = self.state();
         if ready.is_empty() {
@@ -51,6 +53,7 @@ impl ReadyList {
     }
 
     /// Registers the worker's waker, unless a slot is listed; returns whether the worker may wait.
+    #[inline]
     pub(crate) fn register(&self, waker: &Waker) -> bool {
         let mut state = self.state();
         if !state.slots.is_empty() {
@@ -97,6 +100,7 @@ impl SlotWaker {
     }
 
     /// Lets the next wake list the slot again. Called before the slot is polled.
+    #[inline]
     pub(crate) fn unlist(&self) {
         self.is_listed.store(false, Ordering::SeqCst);
     }
