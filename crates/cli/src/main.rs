@@ -6,6 +6,7 @@ mod answers;
 mod demo;
 mod feed;
 mod fetch;
+mod file_id;
 mod frame;
 mod options;
 mod report;

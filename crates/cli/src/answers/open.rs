@@ -16,6 +16,7 @@ use super::{
     record::{Format, Record, encode},
     scan::Scanner,
 };
+use crate::file_id::FileId;
 
 /// Where the answers go, what is done, and whether the header is yet to be written.
 pub(super) struct Opened {
@@ -155,18 +156,11 @@ pub(super) fn try_lock(layout: &Layout, file: &File) -> Result<(), AnswersError>
 }
 
 /// Whether `path` still leads to `file`.
-#[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
-    let opened = file.metadata()?;
+    let opened = FileId::of(&file.metadata()?);
     match fs::metadata(path) {
-        Ok(found) => Ok((opened.dev(), opened.ino()) == (found.dev(), found.ino())),
+        Ok(found) => Ok(FileId::of(&found) == opened),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-#[cfg(not(unix))]
-fn is_at(_file: &File, _path: &Path) -> io::Result<bool> {
-    Ok(true)
 }

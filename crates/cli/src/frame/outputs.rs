@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::BufWriter;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf, absolute};
 use std::time::{Instant, SystemTime};
 
@@ -14,6 +13,7 @@ use super::stop::Stop;
 use super::times::{Times, timestamp};
 use super::work::{Answer, Numbered};
 use crate::answers::Answers;
+use crate::file_id::FileId;
 use crate::options::Common;
 use crate::report::sidecar;
 
@@ -52,7 +52,7 @@ impl Outputs {
     /// Refuses answers that would go into the input.
     pub(crate) fn check(options: &Common) -> Result<(), Stop> {
         let output = options.output.as_deref();
-        match output.and_then(id) {
+        match output.and_then(FileId::at) {
             Some(output) if input(options) == Some(output) => Err(Stop::output(
                 options.output.as_deref().unwrap_or(Path::new("")),
                 "--output is the input too",
@@ -254,9 +254,6 @@ struct Taken {
     sidecar: Option<PathBuf>,
 }
 
-/// Names a regular file, whatever its path: device and inode.
-type FileId = (u64, u64);
-
 impl Taken {
     fn new(options: &Common) -> Self {
         let mut taken = Self {
@@ -269,40 +266,27 @@ impl Taken {
         taken
             .files
             .extend(input(options).map(|input| (input, "the input")));
-        let output = options.output.as_deref().and_then(id);
+        let output = options.output.as_deref().and_then(FileId::at);
         taken
             .files
             .extend(output.map(|output| (output, "--output")));
         taken
     }
 
+    /// Takes a file for what is written from now on, and empties it.
     fn create(&mut self, path: &Path, option: &'static str) -> Result<BufWriter<File>, Stop> {
+        let file = open(path, option)?;
         // A file that is there is emptied only when it is known to be no other file of the run.
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|error| {
-                Stop::output(path, format_args!("cannot open for {option}: {error}"))
-            })?;
         if self.take(path, option)? {
             file.set_len(0).map_err(|error| Stop::write(path, &error))?;
         }
         Ok(BufWriter::new(file))
     }
 
-    /// Takes a file that is written at the end of the run.
+    /// Takes a file that is written at the end of the run. It is there from now on, so that it can
+    /// be told from others.
     fn reserve(&mut self, path: &Path, option: &'static str) -> Result<(), Stop> {
-        // It is there from now on, so that it can be told from others.
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|error| {
-                Stop::output(path, format_args!("cannot open for {option}: {error}"))
-            })?;
+        open(path, option)?;
         self.take(path, option).map(drop)
     }
 
@@ -312,7 +296,7 @@ impl Taken {
             let problem = format_args!("{option} is where the settings of the run are written");
             return Err(Stop::output(path, problem));
         }
-        let Some(id) = id(path) else {
+        let Some(id) = FileId::at(path) else {
             return Ok(false);
         };
         if let Some((_, other)) = self.files.iter().find(|(known, _)| *known == id) {
@@ -323,20 +307,21 @@ impl Taken {
     }
 }
 
-/// The regular file at this path.
-fn id(path: &Path) -> Option<FileId> {
-    let data = std::fs::metadata(path).ok()?;
-    data.is_file().then(|| (data.dev(), data.ino()))
+/// Opens a file, as it is or new.
+fn open(path: &Path, option: &str) -> Result<File, Stop> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| Stop::output(path, format_args!("cannot open for {option}: {error}")))
 }
 
 /// The regular file that is the input.
 fn input(options: &Common) -> Option<FileId> {
     if options.is_stdin() {
-        rustix::fs::fstat(std::io::stdin()).ok().and_then(|stat| {
-            let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
-            is_file.then_some((stat.st_dev, stat.st_ino))
-        })
+        FileId::of_stdin()
     } else {
-        id(&options.file)
+        FileId::at(&options.file)
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use super::{ReportError, Settings, write, write_trace};
+use crate::file_id::FileId;
 use crate::frame::stop::Stop;
 use crate::options::ReportOptions;
 
@@ -59,7 +60,7 @@ fn to_file(
     what: &str,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), ReportError>,
 ) -> Result<(), Stop> {
-    if path.exists() && path.canonicalize().ok() == settings.answers.canonicalize().ok() {
+    if FileId::at(path).is_some_and(|id| Some(id) == FileId::at(&settings.answers)) {
         return Err(Stop::output(
             path,
             format_args!("{what} would overwrite the answers"),
@@ -86,4 +87,31 @@ fn described(error: &ReportError) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_answers_are_not_overwritten_by_any_of_their_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let [answers, hard] = ["answers.csv", "hard.html"].map(|name| directory.path().join(name));
+        fs::write(&answers, "row,ok\n").unwrap();
+        fs::hard_link(&answers, &hard).unwrap();
+        let settings = Settings {
+            answers: answers.clone(),
+            sidecar: None,
+            delimiter: b',',
+            prefix: None,
+            title: None,
+        };
+        for path in [&answers, &hard] {
+            let stop = page(&settings, path).unwrap_err();
+            assert!(stop.to_string().contains("overwrite the answers"), "{stop}");
+        }
+        assert_eq!(fs::read(&answers).unwrap(), b"row,ok\n");
+    }
 }
