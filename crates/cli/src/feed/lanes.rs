@@ -146,7 +146,6 @@ impl<'a> Lanes<'a> {
         id
     }
 
-    #[cfg(test)]
     pub(super) fn name(&self, lane: LaneId) -> &Lane {
         &self.lanes[lane.index()].name
     }

@@ -218,7 +218,6 @@ impl<E> Feed<'_, E> {
     }
 
     /// The name of a lane.
-    #[cfg(test)]
     pub(crate) fn lane(&self, lane: LaneId) -> &Lane {
         self.lanes_ref().name(lane)
     }

@@ -113,15 +113,9 @@ impl Fetch {
             }
             None => None,
         };
-        let all = plan::limits(options);
-        let own = plan::own_limits(options);
         Ok(Self {
             client: Isahc::new(options).map_err(Stop::Usage)?,
-            lanes: Lanes::new(options.workers, options.common.rate, move |lane| {
-                let names = address::names_of(lane);
-                let own = names.iter().find_map(|name| own.get(*name));
-                own.copied().unwrap_or(all)
-            }),
+            lanes: Lanes::new(options.workers, options.common.rate, plan::limits(options)),
             address,
             methods: plan::methods(&options.method)?,
             headers: plan::headers(options)?,

@@ -1,13 +1,12 @@
 //! What the options of `brigade fetch` say: the limits of hosts, the methods, the headers, and the
 //! settings that the report shows.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use isahc::http::{HeaderName, HeaderValue, Method, header};
 
 use super::{Fetch, address, client};
-use crate::frame::lanes::LaneLimits;
+use crate::frame::lanes::{LaneLimits, LimitTable};
 use crate::frame::stop::Stop;
 use crate::frame::{self, Plan};
 use crate::options::FetchOptions;
@@ -27,8 +26,6 @@ pub(crate) fn run(options: &FetchOptions) -> u8 {
 }
 
 fn plan(options: &FetchOptions) -> Plan {
-    let limits = limits(options);
-    let own_limits = own_limits(options);
     let is_idempotent = options.method.split(',').all(|method| {
         ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]
             .contains(&method.trim().to_ascii_uppercase().as_str())
@@ -44,34 +41,31 @@ fn plan(options: &FetchOptions) -> Plan {
         busy: "server",
         workers: options.workers,
         retries: options.common.retries.unwrap_or(2),
-        limits: Some(limits),
-        own_limits,
-        names_of: address::names_of,
+        has_lanes: true,
         rate_option: "--per-host-rate 50/s",
         repeats,
         settings: settings(options),
     }
 }
 
-pub(super) fn limits(options: &FetchOptions) -> LaneLimits {
-    LaneLimits {
+/// The limits of hosts.
+pub(super) fn limits(options: &FetchOptions) -> LimitTable {
+    let all = LaneLimits {
         rate: options.per_host_rate.0,
         workers: Some(options.per_host_workers),
+    };
+    let own = options.host.iter().map(|own| {
+        let limits = LaneLimits {
+            rate: own.rate.map_or(all.rate, |rate| rate.0),
+            workers: own.workers.or(all.workers),
+        };
+        (own.host.clone(), limits)
+    });
+    LimitTable {
+        all,
+        own: own.collect(),
+        names_of: address::names_of,
     }
-}
-
-pub(super) fn own_limits(options: &FetchOptions) -> HashMap<String, LaneLimits> {
-    options
-        .host
-        .iter()
-        .map(|own| {
-            let limits = LaneLimits {
-                rate: own.rate.unwrap_or(options.per_host_rate).0,
-                workers: own.workers.or(Some(options.per_host_workers)),
-            };
-            (own.host.clone(), limits)
-        })
-        .collect()
 }
 
 /// The settings that the report shows. Headers, proxies and templates may hold secrets.

@@ -28,6 +28,38 @@ pub(crate) struct LaneLimits {
     pub(crate) workers: Option<usize>,
 }
 
+/// The limits of all lanes, and of those that have their own.
+#[derive(Debug, Clone)]
+pub(crate) struct LimitTable {
+    pub(crate) all: LaneLimits,
+    /// By a name of the lane.
+    pub(crate) own: HashMap<String, LaneLimits>,
+    /// The names that a lane may have in `own`, the more exact one first.
+    pub(crate) names_of: fn(&str) -> [&str; 2],
+}
+
+impl LimitTable {
+    /// The same limits for all lanes.
+    pub(crate) fn all(limits: LaneLimits) -> Self {
+        Self {
+            all: limits,
+            own: HashMap::new(),
+            names_of: |lane| [lane; 2],
+        }
+    }
+
+    /// The name under which a lane has limits of its own.
+    pub(crate) fn own_name<'a>(&self, lane: &'a str) -> Option<&'a str> {
+        let mut names = (self.names_of)(lane).into_iter();
+        names.find(|name| self.own.contains_key(*name))
+    }
+
+    pub(crate) fn of(&self, lane: &str) -> LaneLimits {
+        let own = self.own_name(lane).and_then(|name| self.own.get(name));
+        own.copied().unwrap_or(self.all)
+    }
+}
+
 /// Why rows wait although not all workers run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Cause {
@@ -78,13 +110,12 @@ pub(crate) struct Pause {
 
 /// The lanes of a run.
 pub(crate) struct Lanes {
-    limits: Box<dyn Fn(&str) -> LaneLimits>,
+    limits: LimitTable,
     total_rate: Option<Rate>,
     /// How many jobs run at once.
     workers: usize,
     lanes: HashMap<Lane, State>,
     running: usize,
-    waiting: usize,
     /// Rows that wait between attempts, until [`rested`](Self::rested) is called.
     resting: Vec<Rc<RowState>>,
     pauses: Vec<Pause>,
@@ -120,18 +151,13 @@ struct State {
 pub(crate) type SharedLanes = Rc<RefCell<Lanes>>;
 
 impl Lanes {
-    pub(crate) fn new(
-        workers: usize,
-        total_rate: Option<Rate>,
-        limits: impl Fn(&str) -> LaneLimits + 'static,
-    ) -> SharedLanes {
+    pub(crate) fn new(workers: usize, total_rate: Option<Rate>, limits: LimitTable) -> SharedLanes {
         Rc::new(RefCell::new(Self {
-            limits: Box::new(limits),
+            limits,
             total_rate,
             workers,
             lanes: HashMap::new(),
             running: 0,
-            waiting: 0,
             resting: Vec::new(),
             pauses: Vec::new(),
             pauses_left_out: 0,
@@ -199,25 +225,23 @@ impl Lanes {
     /// How many rows of a lane may be in the pool at once: those that may run, and as many that
     /// wait behind them.
     pub(crate) fn quota(&self, lane: &str) -> usize {
-        let workers = (self.limits)(lane).workers.unwrap_or(self.workers);
+        let workers = self.limits.of(lane).workers.unwrap_or(self.workers);
         workers.min(self.workers) * 2
     }
 
-    pub(crate) fn limits_of(&self, lane: &str) -> LaneLimits {
-        (self.limits)(lane)
+    pub(crate) const fn limits(&self) -> &LimitTable {
+        &self.limits
     }
 
     // ---- what becomes of jobs ----
 
     /// A job waits for its first start.
     pub(crate) fn wait(&mut self, lane: &Lane) {
-        self.waiting += 1;
         self.lane(lane).waiting += 1;
     }
 
     /// A job that waited starts.
     pub(crate) fn start(&mut self, lane: &Lane, now: Instant, is_retry: bool) {
-        self.waiting -= 1;
         self.running += 1;
         let state = self.lane(lane);
         state.waiting -= 1;
@@ -241,13 +265,9 @@ impl Lanes {
     }
 
     /// A job whose attempt has ended waits for another one.
-    pub(crate) fn wait_again(&mut self, lane: &Lane) {
+    pub(crate) fn wait_again(&mut self, lane: &Lane, row: Rc<RowState>) {
         self.wait(lane);
         self.lane(lane).backing_off += 1;
-    }
-
-    /// A row begins to wait between attempts.
-    pub(crate) fn rest(&mut self, row: Rc<RowState>) {
         self.resting.push(row);
     }
 
@@ -258,7 +278,6 @@ impl Lanes {
 
     /// A job leaves that has not started again.
     pub(crate) fn leave(&mut self, lane: &Lane) {
-        self.waiting -= 1;
         self.lane(lane).waiting -= 1;
         self.forget(lane);
     }
@@ -328,8 +347,8 @@ impl Lanes {
         self.apply(lane);
     }
 
-    /// Tells the pool the limits of a lane.
-    fn apply(&mut self, lane: &Lane) {
+    /// Tells the pool the limits of a lane, where they differ from those of all.
+    pub(crate) fn apply(&mut self, lane: &Lane) {
         let state = self.lane(lane);
         let mut limits = KeyLimits::new();
         if let Some(workers) = state.limits.workers {
@@ -340,11 +359,6 @@ impl Lanes {
             limits = limits.rate_limit(rate.slower(state.slowdown).limit());
         }
         (self.set_limits)(lane, limits);
-    }
-
-    /// Tells the pool the limits of a lane that differ from those of all.
-    pub(crate) fn set(&mut self, lane: &Lane) {
-        self.apply(lane);
     }
 
     /// A host was not reached, or says that it is overloaded. After `most` such failures in a row it
@@ -363,7 +377,7 @@ impl Lanes {
 
     fn lane(&mut self, lane: &Lane) -> &mut State {
         if !self.lanes.contains_key(lane) {
-            let limits = (self.limits)(lane);
+            let limits = self.limits.of(lane);
             let state = State {
                 limits,
                 running: 0,
@@ -387,18 +401,12 @@ impl Lanes {
         self.running
     }
 
-    #[cfg(test)]
-    pub(crate) const fn waiting(&self) -> usize {
-        self.waiting
-    }
-
     pub(crate) fn pauses(&self) -> (&[Pause], usize) {
         (&self.pauses, self.pauses_left_out)
     }
 
-    /// Why jobs wait: the cause of most, and for each cause how many, with the lane that has the
-    /// most of them.
-    pub(crate) fn causes(&self, now: Instant) -> Causes {
+    /// Why jobs wait, the most frequent cause first, each with the lane that has most of its jobs.
+    pub(crate) fn causes(&self, now: Instant) -> Vec<Waiting> {
         let mut counts: HashMap<Cause, Count<'_>> = HashMap::new();
         let mut count = |cause, jobs, lane| {
             if jobs == 0 {
@@ -432,7 +440,7 @@ impl Lanes {
             })
             .collect();
         list.sort_by_key(|waiting| (std::cmp::Reverse(waiting.jobs), waiting.cause));
-        Causes { list }
+        list
     }
 
     /// Why the jobs of a lane wait.
@@ -527,12 +535,7 @@ fn said(rate: Rate) -> String {
     format!("{}/{unit}", (number * 100.0).round() / 100.0)
 }
 
-/// Why jobs wait, the most frequent cause first.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Causes {
-    pub(crate) list: Vec<Waiting>,
-}
-
+/// How many jobs wait for one cause.
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
     pub(crate) cause: Cause,
@@ -545,13 +548,14 @@ mod tests {
     use super::*;
 
     fn lanes(workers: usize) -> SharedLanes {
-        Lanes::new(workers, None, |_| LaneLimits {
+        let limits = LaneLimits {
             rate: Some(Rate {
                 count: 4,
                 period: Duration::from_secs(1),
             }),
             workers: Some(2),
-        })
+        };
+        Lanes::new(workers, None, LimitTable::all(limits))
     }
 
     fn told(shared: &SharedLanes) -> Rc<RefCell<Vec<KeyLimits>>> {
@@ -617,7 +621,6 @@ mod tests {
         lanes.hold_for(&held, Duration::from_secs(41), now);
         let causes: Vec<_> = lanes
             .causes(now)
-            .list
             .into_iter()
             .map(|waiting| (waiting.cause, waiting.jobs, waiting.detail))
             .collect();
@@ -627,8 +630,9 @@ mod tests {
         ];
         assert_eq!(causes, expected);
         lanes.end(&busy);
-        let first = &lanes.causes(now).list[0];
+        let first = &lanes.causes(now)[0];
         assert_eq!((first.cause, first.jobs), (Cause::HostRate, 2));
-        assert_eq!((lanes.running(), lanes.waiting()), (1, 3));
+        let waiting: usize = lanes.lanes.values().map(|state| state.waiting).sum();
+        assert_eq!((lanes.running(), waiting), (1, 3));
     }
 }

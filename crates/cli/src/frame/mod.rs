@@ -40,6 +40,7 @@ use crate::signals::Signals;
 
 /// A price from this time on is told before it is paid.
 const TOLD_PRICE: Duration = Duration::from_secs(30);
+
 /// The column that is named, or the one called `usual`, or the only one.
 pub(crate) fn column(
     header: &Header,
@@ -147,7 +148,7 @@ impl Run<'_> {
             done.borrow().check_end(total)?;
         }
         self.tell_price(&feed, &plan, &lanes);
-        self.tell_unknown(&feed, &plan);
+        self.tell_unknown(&feed, &lanes);
         outputs.begin(answers);
 
         let (pool, workers) = pool::build(Rc::clone(&work), Rc::clone(&lanes), &plan, options);
@@ -239,19 +240,18 @@ impl Run<'_> {
     }
 
     /// Says which limits of single hosts apply to none.
-    fn tell_unknown(&self, feed: &Feed<'_, Stop>, plan: &Plan) {
-        if plan.own_limits.is_empty() || feed.total().is_none() {
+    fn tell_unknown(&self, feed: &Feed<'_, Stop>, lanes: &SharedLanes) {
+        let lanes = lanes.borrow();
+        let limits = lanes.limits();
+        if limits.own.is_empty() || feed.total().is_none() {
             return;
         }
         let known: HashSet<&str> = feed
             .lanes()
-            .filter_map(|(lane, _)| plan.own_name(lane))
+            .filter_map(|(lane, _)| limits.own_name(lane))
             .collect();
-        for name in plan
-            .own_limits
-            .keys()
-            .filter(|name| !known.contains(name.as_str()))
-        {
+        let is_unknown = |name: &&String| !known.contains(name.as_str());
+        for name in limits.own.keys().filter(is_unknown) {
             self.screen.message(format_args!(
                 "--host {name}: no row has this host; it counts for redirects alone"
             ));
@@ -266,7 +266,7 @@ impl Run<'_> {
         for (lane, left) in feed.lanes().filter(|(_, left)| *left > 0) {
             rows += left;
             count += 1;
-            let Some(rate) = lanes.limits_of(lane).rate else {
+            let Some(rate) = lanes.limits().of(lane).rate else {
                 continue;
             };
             let time = Duration::from_secs_f64((left as f64 / rate.per_second()).min(1e9));
@@ -310,7 +310,7 @@ impl Run<'_> {
         let code = match &end {
             Ok(()) => self.account.exit_code(),
             Err(stop) => {
-                if !matches!(stop, Stop::Interrupted(_) | Stop::Failures | Stop::Deadline)
+                if !stop.is_told_at_once()
                     && let Some(message) = stop.message()
                 {
                     self.screen.message(message);
@@ -342,9 +342,7 @@ fn feed_settings(options: &Common) -> crate::feed::Settings {
     };
     crate::feed::Settings {
         path: (!options.is_stdin()).then(|| options.file.clone()),
-        reader: brigade::csv::Reader::new()
-            .delimiter(options.delimiter)
-            .max_record_bytes(options.max_record_bytes),
+        reader: options.reader(),
         order,
         lookahead: options.lookahead,
     }

@@ -82,7 +82,8 @@ pub(crate) fn build<W: Work>(
     if let Some(rate) = options.rate {
         builder = builder.rate_limit(rate.limit());
     }
-    if let Some(limits) = plan.limits {
+    if plan.has_lanes {
+        let limits = lanes.borrow().limits().all;
         builder = builder.key_by(|task: &Task<W::Job>| Lane::clone(&task.lane));
         if let Some(workers) = limits.workers {
             builder = builder.max_running_per_key(workers);
@@ -100,8 +101,7 @@ pub(crate) fn build<W: Work>(
             if let brigade::JobError::Failed(failed) = retrying.error {
                 failed.row.times.plan(retrying.delay);
                 let mut lanes = failed.lanes.borrow_mut();
-                lanes.wait_again(&failed.lane);
-                lanes.rest(Rc::clone(&failed.row));
+                lanes.wait_again(&failed.lane, Rc::clone(&failed.row));
             }
         });
     builder.retry(retry).build(move |task: Task<W::Job>| {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::account::Account;
-use super::lanes::{Cause, Causes};
+use super::lanes::{Cause, Waiting};
 use crate::options::ProgressKind;
 
 /// How often the bar is drawn anew.
@@ -25,7 +25,7 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) in_work: u64,
     /// What jobs wait for while they run.
     pub(crate) busy: &'static str,
-    pub(crate) causes: &'a Causes,
+    pub(crate) causes: &'a [Waiting],
 }
 
 pub(crate) struct Screen {
@@ -143,7 +143,6 @@ impl Screen {
         )];
         let causes: Vec<String> = snapshot
             .causes
-            .list
             .iter()
             .filter(|waiting| waiting.cause != Cause::End)
             .map(|waiting| {
@@ -214,7 +213,6 @@ fn bar() -> ProgressBar {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lanes::Waiting;
     use super::*;
 
     #[test]
@@ -229,13 +227,11 @@ mod tests {
         };
         account.answered(Some("timeout"));
         account.answered_now = 50;
-        let causes = Causes {
-            list: vec![Waiting {
-                cause: Cause::RetryAfter,
-                jobs: 30,
-                detail: "http://h:80 41 s".into(),
-            }],
-        };
+        let causes = [Waiting {
+            cause: Cause::RetryAfter,
+            jobs: 30,
+            detail: "http://h:80 41 s".into(),
+        }];
         let snapshot = Snapshot {
             account: &account,
             running: 50,

@@ -227,25 +227,29 @@ impl<W: Work> Session<'_, '_, W> {
         }
     }
 
-    fn fed(&mut self, fed: Fed) {
-        let (row, number, lane) = match fed {
+    /// Counts what the feed has handed out, and returns it if it is a good row.
+    fn take(&mut self, fed: Fed) -> Option<(Numbered, LaneId)> {
+        match fed {
             Fed::Row { row, number, lane } => {
                 self.last_line = self.last_line.max(row.line());
-                (row, number, lane)
+                self.run.account.taken += 1;
+                let row = row.into();
+                Some((Numbered { row, number }, lane))
             }
             Fed::Bad(bad) => {
                 self.last_line = self.last_line.max(bad.line());
                 self.run.account.bad += 1;
                 self.report_bad(&bad);
-                return;
+                None
             }
+        }
+    }
+
+    fn fed(&mut self, fed: Fed) {
+        let Some((row, lane)) = self.take(fed) else {
+            return;
         };
-        self.run.account.taken += 1;
-        let row = Numbered {
-            row: row.into(),
-            number,
-        };
-        self.outputs.expect(number);
+        self.outputs.expect(row.number);
         let state = Rc::new(RowState::new(lane, Instant::now()));
         match self.work.job(&row) {
             Ok(job) => self.submit(Flight { row, state }, job),
@@ -279,13 +283,12 @@ impl<W: Work> Session<'_, '_, W> {
 
     fn submit(&mut self, flight: Flight, job: W::Job) {
         let lane = self.work.lane_of(&job);
-        if !self.plan.own_limits.is_empty()
-            && self.plan.own_name(&lane).is_some()
-            && self.limited.insert(Lane::clone(&lane))
-        {
-            self.lanes.borrow_mut().set(&lane);
+        let mut lanes = self.lanes.borrow_mut();
+        if lanes.limits().own_name(&lane).is_some() && self.limited.insert(Lane::clone(&lane)) {
+            lanes.apply(&lane);
         }
-        self.lanes.borrow_mut().wait(&lane);
+        lanes.wait(&lane);
+        drop(lanes);
         flight.state.times.begin_job();
         let task = Task {
             job,
@@ -300,6 +303,7 @@ impl<W: Work> Session<'_, '_, W> {
             Err(error) => {
                 // The pool has room for as many as the loop takes, and is closed by it alone.
                 self.lanes.borrow_mut().leave(&lane);
+                self.not_started(&flight);
                 self.stop(Stop::Output(format!("the pool takes no job: {error}")));
             }
         }
@@ -318,7 +322,7 @@ impl<W: Work> Session<'_, '_, W> {
         let answer = match completion.result {
             Ok(Next::Answer(answer)) => answer,
             Ok(Next::Hop(job)) if self.stop.is_none() => {
-                if self.work.lane_of(&job) != self.work.lane(&flight.row.row) {
+                if self.work.lane_of(&job) != *self.feed.lane(flight.state.lane) {
                     self.leave(&flight.state);
                 }
                 self.submit(flight, job);
@@ -381,7 +385,7 @@ impl<W: Work> Session<'_, '_, W> {
         } else {
             Cause::Input
         };
-        self.shares.note(now, lanes.running(), &causes.list, rest);
+        self.shares.note(now, lanes.running(), &causes, rest);
         let snapshot = Snapshot {
             account: &self.run.account,
             running: lanes.running(),
@@ -405,7 +409,7 @@ impl<W: Work> Session<'_, '_, W> {
 
     /// Starts nothing more. The first reason counts, unless a later one is about the outputs.
     fn stop(&mut self, stop: Stop) {
-        if let Stop::Interrupted(_) | Stop::Failures | Stop::Deadline = &stop
+        if stop.is_told_at_once()
             && let Some(message) = stop.message()
         {
             self.run.screen.message(message);
@@ -417,9 +421,11 @@ impl<W: Work> Session<'_, '_, W> {
         } else {
             "interrupted"
         };
-        let is_of_output = |stop: &Stop| matches!(stop, Stop::Answers(_) | Stop::Output(_));
-        let is_first = self.stop.is_none();
-        if is_first || is_of_output(&stop) && !self.stop.as_ref().is_some_and(is_of_output) {
+        if self
+            .stop
+            .as_ref()
+            .is_none_or(|first| stop.is_of_output() && !first.is_of_output())
+        {
             self.stop = Some(stop);
         }
         if is_immediate {
@@ -457,7 +463,7 @@ impl<W: Work> Session<'_, '_, W> {
         }
         let end = self.outputs.finish();
         // A closed stdout ends the run quietly.
-        let is_told = |stop: &Stop| !matches!(stop, Stop::Answers(error) if error.is_broken_pipe());
+        let is_told = |stop: &Stop| !stop.is_broken_pipe();
         if self.stop.as_ref().is_some_and(is_told) && self.feed.total().is_none() {
             let file = self.run.options.file_name();
             let line = self.last_line;
@@ -467,7 +473,7 @@ impl<W: Work> Session<'_, '_, W> {
         }
         self.tell_bad();
         match (self.stop.take().or_else(|| self.broken.take()), end) {
-            (Some(stop @ (Stop::Answers(_) | Stop::Output(_))), _) => Err(stop),
+            (Some(stop), _) if stop.is_of_output() => Err(stop),
             (_, Err(stop)) | (Some(stop), Ok(())) => Err(stop),
             (None, Ok(())) => Ok(()),
         }
@@ -508,23 +514,10 @@ impl<W: Work> Session<'_, '_, W> {
         while (is_whole || left > 0)
             && let Some(Ok(fed)) = self.feed.next().await
         {
-            match fed {
-                Fed::Row { row, number, lane } => {
-                    left = left.saturating_sub(1);
-                    self.run.account.taken += 1;
-                    self.last_line = self.last_line.max(row.line());
-                    self.feed.done(lane);
-                    let row = Numbered {
-                        row: row.into(),
-                        number,
-                    };
-                    self.outputs.not_started(&row);
-                }
-                Fed::Bad(bad) => {
-                    self.last_line = self.last_line.max(bad.line());
-                    self.run.account.bad += 1;
-                    self.report_bad(&bad);
-                }
+            if let Some((row, lane)) = self.take(fed) {
+                left = left.saturating_sub(1);
+                self.feed.done(lane);
+                self.outputs.not_started(&row);
             }
         }
     }

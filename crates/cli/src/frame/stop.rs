@@ -56,7 +56,7 @@ impl Stop {
         match self {
             Self::BadRow | Self::Failures | Self::Deadline => 1,
             // What a process has that the signal of a closed pipe ends: 128 + SIGPIPE.
-            Self::Answers(error) if error.is_broken_pipe() => 141,
+            Self::Answers(_) if self.is_broken_pipe() => 141,
             Self::Input(_) | Self::Answers(_) | Self::Output(_) | Self::Usage(_) => 2,
             Self::Interrupted(signal) => signal.exit_code(),
         }
@@ -68,7 +68,7 @@ impl Stop {
             Self::Input(message) | Self::Output(message) | Self::Usage(message) => {
                 Some(message.clone())
             }
-            Self::Answers(error) if error.is_broken_pipe() => None,
+            Self::Answers(_) if self.is_broken_pipe() => None,
             Self::Answers(error) => Some(error.to_string()),
             Self::BadRow => None,
             Self::Failures => {
@@ -79,6 +79,21 @@ impl Stop {
                 "{signal}: finishing what runs; a second signal cuts it short"
             )),
         }
+    }
+
+    /// Whether the reason is said when it comes up, and not at the end.
+    pub(crate) const fn is_told_at_once(&self) -> bool {
+        matches!(self, Self::Interrupted(_) | Self::Failures | Self::Deadline)
+    }
+
+    /// Whether an output has failed, which goes before other reasons.
+    pub(crate) const fn is_of_output(&self) -> bool {
+        matches!(self, Self::Answers(_) | Self::Output(_))
+    }
+
+    /// Whether the reader of stdout has closed it, which is no fault.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Answers(error) if error.is_broken_pipe())
     }
 
     /// Whether what runs is cut short at once.

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use brigade::csv::Reader;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -587,6 +588,13 @@ impl TimeOut {
 impl Common {
     pub(crate) fn is_stdin(&self) -> bool {
         self.file.as_os_str() == "-"
+    }
+
+    /// How the input is read.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader::new()
+            .delimiter(self.delimiter)
+            .max_record_bytes(self.max_record_bytes)
     }
 
     /// The name of the input in messages.

@@ -15,7 +15,7 @@ use super::{
     Attempt, Captured, Ended, Limits, Output, RunError, Template, ended, execute,
     reserve_descriptors, saved_output,
 };
-use crate::frame::lanes::{LaneLimits, Lanes, SharedLanes};
+use crate::frame::lanes::{LaneLimits, Lanes, LimitTable, SharedLanes};
 use crate::frame::stop::Stop;
 use crate::frame::work::{Again, Answer, Columns, Failure, Lane, Next, Numbered, RowError, Work};
 use crate::frame::{self, Plan};
@@ -46,11 +46,11 @@ fn workers(options: &RunOptions) -> usize {
     options.workers.unwrap_or_else(cores)
 }
 
-fn limits(options: &RunOptions) -> LaneLimits {
-    LaneLimits {
+fn limits(options: &RunOptions) -> LimitTable {
+    LimitTable::all(LaneLimits {
         rate: options.per_key_rate.and_then(|rate| rate.0),
         workers: options.per_key_workers,
-    }
+    })
 }
 
 fn plan(options: &RunOptions) -> Plan {
@@ -61,9 +61,7 @@ fn plan(options: &RunOptions) -> Plan {
         workers,
         // A command may do harm when it runs twice.
         retries: options.common.retries.unwrap_or(0),
-        limits: options.key.is_some().then(|| limits(options)),
-        own_limits: Default::default(),
-        names_of: |lane| [lane; 2],
+        has_lanes: options.key.is_some(),
         rate_option: "a higher --per-key-rate",
         repeats: Some("commands that ran when the last run ended run again".to_owned()),
         settings: vec![
@@ -79,9 +77,7 @@ fn plan(options: &RunOptions) -> Plan {
 /// Prints the commands of `--dry-run`.
 fn print(options: &RunOptions) -> Result<(), Stop> {
     let common = &options.common;
-    let reader = brigade::csv::Reader::new()
-        .delimiter(common.delimiter)
-        .max_record_bytes(common.max_record_bytes);
+    let reader = common.reader();
     let mut out = std::io::BufWriter::new(std::io::stdout());
     let mut print = |template: &Template, row: &Row| {
         let mut line = template.display(row, row.record_number());
@@ -159,12 +155,11 @@ impl Commands {
             .as_deref()
             .map(|name| header.column(name))
             .transpose()?;
-        let of_key = limits(options);
         reserve_descriptors(workers(options)).map_err(|error| Stop::Usage(error.to_string()))?;
         Ok(Self {
             template: template(options, header)?,
             key,
-            lanes: Lanes::new(workers(options), options.common.rate, move |_| of_key),
+            lanes: Lanes::new(workers(options), options.common.rate, limits(options)),
             limits: Limits {
                 timeout: options.timeout.0,
                 max_output: options.max_output,
