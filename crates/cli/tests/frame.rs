@@ -388,7 +388,7 @@ fn a_time_out_ends_the_command_and_all_that_it_has_started() {
     assert_gone(dir.read("pid").trim());
 }
 
-/// The process has ended, be it that nobody has asked how.
+/// Waits until the process has ended; its parent need not have reaped it.
 #[track_caller]
 fn assert_gone(pid: &str) {
     let state = || {

@@ -222,7 +222,7 @@ mod tests {
         let mut output = Output::device(Path::new("pipe"), File::from(OwnedFd::from(writer)));
         output.write(b"a\n").expect("the pipe has room");
         drop(reader);
-        let error = output.write(b"b\n").expect_err("nobody reads");
+        let error = output.write(b"b\n").expect_err("the reader is gone");
         assert!(error.is_broken_pipe(), "{error}");
         let error = output.write(b"c\n").expect_err("closed");
         assert!(!error.is_broken_pipe(), "{error}");

@@ -213,7 +213,7 @@ impl Body for IsahcBody {
 
 /// What went wrong, in the words of the contract.
 fn failure(error: &Error, started: Instant, limits: Limits) -> ClientError {
-    let code = curl_code(error);
+    let code = curl_error(error).map(curl::Error::code);
     let (kind, message) = match error.kind() {
         ErrorKind::NameResolution => ("dns", "the host name is not known".to_owned()),
         ErrorKind::Timeout => {
@@ -255,12 +255,12 @@ fn time(time: Duration) -> String {
     humantime::format_duration(time).to_string()
 }
 
-/// The code of curl's error, where there is one.
-fn curl_code(error: &Error) -> Option<u32> {
+/// Curl's error, where it is the cause.
+fn curl_error(error: &Error) -> Option<&curl::Error> {
     let mut source = error.source();
     while let Some(cause) = source {
-        if let Some(error) = cause.downcast_ref::<curl::Error>() {
-            return Some(error.code());
+        if let Some(error) = cause.downcast_ref() {
+            return Some(error);
         }
         source = cause.source();
     }
@@ -269,8 +269,11 @@ fn curl_code(error: &Error) -> Option<u32> {
 
 /// The message of an error without any URL.
 fn described(error: &Error) -> String {
-    let text = match curl_detail(error) {
-        Some(detail) => detail,
+    let text = match curl_error(error) {
+        Some(cause) => cause
+            .extra_description()
+            .unwrap_or(cause.description())
+            .to_owned(),
         None => error.to_string(),
     };
     let words: Vec<&str> = text
@@ -278,12 +281,6 @@ fn described(error: &Error) -> String {
         .map(|word| if word.contains("://") { "<URL>" } else { word })
         .collect();
     words.join(" ")
-}
-
-fn curl_detail(error: &Error) -> Option<String> {
-    let source = error.source()?.downcast_ref::<curl::Error>()?;
-    let detail = source.extra_description().unwrap_or(source.description());
-    Some(detail.to_owned())
 }
 
 /// A header of the options.

@@ -40,7 +40,7 @@ pub(crate) struct Content {
 pub(crate) enum ContentError {
     Client(ClientError),
     TooLarge,
-    /// The file cannot be written; the run cannot go on.
+    /// The file cannot be written.
     Save(PathBuf, io::Error),
 }
 
@@ -133,7 +133,7 @@ struct Saved<'a> {
 
 impl<'a> Saved<'a> {
     async fn create(path: &'a Path, row: u64) -> Result<Self, ContentError> {
-        // Rows may name the same file, and must not write to it at once.
+        // The name of a part is that of no other body.
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{row}.part"));
         let part = path.with_file_name(name);

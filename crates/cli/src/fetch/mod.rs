@@ -73,6 +73,21 @@ struct Save {
     names: RefCell<HashSet<PathBuf>>,
 }
 
+impl Save {
+    /// The path of the body of a row that names it.
+    fn named(&self, row: &Row) -> Result<Option<PathBuf>, &'static str> {
+        let Some(column) = self.name else {
+            return Ok(None);
+        };
+        let path = content::named(row.field(column))
+            .ok_or("the name of the body is empty, or leads out of its directory")?;
+        if !self.names.borrow_mut().insert(path.clone()) {
+            return Err("another row has the same name for its body");
+        }
+        Ok(Some(path))
+    }
+}
+
 /// What is known of the answer to a request.
 #[derive(Debug, Default)]
 struct Head {
@@ -177,22 +192,11 @@ impl<C: Client + 'static> Work for Fetch<C> {
             .address
             .url(&row.row)
             .map_err(|message| bad("bad_url", message))?;
-        let name = self.save.as_ref().and_then(|save| save.name);
-        let path = match name {
-            Some(column) => {
-                let path = content::named(row.row.field(column)).ok_or_else(|| {
-                    let rule = "the name of the body is empty, or leads out of its directory";
-                    bad("bad_url", rule.to_owned())
-                })?;
-                let save = self.save.as_ref();
-                if save.is_some_and(|save| !save.names.borrow_mut().insert(path.clone())) {
-                    let rule = "another row has the same name for its body";
-                    return Err(bad("bad_url", rule.to_owned()));
-                }
-                Some(path)
-            }
-            None => None,
+        let path = match &self.save {
+            Some(save) => save.named(&row.row),
+            None => Ok(None),
         };
+        let path = path.map_err(|rule| bad("bad_url", rule.to_owned()))?;
         Ok(Fetching {
             lane: address::lane(&url),
             url,
@@ -324,24 +328,22 @@ impl<C: Client + 'static> Fetch<C> {
         let (now, at) = (Instant::now(), SystemTime::now());
         let is_overloaded = matches!(status, 429 | 503);
         let mut lanes = self.lanes.borrow_mut();
-        let wait = if is_overloaded {
-            polite::retry_after(headers, at).or_else(|| polite::quota_reset(headers, at))
-        } else {
-            None
-        };
+        let mut wait = None;
         if is_overloaded {
+            wait = polite::retry_after(headers, at);
             lanes.slow_down(lane, now);
             lanes.fail(lane, self.host_failures);
         } else {
             lanes.succeed(lane, now);
         }
-        let hold = wait.or_else(|| polite::quota_reset(headers, at));
-        if let Some(time) = hold
+        // A quota that is used up holds the host, whatever the status.
+        let wait = wait.or_else(|| polite::quota_reset(headers, at));
+        if let Some(time) = wait
             && !time.is_zero()
         {
             lanes.hold_for(lane, time.min(self.max_retry_after), now);
         }
-        wait
+        wait.filter(|_| is_overloaded)
     }
 
     /// What a redirect leads to; `None` if the answer is no redirect that is followed.

@@ -23,10 +23,14 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
 /// After what time there is quota again, if none is left: `RateLimit-Remaining` and
 /// `RateLimit-Reset` in seconds, with `X-` before them too, or both in one `RateLimit` field.
 pub(crate) fn quota_reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    for prefix in ["", "x-"] {
-        let field = |name| number(text(headers, &format!("{prefix}{name}"))?);
-        if field("ratelimit-remaining") == Some(0)
-            && let Some(reset) = field("ratelimit-reset")
+    const FIELDS: [(&str, &str); 2] = [
+        ("ratelimit-remaining", "ratelimit-reset"),
+        ("x-ratelimit-remaining", "x-ratelimit-reset"),
+    ];
+    let field = |name| number(text(headers, name)?);
+    for (remaining, reset) in FIELDS {
+        if field(remaining) == Some(0)
+            && let Some(reset) = field(reset)
         {
             return Some(after(reset, now));
         }

@@ -1,6 +1,7 @@
 //! The sidecar of an answers file: what the file itself does not know of the runs that wrote it.
 //!
-//! It is a JSON file with one entry a run. Whoever fills an entry redacts it.
+//! It is a JSON file with one entry a run. `fetch` and `run` leave secrets out
+//! of its settings.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

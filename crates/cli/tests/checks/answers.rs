@@ -67,6 +67,12 @@ impl Table {
         self.rows.iter().map(|row| row[index].as_str()).collect()
     }
 
+    /// The numbers of the rows, in the order of the file.
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        let cells = self.column("row").into_iter();
+        cells.map(|cell| cell.parse().unwrap()).collect()
+    }
+
     /// The cell of a row that is known by its number.
     #[track_caller]
     pub(crate) fn cell(&self, number: u64, column: &str) -> &str {

@@ -335,12 +335,7 @@ fn an_interrupted_run_goes_on_with_the_rest() {
     run.assert(0, [60, 0, 60, 0, 0]);
     let seen = scene.server.seen();
     assert_eq!(seen.len(), 60);
-    let rows: Vec<u64> = scene
-        .answers()
-        .column("row")
-        .iter()
-        .map(|row| row.parse().unwrap())
-        .collect();
+    let rows = scene.answers().numbers();
     assert_eq!(rows, (1..=60).collect::<Vec<_>>());
 }
 

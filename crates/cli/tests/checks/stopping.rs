@@ -90,11 +90,7 @@ fn a_second_signal_cuts_short_what_runs() {
             expected
         );
         if option == "--ordered" {
-            let rows: Vec<u64> = answers
-                .column("row")
-                .iter()
-                .map(|row| row.parse().unwrap())
-                .collect();
+            let rows = answers.numbers();
             assert!(rows.is_sorted(), "{rows:?}");
         }
         std::fs::remove_file(scene.file("out.csv")).unwrap();
@@ -294,12 +290,7 @@ fn rows_are_taken_no_further_ahead_than_the_lookahead_while_the_first_one_runs()
     scene.input(&urls);
     let run = scene.fast().words("--ordered --lookahead 10 -j 5").run();
     run.assert(0, [201, 0, 201, 0, 0]);
-    let rows: Vec<u64> = scene
-        .answers()
-        .column("row")
-        .iter()
-        .map(|row| row.parse().unwrap())
-        .collect();
+    let rows = scene.answers().numbers();
     assert_eq!(rows, (1..=201).collect::<Vec<_>>());
     let slow = scene.seen_at(host(0)).remove(0);
     let ended = slow.ended.unwrap();
@@ -323,11 +314,7 @@ fn a_deadline_ends_an_ordered_run_whose_first_row_hangs() {
     assert_stopped(&run, 1, 51);
     let answers = scene.answers();
     assert_eq!(answers.cell(1, "error_kind"), "deadline");
-    let rows: Vec<u64> = answers
-        .column("row")
-        .iter()
-        .map(|row| row.parse().unwrap())
-        .collect();
+    let rows = answers.numbers();
     assert!(rows.is_sorted(), "{rows:?}");
     let run = scene
         .fast()
