@@ -835,8 +835,8 @@ fn the_statistics_of_a_pool_are_the_sums_of_those_of_its_maps_and_groups_childre
 fn the_statistics_add_up_at_every_event() {
     everywhere(|env| async move {
         let own = OwnPool::<u32, u32, u32>::new();
-        let (inside, looks) = (own.reach(), Log::new());
-        let log = looks.clone();
+        let (inside, looks, left) = (own.reach(), Log::new(), Log::new());
+        let (log, leavers) = (looks.clone(), left.clone());
         let pool = env
             .at_once(3)
             .key_by(|n: &u32| *n % 5)
@@ -844,10 +844,13 @@ fn the_statistics_add_up_at_every_event() {
             .cost_by(|n: &u32| if n.is_multiple_of(7) { 9 } else { 1 })
             .rate_limit(RateLimit::per_second(1_000_000).burst(8))
             .retry(Retry::fixed(secs(1)).max_attempts(2))
-            .observe(move |_: &Event| {
+            .observe(move |event: &Event| {
                 // A panic in an observer is ignored, so the statistics are checked after the run.
                 log.push(None);
                 log.push(inside.get().as_ref().map(Pool::stats));
+                if matches!(event, Event::WorkerLeft { .. }) {
+                    leavers.push(());
+                }
             })
             .spawn_on(&env, |n: u32| async move {
                 yield_now().await;
@@ -893,9 +896,9 @@ fn the_statistics_add_up_at_every_event() {
         );
         let stats = assert_over(&env, &pool).await;
         assert_eq!(stats.accepted, 120);
-        let mut looks = looks.take();
-        // A worker that has left is counted out before it says so, which it may be about to do.
-        looks.pop_if(|last| last.is_none());
+        // A worker is counted out before its event, which may still be under way on its thread.
+        left.many(env.workers(3)).await;
+        let looks = looks.take();
         // At the least, each job was accepted and has ended.
         assert!(looks.len() >= 2 * 240, "{} on {}", looks.len(), env.name);
         assert_eq!(
