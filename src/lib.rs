@@ -157,6 +157,7 @@
 //!   the timer may.
 #![forbid(unsafe_code)]
 
+pub mod broker;
 mod builder;
 mod channel;
 #[cfg(feature = "csv")]

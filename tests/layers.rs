@@ -16,7 +16,15 @@ const LAYERS: [&[&str]; 9] = [
     &["shared"],
     &["submit", "stream"],
     &["handler", "worker"],
-    &["pool", "control", "builder", "task_pool", "csv", "testing"],
+    &[
+        "pool",
+        "control",
+        "builder",
+        "task_pool",
+        "csv",
+        "testing",
+        "broker",
+    ],
 ];
 
 /// The modules that a module imports from.
