@@ -34,6 +34,8 @@
 //!    has happened is unknown.
 //! 7. [`close`](Broker::close) returns what was not settled.
 
+#[cfg(feature = "testing")]
+pub mod conformance;
 mod memory;
 
 use std::error::Error;
