@@ -34,6 +34,9 @@
 //!    has happened is unknown.
 //! 7. [`close`](Broker::close) returns what was not settled.
 
+#[cfg(feature = "testing")]
+pub mod conformance;
+mod memory;
 mod serve;
 
 use std::error::Error;
@@ -41,6 +44,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+pub use self::memory::{MemoryBroker, MemoryCounts, MemoryReceipt};
 pub use self::serve::{
     OnFailure, RetryLater, ServeError, ServeOptions, ServeReport, Settlement, serve,
 };
