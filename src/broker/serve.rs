@@ -78,6 +78,12 @@ type OnError<'a> = dyn Fn(&BrokerError) + Send + Sync + 'a;
 /// permanent error.
 #[must_use = "options do nothing by themselves"]
 pub struct ServeOptions<'a, Decode, Encode, Failed = RetryLater> {
+    settings: Settings<'a, Decode, Encode, Failed>,
+    /// Not among the settings, which the futures share: it is not `Sync`.
+    stop: BoxFuture<'a, ()>,
+}
+
+struct Settings<'a, Decode, Encode, Failed> {
     decode: Decode,
     encode: Encode,
     on_failure: Failed,
@@ -85,7 +91,6 @@ pub struct ServeOptions<'a, Decode, Encode, Failed = RetryLater> {
     prefetch: Option<usize>,
     max_deliveries: u32,
     wait: Duration,
-    stop: BoxFuture<'a, ()>,
     until_empty: bool,
 }
 
@@ -101,16 +106,19 @@ impl<Decode, Encode> ServeOptions<'_, Decode, Encode> {
         Reason: fmt::Display,
         Encode: Fn(&JobId, T) -> Option<Vec<u8>>,
     {
-        Self {
+        let settings = Settings {
             decode,
             encode,
             on_failure: RetryLater,
-            on_error: Box::new(|_| ()),
+            on_error: Box::new(|_: &BrokerError| ()),
             prefetch: None,
             max_deliveries: 5,
             wait: Duration::from_secs(1),
-            stop: Box::pin(future::pending()),
             until_empty: false,
+        };
+        Self {
+            settings,
+            stop: Box::pin(future::pending()),
         }
     }
 }
@@ -125,7 +133,7 @@ impl<'a, Decode, Encode, Failed> ServeOptions<'a, Decode, Encode, Failed> {
     #[track_caller]
     pub const fn prefetch(mut self, deliveries: usize) -> Self {
         assert!(deliveries > 0, "prefetch must be at least 1, got 0");
-        self.prefetch = Some(deliveries);
+        self.settings.prefetch = Some(deliveries);
         self
     }
 
@@ -139,14 +147,14 @@ impl<'a, Decode, Encode, Failed> ServeOptions<'a, Decode, Encode, Failed> {
     #[track_caller]
     pub const fn max_deliveries(mut self, deliveries: u32) -> Self {
         assert!(deliveries > 0, "max_deliveries must be at least 1, got 0");
-        self.max_deliveries = deliveries;
+        self.settings.max_deliveries = deliveries;
         self
     }
 
     /// Sets how long a fetch waits for a first job. It bounds how late an
     /// [empty](Self::until_empty) queue is noticed; a stop interrupts it.
     pub const fn wait(mut self, wait: Duration) -> Self {
-        self.wait = wait;
+        self.settings.wait = wait;
         self
     }
 
@@ -161,23 +169,35 @@ impl<'a, Decode, Encode, Failed> ServeOptions<'a, Decode, Encode, Failed> {
     where
         F: Fn(&JobId, JobError<E>, u32) -> Settlement,
     {
+        let Settings {
+            decode,
+            encode,
+            on_failure: _,
+            on_error,
+            prefetch,
+            max_deliveries,
+            wait,
+            until_empty,
+        } = self.settings;
         ServeOptions {
-            decode: self.decode,
-            encode: self.encode,
-            on_failure: settle,
-            on_error: self.on_error,
-            prefetch: self.prefetch,
-            max_deliveries: self.max_deliveries,
-            wait: self.wait,
+            settings: Settings {
+                decode,
+                encode,
+                on_failure: settle,
+                on_error,
+                prefetch,
+                max_deliveries,
+                wait,
+                until_empty,
+            },
             stop: self.stop,
-            until_empty: self.until_empty,
         }
     }
 
     /// Sets a callback for errors of the broker, for a log. The call that failed is repeated, or
     /// counted in the report.
     pub fn on_error(mut self, log: impl Fn(&BrokerError) + Send + Sync + 'a) -> Self {
-        self.on_error = Box::new(log);
+        self.settings.on_error = Box::new(log);
         self
     }
 
@@ -191,7 +211,7 @@ impl<'a, Decode, Encode, Failed> ServeOptions<'a, Decode, Encode, Failed> {
     /// Stops once a fetch finds nothing while nothing is held. Jobs that are delayed, or that
     /// another consumer holds, are left.
     pub const fn until_empty(mut self) -> Self {
-        self.until_empty = true;
+        self.settings.until_empty = true;
         self
     }
 }
@@ -199,10 +219,10 @@ impl<'a, Decode, Encode, Failed> ServeOptions<'a, Decode, Encode, Failed> {
 impl<Decode, Encode, Failed> fmt::Debug for ServeOptions<'_, Decode, Encode, Failed> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServeOptions")
-            .field("prefetch", &self.prefetch)
-            .field("max_deliveries", &self.max_deliveries)
-            .field("wait", &self.wait)
-            .field("until_empty", &self.until_empty)
+            .field("prefetch", &self.settings.prefetch)
+            .field("max_deliveries", &self.settings.max_deliveries)
+            .field("wait", &self.settings.wait)
+            .field("until_empty", &self.settings.until_empty)
             .finish_non_exhaustive()
     }
 }
@@ -311,7 +331,7 @@ impl Error for ServeError {
 pub async fn serve<B, In, T, E, Decode, Reason, Encode, Failed>(
     broker: &B,
     pool: &Pool<In, T, E>,
-    mut options: ServeOptions<'_, Decode, Encode, Failed>,
+    options: ServeOptions<'_, Decode, Encode, Failed>,
 ) -> Result<ServeReport, ServeError>
 where
     B: Broker,
@@ -321,18 +341,18 @@ where
     Failed: OnFailure<E>,
 {
     let shared = pool.shared();
-    let prefetch = options.prefetch.unwrap_or(shared.cancel_flags.len());
+    let ServeOptions { settings, stop } = options;
+    let prefetch = settings.prefetch.unwrap_or(shared.cancel_flags.len());
     // Unbounded, but each holds at most `prefetch` messages: one for each delivery that is held.
     let (input_sender, inputs) = async_channel::unbounded();
     let (settlement_sender, settlements) = async_channel::unbounded();
     let (freed_sender, freed) = async_channel::bounded(1);
     let (lease_sender, lease) = async_channel::bounded(1);
-    let stop = std::mem::replace(&mut options.stop, Box::pin(future::pending()));
     let serving = Serving {
         broker,
         timer: &*shared.timer,
         prefetch,
-        options,
+        settings,
         held: Mutex::new(Held::default()),
         settlements: settlement_sender,
         freed: freed_sender,
@@ -384,7 +404,7 @@ struct Serving<'a, B: Broker, Decode, Encode, Failed> {
     broker: &'a B,
     timer: &'a dyn Timer,
     prefetch: usize,
-    options: ServeOptions<'a, Decode, Encode, Failed>,
+    settings: Settings<'a, Decode, Encode, Failed>,
     held: Mutex<Held<B::Receipt>>,
     settlements: Sender<Pending<B::Receipt>>,
     /// Told when there is room under the prefetch.
@@ -466,7 +486,7 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
     }
 
     fn log(&self, error: &BrokerError) {
-        let _ = panic::catch(|| (self.options.on_error)(error));
+        let _ = panic::catch(|| (self.settings.on_error)(error));
     }
 
     async fn sleep(&self, time: Duration) {
@@ -496,12 +516,13 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
             }
             match self
                 .broker
-                .fetch(self.prefetch - held, self.options.wait)
+                .fetch(self.prefetch - held, self.settings.wait)
                 .await
             {
                 Ok(deliveries) => {
                     failures = 0;
-                    if deliveries.is_empty() && self.options.until_empty && self.held().count == 0 {
+                    if deliveries.is_empty() && self.settings.until_empty && self.held().count == 0
+                    {
                         return None;
                     }
                     for delivery in deliveries {
@@ -538,11 +559,11 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
             held.report.redelivered += u64::from(redelivered);
         }
         let decoded = match delivery_count {
-            Some(count) if count > self.options.max_deliveries => Err(format!(
+            Some(count) if count > self.settings.max_deliveries => Err(format!(
                 "delivered {count} times, allowed {}: each time its consumer died or lost the delivery",
-                self.options.max_deliveries
+                self.settings.max_deliveries
             )),
-            _ => match panic::catch(|| (self.options.decode)(&job_id, payload)) {
+            _ => match panic::catch(|| (self.settings.decode)(&job_id, payload)) {
                 Ok(Ok(input)) => Ok(input),
                 Ok(Err(reason)) => Err(format!("the payload cannot be decoded: {reason}")),
                 Err(message) => Err(format!(
@@ -634,7 +655,7 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
             return;
         };
         let settlement = match completion.result {
-            Ok(value) => match panic::catch(|| (self.options.encode)(&id, value)) {
+            Ok(value) => match panic::catch(|| (self.settings.encode)(&id, value)) {
                 Ok(result) => Settlement::Ack(result),
                 Err(message) => self.fail(&id, JobError::Panicked(message), delivery_count),
             },
@@ -656,11 +677,11 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
     {
         let settlement = panic::catch(|| {
             let deliveries = delivery_count.unwrap_or(1);
-            self.options.on_failure.settle(id, error, deliveries)
+            self.settings.on_failure.settle(id, error, deliveries)
         });
         match settlement {
             Ok(Settlement::Nack(Nack::Retry { reason, .. }))
-                if delivery_count.is_some_and(|count| count >= self.options.max_deliveries) =>
+                if delivery_count.is_some_and(|count| count >= self.settings.max_deliveries) =>
             {
                 Settlement::Nack(Nack::DeadLetter { reason })
             }
@@ -815,7 +836,7 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
                         }
                     }
                     // The next round tries again, twice before the lease ends.
-                    Err(SettleError::Broker(error)) => (self.options.on_error)(&error),
+                    Err(SettleError::Broker(error)) => (self.settings.on_error)(&error),
                 }
             }
         }

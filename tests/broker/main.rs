@@ -2,6 +2,7 @@
 //! with planted faults break them.
 
 mod fixture;
+mod serve;
 
 use brigade::ManualTimer;
 use brigade::broker::MemoryBroker;
