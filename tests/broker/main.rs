@@ -3,6 +3,7 @@
 
 mod broken;
 mod fixture;
+mod memory;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
