@@ -56,7 +56,7 @@ use std::time::Duration;
 
 use futures_lite::future::{yield_now, zip};
 
-use self::run::Run;
+use self::run::{Run, when_woken};
 use super::{Ack, Broker, DeadLetter, Delivery, JobId, Nack, NewJob};
 use crate::rt::Timer;
 
@@ -966,7 +966,7 @@ pub async fn dropped_fetch_leaves_its_job_to_another<F: Fixture>(fixture: &F) ->
     for n in 0..3 {
         let id = JobId::new(format!("job {n}"));
         let mut dropped = Box::pin(broker.fetch(1, run.long));
-        let mut waiting = Box::pin(other.fetch(1, run.long));
+        let mut waiting = Box::pin(when_woken(other.fetch(1, run.long)));
         let is_early = run.poll_times(dropped.as_mut(), 1).await.is_some()
             || run.poll_times(waiting.as_mut(), 1).await.is_some();
         run.equal("a fetch from an empty queue ends early", &is_early, &false);
