@@ -1112,15 +1112,15 @@ pub async fn done_job_is_not_enqueued_again<F: Fixture>(fixture: &F) -> Verdict 
     Verdict::Kept
 }
 
-/// A job with a delay is not delivered before its time, and is delivered then to a fetch that waits;
-/// jobs without a delay do not wait for it.
+/// A job with a delay is not delivered before its time, and is delivered then to a fetch that waits,
+/// whether it waits for longer than the job or not. Jobs without a delay do not wait for it.
 ///
 /// # Panics
 ///
 /// If the broker breaks this rule.
 pub async fn delayed_job_waits_for_its_time<F: Fixture>(fixture: &F) -> Verdict {
     let run = Run::new("delayed_job_waits_for_its_time", fixture);
-    let broker = run.open().await;
+    let (broker, other) = (run.open().await, run.open().await);
     if !broker.capabilities().delay {
         return Verdict::Skipped(NO_DELAY);
     }
@@ -1139,6 +1139,16 @@ pub async fn delayed_job_waits_for_its_time<F: Fixture>(fixture: &F) -> Verdict 
     let mut got = ids(&got);
     got.sort();
     run.equal("the jobs", &got, &["later", "now"].map(JobId::from).into());
+    let enqueueing = async {
+        run.sleep(run.short).await;
+        let before = run.now();
+        let last = NewJob::new("last", *b"x").delay(run.short);
+        run.enqueue(&other, [last]).await;
+        before
+    };
+    let (got, before) = zip(run.fetch_soon(&broker), enqueueing).await;
+    run.not_before(before, run.short);
+    run.equal("the job", &got.job_id, &"last".into());
     Verdict::Kept
 }
 
