@@ -56,7 +56,7 @@ use std::time::Duration;
 
 use futures_lite::future::{yield_now, zip};
 
-use self::run::Run;
+use self::run::{Run, when_woken};
 use super::{Ack, Broker, DeadLetter, Delivery, JobId, Nack, NewJob};
 use crate::rt::Timer;
 
@@ -916,35 +916,31 @@ pub async fn dropped_fetch_loses_no_job<F: Fixture>(fixture: &F) -> Verdict {
     const POLLS: usize = 6;
     let run = Run::new("dropped_fetch_loses_no_job", fixture);
     let (broker, other) = (fixture.open(run.short).await, run.open().await);
-    let mut expected = Vec::new();
+    let (mut expected, mut got) = (Vec::new(), Vec::new());
     for polls in 1..=POLLS {
+        let [before, after] = ["before", "after"].map(|when| format!("job {polls}, {when}"));
+        expected.extend([&before, &after].map(|id| JobId::from(&**id)));
         // A job is there from the start.
-        let id = JobId::new(format!("job {polls}, before"));
-        expected.push(id.clone());
-        run.enqueue(&other, [NewJob::new(id, *b"x")]).await;
+        run.enqueue(&other, jobs([&before])).await;
         let mut fetch = Box::pin(broker.fetch(1, run.long));
-        let _ = run.poll_times(fetch.as_mut(), polls).await;
+        let fetched = run.poll_times(fetch.as_mut(), polls).await;
         drop(fetch);
+        let fetched = fetched.map(|fetched| run.ok("fetch", fetched));
+        got.extend(run.ack_all(&broker, fetched.unwrap_or_default()).await);
         // A job comes meanwhile, and may wake the fetch before it is dropped.
         let mut fetch = Box::pin(broker.fetch(10, run.long));
-        let _ = run.poll_times(fetch.as_mut(), polls).await;
-        let id = JobId::new(format!("job {polls}, after"));
-        expected.push(id.clone());
-        run.enqueue(&other, [NewJob::new(id, *b"x")]).await;
+        let fetched = run.poll_times(fetch.as_mut(), polls).await;
+        run.enqueue(&other, jobs([&after])).await;
         drop(fetch);
+        let fetched = fetched.map(|fetched| run.ok("fetch", fetched));
+        got.extend(run.ack_all(&broker, fetched.unwrap_or_default()).await);
     }
     expected.sort();
-    let mut got = Vec::new();
     let start = run.now();
     while got.len() < expected.len() {
         for consumer in [&broker, &other] {
-            for delivery in run.fetch(consumer, 10, fixture.tick()).await {
-                let acked = run.within("ack", consumer.ack(&delivery.receipt, None));
-                // A short lease may have ended; then it comes again.
-                if !run.is_lost("ack", acked.await) {
-                    got.push(delivery.job_id);
-                }
-            }
+            let fetched = run.fetch(consumer, 10, fixture.tick()).await;
+            got.extend(run.ack_all(consumer, fetched).await);
         }
         if run.now().saturating_duration_since(start) > fixture.patience() * 2 {
             break;
@@ -970,7 +966,7 @@ pub async fn dropped_fetch_leaves_its_job_to_another<F: Fixture>(fixture: &F) ->
     for n in 0..3 {
         let id = JobId::new(format!("job {n}"));
         let mut dropped = Box::pin(broker.fetch(1, run.long));
-        let mut waiting = Box::pin(other.fetch(1, run.long));
+        let mut waiting = Box::pin(when_woken(other.fetch(1, run.long)));
         let is_early = run.poll_times(dropped.as_mut(), 1).await.is_some()
             || run.poll_times(waiting.as_mut(), 1).await.is_some();
         run.equal("a fetch from an empty queue ends early", &is_early, &false);
@@ -1116,15 +1112,15 @@ pub async fn done_job_is_not_enqueued_again<F: Fixture>(fixture: &F) -> Verdict 
     Verdict::Kept
 }
 
-/// A job with a delay is not delivered before its time, and is delivered then to a fetch that waits;
-/// jobs without a delay do not wait for it.
+/// A job with a delay is not delivered before its time, and is delivered then to a fetch that waits,
+/// whether it waits for longer than the job or not. Jobs without a delay do not wait for it.
 ///
 /// # Panics
 ///
 /// If the broker breaks this rule.
 pub async fn delayed_job_waits_for_its_time<F: Fixture>(fixture: &F) -> Verdict {
     let run = Run::new("delayed_job_waits_for_its_time", fixture);
-    let broker = run.open().await;
+    let (broker, other) = (run.open().await, run.open().await);
     if !broker.capabilities().delay {
         return Verdict::Skipped(NO_DELAY);
     }
@@ -1143,6 +1139,16 @@ pub async fn delayed_job_waits_for_its_time<F: Fixture>(fixture: &F) -> Verdict 
     let mut got = ids(&got);
     got.sort();
     run.equal("the jobs", &got, &["later", "now"].map(JobId::from).into());
+    let enqueueing = async {
+        run.sleep(run.short).await;
+        let before = run.now();
+        let last = NewJob::new("last", *b"x").delay(run.short);
+        run.enqueue(&other, [last]).await;
+        before
+    };
+    let (got, before) = zip(run.fetch_soon(&broker), enqueueing).await;
+    run.not_before(before, run.short);
+    run.equal("the job", &got.job_id, &"last".into());
     Verdict::Kept
 }
 

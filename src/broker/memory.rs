@@ -291,9 +291,7 @@ impl Broker for MemoryBroker {
         result: Option<Vec<u8>>,
     ) -> Result<(), SettleError> {
         let token = self.token(receipt)?;
-        let acked = self
-            .shared
-            .with(|state, now| state.queue.ack(now, token, result));
+        let acked = self.shared.with(|state, _| state.queue.ack(token, result));
         acked.map_err(SettleError::from)
     }
 
