@@ -98,43 +98,44 @@ pub(crate) fn claim(
     holder: i64,
 ) -> rusqlite::Result<Vec<Delivery<Receipt>>> {
     let max = i64::try_from(max).unwrap_or(i64::MAX);
-    let promoted = max.max(PROMOTED);
-    connection
-        .prepare_cached(sql::END_LEASES)?
-        .execute(params![now.0, promoted])?;
-    connection
-        .prepare_cached(sql::END_DELAYS)?
-        .execute(params![now.0, promoted])?;
+    for ended in [sql::ENDED_LEASES, sql::ENDED_DELAYS] {
+        let ended: Vec<i64> = connection
+            .prepare_cached(ended)?
+            .query_map([now.0, max.max(PROMOTED)], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        for sequence in ended {
+            connection
+                .prepare_cached(sql::MAKE_READY)?
+                .execute([sequence])?;
+        }
+    }
 
-    let mut claimed = connection
-        .prepare_cached(sql::CLAIM)?
-        .query_map(params![max, now.0, now.after(lease).0, holder], |row| {
-            let sequence = row.get(0)?;
-            let token = row.get(1)?;
-            let deliveries = row.get(2)?;
-            let priority: u8 = row.get(3)?;
-            let mut delivery = Delivery::new(
-                JobId::new(row.get::<_, String>(4)?),
-                Vec::new(),
-                Receipt { sequence, token },
-            );
-            delivery.delivery_count = Some(deliveries);
+    let mut deliveries = connection
+        .prepare_cached(sql::NEXT_JOBS)?
+        .query_map([max], |row| {
+            // The lease below raises both numbers in the file.
+            let token = row.get::<_, i64>(1)? + 1;
+            let receipt = Receipt {
+                sequence: row.get(0)?,
+                token,
+            };
+            let job_id = JobId::new(row.get::<_, String>(3)?);
+            let mut delivery = Delivery::new(job_id, Vec::new(), receipt);
+            delivery.delivery_count = Some(row.get::<_, u32>(2)? + 1);
             delivery.redelivered = token > 1;
             delivery.lease = Some(lease);
-            Ok((priority, delivery))
+            Ok(delivery)
         })?
         .collect::<Result<Vec<_>, _>>()?;
-    // The order of rows from RETURNING is not defined.
-    claimed.sort_by_key(|(priority, delivery)| (u8::MAX - priority, delivery.receipt.sequence));
 
+    let mut lease_job = connection.prepare_cached(sql::LEASE)?;
     let mut payload = connection.prepare_cached(sql::PAYLOAD)?;
-    claimed
-        .into_iter()
-        .map(|(_, mut delivery)| {
-            delivery.payload = payload.query_row([delivery.receipt.sequence], |row| row.get(0))?;
-            Ok(delivery)
-        })
-        .collect()
+    for delivery in &mut deliveries {
+        let Receipt { sequence, .. } = delivery.receipt;
+        lease_job.execute([sequence, now.0, now.after(lease).0, holder])?;
+        delivery.payload = payload.query_row([sequence], |row| row.get(0))?;
+    }
+    Ok(deliveries)
 }
 
 /// What a fetch that found nothing waits for.

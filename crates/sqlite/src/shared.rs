@@ -28,6 +28,7 @@ use crate::error::{Fault, fault, is_busy};
 use crate::file::{self, Connections};
 use crate::options::{Clock, Options};
 use crate::queue::{self, Millis, Receipt};
+use crate::sql;
 
 /// Operations of one transaction at most.
 const GROUP: usize = 128;
@@ -321,7 +322,7 @@ impl Shared {
             Ok(())
         }
         .and_then(|()| work(&mut transaction))
-        .and_then(|()| connection.execute_batch("COMMIT"));
+        .and_then(|()| execute(connection, sql::COMMIT));
 
         match outcome {
             Ok(()) => {
@@ -333,7 +334,7 @@ impl Shared {
             Err(error) => {
                 // SQLite has rolled back by itself after some errors, such as a full disk.
                 if !connection.is_autocommit() {
-                    drop(connection.execute_batch("ROLLBACK"));
+                    drop(execute(connection, sql::ROLLBACK));
                 }
                 Err(Failure::Within(error))
             }
@@ -346,7 +347,7 @@ impl Shared {
         let deadline = Instant::now().checked_add(self.busy_timeout);
         let mut pause = Duration::from_micros(50);
         loop {
-            match connection.execute_batch("BEGIN IMMEDIATE") {
+            match execute(connection, sql::BEGIN) {
                 Err(error)
                     if is_busy(&error)
                         && deadline.is_none_or(|deadline| Instant::now() < deadline) =>
@@ -522,6 +523,14 @@ impl Operation for Undo {
     }
 
     fn answer(self: Box<Self>, _: Result<(), Fault>) {}
+}
+
+/// Runs a statement without parameters and rows.
+fn execute(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(statement)?
+        .execute(())
+        .map(|_| ())
 }
 
 /// Locks, after a panic too: each of the locked values is whole between two statements.

@@ -65,24 +65,31 @@ ON CONFLICT (id) DO NOTHING";
 
 pub(crate) const INSERT_PAYLOAD: &str = "INSERT INTO payloads (sequence, data) VALUES (?1, ?2)";
 
-/// Makes up to ?2 jobs ready whose lease has ended by ?1.
-pub(crate) const END_LEASES: &str = "
-UPDATE jobs SET state = 0, due = NULL, leased_at = NULL, holder = NULL
-WHERE sequence IN (SELECT sequence FROM jobs WHERE state = 1 AND due <= ?1 ORDER BY due LIMIT ?2)";
+// The statements of a claim first select, then update row by row: `UPDATE … WHERE sequence IN (SELECT
+// …) RETURNING …` makes two temporary tables each time, which cost more than claiming ten jobs.
 
-/// Makes up to ?2 jobs ready whose delay is over by ?1.
-pub(crate) const END_DELAYS: &str = "
-UPDATE jobs SET state = 0, due = NULL
-WHERE sequence IN (SELECT sequence FROM jobs WHERE state = 2 AND due <= ?1 ORDER BY due LIMIT ?2)";
+/// Selects up to ?2 jobs whose lease has ended by ?1.
+pub(crate) const ENDED_LEASES: &str = "
+SELECT sequence FROM jobs WHERE state = 1 AND due <= ?1 ORDER BY due LIMIT ?2";
 
-/// Leases up to ?1 ready jobs, from ?2 until ?3, to the holder ?4.
-pub(crate) const CLAIM: &str = "
+/// Selects up to ?2 jobs whose delay is over by ?1.
+pub(crate) const ENDED_DELAYS: &str = "
+SELECT sequence FROM jobs WHERE state = 2 AND due <= ?1 ORDER BY due LIMIT ?2";
+
+pub(crate) const MAKE_READY: &str = "
+UPDATE jobs SET state = 0, due = NULL, leased_at = NULL, holder = NULL WHERE sequence = ?1";
+
+/// Selects the next ?1 ready jobs.
+pub(crate) const NEXT_JOBS: &str = "
+SELECT sequence, token, deliveries, id FROM jobs
+WHERE state = 0 ORDER BY priority DESC, sequence LIMIT ?1";
+
+/// Leases the job ?1, from ?2 until ?3, to the holder ?4.
+pub(crate) const LEASE: &str = "
 UPDATE jobs
 SET state = 1, token = token + 1, deliveries = deliveries + 1,
     leased_at = ?2, due = ?3, holder = ?4
-WHERE sequence IN (
-    SELECT sequence FROM jobs WHERE state = 0 ORDER BY priority DESC, sequence LIMIT ?1)
-RETURNING sequence, token, deliveries, priority, id";
+WHERE sequence = ?1";
 
 pub(crate) const PAYLOAD: &str = "SELECT data FROM payloads WHERE sequence = ?1";
 
@@ -133,6 +140,12 @@ WHERE state = 1 AND due > ?2 AND holder = ?1";
 pub(crate) const REBASE_LEASES: &str = "
 UPDATE jobs INDEXED BY leased SET due = ?1 + (due - leased_at), leased_at = ?1
 WHERE state = 1 AND leased_at > ?2";
+
+pub(crate) const BEGIN: &str = "BEGIN IMMEDIATE";
+
+pub(crate) const COMMIT: &str = "COMMIT";
+
+pub(crate) const ROLLBACK: &str = "ROLLBACK";
 
 // Inspection.
 
@@ -192,12 +205,14 @@ mod tests {
     use super::*;
 
     /// The statements, and whether they count: those read the whole of one partial index.
-    const STATEMENTS: [(&str, bool); 32] = [
+    const STATEMENTS: [(&str, bool); 34] = [
         (INSERT_JOB, false),
         (INSERT_PAYLOAD, false),
-        (END_LEASES, false),
-        (END_DELAYS, false),
-        (CLAIM, false),
+        (ENDED_LEASES, false),
+        (ENDED_DELAYS, false),
+        (MAKE_READY, false),
+        (NEXT_JOBS, false),
+        (LEASE, false),
         (PAYLOAD, false),
         (PEEK, false),
         (ACK, false),
@@ -246,6 +261,7 @@ mod tests {
                 let scans = step.starts_with("SCAN")
                     && !step.contains("CONSTANT ROW")
                     // The head of a partial index, in its order.
+                    && !step.contains("USING INDEX ready")
                     && !step.contains("USING COVERING INDEX")
                     && !counts;
                 assert!(!scans, "{statement}\n{step}");
@@ -259,9 +275,9 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(SCHEMA).unwrap();
         for (statement, index) in [
-            (CLAIM, "INDEX ready"),
-            (END_LEASES, "INDEX leased"),
-            (END_DELAYS, "INDEX delayed"),
+            (NEXT_JOBS, "INDEX ready"),
+            (ENDED_LEASES, "INDEX leased"),
+            (ENDED_DELAYS, "INDEX delayed"),
             (RELEASE_HELD, "INDEX leased"),
             (REBASE_LEASES, "INDEX leased"),
             (LEASES, "INDEX leased"),
