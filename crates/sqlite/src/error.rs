@@ -43,7 +43,7 @@ pub(crate) fn fault(path: &Path, error: &rusqlite::Error) -> Fault {
              system, or purge results, and repeat the call"
         )),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Fault::Unavailable(format!(
-            "another process holds the queue {file} locked: nothing was changed"
+            "another process kept the queue {file} locked for longer than the busy timeout: nothing was changed"
         )),
         Some(ErrorCode::SystemIoFailure) => Fault::Unavailable(format!(
             "the queue {file} could not be read or written: {error}"

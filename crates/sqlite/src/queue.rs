@@ -253,6 +253,12 @@ pub(crate) fn extend(
 /// How far a clock has to be behind before it counts as set back, in milliseconds.
 pub(crate) const STEP: i64 = 1_000;
 
+/// Whether [`rebase_leases`] would change a lease.
+pub(crate) fn has_leases_to_rebase(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
+    let mut find = connection.prepare_cached(sql::FIND_LEASE_TO_REBASE)?;
+    find.query_row([now.0.saturating_add(STEP)], |row| row.get(0))
+}
+
 /// Shortens leases that began in the future to their length from now. After the clock was set back by
 /// an hour, a process that has died would otherwise hold its jobs for an hour more.
 pub(crate) fn rebase_leases(connection: &Connection, now: Millis) -> rusqlite::Result<usize> {

@@ -106,15 +106,26 @@ impl Shared {
             arrived: Event::new(),
             path,
         };
-        // Leases of the time before the clock was set back, if it was while no handle was open.
-        let mut rebase = |transaction: &mut Transaction<'_>| {
-            queue::rebase_leases(transaction.connection, transaction.now)?;
-            Ok(())
-        };
         shared
-            .transact(&mut lock(&shared.writer), &mut rebase)
-            .map_err(|failure| shared.error(failure))?;
+            .rebase_leases()
+            .map_err(|failure| shared.error_of(&failure))?;
         Ok(Arc::new(shared))
+    }
+
+    /// Gives leases of the time before the clock was set back their length again, if it was while no
+    /// handle was open. Takes the lock for writing only where there are such leases.
+    fn rebase_leases(&self) -> Result<(), Failure> {
+        let now = self.now();
+        let is_needed = match lock(&self.reader).as_ref() {
+            Some(reader) => queue::has_leases_to_rebase(reader, now).map_err(Failure::Before)?,
+            None => false,
+        };
+        if !is_needed {
+            return Ok(());
+        }
+        self.transact(&mut lock(&self.writer), &mut |transaction| {
+            queue::rebase_leases(transaction.connection, transaction.now).map(|_| ())
+        })
     }
 
     /// Runs `call` in a transaction and returns its value after the commit.
@@ -282,7 +293,7 @@ impl Shared {
                 for mut operation in group {
                     let outcome =
                         self.transact(writer, &mut |transaction| operation.run(transaction));
-                    operation.answer(outcome.map_err(|failure| self.error(failure)));
+                    operation.answer(outcome.map_err(|failure| self.error_of(&failure)));
                 }
             }
             Err(failure) => {
@@ -360,14 +371,22 @@ impl Shared {
         }
     }
 
-    fn error(&self, failure: Failure) -> Fault {
-        self.error_of(&failure)
-    }
-
     fn error_of(&self, failure: &Failure) -> Fault {
         match failure {
             Failure::Closed => Fault::Closed,
             Failure::Before(error) | Failure::Within(error) => fault(&self.path, error),
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let writer = get_mut(&mut self.writer).connection.take();
+        let reader = get_mut(&mut self.reader).take();
+        if writer.is_some() {
+            // Closing the last connection of a file copies its log, which blocks. If the process ends
+            // before that, the next one to open the file finds the log.
+            blocking::unblock(move || drop((reader, writer))).detach();
         }
     }
 }
@@ -536,4 +555,9 @@ fn execute(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
 /// Locks, after a panic too: each of the locked values is whole between two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As [`lock`], without locking.
+fn get_mut<T>(mutex: &mut Mutex<T>) -> &mut T {
+    mutex.get_mut().unwrap_or_else(PoisonError::into_inner)
 }

@@ -136,6 +136,10 @@ UPDATE jobs
 SET state = 0, deliveries = deliveries - 1, due = NULL, leased_at = NULL, holder = NULL
 WHERE state = 1 AND due > ?2 AND holder = ?1";
 
+/// Whether a lease was taken after ?1, which is later than now.
+pub(crate) const FIND_LEASE_TO_REBASE: &str = "
+SELECT EXISTS (SELECT 1 FROM jobs INDEXED BY leased WHERE state = 1 AND leased_at > ?1)";
+
 /// Gives leases that were taken after ?2 their length again, counted from ?1: the clock was set back.
 pub(crate) const REBASE_LEASES: &str = "
 UPDATE jobs INDEXED BY leased SET due = ?1 + (due - leased_at), leased_at = ?1
@@ -205,7 +209,7 @@ mod tests {
     use super::*;
 
     /// The statements, and whether they count: those read the whole of one partial index.
-    const STATEMENTS: [(&str, bool); 34] = [
+    const STATEMENTS: [(&str, bool); 35] = [
         (INSERT_JOB, false),
         (INSERT_PAYLOAD, false),
         (ENDED_LEASES, false),
@@ -224,6 +228,7 @@ mod tests {
         (INSERT_DEAD, false),
         (EXTEND, false),
         (RELEASE_HELD, false),
+        (FIND_LEASE_TO_REBASE, true),
         (REBASE_LEASES, true),
         (COUNT_READY, true),
         (COUNT_LEASED, true),
@@ -279,6 +284,7 @@ mod tests {
             (ENDED_LEASES, "INDEX leased"),
             (ENDED_DELAYS, "INDEX delayed"),
             (RELEASE_HELD, "INDEX leased"),
+            (FIND_LEASE_TO_REBASE, "INDEX leased"),
             (REBASE_LEASES, "INDEX leased"),
             (LEASES, "INDEX leased"),
         ] {
