@@ -34,10 +34,16 @@
 //!    has happened is unknown.
 //! 7. [`close`](Broker::close) returns what was not settled.
 
+#[cfg(feature = "testing")]
+pub mod conformance;
+mod memory;
+
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
+
+pub use self::memory::{MemoryBroker, MemoryCounts, MemoryReceipt};
 
 /// A durable queue of jobs. The [module](self) has the rules that an implementation keeps.
 pub trait Broker: Send + Sync + 'static {
