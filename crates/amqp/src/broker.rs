@@ -146,22 +146,20 @@ impl AmqpBroker {
         })
     }
 
-    fn new_job(session: &Session, job: NewJob) -> impl Future<Output = Result<Outgoing, Failure>> {
-        async move {
-            let properties = message::properties(&job.id)?;
-            let mut properties = message::prioritized(properties, job.priority);
-            let mut queue = session.names().jobs.clone();
-            if !job.delay.is_zero() {
-                let (delay_queue, milliseconds) = session.delay(job.delay).await?;
-                properties = message::delayed(properties, milliseconds);
-                queue = delay_queue;
-            }
-            Ok(Outgoing {
-                queue,
-                payload: job.payload,
-                properties,
-            })
+    async fn new_job(session: &Session, job: NewJob) -> Result<Outgoing, Failure> {
+        let properties = message::properties(&job.id)?;
+        let mut properties = message::prioritized(properties, job.priority);
+        let mut queue = session.names().jobs.clone();
+        if !job.delay.is_zero() {
+            let (delay_queue, milliseconds) = session.delay(job.delay).await?;
+            properties = message::delayed(properties, milliseconds);
+            queue = delay_queue;
         }
+        Ok(Outgoing {
+            queue,
+            payload: job.payload,
+            properties,
+        })
     }
 }
 
@@ -317,8 +315,9 @@ impl Shared {
                 }
                 let received = async {
                     let source = source(Arc::clone(&session)).await?;
+                    let _fetching = source.fetching();
                     if !source.can_deliver(max).await {
-                        self.start(&source, max).await?;
+                        self.start(&session, &source, max).await?;
                     }
                     source.receive(max, deadline).await
                 };
@@ -337,9 +336,20 @@ impl Shared {
         future::or(received, closed).await
     }
 
-    async fn start(&self, source: &Arc<Source>, max: usize) -> Result<(), Failure> {
-        let source = Arc::clone(source);
-        let start = self.driver.run(async move { source.start(max).await });
+    async fn start(
+        &self,
+        session: &Arc<Session>,
+        source: &Arc<Source>,
+        max: usize,
+    ) -> Result<(), Failure> {
+        let (session, source) = (Arc::downgrade(session), Arc::clone(source));
+        let tasks = self.driver.tasks();
+        let start = self.driver.run(async move {
+            if let Some(consumer) = source.start(max).await? {
+                tasks.detach(Session::watch(session, Arc::downgrade(&source), consumer));
+            }
+            Ok(())
+        });
         match wait::until(self.deadline(), start).await {
             Some(Some(outcome)) => outcome,
             Some(None) => Err(Failure::unavailable("the broker is being closed")),
@@ -359,81 +369,66 @@ impl Shared {
                 .collect();
         };
         let mut outcomes = Vec::with_capacity(settlements.len());
-        let mut messages = Vec::new();
-        let mut claims = Vec::new();
+        let (mut places, mut claimed) = (Vec::new(), Vec::new());
         for (at, (receipt, settle)) in settlements.into_iter().enumerate() {
             outcomes.push(Err(SettleError::LeaseLost));
             let Some(claim) = session.jobs.claim(&receipt) else {
                 continue;
             };
-            let message = self.message(&session, &claim, settle);
-            let message = wait::until(self.deadline(), message).await;
-            match message.unwrap_or_else(|| Err(error::timed_out("declaring a delay queue"))) {
-                Ok((message, settlement)) => {
-                    claims.push((at, claim, settlement, message.is_some()));
-                    messages.extend(message);
+            let prepared = self.prepare(&session, claim, settle);
+            let prepared = wait::until(self.deadline(), prepared).await;
+            match prepared.unwrap_or_else(|| Err(error::timed_out("declaring a delay queue"))) {
+                Ok(settlement) => {
+                    places.push(at);
+                    claimed.push(settlement);
                 }
                 Err(cause) => outcomes[at] = Err(cause.into()),
             }
         }
-        let mut published = session.publish(messages).await.into_iter();
-        let mut settling = Vec::with_capacity(claims.len());
-        for (at, claim, settlement, has_message) in claims {
-            let stored = if has_message { published.next() } else { None };
-            match stored.unwrap_or(Ok(())) {
-                Ok(()) => {
-                    outcomes[at] = Err(error::timed_out("writing a settlement").into());
-                    settling.push(async move { (at, claim.settle(settlement).await) });
-                }
-                Err(cause) => outcomes[at] = Err(cause.into()),
-            }
-        }
-        let settled = wait::until(self.deadline(), wait::all(settling)).await;
-        for (at, outcome) in settled.unwrap_or_default() {
+        for (at, outcome) in places.into_iter().zip(session.settle(claimed).await) {
             outcomes[at] = outcome.map_err(SettleError::from);
         }
         outcomes
     }
 
-    /// What is published before a settlement, and how the delivery is settled then.
-    async fn message(
+    /// The claim, what is published before its settlement, and how it is settled then.
+    async fn prepare(
         &self,
         session: &Session,
-        claim: &Claim,
+        claim: Claim,
         settle: Settle,
-    ) -> Result<(Option<Outgoing>, Settlement), Failure> {
+    ) -> Result<(Claim, Option<Outgoing>, Settlement), Failure> {
         let delivered = claim.message();
         let deliveries = message::delivery_count(&delivered.properties);
-        let again = |queue, properties| Outgoing {
+        let again =
+            |reason: String| message::again(&delivered.properties, deliveries, Some(&reason));
+        let (queue, properties) = match settle {
+            Settle::Ack(Some(result)) if self.options.results => {
+                let id = message::job_id(&delivered.properties);
+                let message = Outgoing {
+                    queue: self.names.results.clone(),
+                    payload: result,
+                    properties: message::properties(&id)?,
+                };
+                return Ok((claim, Some(message), Settlement::Ack));
+            }
+            Settle::Ack(_) => return Ok((claim, None, Settlement::Ack)),
+            Settle::Nack(Nack::Release) => return Ok(session.release(claim)),
+            Settle::Nack(Nack::Retry { after, reason }) => {
+                let Some(after) = after.filter(|after| !after.is_zero()) else {
+                    return Ok((claim, None, Settlement::Reject));
+                };
+                let (queue, milliseconds) = session.delay(after).await?;
+                (queue, message::delayed(again(reason), milliseconds))
+            }
+            Settle::Nack(Nack::DeadLetter { reason }) => (self.names.dead.clone(), again(reason)),
+        };
+        let message = Outgoing {
             queue,
             payload: delivered.payload.clone(),
             properties,
         };
-        let message = match settle {
-            Settle::Ack(Some(result)) if self.options.results => {
-                let id = message::job_id(&delivered.properties);
-                Some(Outgoing {
-                    queue: self.names.results.clone(),
-                    payload: result,
-                    properties: message::properties(&id)?,
-                })
-            }
-            Settle::Ack(_) => None,
-            Settle::Nack(Nack::Release) => return Ok((None, Settlement::Nack)),
-            Settle::Nack(Nack::Retry { after, reason }) => {
-                let Some(after) = after.filter(|after| !after.is_zero()) else {
-                    return Ok((None, Settlement::Reject));
-                };
-                let (queue, milliseconds) = session.delay(after).await?;
-                let properties = message::again(&delivered.properties, deliveries, Some(&reason));
-                Some(again(queue, message::delayed(properties, milliseconds)))
-            }
-            Settle::Nack(Nack::DeadLetter { reason }) => {
-                let properties = message::again(&delivered.properties, deliveries, Some(&reason));
-                Some(again(self.names.dead.clone(), properties))
-            }
-        };
-        Ok((message, Settlement::Ack))
+        Ok((claim, Some(message), Settlement::Ack))
     }
 }
 
@@ -446,11 +441,12 @@ impl Broker for AmqpBroker {
     type Receipt = AmqpReceipt;
 
     fn capabilities(&self) -> Capabilities {
-        let mut capabilities = Capabilities::default();
-        capabilities.delay = true;
-        capabilities.delivery_count = true;
-        capabilities.priority = self.shared.options.priority;
-        capabilities
+        Capabilities {
+            delay: true,
+            delivery_count: true,
+            priority: self.shared.options.priority,
+            ..Capabilities::default()
+        }
     }
 
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<(), BrokerError> {

@@ -94,23 +94,23 @@ impl AmqpBroker {
     ///
     /// After dropping the future, some results may be removed.
     pub async fn ack_results(&self, receipts: Vec<AmqpReceipt>) -> Vec<Result<(), SettleError>> {
-        let source = self
-            .shared
-            .current()
-            .and_then(|session| session.results_if_any());
+        let Some(session) = self.shared.current() else {
+            return receipts
+                .iter()
+                .map(|_| Err(SettleError::LeaseLost))
+                .collect();
+        };
+        let source = session.results_if_any();
         let mut outcomes = Vec::with_capacity(receipts.len());
-        let mut settling = Vec::new();
+        let (mut places, mut claimed) = (Vec::new(), Vec::new());
         for (at, receipt) in receipts.iter().enumerate() {
-            match source.as_ref().and_then(|source| source.claim(receipt)) {
-                Some(claim) => {
-                    outcomes.push(Err(error::timed_out("writing a settlement").into()));
-                    settling.push(async move { (at, claim.settle(Settlement::Ack).await) });
-                }
-                None => outcomes.push(Err(SettleError::LeaseLost)),
+            outcomes.push(Err(SettleError::LeaseLost));
+            if let Some(claim) = source.as_ref().and_then(|source| source.claim(receipt)) {
+                places.push(at);
+                claimed.push((claim, None, Settlement::Ack));
             }
         }
-        let settled = wait::until(self.shared.deadline(), wait::all(settling)).await;
-        for (at, outcome) in settled.unwrap_or_default() {
+        for (at, outcome) in places.into_iter().zip(session.settle(claimed).await) {
             outcomes[at] = outcome.map_err(SettleError::from);
         }
         outcomes

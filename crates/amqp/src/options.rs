@@ -18,6 +18,7 @@ use crate::topology::Names;
 /// | [`consumer_timeout`](Self::consumer_timeout) | the server's: 30 minutes, unless it is configured otherwise |
 /// | [`results`](Self::results) | on |
 /// | [`prefetch`](Self::prefetch) | follows what `fetch` asks for |
+/// | [`uncounted_release`](Self::uncounted_release) | off |
 /// | [`passive`](Self::passive) | off |
 /// | [`priority`](Self::priority) | off |
 /// | [`heartbeat`](Self::heartbeat) | 20 seconds |
@@ -48,6 +49,7 @@ pub struct AmqpOptions {
     pub(crate) consumer_timeout: Option<Duration>,
     pub(crate) results: bool,
     pub(crate) prefetch: Option<u16>,
+    pub(crate) uncounted_release: bool,
     pub(crate) passive: bool,
     pub(crate) priority: bool,
     pub(crate) heartbeat: Duration,
@@ -82,6 +84,7 @@ impl AmqpOptions {
             consumer_timeout: None,
             results: true,
             prefetch: None,
+            uncounted_release: false,
             passive: false,
             priority: false,
             heartbeat: Self::HEARTBEAT,
@@ -153,6 +156,17 @@ impl AmqpOptions {
     pub const fn prefetch(mut self, prefetch: u16) -> Self {
         assert!(prefetch >= 1, "prefetch must be at least 1, got 0");
         self.prefetch = Some(prefetch);
+        self
+    }
+
+    /// Sets whether a [released](brigade::broker::Nack::Release) delivery is published again, with its
+    /// old count, and its original acknowledged then.
+    ///
+    /// Without it, the delivery is returned to its queue. That is cheaper, cannot duplicate the job, and
+    /// keeps its place near the head; but servers before 4.3 count it as a delivery. What
+    /// [`close`](brigade::broker::Broker::close) returns is returned in this way in any case.
+    pub const fn uncounted_release(mut self, uncounted: bool) -> Self {
+        self.uncounted_release = uncounted;
         self
     }
 
@@ -270,6 +284,7 @@ mod tests {
         assert_eq!(options.consumer_timeout, None);
         assert!(options.results);
         assert_eq!(options.prefetch, None);
+        assert!(!options.uncounted_release);
         assert!(!options.passive);
         assert!(!options.priority);
         assert_eq!(options.heartbeat, Duration::from_secs(20));

@@ -55,17 +55,21 @@ impl Driver {
     }
 
     pub(crate) fn runtime(&self) -> LapinRuntime {
-        let tasks = Tasks {
+        Runtime::new(RuntimeParts::new(self.tasks(), AsyncIO))
+    }
+
+    pub(crate) fn tasks(&self) -> Tasks {
+        Tasks {
             executor: Arc::downgrade(&self.executor),
-        };
-        Runtime::new(RuntimeParts::new(tasks, AsyncIO))
+        }
     }
 
     /// Runs a future to its end, also if the returned one is dropped. `None` if the driver stops.
-    pub(crate) fn run<T: Send + 'static>(
-        &self,
-        future: impl Future<Output = T> + Send + 'static,
-    ) -> impl Future<Output = Option<T>> + Send + use<T> {
+    pub(crate) fn run<T, F>(&self, future: F) -> impl Future<Output = Option<T>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
         let (sender, receiver) = async_channel::bounded(1);
         let task = async move {
             // Nobody waits for the output of a future whose caller was dropped.
@@ -115,9 +119,8 @@ pub(crate) async fn connect(
     runtime: LapinRuntime,
     socket: Socket,
 ) -> lapin::Result<Connection> {
-    let connect = async move |uri: AMQPUri, runtime: LapinRuntime| {
-        Ok(open(&uri, &runtime, &socket).await?)
-    };
+    let connect =
+        async move |uri: AMQPUri, runtime: LapinRuntime| Ok(open(&uri, &runtime, &socket).await?);
     Connection::connector(uri, runtime, connect, properties).await
 }
 
@@ -168,6 +171,15 @@ pub(crate) struct Tasks {
     executor: Weak<async_executor::Executor<'static>>,
 }
 
+impl Tasks {
+    /// Runs a future that nobody waits for, unless the executor is gone.
+    pub(crate) fn detach(&self, future: impl Future<Output = ()> + Send + 'static) {
+        if let Some(executor) = self.executor.upgrade() {
+            executor.spawn(future).detach();
+        }
+    }
+}
+
 impl Executor for Tasks {
     type Task<T: Send + 'static> = TaskOfDriver<T>;
 
@@ -179,7 +191,12 @@ impl Executor for Tasks {
         &self,
         future: F,
     ) -> Task<TaskOfDriver<T>> {
-        TaskOfDriver(self.executor.upgrade().map(|executor| executor.spawn(future))).into()
+        TaskOfDriver(
+            self.executor
+                .upgrade()
+                .map(|executor| executor.spawn(future)),
+        )
+        .into()
     }
 
     fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(

@@ -1,7 +1,7 @@
 //! One connection: its channels, and publishing with confirms.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_lock::Mutex as AsyncMutex;
@@ -10,9 +10,9 @@ use lapin::uri::AMQPUri;
 use lapin::{Channel, Confirmation, Connection, ConnectionProperties};
 
 use crate::error::{self, Failure};
-use crate::message::Outgoing;
+use crate::message::{self, Outgoing};
 use crate::runtime::{self, LapinRuntime, Socket};
-use crate::source::Source;
+use crate::source::{Claim, Settlement, Source};
 use crate::topology::{self, Names};
 use crate::{AmqpOptions, wait};
 
@@ -196,9 +196,11 @@ impl Session {
     }
 
     async fn publish_one(&self, message: &Outgoing) -> Result<(), Failure> {
-        let mut options = BasicPublishOptions::default();
-        // Returned, not dropped, if there is no such queue.
-        options.mandatory = true;
+        let options = BasicPublishOptions {
+            // Returned, not dropped, if there is no such queue.
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
         let published = self.publishing.basic_publish(
             lapin::types::ShortString::default(),
             message.queue.clone(),
@@ -221,6 +223,85 @@ impl Session {
         }
     }
 
+    /// Settles deliveries, each after its message was published, if it has one. An outcome for each, in
+    /// order; after a failure to publish, the delivery is held again.
+    pub(crate) async fn settle(
+        &self,
+        settlements: Vec<(Claim, Option<Outgoing>, Settlement)>,
+    ) -> Vec<Result<(), Failure>> {
+        let mut claims = Vec::with_capacity(settlements.len());
+        let mut messages = Vec::new();
+        for (claim, message, settlement) in settlements {
+            claims.push((claim, message.is_some(), settlement));
+            messages.extend(message);
+        }
+        let mut published = self.publish(messages).await.into_iter();
+        let mut outcomes = Vec::with_capacity(claims.len());
+        let mut settling = Vec::with_capacity(claims.len());
+        for (at, (claim, has_message, settlement)) in claims.into_iter().enumerate() {
+            let stored = if has_message { published.next() } else { None };
+            outcomes.push(match stored.unwrap_or(Ok(())) {
+                Ok(()) => {
+                    settling.push(async move { (at, claim.settle(settlement).await) });
+                    Err(error::timed_out("writing a settlement"))
+                }
+                Err(cause) => Err(cause),
+            });
+        }
+        let deadline = wait::deadline(self.options.timeout);
+        let settled = wait::until(deadline, wait::all(settling)).await;
+        for (at, outcome) in settled.unwrap_or_default() {
+            outcomes[at] = outcome;
+        }
+        outcomes
+    }
+
+    /// What releases a delivery.
+    pub(crate) fn release(&self, claim: Claim) -> (Claim, Option<Outgoing>, Settlement) {
+        if !self.options.uncounted_release {
+            return (claim, None, Settlement::Nack);
+        }
+        let delivered = claim.message();
+        let before = message::delivery_count(&delivered.properties).saturating_sub(1);
+        let message = Outgoing {
+            queue: self.names.jobs.clone(),
+            payload: delivered.payload.clone(),
+            properties: message::again(&delivered.properties, before, None),
+        };
+        (claim, Some(message), Settlement::Ack)
+    }
+
+    /// Watches a consumer until it rests, and returns what it was sent.
+    pub(crate) async fn watch(session: Weak<Self>, source: Weak<Source>, consumer: u64) {
+        while let Some(source) = Source::rest(Weak::clone(&source), consumer).await
+            && let Some(session) = session.upgrade()
+        {
+            match source.pause().await {
+                Ok(None) => {}
+                Ok(Some(claims)) => return session.give_back(&source, claims).await,
+                // The next fetch finds the connection lost.
+                Err(_) => return session.shut_down(),
+            }
+        }
+    }
+
+    /// Returns deliveries to their queue.
+    async fn give_back(&self, source: &Arc<Source>, claims: Vec<Claim>) {
+        let is_job = Arc::ptr_eq(source, &self.jobs);
+        let releases = claims.into_iter().map(|claim| {
+            if is_job {
+                self.release(claim)
+            } else {
+                (claim, None, Settlement::Nack)
+            }
+        });
+        let outcomes = self.settle(releases.collect()).await;
+        if outcomes.iter().any(Result::is_err) {
+            // What could not be returned would stay here. The server takes it back with the connection.
+            self.shut_down();
+        }
+    }
+
     /// Returns what is not settled, and closes channels and connection in this order. Gives up after the
     /// timeout.
     pub(crate) async fn close(&self) -> Result<(), Failure> {
@@ -233,6 +314,10 @@ impl Session {
             let sources = [Some(Arc::clone(&self.jobs)), results];
             let mut outcome = Ok(());
             for source in sources.into_iter().flatten() {
+                match source.stop().await {
+                    Ok(claims) => self.give_back(&source, claims).await,
+                    Err(cause) => outcome = outcome.and(Err(cause)),
+                }
                 outcome = outcome.and(source.close().await);
             }
             let publishing = self.publishing.close(200, "OK".into()).await.map_err(lost);

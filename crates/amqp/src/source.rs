@@ -1,16 +1,23 @@
 //! The consumer of one queue: deliveries as they come, those that are held, and their settlement.
 //!
-//! A delivery is in one of three places: in lapin's buffer, where the server has pushed it; in the hands
-//! of the caller, where [`Held`] has it; or settled. A source lives as long as its channel. What was not
-//! settled by then, the server delivers again.
+//! A delivery is in one of three places: in the buffers of [`Intake`], where the server has pushed it;
+//! in the hands of the caller, where [`Held`] has it; or settled. A source lives as long as its channel.
+//! What was not settled by then, the server delivers again.
+//!
+//! The server pushes whenever the prefetch has room, also while nobody fetches: after the last
+//! settlements of a pool that drains, say. So that such deliveries are not kept from others,
+//! [`rest`](Source::rest) waits until nobody has fetched for [`REST`], and then the consumer is cancelled,
+//! and what was pushed is returned.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use async_io::Timer;
 use async_lock::Mutex as AsyncMutex;
+use event_listener::Event;
 use futures_lite::{Stream, future};
 use lapin::message::Delivery;
 use lapin::options::{
@@ -23,6 +30,9 @@ use lapin::{BasicProperties, Channel, Consumer};
 use crate::error::{self, Failure};
 use crate::{AmqpReceipt, wait};
 
+/// How long a consumer that could be sent more may go without a fetch.
+const REST: Duration = Duration::from_millis(100);
+
 pub(crate) struct Source {
     queue: ShortString,
     channel: Channel,
@@ -33,13 +43,14 @@ pub(crate) struct Source {
     /// Locked while somebody waits for deliveries: lapin wakes one task only.
     intake: AsyncMutex<Intake>,
     held: Mutex<Held>,
+    /// A fetch or a settlement has ended; or the source was dropped.
+    quiet: Arc<Event>,
 }
 
 /// Where deliveries come in.
 #[derive(Default)]
 struct Intake {
     consumer: Option<Consumer>,
-    prefetch: u16,
     /// What earlier consumers of this channel were sent. Bounded by their prefetch.
     rest: VecDeque<Delivery>,
 }
@@ -50,8 +61,16 @@ struct Held {
     by_tag: HashMap<u64, Message>,
     /// The number of the present consumer.
     consumer: u64,
+    /// Its prefetch.
+    prefetch: usize,
     /// How many of `by_tag` it has delivered.
     of_consumer: usize,
+    /// How many consumers were replaced because their prefetch had no room for a fetch.
+    replaced: u32,
+    /// How many fetches there are at present.
+    fetching: usize,
+    /// Fetches and settlements so far.
+    activity: u64,
 }
 
 /// A delivery as its settlement may need it.
@@ -96,11 +115,19 @@ impl Source {
             passive,
             intake: AsyncMutex::default(),
             held: Mutex::default(),
+            quiet: Arc::default(),
         }
     }
 
     pub(crate) fn is_alive(&self) -> bool {
         self.channel.status().connected()
+    }
+
+    /// What a caller keeps from before [`can_deliver`](Self::can_deliver) until after
+    /// [`receive`](Self::receive): the consumer is not paused meanwhile.
+    pub(crate) fn fetching(&self) -> Fetching<'_> {
+        self.held().fetching += 1;
+        Fetching(self)
     }
 
     /// Whether the consumer can deliver so many beyond those that are held. If not,
@@ -112,23 +139,32 @@ impl Source {
 
     fn suffices(&self, intake: &Intake, max: usize) -> bool {
         intake.consumer.is_some()
-            && (self.prefetch.is_some()
-                || usize::from(intake.prefetch)
-                    >= self.held().of_consumer + usize::from(limit(max)))
+            && (self.prefetch.is_some() || self.held().room() >= usize::from(limit(max)))
     }
 
-    /// Starts a consumer that can deliver so many, and cancels the one before.
+    /// Starts a consumer that can deliver so many, unless there is one, and cancels the one before.
+    /// Returns its number.
     ///
-    /// What that one has delivered does not count towards the prefetch of the next, so the new
-    /// prefetch is `max`, not the sum. Run it to its end: between the steps, deliveries may be
-    /// underway that nothing would read.
-    pub(crate) async fn start(&self, max: usize) -> Result<(), Failure> {
+    /// What that one has delivered does not count towards the prefetch of the next. So the prefetch of
+    /// the next is `max`, and those that are held come on top of it. But room that older deliveries
+    /// leave when they are settled would then need a consumer each time: when one is replaced for the
+    /// second time, the prefetch is what is held and `max`, and so it is from then on.
+    ///
+    /// Run it to its end: between the steps, deliveries may be underway that nothing would read.
+    pub(crate) async fn start(&self, max: usize) -> Result<Option<u64>, Failure> {
         let mut intake = self.intake.lock().await;
         if self.suffices(&intake, max) {
-            return Ok(());
+            return Ok(None);
         }
+        self.held().replaced += u32::from(intake.consumer.is_some());
         self.cancel(&mut intake).await?;
-        let prefetch = self.prefetch.unwrap_or_else(|| limit(max));
+        let prefetch = self.prefetch.unwrap_or_else(|| {
+            let held = self.held();
+            limit(match held.replaced {
+                0 | 1 => max,
+                _ => max.saturating_add(held.by_tag.len()),
+            })
+        });
         let refused = |cause| error::of_declaration(self.queue.as_str(), self.passive, &cause);
         self.channel
             .basic_qos(prefetch, BasicQosOptions::default())
@@ -145,11 +181,59 @@ impl Source {
             .await
             .map_err(refused)?;
         intake.consumer = Some(consumer);
-        intake.prefetch = prefetch;
         let mut held = self.held();
         held.consumer += 1;
+        held.prefetch = usize::from(prefetch);
         held.of_consumer = 0;
-        Ok(())
+        Ok(Some(held.consumer))
+    }
+
+    /// Waits until the consumer of this number rests: until it can be sent more, and there was neither
+    /// a fetch nor a settlement for [`REST`]. `None` if there is another by then, or no source.
+    pub(crate) async fn rest(source: Weak<Self>, consumer: u64) -> Option<Arc<Self>> {
+        let quiet = Arc::clone(&source.upgrade()?.quiet);
+        loop {
+            // Before the state is read, so that no event after it is missed.
+            let changed = quiet.listen();
+            let activity = source.upgrade()?.room_without_fetch(consumer)?;
+            let Some(activity) = activity else {
+                changed.await;
+                continue;
+            };
+            Timer::after(REST).await;
+            let source = source.upgrade()?;
+            if source.room_without_fetch(consumer)? == Some(activity) {
+                return Some(source);
+            }
+        }
+    }
+
+    /// The activity so far, if there is room and no fetch. `None` for another consumer.
+    fn room_without_fetch(&self, consumer: u64) -> Option<Option<u64>> {
+        let held = self.held();
+        let is_resting = held.fetching == 0 && held.room() > 0;
+        (held.consumer == consumer && self.is_alive()).then(|| is_resting.then_some(held.activity))
+    }
+
+    /// Cancels the consumer, and takes what it was sent and nobody has fetched. `None` if somebody
+    /// fetches. Run it to its end.
+    pub(crate) async fn pause(self: &Arc<Self>) -> Result<Option<Vec<Claim>>, Failure> {
+        let mut intake = self.intake.lock().await;
+        // A fetch that starts later waits for the lock, and finds that it needs a consumer.
+        if self.held().fetching > 0 {
+            return Ok(None);
+        }
+        self.cancel(&mut intake).await?;
+        Ok(Some(self.claim_rest(&mut intake)))
+    }
+
+    fn claim_rest(self: &Arc<Self>, intake: &mut Intake) -> Vec<Claim> {
+        let rest = std::mem::take(&mut intake.rest);
+        let claim = |delivery| {
+            let received = self.hold(delivery, true);
+            self.claim(&received.receipt)
+        };
+        rest.into_iter().filter_map(claim).collect()
     }
 
     /// Cancels the consumer, if there is one, and keeps what it was sent.
@@ -259,6 +343,7 @@ impl Source {
             return None;
         }
         let message = self.held().remove(receipt.tag)?;
+        self.quiet.notify(usize::MAX);
         Some(Claim {
             source: Arc::clone(self),
             tag: receipt.tag,
@@ -272,21 +357,27 @@ impl Source {
             && self.is_alive()
     }
 
-    /// Returns all that is not settled to the queue, and closes the channel. Its answer says that the
-    /// server has seen all settlements before.
-    pub(crate) async fn close(&self) -> Result<(), Failure> {
+    /// Cancels the consumer, and takes all that is not settled.
+    pub(crate) async fn stop(self: &Arc<Self>) -> Result<Vec<Claim>, Failure> {
         let mut intake = self.intake.lock().await;
         self.cancel(&mut intake).await?;
-        let mut tags: Vec<u64> = intake.rest.drain(..).map(|one| one.delivery_tag).collect();
-        tags.extend(std::mem::take(&mut self.held().by_tag).into_keys());
-        tags.sort_unstable();
-        let returned = wait::all(tags.into_iter().map(|tag| self.send(tag, Settlement::Nack)));
-        let failed = returned.await.into_iter().find_map(Result::err);
+        let mut claims = self.claim_rest(&mut intake);
+        let tags: Vec<u64> = self.held().by_tag.keys().copied().collect();
+        claims.extend(tags.into_iter().filter_map(|tag| {
+            self.claim(&AmqpReceipt {
+                generation: self.generation,
+                channel: self.channel.id(),
+                tag,
+            })
+        }));
+        claims.sort_unstable_by_key(|claim| claim.tag);
+        Ok(claims)
+    }
+
+    /// Closes the channel. The answer says that the server has seen all settlements before.
+    pub(crate) async fn close(&self) -> Result<(), Failure> {
         let closed = self.channel.close(200, "OK".into()).await;
-        match failed.or(closed.err()) {
-            Some(cause) => Err(error::of_connection(&cause)),
-            None => Ok(()),
-        }
+        closed.map_err(|cause| error::of_connection(&cause))
     }
 
     /// Returns once the settlement is written to the socket.
@@ -315,9 +406,35 @@ impl Source {
     }
 }
 
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.quiet.notify(usize::MAX);
+    }
+}
+
+/// Counts a fetch of a source for as long as it lives.
+pub(crate) struct Fetching<'a>(&'a Source);
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        {
+            let mut held = self.0.held();
+            held.fetching -= 1;
+            held.activity += 1;
+        }
+        self.0.quiet.notify(usize::MAX);
+    }
+}
+
 impl Held {
+    /// How many deliveries the present consumer can be sent, or has been sent and nobody has fetched.
+    fn room(&self) -> usize {
+        self.prefetch.saturating_sub(self.of_consumer)
+    }
+
     fn remove(&mut self, tag: u64) -> Option<Message> {
         let message = self.by_tag.remove(&tag)?;
+        self.activity += 1;
         self.of_consumer -= usize::from(message.consumer == self.consumer);
         Some(message)
     }
