@@ -916,35 +916,31 @@ pub async fn dropped_fetch_loses_no_job<F: Fixture>(fixture: &F) -> Verdict {
     const POLLS: usize = 6;
     let run = Run::new("dropped_fetch_loses_no_job", fixture);
     let (broker, other) = (fixture.open(run.short).await, run.open().await);
-    let mut expected = Vec::new();
+    let (mut expected, mut got) = (Vec::new(), Vec::new());
     for polls in 1..=POLLS {
+        let [before, after] = ["before", "after"].map(|when| format!("job {polls}, {when}"));
+        expected.extend([&before, &after].map(|id| JobId::from(&**id)));
         // A job is there from the start.
-        let id = JobId::new(format!("job {polls}, before"));
-        expected.push(id.clone());
-        run.enqueue(&other, [NewJob::new(id, *b"x")]).await;
+        run.enqueue(&other, jobs([&before])).await;
         let mut fetch = Box::pin(broker.fetch(1, run.long));
-        let _ = run.poll_times(fetch.as_mut(), polls).await;
+        let fetched = run.poll_times(fetch.as_mut(), polls).await;
         drop(fetch);
+        let fetched = fetched.map(|fetched| run.ok("fetch", fetched));
+        got.extend(run.ack_all(&broker, fetched.unwrap_or_default()).await);
         // A job comes meanwhile, and may wake the fetch before it is dropped.
         let mut fetch = Box::pin(broker.fetch(10, run.long));
-        let _ = run.poll_times(fetch.as_mut(), polls).await;
-        let id = JobId::new(format!("job {polls}, after"));
-        expected.push(id.clone());
-        run.enqueue(&other, [NewJob::new(id, *b"x")]).await;
+        let fetched = run.poll_times(fetch.as_mut(), polls).await;
+        run.enqueue(&other, jobs([&after])).await;
         drop(fetch);
+        let fetched = fetched.map(|fetched| run.ok("fetch", fetched));
+        got.extend(run.ack_all(&broker, fetched.unwrap_or_default()).await);
     }
     expected.sort();
-    let mut got = Vec::new();
     let start = run.now();
     while got.len() < expected.len() {
         for consumer in [&broker, &other] {
-            for delivery in run.fetch(consumer, 10, fixture.tick()).await {
-                let acked = run.within("ack", consumer.ack(&delivery.receipt, None));
-                // A short lease may have ended; then it comes again.
-                if !run.is_lost("ack", acked.await) {
-                    got.push(delivery.job_id);
-                }
-            }
+            let fetched = run.fetch(consumer, 10, fixture.tick()).await;
+            got.extend(run.ack_all(consumer, fetched).await);
         }
         if run.now().saturating_duration_since(start) > fixture.patience() * 2 {
             break;

@@ -151,6 +151,25 @@ impl<'a, F: Fixture> Run<'a, F> {
         self.ok("ack", self.within("ack", broker.ack(receipt, result)).await);
     }
 
+    /// Settles deliveries, and returns the jobs of those whose lease was not over: the others come
+    /// again.
+    pub(super) async fn ack_all(
+        &self,
+        broker: &F::Broker,
+        deliveries: Vec<DeliveryOf<F>>,
+    ) -> Vec<JobId> {
+        let mut acked = Vec::new();
+        for delivery in deliveries {
+            let outcome = self
+                .within("ack", broker.ack(&delivery.receipt, None))
+                .await;
+            if !self.is_lost("ack", outcome) {
+                acked.push(delivery.job_id);
+            }
+        }
+        acked
+    }
+
     pub(super) async fn nack(&self, broker: &F::Broker, receipt: &ReceiptOf<F>, nack: Nack) {
         let call = format!("nack as {nack:?}");
         self.ok(&call, self.within(&call, broker.nack(receipt, nack)).await);

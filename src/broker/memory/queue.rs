@@ -400,3 +400,6 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
