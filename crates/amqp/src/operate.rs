@@ -293,7 +293,8 @@ impl AmqpBroker {
         work: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
         let limit = self.shared.options.timeout.saturating_mul(2);
-        let outcome = wait::until(wait::deadline(limit), work).await;
+        // Boxed, since the futures of lapin are large.
+        let outcome = wait::until(wait::deadline(limit), Box::pin(work)).await;
         outcome.unwrap_or_else(|| Err(error::timed_out(what).into()))
     }
 }
