@@ -362,7 +362,8 @@ where
     let error = {
         // Closed once nothing more is fetched, and once the map has ended.
         let (end, ended) = async_channel::bounded::<()>(1);
-        let fetch = async {
+        // In boxes, so that the future of `serve` is small.
+        let fetch = Box::pin(async {
             let fetching = serving.fetch(input_sender, freed);
             let stopped = future::or(stop, async {
                 let _ = ended.recv().await;
@@ -374,23 +375,24 @@ where
             .await;
             end.close();
             error
-        };
-        let run = async {
+        });
+        let run = Box::pin(async {
             serving.run(pool, inputs, &ended).await;
             end.close();
-        };
+        });
         let work = async {
             let (error, ()) = future::zip(fetch, run).await;
             serving.release_held();
             serving.settlements.close();
             error
         };
-        let settling = async { future::zip(work, serving.settle(settlements)).await.0 };
-        let renewing = async {
+        let settle = Box::pin(serving.settle(settlements));
+        let settled = async { future::zip(work, settle).await.0 };
+        let renew = Box::pin(async {
             serving.renew(lease).await;
             future::pending().await
-        };
-        future::or(settling, renewing).await
+        });
+        future::or(settled, renew).await
     };
     let report = serving.held().report;
     match error {
