@@ -250,6 +250,10 @@ pub struct Delivery<R> {
     /// How many times the job was delivered, this time included and those that were
     /// [released](Nack::Release) not; `None` where the broker does not count.
     pub delivery_count: Option<u32>,
+    /// Of these, those that ended without being settled: their consumer died, or lost its lease or
+    /// its connection. A broker that cannot tell may count those that were released or retried
+    /// without a delay too. `None` where it does not count.
+    pub lost_count: Option<u32>,
     /// Whether the job may have been delivered before.
     pub redelivered: bool,
     /// After what time without an [extension](Broker::extend) the delivery is over, counted from its
@@ -266,6 +270,7 @@ impl<R> Delivery<R> {
             job_id,
             payload,
             delivery_count: None,
+            lost_count: None,
             redelivered: false,
             lease: None,
             receipt,
@@ -340,7 +345,7 @@ pub struct Capabilities {
     pub atomic_result: bool,
     /// A job whose id the broker knows is not enqueued again.
     pub dedup: bool,
-    /// [`Delivery::delivery_count`] is known.
+    /// [`Delivery::delivery_count`] and [`Delivery::lost_count`] are known.
     pub delivery_count: bool,
 }
 
