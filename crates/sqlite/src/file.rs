@@ -153,8 +153,13 @@ fn identify_or_create(path: &Path, connection: &mut Connection, create: bool) ->
     let fail = |error: rusqlite::Error| fault(path, &error);
     let refuse = |why: String| Fault::Permanent(format!("{} {why}", path.display()));
 
-    // First without the lock for writing, which would change nothing either, but wait.
-    match identify(connection).map_err(fail)? {
+    // First without the lock for writing, which would change nothing either, but wait. In one snapshot:
+    // another process may be making the queue, and half of it would look like another program's.
+    let content = connection
+        .unchecked_transaction()
+        .and_then(|snapshot| identify(&snapshot))
+        .map_err(fail)?;
+    match content {
         Content::Queue => return Ok(()),
         Content::Other(why) => return Err(refuse(why)),
         Content::Nothing if !create => return Err(refuse("holds no queue".to_owned())),
