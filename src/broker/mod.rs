@@ -37,6 +37,7 @@
 #[cfg(feature = "testing")]
 pub mod conformance;
 mod memory;
+mod serve;
 
 use std::error::Error;
 use std::fmt;
@@ -44,6 +45,9 @@ use std::future::Future;
 use std::time::Duration;
 
 pub use self::memory::{MemoryBroker, MemoryCounts, MemoryReceipt};
+pub use self::serve::{
+    OnFailure, RetryLater, ServeError, ServeOptions, ServeReport, Settlement, serve,
+};
 
 /// A durable queue of jobs. The [module](self) has the rules that an implementation keeps.
 pub trait Broker: Send + Sync + 'static {

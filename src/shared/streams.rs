@@ -15,13 +15,27 @@ use crate::queue::admission::{Origin, Refusal};
 impl<In, T, E> Shared<In, T, E> {
     /// Cancels the queued and running jobs of a map or group. Only the first reason has an effect.
     pub(crate) fn cancel_stream(&self, stream: &CompletionQueue<In, T, E>, reason: CancelReason) {
-        // An earlier call has done this already; without jobs there is nothing to do.
-        if stream.set_cancelled(reason) && stream.unread() > 0 {
-            self.interrupt_stream(stream.identity().get(), reason);
-            self.sweep();
+        let is_first = stream.set_cancelled(reason);
+        // Without jobs there is nothing to do.
+        if stream.unread() > 0 {
+            // Also after `cancel_queued`, which has let them run.
+            self.interrupt_stream(
+                stream.identity().get(),
+                stream.cancelled().unwrap_or(reason),
+            );
+            if is_first {
+                self.sweep();
+            }
         }
         if stream.has_submissions() {
             self.wake_group_submitters(stream.identity().get());
+        }
+    }
+
+    /// Cancels the queued jobs of a map, and lets the running ones end.
+    pub(crate) fn cancel_queued(&self, stream: &CompletionQueue<In, T, E>) {
+        if stream.set_cancelled(CancelReason::Stream) && stream.unread() > 0 {
+            self.sweep();
         }
     }
 

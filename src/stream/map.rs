@@ -247,6 +247,43 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self.stop(CancelReason::Stream);
     }
 
+    /// Lets the jobs end that run: queued jobs and those that wait for another attempt are
+    /// cancelled, and no more inputs are pulled. All completions are still yielded.
+    ///
+    /// A job that a worker takes at this moment may be cancelled before its first poll. A deadline
+    /// stays in force.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use brigade::{ManualTimer, Pool};
+    /// use futures_lite::{StreamExt, future};
+    ///
+    /// let (pool, workers) = Pool::builder()
+    ///     .workers(1)
+    ///     .timer(ManualTimer::new())
+    ///     .build(|n: u32| async move {
+    ///         future::yield_now().await;
+    ///         Ok::<_, ()>(n)
+    ///     });
+    /// let mut map = pool.map(0..5).window(2);
+    /// let results = future::block_on(workers.drive(async {
+    ///     while pool.stats().running == 0 {
+    ///         assert!(future::poll_once(map.next()).await.is_none());
+    ///         future::yield_now().await;
+    ///     }
+    ///     map.cancel_queued();
+    ///     map.map(|completion| completion.result.ok()).collect::<Vec<_>>().await
+    /// }));
+    /// assert_eq!(results.iter().flatten().count(), 1);
+    /// ```
+    #[doc(alias("stop", "finish"))]
+    pub fn cancel_queued(&mut self) {
+        self.intake = Intake::Shut;
+        self.map_wait.leave_and_wake();
+        self.reader.cancel_queued();
+    }
+
     fn stop(&mut self, reason: CancelReason) {
         self.intake = Intake::Shut;
         self.deadline = None;

@@ -24,6 +24,8 @@ pub(crate) struct CompletionReader<In, T, E> {
     /// In reverse order: the first is popped.
     successes: Vec<Success<T>>,
     wait: Option<WaitGuard<In, T, E>>,
+    /// Whether only queued jobs are cancelled, and running ones may still wait for the pool.
+    is_finishing: bool,
     /// How many jobs were read and not yet subtracted from the unread of the completion queue.
     read: usize,
     /// The counts of the completions that were read.
@@ -40,6 +42,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
             batch: VecDeque::new(),
             successes: Vec::new(),
             wait: None,
+            is_finishing: false,
             read: 0,
             counts: Summary::default(),
         }
@@ -48,6 +51,12 @@ impl<In, T, E> CompletionReader<In, T, E> {
     /// Cancels the jobs that have not ended.
     pub(crate) fn cancel(&self, reason: CancelReason) {
         self.shared.cancel_stream(&self.stream, reason);
+    }
+
+    /// Cancels the jobs that have not started.
+    pub(crate) fn cancel_queued(&mut self) {
+        self.is_finishing |= self.stream.cancelled().is_none();
+        self.shared.cancel_queued(&self.stream);
     }
 
     /// Polls for the next completion. Also `Pending` if no job is unread: check
@@ -83,7 +92,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
                 }
                 // The sender is in `self.stream`, so the channel is never closed.
                 Poll::Ready(None) => return Poll::Pending,
-                Poll::Pending if self.unread() == 0 || self.stream.cancelled().is_some() => {
+                Poll::Pending if self.unread() == 0 || self.is_cancelled() => {
                     return Poll::Pending;
                 }
                 Poll::Pending => {
@@ -92,10 +101,16 @@ impl<In, T, E> CompletionReader<In, T, E> {
                     }) {
                         return Poll::Pending;
                     }
+                    self.is_finishing = false;
                     self.cancel(CancelReason::WouldDeadlock);
                 }
             }
         }
+    }
+
+    /// Whether running jobs are cancelled too, so that none of them waits for long.
+    fn is_cancelled(&self) -> bool {
+        self.stream.cancelled().is_some() && !self.is_finishing
     }
 
     /// Takes the next success of the last delivery, and counts it.

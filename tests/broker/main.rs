@@ -3,6 +3,8 @@
 
 mod broken;
 mod fixture;
+mod memory;
+mod serve;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};

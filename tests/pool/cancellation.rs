@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex};
 use std::task::Context;
 
 use brigade::{
-    Builder, CancelReason, End, JobError, OnError, Pool, SubmitError, Submitter, TimeLimit,
+    Builder, CancelReason, End, JobError, OnError, Pool, Retry, SubmitError, Submitter, TimeLimit,
 };
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    DropToken, Drops, Env, Gate, Wakes, assert_settled, everywhere, millis, poll_once,
+    DropToken, Drops, Env, Gate, SECOND, Wakes, assert_settled, everywhere, everywhere_once,
+    millis, poll_once,
 };
 
 /// A pool whose jobs wait at the gate. Each future holds a token of its own besides that of its
@@ -573,5 +574,126 @@ fn jobs_left_by_a_stop_have_outcomes_and_the_stream_ends() {
             env.name
         );
         assert_settled(&pool);
+    });
+}
+
+#[test]
+fn a_map_whose_queued_jobs_are_cancelled_lets_the_running_ones_end() {
+    everywhere(|env| async move {
+        let (gate, drops) = (Gate::new(), Drops::default());
+        let pool = counted_pool(&env, env.one_by_one(), &gate, &drops);
+        let mut map = pool.map((0..9).map(|_| drops.token())).window(4);
+        assert!(future::poll_once(map.next()).await.is_none());
+        gate.arrived(1).await;
+        map.cancel_queued();
+        let stats = pool.stats();
+        assert_eq!((stats.running, stats.queued, stats.cancelled), (1, 0, 3));
+        // A second call changes nothing.
+        map.cancel_queued();
+        gate.open(1);
+        let mut results: Vec<_> = (&mut map)
+            .map(|completion| (completion.index, completion.result.map(drop)))
+            .collect()
+            .await;
+        results.sort_unstable_by_key(|(index, _)| *index);
+        let cancelled = Err(JobError::Cancelled(CancelReason::Stream));
+        assert_eq!(
+            results,
+            [
+                (0, Ok(())),
+                (1, cancelled.clone()),
+                (2, cancelled.clone()),
+                (3, cancelled)
+            ]
+        );
+        let summary = map.summary();
+        assert_eq!(
+            (summary.end, summary.succeeded, summary.cancelled),
+            (End::Cancelled, 1, 3)
+        );
+        assert_settled(&pool);
+    });
+}
+
+#[test]
+fn a_map_whose_queued_jobs_are_cancelled_can_still_be_cancelled_or_dropped() {
+    everywhere(|env| async move {
+        for is_dropped in [false, true] {
+            let (gate, drops) = (Gate::new(), Drops::default());
+            let pool = counted_pool(&env, env.one_by_one(), &gate, &drops);
+            let mut map = pool.map((0..3).map(|_| drops.token()));
+            assert!(future::poll_once(map.next()).await.is_none());
+            gate.arrived(1).await;
+            map.cancel_queued();
+            if is_dropped {
+                drop(map);
+            } else {
+                map.cancel();
+                assert_eq!(map.count().await, 3);
+            }
+            pool.wait_idle().await;
+            assert_eq!(assert_settled(&pool).cancelled, 3);
+        }
+    });
+}
+
+#[test]
+fn a_job_that_waits_for_another_attempt_is_cancelled_with_the_queued_ones() {
+    everywhere(|env| async move {
+        let builder = env.one_by_one().retry(Retry::fixed(SECOND).max_attempts(3));
+        let pool = builder.spawn_on(&env, |_: u32| async { Err::<(), _>("busy") });
+        let mut map = pool.map(0..1);
+        assert!(future::poll_once(map.next()).await.is_none());
+        while pool.stats().delayed == 0 {
+            future::yield_now().await;
+        }
+        map.cancel_queued();
+        let completion = map.next().await.unwrap();
+        assert_eq!(
+            (completion.attempts, completion.result),
+            (1, Err(JobError::Cancelled(CancelReason::Stream)))
+        );
+        assert!(map.next().await.is_none());
+        assert_settled(&pool);
+    });
+}
+
+/// The job that reads the map occupies one slot, and the job of the map the other: it waits for a
+/// third job, which can never start.
+#[test]
+fn a_running_job_that_waits_for_its_pool_does_not_hang_a_map_whose_queued_jobs_are_cancelled() {
+    everywhere_once(|env| async move {
+        let slot: Arc<Mutex<Option<Pool<u32, (), ()>>>> = Arc::default();
+        let (inner, steps) = (Arc::clone(&slot), Arc::new(AtomicUsize::new(0)));
+        let reach = async |steps: &AtomicUsize, step| {
+            while steps.load(Ordering::SeqCst) < step {
+                future::yield_now().await;
+            }
+        };
+        let pool = env.builder().workers(2).spawn_on(&env, move |n: u32| {
+            let pool = inner.lock().unwrap().clone().unwrap();
+            let steps = Arc::clone(&steps);
+            async move {
+                if n == 0 {
+                    let mut map = pool.map([3, 1]);
+                    assert!(map.next().await.is_some());
+                    reach(&steps, 1).await;
+                    map.cancel_queued();
+                    steps.store(2, Ordering::SeqCst);
+                    while map.next().await.is_some() {}
+                } else if n == 1 {
+                    steps.store(1, Ordering::SeqCst);
+                    reach(&steps, 2).await;
+                    let handle = pool.try_submit(2).unwrap();
+                    let _ = handle.await;
+                }
+                Ok(())
+            }
+        });
+        *slot.lock().unwrap() = Some(pool.clone());
+        let _ = pool.submit(0).await.unwrap().await;
+        pool.wait_idle().await;
+        assert_settled(&pool);
+        *slot.lock().unwrap() = None;
     });
 }

@@ -1111,6 +1111,7 @@ async fn maps(state: &State) {
         usize::MAX
     };
     let cancels = state.one_in(2);
+    let cancels_queued = state.one_in(2);
     let mut read = 0;
     while let Some(completion) = map.next().await {
         state.check_completion(&completion, policy, read >= patience);
@@ -1119,10 +1120,13 @@ async fn maps(state: &State) {
         }
         read += 1;
         if read == patience {
-            if !cancels {
+            if cancels_queued {
+                map.cancel_queued();
+            } else if cancels {
+                map.cancel();
+            } else {
                 return;
             }
-            map.cancel();
         }
     }
     let summary = map.summary();

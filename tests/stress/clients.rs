@@ -579,15 +579,22 @@ impl Client {
     /// Reads a part of a map, and cancels or drops the rest.
     async fn map_left(&mut self, is_cancelled: bool) -> Flow {
         let count = self.rng.usize(1..61);
-        let inputs = self.inputs(count, true);
+        // Whether its jobs end by themselves, so that only queued ones need to be cancelled.
+        let is_ending = is_cancelled && self.rng.bool();
+        let inputs = self.inputs(count, !is_ending);
         let map = self.pool.map(inputs);
         let mut map = self.set_window(map);
         for _ in 0..self.rng.usize(..4) {
             future::poll_once(map.next()).await;
             future::yield_now().await;
         }
+        if is_ending || self.rng.bool() {
+            map.cancel_queued();
+        }
         if is_cancelled {
-            map.cancel();
+            if !is_ending {
+                map.cancel();
+            }
             let mut rest = 0;
             while map.next().await.is_some() {
                 rest += 1;
