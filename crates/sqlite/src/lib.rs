@@ -11,8 +11,9 @@
 //! the threads of the crate `blocking`.
 //!
 //! ```
-//! use std::time::Duration;
-//! use brigade::broker::{Ack, Broker, Nack, NewJob};
+//! use brigade::Pool;
+//! use brigade::broker::{Broker, NewJob, ServeOptions, serve};
+//! use brigade::rt::AsyncIoTimer;
 //! use brigade_sqlite::SqliteBroker;
 //!
 //! # futures_lite::future::block_on(async {
@@ -24,29 +25,27 @@
 //! producer.enqueue(jobs.to_vec()).await.unwrap();
 //! producer.enqueue(jobs.to_vec()).await.unwrap(); // Known ids: nothing happens.
 //!
-//! // A consumer, here or in another process.
+//! // A consumer, here or in another process: a pool, and how payloads become inputs and values
+//! // become results.
 //! let consumer = SqliteBroker::open(&path).await.unwrap();
-//! let mut done = Vec::new();
-//! for job in consumer.fetch(100, Duration::ZERO).await.unwrap() {
-//!     match std::str::from_utf8(&job.payload).unwrap().parse::<u32>() {
-//!         Ok(number) => done.push(Ack {
-//!             receipt: job.receipt,
-//!             result: Some((number * number).to_string().into_bytes()),
-//!         }),
-//!         Err(error) => {
-//!             let reason = error.to_string();
-//!             consumer.nack(&job.receipt, Nack::DeadLetter { reason }).await.unwrap();
-//!         }
-//!     }
-//! }
-//! assert!(consumer.ack_many(done).await.iter().all(Result::is_ok));
+//! let (pool, workers) = Pool::builder()
+//!     .workers(1)
+//!     .timer(AsyncIoTimer)
+//!     .build(|text: String| async move { text.parse::<u32>().map(|number| number * number) });
+//! let options = ServeOptions::new(
+//!     |_, payload| String::from_utf8(payload),
+//!     |_, square: u32| Some(square.to_string().into_bytes()),
+//! );
+//! let options = options.max_deliveries(1).until_empty();
+//! let report = workers.drive(serve(&consumer, &pool, options)).await.unwrap();
+//! assert_eq!((report.fetched, report.acked, report.dead_lettered), (3, 2, 1));
+//! consumer.close().await.unwrap();
 //!
 //! let results = producer.results_after(0, 100).await.unwrap();
 //! let results: Vec<_> = results.into_iter().map(|result| result.payload.unwrap()).collect();
 //! assert_eq!(results, [b"1", b"4"]);
 //! let letters = producer.dead_letters_after(0, 100).await.unwrap();
 //! assert_eq!(letters[0].letter.reason, "invalid digit found in string");
-//! consumer.close().await.unwrap();
 //! # });
 //! ```
 //!
