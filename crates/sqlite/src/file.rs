@@ -19,8 +19,10 @@ const CHECKPOINT_PAGES: i64 = 4096;
 /// Bytes that the log keeps on the disk after it was copied.
 const LOG_BYTES: i64 = 64 << 20;
 
-/// KiB of pages that a connection keeps in memory.
-const CACHE_KIB: i64 = 16 << 10;
+/// KiB of pages that a connection keeps in memory at most. The one that writes goes through the index of
+/// all ids, which has some 35 MiB for a million of them.
+const WRITER_CACHE_KIB: i64 = 64 << 10;
+const READER_CACHE_KIB: i64 = 4 << 10;
 
 /// The two connections of a handle. SQLite has one writer at a time and readers beside it, so that an
 /// inspection does not hold up the jobs.
@@ -49,12 +51,12 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Connections, Fault>
         Durability::Normal => "NORMAL",
         Durability::Full => "FULL",
     };
-    configure(&writer, synchronous, options).map_err(fail)?;
+    configure(&writer, synchronous, WRITER_CACHE_KIB, options).map_err(fail)?;
     // `Shared` waits for the lock itself, in shorter steps than SQLite does.
     writer.busy_timeout(Duration::ZERO).map_err(fail)?;
 
     let reader = connect(path, options).map_err(fail)?;
-    configure(&reader, synchronous, options).map_err(fail)?;
+    configure(&reader, synchronous, READER_CACHE_KIB, options).map_err(fail)?;
     reader
         .pragma_update(None, "query_only", true)
         .map_err(fail)?;
@@ -153,8 +155,13 @@ fn identify_or_create(path: &Path, connection: &mut Connection, create: bool) ->
     let fail = |error: rusqlite::Error| fault(path, &error);
     let refuse = |why: String| Fault::Permanent(format!("{} {why}", path.display()));
 
-    // First without the lock for writing, which would change nothing either, but wait.
-    match identify(connection).map_err(fail)? {
+    // First without the lock for writing, which would change nothing either, but wait. In one snapshot:
+    // another process may be making the queue, and half of it would look like another program's.
+    let content = connection
+        .unchecked_transaction()
+        .and_then(|snapshot| identify(&snapshot))
+        .map_err(fail)?;
+    match content {
         Content::Queue => return Ok(()),
         Content::Other(why) => return Err(refuse(why)),
         Content::Nothing if !create => return Err(refuse("holds no queue".to_owned())),
@@ -206,10 +213,11 @@ fn use_log(path: &Path, connection: &Connection, timeout: Duration) -> Result<()
 fn configure(
     connection: &Connection,
     synchronous: &str,
+    cache_kib: i64,
     options: &Options,
 ) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", synchronous)?;
-    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.pragma_update(None, "cache_size", -cache_kib)?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     // A file from elsewhere must not run code of its own.
