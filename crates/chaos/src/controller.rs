@@ -56,7 +56,7 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
     let (mut last_ended, mut since) = (0, Instant::now());
     loop {
         crew.keep(plan.workers, &queue, &mut rng)?;
-        thread::sleep(Duration::from_millis(rng.u64(20..300)));
+        thread::sleep(Duration::from_millis(rng.u64(200..1200)));
         queue.read(&mut tally)?;
         let ended = tally.ended();
         if ended >= plan.jobs {
@@ -449,20 +449,20 @@ mod tests {
             }
             tally
         };
-        let tally = full(2000);
-        assert_eq!((tally.ended(), tally.dead.len()), (2000, 1));
-        assert_eq!(tally.check(2000, Kind::Sqlite), Ok(()));
-        assert!(tally.check(2001, Kind::Sqlite).is_err());
+        let tally = full(5000);
+        assert_eq!((tally.ended(), tally.dead.len()), (5000, 1));
+        assert_eq!(tally.check(5000, Kind::Sqlite), Ok(()));
+        assert!(tally.check(5001, Kind::Sqlite).is_err());
 
-        let mut twice = full(2000);
+        let mut twice = full(5000);
         twice.result(&"7".into());
-        assert_eq!((twice.ended(), twice.duplicates()), (2000, 1));
-        assert!(twice.check(2000, Kind::Sqlite).is_err());
-        assert_eq!(twice.check(2000, Kind::Amqp), Ok(()));
+        assert_eq!((twice.ended(), twice.duplicates()), (5000, 1));
+        assert!(twice.check(5000, Kind::Sqlite).is_err());
+        assert_eq!(twice.check(5000, Kind::Amqp), Ok(()));
 
-        let mut both = full(2000);
+        let mut both = full(5000);
         both.dead(&"7".into());
-        assert_eq!(both.ended(), 2000);
-        assert!(both.check(2000, Kind::Amqp).is_err());
+        assert_eq!(both.ended(), 5000);
+        assert!(both.check(5000, Kind::Amqp).is_err());
     }
 }

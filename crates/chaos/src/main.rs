@@ -44,7 +44,7 @@ struct Plan {
     #[arg(long, default_value_t = 10_000)]
     jobs: u64,
     /// How many workers run at once, in processes of their own
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 4)]
     workers: usize,
     /// Decides which worker dies when; the broker and the kernel still have a say [default: random]
     #[arg(long)]

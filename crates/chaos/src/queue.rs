@@ -10,9 +10,13 @@ use brigade_sqlite::{Options, SqliteBroker};
 /// extend it, short enough to end while a worker is stopped.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
-/// How often a job is delivered: a job that ends its process has to reach it, and none that is only
-/// killed along with others.
-pub(crate) const MAX_DELIVERIES: u32 = 12;
+/// How long a job is that outlasts its lease.
+pub(crate) const LONG: Duration = Duration::from_millis(2500);
+
+/// How often a job is delivered: a job that ends its process has to reach it, and none that is killed
+/// by chance. A worker is killed every 5 s on average, so that of 15 deliveries of a long job all are
+/// lost once in a million times.
+pub(crate) const MAX_DELIVERIES: u32 = 15;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -81,7 +85,7 @@ pub(crate) async fn amqp(url: &str, queue: &str) -> Result<AmqpBroker, String> {
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// Waits for a few milliseconds.
+    /// Waits for less than a tenth of a second.
     Short,
     /// Waits for longer than its lease.
     Long,
@@ -90,9 +94,9 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    /// What the job of this number does: one of 2,000 ends its process, one of 1,000 is long.
+    /// What the job of this number does: one of 5,000 ends its process, one of 1,000 is long.
     pub(crate) const fn of(number: u64) -> Self {
-        if number % 2000 == 999 {
+        if number % 5000 == 999 {
             Self::Poison
         } else if number % 1000 == 499 {
             Self::Long

@@ -11,7 +11,7 @@ use brigade::broker::{Broker, JobId, ServeOptions, serve};
 use clap::Args;
 use smol::Timer;
 
-use crate::queue::{self, Address, LEASE, MAX_DELIVERIES, Work};
+use crate::queue::{self, Address, LONG, MAX_DELIVERIES, Work};
 
 /// How many jobs a worker runs at once.
 const AT_ONCE: usize = 16;
@@ -55,9 +55,9 @@ async fn work<B: Broker>(broker: B, runs: &File) -> Result<(), String> {
                     .map_err(|error| error.to_string())?;
                 match Work::of(number) {
                     Work::Short => {
-                        Timer::after(Duration::from_micros(fastrand::u64(..20_000))).await
+                        Timer::after(Duration::from_micros(fastrand::u64(..100_000))).await
                     }
-                    Work::Long => Timer::after(LEASE * 3).await,
+                    Work::Long => Timer::after(LONG).await,
                     Work::Poison => std::process::abort(),
                 };
                 Ok::<u64, String>(number)
