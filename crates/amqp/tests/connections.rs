@@ -398,14 +398,16 @@ fn dropping_the_last_handle_ends_its_threads_and_returns_its_jobs() {
     });
 }
 
-/// How many threads of brokers this process has; always none where there is no `/proc`.
+/// How many threads of brokers and of connections this process has; always none where there is no `/proc`.
 fn threads() -> usize {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
         return 0;
     };
     let names =
         tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    names.filter(|name| name.trim() == "brigade-amqp").count()
+    names
+        .filter(|name| ["brigade-amqp", "lapin-io-loop"].contains(&name.trim()))
+        .count()
 }
 
 #[test]
