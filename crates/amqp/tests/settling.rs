@@ -227,7 +227,11 @@ fn released_deliveries_count_on_servers_before_4_3_and_not_where_asked() {
         let broker = queue.open().await;
         let counts = counts_of(&broker, 3, || Nack::Release).await;
         println!("counts of three deliveries that are released: {counts:?}");
-        assert!(counts == [Some(1); 3] || counts == [Some(1), Some(2), Some(3)]);
+        // The first count may be greater than one: servers before 4.3 count what is underway to a
+        // consumer that is cancelled, such as the one of the handle that was closed.
+        let first = counts[0].unwrap();
+        let counted = [first, first + 1, first + 2].map(Some);
+        assert!(counts == [Some(first); 3] || counts == counted);
     });
 }
 
