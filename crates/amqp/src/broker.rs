@@ -543,6 +543,7 @@ fn delivery(received: Received) -> Delivery<AmqpReceipt> {
     let count = message::delivery_count(&received.properties);
     let mut delivery = Delivery::new(id, received.payload, received.receipt);
     delivery.delivery_count = Some(count);
+    delivery.lost_count = Some(message::lost_count(&received.properties));
     delivery.redelivered = received.redelivered || count > 1;
     delivery
 }

@@ -47,7 +47,7 @@ impl Events {
                     });
                 }
             }
-            (2..5, Some(proxy)) => self.cuts += u64::from(proxy.cut() > 0),
+            (2, Some(proxy)) => self.cuts += u64::from(proxy.cut() > 0),
             _ => self.kills += u64::from(kill_process(worker, Signal::KILL).is_ok()),
         }
     }
