@@ -133,7 +133,7 @@
 //! | `async-io` | the timer that a pool has unless another is set, `rt::AsyncIoTimer` | [`Builder::timer`] has to be called |
 //! | `csv` (default) | the module `csv`: rows of files as inputs, results as rows | no such module |
 //! | `tracing` | a span `job` with `id`, `attempt` and `worker`, entered around each poll of a handler | no spans; [`Observer`] sees events either way |
-//! | `testing` | the module `testing`: a simulator for pools and for handlers of yours, with seeds, faults and traces | no such module |
+//! | `testing` | the module `testing`: a simulator for pools and for handlers of yours, with seeds, faults and traces; and `broker::conformance`, tests for brokers of yours | no such modules |
 //!
 //! Features add up: none of them takes anything away or changes what another one brings.
 //!

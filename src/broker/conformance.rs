@@ -56,7 +56,7 @@ use std::time::Duration;
 
 use futures_lite::future::{yield_now, zip};
 
-use self::run::Run;
+use self::run::{Run, when_woken};
 use super::{Ack, Broker, DeadLetter, Delivery, JobId, Nack, NewJob};
 use crate::rt::Timer;
 
@@ -966,7 +966,7 @@ pub async fn dropped_fetch_leaves_its_job_to_another<F: Fixture>(fixture: &F) ->
     for n in 0..3 {
         let id = JobId::new(format!("job {n}"));
         let mut dropped = Box::pin(broker.fetch(1, run.long));
-        let mut waiting = Box::pin(other.fetch(1, run.long));
+        let mut waiting = Box::pin(when_woken(other.fetch(1, run.long)));
         let is_early = run.poll_times(dropped.as_mut(), 1).await.is_some()
             || run.poll_times(waiting.as_mut(), 1).await.is_some();
         run.equal("a fetch from an empty queue ends early", &is_early, &false);
@@ -1113,15 +1113,15 @@ pub async fn done_job_is_not_enqueued_again<F: Fixture>(fixture: &F) -> Verdict 
     Verdict::Kept
 }
 
-/// A job with a delay is not delivered before its time, and is delivered then to a fetch that waits;
-/// jobs without a delay do not wait for it.
+/// A job with a delay is not delivered before its time, and is delivered then to a fetch that waits,
+/// whether it waits for longer than the job or not. Jobs without a delay do not wait for it.
 ///
 /// # Panics
 ///
 /// If the broker breaks this rule.
 pub async fn delayed_job_waits_for_its_time<F: Fixture>(fixture: &F) -> Verdict {
     let run = Run::new("delayed_job_waits_for_its_time", fixture);
-    let broker = run.open().await;
+    let (broker, other) = (run.open().await, run.open().await);
     if !broker.capabilities().delay {
         return Verdict::Skipped(NO_DELAY);
     }
@@ -1140,6 +1140,16 @@ pub async fn delayed_job_waits_for_its_time<F: Fixture>(fixture: &F) -> Verdict 
     let mut got = ids(&got);
     got.sort();
     run.equal("the jobs", &got, &["later", "now"].map(JobId::from).into());
+    let enqueueing = async {
+        run.sleep(run.short).await;
+        let before = run.now();
+        let last = NewJob::new("last", *b"x").delay(run.short);
+        run.enqueue(&other, [last]).await;
+        before
+    };
+    let (got, before) = zip(run.fetch_soon(&broker), enqueueing).await;
+    run.not_before(before, run.short);
+    run.equal("the job", &got.job_id, &"last".into());
     Verdict::Kept
 }
 

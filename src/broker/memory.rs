@@ -42,6 +42,9 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// A lease is over when its time is over, whether or not another consumer has fetched the job. A
 /// receipt settles its delivery through any consumer of the queue.
 ///
+/// Only [`fetch`](Broker::fetch) waits, and only `fetch` and [`enqueue`](Broker::enqueue) fail once the
+/// consumer is closed. A fetch that is dropped has reserved nothing; a fetch of no jobs returns at once.
+///
 /// # Examples
 ///
 /// ```
@@ -291,9 +294,7 @@ impl Broker for MemoryBroker {
         result: Option<Vec<u8>>,
     ) -> Result<(), SettleError> {
         let token = self.token(receipt)?;
-        let acked = self
-            .shared
-            .with(|state, now| state.queue.ack(now, token, result));
+        let acked = self.shared.with(|state, _| state.queue.ack(token, result));
         acked.map_err(SettleError::from)
     }
 

@@ -317,7 +317,9 @@ impl Broker for Broken {
             match self.fault {
                 Fault::IgnoresDelays => job.delay = Duration::ZERO,
                 Fault::IgnoresPriorities => job.priority = 0,
-                Fault::EnqueueWakesNoOtherConsumer if only_others_wait => job.delay = TOO_LATE,
+                Fault::EnqueueWakesNoOtherConsumer if only_others_wait && job.delay.is_zero() => {
+                    job.delay = TOO_LATE;
+                }
                 _ => {}
             }
         }

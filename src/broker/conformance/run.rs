@@ -3,9 +3,10 @@
 
 use std::fmt::Debug;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
@@ -106,7 +107,8 @@ impl<'a, F: Fixture> Run<'a, F> {
         }
     }
 
-    /// Awaits a call, for as long as the patience lasts.
+    /// Awaits a call, for as long as the patience lasts. It is polled when it was woken only, so one
+    /// whose wake-up is lost does not find out by chance.
     pub(super) async fn within<T>(&self, call: &str, future: impl Future<Output = T>) -> T {
         let patience = self.fixture.patience();
         self.within_time(call, patience, future).await
@@ -125,7 +127,7 @@ impl<'a, F: Fixture> Run<'a, F> {
                 &"no end of it",
             )
         };
-        or(Box::pin(future), late).await
+        or(Box::pin(when_woken(future)), late).await
     }
 
     /// Opens a consumer whose leases do not end during a rule.
@@ -373,5 +375,45 @@ impl<'a, F: Fixture> Run<'a, F> {
             }
         })
         .await
+    }
+}
+
+/// Polls a future at first, and then only after its own waker was woken, however often its task is.
+pub(super) async fn when_woken<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let own = Arc::new(OwnWaker {
+        is_woken: AtomicBool::new(true),
+        task: Mutex::new(None),
+    });
+    let waker = Waker::from(Arc::clone(&own));
+    poll_fn(|cx| {
+        let old = own.task().replace(cx.waker().clone());
+        drop(old);
+        // After the waker of the task is in place, so that no wake-up is missed in between.
+        if !own.is_woken.swap(false, Ordering::SeqCst) {
+            return Poll::Pending;
+        }
+        future.as_mut().poll(&mut Context::from_waker(&waker))
+    })
+    .await
+}
+
+/// Wakes the task that polls, and remembers it.
+struct OwnWaker {
+    is_woken: AtomicBool,
+    task: Mutex<Option<Waker>>,
+}
+
+impl OwnWaker {
+    fn task(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for OwnWaker {
+    fn wake(self: Arc<Self>) {
+        self.is_woken.store(true, Ordering::SeqCst);
+        let task = self.task().clone();
+        task.into_iter().for_each(Waker::wake);
     }
 }

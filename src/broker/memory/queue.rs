@@ -10,8 +10,8 @@
 //!                └── nack(Retry after) ┘      (retry_dead ─► ready)
 //! ```
 //!
-//! Every operation starts with what time has done meanwhile ([`Queue::advance`]), so an ended lease
-//! is over even if no other consumer has fetched the job.
+//! [`Queue::advance`] does what time does. The broker calls it before each operation, so a lease that
+//! has ended is over even if no other consumer has fetched the job.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -128,13 +128,8 @@ impl Queue {
 
     /// Ends the delays and leases whose time has come.
     pub(super) fn advance(&mut self, now: Instant) {
-        while let Some(&(until, job)) = self.delayed.first()
-            && until <= now
-        {
-            self.make_ready(job);
-        }
-        while let Some(&(until, job)) = self.leases.first()
-            && until <= now
+        while let Some(job) =
+            pop_due(&mut self.delayed, now).or_else(|| pop_due(&mut self.leases, now))
         {
             self.make_ready(job);
         }
@@ -171,7 +166,6 @@ impl Queue {
         lease: Duration,
         consumer: u64,
     ) -> Vec<Leased> {
-        self.advance(now);
         let until = now.checked_add(lease);
         let mut leased = Vec::with_capacity(max.min(self.ready.len()));
         while leased.len() < max
@@ -205,13 +199,8 @@ impl Queue {
     }
 
     /// Moves a job to the done ones, with its result.
-    pub(super) fn ack(
-        &mut self,
-        now: Instant,
-        token: Token,
-        result: Option<Vec<u8>>,
-    ) -> Result<(), Over> {
-        let job = self.take(now, token)?;
+    pub(super) fn ack(&mut self, token: Token, result: Option<Vec<u8>>) -> Result<(), Over> {
+        let job = self.take(token)?;
         self.done.push((job.id, result));
         Ok(())
     }
@@ -220,18 +209,18 @@ impl Queue {
     pub(super) fn nack(&mut self, now: Instant, token: Token, nack: Nack) -> Result<(), Over> {
         match nack {
             Nack::Retry { after, .. } => {
-                self.check(now, token)?;
+                self.check(token)?;
                 self.make_ready(token.job);
                 if let Some(after) = after.filter(|after| !after.is_zero()) {
                     self.delay(token.job, now.checked_add(after));
                 }
             }
             Nack::Release => {
-                self.check(now, token)?;
+                self.check(token)?;
                 self.release(token.job);
             }
             Nack::DeadLetter { reason } => {
-                let job = self.take(now, token)?;
+                let job = self.take(token)?;
                 self.dead.push(Dead {
                     id: job.id,
                     payload: job.payload,
@@ -245,7 +234,7 @@ impl Queue {
 
     /// Makes a lease end `by` from now.
     pub(super) fn extend(&mut self, now: Instant, token: Token, by: Duration) -> Result<(), Over> {
-        self.check(now, token)?;
+        self.check(token)?;
         let new = now.checked_add(by);
         if let Some(job) = self.jobs.get_mut(&token.job)
             && let Place::Leased(Lease { until, .. }) = &mut job.place
@@ -338,8 +327,7 @@ impl Queue {
     }
 
     /// Whether the delivery of a token is not over.
-    fn check(&mut self, now: Instant, token: Token) -> Result<(), Over> {
-        self.advance(now);
+    fn check(&self, token: Token) -> Result<(), Over> {
         match self.jobs.get(&token.job).map(|job| &job.place) {
             Some(Place::Leased(lease)) if lease.delivery == token.delivery => Ok(()),
             _ => Err(Over),
@@ -347,8 +335,8 @@ impl Queue {
     }
 
     /// Takes a job out of the queue. Its id stays known.
-    fn take(&mut self, now: Instant, token: Token) -> Result<Job, Over> {
-        self.check(now, token)?;
+    fn take(&mut self, token: Token) -> Result<Job, Over> {
+        self.check(token)?;
         self.unlink(token.job);
         self.jobs.remove(&token.job).ok_or(Over)
     }
@@ -399,6 +387,12 @@ impl Queue {
             }
         }
     }
+}
+
+/// Takes out a job whose time has come.
+fn pop_due(times: &mut BTreeSet<(Instant, u64)>, now: Instant) -> Option<u64> {
+    times.first().filter(|(at, _)| *at <= now)?;
+    times.pop_first().map(|(_, job)| job)
 }
 
 #[cfg(test)]

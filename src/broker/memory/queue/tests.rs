@@ -312,7 +312,7 @@ proptest! {
                 Operation::Ack { delivery, result } => {
                     if let Some((token, fence)) = find(delivery) {
                         let result = result.map(|byte| vec![byte]);
-                        let acked = queue.ack(now, token, result.clone());
+                        let acked = queue.ack(token, result.clone());
                         let expected = model.settle(fence, |job| job.place = Place::Done(result));
                         prop_assert_eq!(acked, expected);
                     }
