@@ -4,12 +4,15 @@
 //! 1. [`Queue::open`] makes an empty queue, [`Queue::enqueue`] fills it.
 //! 2. Until most of the jobs have their end, [`Crew::keep`] starts a worker for each that died, and
 //!    [`Events::strike`] does the next harm. The rest is left to end in peace.
-//! 3. [`Crew::dismiss`] closes stdin of the workers, and reads their reports.
+//! 3. [`Crew::dismiss`] closes stdin of the workers, and reads their reports. A job may be in the
+//!    queue twice where the broker does not know ids; so workers are started again until it is empty
+//!    and none of them has died of such a job.
 //! 4. [`Tally::check`] compares results and dead letters with the jobs.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -54,13 +57,17 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
     let mut events = Events::default();
     let mut tally = Tally::default();
     let (mut last_ended, mut since) = (0, Instant::now());
-    loop {
+    let reports = loop {
         crew.keep(plan.workers, &queue, &mut rng)?;
         thread::sleep(Duration::from_millis(rng.u64(200..1200)));
         queue.read(&mut tally)?;
         let ended = tally.ended();
-        if ended >= plan.jobs {
-            break;
+        if ended >= plan.jobs
+            && queue.left()? == 0
+            && let Some(reports) = crew.dismiss()?
+            && queue.left()? == 0
+        {
+            break reports;
         }
         if ended > last_ended {
             (last_ended, since) = (ended, Instant::now());
@@ -79,8 +86,7 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
                 events.restart()?;
             }
         }
-    }
-    let reports = crew.dismiss()?;
+    };
     queue.read(&mut tally)?;
     let runs = crew.runs()?;
     println!(
@@ -93,7 +99,6 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
         crew.started,
     );
     tally.check(plan.jobs, kind)?;
-    queue.check_empty()?;
     queue.close();
     println!("chaos: every job has its end");
     Ok(())
@@ -248,8 +253,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Fails if a job is left in the queue.
-    fn check_empty(&self) -> Result<(), String> {
+    /// How many jobs are left in the queue; of those that are delivered, RabbitMQ knows none.
+    fn left(&self) -> Result<u64, String> {
         let left = smol::block_on(async {
             Ok::<_, BrokerError>(match self {
                 Self::Sqlite { broker, .. } => {
@@ -262,11 +267,7 @@ impl Queue {
                 }
             })
         });
-        match left {
-            Ok(0) => Ok(()),
-            Ok(left) => Err(format!("{left} jobs are left in the queue")),
-            Err(error) => Err(error.to_string()),
-        }
+        left.map_err(|error| error.to_string())
     }
 
     fn close(self) {
@@ -325,9 +326,10 @@ impl Crew {
         self.workers.iter().map(Child::id).collect()
     }
 
-    /// Lets the workers end, and adds up what they report.
-    fn dismiss(&mut self) -> Result<Reports, String> {
+    /// Lets the workers end, and adds up what they report. `None` if a job ended one of them.
+    fn dismiss(&mut self) -> Result<Option<Reports>, String> {
         let mut reports = Reports::default();
+        let mut has_died = false;
         for mut worker in self.workers.drain(..) {
             drop(worker.stdin.take());
             let mut text = String::new();
@@ -337,6 +339,10 @@ impl Crew {
                     .map_err(|error| error.to_string())?;
             }
             let status = worker.wait().map_err(|error| error.to_string())?;
+            if status.signal().is_some() {
+                has_died = true;
+                continue;
+            }
             if !status.success() {
                 return Err(format!("a worker ended with {status}: see --logs"));
             }
@@ -352,7 +358,7 @@ impl Crew {
             reports.lost += lost;
             reports.unsettled += unsettled;
         }
-        Ok(reports)
+        Ok((!has_died).then_some(reports))
     }
 
     /// How many runs the workers have noted.
