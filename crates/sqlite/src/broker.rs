@@ -381,16 +381,14 @@ impl Broker for SqliteBroker {
                 let timer = Timer::after(pause.min(remaining()).min(until_due));
                 let arrived = async {
                     (&mut arrival).await;
-                    true
+                    Ok(Next::Now)
                 };
-                let tick = async {
+                // Within the race: a look waits for an inspection that is being made.
+                let look = async {
                     timer.await;
-                    false
+                    shared.read(queue::peek).await
                 };
-                if arrived.or(tick).await {
-                    break;
-                }
-                next = shared.read(queue::peek).await?;
+                next = arrived.or(look).await?;
                 if next == Next::Now {
                     break;
                 }

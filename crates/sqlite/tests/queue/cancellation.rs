@@ -6,7 +6,7 @@ use std::time::Duration;
 use brigade::broker::{Broker, Nack};
 use futures_lite::future::{block_on, poll_once};
 
-use crate::{LONG, Queue, enqueue, fetch_one};
+use crate::{LONG, PATIENCE, Queue, enqueue, fetch_one};
 
 #[test]
 fn dropped_fetch_leaves_no_trace_whenever_it_is_dropped() {
@@ -27,7 +27,7 @@ fn dropped_fetch_leaves_no_trace_whenever_it_is_dropped() {
             drop(fetching);
         }
         // The lease is an hour, so a delivery that was kept would not come back.
-        let fetched = broker.fetch(1, LONG).await.unwrap();
+        let fetched = broker.fetch(1, PATIENCE).await.unwrap();
         assert_eq!(fetched[0].delivery_count, Some(1));
     });
 }
@@ -49,7 +49,7 @@ fn delivery_that_a_dropped_fetch_did_not_take_is_released() {
             }
         }
         drop(fetching);
-        let fetched = other.fetch(1, LONG).await.unwrap();
+        let fetched = other.fetch(1, PATIENCE).await.unwrap();
         assert_eq!(fetched[0].delivery_count, Some(1));
     });
 }
