@@ -14,7 +14,7 @@ use brigade_amqp::{AmqpBroker, AmqpOptions, AmqpReceipt};
 use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
-use common::{bare_channel, eventually, fetch, fetch_one, ids, jobs, with_queue};
+use common::{bare_channel, eventually, fetch, fetch_one, ids, jobs, ready, with_queue};
 
 fn retry(after: Option<Duration>) -> Nack {
     Nack::Retry {
@@ -61,8 +61,12 @@ fn jobs_come_back_as_results_of_their_ids() {
             assert_eq!(payload, format!("done {id}").into_bytes());
         }
         broker.close().await.unwrap();
-        let counts = queue.open().await.counts().await.unwrap();
-        assert_eq!((counts.ready, counts.results), (0, 0));
+        let broker = queue.open().await;
+        eventually("no job and no result", async || {
+            let counts = broker.counts().await.unwrap();
+            (counts.ready, counts.results) == (0, 0)
+        })
+        .await;
     });
 }
 
@@ -163,7 +167,7 @@ fn without_results_there_is_no_queue_for_them() {
             bare.channel
                 .queue_declare(results.as_str().into(), options, FieldTable::default());
         assert!(declared.await.is_err());
-        assert_eq!(broker.counts().await.unwrap().ready, 0);
+        ready(&broker, 0).await;
     });
 }
 
@@ -208,7 +212,7 @@ fn delays_are_kept_and_do_not_hold_up_shorter_ones() {
         let delayed = [("long", long), ("short", short)];
         let delayed = delayed.map(|(id, delay)| NewJob::new(id, id).delay(delay));
         broker.enqueue(delayed.into()).await.unwrap();
-        assert_eq!(broker.counts().await.unwrap().ready, 0);
+        ready(&broker, 0).await;
         assert_eq!(fetch_one(&broker).await.job_id, JobId::new("short"));
         assert!(start.elapsed() >= short);
         assert_eq!(broker.counts().await.unwrap().delayed, 1);
@@ -246,8 +250,13 @@ fn dead_letters_keep_payload_and_reason_and_can_be_tried_again() {
             nack.await.unwrap();
         }
         for _ in 0..3 {
-            // Looking changes nothing.
-            let letters = broker.dead_letters(10).await.unwrap();
+            // Looking changes nothing. What was looked at is back after a moment.
+            let mut letters = Vec::new();
+            eventually("both letters", async || {
+                letters = broker.dead_letters(10).await.unwrap();
+                letters.len() == 2
+            })
+            .await;
             let mut kept: Vec<_> = letters
                 .iter()
                 .map(|letter| (letter.job_id.as_str(), &*letter.payload, &*letter.reason))
@@ -255,8 +264,14 @@ fn dead_letters_keep_payload_and_reason_and_can_be_tried_again() {
             kept.sort_unstable();
             assert_eq!(kept, [("a", &b"a"[..], "no a"), ("b", &b"b"[..], "no b")]);
         }
-        assert_eq!(broker.dead_letters(1).await.unwrap().len(), 1);
-        assert_eq!(broker.counts().await.unwrap().dead, 2);
+        eventually("one letter", async || {
+            broker.dead_letters(1).await.unwrap().len() == 1
+        })
+        .await;
+        eventually("two letters", async || {
+            broker.counts().await.unwrap().dead == 2
+        })
+        .await;
         assert_eq!(broker.retry_dead().await.unwrap(), 2);
         let again = fetch(&broker, 2).await;
         assert_eq!(ids(&again), ["a", "b"]);
@@ -281,7 +296,10 @@ fn the_server_dead_letters_what_exceeds_the_delivery_limit() {
         assert_eq!(letters[0].payload, b"job");
         let reason = "dead-lettered by the server: delivery_limit";
         assert_eq!(letters[0].reason, reason);
-        assert_eq!(broker.retry_dead().await.unwrap(), 1);
+        eventually("the letter is back", async || {
+            broker.retry_dead().await.unwrap() == 1
+        })
+        .await;
         let delivery = fetch_one(&broker).await;
         assert_eq!(delivery.delivery_count, Some(1));
     });
@@ -318,7 +336,7 @@ fn ids_that_are_too_long_are_refused_before_anything_is_sent() {
         let jobs = [NewJob::new("fits", ""), NewJob::new("i".repeat(256), "")];
         let error = broker.enqueue(jobs.into()).await.unwrap_err();
         assert!(error.is_permanent());
-        assert_eq!(broker.counts().await.unwrap().ready, 0);
+        ready(&broker, 0).await;
     });
 }
 
