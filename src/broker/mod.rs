@@ -25,7 +25,9 @@
 //!    connection is lost. Then it is delivered again, with a greater
 //!    [`delivery_count`](Delivery::delivery_count).
 //! 3. A receipt stands for one *delivery*, not for its job. Settling with one whose delivery is
-//!    over changes nothing and yields [`SettleError::LeaseLost`]: it is a fencing token.
+//!    over changes nothing and yields [`SettleError::LeaseLost`]: it is a fencing token. A delivery
+//!    whose lease has ended is over once its job is delivered again; until then it may still be
+//!    settled.
 //! 4. The result is stored before the delivery is acknowledged, or in the same transaction.
 //! 5. [`Nack::Retry`] counts as a delivery, [`Nack::Release`] does not, and
 //!    [`Nack::DeadLetter`] keeps job and reason for inspection.
@@ -42,6 +44,7 @@ mod serve;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::memory::{MemoryBroker, MemoryCounts, MemoryReceipt};
@@ -359,12 +362,13 @@ pub struct Capabilities {
 /// let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
 /// let error = BrokerError::unavailable(refused);
 /// assert!(!error.is_permanent());
-/// assert_eq!(error.to_string(), "the broker cannot be reached: connection refused");
+/// assert_eq!(error.to_string(), "the broker failed: connection refused");
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BrokerError {
     kind: Kind,
-    source: Option<Box<dyn Error + Send + Sync>>,
+    /// Shared: one failed transaction is the error of each of its settlements.
+    source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -379,7 +383,7 @@ impl BrokerError {
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             kind: Kind::Unavailable,
-            source: Some(source.into()),
+            source: Some(Arc::from(source.into())),
         }
     }
 
@@ -387,7 +391,7 @@ impl BrokerError {
     pub fn permanent(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             kind: Kind::Permanent,
-            source: Some(source.into()),
+            source: Some(Arc::from(source.into())),
         }
     }
 
@@ -413,7 +417,7 @@ impl BrokerError {
 impl fmt::Display for BrokerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {
-            Kind::Unavailable => "the broker cannot be reached",
+            Kind::Unavailable => "the broker failed",
             Kind::Permanent => "the broker refuses",
             Kind::Closed => "the broker is closed",
         };
@@ -432,7 +436,7 @@ impl Error for BrokerError {
 }
 
 /// Why a delivery was not settled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum SettleError {
     /// The delivery is over: another consumer may have the job, and nothing was changed.

@@ -606,7 +606,7 @@ fn a_broker_that_cannot_be_reached_is_asked_again_after_growing_pauses() {
     );
     // 0.1 + 0.2 + 0.4 + 0.8 seconds.
     assert_eq!(elapsed, Duration::from_millis(1500));
-    assert_eq!(errors, ["the broker cannot be reached: connection lost"; 4]);
+    assert_eq!(errors, ["the broker failed: connection lost"; 4]);
     let report = served.unwrap();
     assert_eq!((report.acked, report.dead_lettered), (2, 1));
     assert_eq!(broker.results().len(), 2);

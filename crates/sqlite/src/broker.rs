@@ -11,7 +11,6 @@ use brigade::broker::{
 use futures_lite::FutureExt;
 use rusqlite::Connection;
 
-use crate::error::Fault;
 use crate::inspect::{Counts, Lease, StoredDeadLetter, StoredResult};
 use crate::options::Options;
 use crate::queue::{self, Next, Receipt};
@@ -265,7 +264,7 @@ fn settled(held: bool) -> Result<(), SettleError> {
 }
 
 /// One outcome for each of `count` settlements that shared a transaction.
-fn each(outcome: Result<Vec<bool>, Fault>, count: usize) -> Vec<Result<(), SettleError>> {
+fn each(outcome: Result<Vec<bool>, BrokerError>, count: usize) -> Vec<Result<(), SettleError>> {
     match outcome {
         Ok(held) => held.into_iter().map(settled).collect(),
         Err(fault) => vec![fault; count]
@@ -275,16 +274,16 @@ fn each(outcome: Result<Vec<bool>, Fault>, count: usize) -> Vec<Result<(), Settl
     }
 }
 
-fn refused(fault: Fault) -> SettleError {
+fn refused(fault: BrokerError) -> SettleError {
     SettleError::Broker(fault.into())
 }
 
 /// Refuses what SQLite cannot store.
-fn check_size(what: &str, bytes: usize) -> Result<(), Fault> {
+fn check_size(what: &str, bytes: usize) -> Result<(), BrokerError> {
     if bytes <= MAX_BYTES {
         return Ok(());
     }
-    Err(Fault::Permanent(format!(
+    Err(BrokerError::permanent(format!(
         "{what} has {bytes} bytes, and may have {MAX_BYTES} at most"
     )))
 }
