@@ -1,10 +1,10 @@
 //! Messages and what they stand for: properties of jobs, results and dead letters.
 
-use brigade::broker::{DeadLetter, JobId};
+use brigade::broker::{BrokerError, DeadLetter, JobId};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use crate::error::Failure;
+use crate::error;
 
 /// How many times the job was delivered before this message was published.
 const DELIVERIES: &str = "x-brigade-deliveries";
@@ -33,9 +33,9 @@ pub(crate) struct Outgoing {
 }
 
 /// Properties of a message of this crate: durable, and with the id of its job.
-pub(crate) fn properties(id: &JobId) -> Result<BasicProperties, Failure> {
+pub(crate) fn properties(id: &JobId) -> Result<BasicProperties, BrokerError> {
     let id = ShortString::try_new(id.as_str()).map_err(|_| {
-        Failure::permanent(format!(
+        error::permanent(format!(
             "ids of jobs have at most 255 bytes: {} of `{id}`",
             id.as_str().len()
         ))
