@@ -476,6 +476,9 @@ const SETTLE_TRIES: u32 = 8;
 /// The least time between two extensions of leases: so a lease of no time does not busy the task.
 const SHORTEST_ROUND: Duration = Duration::from_millis(1);
 
+/// The least time between two fetches that find nothing, unless a delivery is settled in between.
+const SHORTEST_FETCH: Duration = Duration::from_millis(10);
+
 /// The pause after a failed call, by the number of failures so far, counted from 0.
 fn pause(failures: u32) -> Duration {
     const FIRST: Duration = Duration::from_millis(100);
@@ -528,6 +531,7 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
                 let _ = freed.recv().await;
                 continue;
             }
+            let start = self.timer.now();
             match self
                 .broker
                 .fetch(self.prefetch - held, self.settings.wait)
@@ -535,9 +539,17 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
             {
                 Ok(deliveries) => {
                     failures = 0;
-                    if deliveries.is_empty() && self.settings.until_empty && self.held().count == 0
-                    {
-                        return None;
+                    if deliveries.is_empty() {
+                        if self.settings.until_empty && self.held().count == 0 {
+                            return None;
+                        }
+                        // A fetch that does not wait would busy the task.
+                        let spent = self.timer.now().saturating_duration_since(start);
+                        let rest = self.sleep(SHORTEST_FETCH.saturating_sub(spent));
+                        let freed = async {
+                            let _ = freed.recv().await;
+                        };
+                        future::or(freed, rest).await;
                     }
                     let mut suspects = Vec::new();
                     for delivery in deliveries {
