@@ -1,0 +1,499 @@
+//! The consumer of one queue: deliveries as they come, those that are held, and their settlement.
+//!
+//! A delivery is in one of three places: in the buffers of [`Intake`], where the server has pushed it;
+//! in the hands of the caller, where [`Held`] has it; or settled. A source lives as long as its channel.
+//! What was not settled by then, the server delivers again.
+//!
+//! The server pushes whenever the prefetch has room, also while nobody fetches: after the last
+//! settlements of a pool that drains, say. So that such deliveries are not kept from others,
+//! [`rest`](Source::rest) waits until nobody has fetched for [`REST`], and then the consumer is cancelled,
+//! and what was pushed is returned.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_io::Timer;
+use async_lock::Mutex as AsyncMutex;
+use event_listener::Event;
+use futures_lite::{Stream, future};
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Consumer};
+
+use crate::error::{self, Failure};
+use crate::{AmqpReceipt, wait};
+
+/// How long a consumer that could be sent more may go without a fetch.
+const REST: Duration = Duration::from_millis(100);
+
+pub(crate) struct Source {
+    queue: ShortString,
+    channel: Channel,
+    generation: u64,
+    /// The prefetch, if it does not follow what callers ask for.
+    prefetch: Option<u16>,
+    passive: bool,
+    /// Locked while somebody waits for deliveries: lapin wakes one task only.
+    intake: AsyncMutex<Intake>,
+    held: Mutex<Held>,
+    /// A fetch or a settlement has ended; or the source was dropped.
+    quiet: Arc<Event>,
+}
+
+/// Where deliveries come in.
+#[derive(Default)]
+struct Intake {
+    consumer: Option<Consumer>,
+    /// What earlier consumers of this channel were sent. Bounded by their prefetch.
+    rest: VecDeque<Delivery>,
+}
+
+/// The deliveries in the hands of callers. Bounded by the prefetch of each consumer.
+#[derive(Default)]
+struct Held {
+    by_tag: HashMap<u64, Message>,
+    /// The number of the present consumer.
+    consumer: u64,
+    /// Its prefetch.
+    prefetch: usize,
+    /// How many of `by_tag` it has delivered.
+    of_consumer: usize,
+    /// How many consumers were replaced because their prefetch had no room for a fetch.
+    replaced: u32,
+    /// How many fetches there are at present.
+    fetching: usize,
+    /// Fetches and settlements so far.
+    activity: u64,
+}
+
+/// A delivery as its settlement may need it.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) payload: Vec<u8>,
+    pub(crate) properties: BasicProperties,
+    consumer: u64,
+}
+
+/// A delivery that a caller gets.
+pub(crate) struct Received {
+    pub(crate) receipt: AmqpReceipt,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) properties: BasicProperties,
+    pub(crate) redelivered: bool,
+}
+
+/// How a delivery is settled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Settlement {
+    Ack,
+    /// Returns it to the queue; that counts.
+    Reject,
+    /// Returns it to the queue; whether that counts depends on the server.
+    Nack,
+}
+
+impl Source {
+    pub(crate) fn new(
+        queue: ShortString,
+        channel: Channel,
+        generation: u64,
+        prefetch: Option<u16>,
+        passive: bool,
+    ) -> Self {
+        Self {
+            queue,
+            channel,
+            generation,
+            prefetch,
+            passive,
+            intake: AsyncMutex::default(),
+            held: Mutex::default(),
+            quiet: Arc::default(),
+        }
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.channel.status().connected()
+    }
+
+    /// What a caller keeps from before [`can_deliver`](Self::can_deliver) until after
+    /// [`receive`](Self::receive): the consumer is not paused meanwhile.
+    pub(crate) fn fetching(&self) -> Fetching<'_> {
+        self.held().fetching += 1;
+        Fetching(self)
+    }
+
+    /// Whether the consumer can deliver so many beyond those that are held. If not,
+    /// [`start`](Self::start) is due.
+    pub(crate) async fn can_deliver(&self, max: usize) -> bool {
+        let intake = self.intake.lock().await;
+        self.suffices(&intake, max)
+    }
+
+    fn suffices(&self, intake: &Intake, max: usize) -> bool {
+        intake.consumer.is_some()
+            && (self.prefetch.is_some() || self.held().room() >= usize::from(limit(max)))
+    }
+
+    /// Starts a consumer that can deliver so many, unless there is one, and cancels the one before.
+    /// Returns its number.
+    ///
+    /// What that one has delivered does not count towards the prefetch of the next. So the prefetch of
+    /// the next is `max`, and those that are held come on top of it. But room that older deliveries
+    /// leave when they are settled would then need a consumer each time: when one is replaced for the
+    /// second time, the prefetch is what is held and `max`, and so it is from then on.
+    ///
+    /// Run it to its end: between the steps, deliveries may be underway that nothing would read.
+    pub(crate) async fn start(&self, max: usize) -> Result<Option<u64>, Failure> {
+        let mut intake = self.intake.lock().await;
+        if self.suffices(&intake, max) {
+            return Ok(None);
+        }
+        self.held().replaced += u32::from(intake.consumer.is_some());
+        self.cancel(&mut intake).await?;
+        let prefetch = self.prefetch.unwrap_or_else(|| {
+            let held = self.held();
+            limit(match held.replaced {
+                0 | 1 => max,
+                _ => max.saturating_add(held.by_tag.len()),
+            })
+        });
+        let refused = |cause| error::of_declaration(self.queue.as_str(), self.passive, &cause);
+        self.channel
+            .basic_qos(prefetch, BasicQosOptions::default())
+            .await
+            .map_err(refused)?;
+        let consumer = self
+            .channel
+            .basic_consume(
+                self.queue.clone(),
+                ShortString::default(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .map_err(refused)?;
+        intake.consumer = Some(consumer);
+        let mut held = self.held();
+        held.consumer += 1;
+        held.prefetch = usize::from(prefetch);
+        held.of_consumer = 0;
+        Ok(Some(held.consumer))
+    }
+
+    /// Waits until the consumer of this number rests: until it can be sent more, and there was neither
+    /// a fetch nor a settlement for [`REST`]. `None` if there is another by then, or no source.
+    pub(crate) async fn rest(source: Weak<Self>, consumer: u64) -> Option<Arc<Self>> {
+        let quiet = Arc::clone(&source.upgrade()?.quiet);
+        loop {
+            // Before the state is read, so that no event after it is missed.
+            let changed = quiet.listen();
+            let activity = source.upgrade()?.room_without_fetch(consumer)?;
+            let Some(activity) = activity else {
+                changed.await;
+                continue;
+            };
+            Timer::after(REST).await;
+            let source = source.upgrade()?;
+            if source.room_without_fetch(consumer)? == Some(activity) {
+                return Some(source);
+            }
+        }
+    }
+
+    /// The activity so far, if there is room and no fetch. `None` for another consumer.
+    fn room_without_fetch(&self, consumer: u64) -> Option<Option<u64>> {
+        let held = self.held();
+        let is_resting = held.fetching == 0 && held.room() > 0;
+        (held.consumer == consumer && self.is_alive()).then(|| is_resting.then_some(held.activity))
+    }
+
+    /// Cancels the consumer, and takes what it was sent and nobody has fetched. `None` if somebody
+    /// fetches. Run it to its end.
+    pub(crate) async fn pause(self: &Arc<Self>) -> Result<Option<Vec<Claim>>, Failure> {
+        let mut intake = self.intake.lock().await;
+        // A fetch that starts later waits for the lock, and finds that it needs a consumer.
+        if self.held().fetching > 0 {
+            return Ok(None);
+        }
+        self.cancel(&mut intake).await?;
+        Ok(Some(self.claim_rest(&mut intake)))
+    }
+
+    fn claim_rest(self: &Arc<Self>, intake: &mut Intake) -> Vec<Claim> {
+        let rest = std::mem::take(&mut intake.rest);
+        let claim = |delivery| {
+            let received = self.hold(delivery, true);
+            self.claim(&received.receipt)
+        };
+        rest.into_iter().filter_map(claim).collect()
+    }
+
+    /// Cancels the consumer, if there is one, and keeps what it was sent.
+    async fn cancel(&self, intake: &mut Intake) -> Result<(), Failure> {
+        let Some(mut consumer) = intake.consumer.take() else {
+            return Ok(());
+        };
+        let cancelled = self
+            .channel
+            .basic_cancel(consumer.tag(), BasicCancelOptions::default())
+            .await;
+        // The server has sent all deliveries before its answer, so they are in the buffer.
+        while let Some(Some(Ok(delivery))) =
+            future::poll_once(futures_lite::StreamExt::next(&mut consumer)).await
+        {
+            intake.rest.push_back(delivery);
+        }
+        cancelled.map_err(|cause| error::of_connection(&cause))
+    }
+
+    /// Up to `max` deliveries; waits for the first until the deadline. Empty if none came. An error if
+    /// the consumer has ended: this source delivers no more.
+    ///
+    /// Dropping the future loses none: they leave the buffers in the poll that returns them.
+    pub(crate) async fn receive(
+        &self,
+        max: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Received>, Failure> {
+        let Some(mut intake) = wait::until(deadline, self.intake.lock()).await else {
+            return Ok(Vec::new());
+        };
+        let received = std::future::poll_fn(|context| self.poll(&mut intake, max, context));
+        wait::until(deadline, received)
+            .await
+            .unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    fn poll(
+        &self,
+        intake: &mut Intake,
+        max: usize,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Vec<Received>, Failure>> {
+        let mut received = Vec::new();
+        while received.len() < max {
+            let rest = intake.rest.pop_front();
+            let from_rest = rest.is_some();
+            let delivery = match (rest, &mut intake.consumer) {
+                (Some(delivery), _) => delivery,
+                (None, None) => return ended(received, None),
+                (None, Some(consumer)) => match Pin::new(consumer).poll_next(context) {
+                    Poll::Ready(Some(Ok(delivery))) => delivery,
+                    Poll::Ready(Some(Err(cause))) => {
+                        intake.consumer = None;
+                        return ended(received, Some(&cause));
+                    }
+                    Poll::Ready(None) => {
+                        intake.consumer = None;
+                        return ended(received, None);
+                    }
+                    Poll::Pending => break,
+                },
+            };
+            received.push(self.hold(delivery, from_rest));
+        }
+        if received.is_empty() {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(received))
+        }
+    }
+
+    fn hold(&self, delivery: Delivery, from_rest: bool) -> Received {
+        let mut held = self.held();
+        // One of an earlier consumer does not count towards the present prefetch.
+        let consumer = if from_rest { 0 } else { held.consumer };
+        held.of_consumer += usize::from(!from_rest);
+        held.by_tag.insert(
+            delivery.delivery_tag,
+            Message {
+                payload: delivery.data.clone(),
+                properties: delivery.properties.clone(),
+                consumer,
+            },
+        );
+        Received {
+            receipt: AmqpReceipt {
+                generation: self.generation,
+                channel: self.channel.id(),
+                tag: delivery.delivery_tag,
+            },
+            payload: delivery.data,
+            properties: delivery.properties,
+            redelivered: delivery.redelivered,
+        }
+    }
+
+    /// Whether the delivery of the receipt is held.
+    pub(crate) fn holds(&self, receipt: &AmqpReceipt) -> bool {
+        self.is_mine(receipt) && self.held().by_tag.contains_key(&receipt.tag)
+    }
+
+    /// Takes a delivery to settle it; nobody else can then. `None` if it is over.
+    pub(crate) fn claim(self: &Arc<Self>, receipt: &AmqpReceipt) -> Option<Claim> {
+        if !self.is_mine(receipt) {
+            return None;
+        }
+        let message = self.held().remove(receipt.tag)?;
+        self.quiet.notify(usize::MAX);
+        Some(Claim {
+            source: Arc::clone(self),
+            tag: receipt.tag,
+            message: Some(message),
+        })
+    }
+
+    fn is_mine(&self, receipt: &AmqpReceipt) -> bool {
+        receipt.generation == self.generation
+            && receipt.channel == self.channel.id()
+            && self.is_alive()
+    }
+
+    /// Cancels the consumer, and takes all that is not settled.
+    pub(crate) async fn stop(self: &Arc<Self>) -> Result<Vec<Claim>, Failure> {
+        let mut intake = self.intake.lock().await;
+        self.cancel(&mut intake).await?;
+        let mut claims = self.claim_rest(&mut intake);
+        let tags: Vec<u64> = self.held().by_tag.keys().copied().collect();
+        claims.extend(tags.into_iter().filter_map(|tag| {
+            self.claim(&AmqpReceipt {
+                generation: self.generation,
+                channel: self.channel.id(),
+                tag,
+            })
+        }));
+        claims.sort_unstable_by_key(|claim| claim.tag);
+        Ok(claims)
+    }
+
+    /// Closes the channel. The answer says that the server has seen all settlements before.
+    pub(crate) async fn close(&self) -> Result<(), Failure> {
+        let closed = self.channel.close(200, "OK".into()).await;
+        closed.map_err(|cause| error::of_connection(&cause))
+    }
+
+    /// Returns once the settlement is written to the socket.
+    async fn send(&self, tag: u64, settlement: Settlement) -> lapin::Result<()> {
+        match settlement {
+            Settlement::Ack => {
+                let options = BasicAckOptions::default();
+                self.channel.basic_ack(tag, options).await
+            }
+            Settlement::Reject => {
+                let options = BasicRejectOptions { requeue: true };
+                self.channel.basic_reject(tag, options).await
+            }
+            Settlement::Nack => {
+                let options = BasicNackOptions {
+                    requeue: true,
+                    ..BasicNackOptions::default()
+                };
+                self.channel.basic_nack(tag, options).await
+            }
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.quiet.notify(usize::MAX);
+    }
+}
+
+/// Counts a fetch of a source for as long as it lives.
+pub(crate) struct Fetching<'a>(&'a Source);
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        {
+            let mut held = self.0.held();
+            held.fetching -= 1;
+            held.activity += 1;
+        }
+        self.0.quiet.notify(usize::MAX);
+    }
+}
+
+impl Held {
+    /// How many deliveries the present consumer can be sent, or has been sent and nobody has fetched.
+    fn room(&self) -> usize {
+        self.prefetch.saturating_sub(self.of_consumer)
+    }
+
+    fn remove(&mut self, tag: u64) -> Option<Message> {
+        let message = self.by_tag.remove(&tag)?;
+        self.activity += 1;
+        self.of_consumer -= usize::from(message.consumer == self.consumer);
+        Some(message)
+    }
+
+    fn put_back(&mut self, tag: u64, message: Message) {
+        self.of_consumer += usize::from(message.consumer == self.consumer);
+        self.by_tag.insert(tag, message);
+    }
+}
+
+/// A delivery that is about to be settled. Dropping it before [`settle`](Self::settle) makes it held
+/// again, so a settlement that failed before can be repeated.
+pub(crate) struct Claim {
+    source: Arc<Source>,
+    tag: u64,
+    message: Option<Message>,
+}
+
+impl Claim {
+    pub(crate) fn message(&self) -> &Message {
+        self.message
+            .as_ref()
+            .expect("only `settle` takes it, and that consumes the claim")
+    }
+
+    /// Settles the delivery. From its first poll, the claim is used up: a tag that is settled twice
+    /// closes the channel.
+    pub(crate) async fn settle(mut self, settlement: Settlement) -> Result<(), Failure> {
+        self.message = None;
+        self.source
+            .send(self.tag, settlement)
+            .await
+            .map_err(|cause| error::of_connection(&cause))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(message) = self.message.take() {
+            self.source.held().put_back(self.tag, message);
+        }
+    }
+}
+
+/// The prefetch for so many: 0 would mean unlimited.
+fn limit(max: usize) -> u16 {
+    u16::try_from(max).unwrap_or(u16::MAX).max(1)
+}
+
+/// What the end of a consumer means: the deliveries before it, if any; the next call finds no consumer.
+fn ended(
+    received: Vec<Received>,
+    cause: Option<&lapin::Error>,
+) -> Poll<Result<Vec<Received>, Failure>> {
+    Poll::Ready(match cause {
+        _ if !received.is_empty() => Ok(received),
+        // Not `of_declaration`: the server closes the channel of a consumer that is too slow with the
+        // code of wrong arguments.
+        Some(cause) => Err(Failure::unavailable(cause)),
+        None => Err(Failure::unavailable("the server has ended the consumer")),
+    })
+}

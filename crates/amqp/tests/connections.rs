@@ -1,0 +1,441 @@
+//! What happens to deliveries and calls when connections are cut, refused, blocked, closed and dropped.
+
+#[expect(
+    dead_code,
+    reason = "each test file uses a part of what they have in common"
+)]
+mod common;
+
+use std::future::Future;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use brigade::broker::{Broker, Nack};
+use brigade_amqp::{AmqpBroker, AmqpOptions};
+use futures_lite::future;
+
+use common::{Proxy, eventually, fetch, fetch_one, ids, jobs, node, with_queue};
+
+/// Restarts of the node would disturb tests that run at the same time in this process.
+static NODE: Mutex<()> = Mutex::new(());
+
+fn exclusively<F: Future<Output = ()>>(test: impl FnOnce(common::Queue) -> F) {
+    let _node = NODE.lock().unwrap_or_else(|error| error.into_inner());
+    with_queue(test);
+}
+
+fn quick() -> AmqpOptions {
+    AmqpOptions::new().timeout(Duration::from_secs(3))
+}
+
+#[test]
+fn a_receipt_of_a_connection_that_was_cut_settles_nothing() {
+    exclusively(|queue| async move {
+        let proxy = Proxy::start(&queue.url);
+        let broker = queue.through(&proxy).open().await;
+        broker.enqueue(jobs(["job"])).await.unwrap();
+        let old = fetch_one(&broker).await;
+        proxy.cut();
+        let new = fetch_one(&broker).await;
+        assert_eq!(new.job_id, old.job_id);
+        assert!(new.redelivered);
+        assert_eq!(new.delivery_count, Some(2));
+        let acked = broker.ack(&old.receipt, Some(b"stale".into())).await;
+        assert!(acked.unwrap_err().is_lease_lost());
+        let nack = broker.nack(&old.receipt, Nack::Release).await;
+        assert!(nack.unwrap_err().is_lease_lost());
+        assert_eq!(broker.counts().await.unwrap().results, 0);
+        broker.ack(&new.receipt, None).await.unwrap();
+        broker.close().await.unwrap();
+        assert_eq!(queue.open().await.counts().await.unwrap().ready, 0);
+    });
+}
+
+#[test]
+fn a_settlement_that_meets_a_cut_connection_fails() {
+    exclusively(|queue| async move {
+        let proxy = Proxy::start(&queue.url);
+        let broker = queue.through(&proxy).open().await;
+        broker.enqueue(jobs(["job"])).await.unwrap();
+        let old = fetch_one(&broker).await;
+        proxy.refuse(true);
+        proxy.cut();
+        // Whether the cut was noticed before decides the error; both say that it is not settled.
+        assert!(broker.ack(&old.receipt, Some(b"x".into())).await.is_err());
+        assert!(broker.ack(&old.receipt, None).await.is_err());
+        proxy.refuse(false);
+        fetch_one(&broker).await;
+    });
+}
+
+#[test]
+fn calls_fail_while_there_is_no_connection_and_succeed_after() {
+    exclusively(|queue| async move {
+        let proxy = Proxy::start(&queue.url);
+        let broker = queue.through(&proxy).open_with(quick()).await;
+        proxy.refuse(true);
+        proxy.cut();
+        eventually("an error", async || {
+            match broker.fetch(1, Duration::from_millis(50)).await {
+                Ok(deliveries) => {
+                    assert_eq!(deliveries, []);
+                    false
+                }
+                Err(error) => {
+                    assert!(!error.is_permanent(), "{error}");
+                    true
+                }
+            }
+        })
+        .await;
+        let error = broker.enqueue(jobs(["lost"])).await.unwrap_err();
+        assert!(!error.is_permanent(), "{error}");
+        assert!(broker.counts().await.is_err());
+        assert!(broker.dead_letters(1).await.is_err());
+        proxy.refuse(false);
+        eventually("a connection", async || {
+            broker.enqueue(jobs(["job"])).await.is_ok()
+        })
+        .await;
+        assert_eq!(fetch_one(&broker).await.job_id, "job".into());
+    });
+}
+
+#[test]
+fn a_waiting_fetch_outlasts_a_cut() {
+    exclusively(|queue| async move {
+        let proxy = Proxy::start(&queue.url);
+        let broker = queue.through(&proxy).open().await;
+        let other = queue.open().await;
+        let waiting = fetch_one(&broker);
+        let cutting = async {
+            eventually("a consumer", async || {
+                other.counts().await.unwrap().consumers == 1
+            })
+            .await;
+            proxy.cut();
+            other.enqueue(jobs(["job"])).await.unwrap();
+        };
+        let (delivery, ()) = future::zip(waiting, cutting).await;
+        assert_eq!(delivery.job_id, "job".into());
+    });
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_given_up() {
+    exclusively(|queue| async move {
+        let proxy = Proxy::start(&queue.url);
+        let options = quick().heartbeat(Duration::from_secs(1));
+        let broker = queue.through(&proxy).open_with(options).await;
+        broker.enqueue(jobs(["job"])).await.unwrap();
+        let old = fetch_one(&broker).await;
+        proxy.swallow(true);
+        let error = broker.enqueue(jobs(["lost"])).await.unwrap_err();
+        assert!(!error.is_permanent(), "{error}");
+        assert!(broker.ack(&old.receipt, Some(b"x".into())).await.is_err());
+        // Nor is it waited for at the end.
+        let _ = broker.close().await;
+        let other = queue.open().await;
+        assert_eq!(fetch_one(&other).await.job_id, "job".into());
+    });
+}
+
+#[test]
+fn silence_ends_a_connection_and_another_follows() {
+    exclusively(|queue| async move {
+        let proxy = Proxy::start(&queue.url);
+        let options = quick().heartbeat(Duration::from_secs(1));
+        let broker = queue.through(&proxy).open_with(options).await;
+        broker.enqueue(jobs(["job"])).await.unwrap();
+        let old = fetch_one(&broker).await;
+        proxy.swallow(true);
+        eventually("the loss", async || {
+            broker.extend(&old.receipt, Duration::ZERO).await.is_err()
+        })
+        .await;
+        proxy.swallow(false);
+        eventually("the job", async || {
+            let fetched = broker.fetch(1, Duration::from_secs(1)).await;
+            fetched.is_ok_and(|deliveries| !deliveries.is_empty())
+        })
+        .await;
+    });
+}
+
+#[test]
+fn no_job_is_lost_when_the_node_is_killed_and_started_again() {
+    exclusively(|queue| async move {
+        const JOBS: usize = 300;
+        let broker = queue.open_with(quick()).await;
+        broker.enqueue(jobs(0..JOBS)).await.unwrap();
+        let mut done = std::collections::BTreeSet::new();
+        let mut runs = 0;
+        let killing = async {
+            let killed = blocking::unblock(|| node(&["--kill"])).await;
+            if killed.is_none() {
+                println!("without a restart: the node was not started by tests/with-rabbitmq");
+                return;
+            }
+            let error = broker.enqueue(jobs(["lost"])).await.unwrap_err();
+            assert!(!error.is_permanent(), "{error}");
+            blocking::unblock(|| node(&["--start"])).await;
+        };
+        let mut killing = Some(Box::pin(killing));
+        let start = Instant::now();
+        while done.len() < JOBS {
+            assert!(
+                start.elapsed() < common::PATIENCE * 3,
+                "{} done",
+                done.len()
+            );
+            let Ok(deliveries) = broker.fetch(20, Duration::from_millis(500)).await else {
+                continue;
+            };
+            runs += deliveries.len();
+            for delivery in deliveries {
+                let acked = broker.ack(&delivery.receipt, Some(b"result".into())).await;
+                if acked.is_ok() {
+                    done.insert(delivery.job_id);
+                }
+            }
+            if done.len() > JOBS / 3
+                && let Some(killing) = killing.take()
+            {
+                killing.await;
+            }
+        }
+        println!("{JOBS} jobs took {runs} deliveries");
+        // Each has a result; some may have more than one.
+        let mut results = std::collections::BTreeSet::new();
+        eventually("all results", async || {
+            let wait = Duration::from_millis(500);
+            let stored = broker.fetch_results(100, wait).await.unwrap_or_default();
+            let receipts = stored.iter().map(|one| one.receipt).collect();
+            results.extend(stored.into_iter().map(|one| one.job_id));
+            broker.ack_results(receipts).await;
+            results.len() == JOBS
+        })
+        .await;
+        assert_eq!(results, done);
+        broker.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_node_that_blocks_publishers_is_an_error_after_the_timeout() {
+    exclusively(|queue| async move {
+        let broker = queue.open_with(quick()).await;
+        let alarm = ["--ctl", "set_vm_memory_high_watermark", "absolute", "1MB"];
+        if blocking::unblock(move || node(&alarm)).await.is_none() {
+            return;
+        }
+        let outcome = async {
+            let start = Instant::now();
+            while start.elapsed() < common::PATIENCE {
+                // The alarm takes a moment, and so jobs are accepted before.
+                if let Err(error) = broker.enqueue(jobs(["job"])).await {
+                    return Some(error);
+                }
+            }
+            None
+        };
+        let outcome = outcome.await;
+        let calm = ["--ctl", "set_vm_memory_high_watermark", "0.4"];
+        blocking::unblock(move || node(&calm)).await;
+        let error = outcome.expect("the node blocks publishers");
+        assert!(!error.is_permanent(), "{error}");
+        assert!(error.to_string().contains("blocks publishers"), "{error}");
+        eventually("an end of the block", async || {
+            broker.enqueue(jobs(["job"])).await.is_ok()
+        })
+        .await;
+    });
+}
+
+#[test]
+fn what_is_unsettled_never_exceeds_what_was_asked_for() {
+    exclusively(|queue| async move {
+        let broker = queue.open().await;
+        let other = queue.open().await;
+        broker.enqueue(jobs(0..30)).await.unwrap();
+        let held = fetch(&broker, 4).await;
+        assert_eq!(held.len(), 4);
+        let rest = fetch(&other, 26).await;
+        assert_eq!(rest.len(), 26);
+        for delivery in &rest[..10] {
+            let nack = other.nack(&delivery.receipt, Nack::Release);
+            nack.await.unwrap();
+        }
+        other.close().await.unwrap();
+        // Four are held, and six are asked for: twenty stay in the queue.
+        let more = fetch(&broker, 6).await;
+        assert_eq!(more.len(), 6);
+        assert_eq!(broker.counts().await.unwrap().ready, 20);
+    });
+}
+
+#[test]
+fn a_fixed_prefetch_bounds_what_is_unsettled() {
+    exclusively(|queue| async move {
+        let broker = queue.open_with(AmqpOptions::new().prefetch(3)).await;
+        broker.enqueue(jobs(0..10)).await.unwrap();
+        let held = fetch(&broker, 3).await;
+        let more = broker.fetch(5, Duration::from_millis(200)).await.unwrap();
+        assert_eq!(more, []);
+        broker.ack(&held[0].receipt, None).await.unwrap();
+        assert_eq!(fetch(&broker, 1).await.len(), 1);
+        assert_eq!(broker.counts().await.unwrap().ready, 6);
+    });
+}
+
+#[test]
+fn growing_and_shrinking_fetches_deliver_everything_once() {
+    exclusively(|queue| async move {
+        let broker = queue.open().await;
+        broker.enqueue(jobs(0..200)).await.unwrap();
+        let mut all = Vec::new();
+        let mut held = Vec::new();
+        for max in [1, 1, 1, 7, 2, 30, 1, 1, 50, 3].into_iter().cycle() {
+            held.extend(broker.fetch(max, Duration::from_secs(1)).await.unwrap());
+            let keep = held.len().min(5);
+            for delivery in held.drain(keep..) {
+                broker.ack(&delivery.receipt, None).await.unwrap();
+                all.push(delivery);
+            }
+            if all.len() + held.len() >= 200 {
+                break;
+            }
+        }
+        all.extend(held);
+        let mut expected: Vec<String> = (0..200).map(|n| n.to_string()).collect();
+        expected.sort();
+        assert_eq!(ids(&all), expected);
+        assert!(all.iter().all(|one| one.delivery_count == Some(1)));
+    });
+}
+
+#[test]
+fn what_is_pushed_to_a_handle_that_does_not_fetch_goes_back() {
+    exclusively(|queue| async move {
+        let broker = queue.open().await;
+        broker.enqueue(jobs(["a", "b"])).await.unwrap();
+        let first = fetch_one(&broker).await;
+        // This makes room for the second, which the server pushes; nobody fetches it here.
+        broker.ack(&first.receipt, None).await.unwrap();
+        let other = queue.open().await;
+        assert_eq!(ids(&fetch(&other, 1).await), ["b"]);
+    });
+}
+
+#[test]
+fn close_returns_what_is_held_and_pushed_and_ends_waiting_calls() {
+    exclusively(|queue| async move {
+        let broker = queue.open().await;
+        broker.enqueue(jobs(0..20)).await.unwrap();
+        let held = fetch(&broker, 8).await;
+        broker.ack(&held[0].receipt, None).await.unwrap();
+        broker.close().await.unwrap();
+        assert!(broker.ack(&held[1].receipt, None).await.is_err());
+        assert!(
+            broker
+                .enqueue(jobs(["late"]))
+                .await
+                .unwrap_err()
+                .is_closed()
+        );
+        let fetched = broker.fetch(1, Duration::MAX).await;
+        assert!(fetched.unwrap_err().is_closed());
+        assert!(broker.counts().await.unwrap_err().is_closed());
+        broker.close().await.unwrap();
+        let other = queue.open().await;
+        assert_eq!(fetch(&other, 19).await.len(), 19);
+        assert_eq!(other.counts().await.unwrap().ready, 0);
+    });
+}
+
+#[test]
+fn two_closes_at_once_both_end() {
+    exclusively(|queue| async move {
+        let broker = queue.open().await;
+        broker.enqueue(jobs(0..20)).await.unwrap();
+        fetch(&broker, 8).await;
+        let (one, two) = future::zip(broker.close(), broker.close()).await;
+        one.unwrap();
+        two.unwrap();
+        assert_eq!(queue.open().await.counts().await.unwrap().ready, 20);
+    });
+}
+
+#[test]
+fn a_close_that_is_dropped_goes_on() {
+    exclusively(|queue| async move {
+        let broker = queue.open().await;
+        broker.enqueue(jobs(0..20)).await.unwrap();
+        fetch(&broker, 8).await;
+        assert!(future::poll_once(broker.close()).await.is_none());
+        let other = queue.open().await;
+        eventually("all jobs", async || {
+            other.counts().await.unwrap().ready == 20
+        })
+        .await;
+        broker.close().await.unwrap();
+    });
+}
+
+#[test]
+fn dropping_the_last_handle_ends_its_threads_and_returns_its_jobs() {
+    exclusively(|queue| async move {
+        let broker = queue.open().await;
+        let clone = broker.clone();
+        broker.enqueue(jobs(["job"])).await.unwrap();
+        let held = fetch_one(&broker).await;
+        drop(broker);
+        clone.extend(&held.receipt, Duration::ZERO).await.unwrap();
+        drop(clone);
+        let other = queue.open().await;
+        assert_eq!(fetch_one(&other).await.job_id, held.job_id);
+        other.close().await.unwrap();
+        drop(other);
+        eventually("the end of the threads", async || threads() == 0).await;
+    });
+}
+
+/// How many threads of brokers this process has; always none where there is no `/proc`.
+fn threads() -> usize {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
+        return 0;
+    };
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.trim() == "brigade-amqp").count()
+}
+
+#[test]
+fn refusals_are_permanent() {
+    exclusively(|queue| async move {
+        let (user, host) = queue.url.split_once('@').unwrap();
+        let (host, _) = host.split_once('/').unwrap();
+        let password = format!("amqp://guest:wrong@{host}/%2f");
+        let vhost = format!("{user}@{host}/no-such-vhost");
+        for url in [password, vhost] {
+            let error = AmqpBroker::connect(&url, &queue.name).await.unwrap_err();
+            assert!(error.is_permanent(), "{url}: {error}");
+            println!("{error}");
+        }
+        let nobody = "amqp://guest:guest@127.0.0.1:1/%2f";
+        let error = AmqpBroker::connect(nobody, &queue.name).await.unwrap_err();
+        assert!(!error.is_permanent(), "{error}");
+    });
+}
+
+#[test]
+fn a_connection_that_is_not_accepted_is_given_up() {
+    exclusively(|queue| async move {
+        let proxy = Proxy::start(&queue.url);
+        proxy.swallow(true);
+        let options = AmqpOptions::new().timeout(Duration::from_millis(300));
+        let url = queue.through(&proxy).url;
+        let error = options.connect(&url, &queue.name).await.unwrap_err();
+        assert!(!error.is_permanent(), "{error}");
+    });
+}
