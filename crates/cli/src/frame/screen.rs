@@ -26,6 +26,8 @@ pub(crate) struct Snapshot<'a> {
     /// What jobs wait for while they run.
     pub(crate) busy: &'static str,
     pub(crate) causes: &'a [Waiting],
+    /// How many of the rows came from a queue again.
+    pub(crate) redelivered: u64,
 }
 
 pub(crate) struct Screen {
@@ -141,6 +143,9 @@ impl Screen {
                 .unwrap_or_default(),
             self.left(account, rate, now),
         )];
+        if snapshot.redelivered > 0 {
+            parts.push(format!("redelivered: {}", snapshot.redelivered));
+        }
         let causes: Vec<String> = snapshot
             .causes
             .iter()
@@ -238,6 +243,7 @@ mod tests {
             in_work: 80,
             busy: "server",
             causes: &causes,
+            redelivered: 0,
         };
         let later = now + Duration::from_secs(5);
         screen.show(&snapshot, later);

@@ -392,6 +392,7 @@ impl<W: Work> Session<'_, '_, W> {
             in_work: self.flights.len() as u64,
             busy: self.plan.busy,
             causes: &causes,
+            redelivered: 0,
         };
         self.run.screen.show(&snapshot, now);
         drop(lanes);
