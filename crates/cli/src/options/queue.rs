@@ -19,10 +19,10 @@ The queue: the path of an SQLite file, such as jobs.db, or the URL of a RabbitMQ
 amqp://user:password@host/vhost#name";
 
 pub(super) const AFTER_ENQUEUE: &str = "\
-A job has the cells of its row, the names of the columns and the number of the row. Without --id, its
-id is the number of the row and a digest of header and cells: a file that is enqueued again, for
-instance after a kill, gives the same ids. A queue in an SQLite file adds a known id only once;
-RabbitMQ delivers it twice, and `brigade results` writes its row once.
+A job has the cells of its row, the names of the columns and the number of the row. Without --id,
+its id is the number of the row and a digest of header and cells: a file that is enqueued again,
+for instance after a kill, gives the same ids. A queue in an SQLite file adds a known id only
+once; RabbitMQ delivers it twice, and `brigade results` writes its row once.
 
 Examples:
   brigade enqueue jobs.db urls.csv
@@ -41,11 +41,11 @@ and rows is the sum of the others.";
 
 pub(super) const AFTER_WORK: &str = "\
 Any number of these processes may share a queue. A job whose process dies, however it dies, is
-delivered again: after --lease from an SQLite file, at once by RabbitMQ. So a job may run twice, and a
-command has to bear that. Each job that ends, accepted or failed after its --retries, is acknowledged
-together with its answer; `brigade results QUEUE -o answers.csv` writes these into a table. A job that
-was delivered more than --max-deliveries times, and one that is no row, becomes a dead letter: see
-`brigade queue QUEUE --dead`.
+delivered again: after --lease from an SQLite file, at once by RabbitMQ. So a job may run twice,
+and a command has to bear that. Each job that ends, accepted or failed after its --retries, is
+acknowledged together with its answer; `brigade results QUEUE -o answers.csv` writes these into
+a table. A job that was delivered more than --max-deliveries times, and one that is no row,
+becomes a dead letter: see `brigade queue QUEUE --dead`.
 
 Examples:
   brigade work jobs.db --until-empty -- convert {file} {file.}.png
@@ -55,21 +55,22 @@ Exit code:
     0  all jobs were accepted
     1  some failed, or became dead letters
     2  bad usage, or a queue that cannot be used
-  130  interrupted by ctrl-c (SIGINT): what ran was finished, and the rest given back to the queue; a
-       second signal cuts short what runs, and gives it back too
+  130  interrupted by ctrl-c (SIGINT): what ran was finished, and the rest given back; a second
+       signal cuts short what runs, and gives it back too
   143  the same by SIGTERM
 
 The last line on stderr is
     fetched=… acked=… released=… dead=… lost=… unsettled=…
-and fetched is the sum of the others: acknowledged with an answer; given back; made dead letters; held
-too long, and delivered to others; not settled because the queue could not be reached.";
+and fetched is the sum of the others: acknowledged with an answer; given back; made dead letters;
+lost, since their lease or connection ended before; not settled, since the queue could not be
+reached.";
 
 pub(super) const AFTER_RESULTS: &str = "\
-There is one row for each job that is done: the columns of the answers of `brigade run` or `brigade
-fetch`, and job_id as the last. A dead letter is a row with ok=false and error_kind=dead_letter.
-A queue in an SQLite file keeps its results, unless --purge is given. From RabbitMQ results are taken:
-they are removed once they are in the file and on the disk. A process that is killed between leaves
-them in both, and --append goes on without writing one twice.
+There is one row for each job that is done: the columns of the answers of `brigade run` or
+`brigade fetch`, and job_id as the last. A dead letter is a row with ok=false and
+error_kind=dead_letter. A queue in an SQLite file keeps its results, unless --purge is given. From
+RabbitMQ results are taken: they are removed once they are in the file and on the disk. A process
+that is killed between leaves them in both, and --append goes on without writing one twice.
 
 Examples:
   brigade results jobs.db -o answers.csv
@@ -227,20 +228,20 @@ pub(crate) enum OnMissingColumn {
 #[command(mut_args(of_queue))]
 pub(crate) struct WorkOptions {
     #[command(flatten)]
-    pub(crate) run: RunOptions,
+    pub(crate) take: TakeOptions,
 
     #[command(flatten)]
-    pub(crate) take: TakeOptions,
+    pub(crate) run: RunOptions,
 }
 
 #[derive(Debug, Args)]
 #[command(mut_args(of_queue))]
 pub(crate) struct WorkFetchOptions {
     #[command(flatten)]
-    pub(crate) fetch: FetchOptions,
+    pub(crate) take: TakeOptions,
 
     #[command(flatten)]
-    pub(crate) take: TakeOptions,
+    pub(crate) fetch: FetchOptions,
 }
 
 #[derive(Debug, Args)]
@@ -316,6 +317,7 @@ fn of_queue(arg: Arg) -> Arg {
     }
     match id.as_str() {
         "file" => arg.value_name("QUEUE").help(QUEUE),
+        "prefix" => arg.help_heading("Answers"),
         "progress" => arg.help_heading("Progress"),
         "deadline" => arg.help(
             "The time of the whole process; what runs then is cut short and given back [default: none]",

@@ -148,8 +148,10 @@ impl<W: Work> Rows<W> {
             Err(stop) => {
                 let message = stop.to_string();
                 // The header has no line of a file.
-                let place = format!("{}:1: ", self.queue);
-                let message = message.replace(&place, "").replace(&self.queue, "the job");
+                let message = message
+                    .replace(&format!("{}:1: ", self.queue), "")
+                    .replace(&format!("{}: ", self.queue), "")
+                    .replace(&self.queue, "the job");
                 (Err(message), self.free_names(&names))
             }
         };

@@ -73,7 +73,10 @@ async fn show(options: &StatusOptions) -> Result<String, Stop> {
 }
 
 fn retried(count: u64) -> String {
-    format!("{count} dead letters are jobs again\n")
+    match count {
+        1 => "1 dead letter is a job again\n".to_owned(),
+        _ => format!("{count} dead letters are jobs again\n"),
+    }
 }
 
 /// A line for each count.
