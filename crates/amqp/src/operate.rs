@@ -116,8 +116,8 @@ impl AmqpBroker {
         outcomes
     }
 
-    /// Looks at up to `max` dead letters, and leaves them where they are. While it does, no other
-    /// handle sees them.
+    /// Looks at up to `max` dead letters, and leaves them where they are. While it does, and for a moment
+    /// after, neither other handles nor [`retry_dead`](Self::retry_dead) see them.
     ///
     /// # Errors
     ///

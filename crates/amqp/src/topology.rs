@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn delays_are_rounded_up_to_milliseconds_and_capped() {
         assert_eq!(delay_queue(Duration::from_nanos(1)), (0, 1));
-        assert_eq!(delay_queue(Duration::from_micros(999_001)), (0, 1000));
+        assert_eq!(delay_queue(Duration::from_micros(999_001)), (1, 1000));
         let (queue, milliseconds) = delay_queue(Duration::MAX);
         assert!(u32::try_from(milliseconds).is_ok());
         assert_eq!(queue, *DELAYS.end());

@@ -34,6 +34,8 @@ impl Fixture for RabbitMq {
     }
 
     async fn crash(&self, broker: AmqpBroker) {
+        // Nothing tells when the server has read an acknowledgement; the rules take it for read.
+        async_io::Timer::after(Duration::from_millis(300)).await;
         drop(broker);
     }
 

@@ -227,7 +227,11 @@ fn released_deliveries_count_on_servers_before_4_3_and_not_where_asked() {
         let broker = queue.open().await;
         let counts = counts_of(&broker, 3, || Nack::Release).await;
         println!("counts of three deliveries that are released: {counts:?}");
-        assert!(counts == [Some(1); 3] || counts == [Some(1), Some(2), Some(3)]);
+        // The first count may be greater than one: servers before 4.3 count what is underway to a
+        // consumer that is cancelled, such as the one of the handle that was closed.
+        let first = counts[0].unwrap();
+        let counted = [first, first + 1, first + 2].map(Some);
+        assert!(counts == [Some(first); 3] || counts == counted);
     });
 }
 
@@ -242,8 +246,13 @@ fn dead_letters_keep_payload_and_reason_and_can_be_tried_again() {
             nack.await.unwrap();
         }
         for _ in 0..3 {
-            // Looking changes nothing.
-            let letters = broker.dead_letters(10).await.unwrap();
+            // Looking changes nothing. What was looked at is back after a moment.
+            let mut letters = Vec::new();
+            eventually("both letters", async || {
+                letters = broker.dead_letters(10).await.unwrap();
+                letters.len() == 2
+            })
+            .await;
             let mut kept: Vec<_> = letters
                 .iter()
                 .map(|letter| (letter.job_id.as_str(), &*letter.payload, &*letter.reason))
@@ -251,8 +260,14 @@ fn dead_letters_keep_payload_and_reason_and_can_be_tried_again() {
             kept.sort_unstable();
             assert_eq!(kept, [("a", &b"a"[..], "no a"), ("b", &b"b"[..], "no b")]);
         }
-        assert_eq!(broker.dead_letters(1).await.unwrap().len(), 1);
-        assert_eq!(broker.counts().await.unwrap().dead, 2);
+        eventually("one letter", async || {
+            broker.dead_letters(1).await.unwrap().len() == 1
+        })
+        .await;
+        eventually("two letters", async || {
+            broker.counts().await.unwrap().dead == 2
+        })
+        .await;
         assert_eq!(broker.retry_dead().await.unwrap(), 2);
         let again = fetch(&broker, 2).await;
         assert_eq!(ids(&again), ["a", "b"]);
@@ -277,7 +292,10 @@ fn the_server_dead_letters_what_exceeds_the_delivery_limit() {
         assert_eq!(letters[0].payload, b"job");
         let reason = "dead-lettered by the server: delivery_limit";
         assert_eq!(letters[0].reason, reason);
-        assert_eq!(broker.retry_dead().await.unwrap(), 1);
+        eventually("the letter is back", async || {
+            broker.retry_dead().await.unwrap() == 1
+        })
+        .await;
         let delivery = fetch_one(&broker).await;
         assert_eq!(delivery.delivery_count, Some(1));
     });
