@@ -114,7 +114,10 @@ impl Address {
                 Ok(Broker::Sqlite(options.open(path).await?))
             }
             Self::Amqp(Amqp { url, name }) => {
-                let options = AmqpOptions::new().passive(missing == Missing::Refuse);
+                let options = AmqpOptions::new()
+                    .passive(missing == Missing::Refuse)
+                    // A job that is given back was not tried, on servers before 4.3 too.
+                    .uncounted_release(true);
                 Ok(Broker::Amqp(options.connect(url, name).await?))
             }
         }
@@ -130,6 +133,10 @@ impl Address {
         };
         let text = self.redacted(text);
         match self {
+            // What the server says has the names of queues that nobody asked for.
+            Self::Amqp(_) if text.contains("NOT_FOUND") => {
+                format!("{self}: there is no queue; `brigade enqueue QUEUE FILE` makes one")
+            }
             // Most of these name the file.
             Self::Sqlite(path) if text.contains(&path.display().to_string()) => text,
             _ => format!("{self}: {text}"),
