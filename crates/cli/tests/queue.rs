@@ -273,6 +273,7 @@ with_both!(
     results_go_on_with_a_file,
     results_with_other_columns_are_left_in_the_queue,
     a_missing_column_loses_nothing,
+    failures_and_time_end_the_work_and_give_back_the_rest,
     failures_are_answers_and_retries_happen_within_a_delivery,
     a_queue_that_is_missing_is_not_made_by_its_readers,
     rows_that_cannot_be_jobs_are_bad_rows,
@@ -574,6 +575,49 @@ fn a_missing_column_loses_nothing(place: &Place) {
     );
 }
 
+fn failures_and_time_end_the_work_and_give_back_the_rest(place: &Place) {
+    place.names(&["a", "b", "c", "d"]);
+    place.enqueue(&["in.csv"]);
+    let options = ["-j", "1", "--max-failures", "2"];
+    let worked = place.work(&[&options, &["--", "false", "{#}"]]);
+    let [fetched, acked, released, dead] = worked.worked();
+    assert_eq!((worked.code, acked, dead), (Some(1), 2, 0), "{worked:?}");
+    assert_eq!(fetched, acked + released);
+    assert!(
+        worked.stderr.contains("stopped by --max-failures"),
+        "{worked:?}"
+    );
+    let late = ["-j", "1", "--deadline", "300ms", "--max-deliveries", "1"];
+    let worked = place.work(&[&late, &["--", "sh", "-c", "sleep 600", "{#}"]]);
+    assert_eq!(
+        (worked.code, worked.worked()),
+        (Some(1), [1, 0, 1, 0]),
+        "{worked:?}"
+    );
+    assert!(
+        worked.stderr.contains("stopped by --deadline"),
+        "{worked:?}"
+    );
+    // The job ids are the same for each delivery.
+    let command = [
+        "--max-deliveries",
+        "1",
+        "--",
+        "sh",
+        "-c",
+        "printf %s $BRIGADE_JOB_ID",
+        "{#}",
+    ];
+    assert_eq!(place.work(&[&command]).worked(), [2, 2, 0, 0]);
+    let records = records(&place.run("results", &[]).stdout);
+    let done: Vec<&Record> = records.iter().filter(|one| one["ok"] == "true").collect();
+    assert_eq!((records.len(), done.len()), (4, 2));
+    assert!(
+        done.iter().all(|one| one["stdout"] == one["job_id"]),
+        "{done:?}"
+    );
+}
+
 fn failures_are_answers_and_retries_happen_within_a_delivery(place: &Place) {
     place.names(&["a", "no", "b"]);
     place.enqueue(&["in.csv"]);
@@ -724,6 +768,58 @@ fn a_torn_record_is_cut_off_and_written_again() {
         "{ran:?}"
     );
     assert_eq!(place.read("out.csv"), whole);
+}
+
+#[test]
+fn a_producer_that_is_killed_begins_again_and_adds_no_job_twice() {
+    let place = Place::file();
+    let names: Vec<String> = (0..50).map(|number| format!("n{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    place.names(&names);
+    let whole = place.read("in.csv");
+    let mut command = place.command("enqueue", &[&["-", "--batch", "1"]]);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin
+        .write_all(&whole.as_bytes()[..whole.len() / 2])
+        .unwrap();
+    stdin.flush().unwrap();
+    wait_until("some jobs", || {
+        place.path("jobs.db").exists()
+            && place.run("queue", &[]).code == Some(0)
+            && place.count("ready") > 5
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let known = place.count("ready");
+    assert!(known < 50);
+    let again = place.enqueue(&["in.csv"]);
+    let message = format!("{known} of these jobs were there already");
+    assert!(again.stderr.contains(&message), "{again:?}");
+    assert_eq!(place.count("ready"), 50);
+}
+
+#[test]
+fn a_reader_that_closes_stdout_loses_nothing() {
+    let place = Place::file();
+    let names: Vec<String> = (0..3000).map(|number| format!("n{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    place.names(&names);
+    place.enqueue(&["in.csv"]);
+    place.work(&[&[
+        "--on-missing-column",
+        "fail",
+        "-j",
+        "64",
+        "--",
+        "true",
+        "{none}",
+    ]]);
+    let mut child = place.command("results", &[]).spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = ran(child);
+    assert_eq!(ended.code, Some(141), "{ended:?}");
+    assert_eq!(place.count("done"), 3000);
 }
 
 #[test]

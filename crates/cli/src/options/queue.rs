@@ -42,10 +42,11 @@ and rows is the sum of the others.";
 pub(super) const AFTER_WORK: &str = "\
 Any number of these processes may share a queue. A job whose process dies, however it dies, is
 delivered again: after --lease from an SQLite file, at once by RabbitMQ. So a job may run twice,
-and a command has to bear that. Each job that ends, accepted or failed after its --retries, is
-acknowledged together with its answer; `brigade results QUEUE -o answers.csv` writes these into
-a table. A job that was delivered more than --max-deliveries times, and one that is no row,
-becomes a dead letter: see `brigade queue QUEUE --dead`.
+and a command has to bear that: BRIGADE_JOB_ID in its environment is the same each time. Each
+job that ends, accepted or failed after its --retries, is acknowledged together with its answer;
+`brigade results QUEUE -o answers.csv` writes these into a table. A job that was delivered more
+than --max-deliveries times, and one that is no row, becomes a dead letter: see `brigade queue
+QUEUE --dead`.
 
 Examples:
   brigade work jobs.db --until-empty -- convert {file} {file.}.png
@@ -174,7 +175,8 @@ pub(crate) struct TakeOptions {
     pub(crate) fetch: bool,
 
     /// How many jobs this process holds at once, those that wait for their hosts or keys or between
-    /// attempts included. These are delivered again if it dies [default: the number of workers]
+    /// attempts included: where many wait, more than the number of workers keep these busy. All of
+    /// them are delivered again if it dies [default: the number of workers]
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Queue")]
     pub(crate) prefetch: Option<usize>,
 
@@ -328,6 +330,14 @@ fn of_queue(arg: Arg) -> Arg {
         "max_redirects" => arg.help(
             "How many redirects of a row are followed. They belong to its job: they do not wait for \
              the limits of the hosts that they lead to, and a retry begins with the first URL",
+        ),
+        "save_bodies" => arg.help(
+            "Save each body to a file under this directory. Rows of different files with the same \
+             number have the same name: see --name-column",
+        ),
+        "save_output" => arg.help(
+            "Save what each command prints under this directory, in place of columns. Rows of \
+             different files with the same number have the same name",
         ),
         "name_column" => arg.help("The column of the names of saved bodies [default: by row, 00/12/001234.html]"),
         _ => arg,

@@ -42,7 +42,7 @@ pub(crate) fn run(options: &EnqueueOptions) -> u8 {
             stop.exit_code()
         }
     };
-    warn(&counts);
+    warn(counts);
     code
 }
 

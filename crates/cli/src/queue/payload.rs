@@ -166,7 +166,7 @@ mod tests {
         let id = |row, header, cells| payload(row, header, cells).id();
         let known = id(1, &["a", "b"], &["x", "y"]);
         assert_eq!(known, id(1, &["a", "b"], &["x", "y"]));
-        assert_eq!(known.as_str(), "1-0b51ad6a0e7c2b5b8b1b0a4b");
+        assert_eq!(known.as_str(), "1-0945de527f012f1fd80ba7ce");
         for other in [
             id(2, &["a", "b"], &["x", "y"]),
             id(1, &["a", "c"], &["x", "y"]),

@@ -40,7 +40,7 @@ pub(crate) fn run(options: &ResultsOptions) -> u8 {
             2
         }
     };
-    warn(&counts);
+    warn(counts);
     code
 }
 

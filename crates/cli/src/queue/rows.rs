@@ -99,7 +99,7 @@ impl<W: Work> Rows<W> {
     /// # Errors
     ///
     /// If it is no row: the job of another producer.
-    pub(super) fn take(&self, payload: &[u8]) -> Result<Taken<W>, String> {
+    pub(super) fn take(&self, id: &str, payload: &[u8]) -> Result<Taken<W>, String> {
         let Payload { row, header, cells } = Payload::decode(payload)?;
         let known = self.known(header)?;
         // The line in the file is not known; a header and rows of one line have this one.
@@ -109,6 +109,7 @@ impl<W: Work> Rows<W> {
         let row = Numbered {
             number: row.record_number(),
             row: Arc::new(row),
+            job_id: Some(id.into()),
         };
         let job = self.job_of(&known, &row).unwrap_or_else(|answer| {
             self.answered.set(self.answered.get() + 1);
@@ -308,7 +309,9 @@ mod tests {
     #[test]
     fn a_redirect_is_followed_within_its_job() {
         let rows = rows(Rc::default());
-        let taken = rows.take(&payload(&["id", "url"], &["1", "abc"])).unwrap();
+        let taken = rows
+            .take("id", &payload(&["id", "url"], &["1", "abc"]))
+            .unwrap();
         assert_eq!((taken.row.number, &*rows.lane_of(&taken.job)), (3, "abc"));
         assert_eq!(
             taken.names[..4],
@@ -326,7 +329,7 @@ mod tests {
         let rows = rows(Rc::clone(&made));
         for header in [["a", "url"], ["url", "b"], ["a", "url"]] {
             assert!(
-                rows.take(&payload(&header, &["x", "x"]))
+                rows.take("id", &payload(&header, &["x", "x"]))
                     .unwrap()
                     .unfit
                     .is_none()
@@ -335,7 +338,8 @@ mod tests {
         assert_eq!(made.get(), 2);
         for number in 0..200 {
             let name = number.to_string();
-            rows.take(&payload(&["url", &name], &["x", "x"])).unwrap();
+            rows.take("id", &payload(&["url", &name], &["x", "x"]))
+                .unwrap();
         }
         assert!(rows.known.borrow().len() <= MAX_HEADERS);
     }
@@ -343,7 +347,7 @@ mod tests {
     #[test]
     fn a_header_without_the_column_has_an_answer_that_says_so() {
         let rows = rows(Rc::default());
-        let taken = rows.take(&payload(&["row"], &["x"])).unwrap();
+        let taken = rows.take("id", &payload(&["row"], &["x"])).unwrap();
         let message = r#"no column "url": the header has 1 column ("row")"#;
         assert_eq!(taken.unfit.as_deref(), Some(message));
         assert_eq!(
@@ -364,7 +368,10 @@ mod tests {
             (&[], &[]),
             (&["url"], &["x", "y"]),
         ] {
-            assert!(rows.take(&payload(header, cells)).is_err(), "{header:?}");
+            assert!(
+                rows.take("id", &payload(header, cells)).is_err(),
+                "{header:?}"
+            );
         }
     }
 }

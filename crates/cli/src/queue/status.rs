@@ -1,4 +1,4 @@
-//! `brigade queue`: how many jobs a queue has in each state, who holds some, and its dead letters.
+//! `brigade queue`: how many jobs a queue has in each state, which are held, and its dead letters.
 
 use std::fmt::Write as _;
 use std::io::Write as _;

@@ -128,10 +128,12 @@ fn work<W: Work>(
         let lease = Some(take.lease);
         match address.open(Missing::Refuse, lease).await {
             Ok(address::Broker::Sqlite(broker)) => {
-                work_on(broker, address, take, common, plan, lanes, rows).await
+                let work = work_on(broker, address, take, common, plan, lanes, rows);
+                Box::pin(work).await
             }
             Ok(address::Broker::Amqp(broker)) => {
-                work_on(broker, address, take, common, plan, lanes, rows).await
+                let work = work_on(broker, address, take, common, plan, lanes, rows);
+                Box::pin(work).await
             }
             Err(stop) => refused(&stop),
         }
@@ -261,7 +263,7 @@ impl<W: Work> Jobs<W> {
             job,
             names,
             unfit,
-        } = self.rows.take(payload)?;
+        } = self.rows.take(id.as_str(), payload)?;
         match unfit {
             None => self.has_fit.set(true),
             Some(problem)

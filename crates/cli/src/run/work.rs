@@ -256,6 +256,7 @@ impl Work for Commands {
             stdin: self.template.stdin(&row.row),
             row: row.number,
             attempt,
+            job_id: row.job_id.clone(),
         };
         let stop = async {
             let _ = self.running.1.recv().await;
