@@ -17,8 +17,8 @@ use crate::frame::stop::Stop;
 /// The name of a queue in RabbitMQ that is given none.
 const DEFAULT_NAME: &str = "brigade";
 
-/// How often a queue that cannot be reached is tried, the first time included.
-pub(super) const TRIES: u32 = 7;
+/// How often a queue that cannot be reached is opened, the first time included: for some seconds.
+const TRIES: u32 = 7;
 
 /// A queue as it is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +131,10 @@ impl Address {
             Some(("the broker cannot be reached", problem)) => problem,
             _ => &text,
         };
-        let text = self.redacted(text);
+        let mut text = self.redacted(text);
+        if matches!(self, Self::Amqp(_)) && !error.is_permanent() {
+            text.insert_str(0, "cannot be reached: ");
+        }
         match self {
             // What the server says has the names of queues that nobody asked for.
             Self::Amqp(_) if text.contains("NOT_FOUND") => {

@@ -14,7 +14,7 @@ use brigade::csv::{BadRow, Column, CsvError, Header, RejectsWriter, Row, RowErro
 use sha2::{Digest, Sha256};
 use smol::{Timer, future};
 
-use super::address::{self, Address, Missing, TRIES, pause, warn};
+use super::address::{self, Address, Missing, pause, warn};
 use super::payload::Payload;
 use crate::file_id::FileId;
 use crate::frame::stop::Stop;
@@ -26,6 +26,9 @@ use crate::signals::Signals;
 const MAX_REPORTED: u64 = 20;
 /// A batch ends early at so many bytes of payloads.
 const MAX_BATCH_BYTES: usize = 16 << 20;
+/// How often a batch is tried, the first time included: for half a minute, in which a server may
+/// start again.
+const TRIES: u32 = 9;
 /// The longest id: that of a message in AMQP.
 const MAX_ID_BYTES: usize = 255;
 
