@@ -88,7 +88,10 @@ impl Screen {
         let is_due = now >= self.next_plain;
         match &self.kind {
             Kind::Bar(bar) => {
-                if let Some(total) = snapshot.account.total {
+                if let Some(total) = snapshot.account.total
+                    && bar.length() != Some(total)
+                {
+                    bar.set_style(style("{bar:40} {percent}% {elapsed}\n{msg}"));
                     bar.set_length(total);
                 }
                 bar.set_position(snapshot.account.done());
@@ -207,13 +210,17 @@ pub(crate) fn span(time: Duration) -> String {
     }
 }
 
+/// A bar of which no part is known to be done until there is a total.
 fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {percent}% {elapsed}\n{msg}")
-        .expect("the template is right")
-        .progress_chars("█▌░");
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));
-    bar.set_style(style);
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+    bar.set_style(style("{elapsed}\n{msg}"));
     bar
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .expect("the template is right")
+        .progress_chars("█▌░")
 }
 
 #[cfg(test)]
