@@ -203,6 +203,7 @@ macro_rules! broker_conformance {
             retry_waits_for_its_time
             released_job_is_delivered_again
             release_does_not_count_as_a_delivery
+            crash_counts_as_lost_and_retry_does_not
             dead_letter_is_kept_with_its_reason
             delivery_whose_lease_ends_is_delivered_again
             extended_delivery_outlasts_its_lease
@@ -729,6 +730,38 @@ pub async fn release_does_not_count_as_a_delivery<F: Fixture>(fixture: &F) -> Ve
         run.nack(&broker, &delivery.receipt, Nack::Release).await;
     }
     run.equal("the counts of three deliveries", &counts, &vec![1, 1, 1]);
+    Verdict::Kept
+}
+
+/// A delivery that ended without being settled counts as lost, and one that is retried after some
+/// time does not.
+///
+/// # Panics
+///
+/// If the broker breaks this rule.
+pub async fn crash_counts_as_lost_and_retry_does_not<F: Fixture>(fixture: &F) -> Verdict {
+    let run = Run::new("crash_counts_as_lost_and_retry_does_not", fixture);
+    let (broker, dying) = (run.open().await, fixture.open(run.short).await);
+    let capabilities = broker.capabilities();
+    if !capabilities.delivery_count || !capabilities.delay {
+        return Verdict::Skipped(NO_COUNT);
+    }
+    run.enqueue(&broker, jobs(["a"])).await;
+    let first = run.fetch_one(&broker).await;
+    let later = Nack::Retry {
+        after: Some(fixture.tick()),
+        reason: "it failed".to_owned(),
+    };
+    run.nack(&broker, &first.receipt, later).await;
+    let second = run.fetch_soon(&dying).await;
+    fixture.crash(dying).await;
+    let third = run.fetch_soon(&broker).await;
+    let lost = [first.lost_count, second.lost_count, third.lost_count];
+    run.equal(
+        "the lost ones at three deliveries",
+        &lost,
+        &[Some(0), Some(0), Some(1)],
+    );
     Verdict::Kept
 }
 

@@ -221,6 +221,7 @@ impl MemoryBroker {
         };
         Delivery {
             delivery_count: Some(leased.deliveries),
+            lost_count: Some(leased.lost),
             redelivered: leased.redelivered,
             lease: Some(self.lease),
             ..Delivery::new(leased.id, leased.payload.to_vec(), receipt)

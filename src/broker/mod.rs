@@ -25,7 +25,9 @@
 //!    connection is lost. Then it is delivered again, with a greater
 //!    [`delivery_count`](Delivery::delivery_count).
 //! 3. A receipt stands for one *delivery*, not for its job. Settling with one whose delivery is
-//!    over changes nothing and yields [`SettleError::LeaseLost`]: it is a fencing token.
+//!    over changes nothing and yields [`SettleError::LeaseLost`]: it is a fencing token. A delivery
+//!    whose lease has ended is over once its job is delivered again; until then it may still be
+//!    settled.
 //! 4. The result is stored before the delivery is acknowledged, or in the same transaction.
 //! 5. [`Nack::Retry`] counts as a delivery, [`Nack::Release`] does not, and
 //!    [`Nack::DeadLetter`] keeps job and reason for inspection.
@@ -42,6 +44,7 @@ mod serve;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::memory::{MemoryBroker, MemoryCounts, MemoryReceipt};
@@ -250,6 +253,10 @@ pub struct Delivery<R> {
     /// How many times the job was delivered, this time included and those that were
     /// [released](Nack::Release) not; `None` where the broker does not count.
     pub delivery_count: Option<u32>,
+    /// Of these, those that ended without being settled: their consumer died, or lost its lease or
+    /// its connection. A broker that cannot tell may count those that were released or retried
+    /// without a delay too. `None` where it does not count.
+    pub lost_count: Option<u32>,
     /// Whether the job may have been delivered before.
     pub redelivered: bool,
     /// After what time without an [extension](Broker::extend) the delivery is over, counted from its
@@ -266,6 +273,7 @@ impl<R> Delivery<R> {
             job_id,
             payload,
             delivery_count: None,
+            lost_count: None,
             redelivered: false,
             lease: None,
             receipt,
@@ -340,7 +348,7 @@ pub struct Capabilities {
     pub atomic_result: bool,
     /// A job whose id the broker knows is not enqueued again.
     pub dedup: bool,
-    /// [`Delivery::delivery_count`] is known.
+    /// [`Delivery::delivery_count`] and [`Delivery::lost_count`] are known.
     pub delivery_count: bool,
 }
 
@@ -354,12 +362,13 @@ pub struct Capabilities {
 /// let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
 /// let error = BrokerError::unavailable(refused);
 /// assert!(!error.is_permanent());
-/// assert_eq!(error.to_string(), "the broker cannot be reached: connection refused");
+/// assert_eq!(error.to_string(), "the broker failed: connection refused");
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BrokerError {
     kind: Kind,
-    source: Option<Box<dyn Error + Send + Sync>>,
+    /// Shared: one failed transaction is the error of each of its settlements.
+    source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -374,7 +383,7 @@ impl BrokerError {
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             kind: Kind::Unavailable,
-            source: Some(source.into()),
+            source: Some(Arc::from(source.into())),
         }
     }
 
@@ -382,7 +391,7 @@ impl BrokerError {
     pub fn permanent(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             kind: Kind::Permanent,
-            source: Some(source.into()),
+            source: Some(Arc::from(source.into())),
         }
     }
 
@@ -408,7 +417,7 @@ impl BrokerError {
 impl fmt::Display for BrokerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {
-            Kind::Unavailable => "the broker cannot be reached",
+            Kind::Unavailable => "the broker failed",
             Kind::Permanent => "the broker refuses",
             Kind::Closed => "the broker is closed",
         };
@@ -427,7 +436,7 @@ impl Error for BrokerError {
 }
 
 /// Why a delivery was not settled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum SettleError {
     /// The delivery is over: another consumer may have the job, and nothing was changed.

@@ -7,7 +7,9 @@
 //! Four futures, polled by one task:
 //!
 //! 1. `fetch` fills the room under the prefetch: it reserves deliveries, decodes them, and sends
-//!    their inputs to the map. It ends first: by the stop, an error, or an empty queue.
+//!    their inputs to the map. It ends first: by the stop, an error, or an empty queue. A *suspect*,
+//!    a job whose deliveries were lost before, it runs while nothing else is held, so that a job
+//!    that ends its process takes no others with it.
 //! 2. `run` maps the inputs to completions, and sends a settlement for each. Once `fetch` has ended,
 //!    it cancels what has not started. Then what is still held is released.
 //! 3. `settle` takes all settlements that wait, settles them together, and makes room.
@@ -285,6 +287,10 @@ impl Error for ServeError {
 /// a settlement is tried 8 times, within 13 seconds and the time that the broker takes. What
 /// cannot be settled is delivered again by the broker.
 ///
+/// A job that ends its process takes with it what else is held there. So a job of which two
+/// deliveries were [lost](Delivery::lost_count) runs alone from then on: what else is held is
+/// settled first, and nothing is fetched until it is settled itself.
+///
 /// If the pool is closed or aborted, or its workers are dropped, what has not ended is released,
 /// and `serve` returns.
 ///
@@ -362,7 +368,8 @@ where
     let error = {
         // Closed once nothing more is fetched, and once the map has ended.
         let (end, ended) = async_channel::bounded::<()>(1);
-        let fetch = async {
+        // In boxes, so that the future of `serve` is small.
+        let fetch = Box::pin(async {
             let fetching = serving.fetch(input_sender, freed);
             let stopped = future::or(stop, async {
                 let _ = ended.recv().await;
@@ -374,23 +381,24 @@ where
             .await;
             end.close();
             error
-        };
-        let run = async {
+        });
+        let run = Box::pin(async {
             serving.run(pool, inputs, &ended).await;
             end.close();
-        };
+        });
         let work = async {
             let (error, ()) = future::zip(fetch, run).await;
             serving.release_held();
             serving.settlements.close();
             error
         };
-        let settling = async { future::zip(work, serving.settle(settlements)).await.0 };
-        let renewing = async {
+        let settle = Box::pin(serving.settle(settlements));
+        let settled = async { future::zip(work, settle).await.0 };
+        let renew = Box::pin(async {
             serving.renew(lease).await;
             future::pending().await
-        };
-        future::or(settling, renewing).await
+        });
+        future::or(settled, renew).await
     };
     let report = serving.held().report;
     match error {
@@ -455,6 +463,12 @@ struct Pending<R> {
     receipt: R,
     settlement: Settlement,
 }
+
+/// A job is a suspect if so many of its deliveries were lost.
+const SUSPECT: u32 = 2;
+
+/// The place of a suspect among the held jobs while it waits to be alone.
+const WAITS_ALONE: usize = usize::MAX;
 
 /// The tries of a settlement, the first included.
 const SETTLE_TRIES: u32 = 8;
@@ -525,8 +539,21 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
                     {
                         return None;
                     }
+                    let mut suspects = Vec::new();
                     for delivery in deliveries {
-                        self.receive(delivery, &inputs);
+                        self.count(&delivery);
+                        if self.is_suspect(&delivery) {
+                            suspects.push(delivery);
+                        } else {
+                            self.receive(delivery, &inputs);
+                        }
+                    }
+                    // All but one are released, since a delivery that is held counts as lost too.
+                    let mut suspects = suspects.into_iter();
+                    let first = suspects.next();
+                    suspects.for_each(|delivery| self.release(delivery.receipt));
+                    if let Some(delivery) = first {
+                        self.run_alone(delivery, &inputs, &freed).await;
                     }
                 }
                 Err(error) if error.is_permanent() => return Some(error),
@@ -539,31 +566,86 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
         }
     }
 
-    /// Sends the input of a delivery to the map, or dead-letters a delivery that cannot be run.
-    fn receive<In, Reason: fmt::Display>(&self, delivery: Delivery<B::Receipt>, inputs: &Sender<In>)
-    where
+    fn count(&self, delivery: &Delivery<B::Receipt>) {
+        let mut held = self.held();
+        held.count += 1;
+        held.report.fetched += 1;
+        held.report.redelivered += u64::from(delivery.redelivered);
+    }
+
+    /// Whether the job has to run alone.
+    fn is_suspect(&self, delivery: &Delivery<B::Receipt>) -> bool {
+        let is_delivered_too_often = delivery
+            .delivery_count
+            .is_some_and(|count| count > self.settings.max_deliveries);
+        self.prefetch > 1
+            && !is_delivered_too_often
+            && delivery.lost_count.is_some_and(|lost| lost >= SUSPECT)
+    }
+
+    fn release(&self, receipt: B::Receipt) {
+        self.send(Pending {
+            index: None,
+            receipt,
+            settlement: Settlement::Nack(Nack::Release),
+        });
+    }
+
+    /// Runs a job once all others are settled, and returns once it is settled itself.
+    async fn run_alone<In, Reason: fmt::Display>(
+        &self,
+        delivery: Delivery<B::Receipt>,
+        inputs: &Sender<In>,
+        freed: &Receiver<()>,
+    ) where
         Decode: Fn(&JobId, Vec<u8>) -> Result<In, Reason>,
     {
-        let Delivery {
-            job_id,
-            payload,
-            delivery_count,
-            redelivered,
-            lease,
-            receipt,
-        } = delivery;
-        {
-            let mut held = self.held();
-            held.count += 1;
-            held.report.fetched += 1;
-            held.report.redelivered += u64::from(redelivered);
+        // Among the held jobs meanwhile, so that its lease is extended, or it is released at a stop.
+        self.hold(WAITS_ALONE, &delivery);
+        while self.held().count > 1 {
+            let _ = freed.recv().await;
         }
-        let decoded = match delivery_count {
+        self.held().jobs.remove(&WAITS_ALONE);
+        self.receive(delivery, inputs);
+        while self.held().count > 0 {
+            let _ = freed.recv().await;
+        }
+    }
+
+    /// Adds a delivery to the held jobs, which have their leases extended.
+    fn hold(&self, index: usize, delivery: &Delivery<B::Receipt>) {
+        let mut held = self.held();
+        held.jobs.insert(
+            index,
+            HeldJob {
+                id: delivery.job_id.clone(),
+                receipt: delivery.receipt.clone(),
+                delivery_count: delivery.delivery_count,
+                is_settling: false,
+                has_lease: delivery.lease.is_some(),
+            },
+        );
+        if let Some(lease) = delivery.lease {
+            held.lease = Some(held.lease.map_or(lease, |known| known.min(lease)));
+            let _ = self.lease.try_send(lease);
+        }
+    }
+
+    /// Sends the input of a delivery to the map, or dead-letters a delivery that cannot be run.
+    fn receive<In, Reason: fmt::Display>(
+        &self,
+        mut delivery: Delivery<B::Receipt>,
+        inputs: &Sender<In>,
+    ) where
+        Decode: Fn(&JobId, Vec<u8>) -> Result<In, Reason>,
+    {
+        let payload = std::mem::take(&mut delivery.payload);
+        let decoded = match delivery.delivery_count {
             Some(count) if count > self.settings.max_deliveries => Err(format!(
                 "delivered {count} times, allowed {}: each time its consumer died or lost the delivery",
                 self.settings.max_deliveries
             )),
-            _ => match panic::catch(|| (self.settings.decode)(&job_id, payload)) {
+            _ => match panic::catch(|| (self.settings.decode)(&delivery.job_id, payload)) {
                 Ok(Ok(input)) => Ok(input),
                 Ok(Err(reason)) => Err(format!("the payload cannot be decoded: {reason}")),
                 Err(message) => Err(format!(
@@ -576,30 +658,14 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
             Err(reason) => {
                 return self.send(Pending {
                     index: None,
-                    receipt,
+                    receipt: delivery.receipt,
                     settlement: Settlement::Nack(Nack::DeadLetter { reason }),
                 });
             }
         };
-        {
-            let mut held = self.held();
-            let index = held.sent;
-            held.sent += 1;
-            held.jobs.insert(
-                index,
-                HeldJob {
-                    id: job_id,
-                    receipt,
-                    delivery_count,
-                    is_settling: false,
-                    has_lease: lease.is_some(),
-                },
-            );
-            if let Some(lease) = lease {
-                held.lease = Some(held.lease.map_or(lease, |known| known.min(lease)));
-                let _ = self.lease.try_send(lease);
-            }
-        }
+        let index = self.held().sent;
+        self.hold(index, &delivery);
+        self.held().sent += 1;
         // Fails once the map has ended; what is held is then released.
         if let Err(refused) = inputs.try_send(input) {
             panic::discard(refused.into_inner());

@@ -40,12 +40,14 @@ pub(crate) enum Fault {
     RetryIgnoresItsTime,
     ReleaseLosesThePayload,
     ReleaseCounts,
+    RetryCountsAsLost,
+    CrashIsNotCounted,
     DeadLetterLosesItsReason,
     LeaseIsUnknown,
     LeasesNeverEnd,
     ExtendDoesNothing,
     ExtendManyDoesNothing,
-    CrashKeepsWhatWasHeld,
+    CrashReturnsOneOfMany,
     DroppedReceiptAcks,
     DroppedFetchKeepsWhatItReserved,
     DroppedFetchKeepsItsNotification,
@@ -144,9 +146,9 @@ impl Fixture for BrokenFixture {
                 phantom.close().await.unwrap();
                 broker.inner.lose_connection();
             }
-            Fault::CrashKeepsWhatWasHeld => {
+            Fault::CrashReturnsOneOfMany => {
                 let held = std::mem::take(&mut broker.own().held);
-                for delivery in held {
+                for delivery in held.into_iter().skip(1) {
                     let receipt = &delivery.receipt.inner;
                     broker.inner.extend(receipt, Duration::MAX).await.unwrap();
                 }
@@ -199,6 +201,7 @@ impl Broken {
         };
         let mut delivery = Delivery::new(id, inner.payload, receipt);
         delivery.delivery_count = inner.delivery_count;
+        delivery.lost_count = inner.lost_count;
         delivery.redelivered = inner.redelivered;
         delivery.lease = inner.lease;
         let mut seen = self.seen();
@@ -207,6 +210,7 @@ impl Broken {
         match self.fault {
             Fault::LacksCapabilities => {
                 delivery.delivery_count = None;
+                delivery.lost_count = None;
                 delivery.lease = None;
             }
             Fault::TruncatesLargePayloads => delivery.payload.truncate(1 << 16),
@@ -217,6 +221,10 @@ impl Broken {
                 let count = delivery.delivery_count;
                 delivery.delivery_count = count.map(|count| count + releases.unwrap_or(0));
             }
+            Fault::RetryCountsAsLost => {
+                delivery.lost_count = delivery.delivery_count.map(|count| count - 1);
+            }
+            Fault::CrashIsNotCounted => delivery.lost_count = Some(0),
             Fault::LeaseIsUnknown => delivery.lease = None,
             Fault::DeliversOneOfManyTwice => {
                 seen.deliveries += 1;

@@ -95,6 +95,14 @@ const FAULTS: &[(Fault, &[&str])] = &[
         &["release_does_not_count_as_a_delivery"],
     ),
     (
+        Fault::RetryCountsAsLost,
+        &["crash_counts_as_lost_and_retry_does_not"],
+    ),
+    (
+        Fault::CrashIsNotCounted,
+        &["crash_counts_as_lost_and_retry_does_not"],
+    ),
+    (
         Fault::DeadLetterLosesItsReason,
         &["dead_letter_is_kept_with_its_reason"],
     ),
@@ -121,7 +129,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
         &["extend_many_extends_each_delivery_by_itself"],
     ),
     (
-        Fault::CrashKeepsWhatWasHeld,
+        Fault::CrashReturnsOneOfMany,
         &["crash_redelivers_what_was_held_and_nothing_else"],
     ),
     (
@@ -219,6 +227,7 @@ fn rules_of_capabilities_that_a_broker_lacks_are_skipped_and_the_others_kept() {
             "retry_counts_as_a_delivery",
             "retry_waits_for_its_time",
             "release_does_not_count_as_a_delivery",
+            "crash_counts_as_lost_and_retry_does_not",
             "delivery_whose_lease_ends_is_delivered_again",
             "extended_delivery_outlasts_its_lease",
             "dropped_fetch_leaves_its_job_to_another",

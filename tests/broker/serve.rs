@@ -191,6 +191,91 @@ fn a_poison_job_is_dead_lettered_without_a_run_once_it_has_lost_enough_consumers
 }
 
 #[test]
+fn a_job_that_ends_its_process_takes_no_other_job_with_it() {
+    let clock = ManualTimer::new();
+    let broker = MemoryBroker::new(clock.clone());
+    let payloads: Vec<String> = (1..=30).map(|n| n.to_string()).collect();
+    let payloads: Vec<&str> = payloads.iter().map(String::as_str).collect();
+    future::block_on(broker.enqueue(jobs(&payloads))).unwrap();
+    let mut deaths = 0;
+    loop {
+        // A process: it ends with all that it holds when job 6 runs.
+        let (kill, killed) = async_channel::bounded::<()>(1);
+        let consumer = broker.consumer();
+        let (pool, workers) = Pool::builder()
+            .workers(8)
+            .timer(clock.clone())
+            .build(async |n| {
+                clock.sleep(SECOND).await;
+                if n == 6 {
+                    kill.close();
+                    future::pending::<()>().await;
+                }
+                Ok::<_, String>(n + 100)
+            });
+        let serving = async {
+            let options = options().wait(SECOND).until_empty();
+            Some(serve(&consumer, &pool, options).await.unwrap())
+        };
+        let served = future::block_on(clock.run(workers.drive(future::or(serving, async {
+            let _ = killed.recv().await;
+            None
+        }))));
+        if served.is_some() {
+            break;
+        }
+        consumer.lose_connection();
+        deaths += 1;
+    }
+    assert_eq!(deaths, 5);
+    assert_eq!(reasons(&broker).into_keys().collect::<Vec<_>>(), ["6"]);
+    let counts = broker.counts();
+    assert_eq!((counts.done, counts.dead, counts.ready), (29, 1, 0));
+}
+
+#[test]
+fn a_suspect_that_waits_to_be_alone_is_extended_and_released_at_a_stop() {
+    for is_stopped in [false, true] {
+        let clock = ManualTimer::new();
+        let broker = MemoryBroker::new(clock.clone()).lease(SECOND * 3);
+        let suspect = broker.consumer();
+        let most = Cell::new(0);
+        let running = Cell::new(0);
+        let (pool, workers) = Pool::builder()
+            .workers(4)
+            .timer(clock.clone())
+            .build(async |n| {
+                running.set(running.get() + 1);
+                if n == 1 {
+                    most.set(running.get());
+                }
+                clock.sleep(SECOND * 60).await;
+                running.set(running.get() - 1);
+                Ok::<_, String>(n)
+            });
+        let report = future::block_on(clock.run(workers.drive(async {
+            broker.enqueue(jobs(&["1"])).await.unwrap();
+            for _ in 0..2 {
+                assert_eq!(suspect.fetch(1, SECOND).await.unwrap().len(), 1);
+                suspect.lose_connection();
+            }
+            broker.enqueue(jobs(&["2", "3", "4"])).await.unwrap();
+            let options = options().until_empty();
+            let options = if is_stopped {
+                options.until(clock.sleep(SECOND * 30))
+            } else {
+                options
+            };
+            serve(&broker, &pool, options).await.unwrap()
+        })));
+        assert_adds_up(&report);
+        let expected = if is_stopped { (3, 1, 0) } else { (4, 0, 1) };
+        assert_eq!((report.acked, report.released, most.get()), expected);
+        assert_eq!(report.lost, 0);
+    }
+}
+
+#[test]
 fn a_failure_is_settled_as_the_user_says() {
     let clock = ManualTimer::new();
     let broker = MemoryBroker::new(clock.clone());
@@ -521,7 +606,7 @@ fn a_broker_that_cannot_be_reached_is_asked_again_after_growing_pauses() {
     );
     // 0.1 + 0.2 + 0.4 + 0.8 seconds.
     assert_eq!(elapsed, Duration::from_millis(1500));
-    assert_eq!(errors, ["the broker cannot be reached: connection lost"; 4]);
+    assert_eq!(errors, ["the broker failed: connection lost"; 4]);
     let report = served.unwrap();
     assert_eq!((report.acked, report.dead_lettered), (2, 1));
     assert_eq!(broker.results().len(), 2);

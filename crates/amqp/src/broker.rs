@@ -25,7 +25,7 @@ use futures_lite::future;
 use lapin::uri::AMQPUri;
 
 use crate::AmqpOptions;
-use crate::error::{self, Failure};
+use crate::error;
 use crate::message::{self, Outgoing};
 use crate::runtime::Driver;
 use crate::session::Session;
@@ -70,7 +70,10 @@ struct State {
 enum Link {
     Open(Arc<Session>),
     Connecting,
-    Down { cause: Failure, retry_at: Instant },
+    Down {
+        cause: BrokerError,
+        retry_at: Instant,
+    },
     Closed,
 }
 
@@ -146,7 +149,7 @@ impl AmqpBroker {
         })
     }
 
-    async fn new_job(session: &Session, job: NewJob) -> Result<Outgoing, Failure> {
+    async fn new_job(session: &Session, job: NewJob) -> Result<Outgoing, BrokerError> {
         let properties = message::properties(&job.id)?;
         let mut properties = message::prioritized(properties, job.priority);
         let mut queue = session.names().jobs.clone();
@@ -199,7 +202,7 @@ impl Shared {
                     }
                     session.shut_down();
                     state.link = Link::Down {
-                        cause: Failure::unavailable("the connection was lost"),
+                        cause: error::unavailable("the connection was lost"),
                         retry_at: Instant::now(),
                     };
                 }
@@ -245,7 +248,7 @@ impl Shared {
         }));
     }
 
-    fn opened(&self, outcome: Result<Session, Failure>) {
+    fn opened(&self, outcome: Result<Session, BrokerError>) {
         {
             let mut state = self.state();
             if matches!(state.link, Link::Closed) {
@@ -276,7 +279,7 @@ impl Shared {
 
     /// Gives up a session whose consumer has ended or does not start: the next one declares and
     /// consumes anew.
-    fn lose(&self, lost: &Arc<Session>, cause: Failure) {
+    fn lose(&self, lost: &Arc<Session>, cause: BrokerError) {
         lost.shut_down();
         {
             let mut state = self.state();
@@ -299,7 +302,7 @@ impl Shared {
         source: impl Fn(Arc<Session>) -> F + Send,
     ) -> Result<Vec<Received>, BrokerError>
     where
-        F: Future<Output = Result<Arc<Source>, Failure>> + Send,
+        F: Future<Output = Result<Arc<Source>, BrokerError>> + Send,
     {
         let deadline = wait::deadline(wait);
         let closed = async {
@@ -341,7 +344,7 @@ impl Shared {
         session: &Arc<Session>,
         source: &Arc<Source>,
         max: usize,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), BrokerError> {
         let (session, source) = (Arc::downgrade(session), Arc::clone(source));
         let tasks = self.driver.tasks();
         let start = self.driver.run(async move {
@@ -352,7 +355,7 @@ impl Shared {
         });
         match wait::until(self.deadline(), start).await {
             Some(Some(outcome)) => outcome,
-            Some(None) => Err(Failure::unavailable("the broker is being closed")),
+            Some(None) => Err(error::unavailable("the broker is being closed")),
             None => Err(error::timed_out("starting a consumer")),
         }
     }
@@ -397,7 +400,7 @@ impl Shared {
         session: &Session,
         claim: Claim,
         settle: Settle,
-    ) -> Result<(Claim, Option<Outgoing>, Settlement), Failure> {
+    ) -> Result<(Claim, Option<Outgoing>, Settlement), BrokerError> {
         let delivered = claim.message();
         let deliveries = message::delivery_count(&delivered.properties);
         let again =
@@ -456,13 +459,13 @@ impl Broker for AmqpBroker {
             for job in jobs {
                 messages.push(Self::new_job(&session, job).await?);
             }
-            Ok::<(), Failure>(())
+            Ok::<(), BrokerError>(())
         };
         wait::until(self.shared.deadline(), making)
             .await
             .unwrap_or_else(|| Err(error::timed_out("declaring a delay queue")))?;
         let outcomes = session.publish(messages).await;
-        outcomes.into_iter().collect::<Result<(), Failure>>()?;
+        outcomes.into_iter().collect::<Result<(), BrokerError>>()?;
         Ok(())
     }
 
@@ -543,6 +546,7 @@ fn delivery(received: Received) -> Delivery<AmqpReceipt> {
     let count = message::delivery_count(&received.properties);
     let mut delivery = Delivery::new(id, received.payload, received.receipt);
     delivery.delivery_count = Some(count);
+    delivery.lost_count = Some(message::lost_count(&received.properties));
     delivery.redelivered = received.redelivered || count > 1;
     delivery
 }

@@ -2,71 +2,36 @@
 
 use std::fmt;
 
-use brigade::broker::{BrokerError, SettleError};
+use brigade::broker::BrokerError;
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
-/// A [`BrokerError`] that can be given to each caller that waits for the same connection.
-#[derive(Debug, Clone)]
-pub(crate) struct Failure {
-    is_permanent: bool,
-    message: String,
+pub(crate) fn permanent(message: impl fmt::Display) -> BrokerError {
+    BrokerError::permanent(message.to_string())
 }
 
-impl Failure {
-    pub(crate) fn permanent(message: impl fmt::Display) -> Self {
-        Self {
-            is_permanent: true,
-            message: message.to_string(),
-        }
-    }
-
-    pub(crate) fn unavailable(message: impl fmt::Display) -> Self {
-        Self {
-            is_permanent: false,
-            message: message.to_string(),
-        }
-    }
-
-    pub(crate) const fn is_permanent(&self) -> bool {
-        self.is_permanent
-    }
-}
-
-impl From<Failure> for BrokerError {
-    fn from(failure: Failure) -> Self {
-        if failure.is_permanent {
-            Self::permanent(failure.message)
-        } else {
-            Self::unavailable(failure.message)
-        }
-    }
-}
-
-impl From<Failure> for SettleError {
-    fn from(failure: Failure) -> Self {
-        Self::Broker(failure.into())
-    }
+pub(crate) fn unavailable(message: impl fmt::Display) -> BrokerError {
+    BrokerError::unavailable(message.to_string())
 }
 
 /// What a call gets that waited too long.
-pub(crate) fn timed_out(what: &str) -> Failure {
-    Failure::unavailable(format!("the server did not answer in time: {what}"))
+pub(crate) fn timed_out(what: &str) -> BrokerError {
+    unavailable(format!("the server did not answer in time: {what}"))
 }
 
 /// A failure that concerns the connection: it is lost, or was refused.
-pub(crate) fn of_connection(cause: &lapin::Error) -> Failure {
+pub(crate) fn of_connection(cause: &lapin::Error) -> BrokerError {
     match refusal(cause) {
         Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED))
         | Some(AMQPErrorKind::Hard(
             AMQPHardError::NOTALLOWED | AMQPHardError::INVALIDPATH | AMQPHardError::NOTIMPLEMENTED,
-        )) => Failure::permanent(cause),
-        _ => Failure::unavailable(cause),
+        )) => permanent(cause),
+        _ => unavailable(cause),
     }
 }
 
 /// A failure to declare or to use a queue: the server refuses it, or the connection is lost.
-pub(crate) fn of_declaration(queue: &str, passive: bool, cause: &lapin::Error) -> Failure {
+pub(crate) fn of_declaration(queue: &str, passive: bool, cause: &lapin::Error) -> BrokerError {
     let Some(AMQPErrorKind::Soft(kind)) = refusal(cause) else {
         return of_connection(cause);
     };
@@ -85,14 +50,14 @@ pub(crate) fn of_declaration(queue: &str, passive: bool, cause: &lapin::Error) -
     let message = format!("queue `{queue}`: {advice} ({cause})");
     match kind {
         // Another connection has locked it.
-        AMQPSoftError::RESOURCELOCKED => Failure::unavailable(message),
-        _ => Failure::permanent(message),
+        AMQPSoftError::RESOURCELOCKED => unavailable(message),
+        _ => permanent(message),
     }
 }
 
 /// What a call gets whose message was returned, because its queue does not exist.
-pub(crate) fn of_return(queue: &str, code: u16, text: &str) -> Failure {
-    Failure::permanent(format!(
+pub(crate) fn of_return(queue: &str, code: u16, text: &str) -> BrokerError {
+    permanent(format!(
         "queue `{queue}` does not exist or cannot be routed to: declare it ({code} {text})"
     ))
 }

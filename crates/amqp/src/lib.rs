@@ -56,7 +56,7 @@
 //! | `ack` with a result | a message in `NAME.results` with the id of the job, its confirm, and then `basic.ack` |
 //! | `Nack::Retry` at once | `basic.reject` with requeue, which counts on all servers; `basic.nack` does not from 4.3 |
 //! | `Nack::Retry` after a time | a copy in a delay queue, its confirm, and then `basic.ack` |
-//! | `Nack::Release` | `basic.nack` with requeue, or as [`uncounted_release`](AmqpOptions::uncounted_release) says |
+//! | `Nack::Release` | published again with its counts, and the original acknowledged; or `basic.nack` with requeue, as [`uncounted_release`](AmqpOptions::uncounted_release) says |
 //! | `Nack::DeadLetter` | a copy in `NAME.dead` with the header `x-brigade-reason` (its first 2,048 bytes), its confirm, and then `basic.ack` |
 //! | what exceeds the delivery limit | dead-lettered to `NAME.dead` by the server, at least once |
 //! | `close` | `basic.cancel`, `basic.nack` of what is not settled, `channel.close`, `connection.close` |

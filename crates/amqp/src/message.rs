@@ -1,13 +1,15 @@
 //! Messages and what they stand for: properties of jobs, results and dead letters.
 
-use brigade::broker::{DeadLetter, JobId};
+use brigade::broker::{BrokerError, DeadLetter, JobId};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use crate::error::Failure;
+use crate::error;
 
 /// How many times the job was delivered before this message was published.
 const DELIVERIES: &str = "x-brigade-deliveries";
+/// How many of them were lost.
+const LOST: &str = "x-brigade-lost";
 /// Why the last delivery failed, or why the job is dead.
 const REASON: &str = "x-brigade-reason";
 /// How many times the server has returned this message to its queue.
@@ -31,9 +33,9 @@ pub(crate) struct Outgoing {
 }
 
 /// Properties of a message of this crate: durable, and with the id of its job.
-pub(crate) fn properties(id: &JobId) -> Result<BasicProperties, Failure> {
+pub(crate) fn properties(id: &JobId) -> Result<BasicProperties, BrokerError> {
     let id = ShortString::try_new(id.as_str()).map_err(|_| {
-        Failure::permanent(format!(
+        error::permanent(format!(
             "ids of jobs have at most 255 bytes: {} of `{id}`",
             id.as_str().len()
         ))
@@ -73,16 +75,15 @@ pub(crate) fn again(
             && !name_of.starts_with("x-first-death-")
             && !name_of.starts_with("x-last-death-")
             && name_of != DELIVERIES
+            && name_of != LOST
             && name_of != REASON
         {
             headers.insert(name.clone(), value.clone());
         }
     }
-    if deliveries > 0 {
-        headers.insert(
-            DELIVERIES.into(),
-            AMQPValue::LongLongInt(i64::from(deliveries)),
-        );
+    let counts = [(DELIVERIES, deliveries), (LOST, lost_count(delivered))];
+    for (name, count) in counts.into_iter().filter(|_| deliveries > 0) {
+        headers.insert(name.into(), AMQPValue::LongLongInt(i64::from(count)));
     }
     if let Some(reason) = reason {
         headers.insert(
@@ -134,10 +135,19 @@ pub(crate) fn job_id(properties: &BasicProperties) -> JobId {
 
 /// How many times the job was delivered, this time included.
 pub(crate) fn delivery_count(properties: &BasicProperties) -> u32 {
-    let count = |name| header(properties, name).and_then(number).unwrap_or(0);
-    count(DELIVERIES)
-        .saturating_add(count(RETURNS))
+    count(properties, DELIVERIES)
+        .saturating_add(count(properties, RETURNS))
         .saturating_add(1)
+}
+
+/// How many deliveries of the job were lost: all that the server has returned, since what is
+/// released or retried later is published again.
+pub(crate) fn lost_count(properties: &BasicProperties) -> u32 {
+    count(properties, LOST).saturating_add(count(properties, RETURNS))
+}
+
+fn count(properties: &BasicProperties, name: &str) -> u32 {
+    header(properties, name).and_then(number).unwrap_or(0)
 }
 
 pub(crate) fn dead_letter(properties: &BasicProperties, payload: Vec<u8>) -> DeadLetter {
@@ -205,9 +215,11 @@ mod tests {
         let second = delivered(&[(RETURNS, AMQPValue::LongLongInt(1))]);
         assert_eq!(delivery_count(&second), 2);
         let third = again(&second, delivery_count(&second), None);
-        assert_eq!(delivery_count(&third), 3);
+        assert_eq!((delivery_count(&third), lost_count(&third)), (3, 1));
         let fourth = again(&third, delivery_count(&third), Some("no"));
-        assert_eq!(delivery_count(&fourth), 4);
+        assert_eq!((delivery_count(&fourth), lost_count(&fourth)), (4, 1));
+        let first = again(&fourth, 0, None);
+        assert_eq!((delivery_count(&first), lost_count(&first)), (1, 0));
     }
 
     #[test]

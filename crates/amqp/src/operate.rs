@@ -8,7 +8,7 @@ use lapin::Channel;
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 
-use crate::error::{self, Failure};
+use crate::error;
 use crate::message::{self, Outgoing};
 use crate::session::Session;
 use crate::source::Settlement;
@@ -275,14 +275,14 @@ impl AmqpBroker {
         Ok(self.session().await?.channel().await?)
     }
 
-    async fn get_dead(&self, channel: &Channel) -> Result<Option<BasicGetMessage>, Failure> {
+    async fn get_dead(&self, channel: &Channel) -> Result<Option<BasicGetMessage>, BrokerError> {
         channel
             .basic_get(self.shared.names.dead.clone(), BasicGetOptions::default())
             .await
             .map_err(|cause| self.of_dead(&cause))
     }
 
-    fn of_dead(&self, cause: &lapin::Error) -> Failure {
+    fn of_dead(&self, cause: &lapin::Error) -> BrokerError {
         error::of_declaration(self.shared.names.dead.as_str(), true, cause)
     }
 
@@ -299,6 +299,6 @@ impl AmqpBroker {
     }
 }
 
-fn lost(cause: lapin::Error) -> Failure {
+fn lost(cause: lapin::Error) -> BrokerError {
     error::of_connection(&cause)
 }

@@ -18,7 +18,7 @@ use crate::topology::Names;
 /// | [`consumer_timeout`](Self::consumer_timeout) | the server's: 30 minutes, unless it is configured otherwise |
 /// | [`results`](Self::results) | on |
 /// | [`prefetch`](Self::prefetch) | follows what `fetch` asks for |
-/// | [`uncounted_release`](Self::uncounted_release) | off |
+/// | [`uncounted_release`](Self::uncounted_release) | on |
 /// | [`passive`](Self::passive) | off |
 /// | [`priority`](Self::priority) | off |
 /// | [`heartbeat`](Self::heartbeat) | 20 seconds |
@@ -84,7 +84,7 @@ impl AmqpOptions {
             consumer_timeout: None,
             results: true,
             prefetch: None,
-            uncounted_release: false,
+            uncounted_release: true,
             passive: false,
             priority: false,
             heartbeat: Self::HEARTBEAT,
@@ -163,8 +163,9 @@ impl AmqpOptions {
     /// old count, and its original acknowledged then.
     ///
     /// Without it, the delivery is returned to its queue. That is cheaper, cannot duplicate the job, and
-    /// keeps its place near the head; but servers before 4.3 count it as a delivery. What
-    /// [`close`](brigade::broker::Broker::close) returns is returned in this way in any case.
+    /// keeps its place near the head; but servers before 4.3 count it as a delivery that was lost, so
+    /// switch it off for later ones only. What [`close`](brigade::broker::Broker::close) returns is
+    /// returned in this way in any case.
     pub const fn uncounted_release(mut self, uncounted: bool) -> Self {
         self.uncounted_release = uncounted;
         self
@@ -284,7 +285,7 @@ mod tests {
         assert_eq!(options.consumer_timeout, None);
         assert!(options.results);
         assert_eq!(options.prefetch, None);
-        assert!(!options.uncounted_release);
+        assert!(options.uncounted_release);
         assert!(!options.passive);
         assert!(!options.priority);
         assert_eq!(options.heartbeat, Duration::from_secs(20));

@@ -1,5 +1,6 @@
 //! One connection: its channels, and publishing with confirms.
 
+use brigade::broker::BrokerError;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Confirmation, Connection, ConnectionProperties};
 
-use crate::error::{self, Failure};
+use crate::error;
 use crate::message::{self, Outgoing};
 use crate::runtime::{self, LapinRuntime, Socket};
 use crate::source::{Claim, Settlement, Source};
@@ -41,7 +42,7 @@ impl Session {
         names: Arc<Names>,
         options: Arc<AmqpOptions>,
         generation: u64,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, BrokerError> {
         let socket = Socket::default();
         let guard = ShutDown(Some(socket.clone()));
         let timeout = options.timeout;
@@ -60,7 +61,7 @@ impl Session {
         names: Arc<Names>,
         options: Arc<AmqpOptions>,
         generation: u64,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, BrokerError> {
         let refused = |cause| error::of_connection(&cause);
         // Without lapin's own recovery: with it, one channel would outlive its deliveries, and a
         // receipt would not know.
@@ -112,7 +113,7 @@ impl Session {
     }
 
     /// A channel for one task, whose failure closes nothing else.
-    pub(crate) async fn channel(&self) -> Result<Channel, Failure> {
+    pub(crate) async fn channel(&self) -> Result<Channel, BrokerError> {
         self.connection
             .create_channel()
             .await
@@ -120,7 +121,7 @@ impl Session {
     }
 
     /// The consumer of the results.
-    pub(crate) async fn results(&self) -> Result<Arc<Source>, Failure> {
+    pub(crate) async fn results(&self) -> Result<Arc<Source>, BrokerError> {
         let mut results = self.results.lock().await;
         if let Some(source) = &*results {
             return Ok(Arc::clone(source));
@@ -146,7 +147,7 @@ impl Session {
     pub(crate) async fn delay(
         &self,
         delay: Duration,
-    ) -> Result<(lapin::types::ShortString, u64), Failure> {
+    ) -> Result<(lapin::types::ShortString, u64), BrokerError> {
         let (queue, milliseconds) = topology::delay_queue(delay);
         let is_known = self.options.passive || self.delays().contains(&queue);
         if !is_known {
@@ -164,7 +165,7 @@ impl Session {
 
     /// Publishes all messages and waits for their confirms: an outcome for each, in order. The timeout
     /// is for each window of messages.
-    pub(crate) async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), Failure>> {
+    pub(crate) async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), BrokerError>> {
         let mut outcomes = Vec::with_capacity(messages.len());
         for window in messages.chunks(WINDOW) {
             let mut publishing = Vec::with_capacity(window.len());
@@ -195,7 +196,7 @@ impl Session {
         }
     }
 
-    async fn publish_one(&self, message: &Outgoing) -> Result<(), Failure> {
+    async fn publish_one(&self, message: &Outgoing) -> Result<(), BrokerError> {
         let options = BasicPublishOptions {
             // Returned, not dropped, if there is no such queue.
             mandatory: true,
@@ -216,10 +217,10 @@ impl Session {
                 let queue = message.queue.as_str();
                 Err(error::of_return(queue, returned.reply_code, text))
             }
-            Confirmation::Nack(None) => Err(Failure::unavailable(
-                "the server could not store the message",
-            )),
-            Confirmation::NotRequested => Err(Failure::permanent("the channel confirms nothing")),
+            Confirmation::Nack(None) => {
+                Err(error::unavailable("the server could not store the message"))
+            }
+            Confirmation::NotRequested => Err(error::permanent("the channel confirms nothing")),
         }
     }
 
@@ -228,7 +229,7 @@ impl Session {
     pub(crate) async fn settle(
         &self,
         settlements: Vec<(Claim, Option<Outgoing>, Settlement)>,
-    ) -> Vec<Result<(), Failure>> {
+    ) -> Vec<Result<(), BrokerError>> {
         let mut claims = Vec::with_capacity(settlements.len());
         let mut messages = Vec::new();
         for (claim, message, settlement) in settlements {
@@ -304,7 +305,7 @@ impl Session {
 
     /// Returns what is not settled, and closes channels and connection in this order. Gives up after the
     /// timeout.
-    pub(crate) async fn close(&self) -> Result<(), Failure> {
+    pub(crate) async fn close(&self) -> Result<(), BrokerError> {
         if !self.connection.status().connected() {
             return Ok(());
         }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use async_lock::Mutex as AsyncMutex;
+use brigade::broker::BrokerError;
 use event_listener::Event;
 use futures_lite::{Stream, future};
 use lapin::message::Delivery;
@@ -27,7 +28,7 @@ use lapin::options::{
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer};
 
-use crate::error::{self, Failure};
+use crate::error;
 use crate::{AmqpReceipt, wait};
 
 /// How long a consumer that could be sent more may go without a fetch.
@@ -151,7 +152,7 @@ impl Source {
     /// second time, the prefetch is what is held and `max`, and so it is from then on.
     ///
     /// Run it to its end: between the steps, deliveries may be underway that nothing would read.
-    pub(crate) async fn start(&self, max: usize) -> Result<Option<u64>, Failure> {
+    pub(crate) async fn start(&self, max: usize) -> Result<Option<u64>, BrokerError> {
         let mut intake = self.intake.lock().await;
         if self.suffices(&intake, max) {
             return Ok(None);
@@ -217,7 +218,7 @@ impl Source {
 
     /// Cancels the consumer, and takes what it was sent and nobody has fetched. `None` if somebody
     /// fetches. Run it to its end.
-    pub(crate) async fn pause(self: &Arc<Self>) -> Result<Option<Vec<Claim>>, Failure> {
+    pub(crate) async fn pause(self: &Arc<Self>) -> Result<Option<Vec<Claim>>, BrokerError> {
         let mut intake = self.intake.lock().await;
         // A fetch that starts later waits for the lock, and finds that it needs a consumer.
         if self.held().fetching > 0 {
@@ -237,7 +238,7 @@ impl Source {
     }
 
     /// Cancels the consumer, if there is one, and keeps what it was sent.
-    async fn cancel(&self, intake: &mut Intake) -> Result<(), Failure> {
+    async fn cancel(&self, intake: &mut Intake) -> Result<(), BrokerError> {
         let Some(mut consumer) = intake.consumer.take() else {
             return Ok(());
         };
@@ -262,7 +263,7 @@ impl Source {
         &self,
         max: usize,
         deadline: Instant,
-    ) -> Result<Vec<Received>, Failure> {
+    ) -> Result<Vec<Received>, BrokerError> {
         let Some(mut intake) = wait::until(deadline, self.intake.lock()).await else {
             return Ok(Vec::new());
         };
@@ -277,7 +278,7 @@ impl Source {
         intake: &mut Intake,
         max: usize,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Vec<Received>, Failure>> {
+    ) -> Poll<Result<Vec<Received>, BrokerError>> {
         let mut received = Vec::new();
         while received.len() < max {
             let rest = intake.rest.pop_front();
@@ -358,7 +359,7 @@ impl Source {
     }
 
     /// Cancels the consumer, and takes all that is not settled.
-    pub(crate) async fn stop(self: &Arc<Self>) -> Result<Vec<Claim>, Failure> {
+    pub(crate) async fn stop(self: &Arc<Self>) -> Result<Vec<Claim>, BrokerError> {
         let mut intake = self.intake.lock().await;
         self.cancel(&mut intake).await?;
         let mut claims = self.claim_rest(&mut intake);
@@ -375,7 +376,7 @@ impl Source {
     }
 
     /// Closes the channel. The answer says that the server has seen all settlements before.
-    pub(crate) async fn close(&self) -> Result<(), Failure> {
+    pub(crate) async fn close(&self) -> Result<(), BrokerError> {
         let closed = self.channel.close(200, "OK".into()).await;
         closed.map_err(|cause| error::of_connection(&cause))
     }
@@ -462,7 +463,7 @@ impl Claim {
 
     /// Settles the delivery. From its first poll, the claim is used up: a tag that is settled twice
     /// closes the channel.
-    pub(crate) async fn settle(mut self, settlement: Settlement) -> Result<(), Failure> {
+    pub(crate) async fn settle(mut self, settlement: Settlement) -> Result<(), BrokerError> {
         self.message = None;
         self.source
             .send(self.tag, settlement)
@@ -488,12 +489,12 @@ fn limit(max: usize) -> u16 {
 fn ended(
     received: Vec<Received>,
     cause: Option<&lapin::Error>,
-) -> Poll<Result<Vec<Received>, Failure>> {
+) -> Poll<Result<Vec<Received>, BrokerError>> {
     Poll::Ready(match cause {
         _ if !received.is_empty() => Ok(received),
         // Not `of_declaration`: the server closes the channel of a consumer that is too slow with the
         // code of wrong arguments.
-        Some(cause) => Err(Failure::unavailable(cause)),
-        None => Err(Failure::unavailable("the server has ended the consumer")),
+        Some(cause) => Err(error::unavailable(cause)),
+        None => Err(error::unavailable("the server has ended the consumer")),
     })
 }

@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
+use brigade::broker::BrokerError;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Queue};
 
 use crate::AmqpOptions;
-use crate::error::{self, Failure};
+use crate::error;
 
 /// The longest delay: the longest expiration that a message can have, in whole seconds.
 pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(u32::MAX as u64 / 1000);
@@ -32,9 +33,9 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    pub(crate) fn new(queue: &str) -> Result<Self, Failure> {
+    pub(crate) fn new(queue: &str) -> Result<Self, BrokerError> {
         if queue.is_empty() || queue.len() > LONGEST_NAME || queue.starts_with("amq.") {
-            return Err(Failure::permanent(format!(
+            return Err(error::permanent(format!(
                 "the name of a queue has 1 to {LONGEST_NAME} bytes and does not start with `amq.`: {queue:?}"
             )));
         }
@@ -89,7 +90,7 @@ pub(crate) async fn declare(
     channel: &Channel,
     names: &Names,
     options: &AmqpOptions,
-) -> Result<(), Failure> {
+) -> Result<(), BrokerError> {
     let mut jobs = quorum();
     dead_letter_to(&mut jobs, &names.dead);
     // `delivery_limit` refuses what does not fit.
@@ -118,7 +119,7 @@ pub(crate) async fn declare_delay(
     channel: &Channel,
     names: &Names,
     queue: u32,
-) -> Result<(), Failure> {
+) -> Result<(), BrokerError> {
     let mut arguments = quorum();
     dead_letter_to(&mut arguments, &names.jobs);
     declare_one(channel, &names.delay(queue), false, arguments).await
@@ -129,7 +130,7 @@ async fn declare_one(
     name: &ShortString,
     passive: bool,
     arguments: FieldTable,
-) -> Result<(), Failure> {
+) -> Result<(), BrokerError> {
     let mut options = QueueDeclareOptions::durable();
     options.passive = passive;
     channel

@@ -10,7 +10,7 @@ use brigade::broker::{Broker, Nack};
 use brigade_amqp::{AmqpBroker, AmqpOptions};
 use futures_lite::future;
 
-use common::{Proxy, eventually, fetch, fetch_one, ids, jobs, node, with_queue};
+use common::{Proxy, eventually, fetch, fetch_one, ids, jobs, node, ready, with_queue};
 
 /// Restarts of the node would disturb tests that run at the same time in this process.
 static NODE: Mutex<()> = Mutex::new(());
@@ -43,7 +43,7 @@ fn a_receipt_of_a_connection_that_was_cut_settles_nothing() {
         assert_eq!(broker.counts().await.unwrap().results, 0);
         broker.ack(&new.receipt, None).await.unwrap();
         broker.close().await.unwrap();
-        assert_eq!(queue.open().await.counts().await.unwrap().ready, 0);
+        ready(&queue.open().await, 0).await;
     });
 }
 
@@ -269,7 +269,7 @@ fn what_is_unsettled_never_exceeds_what_was_asked_for() {
         // Four are held, and six are asked for: twenty stay in the queue.
         let more = fetch(&broker, 6).await;
         assert_eq!(more.len(), 6);
-        assert_eq!(broker.counts().await.unwrap().ready, 20);
+        ready(&broker, 20).await;
     });
 }
 
@@ -283,7 +283,7 @@ fn a_fixed_prefetch_bounds_what_is_unsettled() {
         assert_eq!(more, []);
         broker.ack(&held[0].receipt, None).await.unwrap();
         assert_eq!(fetch(&broker, 1).await.len(), 1);
-        assert_eq!(broker.counts().await.unwrap().ready, 6);
+        ready(&broker, 6).await;
     });
 }
 
@@ -347,7 +347,7 @@ fn close_returns_what_is_held_and_pushed_and_ends_waiting_calls() {
         broker.close().await.unwrap();
         let other = queue.open().await;
         assert_eq!(fetch(&other, 19).await.len(), 19);
-        assert_eq!(other.counts().await.unwrap().ready, 0);
+        ready(&other, 0).await;
     });
 }
 
@@ -360,7 +360,7 @@ fn two_closes_at_once_both_end() {
         let (one, two) = future::zip(broker.close(), broker.close()).await;
         one.unwrap();
         two.unwrap();
-        assert_eq!(queue.open().await.counts().await.unwrap().ready, 20);
+        ready(&queue.open().await, 20).await;
     });
 }
 

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use brigade::broker::BrokerError;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use crate::error::{Fault, fault, is_busy};
+use crate::error::{fault, is_busy};
 use crate::options::{Durability, Options};
 use crate::sql;
 
@@ -19,8 +20,10 @@ const CHECKPOINT_PAGES: i64 = 4096;
 /// Bytes that the log keeps on the disk after it was copied.
 const LOG_BYTES: i64 = 64 << 20;
 
-/// KiB of pages that a connection keeps in memory.
-const CACHE_KIB: i64 = 16 << 10;
+/// KiB of pages that a connection keeps in memory at most. The one that writes goes through the index of
+/// all ids, which has some 35 MiB for a million of them.
+const WRITER_CACHE_KIB: i64 = 64 << 10;
+const READER_CACHE_KIB: i64 = 4 << 10;
 
 /// The two connections of a handle. SQLite has one writer at a time and readers beside it, so that an
 /// inspection does not hold up the jobs.
@@ -31,14 +34,15 @@ pub(crate) struct Connections {
 
 /// Makes `path` absolute, so that it means the same file after a change of directory, and is never
 /// one of the names that SQLite treats in its own way (`:memory:` and the empty one).
-pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Fault> {
-    std::path::absolute(path)
-        .map_err(|error| Fault::Permanent(format!("{:?} is no path of a queue: {error}", path)))
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, BrokerError> {
+    std::path::absolute(path).map_err(|error| {
+        BrokerError::permanent(format!("{:?} is no path of a queue: {error}", path))
+    })
 }
 
 /// Opens the queue at `path`, which is absolute. Makes one where there is nothing, if the options
 /// allow it.
-pub(crate) fn open(path: &Path, options: &Options) -> Result<Connections, Fault> {
+pub(crate) fn open(path: &Path, options: &Options) -> Result<Connections, BrokerError> {
     check_path(path, options.create)?;
     let fail = |error: rusqlite::Error| fault(path, &error);
 
@@ -49,12 +53,12 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Connections, Fault>
         Durability::Normal => "NORMAL",
         Durability::Full => "FULL",
     };
-    configure(&writer, synchronous, options).map_err(fail)?;
+    configure(&writer, synchronous, WRITER_CACHE_KIB, options).map_err(fail)?;
     // `Shared` waits for the lock itself, in shorter steps than SQLite does.
     writer.busy_timeout(Duration::ZERO).map_err(fail)?;
 
     let reader = connect(path, options).map_err(fail)?;
-    configure(&reader, synchronous, options).map_err(fail)?;
+    configure(&reader, synchronous, READER_CACHE_KIB, options).map_err(fail)?;
     reader
         .pragma_update(None, "query_only", true)
         .map_err(fail)?;
@@ -62,31 +66,33 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Connections, Fault>
 }
 
 /// Refuses what SQLite would report as "unable to open database file".
-fn check_path(path: &Path, create: bool) -> Result<(), Fault> {
+fn check_path(path: &Path, create: bool) -> Result<(), BrokerError> {
     let file = path.display();
     // The metadata only: opening and closing the file here would end the locks that other
     // connections of this process have on it.
     match fs::metadata(path) {
-        Ok(found) if found.is_dir() => Err(Fault::Permanent(format!(
+        Ok(found) if found.is_dir() => Err(BrokerError::permanent(format!(
             "{file} is a directory, not a queue file"
         ))),
-        Ok(found) if !found.is_file() => {
-            Err(Fault::Permanent(format!("{file} is not a regular file")))
-        }
+        Ok(found) if !found.is_file() => Err(BrokerError::permanent(format!(
+            "{file} is not a regular file"
+        ))),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if !create {
-                return Err(Fault::Permanent(format!("there is no queue file {file}")));
+                return Err(BrokerError::permanent(format!(
+                    "there is no queue file {file}"
+                )));
             }
             match path.parent() {
-                Some(parent) if !parent.is_dir() => Err(Fault::Permanent(format!(
+                Some(parent) if !parent.is_dir() => Err(BrokerError::permanent(format!(
                     "the directory {} of the queue file {file} does not exist",
                     parent.display()
                 ))),
                 _ => Ok(()),
             }
         }
-        Err(error) => Err(Fault::Permanent(format!(
+        Err(error) => Err(BrokerError::permanent(format!(
             "the queue file {file} cannot be opened: {error}"
         ))),
     }
@@ -149,12 +155,21 @@ fn identify(connection: &Connection) -> rusqlite::Result<Content> {
     })
 }
 
-fn identify_or_create(path: &Path, connection: &mut Connection, create: bool) -> Result<(), Fault> {
+fn identify_or_create(
+    path: &Path,
+    connection: &mut Connection,
+    create: bool,
+) -> Result<(), BrokerError> {
     let fail = |error: rusqlite::Error| fault(path, &error);
-    let refuse = |why: String| Fault::Permanent(format!("{} {why}", path.display()));
+    let refuse = |why: String| BrokerError::permanent(format!("{} {why}", path.display()));
 
-    // First without the lock for writing, which would change nothing either, but wait.
-    match identify(connection).map_err(fail)? {
+    // First without the lock for writing, which would change nothing either, but wait. In one snapshot:
+    // another process may be making the queue, and half of it would look like another program's.
+    let content = connection
+        .unchecked_transaction()
+        .and_then(|snapshot| identify(&snapshot))
+        .map_err(fail)?;
+    match content {
         Content::Queue => return Ok(()),
         Content::Other(why) => return Err(refuse(why)),
         Content::Nothing if !create => return Err(refuse("holds no queue".to_owned())),
@@ -178,7 +193,7 @@ fn identify_or_create(path: &Path, connection: &mut Connection, create: bool) ->
 }
 
 /// Switches the file to a write-ahead log, if that has not happened yet.
-fn use_log(path: &Path, connection: &Connection, timeout: Duration) -> Result<(), Fault> {
+fn use_log(path: &Path, connection: &Connection, timeout: Duration) -> Result<(), BrokerError> {
     let deadline = Instant::now().checked_add(timeout);
     loop {
         let mode = connection
@@ -186,7 +201,7 @@ fn use_log(path: &Path, connection: &Connection, timeout: Duration) -> Result<()
         match mode {
             Ok(mode) if mode == "wal" => return Ok(()),
             Ok(mode) => {
-                return Err(Fault::Permanent(format!(
+                return Err(BrokerError::permanent(format!(
                     "the file system of the queue {} has no shared memory, so SQLite cannot use a \
                      write-ahead log there (journal mode {mode})",
                     path.display()
@@ -206,10 +221,11 @@ fn use_log(path: &Path, connection: &Connection, timeout: Duration) -> Result<()
 fn configure(
     connection: &Connection,
     synchronous: &str,
+    cache_kib: i64,
     options: &Options,
 ) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", synchronous)?;
-    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.pragma_update(None, "cache_size", -cache_kib)?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     // A file from elsewhere must not run code of its own.

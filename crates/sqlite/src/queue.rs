@@ -119,9 +119,10 @@ pub(crate) fn claim(
                 sequence: row.get(0)?,
                 token,
             };
-            let job_id = JobId::new(row.get::<_, String>(3)?);
+            let job_id = JobId::new(row.get::<_, String>(4)?);
             let mut delivery = Delivery::new(job_id, Vec::new(), receipt);
             delivery.delivery_count = Some(row.get::<_, u32>(2)? + 1);
+            delivery.lost_count = Some(row.get(3)?);
             delivery.redelivered = token > 1;
             delivery.lease = Some(lease);
             Ok(delivery)

@@ -20,11 +20,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender, TrySendError};
-use brigade::broker::Delivery;
+use brigade::broker::{BrokerError, Delivery};
 use event_listener::{Event, IntoNotification};
 use rusqlite::Connection;
 
-use crate::error::{Fault, fault, is_busy};
+use crate::error::{fault, is_busy};
 use crate::file::{self, Connections};
 use crate::options::{Clock, Options};
 use crate::queue::{self, Millis, Receipt};
@@ -81,11 +81,11 @@ trait Operation: Send {
     /// Runs it, and keeps the outcome. It may run again, if the transaction was rolled back.
     fn run(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<()>;
     /// Sends the outcome after the commit, or the error.
-    fn answer(self: Box<Self>, outcome: Result<(), Fault>);
+    fn answer(self: Box<Self>, outcome: Result<(), BrokerError>);
 }
 
 impl Shared {
-    pub(crate) fn open(path: &Path, options: Options) -> Result<Arc<Self>, Fault> {
+    pub(crate) fn open(path: &Path, options: Options) -> Result<Arc<Self>, BrokerError> {
         let path = file::absolute(path)?;
         let Connections { writer, reader } = file::open(&path, &options)?;
         let shared = Self {
@@ -132,7 +132,7 @@ impl Shared {
     pub(crate) async fn write<T: Send + 'static>(
         self: &Arc<Self>,
         call: impl FnMut(&mut Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, BrokerError> {
         let (sender, receiver) = async_channel::bounded(1);
         self.submit(Box::new(Call {
             call,
@@ -144,7 +144,7 @@ impl Shared {
 
     /// Leases up to `max` jobs. If the future is dropped, those that it would have returned are
     /// released.
-    pub(crate) async fn claim(self: &Arc<Self>, max: usize) -> Result<Claimed, Fault> {
+    pub(crate) async fn claim(self: &Arc<Self>, max: usize) -> Result<Claimed, BrokerError> {
         let (sender, receiver) = async_channel::bounded(1);
         let deliveries = Vec::new();
         self.submit(Box::new(Claim {
@@ -160,14 +160,14 @@ impl Shared {
     pub(crate) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         call: impl FnOnce(&Connection, Millis) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, BrokerError> {
         if lock(&self.pending).closed {
-            return Err(Fault::Closed);
+            return Err(BrokerError::closed());
         }
         let shared = Arc::clone(self);
         blocking::unblock(move || {
             let reader = lock(&shared.reader);
-            let connection = reader.as_ref().ok_or(Fault::Closed)?;
+            let connection = reader.as_ref().ok_or(BrokerError::closed())?;
             call(connection, shared.now()).map_err(|error| fault(&shared.path, &error))
         })
         .await
@@ -175,7 +175,7 @@ impl Shared {
 
     /// Refuses further operations, runs those that wait, releases what this handle holds, and closes
     /// the connections.
-    pub(crate) async fn close(self: &Arc<Self>) -> Result<(), Fault> {
+    pub(crate) async fn close(self: &Arc<Self>) -> Result<(), BrokerError> {
         let holder = self.holder;
         let (sender, receiver) = async_channel::bounded(1);
         let release = move |transaction: &mut Transaction<'_>| {
@@ -216,19 +216,22 @@ impl Shared {
         Millis::of((self.clock)())
     }
 
-    async fn answer_of<T>(&self, receiver: &Receiver<Result<T, Fault>>) -> Result<T, Fault> {
+    async fn answer_of<T>(
+        &self,
+        receiver: &Receiver<Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
         receiver.recv().await.unwrap_or_else(|_| {
-            Err(Fault::Unavailable(format!(
+            Err(BrokerError::unavailable(format!(
                 "the thread that writes the queue {} has panicked",
                 self.path.display()
             )))
         })
     }
 
-    fn submit(self: &Arc<Self>, operation: Box<dyn Operation>) -> Result<(), Fault> {
+    fn submit(self: &Arc<Self>, operation: Box<dyn Operation>) -> Result<(), BrokerError> {
         let pending = lock(&self.pending);
         if pending.closed {
-            return Err(Fault::Closed);
+            return Err(BrokerError::closed());
         }
         self.push(pending, operation);
         Ok(())
@@ -371,9 +374,9 @@ impl Shared {
         }
     }
 
-    fn error_of(&self, failure: &Failure) -> Fault {
+    fn error_of(&self, failure: &Failure) -> BrokerError {
         match failure {
-            Failure::Closed => Fault::Closed,
+            Failure::Closed => BrokerError::closed(),
             Failure::Before(error) | Failure::Within(error) => fault(&self.path, error),
         }
     }
@@ -430,7 +433,7 @@ impl Drop for Draining<'_> {
 struct Call<T, F> {
     call: F,
     value: Option<T>,
-    sender: Sender<Result<T, Fault>>,
+    sender: Sender<Result<T, BrokerError>>,
 }
 
 impl<T, F> Operation for Call<T, F>
@@ -447,7 +450,7 @@ where
         Ok(())
     }
 
-    fn answer(self: Box<Self>, outcome: Result<(), Fault>) {
+    fn answer(self: Box<Self>, outcome: Result<(), BrokerError>) {
         let Self { value, sender, .. } = *self;
         let answer = outcome.map(|()| value.expect("it has run, and the outcome is Ok"));
         // The channel holds one answer and gets one, so this fails only if nobody waits.
@@ -460,7 +463,7 @@ struct Claim {
     shared: Arc<Shared>,
     max: usize,
     deliveries: Vec<Delivery<Receipt>>,
-    sender: Sender<Result<Claimed, Fault>>,
+    sender: Sender<Result<Claimed, BrokerError>>,
 }
 
 impl Operation for Claim {
@@ -477,7 +480,7 @@ impl Operation for Claim {
         Ok(())
     }
 
-    fn answer(self: Box<Self>, outcome: Result<(), Fault>) {
+    fn answer(self: Box<Self>, outcome: Result<(), BrokerError>) {
         let Self {
             shared,
             deliveries,
@@ -541,7 +544,7 @@ impl Operation for Undo {
         Ok(())
     }
 
-    fn answer(self: Box<Self>, _: Result<(), Fault>) {}
+    fn answer(self: Box<Self>, _: Result<(), BrokerError>) {}
 }
 
 /// Runs a statement without parameters and rows.

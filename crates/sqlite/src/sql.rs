@@ -29,6 +29,7 @@ pub(crate) const TABLES: [&str; 4] = ["dead", "jobs", "payloads", "results"];
 /// - `leased_at`: when the lease was taken or last extended.
 /// - `token`: how many times the job was delivered, releases included: the fencing token.
 /// - `deliveries`: the same without the releases.
+/// - `lost`: how many of them ended with their lease.
 /// - `holder`: the handle that has the lease.
 pub(crate) const SCHEMA: &str = "
 CREATE TABLE jobs (
@@ -37,6 +38,7 @@ CREATE TABLE jobs (
     priority INTEGER NOT NULL,
     token INTEGER NOT NULL,
     deliveries INTEGER NOT NULL,
+    lost INTEGER NOT NULL,
     due INTEGER,
     leased_at INTEGER,
     holder INTEGER,
@@ -60,7 +62,8 @@ CREATE TABLE dead (
 
 /// Adds a job unless its id is known. Parameters: state, priority, due, id.
 pub(crate) const INSERT_JOB: &str = "
-INSERT INTO jobs (state, priority, token, deliveries, due, id) VALUES (?1, ?2, 0, 0, ?3, ?4)
+INSERT INTO jobs (state, priority, token, deliveries, lost, due, id)
+VALUES (?1, ?2, 0, 0, 0, ?3, ?4)
 ON CONFLICT (id) DO NOTHING";
 
 pub(crate) const INSERT_PAYLOAD: &str = "INSERT INTO payloads (sequence, data) VALUES (?1, ?2)";
@@ -76,12 +79,15 @@ SELECT sequence FROM jobs WHERE state = 1 AND due <= ?1 ORDER BY due LIMIT ?2";
 pub(crate) const ENDED_DELAYS: &str = "
 SELECT sequence FROM jobs WHERE state = 2 AND due <= ?1 ORDER BY due LIMIT ?2";
 
+/// Makes a job ready whose lease or delay has ended.
 pub(crate) const MAKE_READY: &str = "
-UPDATE jobs SET state = 0, due = NULL, leased_at = NULL, holder = NULL WHERE sequence = ?1";
+UPDATE jobs
+SET state = 0, lost = lost + (state = 1), due = NULL, leased_at = NULL, holder = NULL
+WHERE sequence = ?1";
 
 /// Selects the next ?1 ready jobs.
 pub(crate) const NEXT_JOBS: &str = "
-SELECT sequence, token, deliveries, id FROM jobs
+SELECT sequence, token, deliveries, lost, id FROM jobs
 WHERE state = 0 ORDER BY priority DESC, sequence LIMIT ?1";
 
 /// Leases the job ?1, from ?2 until ?3, to the holder ?4.
@@ -186,7 +192,7 @@ WHERE dead.cursor > ?1 ORDER BY dead.cursor LIMIT ?2";
 // Retrying and removing, of all rows up to the cursor ?1.
 
 pub(crate) const RETRY_DEAD: &str = "
-UPDATE jobs SET state = 0, deliveries = 0
+UPDATE jobs SET state = 0, deliveries = 0, lost = 0
 WHERE sequence IN (SELECT sequence FROM dead WHERE cursor <= ?1)";
 
 pub(crate) const DELETE_DEAD: &str = "DELETE FROM dead WHERE cursor <= ?1";

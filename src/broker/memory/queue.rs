@@ -52,6 +52,8 @@ struct Job {
     priority: u8,
     /// How many deliveries count.
     deliveries: u32,
+    /// How many of them ended without being settled.
+    lost: u32,
     /// Whether there was one, counted or not.
     was_delivered: bool,
     place: Place,
@@ -94,6 +96,7 @@ pub(super) struct Leased {
     pub(super) id: JobId,
     pub(super) payload: Arc<Vec<u8>>,
     pub(super) deliveries: u32,
+    pub(super) lost: u32,
     pub(super) redelivered: bool,
 }
 
@@ -128,10 +131,11 @@ impl Queue {
 
     /// Ends the delays and leases whose time has come.
     pub(super) fn advance(&mut self, now: Instant) {
-        while let Some(job) =
-            pop_due(&mut self.delayed, now).or_else(|| pop_due(&mut self.leases, now))
-        {
+        while let Some(job) = pop_due(&mut self.delayed, now) {
             self.make_ready(job);
+        }
+        while let Some(job) = pop_due(&mut self.leases, now) {
+            self.lose(job);
         }
     }
 
@@ -190,6 +194,7 @@ impl Queue {
                 id: job.id.clone(),
                 payload: Arc::clone(&job.payload),
                 deliveries: job.deliveries,
+                lost: job.lost,
                 redelivered: std::mem::replace(&mut job.was_delivered, true),
             });
             self.held.insert((consumer, number));
@@ -258,7 +263,7 @@ impl Queue {
     /// Ends the leases of a consumer, whose deliveries count.
     pub(super) fn lose_all(&mut self, consumer: u64) {
         for job in self.held_by(consumer) {
-            self.make_ready(job);
+            self.lose(job);
         }
     }
 
@@ -315,6 +320,7 @@ impl Queue {
             payload,
             priority,
             deliveries: 0,
+            lost: 0,
             was_delivered,
             place: Place::Ready,
         };
@@ -346,6 +352,14 @@ impl Queue {
         self.make_ready(number);
         if let Some(job) = self.jobs.get_mut(&number) {
             job.deliveries = job.deliveries.saturating_sub(1);
+        }
+    }
+
+    /// Makes a leased job ready whose delivery has ended unsettled.
+    fn lose(&mut self, number: u64) {
+        self.make_ready(number);
+        if let Some(job) = self.jobs.get_mut(&number) {
+            job.lost = job.lost.saturating_add(1);
         }
     }
 

@@ -215,6 +215,14 @@ pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> b
     }
 }
 
+/// Waits until so many jobs can be fetched: the server counts what it was sent after a moment.
+pub(crate) async fn ready(broker: &AmqpBroker, count: u32) {
+    eventually(&format!("{count} ready"), async || {
+        broker.counts().await.unwrap().ready == count
+    })
+    .await;
+}
+
 /// Runs a subcommand of `with-rabbitmq`. `None` if the node was not started by it.
 pub(crate) fn node(arguments: &[&str]) -> Option<()> {
     let script = env::var_os("BRIGADE_AMQP_NODE")?;

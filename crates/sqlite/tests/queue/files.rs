@@ -176,17 +176,18 @@ fn path_is_never_one_of_the_special_names() {
 
 #[test]
 fn many_handles_may_make_the_same_queue_at_once() {
-    let queue = Queue::new();
-    std::thread::scope(|scope| {
-        for id in ["a", "b", "c", "d", "e", "f", "g", "h"] {
-            let queue = &queue;
-            scope.spawn(move || block_on(async { enqueue(&queue.open().await, &[id]).await }));
-        }
-    });
-    block_on(async {
-        assert_eq!(queue.open().await.counts().await.unwrap().ready, 8);
-    });
-    queue.assert_sound();
+    for _ in 0..20 {
+        let queue = Queue::new();
+        std::thread::scope(|scope| {
+            for id in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+                let queue = &queue;
+                scope.spawn(move || block_on(async { enqueue(&queue.open().await, &[id]).await }));
+            }
+        });
+        let counts = block_on(async { queue.open().await.counts().await.unwrap() });
+        assert_eq!(counts.ready, 8);
+        queue.assert_sound();
+    }
 }
 
 #[test]

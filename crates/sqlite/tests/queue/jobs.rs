@@ -1,12 +1,16 @@
 //! Order, deduplication, late settlements, and transactions that many calls share.
 
-use std::time::Duration;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use brigade::broker::{Ack, Broker, Nack, NewJob};
 use brigade_sqlite::Options;
-use futures_lite::future::{block_on, zip};
+use futures_lite::future::{block_on, poll_once, zip};
 
-use crate::{LONG, Queue, ack, enqueue, fetch, fetch_one, ids};
+use crate::{LONG, PATIENCE, Queue, ack, enqueue, fetch, fetch_one, ids};
 
 #[test]
 fn jobs_come_by_priority_and_then_in_their_order() {
@@ -99,7 +103,7 @@ fn ended_lease_can_be_settled_until_its_job_is_claimed() {
             .unwrap();
         ack(&broker, &late[0]).await;
 
-        let again = broker.fetch(1, LONG).await.unwrap();
+        let again = broker.fetch(1, PATIENCE).await.unwrap();
         assert_eq!(ids(&again), ["b"]);
         assert_eq!(
             (again[0].delivery_count, again[0].redelivered),
@@ -269,14 +273,14 @@ fn call_fails_after_the_busy_timeout_and_a_later_one_succeeds() {
 fn many_callers_at_once_lose_nothing() {
     let queue = Queue::new();
     let broker = block_on(queue.open());
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for caller in 0..8 {
             let broker = &broker;
             scope.spawn(move || {
                 block_on(async {
                     for number in 0..50 {
                         enqueue(broker, &[&format!("{caller} {number}")]).await;
-                        let held = broker.fetch(1, LONG).await.unwrap();
+                        let held = broker.fetch(1, PATIENCE).await.unwrap();
                         ack(broker, &held[0]).await;
                     }
                 });
@@ -292,5 +296,37 @@ fn many_callers_at_once_lose_nothing() {
         done.sort_unstable();
         done.dedup();
         assert_eq!((done.len(), results.len()), (400, 400));
+    });
+}
+
+#[test]
+fn fetch_wakes_for_jobs_of_its_own_process_without_a_look_at_the_file() {
+    let queue = Queue::new();
+    let (blocked, is_blocked) = mpsc::channel();
+    let (unblock, unblocked) = mpsc::channel();
+    let unblocked = Mutex::new(unblocked);
+    let blocks = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&blocks);
+    // The clock stops the inspection that reads it first, and with it all looks at the file.
+    let clock = move || {
+        if flag.swap(false, Ordering::Relaxed) {
+            blocked.send(()).unwrap();
+            unblocked.lock().unwrap().recv().unwrap();
+        }
+        SystemTime::now()
+    };
+    let broker = block_on(queue.open_with(Options::new().clock(clock)));
+    thread::scope(|scope| {
+        blocks.store(true, Ordering::Relaxed);
+        scope.spawn(|| block_on(broker.counts()).unwrap());
+        is_blocked.recv().unwrap();
+        block_on(async {
+            let mut fetching = pin!(broker.fetch(1, PATIENCE));
+            // Calls of a handle take their turns, so this one finds nothing and then waits.
+            assert!(poll_once(&mut fetching).await.is_none());
+            enqueue(&broker, &["a"]).await;
+            assert_eq!(ids(&fetching.await.unwrap()), ["a"]);
+        });
+        unblock.send(()).unwrap();
     });
 }

@@ -18,6 +18,9 @@ use tempfile::TempDir;
 /// A time that does not pass in a test unless something is broken.
 const LONG: Duration = Duration::from_secs(3_600);
 
+/// How long a test waits for what has to come: in vain only if something is broken.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A queue file in a directory of its own.
 struct Queue {
     directory: TempDir,

@@ -97,6 +97,7 @@ struct Job {
     payload: Vec<u8>,
     priority: u8,
     count: u32,
+    lost: u32,
     was_delivered: bool,
     place: Place,
     /// The time of its ack or nack, in operations.
@@ -115,8 +116,10 @@ impl Model {
     fn pass(&mut self, now: Instant) {
         for job in &mut self.jobs {
             match job.place {
-                Place::Delayed(Some(until)) | Place::Leased(_, _, Some(until)) if until <= now => {
+                Place::Delayed(Some(until)) if until <= now => job.place = Place::Ready,
+                Place::Leased(_, _, Some(until)) if until <= now => {
                     job.place = Place::Ready;
+                    job.lost += 1;
                 }
                 _ => {}
             }
@@ -193,6 +196,7 @@ impl Model {
             payload: job.payload,
             priority: job.priority,
             count: 0,
+            lost: 0,
             was_delivered: false,
             place: place_after(now, job.delay),
             ended: 0,
@@ -206,7 +210,7 @@ impl Model {
         max: usize,
         lease: Duration,
         consumer: u64,
-    ) -> Vec<(Fence, JobId, Vec<u8>, u32, bool)> {
+    ) -> Vec<(Fence, JobId, Vec<u8>, (u32, u32), bool)> {
         let mut fetched = Vec::new();
         while fetched.len() < max {
             let ready = self.jobs.iter().filter(|job| job.place == Place::Ready);
@@ -222,7 +226,13 @@ impl Model {
             job.place = Place::Leased(self.fences, consumer, now.checked_add(lease));
             let was_delivered = std::mem::replace(&mut job.was_delivered, true);
             let (id, payload) = (job.id.clone(), job.payload.clone());
-            fetched.push((self.fences, id, payload, job.count, was_delivered));
+            fetched.push((
+                self.fences,
+                id,
+                payload,
+                (job.count, job.lost),
+                was_delivered,
+            ));
         }
         fetched
     }
@@ -246,6 +256,7 @@ impl Model {
         self.jobs.extend(dead.into_iter().map(|job| Job {
             place: Place::Ready,
             count: 0,
+            lost: 0,
             ..job
         }));
         count
@@ -297,13 +308,14 @@ proptest! {
                     let expected = model.fetch(now, max, lease, consumer);
                     prop_assert_eq!(fetched.len(), expected.len());
                     for (leased, expected) in fetched.into_iter().zip(expected) {
-                        let (fence, id, payload, deliveries_of_job, redelivered) = expected;
+                        let (fence, id, payload, (count, lost), redelivered) = expected;
                         deliveries.insert(0, (leased.token, fence));
                         let expected = Leased {
                             token: leased.token,
                             id,
                             payload: payload.into(),
-                            deliveries: deliveries_of_job,
+                            deliveries: count,
+                            lost,
                             redelivered,
                         };
                         prop_assert_eq!(leased, expected);
@@ -370,7 +382,10 @@ proptest! {
                 Operation::Lose { consumer } => {
                     queue.advance(now);
                     queue.lose_all(consumers[consumer as usize]);
-                    model.held_by(consumer).for_each(|job| job.place = Place::Ready);
+                    for job in model.held_by(consumer) {
+                        job.place = Place::Ready;
+                        job.lost += 1;
+                    }
                 }
                 Operation::RetryDead => {
                     prop_assert_eq!(queue.retry_dead(), model.retry_dead());

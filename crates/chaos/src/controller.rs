@@ -1,0 +1,474 @@
+//! Enqueues the jobs, keeps as many workers running as there should be, strikes them at random
+//! moments, and accounts for every job at the end.
+//!
+//! 1. [`Queue::open`] makes an empty queue, [`Queue::enqueue`] fills it.
+//! 2. Until most of the jobs have their end, [`Crew::keep`] starts a worker for each that died, and
+//!    [`Events::strike`] does the next harm. The rest is left to end in peace.
+//! 3. [`Crew::dismiss`] closes stdin of the workers, and reads their reports. A job may be in the
+//!    queue twice where the broker does not know ids; so workers are started again until it is empty
+//!    and none of them has died of such a job.
+//! 4. [`Tally::check`] compares results and dead letters with the jobs.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use brigade::broker::{Broker, BrokerError, JobId, NewJob};
+use brigade_amqp::AmqpBroker;
+use brigade_sqlite::SqliteBroker;
+use fastrand::Rng;
+
+use crate::Plan;
+use crate::events::Events;
+use crate::proxy::Proxy;
+use crate::queue::{self, Address, Kind, Work};
+
+/// How many jobs are enqueued in one call.
+const BATCH: usize = 1000;
+/// No job has its end for so long: it has come to a halt.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the broker may be out of reach of the controller.
+const OUTAGE: Duration = Duration::from_secs(60);
+
+pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
+    let seed = plan.seed.unwrap_or_else(|| fastrand::u64(..));
+    let mut rng = Rng::with_seed(seed);
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let logs = plan.logs.as_deref().unwrap_or(directory.path());
+    fs::create_dir_all(logs).map_err(|error| format!("{}: {error}", logs.display()))?;
+    println!(
+        "chaos: {} jobs, {} workers, seed {seed}",
+        plan.jobs, plan.workers
+    );
+
+    let mut queue = Queue::open(kind, directory.path())?;
+    queue.enqueue(plan.jobs)?;
+    let mut crew = Crew {
+        runs: directory.path().join("runs"),
+        logs: logs.to_owned(),
+        started: 0,
+        workers: Vec::new(),
+    };
+    let mut events = Events::default();
+    let mut tally = Tally::default();
+    let (mut last_ended, mut since) = (0, Instant::now());
+    let reports = loop {
+        crew.keep(plan.workers, &queue, &mut rng)?;
+        thread::sleep(Duration::from_millis(rng.u64(200..1200)));
+        queue.read(&mut tally)?;
+        let ended = tally.ended();
+        if ended >= plan.jobs
+            && queue.left()? == 0
+            && let Some(reports) = crew.dismiss()?
+            && queue.left()? == 0
+        {
+            break reports;
+        }
+        if ended > last_ended {
+            (last_ended, since) = (ended, Instant::now());
+        }
+        if since.elapsed() > PATIENCE {
+            return Err(format!(
+                "chaos: no job has ended for {} s: {ended} of {} have, {events}",
+                PATIENCE.as_secs(),
+                plan.jobs
+            ));
+        }
+        // The last ones in peace, so that there is an end.
+        if ended < plan.jobs * 9 / 10 {
+            events.strike(&mut rng, &crew.ids(), queue.proxy());
+            if kind == Kind::Amqp && events.restarts == 0 && ended >= plan.jobs * 4 / 10 {
+                events.restart()?;
+            }
+        }
+    };
+    queue.read(&mut tally)?;
+    let runs = crew.runs()?;
+    println!(
+        "chaos: jobs={} results={} duplicates={} dead={} runs={} {events} workers={} {reports}",
+        plan.jobs,
+        tally.results.len(),
+        tally.duplicates(),
+        tally.dead.len(),
+        runs,
+        crew.started,
+    );
+    tally.check(plan.jobs, kind)?;
+    queue.close();
+    println!("chaos: every job has its end");
+    Ok(())
+}
+
+/// The queue as the controller sees it.
+enum Queue {
+    Sqlite {
+        broker: SqliteBroker,
+        path: String,
+        result: i64,
+        letter: i64,
+    },
+    Amqp {
+        broker: AmqpBroker,
+        /// Between the workers and the server.
+        proxy: Proxy,
+        /// The URL through the proxy.
+        url: String,
+        name: String,
+    },
+}
+
+impl Queue {
+    fn open(kind: Kind, directory: &Path) -> Result<Self, String> {
+        match kind {
+            Kind::Sqlite => {
+                let path = directory.join("jobs.db").display().to_string();
+                let broker = smol::block_on(queue::sqlite(&path, 0))?;
+                Ok(Self::Sqlite {
+                    broker,
+                    path,
+                    result: 0,
+                    letter: 0,
+                })
+            }
+            Kind::Amqp => {
+                let url = std::env::var("BRIGADE_AMQP_URL")
+                    .map_err(|_| "BRIGADE_AMQP_URL has to name a RabbitMQ server".to_owned())?;
+                // amqp://user:password@host:port/vhost
+                let (before, rest) = url
+                    .rsplit_once('@')
+                    .ok_or("BRIGADE_AMQP_URL has to name user and password")?;
+                let (server, vhost) = rest.split_once('/').unwrap_or((rest, "%2f"));
+                let proxy = Proxy::start(server.to_owned()).map_err(|error| error.to_string())?;
+                let through = format!("{before}@127.0.0.1:{}/{vhost}", proxy.port);
+                let name = format!("chaos-{}", std::process::id());
+                let broker = smol::block_on(queue::amqp(&url, &name))?;
+                Ok(Self::Amqp {
+                    broker,
+                    proxy,
+                    url: through,
+                    name,
+                })
+            }
+        }
+    }
+
+    /// The address for a worker; its clock may differ from that of others.
+    fn address(&self, rng: &mut Rng) -> Address {
+        match self {
+            Self::Sqlite { path, .. } => Address::Sqlite {
+                path: path.clone(),
+                clock: rng.i64(-1500..1500),
+            },
+            Self::Amqp { url, name, .. } => Address::Amqp {
+                url: url.clone(),
+                queue: name.clone(),
+            },
+        }
+    }
+
+    const fn proxy(&self) -> Option<&Proxy> {
+        match self {
+            Self::Sqlite { .. } => None,
+            Self::Amqp { proxy, .. } => Some(proxy),
+        }
+    }
+
+    fn enqueue(&self, jobs: u64) -> Result<(), String> {
+        let numbers: Vec<u64> = (0..jobs).collect();
+        for batch in numbers.chunks(BATCH) {
+            let job = |number: &u64| NewJob::new(number.to_string(), number.to_string());
+            let batch: Vec<NewJob> = batch.iter().map(job).collect();
+            smol::block_on(async {
+                match self {
+                    Self::Sqlite { broker, .. } => broker.enqueue(batch).await,
+                    Self::Amqp { broker, .. } => broker.enqueue(batch).await,
+                }
+            })
+            .map_err(|error| format!("enqueue: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the results and the dead letters that are new.
+    fn read(&mut self, tally: &mut Tally) -> Result<(), String> {
+        let deadline = Instant::now() + OUTAGE;
+        loop {
+            match smol::block_on(self.try_read(tally)) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_permanent() || Instant::now() > deadline => {
+                    return Err(format!("the results cannot be read: {error}"));
+                }
+                Err(_) => thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+
+    async fn try_read(&mut self, tally: &mut Tally) -> Result<(), BrokerError> {
+        match self {
+            Self::Sqlite {
+                broker,
+                result,
+                letter,
+                ..
+            } => {
+                while let page = broker.results_after(*result, BATCH).await?
+                    && let Some(last) = page.last()
+                {
+                    *result = last.cursor;
+                    page.iter().for_each(|stored| tally.result(&stored.job_id));
+                }
+                while let page = broker.dead_letters_after(*letter, BATCH).await?
+                    && let Some(last) = page.last()
+                {
+                    *letter = last.cursor;
+                    page.iter().for_each(|dead| tally.dead(&dead.letter.job_id));
+                }
+            }
+            Self::Amqp { broker, .. } => {
+                loop {
+                    let results = broker.fetch_results(BATCH, Duration::ZERO).await?;
+                    if results.is_empty() {
+                        break;
+                    }
+                    let ids: Vec<JobId> =
+                        results.iter().map(|stored| stored.job_id.clone()).collect();
+                    let receipts = results.into_iter().map(|stored| stored.receipt).collect();
+                    let acked = broker.ack_results(receipts).await;
+                    // A result that could not be acknowledged comes again, and is counted then.
+                    for (id, _) in ids.iter().zip(acked).filter(|(_, acked)| acked.is_ok()) {
+                        tally.result(id);
+                    }
+                }
+                if broker.counts().await?.dead > 0 {
+                    let letters = broker.dead_letters(BATCH).await?;
+                    letters.iter().for_each(|letter| tally.dead(&letter.job_id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many jobs are left in the queue; of those that are delivered, RabbitMQ knows none.
+    fn left(&self) -> Result<u64, String> {
+        let left = smol::block_on(async {
+            Ok::<_, BrokerError>(match self {
+                Self::Sqlite { broker, .. } => {
+                    let counts = broker.counts().await?;
+                    counts.ready + counts.delayed + counts.leased
+                }
+                Self::Amqp { broker, .. } => {
+                    let counts = broker.counts().await?;
+                    u64::from(counts.ready + counts.delayed)
+                }
+            })
+        });
+        left.map_err(|error| error.to_string())
+    }
+
+    fn close(self) {
+        // What is on disk stays whole without it.
+        let _ = smol::block_on(async {
+            match self {
+                Self::Sqlite { broker, .. } => broker.close().await,
+                Self::Amqp { broker, .. } => broker.close().await,
+            }
+        });
+    }
+}
+
+/// The workers that run.
+struct Crew {
+    /// The file in which workers note each run.
+    runs: PathBuf,
+    logs: PathBuf,
+    /// How many were ever started.
+    started: u64,
+    workers: Vec<Child>,
+}
+
+impl Crew {
+    /// Starts workers in the place of those that have ended.
+    fn keep(&mut self, count: usize, queue: &Queue, rng: &mut Rng) -> Result<(), String> {
+        let mut failure = Ok(());
+        self.workers.retain_mut(|worker| match worker.try_wait() {
+            Ok(status) => status.is_none(),
+            Err(error) => {
+                failure = Err(error.to_string());
+                true
+            }
+        });
+        failure?;
+        while self.workers.len() < count {
+            let log = self.logs.join(format!("worker-{}.log", self.started));
+            let log = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+            let program = std::env::current_exe().map_err(|error| error.to_string())?;
+            let worker = Command::new(program)
+                .arg("worker")
+                .arg(queue.address(rng).to_string())
+                .arg(&self.runs)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(log)
+                .spawn()
+                .map_err(|error| format!("a worker cannot be started: {error}"))?;
+            self.workers.push(worker);
+            self.started += 1;
+        }
+        Ok(())
+    }
+
+    fn ids(&self) -> Vec<u32> {
+        self.workers.iter().map(Child::id).collect()
+    }
+
+    /// Lets the workers end, and adds up what they report. `None` if a job ended one of them.
+    fn dismiss(&mut self) -> Result<Option<Reports>, String> {
+        let mut reports = Reports::default();
+        let mut has_died = false;
+        for mut worker in self.workers.drain(..) {
+            drop(worker.stdin.take());
+            let mut text = String::new();
+            if let Some(mut stdout) = worker.stdout.take() {
+                stdout
+                    .read_to_string(&mut text)
+                    .map_err(|error| error.to_string())?;
+            }
+            let status = worker.wait().map_err(|error| error.to_string())?;
+            if status.signal().is_some() {
+                has_died = true;
+                continue;
+            }
+            if !status.success() {
+                return Err(format!("a worker ended with {status}: see --logs"));
+            }
+            let mut numbers = text.split_whitespace().map(str::parse);
+            let mut next = || match numbers.next() {
+                Some(Ok(number)) => Ok(number),
+                _ => Err(format!("no report of a worker: {text:?}")),
+            };
+            let [fetched, redelivered, lost, unsettled]: [u64; 4] =
+                [next()?, next()?, next()?, next()?];
+            reports.fetched += fetched;
+            reports.redelivered += redelivered;
+            reports.lost += lost;
+            reports.unsettled += unsettled;
+        }
+        Ok((!has_died).then_some(reports))
+    }
+
+    /// How many runs the workers have noted.
+    fn runs(&self) -> Result<usize, String> {
+        let runs = fs::read_to_string(&self.runs).map_err(|error| error.to_string())?;
+        Ok(runs.lines().count())
+    }
+}
+
+/// What the workers that were there at the end have reported.
+#[derive(Debug, Default)]
+struct Reports {
+    fetched: u64,
+    redelivered: u64,
+    lost: u64,
+    unsettled: u64,
+}
+
+impl std::fmt::Display for Reports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "last-fetched={} last-redelivered={} last-lost={} last-unsettled={}",
+            self.fetched, self.redelivered, self.lost, self.unsettled
+        )
+    }
+}
+
+/// What has become of the jobs.
+#[derive(Debug, Default)]
+struct Tally {
+    /// How many results a job has.
+    results: HashMap<String, u64>,
+    dead: BTreeSet<String>,
+}
+
+impl Tally {
+    fn result(&mut self, id: &JobId) {
+        *self.results.entry(id.to_string()).or_default() += 1;
+    }
+
+    fn dead(&mut self, id: &JobId) {
+        self.dead.insert(id.to_string());
+    }
+
+    /// How many jobs have a result, or are dead letters.
+    fn ended(&self) -> u64 {
+        let both = self.dead.iter().filter(|id| self.results.contains_key(*id));
+        (self.results.len() + self.dead.len() - both.count()) as u64
+    }
+
+    /// How many results are there beyond one for each job.
+    fn duplicates(&self) -> u64 {
+        self.results.values().map(|count| count - 1).sum()
+    }
+
+    /// Fails unless each job has its end: those that end their process are dead letters, and all
+    /// others have a result, and exactly one where result and acknowledgement are one transaction.
+    fn check(&self, jobs: u64, kind: Kind) -> Result<(), String> {
+        for number in 0..jobs {
+            let id = number.to_string();
+            let (result, dead) = (self.results.get(&id), self.dead.contains(&id));
+            let is_poison = Work::of(number) == Work::Poison;
+            match (result, dead) {
+                (None, true) if is_poison => {}
+                (Some(1), false) if !is_poison => {}
+                (Some(_), false) if !is_poison && kind == Kind::Amqp => {}
+                (result, dead) => {
+                    return Err(format!(
+                        "job {number}, {:?}: results {result:?}, dead {dead}",
+                        Work::of(number)
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_finds_what_is_lost_twice_or_dead_by_mistake() {
+        let full = |jobs: u64| {
+            let mut tally = Tally::default();
+            for number in 0..jobs {
+                let id = JobId::new(number.to_string());
+                match Work::of(number) {
+                    Work::Poison => tally.dead(&id),
+                    Work::Short | Work::Long => tally.result(&id),
+                }
+            }
+            tally
+        };
+        let tally = full(5000);
+        assert_eq!((tally.ended(), tally.dead.len()), (5000, 1));
+        assert_eq!(tally.check(5000, Kind::Sqlite), Ok(()));
+        assert!(tally.check(5001, Kind::Sqlite).is_err());
+
+        let mut twice = full(5000);
+        twice.result(&"7".into());
+        assert_eq!((twice.ended(), twice.duplicates()), (5000, 1));
+        assert!(twice.check(5000, Kind::Sqlite).is_err());
+        assert_eq!(twice.check(5000, Kind::Amqp), Ok(()));
+
+        let mut both = full(5000);
+        both.dead(&"7".into());
+        assert_eq!(both.ended(), 5000);
+        assert!(both.check(5000, Kind::Amqp).is_err());
+    }
+}

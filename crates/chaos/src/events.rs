@@ -1,0 +1,70 @@
+//! What is done to the workers and the broker, and how often it was.
+
+use std::fmt;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use fastrand::Rng;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::proxy::Proxy;
+use crate::queue::LEASE;
+
+/// How often each thing was done.
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    pub(crate) kills: u64,
+    pub(crate) stops: u64,
+    pub(crate) cuts: u64,
+    pub(crate) restarts: u64,
+}
+
+impl fmt::Display for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "kills={} stops={} cuts={} restarts={}",
+            self.kills, self.stops, self.cuts, self.restarts
+        )
+    }
+}
+
+impl Events {
+    /// Does something to one of the workers, or to their connections.
+    pub(crate) fn strike(&mut self, rng: &mut Rng, workers: &[u32], proxy: Option<&Proxy>) {
+        let Some(worker) = rng.choice(workers).and_then(|id| Pid::from_raw(*id as i32)) else {
+            return;
+        };
+        match (rng.u32(..10), proxy) {
+            (0..2, _) => {
+                if kill_process(worker, Signal::STOP).is_ok() {
+                    self.stops += 1;
+                    // Longer than its lease: it goes on with deliveries that are over.
+                    thread::spawn(move || {
+                        thread::sleep(LEASE * 2);
+                        let _ = kill_process(worker, Signal::CONT);
+                    });
+                }
+            }
+            (2, Some(proxy)) => self.cuts += u64::from(proxy.cut() > 0),
+            _ => self.kills += u64::from(kill_process(worker, Signal::KILL).is_ok()),
+        }
+    }
+
+    /// Kills the broker and starts it again, if there is a program that can.
+    pub(crate) fn restart(&mut self) -> Result<(), String> {
+        let Ok(node) = std::env::var("BRIGADE_AMQP_NODE") else {
+            return Ok(());
+        };
+        for step in ["--kill", "--start"] {
+            let status = Command::new(&node).arg(step).status();
+            if !status.as_ref().is_ok_and(|status| status.success()) {
+                return Err(format!("{node} {step}: {status:?}"));
+            }
+            thread::sleep(Duration::from_millis(500));
+        }
+        self.restarts += 1;
+        Ok(())
+    }
+}
