@@ -191,8 +191,8 @@ pub(crate) struct TakeOptions {
     )]
     pub(crate) lease: Duration,
 
-    /// How many times a job is delivered, at most; then it becomes a dead letter. A delivery counts
-    /// when its process dies, for all jobs that it held: see --prefetch
+    /// How many times a job is delivered, at most; then it becomes a dead letter. A process that dies
+    /// costs each job that it held a delivery; a job that was lost twice runs alone from then on
     #[arg(
         long,
         value_name = "N",

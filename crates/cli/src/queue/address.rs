@@ -128,12 +128,12 @@ impl Address {
         let text = error.to_string();
         let text = match text.split_once(": ") {
             Some(("the broker refuses", problem)) => problem,
-            Some(("the broker cannot be reached", problem)) => problem,
+            Some(("the broker failed", problem)) => problem,
             _ => &text,
         };
         let mut text = self.redacted(text);
         if matches!(self, Self::Amqp(_)) && !error.is_permanent() {
-            text.insert_str(0, "cannot be reached: ");
+            text.insert_str(0, "the server failed: ");
         }
         match self {
             // What the server says has the names of queues that nobody asked for.
