@@ -179,6 +179,8 @@ fn ran(child: Child) -> Ran {
         stderr: text(stderr),
     };
     assert!(!ran.stderr.contains("panicked"), "{ran:?}");
+    // The user and the password of a new server.
+    assert!(!format!("{ran:?}").contains("guest"), "{ran:?}");
     ran
 }
 
@@ -839,6 +841,123 @@ fn a_reader_that_closes_stdout_loses_nothing() {
     let ended = ran(child);
     assert_eq!(ended.code, Some(141), "{ended:?}");
     assert_eq!(place.count("done"), 3000);
+}
+
+#[test]
+fn answers_by_way_of_a_queue_are_those_of_fetch() {
+    let server = Server::start(Options::default()).unwrap();
+    let paths = [
+        "/ok?bytes=10",
+        "/status/404",
+        "/status/503",
+        "/redirect/2",
+        "/loop",
+        "/close",
+        "/json?lat=1.5",
+    ];
+    let mut urls = paths.map(|path| server.url(path)).to_vec();
+    // Tried again after a redirect.
+    urls.push(server.url(&format!("/redirect?to={}", server.url("/status/500"))));
+    urls.push("no url".to_owned());
+    let place = Place::file();
+    place.write("in.csv", format!("url\n{}\n", urls.join("\n")));
+    let options = [
+        "--per-host-rate",
+        "none",
+        "--backoff",
+        "1ms..2ms",
+        "--extract",
+        "lat=/results/0/lat",
+    ];
+    let mut fetch = Command::new(env!("CARGO_BIN_EXE_brigade"));
+    fetch
+        .args(["fetch", "in.csv", "-o", "fetched.csv"])
+        .args(options);
+    let fetched = fetch.current_dir(place.directory.path()).output().unwrap();
+    assert_eq!(fetched.status.code(), Some(1), "{fetched:?}");
+    place.enqueue(&["in.csv"]);
+    place.work(&[&["--fetch"], &options]);
+    place.run("results", &[&["-o", "out.csv"]]);
+    let stable = |name: &str| {
+        let mut records = records(&place.read(name));
+        records.sort_by_key(|record| record["row"].clone());
+        for record in &mut records {
+            for name in [
+                "queued_ms",
+                "backoff_ms",
+                "elapsed_ms",
+                "finished_at",
+                "job_id",
+            ] {
+                record.remove(name);
+            }
+        }
+        records
+    };
+    assert_eq!(stable("out.csv").len(), 9);
+    assert_eq!(stable("out.csv"), stable("fetched.csv"));
+}
+
+#[test]
+fn limits_and_retry_after_hold_for_jobs() {
+    let server = Server::start(Options::default()).unwrap();
+    let place = Place::file();
+    let paths = ["/ok?a=1", "/ok?a=2", "/ok?a=3", "/ok?a=4"].map(|path| server.url(path));
+    place.write("in.csv", format!("url\n{}\n", paths.join("\n")));
+    place.enqueue(&["in.csv"]);
+    let start = Instant::now();
+    let worked = place.work(&[&["--fetch", "--per-host-rate", "5/s"]]);
+    assert_eq!(worked.code, Some(0), "{worked:?}");
+    // The first at once, and the others after 0.2 seconds each.
+    assert!(start.elapsed() >= Duration::from_millis(500));
+
+    let deferred = server.url("/status/503?retry_after=1&times=1");
+    place.write("in.csv", format!("url\n{deferred}\n"));
+    place.enqueue(&["in.csv"]);
+    let start = Instant::now();
+    let worked = place.work(&[&["--fetch"]]);
+    assert_eq!(
+        (worked.code, worked.worked()),
+        (Some(0), [1, 1, 0, 0]),
+        "{worked:?}"
+    );
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    let records = records(&place.run("results", &[]).stdout);
+    let last = records
+        .iter()
+        .find(|record| record["url"] == deferred)
+        .unwrap();
+    // An attempt that the server has deferred does not count.
+    assert_eq!((&*last["attempts"], &*last["status_code"]), ("1", "200"));
+}
+
+#[test]
+fn a_producer_that_is_interrupted_says_where() {
+    let place = Place::file();
+    let mut command = place.command("enqueue", &[&["-", "--batch", "1"]]);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // More than what is read at once, so that some rows are known to be there.
+    let rows: String = (0..4000).map(|number| format!("{number}\n")).collect();
+    stdin.write_all(format!("id\n{rows}").as_bytes()).unwrap();
+    wait_until("some jobs", || {
+        place.path("jobs.db").exists()
+            && place.run("queue", &[]).code == Some(0)
+            && place.count("ready") > 5
+    });
+    signal(&child, Signal::INT);
+    let ended = ran(child);
+    drop(stdin);
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert!(
+        ended.stderr.contains("enqueue the same file again"),
+        "{ended:?}"
+    );
+    assert_eq!(
+        ended.numbers()["enqueued"],
+        place.count("ready"),
+        "{ended:?}"
+    );
 }
 
 #[test]

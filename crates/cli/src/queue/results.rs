@@ -6,6 +6,7 @@
 //! the queue.
 
 use std::fmt;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use brigade::broker::{Broker as _, DeadLetter, JobId};
@@ -88,6 +89,15 @@ async fn collect(options: &ResultsOptions, counts: &mut Counts) -> Result<(), En
     if options.purge && matches!(address, Address::Amqp(_)) {
         return Err(End::Stop(Stop::Usage(format!(
             "{address}: --purge is for SQLite files; results of RabbitMQ are removed once they are written"
+        ))));
+    }
+    if options.output.is_none()
+        && matches!(address, Address::Amqp(_))
+        && std::io::stdout().is_terminal()
+    {
+        return Err(End::Stop(Stop::Usage(format!(
+            "{address}: results are taken out of the queue, and a terminal does not keep them: write them \
+             to a file with -o"
         ))));
     }
     let broker = address.open(Missing::Refuse, None).await?;

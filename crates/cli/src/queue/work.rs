@@ -226,10 +226,12 @@ async fn work_on<B: Broker, W: Work>(
 }
 
 /// A delivery that is held.
-struct Flight {
+struct Flight<W> {
     row: Numbered,
     state: Rc<RowState>,
     names: Rc<[String]>,
+    /// What runs it; `None` if the row has its answer without that.
+    work: Option<Rc<W>>,
 }
 
 /// Makes jobs of payloads and results of outcomes.
@@ -243,7 +245,7 @@ struct Jobs<W: Work> {
     has_fit: Cell<bool>,
     /// The deliveries without an outcome. One job may be delivered twice at a time by a queue that
     /// knows no ids; both have the same row. What was given back at the end stays.
-    held: RefCell<HashMap<JobId, Vec<(Flight, Option<Rc<W>>)>>>,
+    held: RefCell<HashMap<JobId, Vec<Flight<W>>>>,
     /// The lanes whose own limits the pool knows.
     limited: RefCell<HashSet<Lane>>,
     account: RefCell<Account>,
@@ -296,9 +298,10 @@ impl<W: Work> Jobs<W> {
             row,
             state: Rc::clone(&state),
             names,
+            work,
         };
         let mut held = self.held.borrow_mut();
-        held.entry(id.clone()).or_default().push((flight, work));
+        held.entry(id.clone()).or_default().push(flight);
         Ok(Task {
             job,
             lane,
@@ -344,21 +347,26 @@ impl<W: Work> Jobs<W> {
     }
 
     /// Takes the delivery out of what is held.
-    fn taken(&self, id: &JobId) -> Option<Flight> {
+    fn taken(&self, id: &JobId) -> Option<Flight<W>> {
         let mut held = self.held.borrow_mut();
         let flights = held.get_mut(id)?;
         let flight = flights.pop();
         if flights.is_empty() {
             held.remove(id);
         }
-        flight.map(|(flight, _)| flight)
+        flight
     }
 
     /// The result of a job.
     fn result(&self, id: &JobId, answer: &Answer) -> Option<Vec<u8>> {
-        let Flight { row, state, names } = self.taken(id)?;
+        let Flight {
+            row,
+            state,
+            names,
+            work,
+        } = self.taken(id)?;
         // A row whose host is given up is not asked for.
-        if !answer.is_of("host_down") && !answer.is_of("no_column") {
+        if work.is_some() && !answer.is_of("host_down") {
             state.times.count_starts(MAX_DEFERRALS);
         }
         let record = Record {
@@ -466,7 +474,7 @@ impl<W: Work> Jobs<W> {
             .borrow()
             .values()
             .flatten()
-            .filter_map(|(_, work)| work.clone())
+            .filter_map(|flight| flight.work.clone())
             .collect();
         let mut is_asked = false;
         for work in works {
