@@ -470,6 +470,9 @@ const SUSPECT: u32 = 2;
 /// The place of a suspect among the held jobs while it waits to be alone.
 const WAITS_ALONE: usize = usize::MAX;
 
+/// A broker gives back what it has reserved ahead of the next fetch when none comes for this long.
+const AHEAD: Duration = Duration::from_millis(500);
+
 /// The tries of a settlement, the first included.
 const SETTLE_TRIES: u32 = 8;
 
@@ -617,6 +620,8 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
         while self.held().count > 1 {
             let _ = freed.recv().await;
         }
+        // What the broker has reserved ahead of the next fetch would be lost too.
+        self.sleep(AHEAD).await;
         self.held().jobs.remove(&WAITS_ALONE);
         self.receive(delivery, inputs);
         while self.held().count > 0 {
