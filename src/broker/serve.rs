@@ -289,7 +289,8 @@ impl Error for ServeError {
 ///
 /// A job that ends its process takes with it what else is held there. So a job of which two
 /// deliveries were [lost](Delivery::lost_count) runs alone from then on: what else is held is
-/// settled first, and nothing is fetched until it is settled itself.
+/// settled first, half a second passes in which the broker takes back what it has reserved ahead, and
+/// nothing is fetched until the job is settled itself.
 ///
 /// If the pool is closed or aborted, or its workers are dropped, what has not ended is released,
 /// and `serve` returns.
