@@ -186,7 +186,7 @@ fn a_poison_job_is_dead_lettered_without_a_run_once_it_has_lost_enough_consumers
     );
     assert_eq!(
         reasons(&broker)["666"],
-        "delivered 4 times, allowed 3: each time its consumer died or lost the delivery"
+        "delivered 4 times, where at most 3 are allowed: not run again"
     );
 }
 
@@ -708,6 +708,230 @@ fn a_permanent_error_ends_it_after_what_runs_is_settled() {
         serve(&broker, &pool, options()).await
     })));
     assert!(served.unwrap_err().error.is_closed());
+}
+
+#[test]
+fn a_permanent_error_of_a_settlement_ends_it_too() {
+    let (_, _, served, broker) = served_by(
+        |flaky| {
+            // An acknowledgement, and then the dead letter that would keep the job.
+            let refused = || BrokerError::permanent("no such queue");
+            flaky.settlements = Mutex::new(vec![refused(), refused()]);
+        },
+        options().prefetch(1),
+    );
+    let error = served.unwrap_err();
+    assert_eq!(error.to_string(), "the broker refuses: no such queue");
+    assert_eq!((error.report.fetched, error.report.unsettled), (1, 1));
+    assert_eq!(broker.counts().ready, 2);
+}
+
+#[test]
+fn a_job_whose_result_can_never_be_stored_is_dead_lettered() {
+    let (_, errors, served, broker) = served_by(
+        |flaky| flaky.settlements = Mutex::new(vec![BrokerError::permanent("too large")]),
+        options().prefetch(1),
+    );
+    let report = served.unwrap();
+    assert_eq!((report.acked, report.dead_lettered), (1, 2));
+    assert_eq!(errors, ["the broker refuses: too large"]);
+    assert_eq!(
+        reasons(&broker)["1"],
+        "the result cannot be stored: the broker refuses: too large"
+    );
+}
+
+#[test]
+fn a_stop_with_a_broker_that_is_gone_takes_as_long_for_many_deliveries_as_for_one() {
+    for prefetch in [1, 100] {
+        let clock = ManualTimer::new();
+        let broker = MemoryBroker::new(clock.clone());
+        let flaky = Flaky {
+            settlements: Mutex::new((0..100_000).map(|_| lost()).collect()),
+            ..Flaky::new(broker.clone())
+        };
+        let (pool, workers) = Pool::builder()
+            .workers(1)
+            .timer(clock.clone())
+            .build(|_: u32| future::pending::<Result<u32, String>>());
+        let payloads: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        let payloads: Vec<&str> = payloads.iter().map(String::as_str).collect();
+        let report = future::block_on(clock.run(workers.drive(async {
+            broker.enqueue(jobs(&payloads)).await.unwrap();
+            let aborted = async {
+                clock.sleep(SECOND).await;
+                drop(pool.abort().await);
+            };
+            let options = options().prefetch(prefetch).until(aborted);
+            serve(&flaky, &pool, options).await.unwrap()
+        })));
+        assert_eq!(report.unsettled, prefetch as u64);
+        // Two rounds of 12.7 seconds at most: those that the abort cancelled, and the rest.
+        assert!(clock.elapsed() < SECOND * 30, "{:?}", clock.elapsed());
+    }
+}
+
+#[test]
+fn a_lease_that_is_shorter_than_those_before_is_extended_in_time() {
+    let clock = ManualTimer::new();
+    let broker = MemoryBroker::new(clock.clone()).lease(SECOND * 30);
+    // The second delivery has a lease of two seconds.
+    struct Shrinking(MemoryBroker, AtomicU32);
+
+    impl Broker for Shrinking {
+        type Receipt = MemoryReceipt;
+
+        fn capabilities(&self) -> Capabilities {
+            self.0.capabilities()
+        }
+
+        async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<(), BrokerError> {
+            self.0.enqueue(jobs).await
+        }
+
+        async fn fetch(
+            &self,
+            _: usize,
+            wait: Duration,
+        ) -> Result<Vec<Delivery<MemoryReceipt>>, BrokerError> {
+            let fetched = self.0.fetch(1, wait).await?;
+            if fetched.is_empty() || self.1.fetch_add(1, Ordering::SeqCst) == 0 {
+                return Ok(fetched);
+            }
+            let mut fetched = fetched;
+            for delivery in &mut fetched {
+                delivery.lease = Some(SECOND * 2);
+                let extended = self.0.extend(&delivery.receipt, SECOND * 2).await;
+                assert!(extended.is_ok());
+            }
+            Ok(fetched)
+        }
+
+        async fn ack(
+            &self,
+            receipt: &MemoryReceipt,
+            result: Option<Bytes>,
+        ) -> Result<(), SettleError> {
+            self.0.ack(receipt, result).await
+        }
+
+        async fn nack(&self, receipt: &MemoryReceipt, nack: Nack) -> Result<(), SettleError> {
+            self.0.nack(receipt, nack).await
+        }
+
+        async fn extend(&self, receipt: &MemoryReceipt, by: Duration) -> Result<(), SettleError> {
+            self.0.extend(receipt, by).await
+        }
+
+        async fn close(&self) -> Result<(), BrokerError> {
+            self.0.close().await
+        }
+    }
+
+    let (pool, workers) = Pool::builder()
+        .workers(2)
+        .timer(clock.clone())
+        .build(async |n: u32| {
+            clock.sleep(SECOND * 9).await;
+            Ok::<_, String>(n)
+        });
+    let other = broker.consumer();
+    let shrinking = Shrinking(broker, AtomicU32::new(0));
+    let report = future::block_on(clock.run(workers.drive(async {
+        shrinking.enqueue(jobs(&["1", "2"])).await.unwrap();
+        // Another process would take it once its lease ends.
+        let steal = async {
+            loop {
+                assert!(other.fetch(1, SECOND).await.unwrap().is_empty());
+            }
+        };
+        let options = options().until_empty();
+        future::or(
+            async { serve(&shrinking, &pool, options).await.unwrap() },
+            async {
+                clock.sleep(Duration::from_millis(1)).await;
+                steal.await
+            },
+        )
+        .await
+    })));
+    assert_eq!((report.acked, report.lost), (2, 0));
+}
+
+#[test]
+fn many_suspects_run_one_after_another_and_are_not_fetched_again_and_again() {
+    let clock = ManualTimer::new();
+    let broker = MemoryBroker::new(clock.clone());
+    let suspect = broker.consumer();
+    let payloads: Vec<String> = (0..50).map(|n| n.to_string()).collect();
+    let payloads: Vec<&str> = payloads.iter().map(String::as_str).collect();
+    let running = Cell::new(0);
+    let (pool, workers) = Pool::builder()
+        .workers(50)
+        .timer(clock.clone())
+        .build(async |n: u32| {
+            assert_eq!(running.replace(1), 0, "a suspect runs alone");
+            clock.sleep(SECOND).await;
+            running.set(0);
+            Ok::<_, String>(if n == 13 { 14 } else { n })
+        });
+    let report = future::block_on(clock.run(workers.drive(async {
+        broker.enqueue(jobs(&payloads)).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(suspect.fetch(50, SECOND).await.unwrap().len(), 50);
+            suspect.lose_connection();
+        }
+        serve(&broker, &pool, options().until_empty())
+            .await
+            .unwrap()
+    })));
+    assert_adds_up(&report);
+    assert_eq!(report.acked, 50);
+    assert!(report.released < 50, "{report:?}");
+}
+
+#[test]
+fn panics_of_callbacks_are_contained() {
+    struct Sharp;
+
+    impl std::fmt::Display for Sharp {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("the reason was told to")
+        }
+    }
+
+    let clock = ManualTimer::new();
+    let broker = MemoryBroker::new(clock.clone());
+    let mut flaky = Flaky::new(broker.clone());
+    flaky.fetches = Mutex::new(vec![Some(lost())]);
+    let (pool, workers) = Pool::builder()
+        .workers(1)
+        .timer(clock.clone())
+        .build(|()| async { Ok::<_, String>(()) });
+    let report = future::block_on(clock.run(workers.drive(async {
+        broker.enqueue(jobs(&["1"])).await.unwrap();
+        let options = ServeOptions::new(|_, _| Err(Sharp), |_, ()| None)
+            .on_error(|_| panic!("the log was told to"));
+        serve(&flaky, &pool, options.until_empty()).await.unwrap()
+    })));
+    assert_eq!(report.dead_lettered, 1);
+    assert!(reasons(&broker)["1"].contains("the reason was told to"));
+}
+
+#[test]
+#[should_panic(expected = "serve needs a pool whose jobs add none")]
+fn a_pool_whose_jobs_add_jobs_is_refused() {
+    let clock = ManualTimer::new();
+    let broker = MemoryBroker::new(clock.clone());
+    let (pool, _workers) = Pool::builder()
+        .workers(1)
+        .timer(clock)
+        .build_with_submitter(|n: u32, _| async move { Ok::<_, String>(n) });
+    let _ = future::block_on(future::poll_once(Box::pin(serve(
+        &broker,
+        &pool,
+        options(),
+    ))));
 }
 
 /// The broker answers with fewer outcomes than it was asked for.
