@@ -302,7 +302,8 @@ pub enum Nack {
         /// Why it has failed.
         reason: String,
     },
-    /// The job was not tried: delivers it again, as if it had not been delivered.
+    /// The delivery came to no outcome, for instance at a shutdown: delivers the job again, as if it
+    /// had not been delivered.
     Release,
     /// The job is not to be tried again: takes it out of the queue, and keeps it with the reason.
     DeadLetter {

@@ -24,6 +24,7 @@ pub(crate) enum Fault {
     JobsEndWithTheirProducer,
     RefusesEmptyLists,
     ZeroWaitIsForever,
+    FetchEndsBeforeItsWait,
     EnqueueWakesNoOtherConsumer,
     FetchesOneMoreThanMax,
     RepeatsTheHeldDelivery,
@@ -351,6 +352,11 @@ impl Broker for Broken {
         let is_endless = wait.is_zero() && self.has(Fault::ZeroWaitIsForever);
         let max = max + usize::from(is_greedy);
         let wait = if is_endless { Duration::MAX } else { wait };
+        let wait = if self.has(Fault::FetchEndsBeforeItsWait) {
+            wait / 2
+        } else {
+            wait
+        };
         let fetched = self.inner.fetch(max, wait).await?;
         if !fetched.is_empty() && self.has(Fault::DroppedFetchKeepsWhatItReserved) {
             for delivery in &fetched {

@@ -46,6 +46,10 @@ const FAULTS: &[(Fault, &[&str])] = &[
         &["fetch_from_an_empty_queue_ends_after_its_wait"],
     ),
     (
+        Fault::FetchEndsBeforeItsWait,
+        &["fetch_from_an_empty_queue_ends_after_its_wait"],
+    ),
+    (
         Fault::EnqueueWakesNoOtherConsumer,
         &["waiting_fetch_returns_when_a_job_is_enqueued"],
     ),

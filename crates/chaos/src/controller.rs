@@ -26,14 +26,12 @@ use fastrand::Rng;
 use crate::Plan;
 use crate::events::Events;
 use crate::proxy::Proxy;
-use crate::queue::{self, Address, Kind, Work};
+use crate::queue::{self, Address, Kind, OUTAGE, Work};
 
 /// How many jobs are enqueued in one call.
 const BATCH: usize = 1000;
 /// No job has its end for so long: it has come to a halt.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long the broker may be out of reach of the controller.
-const OUTAGE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
     let seed = plan.seed.unwrap_or_else(|| fastrand::u64(..));
@@ -82,9 +80,9 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
         // The last ones in peace, so that there is an end.
         if ended < plan.jobs * 9 / 10 {
             events.strike(&mut rng, &crew.ids(), queue.proxy());
-            if kind == Kind::Amqp && events.restarts == 0 && ended >= plan.jobs * 4 / 10 {
-                events.restart()?;
-            }
+        }
+        if kind == Kind::Amqp && events.restarts == 0 && ended >= plan.jobs * 3 / 10 {
+            events.restart()?;
         }
     };
     queue.read(&mut tally)?;
@@ -99,6 +97,7 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
         crew.started,
     );
     tally.check(plan.jobs, kind)?;
+    events.check(kind)?;
     queue.close();
     println!("chaos: every job has its end");
     Ok(())
@@ -296,7 +295,13 @@ impl Crew {
     fn keep(&mut self, count: usize, queue: &Queue, rng: &mut Rng) -> Result<(), String> {
         let mut failure = Ok(());
         self.workers.retain_mut(|worker| match worker.try_wait() {
-            Ok(status) => status.is_none(),
+            Ok(None) => true,
+            // Killed, by a signal of the controller or of a job.
+            Ok(Some(status)) if status.signal().is_some() => false,
+            Ok(Some(status)) => {
+                failure = Err(format!("a worker ended with {status}: see --logs"));
+                false
+            }
             Err(error) => {
                 failure = Err(error.to_string());
                 true

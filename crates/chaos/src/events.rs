@@ -9,7 +9,7 @@ use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::proxy::Proxy;
-use crate::queue::LEASE;
+use crate::queue::{Kind, LEASE};
 
 /// How often each thing was done.
 #[derive(Debug, Default)]
@@ -50,6 +50,16 @@ impl Events {
             (2, Some(proxy)) => self.cuts += u64::from(proxy.cut() > 0),
             _ => self.kills += u64::from(kill_process(worker, Signal::KILL).is_ok()),
         }
+    }
+
+    /// Fails if something was never done: then the run has shown nothing of it.
+    pub(crate) fn check(&self, kind: Kind) -> Result<(), String> {
+        let is_restarted = self.restarts > 0 || std::env::var_os("BRIGADE_AMQP_NODE").is_none();
+        let is_amqp = kind == Kind::Amqp;
+        if self.kills == 0 || self.stops == 0 || is_amqp && (self.cuts == 0 || !is_restarted) {
+            return Err(format!("too few jobs for all kinds of faults: {self}"));
+        }
+        Ok(())
     }
 
     /// Kills the broker and starts it again, if there is a program that can.

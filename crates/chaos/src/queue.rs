@@ -1,14 +1,18 @@
 //! The queue that is put to the test, and what its jobs are.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use brigade_amqp::{AmqpBroker, AmqpOptions};
 use brigade_sqlite::{Options, SqliteBroker};
+use smol::Timer;
 
 /// The lease of a delivery, where there are leases: long enough for a worker on a busy machine to
 /// extend it, short enough to end while a worker is stopped.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
+
+/// How long the broker may be out of reach.
+pub(crate) const OUTAGE: Duration = Duration::from_secs(60);
 
 /// How long a job is that outlasts its lease.
 pub(crate) const LONG: Duration = Duration::from_millis(2500);
@@ -78,8 +82,17 @@ pub(crate) async fn sqlite(path: &str, clock: i64) -> Result<SqliteBroker, Strin
 
 pub(crate) async fn amqp(url: &str, queue: &str) -> Result<AmqpBroker, String> {
     let options = AmqpOptions::new().reconnect(Duration::from_millis(100), Duration::from_secs(1));
-    let connected = options.connect(url, queue).await;
-    connected.map_err(|error| error.to_string())
+    // The server may be down at this moment.
+    let deadline = Instant::now() + OUTAGE;
+    loop {
+        match options.clone().connect(url, queue).await {
+            Ok(broker) => return Ok(broker),
+            Err(error) if error.is_permanent() || Instant::now() > deadline => {
+                return Err(error.to_string());
+            }
+            Err(_) => drop(Timer::after(Duration::from_millis(200)).await),
+        }
+    }
 }
 
 /// What a job does.

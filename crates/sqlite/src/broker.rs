@@ -422,21 +422,30 @@ impl Broker for SqliteBroker {
         settled(held)
     }
 
-    /// Settles all of the deliveries in one transaction. An error of the transaction is that of each.
+    /// Settles the deliveries in one transaction, without those whose results are too large. An error
+    /// of the transaction is that of each.
     async fn ack_many(&self, acks: Vec<Ack<Receipt>>) -> Vec<Result<(), SettleError>> {
-        let count = acks.len();
-        for ack in &acks {
-            let bytes = ack.result.as_ref().map_or(0, Vec::len);
-            if let Err(fault) = check_size("a result", bytes) {
-                return each(Err(fault), count);
-            }
-        }
+        let size = |ack: &Ack<Receipt>| ack.result.as_ref().map_or(0, Vec::len);
+        let sizes: Vec<_> = acks
+            .iter()
+            .map(|ack| check_size("a result", size(ack)))
+            .collect();
+        let mut stored = acks;
+        stored.retain(|ack| size(ack) <= MAX_BYTES);
+        let count = stored.len();
         let settle = move |transaction: &mut Transaction<'_>| {
-            acks.iter()
-                .map(|ack| queue::ack(transaction.connection, &ack.receipt, ack.result.as_deref()))
+            let acks = stored.iter();
+            acks.map(|ack| queue::ack(transaction.connection, &ack.receipt, ack.result.as_deref()))
                 .collect()
         };
-        each(self.shared.write(settle).await, count)
+        let mut settled = each(self.shared.write(settle).await, count).into_iter();
+        sizes
+            .into_iter()
+            .map(|size| match size {
+                Err(too_large) => Err(SettleError::Broker(too_large)),
+                Ok(()) => settled.next().unwrap_or(Err(SettleError::LeaseLost)),
+            })
+            .collect()
     }
 
     /// Gives the job back or buries it, in one transaction. The reason of a [`Nack::Retry`] is not

@@ -15,11 +15,13 @@ pub(crate) fn fault(path: &Path, error: &rusqlite::Error) -> BrokerError {
             "no room is left for the queue {file}: nothing was changed; free space on its file \
              system, or purge results, and repeat the call"
         )),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            BrokerError::unavailable(format!(
-                "another process kept the queue {file} locked for longer than the busy timeout: nothing was changed"
-            ))
-        }
+        Some(
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::FileLockingProtocolFailed,
+        ) => BrokerError::unavailable(format!(
+            "another process kept the queue {file} locked for longer than the busy timeout: nothing was changed"
+        )),
         Some(ErrorCode::SystemIoFailure) => BrokerError::unavailable(format!(
             "the queue {file} could not be read or written: {error}"
         )),
@@ -42,5 +44,8 @@ pub(crate) fn fault(path: &Path, error: &rusqlite::Error) -> BrokerError {
 
 /// Whether another connection has the lock, so that a repetition may succeed.
 pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::FileLockingProtocolFailed)
+    )
 }

@@ -123,7 +123,7 @@ impl Options {
     /// [`fetch`](brigade::broker::Broker::fetch) for jobs of other processes.
     ///
     /// It begins with 1 ms and doubles. Jobs that are enqueued or given back through this handle or a
-    /// clone of it wake a fetch at once. A look costs some 50 µs of a processor, and takes no lock.
+    /// clone of it wake a fetch at once. A look costs some 50 µs of a processor, and takes no lock of the file.
     ///
     /// # Panics
     ///
@@ -166,7 +166,7 @@ impl Options {
     /// A [permanent](BrokerError::is_permanent) error, which names the file, if it is a directory, no
     /// SQLite file, a file of another program or of a newer version of this crate, if its directory
     /// does not exist, or if it does not exist itself and [`create`](Self::create) is off. Such a
-    /// file is not changed. Another error if the file could not be read, written or locked.
+    /// file keeps its content, though SQLite may copy its log into it. Another error if the file could not be read, written or locked.
     ///
     /// # Cancel safety
     ///

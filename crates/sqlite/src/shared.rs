@@ -315,15 +315,17 @@ impl Shared {
     ) -> Result<(), Failure> {
         let Writer { connection, clocks } = writer;
         let connection = connection.as_ref().ok_or(Failure::Closed)?;
+        // A panic within the last one has left it open.
+        if !connection.is_autocommit() {
+            execute(connection, sql::ROLLBACK).map_err(Failure::Before)?;
+        }
         self.begin(connection).map_err(Failure::Before)?;
         // Read under the lock of the file: times in it do not run ahead of those of the others.
         let now = self.now();
         let monotonic = Instant::now();
-        let was_set_back = clocks
-            .replace((monotonic, now))
-            .is_some_and(|(then, time)| {
-                now.0.saturating_add(queue::STEP) < time.after(monotonic - then).0
-            });
+        let was_set_back = clocks.is_some_and(|(then, time)| {
+            now.0.saturating_add(queue::STEP) < time.after(monotonic - then).0
+        });
 
         let mut transaction = Transaction {
             connection,
@@ -340,6 +342,8 @@ impl Shared {
 
         match outcome {
             Ok(()) => {
+                // Not before: the next one would not know that the clock was set back.
+                *clocks = Some((monotonic, now));
                 if transaction.arrived > 0 {
                     self.arrived.notify(transaction.arrived.additional());
                 }

@@ -31,16 +31,16 @@ impl Clock {
         self.0.fetch_sub(millis, Ordering::Relaxed);
     }
 
-    async fn open(&self, queue: &Queue) -> SqliteBroker {
+    fn options(&self) -> Options {
         let now = Arc::clone(&self.0);
         let clock = move || UNIX_EPOCH + Duration::from_millis(now.load(Ordering::Relaxed));
-        queue
-            .open_with(
-                Options::new()
-                    .lease(Duration::from_millis(LEASE))
-                    .clock(clock),
-            )
-            .await
+        Options::new()
+            .lease(Duration::from_millis(LEASE))
+            .clock(clock)
+    }
+
+    async fn open(&self, queue: &Queue) -> SqliteBroker {
+        queue.open_with(self.options()).await
     }
 }
 
@@ -148,6 +148,25 @@ fn lease_keeps_its_length_when_the_clock_is_set_back() {
         drop(holder);
         assert_eq!(ids(&fetch(&other, 9).await), [""; 0]);
         clock.set_back(HOUR);
+        assert_eq!(ids(&fetch(&other, 9).await), [""; 0]);
+        clock.advance(LEASE);
+        assert_eq!(fetch_one(&other).await.delivery_count, Some(2));
+    });
+}
+
+#[test]
+fn lease_keeps_its_length_when_the_first_call_after_the_clock_was_set_back_fails() {
+    let (queue, clock) = (Queue::new(), Clock::new());
+    block_on(async {
+        let holder = clock.open(&queue).await;
+        enqueue(&holder, &["a"]).await;
+        fetch_one(&holder).await;
+        drop(holder);
+        let other = queue.open_with(clock.options().max_pages(40)).await;
+        assert_eq!(ids(&fetch(&other, 9).await), [""; 0]);
+        clock.set_back(HOUR);
+        let large = NewJob::new("large", vec![0; 1 << 20]);
+        assert!(other.enqueue(vec![large]).await.is_err());
         assert_eq!(ids(&fetch(&other, 9).await), [""; 0]);
         clock.advance(LEASE);
         assert_eq!(fetch_one(&other).await.delivery_count, Some(2));

@@ -330,3 +330,25 @@ fn fetch_wakes_for_jobs_of_its_own_process_without_a_look_at_the_file() {
         unblock.send(()).unwrap();
     });
 }
+
+#[test]
+fn result_that_is_too_large_fails_alone() {
+    let queue = Queue::new();
+    block_on(async {
+        let broker = queue.open().await;
+        enqueue(&broker, &["a", "b", "c"]).await;
+        let held = fetch(&broker, 3).await;
+        let results = [b"first".to_vec(), vec![0; 999_000_001], b"third".to_vec()];
+        let acks = held.iter().zip(results).map(|(delivery, result)| Ack {
+            receipt: delivery.receipt.clone(),
+            result: Some(result),
+        });
+        let outcomes = broker.ack_many(acks.collect()).await;
+        assert!(
+            matches!(outcomes[..], [Ok(()), Err(_), Ok(())]),
+            "{outcomes:?}"
+        );
+        let counts = broker.counts().await.unwrap();
+        assert_eq!((counts.done, counts.leased), (2, 1));
+    });
+}
