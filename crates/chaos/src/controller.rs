@@ -199,7 +199,12 @@ impl Queue {
         let numbers: Vec<u64> = (0..jobs).collect();
         let batch = BATCH.min(BATCH_BYTES / payload.max(1)).max(1);
         for batch in numbers.chunks(batch) {
-            let job = |number: &u64| NewJob::new(number.to_string(), format!("{number:<payload$}"));
+            let job = |number: &u64| {
+                let id = number.to_string();
+                let padding = payload.saturating_sub(id.len());
+                let payload = [id.as_bytes(), &vec![b' '; padding]].concat();
+                NewJob::new(id, payload)
+            };
             let batch: Vec<NewJob> = batch.iter().map(job).collect();
             smol::block_on(async {
                 match self {
