@@ -41,6 +41,7 @@
 //! | inputs that come bit by bit, and results together | [`group`](Pool::group) | a stream, or [`join()`](Group::join) |
 //! | jobs that find jobs | [`build_with_submitter`](Builder::build_with_submitter), then `map` | a stream that ends after the last of them |
 //! | futures of any type | [`TaskPool`] | a [`TaskHandle`] each |
+//! | jobs of a durable queue, shared with other processes | [`broker::serve`] | a report, and results in the queue |
 //!
 //! Seven types are enough for most programs: [`Pool`], [`Builder`], [`JobHandle`], [`Map`],
 //! [`Completion`], [`Retry`] and [`RateLimit`].
@@ -82,6 +83,7 @@
 //! * **Many:** [`Pool::map`] pulls inputs as there is room and is a stream of [`Completion`]s.
 //! * **Some that belong together:** [`Pool::group`].
 //! * **Futures of any type:** [`TaskPool`].
+//! * **Deliveries of a durable queue**, such as SQLite or RabbitMQ: the module [`broker`].
 //! * **The executor:** `Builder::start` uses smol's, which has one thread unless `SMOL_THREADS`
 //!   says more; [`spawn_on`](Builder::spawn_on) takes any that implements [`Spawn`];
 //!   [`build`](Builder::build) hands out the [`Workers`], for you to poll. [`Workers::drive`] runs

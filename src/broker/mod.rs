@@ -73,7 +73,8 @@ pub trait Broker: Send + Sync + 'static {
     /// Reserves up to `max` jobs; waits for the first of them, at most `wait`. Empty if none came.
     ///
     /// The deliveries that this consumer has not settled are never more than those that it held
-    /// before, and `max`.
+    /// before, and `max`. A broker to which jobs are pushed may reserve so many ahead of the next
+    /// fetch; it gives them back when none comes for half a second.
     ///
     /// # Errors
     ///

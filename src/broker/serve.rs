@@ -289,7 +289,8 @@ impl Error for ServeError {
 ///
 /// A job that ends its process takes with it what else is held there. So a job of which two
 /// deliveries were [lost](Delivery::lost_count) runs alone from then on: what else is held is
-/// settled first, and nothing is fetched until it is settled itself.
+/// settled first, half a second passes in which the broker takes back what it has reserved ahead, and
+/// nothing is fetched until the job is settled itself.
 ///
 /// If the pool is closed or aborted, or its workers are dropped, what has not ended is released,
 /// and `serve` returns.
@@ -470,11 +471,17 @@ const SUSPECT: u32 = 2;
 /// The place of a suspect among the held jobs while it waits to be alone.
 const WAITS_ALONE: usize = usize::MAX;
 
+/// A broker gives back what it has reserved ahead of the next fetch when none comes for this long.
+const AHEAD: Duration = Duration::from_millis(500);
+
 /// The tries of a settlement, the first included.
 const SETTLE_TRIES: u32 = 8;
 
 /// The least time between two extensions of leases: so a lease of no time does not busy the task.
 const SHORTEST_ROUND: Duration = Duration::from_millis(1);
+
+/// The least time between two fetches that find nothing, unless a delivery is settled in between.
+const SHORTEST_FETCH: Duration = Duration::from_millis(10);
 
 /// The pause after a failed call, by the number of failures so far, counted from 0.
 fn pause(failures: u32) -> Duration {
@@ -528,6 +535,7 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
                 let _ = freed.recv().await;
                 continue;
             }
+            let start = self.timer.now();
             match self
                 .broker
                 .fetch(self.prefetch - held, self.settings.wait)
@@ -535,9 +543,17 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
             {
                 Ok(deliveries) => {
                     failures = 0;
-                    if deliveries.is_empty() && self.settings.until_empty && self.held().count == 0
-                    {
-                        return None;
+                    if deliveries.is_empty() {
+                        if self.settings.until_empty && self.held().count == 0 {
+                            return None;
+                        }
+                        // A fetch that does not wait would busy the task.
+                        let spent = self.timer.now().saturating_duration_since(start);
+                        let rest = self.sleep(SHORTEST_FETCH.saturating_sub(spent));
+                        let freed = async {
+                            let _ = freed.recv().await;
+                        };
+                        future::or(freed, rest).await;
                     }
                     let mut suspects = Vec::new();
                     for delivery in deliveries {
@@ -605,6 +621,8 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
         while self.held().count > 1 {
             let _ = freed.recv().await;
         }
+        // What the broker has reserved ahead of the next fetch would be lost too.
+        self.sleep(AHEAD).await;
         self.held().jobs.remove(&WAITS_ALONE);
         self.receive(delivery, inputs);
         while self.held().count > 0 {

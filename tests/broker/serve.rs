@@ -206,7 +206,8 @@ fn a_job_that_ends_its_process_takes_no_other_job_with_it() {
             .workers(8)
             .timer(clock.clone())
             .build(async |n| {
-                clock.sleep(SECOND).await;
+                // One that is still there each time when the process ends.
+                clock.sleep(SECOND * if n == 1 { 3 } else { 1 }).await;
                 if n == 6 {
                     kill.close();
                     future::pending::<()>().await;
@@ -493,10 +494,12 @@ fn jobs_of_workers_that_are_dropped_are_released() {
 struct Flaky {
     inner: MemoryBroker,
     /// What becomes of the next calls of each method, the last one first; `Ok` once it is empty.
-    fetches: Mutex<Vec<BrokerError>>,
+    fetches: Mutex<Vec<Option<BrokerError>>>,
     settlements: Mutex<Vec<BrokerError>>,
     /// Whether a settlement that fails has been made all the same.
     is_answer_lost: bool,
+    /// How many leases were extended.
+    extended: AtomicU32,
 }
 
 impl Flaky {
@@ -506,6 +509,7 @@ impl Flaky {
             fetches: Mutex::default(),
             settlements: Mutex::default(),
             is_answer_lost: false,
+            extended: AtomicU32::new(0),
         }
     }
 }
@@ -526,7 +530,7 @@ impl Broker for Flaky {
         max: usize,
         wait: Duration,
     ) -> Result<Vec<Delivery<MemoryReceipt>>, BrokerError> {
-        let error = self.fetches.lock().unwrap().pop();
+        let error = self.fetches.lock().unwrap().pop().flatten();
         match error {
             Some(error) => Err(error),
             None => self.inner.fetch(max, wait).await,
@@ -550,12 +554,34 @@ impl Broker for Flaky {
     }
 
     async fn extend(&self, receipt: &MemoryReceipt, by: Duration) -> Result<(), SettleError> {
+        self.extended.fetch_add(1, Ordering::SeqCst);
         self.inner.extend(receipt, by).await
     }
 
     async fn close(&self) -> Result<(), BrokerError> {
         self.inner.close().await
     }
+}
+
+#[test]
+fn a_delivery_that_is_settled_is_not_extended_any_more() {
+    let clock = ManualTimer::new();
+    let broker = Flaky::new(MemoryBroker::new(clock.clone()).lease(SECOND * 3));
+    let (pool, workers) = Pool::builder()
+        .workers(1)
+        .timer(clock.clone())
+        .build(async |n: u32| {
+            clock.sleep(SECOND * n).await;
+            Ok::<_, String>(n)
+        });
+    future::block_on(clock.run(workers.drive(async {
+        broker.enqueue(jobs(&["5"])).await.unwrap();
+        let options = options().wait(SECOND * 60).until_empty();
+        serve(&broker, &pool, options).await.unwrap()
+    })));
+    // After a second, two, three and four, and perhaps after five.
+    let extended = broker.extended.into_inner();
+    assert!(matches!(extended, 4 | 5), "{extended}");
 }
 
 /// Serves three jobs, of which 3 fails, from a broker that fails as told.
@@ -601,7 +627,7 @@ fn lost() -> BrokerError {
 #[test]
 fn a_broker_that_cannot_be_reached_is_asked_again_after_growing_pauses() {
     let (elapsed, errors, served, broker) = served_by(
-        |flaky| flaky.fetches = Mutex::new((0..4).map(|_| lost()).collect()),
+        |flaky| flaky.fetches = Mutex::new((0..4).map(|_| Some(lost())).collect()),
         options().wait(Duration::ZERO),
     );
     // 0.1 + 0.2 + 0.4 + 0.8 seconds.
@@ -610,6 +636,17 @@ fn a_broker_that_cannot_be_reached_is_asked_again_after_growing_pauses() {
     let report = served.unwrap();
     assert_eq!((report.acked, report.dead_lettered), (2, 1));
     assert_eq!(broker.results().len(), 2);
+}
+
+#[test]
+fn a_fetch_that_succeeds_makes_the_next_pause_short_again() {
+    let (elapsed, _, served, _) = served_by(
+        |flaky| flaky.fetches = Mutex::new(vec![Some(lost()), None, Some(lost()), Some(lost())]),
+        options().prefetch(1).wait(Duration::ZERO),
+    );
+    // 0.1 + 0.2 seconds, a job, and 0.1.
+    assert_eq!(elapsed, Duration::from_millis(400));
+    assert_eq!(served.unwrap().fetched, 3);
 }
 
 #[test]
@@ -649,7 +686,10 @@ fn a_permanent_error_ends_it_after_what_runs_is_settled() {
     let (_, _, served, broker) = served_by(
         |flaky| {
             // The first fetch is answered; the second is refused.
-            flaky.fetches = Mutex::new(vec![BrokerError::permanent("another queue"), lost()]);
+            flaky.fetches = Mutex::new(vec![
+                Some(BrokerError::permanent("another queue")),
+                Some(lost()),
+            ]);
         },
         options().prefetch(2),
     );

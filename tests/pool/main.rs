@@ -22,6 +22,7 @@ mod rates;
 mod redaction;
 mod reentrancy;
 mod retries;
+mod serve;
 mod shutdown;
 mod slots;
 mod streams;

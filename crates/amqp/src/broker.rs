@@ -214,7 +214,7 @@ impl Shared {
                         if *retry_at <= Instant::now() {
                             self.reconnect(&mut state);
                         } else if last.is_permanent() {
-                            return Err(last.into());
+                            return Err(last);
                         } else {
                             wake_at = deadline.min(*retry_at);
                         }
@@ -223,7 +223,7 @@ impl Shared {
             }
             let woken = wait::until(wake_at, changed).await;
             if woken.is_none() && Instant::now() >= deadline {
-                return Err(last.into());
+                return Err(last);
             }
         }
     }
@@ -329,7 +329,7 @@ impl Shared {
                     Err(cause) => {
                         self.lose(&session, cause.clone());
                         if cause.is_permanent() || Instant::now() >= deadline {
-                            return Err(cause.into());
+                            return Err(cause);
                         }
                     }
                 }
@@ -529,7 +529,7 @@ impl Broker for AmqpBroker {
         // Another call may be closing the connection. An error says that it has.
         let _ = shared.closed.recv().await;
         shared.driver.stop().await;
-        Ok(outcome?)
+        outcome
     }
 }
 

@@ -189,12 +189,7 @@ impl AmqpBroker {
             moved += batch as usize;
             rest = rest.saturating_sub(batch);
         }
-        let closing = async {
-            channel
-                .close(200, "OK".into())
-                .await
-                .map_err(|cause| lost(cause).into())
-        };
+        let closing = async { channel.close(200, "OK".into()).await.map_err(lost) };
         self.limited("moving dead letters", closing).await?;
         Ok(moved)
     }
@@ -258,7 +253,7 @@ impl AmqpBroker {
                     Ok(delay) => counts.delayed += delay.message_count(),
                     // The server closes the channel on which a queue was not found.
                     Err(cause) if cause.is_amqp_soft_error() => channel = self.channel().await?,
-                    Err(cause) => return Err(lost(cause).into()),
+                    Err(cause) => return Err(lost(cause)),
                 }
             }
             channel.close(200, "OK".into()).await.map_err(lost)?;
@@ -272,7 +267,7 @@ impl AmqpBroker {
     }
 
     async fn channel(&self) -> Result<Channel, BrokerError> {
-        Ok(self.session().await?.channel().await?)
+        self.session().await?.channel().await
     }
 
     async fn get_dead(&self, channel: &Channel) -> Result<Option<BasicGetMessage>, BrokerError> {
@@ -295,7 +290,7 @@ impl AmqpBroker {
         let limit = self.shared.options.timeout.saturating_mul(2);
         // Boxed, since the futures of lapin are large.
         let outcome = wait::until(wait::deadline(limit), Box::pin(work)).await;
-        outcome.unwrap_or_else(|| Err(error::timed_out(what).into()))
+        outcome.unwrap_or_else(|| Err(error::timed_out(what)))
     }
 }
 

@@ -164,8 +164,7 @@ impl AmqpOptions {
     ///
     /// Without it, the delivery is returned to its queue. That is cheaper, cannot duplicate the job, and
     /// keeps its place near the head; but servers before 4.3 count it as a delivery that was lost, so
-    /// switch it off for later ones only. What [`close`](brigade::broker::Broker::close) returns is
-    /// returned in this way in any case.
+    /// switch it off for later ones only.
     pub const fn uncounted_release(mut self, uncounted: bool) -> Self {
         self.uncounted_release = uncounted;
         self

@@ -95,7 +95,7 @@ impl SqliteBroker {
         let counts = |connection: &Connection, now| {
             queue::counts(&*connection.unchecked_transaction()?, now)
         };
-        Ok(self.shared.read(counts).await?)
+        self.shared.read(counts).await
     }
 
     /// Returns up to `max` of the jobs that consumers hold, those whose leases end first first.
@@ -104,10 +104,9 @@ impl SqliteBroker {
     ///
     /// As [`counts`](Self::counts).
     pub async fn leases(&self, max: usize) -> Result<Vec<Lease>, BrokerError> {
-        Ok(self
-            .shared
+        self.shared
             .read(move |connection, now| queue::leases(connection, now, max))
-            .await?)
+            .await
     }
 
     /// Returns up to `max` results in the order of completion, beginning after `cursor`: 0, or that of
@@ -148,7 +147,7 @@ impl SqliteBroker {
         max: usize,
     ) -> Result<Vec<StoredResult>, BrokerError> {
         let page = move |connection: &Connection, _| queue::results_after(connection, cursor, max);
-        Ok(self.shared.read(page).await?)
+        self.shared.read(page).await
     }
 
     /// Returns up to `max` dead letters in the order of burial, in pages as
@@ -164,7 +163,7 @@ impl SqliteBroker {
     ) -> Result<Vec<StoredDeadLetter>, BrokerError> {
         let page =
             move |connection: &Connection, _| queue::dead_letters_after(connection, cursor, max);
-        Ok(self.shared.read(page).await?)
+        self.shared.read(page).await
     }
 
     /// Puts the jobs that are dead letters now back into the queue, and returns their number. They
@@ -275,7 +274,7 @@ fn each(outcome: Result<Vec<bool>, BrokerError>, count: usize) -> Vec<Result<(),
 }
 
 fn refused(fault: BrokerError) -> SettleError {
-    SettleError::Broker(fault.into())
+    SettleError::Broker(fault)
 }
 
 /// Refuses what SQLite cannot store.
@@ -327,7 +326,7 @@ impl Broker for SqliteBroker {
             transaction.arrived += queue::enqueue(connection, now, &jobs)?;
             Ok(())
         };
-        Ok(self.shared.write(add).await?)
+        self.shared.write(add).await
     }
 
     /// Reserves up to `max` jobs in one transaction: greater priority first, then in the order of
@@ -508,6 +507,6 @@ impl Broker for SqliteBroker {
     /// If the future is dropped, the handle refuses further calls; close it again to know that the
     /// deliveries are back.
     async fn close(&self) -> Result<(), BrokerError> {
-        Ok(self.shared.close().await?)
+        self.shared.close().await
     }
 }

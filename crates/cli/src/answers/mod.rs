@@ -4,6 +4,7 @@
 //! row of the input is at most once, and the rows that need not run again. The file is the only
 //! journal: nothing else is kept between runs.
 
+pub(crate) mod collected;
 mod done;
 mod error;
 mod failed;

@@ -18,6 +18,9 @@ pub(crate) type Lane = Arc<str>;
 pub(crate) struct LaneId(u32);
 
 impl LaneId {
+    /// The lane of a row that comes from no feed.
+    pub(crate) const NONE: Self = Self(NONE);
+
     pub(crate) fn index(self) -> usize {
         self.0 as usize
     }

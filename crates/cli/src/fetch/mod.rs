@@ -8,7 +8,7 @@ mod credentials;
 mod plan;
 mod polite;
 
-pub(crate) use self::plan::run;
+pub(crate) use self::plan::{lanes, plan, run};
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -22,7 +22,7 @@ use url::Url;
 use self::address::Address;
 use self::client::{Body, Client, ClientError, Isahc, Request, Response};
 use self::content::{Content, ContentError, Keep};
-use crate::frame::lanes::{Lanes, SharedLanes};
+use crate::frame::lanes::SharedLanes;
 use crate::frame::stop::Stop;
 use crate::frame::work::{Again, Answer, Columns, Failure, Lane, Next, Numbered, RowError, Work};
 use crate::frame::{self, listed};
@@ -69,8 +69,8 @@ pub(crate) struct Fetch<C = Isahc> {
 struct Save {
     directory: PathBuf,
     name: Option<Column>,
-    /// The names that rows have given.
-    names: RefCell<HashSet<PathBuf>>,
+    /// The names that rows have given; `None` where a row may come twice.
+    names: Option<RefCell<HashSet<PathBuf>>>,
 }
 
 impl Save {
@@ -81,7 +81,8 @@ impl Save {
         };
         let path = content::named(row.field(column))
             .ok_or("the name of the body is empty, or leads out of its directory")?;
-        if !self.names.borrow_mut().insert(path.clone()) {
+        let is_new = |names: &RefCell<HashSet<_>>| names.borrow_mut().insert(path.clone());
+        if !self.names.as_ref().is_none_or(is_new) {
             return Err("another row has the same name for its body");
         }
         Ok(Some(path))
@@ -117,7 +118,7 @@ impl Fetch {
                     Stop::output(directory, format_args!("cannot create: {error}"))
                 })?;
                 Some(Save {
-                    names: RefCell::default(),
+                    names: Some(RefCell::default()),
                     directory: directory.clone(),
                     name: options
                         .name_column
@@ -130,7 +131,7 @@ impl Fetch {
         };
         Ok(Self {
             client: Isahc::new(options).map_err(Stop::Usage)?,
-            lanes: Lanes::new(options.workers, options.common.rate, plan::limits(options)),
+            lanes: plan::lanes(options),
             address,
             methods: plan::methods(&options.method)?,
             headers: plan::headers(options)?,
@@ -139,15 +140,70 @@ impl Fetch {
             max_redirects: options.max_redirects,
             max_retry_after: options.max_retry_after,
             host_failures: options.host_failures,
-            keep: Keep {
-                max_bytes: options.max_body,
-                include: options.include_body,
-                extract: options.extract.clone(),
-                buffers: RefCell::default(),
-            },
+            keep: keep(options),
             save,
             connect_seconds: Cell::new(0.0),
         })
+    }
+}
+
+impl Fetch {
+    /// For jobs of a queue: their lanes are shared by all headers, and a job that is delivered again
+    /// saves its body again.
+    pub(crate) fn of_queue(
+        options: &FetchOptions,
+        header: &Header,
+        lanes: SharedLanes,
+    ) -> Result<Self, Stop> {
+        let mut fetch = Self::new(options, header)?;
+        fetch.lanes = lanes;
+        if let Some(save) = &mut fetch.save {
+            save.names = None;
+        }
+        Ok(fetch)
+    }
+}
+
+/// Checks what needs no header.
+pub(crate) fn check(options: &FetchOptions) -> Result<(), Stop> {
+    plan::methods(&options.method)?;
+    plan::headers(options)?;
+    Isahc::new(options).map_err(Stop::Usage)?;
+    Ok(())
+}
+
+/// The columns that are added with these options.
+pub(crate) fn columns(options: &FetchOptions) -> Columns {
+    columns_with(options.save_bodies.is_some(), &keep(options))
+}
+
+fn keep(options: &FetchOptions) -> Keep {
+    Keep {
+        max_bytes: options.max_body,
+        include: options.include_body,
+        extract: options.extract.clone(),
+        buffers: RefCell::default(),
+    }
+}
+
+fn columns_with(has_save: bool, keep: &Keep) -> Columns {
+    let mut after = Vec::new();
+    if has_save {
+        after.extend(["path".to_owned(), "sha256".to_owned()]);
+    }
+    after.extend(keep.columns());
+    Columns {
+        before: [
+            "status_code",
+            "final_url",
+            "redirects",
+            "content_type",
+            "bytes",
+        ]
+        .map(str::to_owned)
+        .into(),
+        has_backoff: true,
+        after,
     }
 }
 
@@ -155,24 +211,7 @@ impl<C: Client + 'static> Work for Fetch<C> {
     type Job = Fetching;
 
     fn columns(&self) -> Columns {
-        let mut after = Vec::new();
-        if self.save.is_some() {
-            after.extend(["path".to_owned(), "sha256".to_owned()]);
-        }
-        after.extend(self.keep.columns());
-        Columns {
-            before: [
-                "status_code",
-                "final_url",
-                "redirects",
-                "content_type",
-                "bytes",
-            ]
-            .map(str::to_owned)
-            .into(),
-            has_backoff: true,
-            after,
-        }
+        columns_with(self.save.is_some(), &self.keep)
     }
 
     fn lane(&self, row: &Row) -> Lane {

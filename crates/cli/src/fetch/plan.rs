@@ -6,7 +6,7 @@ use std::rc::Rc;
 use isahc::http::{HeaderName, HeaderValue, Method, header};
 
 use super::{Fetch, address, client};
-use crate::frame::lanes::{LaneLimits, LimitTable};
+use crate::frame::lanes::{LaneLimits, Lanes, LimitTable, SharedLanes};
 use crate::frame::stop::Stop;
 use crate::frame::{self, Plan};
 use crate::options::FetchOptions;
@@ -25,7 +25,12 @@ pub(crate) fn run(options: &FetchOptions) -> u8 {
     )
 }
 
-fn plan(options: &FetchOptions) -> Plan {
+/// The lanes of the hosts.
+pub(crate) fn lanes(options: &FetchOptions) -> SharedLanes {
+    Lanes::new(options.workers, options.common.rate, limits(options))
+}
+
+pub(crate) fn plan(options: &FetchOptions) -> Plan {
     let is_idempotent = options.method.split(',').all(|method| {
         ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"]
             .contains(&method.trim().to_ascii_uppercase().as_str())
@@ -49,7 +54,7 @@ fn plan(options: &FetchOptions) -> Plan {
 }
 
 /// The limits of hosts.
-pub(super) fn limits(options: &FetchOptions) -> LimitTable {
+fn limits(options: &FetchOptions) -> LimitTable {
     let all = LaneLimits {
         rate: options.per_host_rate.0,
         workers: Some(options.per_host_workers),

@@ -3,16 +3,16 @@
 //! [`run`] opens the input and the answers; [`Session::run`] is the loop: it hands rows of the
 //! [`Feed`] to the pool, writes what comes back, and stops when a [`Stop`] says so.
 
-mod account;
+pub(crate) mod account;
 pub(crate) mod lanes;
-mod outputs;
+pub(crate) mod outputs;
 mod plan;
-mod pool;
-mod screen;
+pub(crate) mod pool;
+pub(crate) mod screen;
 mod session;
 mod shares;
 pub(crate) mod stop;
-mod times;
+pub(crate) mod times;
 pub(crate) mod work;
 
 use std::collections::{HashMap, HashSet};
@@ -30,7 +30,7 @@ use self::screen::{Screen, span};
 use self::session::{Run, Session};
 use self::shares::Shares;
 use self::stop::Stop;
-use self::work::{Lane, Work};
+use self::work::{Columns, Lane, Work};
 use crate::answers::{self, Answers, Done, Resume};
 use crate::feed::{Feed, Input, Keep, Order};
 use crate::options::values::Rate;
@@ -105,7 +105,7 @@ impl Run<'_> {
         .await?;
         let header = input.header().clone();
         let (work, plan) = prepare(&header)?;
-        let columns = named(options, &header, &work)?;
+        let columns = named(options, &header, &work.columns())?;
         let lanes = lanes_of(&work);
 
         Outputs::check(options)?;
@@ -349,9 +349,12 @@ fn feed_settings(options: &Common) -> crate::feed::Settings {
 }
 
 /// The names of the columns that are added; none may be one of the input's.
-fn named(options: &Common, header: &Header, work: &impl Work) -> Result<Vec<String>, Stop> {
-    let names: Vec<String> = work
-        .columns()
+pub(crate) fn named(
+    options: &Common,
+    header: &Header,
+    columns: &Columns,
+) -> Result<Vec<String>, Stop> {
+    let names: Vec<String> = columns
         .names()
         .into_iter()
         .map(|name| format!("{}{name}", options.prefix))

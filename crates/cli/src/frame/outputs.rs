@@ -218,7 +218,7 @@ fn finish(result: std::io::Result<BufWriter<File>>, path: &Path) -> Result<(), S
 
 impl Record<'_> {
     /// The cells behind those of the input.
-    fn cells(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn cells(&self) -> Vec<Vec<u8>> {
         let Answer {
             before,
             after,

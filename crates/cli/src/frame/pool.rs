@@ -15,7 +15,7 @@ use crate::options::Common;
 
 /// How often a server may name a time at which it wants to be asked again, before that counts as an
 /// attempt.
-const MAX_DEFERRALS: u32 = 10;
+pub(crate) const MAX_DEFERRALS: u32 = 10;
 
 /// The input of the pool.
 pub(crate) struct Task<J> {

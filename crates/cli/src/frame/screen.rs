@@ -26,6 +26,8 @@ pub(crate) struct Snapshot<'a> {
     /// What jobs wait for while they run.
     pub(crate) busy: &'static str,
     pub(crate) causes: &'a [Waiting],
+    /// How many of the rows came from a queue again.
+    pub(crate) redelivered: u64,
 }
 
 pub(crate) struct Screen {
@@ -86,7 +88,10 @@ impl Screen {
         let is_due = now >= self.next_plain;
         match &self.kind {
             Kind::Bar(bar) => {
-                if let Some(total) = snapshot.account.total {
+                if let Some(total) = snapshot.account.total
+                    && bar.length() != Some(total)
+                {
+                    bar.set_style(style("{bar:40} {percent}% {elapsed}\n{msg}"));
                     bar.set_length(total);
                 }
                 bar.set_position(snapshot.account.done());
@@ -141,6 +146,9 @@ impl Screen {
                 .unwrap_or_default(),
             self.left(account, rate, now),
         )];
+        if snapshot.redelivered > 0 {
+            parts.push(format!("redelivered: {}", snapshot.redelivered));
+        }
         let causes: Vec<String> = snapshot
             .causes
             .iter()
@@ -202,13 +210,17 @@ pub(crate) fn span(time: Duration) -> String {
     }
 }
 
+/// A bar of which no part is known to be done until there is a total.
 fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {percent}% {elapsed}\n{msg}")
-        .expect("the template is right")
-        .progress_chars("█▌░");
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));
-    bar.set_style(style);
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+    bar.set_style(style("{elapsed}\n{msg}"));
     bar
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .expect("the template is right")
+        .progress_chars("█▌░")
 }
 
 #[cfg(test)]
@@ -238,6 +250,7 @@ mod tests {
             in_work: 80,
             busy: "server",
             causes: &causes,
+            redelivered: 0,
         };
         let later = now + Duration::from_secs(5);
         screen.show(&snapshot, later);

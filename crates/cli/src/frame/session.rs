@@ -234,7 +234,12 @@ impl<W: Work> Session<'_, '_, W> {
                 self.last_line = self.last_line.max(row.line());
                 self.run.account.taken += 1;
                 let row = row.into();
-                Some((Numbered { row, number }, lane))
+                let row = Numbered {
+                    row,
+                    number,
+                    job_id: None,
+                };
+                Some((row, lane))
             }
             Fed::Bad(bad) => {
                 self.last_line = self.last_line.max(bad.line());
@@ -392,6 +397,7 @@ impl<W: Work> Session<'_, '_, W> {
             in_work: self.flights.len() as u64,
             busy: self.plan.busy,
             causes: &causes,
+            redelivered: 0,
         };
         self.run.screen.show(&snapshot, now);
         drop(lanes);

@@ -121,6 +121,14 @@ impl Times {
         self.attempts.set(known + more);
     }
 
+    /// Sets the attempts of a row with one job, which is told how many there were by its starts:
+    /// those that the server has deferred do not count, `max_deferrals` of them at most.
+    pub(crate) fn count_starts(&self, max_deferrals: u32) {
+        let deferred = self.deferrals.get().min(max_deferrals);
+        self.attempts
+            .set(self.starts.get().saturating_sub(deferred));
+    }
+
     pub(crate) fn starts(&self) -> u32 {
         self.starts.get()
     }

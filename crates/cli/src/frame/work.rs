@@ -13,6 +13,8 @@ pub(crate) type Lane = Arc<str>;
 pub(crate) struct Numbered {
     pub(crate) row: Arc<Row>,
     pub(crate) number: u64,
+    /// The id of its job, if it comes from a queue.
+    pub(crate) job_id: Option<Arc<str>>,
 }
 
 /// What is done with each row.

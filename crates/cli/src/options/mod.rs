@@ -1,5 +1,6 @@
 //! The command line comes in, checked options go out. Nothing is opened here.
 
+pub(crate) mod queue;
 pub(crate) mod values;
 
 use std::ffi::OsString;
@@ -7,9 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use brigade::csv::Reader;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use self::queue::{EnqueueOptions, ResultsOptions, StatusOptions, WorkFetchOptions, WorkOptions};
 use self::values::{
     Backoff, Extract, HostLimits, MaxFailures, Rate, RetryOn, Statuses, count, delimiter, duration,
     optional_duration, optional_rate, rate, size,
@@ -50,6 +52,28 @@ pub(crate) enum Command {
     /// Run a command for each row of a CSV file
     #[command(after_help = AFTER_HELP)]
     Run(Box<RunOptions>),
+    /// Put the rows of a CSV file into a queue that outlives processes, for any number of workers
+    #[command(after_help = queue::AFTER_ENQUEUE)]
+    Enqueue(EnqueueOptions),
+    /// Run a command for each job of a queue, or fetch a URL
+    #[command(
+        after_help = queue::AFTER_WORK,
+        override_usage = "brigade work [OPTIONS] <QUEUE> -- <COMMAND>...\n       \
+                          brigade work [OPTIONS] <QUEUE> --fetch"
+    )]
+    Work(Box<WorkOptions>),
+    /// Fetch a URL for each job of a queue
+    #[command(
+        hide = true,
+        after_help = queue::AFTER_WORK,
+        override_usage = "brigade work [OPTIONS] <QUEUE> --fetch"
+    )]
+    WorkFetch(Box<WorkFetchOptions>),
+    /// Write the answers of a queue to a CSV file
+    #[command(after_help = queue::AFTER_RESULTS)]
+    Results(ResultsOptions),
+    /// Show what is in a queue, and its dead letters
+    Queue(StatusOptions),
     /// Make a page from an answers file
     Report(ReportOptions),
     /// Fetch a shipped file from a server on loopback, with a bar and a report; needs no network
@@ -59,6 +83,23 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+impl Cli {
+    /// Parses the arguments of this process. Ends it where they are wrong, or ask for help.
+    pub(crate) fn of_process() -> Self {
+        match Self::of(std::env::args_os().collect()) {
+            Ok(cli) => cli,
+            Err(error) => error.exit(),
+        }
+    }
+
+    fn of(words: Vec<OsString>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(queue::chosen(words))?;
+        queue::check(&mut command, &matches)?;
+        Self::from_arg_matches(&matches)
+    }
 }
 
 /// What `fetch` and `run` have in common.

@@ -22,6 +22,7 @@ use std::{
     path::{Path, PathBuf},
     pin::{Pin, pin},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -56,6 +57,8 @@ pub(crate) struct Attempt {
     pub(crate) row: u64,
     /// Counted from 1: `BRIGADE_ATTEMPT`.
     pub(crate) attempt: u32,
+    /// Of a row that comes from a queue: `BRIGADE_JOB_ID`, the same for each delivery.
+    pub(crate) job_id: Option<Arc<str>>,
 }
 
 /// What bounds an attempt.
@@ -344,11 +347,14 @@ fn command(attempt: &Attempt, output: &Output) -> Result<Command, RunError> {
         return Err(RunError::Nul { index });
     }
     let mut words = attempt.argv.iter();
+    // No variable can hold a NUL.
+    let job_id = attempt.job_id.as_deref().filter(|id| !id.contains('\0'));
     let mut command = Command::new(words.next().map_or(OsStr::new(""), OsString::as_os_str));
     command
         .args(words)
         .env("BRIGADE_ROW", attempt.row.to_string())
         .env("BRIGADE_ATTEMPT", attempt.attempt.to_string())
+        .envs(job_id.map(|id| ("BRIGADE_JOB_ID", id)))
         .process_group(0)
         .stdin(match attempt.stdin {
             Some(_) => Stdio::piped(),
@@ -462,6 +468,7 @@ mod tests {
             stdin: None,
             row: 12,
             attempt: 3,
+            job_id: Some("job".into()),
         }
     }
 
@@ -596,9 +603,12 @@ mod tests {
     }
 
     #[test]
-    fn row_and_attempt_are_in_the_environment() {
-        let ended = run(&script("echo $BRIGADE_ROW $BRIGADE_ATTEMPT")).unwrap();
-        assert_eq!(ended.stdout.text, b"12 3\n");
+    fn row_attempt_and_job_are_in_the_environment() {
+        let ended = run(&script(
+            "echo $BRIGADE_ROW $BRIGADE_ATTEMPT $BRIGADE_JOB_ID",
+        ))
+        .unwrap();
+        assert_eq!(ended.stdout.text, b"12 3 job\n");
     }
 
     #[test]

@@ -53,7 +53,21 @@ fn limits(options: &RunOptions) -> LimitTable {
     })
 }
 
-fn plan(options: &RunOptions) -> Plan {
+/// The lanes of the keys.
+pub(crate) fn lanes(options: &RunOptions) -> SharedLanes {
+    Lanes::new(workers(options), options.common.rate, limits(options))
+}
+
+/// The columns that are added, whatever the options.
+pub(crate) fn columns() -> Columns {
+    Columns {
+        before: vec!["exit_code".to_owned(), "signal".to_owned()],
+        has_backoff: false,
+        after: vec!["stdout".to_owned(), "stderr".to_owned()],
+    }
+}
+
+pub(crate) fn plan(options: &RunOptions) -> Plan {
     let workers = workers(options);
     Plan {
         name: "run",
@@ -128,7 +142,7 @@ fn template(options: &RunOptions, header: &Header) -> Result<Template, Stop> {
 }
 
 /// The commands of the rows.
-struct Commands {
+pub(crate) struct Commands {
     template: Template,
     key: Option<Column>,
     lanes: SharedLanes,
@@ -143,13 +157,13 @@ struct Commands {
 
 /// A command of a row.
 #[derive(Debug, Clone)]
-struct Job {
+pub(crate) struct Job {
     row: Numbered,
     lane: Lane,
 }
 
 impl Commands {
-    fn new(options: &RunOptions, header: &Header) -> Result<Self, Stop> {
+    pub(crate) fn new(options: &RunOptions, header: &Header) -> Result<Self, Stop> {
         let key = options
             .key
             .as_deref()
@@ -159,7 +173,7 @@ impl Commands {
         Ok(Self {
             template: template(options, header)?,
             key,
-            lanes: Lanes::new(workers(options), options.common.rate, limits(options)),
+            lanes: lanes(options),
             limits: Limits {
                 timeout: options.timeout.0,
                 max_output: options.max_output,
@@ -209,11 +223,7 @@ impl Work for Commands {
     type Job = Job;
 
     fn columns(&self) -> Columns {
-        Columns {
-            before: vec!["exit_code".to_owned(), "signal".to_owned()],
-            has_backoff: false,
-            after: vec!["stdout".to_owned(), "stderr".to_owned()],
-        }
+        columns()
     }
 
     fn lane(&self, row: &Row) -> Lane {
@@ -246,6 +256,7 @@ impl Work for Commands {
             stdin: self.template.stdin(&row.row),
             row: row.number,
             attempt,
+            job_id: row.job_id.clone(),
         };
         let stop = async {
             let _ = self.running.1.recv().await;
