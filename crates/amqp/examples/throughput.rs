@@ -308,10 +308,11 @@ async fn consume_until_stdin_is_closed(
         let _ = std::io::stdout().write_all(&vec![b'.'; done]);
         let _ = std::io::stdout().flush();
     }
-    let closed = async || {
+    let closed = async || -> Result<(), Box<dyn Error>> {
         let copied =
             blocking::unblock(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
-        drop(copied.await);
+        copied.await?;
+        Ok(())
     };
     let begin = || {
         DONE.store(1, Relaxed);
@@ -344,7 +345,7 @@ async fn consume_until_stdin_is_closed(
             }
             Err::<(), Box<dyn Error>>("the consumer has ended".into())
         };
-        future::or(consuming, async { Ok(closed().await) }).await?;
+        future::or(consuming, closed()).await?;
         return Ok(bare.channel.close(200, "OK".into()).await?);
     }
     let options = AmqpOptions::new().results(false);
@@ -360,7 +361,8 @@ async fn consume_until_stdin_is_closed(
                 Ok::<(), Infallible>(())
             });
         let decode = |_: &JobId, payload| Ok::<Vec<u8>, Infallible>(payload);
-        let options = ServeOptions::new(decode, |_: &JobId, ()| None).until(closed());
+        let options =
+            ServeOptions::new(decode, |_: &JobId, ()| None).until(async { drop(closed().await) });
         workers.drive(serve(&broker, &pool, options)).await?;
     } else {
         let consuming = async {
@@ -376,7 +378,7 @@ async fn consume_until_stdin_is_closed(
                 }
             }
         };
-        future::or(consuming, async { Ok::<_, Box<dyn Error>>(closed().await) }).await?;
+        future::or(consuming, closed()).await?;
     }
     Ok(broker.close().await?)
 }

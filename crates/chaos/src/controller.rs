@@ -103,6 +103,20 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
     Ok(())
 }
 
+/// Reads until it succeeds, or the broker is out of reach for too long.
+fn repeat(mut read: impl FnMut() -> Result<(), BrokerError>) -> Result<(), String> {
+    let deadline = Instant::now() + OUTAGE;
+    loop {
+        match read() {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_permanent() || Instant::now() > deadline => {
+                return Err(format!("the results cannot be read: {error}"));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
+
 /// The queue as the controller sees it.
 pub(crate) enum Queue {
     Sqlite {
@@ -218,33 +232,46 @@ impl Queue {
     }
 
     /// Reads the results and the dead letters that are new.
-    pub(crate) fn read(&mut self, tally: &mut Tally) -> Result<(), String> {
-        let deadline = Instant::now() + OUTAGE;
-        loop {
-            match smol::block_on(self.try_read(tally)) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_permanent() || Instant::now() > deadline => {
-                    return Err(format!("the results cannot be read: {error}"));
-                }
-                Err(_) => thread::sleep(Duration::from_millis(200)),
-            }
-        }
+    fn read(&mut self, tally: &mut Tally) -> Result<(), String> {
+        self.read_results(tally)?;
+        repeat(|| smol::block_on(self.try_dead_letters(tally)))
     }
 
-    async fn try_read(&mut self, tally: &mut Tally) -> Result<(), BrokerError> {
+    /// Reads the results that are new.
+    pub(crate) fn read_results(&mut self, tally: &mut Tally) -> Result<(), String> {
+        repeat(|| smol::block_on(self.try_results(tally)))
+    }
+
+    async fn try_results(&mut self, tally: &mut Tally) -> Result<(), BrokerError> {
         match self {
-            Self::Sqlite {
-                broker,
-                result,
-                letter,
-                ..
-            } => {
+            Self::Sqlite { broker, result, .. } => {
                 while let page = broker.results_after(*result, BATCH).await?
                     && let Some(last) = page.last()
                 {
                     *result = last.cursor;
                     page.iter().for_each(|stored| tally.result(&stored.job_id));
                 }
+            }
+            Self::Amqp { broker, .. } => loop {
+                let results = broker.fetch_results(BATCH, Duration::ZERO).await?;
+                if results.is_empty() {
+                    break;
+                }
+                let ids: Vec<JobId> = results.iter().map(|stored| stored.job_id.clone()).collect();
+                let receipts = results.into_iter().map(|stored| stored.receipt).collect();
+                let acked = broker.ack_results(receipts).await;
+                // A result that could not be acknowledged comes again, and is counted then.
+                for (id, _) in ids.iter().zip(acked).filter(|(_, acked)| acked.is_ok()) {
+                    tally.result(id);
+                }
+            },
+        }
+        Ok(())
+    }
+
+    async fn try_dead_letters(&mut self, tally: &mut Tally) -> Result<(), BrokerError> {
+        match self {
+            Self::Sqlite { broker, letter, .. } => {
                 while let page = broker.dead_letters_after(*letter, BATCH).await?
                     && let Some(last) = page.last()
                 {
@@ -253,20 +280,6 @@ impl Queue {
                 }
             }
             Self::Amqp { broker, .. } => {
-                loop {
-                    let results = broker.fetch_results(BATCH, Duration::ZERO).await?;
-                    if results.is_empty() {
-                        break;
-                    }
-                    let ids: Vec<JobId> =
-                        results.iter().map(|stored| stored.job_id.clone()).collect();
-                    let receipts = results.into_iter().map(|stored| stored.receipt).collect();
-                    let acked = broker.ack_results(receipts).await;
-                    // A result that could not be acknowledged comes again, and is counted then.
-                    for (id, _) in ids.iter().zip(acked).filter(|(_, acked)| acked.is_ok()) {
-                        tally.result(id);
-                    }
-                }
                 if broker.counts().await?.dead > 0 {
                     let letters = broker.dead_letters(BATCH).await?;
                     letters.iter().for_each(|letter| tally.dead(&letter.job_id));
@@ -277,7 +290,7 @@ impl Queue {
     }
 
     /// How many jobs are left in the queue; of those that are delivered, RabbitMQ knows none.
-    pub(crate) fn left(&self) -> Result<u64, String> {
+    fn left(&self) -> Result<u64, String> {
         let left = smol::block_on(async {
             Ok::<_, BrokerError>(match self {
                 Self::Sqlite { broker, .. } => {

@@ -4,7 +4,7 @@
 //! 2. [`Crew::keep`] starts the workers, which serve until it is empty.
 //! 3. [`Crew::dismiss`] reads their reports: when each had its first delivery, when it had settled
 //!    its last one, and its processor time.
-//! 4. [`Queue::read`] reads the results, and [`Tally::check`] compares them with the jobs.
+//! 4. [`Queue::read_results`] reads the results, and [`Tally::check`] compares them with the jobs.
 //!
 //! In the line that it prints, `work` counts from the start of the processes to the last settlement, and
 //! `working` from the first delivery; `results` is how fast they are read, by this process alone.
@@ -66,7 +66,7 @@ pub(crate) fn run(plan: &Plan) -> Result<(), String> {
     let mut tally = Tally::default();
     let begin = Instant::now();
     loop {
-        queue.read(&mut tally)?;
+        queue.read_results(&mut tally)?;
         if tally.ended() >= plan.jobs || begin.elapsed() > PATIENCE {
             break;
         }
