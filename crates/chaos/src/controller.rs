@@ -20,16 +20,18 @@ use std::time::{Duration, Instant};
 
 use brigade::broker::{Broker, BrokerError, JobId, NewJob};
 use brigade_amqp::AmqpBroker;
-use brigade_sqlite::SqliteBroker;
+use brigade_sqlite::{Durability, SqliteBroker};
 use fastrand::Rng;
 
 use crate::Plan;
 use crate::events::Events;
 use crate::proxy::Proxy;
-use crate::queue::{self, Address, Kind, OUTAGE, Work};
+use crate::queue::{self, Address, Kind, LEASE, OUTAGE, Work};
 
 /// How many jobs are enqueued in one call.
 const BATCH: usize = 1000;
+/// How many bytes they have together, at most, unless it is one.
+const BATCH_BYTES: usize = 16_000_000;
 /// No job has its end for so long: it has come to a halt.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -44,19 +46,16 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
         plan.jobs, plan.workers
     );
 
-    let mut queue = Queue::open(kind, directory.path())?;
-    queue.enqueue(plan.jobs)?;
-    let mut crew = Crew {
-        runs: directory.path().join("runs"),
-        logs: logs.to_owned(),
-        started: 0,
-        workers: Vec::new(),
-    };
+    let mut queue = Queue::open(kind, directory.path(), Durability::Full)?;
+    queue.enqueue(plan.jobs, 0)?;
+    queue.put_proxy()?;
+    let runs = directory.path().join("runs");
+    let mut crew = Crew::new(Some(logs), Some(&runs));
     let mut events = Events::default();
     let mut tally = Tally::default();
     let (mut last_ended, mut since) = (0, Instant::now());
     let reports = loop {
-        crew.keep(plan.workers, &queue, &mut rng)?;
+        crew.keep(plan.workers, &queue, || rng.i64(-1500..1500))?;
         thread::sleep(Duration::from_millis(rng.u64(200..1200)));
         queue.read(&mut tally)?;
         let ended = tally.ended();
@@ -86,50 +85,70 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
         }
     };
     queue.read(&mut tally)?;
-    let runs = crew.runs()?;
+    let runs = fs::read_to_string(&runs).map_err(|error| error.to_string())?;
     println!(
         "chaos: jobs={} results={} duplicates={} dead={} runs={} {events} workers={} {reports}",
         plan.jobs,
         tally.results.len(),
         tally.duplicates(),
         tally.dead.len(),
-        runs,
+        runs.lines().count(),
         crew.started,
     );
-    tally.check(plan.jobs, kind)?;
+    tally.check(plan.jobs, kind, Work::of)?;
     events.check(kind)?;
     queue.close();
     println!("chaos: every job has its end");
     Ok(())
 }
 
+/// Reads until it succeeds, or the broker is out of reach for too long.
+fn repeat(mut read: impl FnMut() -> Result<(), BrokerError>) -> Result<(), String> {
+    let deadline = Instant::now() + OUTAGE;
+    loop {
+        match read() {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_permanent() || Instant::now() > deadline => {
+                return Err(format!("the results cannot be read: {error}"));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
+
 /// The queue as the controller sees it.
-enum Queue {
+pub(crate) enum Queue {
     Sqlite {
         broker: SqliteBroker,
         path: String,
+        durability: Durability,
         result: i64,
         letter: i64,
     },
     Amqp {
         broker: AmqpBroker,
-        /// Between the workers and the server.
-        proxy: Proxy,
-        /// The URL through the proxy.
+        /// Between the workers and the server, if there is one.
+        proxy: Option<Proxy>,
+        /// The URL for workers, through the proxy.
         url: String,
         name: String,
     },
 }
 
 impl Queue {
-    fn open(kind: Kind, directory: &Path) -> Result<Self, String> {
+    pub(crate) fn open(
+        kind: Kind,
+        directory: &Path,
+        durability: Durability,
+    ) -> Result<Self, String> {
         match kind {
             Kind::Sqlite => {
                 let path = directory.join("jobs.db").display().to_string();
-                let broker = smol::block_on(queue::sqlite(&path, 0))?;
+                let broker = smol::block_on(queue::sqlite(&path, 0, durability, LEASE))?;
                 Ok(Self::Sqlite {
                     broker,
                     path,
+                    durability,
                     result: 0,
                     letter: 0,
                 })
@@ -137,31 +156,42 @@ impl Queue {
             Kind::Amqp => {
                 let url = std::env::var("BRIGADE_AMQP_URL")
                     .map_err(|_| "BRIGADE_AMQP_URL has to name a RabbitMQ server".to_owned())?;
-                // amqp://user:password@host:port/vhost
-                let (before, rest) = url
-                    .rsplit_once('@')
-                    .ok_or("BRIGADE_AMQP_URL has to name user and password")?;
-                let (server, vhost) = rest.split_once('/').unwrap_or((rest, "%2f"));
-                let proxy = Proxy::start(server.to_owned()).map_err(|error| error.to_string())?;
-                let through = format!("{before}@127.0.0.1:{}/{vhost}", proxy.port);
                 let name = format!("chaos-{}", std::process::id());
                 let broker = smol::block_on(queue::amqp(&url, &name))?;
                 Ok(Self::Amqp {
                     broker,
-                    proxy,
-                    url: through,
+                    proxy: None,
+                    url,
                     name,
                 })
             }
         }
     }
 
-    /// The address for a worker; its clock may differ from that of others.
-    fn address(&self, rng: &mut Rng) -> Address {
+    /// Puts a proxy between the server, if there is one, and the workers.
+    fn put_proxy(&mut self) -> Result<(), String> {
+        if let Self::Amqp { proxy, url, .. } = self {
+            // amqp://user:password@host:port/vhost
+            let (before, rest) = url
+                .rsplit_once('@')
+                .ok_or("BRIGADE_AMQP_URL has to name user and password")?;
+            let (server, vhost) = rest.split_once('/').unwrap_or((rest, "%2f"));
+            let between = Proxy::start(server.to_owned()).map_err(|error| error.to_string())?;
+            *url = format!("{before}@127.0.0.1:{}/{vhost}", between.port);
+            *proxy = Some(between);
+        }
+        Ok(())
+    }
+
+    /// The address for a worker, whose clock differs from that of others by so many milliseconds.
+    fn address(&self, clock: i64) -> Address {
         match self {
-            Self::Sqlite { path, .. } => Address::Sqlite {
+            Self::Sqlite {
+                path, durability, ..
+            } => Address::Sqlite {
                 path: path.clone(),
-                clock: rng.i64(-1500..1500),
+                clock,
+                durability: *durability,
             },
             Self::Amqp { url, name, .. } => Address::Amqp {
                 url: url.clone(),
@@ -173,14 +203,21 @@ impl Queue {
     const fn proxy(&self) -> Option<&Proxy> {
         match self {
             Self::Sqlite { .. } => None,
-            Self::Amqp { proxy, .. } => Some(proxy),
+            Self::Amqp { proxy, .. } => proxy.as_ref(),
         }
     }
 
-    fn enqueue(&self, jobs: u64) -> Result<(), String> {
+    /// Enqueues jobs whose payload is their number, padded to so many bytes.
+    pub(crate) fn enqueue(&self, jobs: u64, payload: usize) -> Result<(), String> {
         let numbers: Vec<u64> = (0..jobs).collect();
-        for batch in numbers.chunks(BATCH) {
-            let job = |number: &u64| NewJob::new(number.to_string(), number.to_string());
+        let batch = BATCH.min(BATCH_BYTES / payload.max(1)).max(1);
+        for batch in numbers.chunks(batch) {
+            let job = |number: &u64| {
+                let id = number.to_string();
+                let padding = payload.saturating_sub(id.len());
+                let payload = [id.as_bytes(), &vec![b' '; padding]].concat();
+                NewJob::new(id, payload)
+            };
             let batch: Vec<NewJob> = batch.iter().map(job).collect();
             smol::block_on(async {
                 match self {
@@ -195,32 +232,45 @@ impl Queue {
 
     /// Reads the results and the dead letters that are new.
     fn read(&mut self, tally: &mut Tally) -> Result<(), String> {
-        let deadline = Instant::now() + OUTAGE;
-        loop {
-            match smol::block_on(self.try_read(tally)) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_permanent() || Instant::now() > deadline => {
-                    return Err(format!("the results cannot be read: {error}"));
-                }
-                Err(_) => thread::sleep(Duration::from_millis(200)),
-            }
-        }
+        self.read_results(tally)?;
+        repeat(|| smol::block_on(self.try_dead_letters(tally)))
     }
 
-    async fn try_read(&mut self, tally: &mut Tally) -> Result<(), BrokerError> {
+    /// Reads the results that are new.
+    pub(crate) fn read_results(&mut self, tally: &mut Tally) -> Result<(), String> {
+        repeat(|| smol::block_on(self.try_results(tally)))
+    }
+
+    async fn try_results(&mut self, tally: &mut Tally) -> Result<(), BrokerError> {
         match self {
-            Self::Sqlite {
-                broker,
-                result,
-                letter,
-                ..
-            } => {
+            Self::Sqlite { broker, result, .. } => {
                 while let page = broker.results_after(*result, BATCH).await?
                     && let Some(last) = page.last()
                 {
                     *result = last.cursor;
                     page.iter().for_each(|stored| tally.result(&stored.job_id));
                 }
+            }
+            Self::Amqp { broker, .. } => loop {
+                let results = broker.fetch_results(BATCH, Duration::ZERO).await?;
+                if results.is_empty() {
+                    break;
+                }
+                let ids: Vec<JobId> = results.iter().map(|stored| stored.job_id.clone()).collect();
+                let receipts = results.into_iter().map(|stored| stored.receipt).collect();
+                let acked = broker.ack_results(receipts).await;
+                // A result that could not be acknowledged comes again, and is counted then.
+                for (id, _) in ids.iter().zip(acked).filter(|(_, acked)| acked.is_ok()) {
+                    tally.result(id);
+                }
+            },
+        }
+        Ok(())
+    }
+
+    async fn try_dead_letters(&mut self, tally: &mut Tally) -> Result<(), BrokerError> {
+        match self {
+            Self::Sqlite { broker, letter, .. } => {
                 while let page = broker.dead_letters_after(*letter, BATCH).await?
                     && let Some(last) = page.last()
                 {
@@ -229,20 +279,6 @@ impl Queue {
                 }
             }
             Self::Amqp { broker, .. } => {
-                loop {
-                    let results = broker.fetch_results(BATCH, Duration::ZERO).await?;
-                    if results.is_empty() {
-                        break;
-                    }
-                    let ids: Vec<JobId> =
-                        results.iter().map(|stored| stored.job_id.clone()).collect();
-                    let receipts = results.into_iter().map(|stored| stored.receipt).collect();
-                    let acked = broker.ack_results(receipts).await;
-                    // A result that could not be acknowledged comes again, and is counted then.
-                    for (id, _) in ids.iter().zip(acked).filter(|(_, acked)| acked.is_ok()) {
-                        tally.result(id);
-                    }
-                }
                 if broker.counts().await?.dead > 0 {
                     let letters = broker.dead_letters(BATCH).await?;
                     letters.iter().for_each(|letter| tally.dead(&letter.job_id));
@@ -269,7 +305,7 @@ impl Queue {
         left.map_err(|error| error.to_string())
     }
 
-    fn close(self) {
+    pub(crate) fn close(self) {
         // What is on disk stays whole without it.
         let _ = smol::block_on(async {
             match self {
@@ -281,18 +317,33 @@ impl Queue {
 }
 
 /// The workers that run.
-struct Crew {
-    /// The file in which workers note each run.
-    runs: PathBuf,
-    logs: PathBuf,
+pub(crate) struct Crew {
+    /// The file in which workers note each run; without one, their jobs do nothing.
+    runs: Option<PathBuf>,
+    /// The directory for what workers write to stderr; without one, it goes to this process's.
+    logs: Option<PathBuf>,
     /// How many were ever started.
     started: u64,
     workers: Vec<Child>,
 }
 
 impl Crew {
-    /// Starts workers in the place of those that have ended.
-    fn keep(&mut self, count: usize, queue: &Queue, rng: &mut Rng) -> Result<(), String> {
+    pub(crate) fn new(logs: Option<&Path>, runs: Option<&Path>) -> Self {
+        Self {
+            runs: runs.map(Path::to_owned),
+            logs: logs.map(Path::to_owned),
+            started: 0,
+            workers: Vec::new(),
+        }
+    }
+
+    /// Starts workers in the place of those that have ended, each with a clock of its own.
+    pub(crate) fn keep(
+        &mut self,
+        count: usize,
+        queue: &Queue,
+        mut clock: impl FnMut() -> i64,
+    ) -> Result<(), String> {
         let mut failure = Ok(());
         self.workers.retain_mut(|worker| match worker.try_wait() {
             Ok(None) => true,
@@ -309,13 +360,20 @@ impl Crew {
         });
         failure?;
         while self.workers.len() < count {
-            let log = self.logs.join(format!("worker-{}.log", self.started));
-            let log = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+            let log = match &self.logs {
+                Some(logs) => {
+                    let log = logs.join(format!("worker-{}.log", self.started));
+                    let file = File::create(&log);
+                    file.map_err(|error| format!("{}: {error}", log.display()))?
+                        .into()
+                }
+                None => Stdio::inherit(),
+            };
             let program = std::env::current_exe().map_err(|error| error.to_string())?;
             let worker = Command::new(program)
                 .arg("worker")
-                .arg(queue.address(rng).to_string())
-                .arg(&self.runs)
+                .arg(queue.address(clock()).to_string())
+                .args(&self.runs)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(log)
@@ -332,7 +390,7 @@ impl Crew {
     }
 
     /// Lets the workers end, and adds up what they report. `None` if a job ended one of them.
-    fn dismiss(&mut self) -> Result<Option<Reports>, String> {
+    pub(crate) fn dismiss(&mut self) -> Result<Option<Reports>, String> {
         let mut reports = Reports::default();
         let mut has_died = false;
         for mut worker in self.workers.drain(..) {
@@ -356,30 +414,46 @@ impl Crew {
                 Some(Ok(number)) => Ok(number),
                 _ => Err(format!("no report of a worker: {text:?}")),
             };
-            let [fetched, redelivered, lost, unsettled]: [u64; 4] =
-                [next()?, next()?, next()?, next()?];
-            reports.fetched += fetched;
-            reports.redelivered += redelivered;
-            reports.lost += lost;
-            reports.unsettled += unsettled;
+            reports.fetched += next()?;
+            reports.redelivered += next()?;
+            reports.lost += next()?;
+            reports.unsettled += next()?;
+            let (first, last) = (next()?, next()?);
+            reports.first = reports.first.min(Duration::from_nanos(first));
+            reports.last = reports.last.max(Duration::from_nanos(last));
+            reports.cpu += Duration::from_nanos(next()?);
         }
         Ok((!has_died).then_some(reports))
-    }
-
-    /// How many runs the workers have noted.
-    fn runs(&self) -> Result<usize, String> {
-        let runs = fs::read_to_string(&self.runs).map_err(|error| error.to_string())?;
-        Ok(runs.lines().count())
     }
 }
 
 /// What the workers that were there at the end have reported.
-#[derive(Debug, Default)]
-struct Reports {
-    fetched: u64,
-    redelivered: u64,
+#[derive(Debug)]
+pub(crate) struct Reports {
+    pub(crate) fetched: u64,
+    pub(crate) redelivered: u64,
     lost: u64,
     unsettled: u64,
+    /// When the first delivery came, by the monotonic clock.
+    pub(crate) first: Duration,
+    /// When the last delivery was settled.
+    pub(crate) last: Duration,
+    /// The processor time that they took.
+    pub(crate) cpu: Duration,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        Self {
+            fetched: 0,
+            redelivered: 0,
+            lost: 0,
+            unsettled: 0,
+            first: Duration::MAX,
+            last: Duration::ZERO,
+            cpu: Duration::ZERO,
+        }
+    }
 }
 
 impl std::fmt::Display for Reports {
@@ -394,7 +468,7 @@ impl std::fmt::Display for Reports {
 
 /// What has become of the jobs.
 #[derive(Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     /// How many results a job has.
     results: HashMap<String, u64>,
     dead: BTreeSet<String>,
@@ -410,7 +484,7 @@ impl Tally {
     }
 
     /// How many jobs have a result, or are dead letters.
-    fn ended(&self) -> u64 {
+    pub(crate) fn ended(&self) -> u64 {
         let both = self.dead.iter().filter(|id| self.results.contains_key(*id));
         (self.results.len() + self.dead.len() - both.count()) as u64
     }
@@ -422,11 +496,16 @@ impl Tally {
 
     /// Fails unless each job has its end: those that end their process are dead letters, and all
     /// others have a result, and exactly one where result and acknowledgement are one transaction.
-    fn check(&self, jobs: u64, kind: Kind) -> Result<(), String> {
+    pub(crate) fn check(
+        &self,
+        jobs: u64,
+        kind: Kind,
+        work: impl Fn(u64) -> Work,
+    ) -> Result<(), String> {
         for number in 0..jobs {
             let id = number.to_string();
             let (result, dead) = (self.results.get(&id), self.dead.contains(&id));
-            let is_poison = Work::of(number) == Work::Poison;
+            let is_poison = work(number) == Work::Poison;
             match (result, dead) {
                 (None, true) if is_poison => {}
                 (Some(1), false) if !is_poison => {}
@@ -434,7 +513,7 @@ impl Tally {
                 (result, dead) => {
                     return Err(format!(
                         "job {number}, {:?}: results {result:?}, dead {dead}",
-                        Work::of(number)
+                        work(number)
                     ));
                 }
             }
@@ -455,25 +534,25 @@ mod tests {
                 let id = JobId::new(number.to_string());
                 match Work::of(number) {
                     Work::Poison => tally.dead(&id),
-                    Work::Short | Work::Long => tally.result(&id),
+                    Work::Nothing | Work::Short | Work::Long => tally.result(&id),
                 }
             }
             tally
         };
         let tally = full(5000);
         assert_eq!((tally.ended(), tally.dead.len()), (5000, 1));
-        assert_eq!(tally.check(5000, Kind::Sqlite), Ok(()));
-        assert!(tally.check(5001, Kind::Sqlite).is_err());
+        assert_eq!(tally.check(5000, Kind::Sqlite, Work::of), Ok(()));
+        assert!(tally.check(5001, Kind::Sqlite, Work::of).is_err());
 
         let mut twice = full(5000);
         twice.result(&"7".into());
         assert_eq!((twice.ended(), twice.duplicates()), (5000, 1));
-        assert!(twice.check(5000, Kind::Sqlite).is_err());
-        assert_eq!(twice.check(5000, Kind::Amqp), Ok(()));
+        assert!(twice.check(5000, Kind::Sqlite, Work::of).is_err());
+        assert_eq!(twice.check(5000, Kind::Amqp, Work::of), Ok(()));
 
         let mut both = full(5000);
         both.dead(&"7".into());
         assert_eq!(both.ended(), 5000);
-        assert!(both.check(5000, Kind::Amqp).is_err());
+        assert!(both.check(5000, Kind::Amqp, Work::of).is_err());
     }
 }

@@ -5,12 +5,16 @@
 //! [`controller`] does this to [`worker`]s, which serve the queue as any program would. What is
 //! counted is printed in one line; the exit code is 1 if a job is lost, or has more results than its
 //! broker allows.
+//!
+//! [`scale`] leaves the workers in peace, and measures how fast they work on jobs that do nothing.
 #![forbid(unsafe_code)]
 
 mod controller;
 mod events;
 mod proxy;
 mod queue;
+mod scale;
+mod watched;
 mod worker;
 
 use std::path::PathBuf;
@@ -32,6 +36,8 @@ enum Command {
     /// A queue of the RabbitMQ server of `BRIGADE_AMQP_URL`; the program of `BRIGADE_AMQP_NODE`, if
     /// there is one, kills it and starts it again
     Amqp(Plan),
+    /// Measures undisturbed workers: jobs a second, and what a job costs
+    Scale(scale::Plan),
     /// One of the workers
     #[command(hide = true)]
     Worker(worker::Options),
@@ -58,6 +64,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Sqlite(plan) => controller::run(&plan, queue::Kind::Sqlite),
         Command::Amqp(plan) => controller::run(&plan, queue::Kind::Amqp),
+        Command::Scale(plan) => scale::run(&plan),
         Command::Worker(options) => worker::run(&options),
     };
     match outcome {

@@ -4,11 +4,12 @@ use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
 use brigade_amqp::{AmqpBroker, AmqpOptions};
-use brigade_sqlite::{Options, SqliteBroker};
+use brigade_sqlite::{Durability, Options, SqliteBroker};
+use clap::ValueEnum;
 use smol::Timer;
 
-/// The lease of a delivery, where there are leases: long enough for a worker on a busy machine to
-/// extend it, short enough to end while a worker is stopped.
+/// The lease of a delivery while harm is done, where there are leases: long enough for a worker on a
+/// busy machine to extend it, short enough to end while a worker is stopped.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 /// How long the broker may be out of reach.
@@ -22,7 +23,7 @@ pub(crate) const LONG: Duration = Duration::from_millis(2500);
 /// lost once in a million times.
 pub(crate) const MAX_DELIVERIES: u32 = 15;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     Sqlite,
     Amqp,
@@ -35,6 +36,7 @@ pub(crate) enum Address {
     Sqlite {
         path: String,
         clock: i64,
+        durability: Durability,
     },
     Amqp {
         url: String,
@@ -45,38 +47,56 @@ pub(crate) enum Address {
 impl Address {
     /// Parses what [`Display`](fmt::Display) writes.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(3, ' ');
-        let (kind, second, third) = (parts.next()?, parts.next()?, parts.next()?);
-        match kind {
-            "sqlite" => Some(Self::Sqlite {
-                clock: second.parse().ok()?,
-                path: third.to_owned(),
-            }),
-            "amqp" => Some(Self::Amqp {
-                queue: second.to_owned(),
-                url: third.to_owned(),
-            }),
-            _ => None,
-        }
+        let (kind, rest) = text.split_once(' ')?;
+        let (second, rest) = rest.split_once(' ')?;
+        let durability = match kind {
+            "amqp" => {
+                return Some(Self::Amqp {
+                    queue: second.to_owned(),
+                    url: rest.to_owned(),
+                });
+            }
+            "sqlite-normal" => Durability::Normal,
+            "sqlite-full" => Durability::Full,
+            _ => return None,
+        };
+        Some(Self::Sqlite {
+            clock: second.parse().ok()?,
+            path: rest.to_owned(),
+            durability,
+        })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Sqlite { path, clock } => write!(f, "sqlite {clock} {path}"),
+            Self::Sqlite {
+                path,
+                clock,
+                durability: Durability::Normal,
+            } => write!(f, "sqlite-normal {clock} {path}"),
+            Self::Sqlite { path, clock, .. } => write!(f, "sqlite-full {clock} {path}"),
             Self::Amqp { url, queue } => write!(f, "amqp {queue} {url}"),
         }
     }
 }
 
-pub(crate) async fn sqlite(path: &str, clock: i64) -> Result<SqliteBroker, String> {
+pub(crate) async fn sqlite(
+    path: &str,
+    clock: i64,
+    durability: Durability,
+    lease: Duration,
+) -> Result<SqliteBroker, String> {
     let shift = Duration::from_millis(clock.unsigned_abs());
     let now = move || {
         let now = SystemTime::now();
         if clock < 0 { now - shift } else { now + shift }
     };
-    let options = Options::new().lease(LEASE).clock(now);
+    let options = Options::new()
+        .lease(lease)
+        .durability(durability)
+        .clock(now);
     options.open(path).await.map_err(|error| error.to_string())
 }
 
@@ -98,6 +118,8 @@ pub(crate) async fn amqp(url: &str, queue: &str) -> Result<AmqpBroker, String> {
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
+    /// Nothing.
+    Nothing,
     /// Waits for less than a tenth of a second.
     Short,
     /// Waits for longer than its lease.
@@ -129,6 +151,12 @@ mod tests {
             Address::Sqlite {
                 path: "/a directory/jobs.db".into(),
                 clock: -1500,
+                durability: Durability::Normal,
+            },
+            Address::Sqlite {
+                path: "jobs.db".into(),
+                clock: 0,
+                durability: Durability::Full,
             },
             Address::Amqp {
                 url: "amqp://guest:guest@127.0.0.1:1/%2f".into(),
