@@ -48,7 +48,7 @@ impl<E: fmt::Display> OnFailure<E> for RetryLater {
 
 type OnError<'a> = dyn Fn(&BrokerError) + Send + Sync + 'a;
 
-/// How [`serve`] works.
+/// How [`serve`](super::serve()) works.
 ///
 /// # Defaults
 ///

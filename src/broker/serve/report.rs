@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::super::BrokerError;
 
-/// What [`serve`] has done. Always, `fetched` is the sum of `acked`, `retried`, `released`,
+/// What [`serve`](super::serve()) has done. Always, `fetched` is the sum of `acked`, `retried`, `released`,
 /// `dead_lettered`, `lost` and `unsettled`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -30,7 +30,7 @@ pub struct ServeReport {
     pub unsettled: u64,
 }
 
-/// Why [`serve`] ended before it was told to.
+/// Why [`serve`](super::serve()) ended before it was told to.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ServeError {
