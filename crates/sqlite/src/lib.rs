@@ -63,7 +63,7 @@
 //! | a handle is [closed](brigade::broker::Broker::close) | what it held is released; if it is dropped, the leases end |
 //! | the system clock is set forward | leases may end early: jobs run again |
 //! | the system clock is set back | leases keep their lengths; delays last longer by as much |
-//! | jobs wait by the million | a job costs the same, if ids come in some order, as numbers of rows or UUIDs of version 7 do; with random ones an enqueueing costs about twice as much |
+//! | jobs wait by the million | a job costs the same one by one, and a third more in batches, if ids come in some order, as numbers of rows or UUIDs of version 7 do; with random ones an enqueueing costs about twice as much |
 //!
 //! The fence of a settlement is the number of the delivery, not the time: clocks decide when a job is
 //! delivered again, and never whether it has a second result. A delivery whose lease has ended, and
