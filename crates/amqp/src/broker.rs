@@ -464,9 +464,8 @@ impl Broker for AmqpBroker {
         wait::until(self.shared.deadline(), making)
             .await
             .unwrap_or_else(|| Err(error::timed_out("declaring a delay queue")))?;
-        let outcomes = session.publish(messages).await;
-        outcomes.into_iter().collect::<Result<(), BrokerError>>()?;
-        Ok(())
+        let (outcomes, _late) = session.publish(messages).await;
+        outcomes.into_iter().collect()
     }
 
     async fn fetch(

@@ -210,7 +210,8 @@ impl AmqpBroker {
             });
         }
         let mut moved = 0;
-        for (tag, published) in tags.into_iter().zip(session.publish(messages).await) {
+        let (outcomes, _late) = session.publish(messages).await;
+        for (tag, published) in tags.into_iter().zip(outcomes) {
             published?;
             channel
                 .basic_ack(tag, BasicAckOptions::default())

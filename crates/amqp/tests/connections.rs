@@ -6,11 +6,13 @@ use std::future::Future;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use brigade::broker::{Broker, Nack};
+use brigade::broker::{Ack, Broker, Nack, NewJob, SettleError};
 use brigade_amqp::{AmqpBroker, AmqpOptions};
 use futures_lite::future;
 
-use common::{Proxy, eventually, fetch, fetch_one, ids, jobs, node, ready, with_queue};
+use common::{
+    Proxy, bare_channel, eventually, fetch, fetch_one, ids, jobs, node, ready, with_queue,
+};
 
 /// Restarts of the node would disturb tests that run at the same time in this process.
 static NODE: Mutex<()> = Mutex::new(());
@@ -249,6 +251,72 @@ fn a_node_that_blocks_publishers_is_an_error_after_the_timeout() {
         })
         .await;
     });
+}
+
+#[test]
+fn a_release_that_is_repeated_while_publishers_are_blocked_leaves_one_copy_at_most() {
+    exclusively(|queue| async move {
+        let options = AmqpOptions::new().timeout(Duration::from_secs(1));
+        let broker = queue.open_with(options).await;
+        broker.enqueue(jobs(["job"])).await.unwrap();
+        let delivery = fetch_one(&broker).await;
+        let alarm = ["--ctl", "set_vm_memory_high_watermark", "absolute", "1MB"];
+        if blocking::unblock(move || node(&alarm)).await.is_none() {
+            return;
+        }
+        let is_blocked = blocks_publishers(&queue.url).await;
+        let mut outcomes = Vec::new();
+        for _ in 0..5 {
+            outcomes.push(broker.nack(&delivery.receipt, Nack::Release).await);
+        }
+        let calm = ["--ctl", "set_vm_memory_high_watermark", "0.4"];
+        blocking::unblock(move || node(&calm)).await;
+        assert!(is_blocked);
+        let mut outcomes = outcomes.into_iter().map(Result::unwrap_err);
+        let first = outcomes.next().unwrap();
+        assert!(first.to_string().contains("blocks publishers"), "{first}");
+        assert!(outcomes.all(|error| error.is_lease_lost()));
+        let mut deliveries = fetch(&broker, 1).await;
+        loop {
+            broker
+                .ack(&deliveries.last().unwrap().receipt, None)
+                .await
+                .unwrap();
+            let more = broker.fetch(1, Duration::from_secs(3)).await.unwrap();
+            if more.is_empty() {
+                break;
+            }
+            deliveries.extend(more);
+        }
+        assert!(deliveries.len() <= 2, "{deliveries:?}");
+    });
+}
+
+/// Waits until the node blocks publishers. What it publishes is dropped, as no queue has its name.
+async fn blocks_publishers(url: &str) -> bool {
+    let bare = bare_channel(url).unwrap();
+    let select = bare.channel.confirm_select(Default::default());
+    select.await.unwrap();
+    let start = Instant::now();
+    while start.elapsed() < common::PATIENCE {
+        let confirmed = async {
+            let properties = lapin::BasicProperties::default();
+            let (exchange, queue) = ("".into(), "no-such-queue".into());
+            let channel = &bare.channel;
+            let publish =
+                channel.basic_publish(exchange, queue, Default::default(), b"", properties);
+            publish.await.unwrap().await.unwrap();
+            false
+        };
+        let late = async {
+            async_io::Timer::after(Duration::from_secs(1)).await;
+            true
+        };
+        if future::or(confirmed, late).await {
+            return true;
+        }
+    }
+    false
 }
 
 #[test]
