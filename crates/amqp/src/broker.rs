@@ -465,7 +465,12 @@ impl Broker for AmqpBroker {
             .await
             .unwrap_or_else(|| Err(error::timed_out("declaring a delay queue")))?;
         let (outcomes, _late) = session.publish(messages).await;
-        outcomes.into_iter().collect()
+        let errors = outcomes.into_iter().filter_map(Result::err);
+        // The first permanent one, if there is one: repeating the call is in vain then.
+        match errors.min_by_key(|error| !error.is_permanent()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
     async fn fetch(

@@ -220,8 +220,8 @@ impl Session {
             &message.payload,
             message.properties.clone(),
         );
-        let lost = |cause| error::of_connection(&cause);
-        match published.await.map_err(lost)?.await.map_err(lost)? {
+        let failed = |cause| error::of_publishing(message.payload.len(), &cause);
+        match published.await.map_err(failed)?.await.map_err(failed)? {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
                 let text = returned.reply_text.as_str();

@@ -320,6 +320,56 @@ async fn blocks_publishers(url: &str) -> bool {
 }
 
 #[test]
+fn a_message_that_is_too_large_is_a_permanent_error_for_itself_only() {
+    exclusively(|queue| async move {
+        let limited = |size: u32| {
+            // Where it is depends on the version of the server.
+            let set = format!(
+                "application:set_env(rabbit, max_message_size, {size}), \
+                 persistent_term:put(max_message_size, {size})."
+            );
+            blocking::unblock(move || node(&["--ctl", "eval", &set]))
+        };
+        if limited(1000).await.is_none() {
+            return;
+        }
+        let outcomes = async {
+            let broker = queue.open().await;
+            broker.enqueue(jobs(["small", "large"])).await.unwrap();
+            let large = NewJob::new("large", vec![0; 2000]);
+            let mut batch = jobs(["before"]);
+            batch.push(large);
+            batch.extend(jobs(["after"]));
+            let enqueued = broker.enqueue(batch).await;
+            let deliveries = fetch(&broker, 2).await;
+            let settled = broker.ack_many(
+                deliveries
+                    .iter()
+                    .zip([10, 2000])
+                    .map(|(delivery, size)| Ack {
+                        receipt: delivery.receipt,
+                        result: Some(vec![0; size]),
+                    })
+                    .collect(),
+            );
+            (
+                enqueued,
+                settled.await,
+                broker.enqueue(jobs(["small"])).await,
+            )
+        };
+        let (enqueued, settled, small) = outcomes.await;
+        limited(134_217_728).await;
+        let error = enqueued.unwrap_err();
+        assert!(error.is_permanent(), "{error}");
+        let is_permanent = |outcome: &Result<(), SettleError>| matches!(outcome, Err(SettleError::Broker(error)) if error.is_permanent());
+        assert!(!is_permanent(&settled[0]), "{settled:?}");
+        assert!(is_permanent(&settled[1]), "{settled:?}");
+        small.unwrap();
+    });
+}
+
+#[test]
 fn what_is_unsettled_never_exceeds_what_was_asked_for() {
     exclusively(|queue| async move {
         let broker = queue.open().await;
