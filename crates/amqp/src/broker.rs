@@ -551,7 +551,8 @@ fn delivery(received: Received) -> Delivery<AmqpReceipt> {
     let mut delivery = Delivery::new(id, received.payload, received.receipt);
     delivery.delivery_count = Some(count);
     delivery.lost_count = Some(message::lost_count(&received.properties));
-    delivery.redelivered = received.redelivered || count > 1;
+    delivery.redelivered =
+        received.redelivered || count > 1 || message::is_repeated(&received.properties);
     delivery
 }
 
