@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
+use async_lock::MutexGuardArc;
 use brigade::broker::{
     Ack, Broker, BrokerError, Capabilities, Delivery, JobId, Nack, NewJob, SettleError,
 };
@@ -29,7 +30,7 @@ use crate::error;
 use crate::message::{self, Outgoing};
 use crate::runtime::Driver;
 use crate::session::Session;
-use crate::source::{Claim, Received, Settlement, Source};
+use crate::source::{Claim, Intake, Received, Settlement, Source};
 use crate::topology::Names;
 use crate::wait;
 
@@ -319,8 +320,15 @@ impl Shared {
                 let received = async {
                     let source = source(Arc::clone(&session)).await?;
                     let _fetching = source.fetching();
-                    if !source.can_deliver(max).await {
-                        self.start(&session, &source, max).await?;
+                    // A clone that waits for deliveries has the lock. That it waits for longer than
+                    // this call may is no failure of the session.
+                    let Some(intake) = wait::until(deadline, source.intake()).await else {
+                        return Ok(Vec::new());
+                    };
+                    if source.can_deliver(&intake, max) {
+                        drop(intake);
+                    } else {
+                        self.start(&session, &source, intake, max).await?;
                     }
                     source.receive(max, deadline).await
                 };
@@ -343,14 +351,14 @@ impl Shared {
         &self,
         session: &Arc<Session>,
         source: &Arc<Source>,
+        mut intake: MutexGuardArc<Intake>,
         max: usize,
     ) -> Result<(), BrokerError> {
         let (session, source) = (Arc::downgrade(session), Arc::clone(source));
         let tasks = self.driver.tasks();
         let start = self.driver.run(async move {
-            if let Some(consumer) = source.start(max).await? {
-                tasks.detach(Session::watch(session, Arc::downgrade(&source), consumer));
-            }
+            let consumer = source.start(&mut intake, max).await?;
+            tasks.detach(Session::watch(session, Arc::downgrade(&source), consumer));
             Ok(())
         });
         match wait::until(self.deadline(), start).await {

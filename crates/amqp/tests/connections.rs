@@ -370,6 +370,32 @@ fn a_message_that_is_too_large_is_a_permanent_error_for_itself_only() {
 }
 
 #[test]
+fn a_fetch_returns_in_time_while_a_clone_waits_longer() {
+    exclusively(|queue| async move {
+        let options = AmqpOptions::new().timeout(Duration::from_secs(1));
+        let broker = queue.open_with(options).await;
+        broker.enqueue(jobs(["held"])).await.unwrap();
+        let held = fetch_one(&broker).await;
+        let clone = broker.clone();
+        let waiting = clone.fetch(1, Duration::from_secs(6));
+        let others = async {
+            async_io::Timer::after(Duration::from_millis(300)).await;
+            for wait in [Duration::ZERO, Duration::from_millis(2500)] {
+                let start = Instant::now();
+                assert_eq!(broker.fetch(5, wait).await.unwrap(), []);
+                let took = start.elapsed();
+                assert!(took < wait + Duration::from_secs(1), "{took:?}");
+            }
+            broker.enqueue(jobs(["job"])).await.unwrap();
+        };
+        let (waited, ()) = future::zip(waiting, others).await;
+        assert_eq!(ids(&waited.unwrap()), ["job"]);
+        // It is the same connection still.
+        broker.ack(&held.receipt, None).await.unwrap();
+    });
+}
+
+#[test]
 fn what_is_unsettled_never_exceeds_what_was_asked_for() {
     exclusively(|queue| async move {
         let broker = queue.open().await;
