@@ -64,6 +64,11 @@ struct State {
     generation: u64,
     /// How many attempts have failed since the last that did not.
     failures: u32,
+    /// How many sessions in succession had no consumer that has waited to the end of a fetch, or has
+    /// delivered.
+    losses: u32,
+    /// The number of the latest of them.
+    lost: u64,
     /// What the first `close` takes.
     close: Option<Close>,
 }
@@ -130,6 +135,8 @@ impl AmqpBroker {
             link: Link::Open(Arc::new(session)),
             generation: 1,
             failures: 0,
+            losses: 0,
+            lost: 0,
             close: Some(Close {
                 closing: closing_sender,
                 closed: closed_sender,
@@ -204,7 +211,7 @@ impl Shared {
                     session.shut_down();
                     state.link = Link::Down {
                         cause: error::unavailable("the connection was lost"),
-                        retry_at: Instant::now(),
+                        retry_at: self.after_losses(state.losses),
                     };
                 }
                 match &state.link {
@@ -278,15 +285,28 @@ impl Shared {
         pause.min(self.options.longest_pause)
     }
 
+    /// When to connect again after so many losses in succession: at once if there were none.
+    fn after_losses(&self, losses: u32) -> Instant {
+        match losses.checked_sub(1) {
+            None => Instant::now(),
+            Some(before) => wait::deadline(self.pause(before)),
+        }
+    }
+
     /// Gives up a session whose consumer has ended or does not start: the next one declares and
-    /// consumes anew.
+    /// consumes anew, after a pause that grows with each loss.
     fn lose(&self, lost: &Arc<Session>, cause: BrokerError) {
         lost.shut_down();
         {
             let mut state = self.state();
+            // Several fetches may lose the same session, and another call may have noticed it first.
+            if state.lost < lost.generation {
+                state.lost = lost.generation;
+                state.losses = state.losses.saturating_add(1);
+            }
             match &state.link {
                 Link::Open(session) if Arc::ptr_eq(session, lost) => {
-                    let retry_at = wait::deadline(self.pause(0));
+                    let retry_at = self.after_losses(state.losses);
                     state.link = Link::Down { cause, retry_at };
                 }
                 _ => return,
@@ -330,7 +350,11 @@ impl Shared {
                     } else {
                         self.start(&session, &source, intake, max).await?;
                     }
-                    source.receive(max, deadline).await
+                    let received = source.receive(max, deadline).await;
+                    if received.is_ok() {
+                        self.state().losses = 0;
+                    }
+                    received
                 };
                 match received.await {
                     Ok(received) => return Ok(received),

@@ -396,6 +396,37 @@ fn a_fetch_returns_in_time_while_a_clone_waits_longer() {
 }
 
 #[test]
+fn a_consumer_that_cannot_start_is_tried_with_growing_pauses() {
+    exclusively(|queue| async move {
+        let proxy = Proxy::start(&queue.url);
+        let broker = queue.through(&proxy).open_with(quick()).await;
+        let allowed = |read: &'static str| {
+            let arguments = ["--ctl", "set_permissions", "guest", ".*", ".*", read];
+            blocking::unblock(move || node(&arguments))
+        };
+        if allowed("^$").await.is_none() {
+            return;
+        }
+        let mut successes = 0;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(3) {
+            let fetched = broker.fetch(1, Duration::from_millis(50)).await;
+            successes += u32::from(fetched.is_ok());
+            async_io::Timer::after(Duration::from_millis(10)).await;
+        }
+        allowed(".*").await;
+        assert_eq!(successes, 0);
+        // The first connection, and those after 0.1, 0.3, 0.7, 1.5 and 3.1 seconds.
+        let connections = proxy.connections();
+        assert!((3..=7).contains(&connections), "{connections}");
+        eventually("a consumer", async || {
+            broker.fetch(1, Duration::from_millis(50)).await.is_ok()
+        })
+        .await;
+    });
+}
+
+#[test]
 fn what_is_unsettled_never_exceeds_what_was_asked_for() {
     exclusively(|queue| async move {
         let broker = queue.open().await;
