@@ -28,7 +28,7 @@ use lapin::uri::AMQPUri;
 use crate::AmqpOptions;
 use crate::error;
 use crate::message::{self, Outgoing};
-use crate::runtime::Driver;
+use crate::runtime::{Driver, Socket};
 use crate::session::Session;
 use crate::source::{Claim, Intake, Received, Settlement, Source};
 use crate::topology::Names;
@@ -75,7 +75,8 @@ struct State {
 
 enum Link {
     Open(Arc<Session>),
-    Connecting,
+    /// With the socket that [`Session::open`] has, or will have.
+    Connecting(Socket),
     Down {
         cause: BrokerError,
         retry_at: Instant,
@@ -123,6 +124,7 @@ impl AmqpBroker {
         let (names, options) = (Arc::new(names), Arc::new(options));
         let first = Session::open(
             driver.runtime(),
+            Socket::default(),
             uri.clone(),
             Arc::clone(&names),
             Arc::clone(&options),
@@ -215,7 +217,7 @@ impl Shared {
                     };
                 }
                 match &state.link {
-                    Link::Open(_) | Link::Connecting => {}
+                    Link::Open(_) | Link::Connecting(_) => {}
                     Link::Closed => return Err(BrokerError::closed()),
                     Link::Down { cause, retry_at } => {
                         last = cause.clone();
@@ -237,10 +239,12 @@ impl Shared {
     }
 
     fn reconnect(self: &Arc<Self>, state: &mut State) {
-        state.link = Link::Connecting;
+        let socket = Socket::default();
+        state.link = Link::Connecting(socket.clone());
         state.generation += 1;
         let opening = Session::open(
             self.driver.runtime(),
+            socket,
             self.uri.clone(),
             Arc::clone(&self.names),
             Arc::clone(&self.options),
@@ -557,7 +561,11 @@ impl Broker for AmqpBroker {
                 let _closed = close.closed;
                 match link {
                     Link::Open(session) => session.close().await,
-                    _ => Ok(()),
+                    Link::Connecting(socket) => {
+                        socket.shut_down();
+                        Ok(())
+                    }
+                    Link::Down { .. } | Link::Closed => Ok(()),
                 }
             });
             outcome = closing.await.unwrap_or(Ok(()));

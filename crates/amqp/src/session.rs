@@ -35,15 +35,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Connects and declares the queues. Gives up after the timeout of the options.
+    /// Connects and declares the queues. Gives up after the timeout of the options, and once the socket is
+    /// shut down.
     pub(crate) async fn open(
         runtime: LapinRuntime,
+        socket: Socket,
         uri: AMQPUri,
         names: Arc<Names>,
         options: Arc<AmqpOptions>,
         generation: u64,
     ) -> Result<Self, BrokerError> {
-        let socket = Socket::default();
         let guard = ShutDown(Some(socket.clone()));
         let timeout = options.timeout;
         let opening = Self::open_unlimited(runtime, socket, uri, names, options, generation);

@@ -427,6 +427,26 @@ fn a_consumer_that_cannot_start_is_tried_with_growing_pauses() {
 }
 
 #[test]
+fn close_ends_a_connection_that_is_being_opened() {
+    exclusively(|queue| async move {
+        let proxy = Proxy::start(&queue.url);
+        let broker = queue.through(&proxy).open().await;
+        proxy.cut();
+        proxy.swallow(true);
+        eventually("a connection that nothing answers", async || {
+            let _ = broker.fetch(1, Duration::from_millis(50)).await;
+            proxy.open_clients() == 1
+        })
+        .await;
+        broker.close().await.unwrap();
+        let start = Instant::now();
+        eventually("its end", async || proxy.open_clients() == 0).await;
+        assert!(start.elapsed() < Duration::from_secs(2));
+        drop(broker);
+    });
+}
+
+#[test]
 fn what_is_unsettled_never_exceeds_what_was_asked_for() {
     exclusively(|queue| async move {
         let broker = queue.open().await;
