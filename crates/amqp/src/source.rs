@@ -52,11 +52,13 @@ pub(crate) struct Source {
 #[derive(Default)]
 pub(crate) struct Intake {
     consumer: Option<Consumer>,
-    /// What earlier consumers of this channel were sent. Bounded by their prefetch.
+    /// What earlier consumers of this channel were sent and nobody has fetched: no more than the
+    /// prefetch of each.
     rest: VecDeque<Delivery>,
 }
 
-/// The deliveries in the hands of callers. Bounded by the prefetch of each consumer.
+/// The deliveries in the hands of callers. Each consumer adds no more than its prefetch; those of earlier
+/// consumers do not count towards it.
 #[derive(Default)]
 struct Held {
     by_tag: HashMap<u64, Message>,
