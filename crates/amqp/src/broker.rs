@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
+use async_lock::MutexGuardArc;
 use brigade::broker::{
     Ack, Broker, BrokerError, Capabilities, Delivery, JobId, Nack, NewJob, SettleError,
 };
@@ -27,9 +28,9 @@ use lapin::uri::AMQPUri;
 use crate::AmqpOptions;
 use crate::error;
 use crate::message::{self, Outgoing};
-use crate::runtime::Driver;
+use crate::runtime::{Driver, Socket};
 use crate::session::Session;
-use crate::source::{Claim, Received, Settlement, Source};
+use crate::source::{Claim, Intake, Received, Settlement, Source};
 use crate::topology::Names;
 use crate::wait;
 
@@ -63,13 +64,19 @@ struct State {
     generation: u64,
     /// How many attempts have failed since the last that did not.
     failures: u32,
+    /// How many sessions in succession had no consumer that has waited to the end of a fetch, or has
+    /// delivered.
+    losses: u32,
+    /// The number of the latest of them.
+    lost: u64,
     /// What the first `close` takes.
     close: Option<Close>,
 }
 
 enum Link {
     Open(Arc<Session>),
-    Connecting,
+    /// With the socket that [`Session::open`] has, or will have.
+    Connecting(Socket),
     Down {
         cause: BrokerError,
         retry_at: Instant,
@@ -117,6 +124,7 @@ impl AmqpBroker {
         let (names, options) = (Arc::new(names), Arc::new(options));
         let first = Session::open(
             driver.runtime(),
+            Socket::default(),
             uri.clone(),
             Arc::clone(&names),
             Arc::clone(&options),
@@ -129,6 +137,8 @@ impl AmqpBroker {
             link: Link::Open(Arc::new(session)),
             generation: 1,
             failures: 0,
+            losses: 0,
+            lost: 0,
             close: Some(Close {
                 closing: closing_sender,
                 closed: closed_sender,
@@ -203,11 +213,11 @@ impl Shared {
                     session.shut_down();
                     state.link = Link::Down {
                         cause: error::unavailable("the connection was lost"),
-                        retry_at: Instant::now(),
+                        retry_at: self.after_losses(state.losses),
                     };
                 }
                 match &state.link {
-                    Link::Open(_) | Link::Connecting => {}
+                    Link::Open(_) | Link::Connecting(_) => {}
                     Link::Closed => return Err(BrokerError::closed()),
                     Link::Down { cause, retry_at } => {
                         last = cause.clone();
@@ -229,10 +239,12 @@ impl Shared {
     }
 
     fn reconnect(self: &Arc<Self>, state: &mut State) {
-        state.link = Link::Connecting;
+        let socket = Socket::default();
+        state.link = Link::Connecting(socket.clone());
         state.generation += 1;
         let opening = Session::open(
             self.driver.runtime(),
+            socket,
             self.uri.clone(),
             Arc::clone(&self.names),
             Arc::clone(&self.options),
@@ -277,15 +289,28 @@ impl Shared {
         pause.min(self.options.longest_pause)
     }
 
+    /// When to connect again after so many losses in succession: at once if there were none.
+    fn after_losses(&self, losses: u32) -> Instant {
+        match losses.checked_sub(1) {
+            None => Instant::now(),
+            Some(before) => wait::deadline(self.pause(before)),
+        }
+    }
+
     /// Gives up a session whose consumer has ended or does not start: the next one declares and
-    /// consumes anew.
+    /// consumes anew, after a pause that grows with each loss.
     fn lose(&self, lost: &Arc<Session>, cause: BrokerError) {
         lost.shut_down();
         {
             let mut state = self.state();
+            // Several fetches may lose the same session, and another call may have noticed it first.
+            if state.lost < lost.generation {
+                state.lost = lost.generation;
+                state.losses = state.losses.saturating_add(1);
+            }
             match &state.link {
                 Link::Open(session) if Arc::ptr_eq(session, lost) => {
-                    let retry_at = wait::deadline(self.pause(0));
+                    let retry_at = self.after_losses(state.losses);
                     state.link = Link::Down { cause, retry_at };
                 }
                 _ => return,
@@ -319,10 +344,21 @@ impl Shared {
                 let received = async {
                     let source = source(Arc::clone(&session)).await?;
                     let _fetching = source.fetching();
-                    if !source.can_deliver(max).await {
-                        self.start(&session, &source, max).await?;
+                    // A clone that waits for deliveries has the lock. That it waits for longer than
+                    // this call may is no failure of the session.
+                    let Some(intake) = wait::until(deadline, source.intake()).await else {
+                        return Ok(Vec::new());
+                    };
+                    if source.can_deliver(&intake, max) {
+                        drop(intake);
+                    } else {
+                        self.start(&session, &source, intake, max).await?;
                     }
-                    source.receive(max, deadline).await
+                    let received = source.receive(max, deadline).await;
+                    if received.is_ok() {
+                        self.state().losses = 0;
+                    }
+                    received
                 };
                 match received.await {
                     Ok(received) => return Ok(received),
@@ -343,14 +379,14 @@ impl Shared {
         &self,
         session: &Arc<Session>,
         source: &Arc<Source>,
+        mut intake: MutexGuardArc<Intake>,
         max: usize,
     ) -> Result<(), BrokerError> {
         let (session, source) = (Arc::downgrade(session), Arc::clone(source));
         let tasks = self.driver.tasks();
         let start = self.driver.run(async move {
-            if let Some(consumer) = source.start(max).await? {
-                tasks.detach(Session::watch(session, Arc::downgrade(&source), consumer));
-            }
+            let consumer = source.start(&mut intake, max).await?;
+            tasks.detach(Session::watch(session, Arc::downgrade(&source), consumer));
             Ok(())
         });
         match wait::until(self.deadline(), start).await {
@@ -464,9 +500,13 @@ impl Broker for AmqpBroker {
         wait::until(self.shared.deadline(), making)
             .await
             .unwrap_or_else(|| Err(error::timed_out("declaring a delay queue")))?;
-        let outcomes = session.publish(messages).await;
-        outcomes.into_iter().collect::<Result<(), BrokerError>>()?;
-        Ok(())
+        let (outcomes, _late) = session.publish(messages).await;
+        let errors = outcomes.into_iter().filter_map(Result::err);
+        // The first permanent one, if there is one: repeating the call is in vain then.
+        match errors.min_by_key(|error| !error.is_permanent()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
     async fn fetch(
@@ -521,7 +561,11 @@ impl Broker for AmqpBroker {
                 let _closed = close.closed;
                 match link {
                     Link::Open(session) => session.close().await,
-                    _ => Ok(()),
+                    Link::Connecting(socket) => {
+                        socket.shut_down();
+                        Ok(())
+                    }
+                    Link::Down { .. } | Link::Closed => Ok(()),
                 }
             });
             outcome = closing.await.unwrap_or(Ok(()));
@@ -547,7 +591,8 @@ fn delivery(received: Received) -> Delivery<AmqpReceipt> {
     let mut delivery = Delivery::new(id, received.payload, received.receipt);
     delivery.delivery_count = Some(count);
     delivery.lost_count = Some(message::lost_count(&received.properties));
-    delivery.redelivered = received.redelivered || count > 1;
+    delivery.redelivered =
+        received.redelivered || count > 1 || message::is_repeated(&received.properties);
     delivery
 }
 

@@ -55,6 +55,25 @@ pub(crate) fn of_declaration(queue: &str, passive: bool, cause: &lapin::Error) -
     }
 }
 
+/// A failure to publish a message of this size. The server closes the channel over one that it refuses,
+/// and with it fail those that were published before and after: only the refused one is a permanent
+/// error.
+pub(crate) fn of_publishing(size: usize, cause: &lapin::Error) -> BrokerError {
+    let Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) = refusal(cause) else {
+        return of_connection(cause);
+    };
+    match refused_size(&cause.to_string()) {
+        Some(refused) if refused != size => unavailable(cause),
+        _ => permanent(cause),
+    }
+}
+
+/// The first number of `message size 2000 is larger than configured max size 1000`.
+fn refused_size(text: &str) -> Option<usize> {
+    let (_, rest) = text.split_once("message size ")?;
+    rest.split_once(' ')?.0.parse().ok()
+}
+
 /// What a call gets whose message was returned, because its queue does not exist.
 pub(crate) fn of_return(queue: &str, code: u16, text: &str) -> BrokerError {
     permanent(format!(
@@ -72,4 +91,25 @@ fn refusal(cause: &lapin::Error) -> Option<AMQPErrorKind> {
 /// A queue whose replicas cannot be reached is reported as not found.
 fn is_down(cause: &lapin::Error) -> bool {
     cause.to_string().contains("down or inaccessible")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::AMQPError;
+
+    #[test]
+    fn only_the_message_that_is_too_large_is_refused_for_good() {
+        let failed = |text: &str| {
+            let kind = AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED);
+            lapin::Error::from(ErrorKind::ProtocolError(AMQPError::new(kind, text.into())))
+        };
+        let size = failed(
+            "PRECONDITION_FAILED - message size 2000 is larger than configured max size 1000",
+        );
+        assert!(of_publishing(2000, &size).is_permanent());
+        assert!(!of_publishing(1000, &size).is_permanent());
+        let other = failed("PRECONDITION_FAILED - invalid expiration");
+        assert!(of_publishing(1000, &other).is_permanent());
+    }
 }

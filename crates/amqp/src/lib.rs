@@ -51,7 +51,7 @@
 //! | a job's delay | a message in a delay queue, with an expiration; it expires into `NAME` |
 //! | `fetch` | a consumer with manual acknowledgement, whose prefetch follows what is asked for |
 //! | a receipt | number of the connection, channel, delivery tag |
-//! | `delivery_count` | `x-delivery-count`, one, and the deliveries before a delayed retry (header `x-brigade-deliveries`) |
+//! | `delivery_count` | `x-delivery-count`, one, and the deliveries before the message was published again (header `x-brigade-deliveries`) |
 //! | the lease | the connection; `extend` does nothing, and the server's consumer timeout cannot be extended |
 //! | `ack` with a result | a message in `NAME.results` with the id of the job, its confirm, and then `basic.ack` |
 //! | `Nack::Retry` at once | `basic.reject` with requeue, which counts on all servers; `basic.nack` does not from 4.3 |
@@ -59,7 +59,7 @@
 //! | `Nack::Release` | published again with its counts, and the original acknowledged; or `basic.nack` with requeue, as [`uncounted_release`](AmqpOptions::uncounted_release) says |
 //! | `Nack::DeadLetter` | a copy in `NAME.dead` with the header `x-brigade-reason` (its first 2,048 bytes), its confirm, and then `basic.ack` |
 //! | what exceeds the delivery limit | dead-lettered to `NAME.dead` by the server, at least once |
-//! | `close` | `basic.cancel`, `basic.nack` of what is not settled, `channel.close`, `connection.close` |
+//! | `close` | `basic.cancel`, what `Nack::Release` becomes for each job that is not settled, `basic.nack` with requeue of results, `channel.close`, `connection.close` |
 //!
 //! A message of another producer is a job too: its message id is the job's id, which is empty if it has
 //! none. Its headers and properties are kept by retries and dead letters.
@@ -77,24 +77,42 @@
 //!   if the connection is lost before the server has read it, the job is delivered and done again. Whoever
 //!   reads results keeps one for each job id. [`fetch_results`](AmqpBroker::fetch_results) reserves them, and
 //!   [`ack_results`](AmqpBroker::ack_results) removes them once they are kept elsewhere.
+//! - **A job may be in its queues twice.** `Nack::Retry` after a time, `Nack::DeadLetter` and, unless
+//!   [`uncounted_release`](AmqpOptions::uncounted_release) is off, `Nack::Release` publish a copy of the job
+//!   first and acknowledge the original then. If the process or the connection is lost in between, both
+//!   stay: the *job* is there twice, not only a delivery, and the copies are retried and dead-lettered
+//!   independently. What `close` and a handle that does not fetch return is released likewise.
 //! - **A successful settlement is written, not confirmed.** AMQP confirms messages, not acknowledgements.
 //! - **Consumer timeout.** A server takes back what a consumer has not settled for 30 minutes, and closes
 //!   its channel (from 4.3, the queue does it). Set [`consumer_timeout`](AmqpOptions::consumer_timeout)
 //!   for longer jobs, and on servers before 3.11.15 their configuration.
 //! - **Delivery limit.** A queue with the limit n delivers a message n + 1 times.
 //!   [`delivery_limit`](AmqpOptions::delivery_limit) is the backstop for jobs that end their process, which
-//!   nobody can dead-letter with a reason; a server from 4.0 would have a limit of 20 without it.
-//! - **Counts are upper bounds before 4.3.** There, each return counts: of a release, of a handle that was
-//!   closed or dropped, and of deliveries that are underway to a consumer that is cancelled.
+//!   nobody can dead-letter with a reason; a server from 4.0 would have a limit of 20 without it. The server
+//!   compares its `x-delivery-count`, not `delivery_count`, and a message that is published again starts at
+//!   0: after a release or a delayed retry, the limit counts anew.
+//! - **Counts are upper bounds before 4.3.** There, whatever goes back to the queue without being published
+//!   again counts, although its job was not tried: what was pushed to a handle that is dropped or loses its
+//!   connection and no `fetch` has returned, what is underway to a consumer that is cancelled, and, with
+//!   `uncounted_release` off, each release and what `close` returns.
 //! - **Prefetch.** What is unsettled is what a crash delivers again, and what other processes cannot have.
-//!   It is at most what this handle holds and the `max` of a fetch. When a fetch has no room within the
-//!   prefetch, the consumer is replaced; from the second time on, its prefetch is the sum of both, and
-//!   twice what is held may be unsettled for a while. What the server has pushed to a handle that does not
-//!   fetch for 100 milliseconds is returned.
+//!   It is at most the prefetch of the present consumer, and what earlier consumers delivered. A consumer
+//!   starts with the `max` of the fetch that needs it as its prefetch: with what is held, no more are
+//!   unsettled than [`fetch`](brigade::broker::Broker::fetch) allows. It stays while it has room for the
+//!   fetches that follow, and is replaced when it has not. From the second replacement of a connection on,
+//!   the prefetch of the next is the sum of `max` and what is held at that time. What is held still does
+//!   not count towards it: until it is settled, `max` and twice as many as were held may be unsettled,
+//!   which is more than `fetch` allows. The option [`prefetch`](AmqpOptions::prefetch) rules these
+//!   replacements out. What the server has pushed to a handle that does not fetch for 100 milliseconds is
+//!   returned.
 //! - **Arguments of a queue never change.** Connecting with another limit or timeout is a permanent error
 //!   that names the queue. [`passive`](AmqpOptions::passive) takes the queues as they are.
 //! - **Alarms.** A server that is short of memory or disk blocks the connection: publishing, and with it
-//!   settling, fails after the [`timeout`](AmqpOptions::timeout), and works again after the alarm.
+//!   settling, fails after the [`timeout`](AmqpOptions::timeout), and works again after the alarm. Whether
+//!   a message was stored whose confirm is late is unknown, so the connection is given up, and its receipts
+//!   are over: to publish again on it would add a copy with each attempt.
+//! - **Messages that are too large** for the server (`max_message_size`) are a permanent error. The server
+//!   closes the channel over one, so the connection is lost for the other calls too.
 //! - **Lost connections.** The next call connects again, with growing pauses, and declares the queues. Until
 //!   then, `fetch` waits for as long as it may, and other calls for the timeout; then they fail. What was
 //!   delivered before is over: its receipts yield [`LeaseLost`](brigade::broker::SettleError::LeaseLost).

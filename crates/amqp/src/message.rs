@@ -6,7 +6,8 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::error;
 
-/// How many times the job was delivered before this message was published.
+/// How many times the job was delivered before this message was published. Messages that are published
+/// again have it, also if it is 0.
 const DELIVERIES: &str = "x-brigade-deliveries";
 /// How many of them were lost.
 const LOST: &str = "x-brigade-lost";
@@ -81,8 +82,8 @@ pub(crate) fn again(
             headers.insert(name.clone(), value.clone());
         }
     }
-    let counts = [(DELIVERIES, deliveries), (LOST, lost_count(delivered))];
-    for (name, count) in counts.into_iter().filter(|_| deliveries > 0) {
+    let lost = (deliveries > 0).then(|| (LOST, lost_count(delivered)));
+    for (name, count) in lost.into_iter().chain([(DELIVERIES, deliveries)]) {
         headers.insert(name.into(), AMQPValue::LongLongInt(i64::from(count)));
     }
     if let Some(reason) = reason {
@@ -138,6 +139,11 @@ pub(crate) fn delivery_count(properties: &BasicProperties) -> u32 {
     count(properties, DELIVERIES)
         .saturating_add(count(properties, RETURNS))
         .saturating_add(1)
+}
+
+/// Whether the message was published again, after the job had been delivered.
+pub(crate) fn is_repeated(properties: &BasicProperties) -> bool {
+    header(properties, DELIVERIES).is_some()
 }
 
 /// How many deliveries of the job were lost: all that the server has returned, since what is
@@ -220,6 +226,8 @@ mod tests {
         assert_eq!((delivery_count(&fourth), lost_count(&fourth)), (4, 1));
         let first = again(&fourth, 0, None);
         assert_eq!((delivery_count(&first), lost_count(&first)), (1, 0));
+        let repeated = [&second, &third, &fourth, &first].map(is_repeated);
+        assert_eq!(repeated, [false, true, true, true]);
     }
 
     #[test]
@@ -241,7 +249,11 @@ mod tests {
         ])
         .with_priority(5);
         let after = again(&before, 0, None);
-        let expected = delivered(&[("trace", AMQPValue::Boolean(true))]).with_priority(5);
+        let expected = delivered(&[
+            ("trace", AMQPValue::Boolean(true)),
+            (DELIVERIES, AMQPValue::LongLongInt(0)),
+        ])
+        .with_priority(5);
         assert_eq!(after, expected);
     }
 

@@ -157,7 +157,9 @@ impl AmqpBroker {
     /// Moves the dead letters back into the queue, those that are there now, and returns how many.
     /// Their delivery counts start anew.
     ///
-    /// Each is published first, with a confirm, and removed then: one may come back twice.
+    /// Each is published first, with a confirm, and removed then. Letters that were published and not
+    /// yet removed when the connection is lost, the call gives up or its future is dropped, at most
+    /// 256, come back twice: in the queue, and among the dead letters.
     ///
     /// # Errors
     ///
@@ -209,16 +211,23 @@ impl AmqpBroker {
                 payload: message.delivery.data,
             });
         }
+        let (outcomes, _late) = session.publish(messages).await;
+        let mut failure = None;
         let mut moved = 0;
-        for (tag, published) in tags.into_iter().zip(session.publish(messages).await) {
-            published?;
-            channel
-                .basic_ack(tag, BasicAckOptions::default())
-                .await
-                .map_err(lost)?;
-            moved += 1;
+        // Whatever has failed, each letter that was published is removed.
+        for (tag, published) in tags.into_iter().zip(outcomes) {
+            if let Err(cause) = published {
+                failure.get_or_insert(cause);
+                continue;
+            }
+            match channel.basic_ack(tag, BasicAckOptions::default()).await {
+                Ok(()) => moved += 1,
+                Err(cause) => {
+                    failure.get_or_insert(lost(cause));
+                }
+            }
         }
-        Ok(moved)
+        failure.map_or(Ok(moved), Err)
     }
 
     /// Counts what waits in each queue. Delay queues are found by their names, which takes a round trip

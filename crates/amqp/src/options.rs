@@ -96,11 +96,13 @@ impl AmqpOptions {
     }
 
     /// Sets the `x-delivery-limit` of the queue: the server dead-letters a message that has been
-    /// returned more often. So a job is delivered `limit + 1` times at most.
+    /// returned more often. So a message is delivered `limit + 1` times at most.
     ///
     /// It is the backstop for jobs that end their process: set it greater than the number of
-    /// deliveries after which the application itself gives a job up. On servers before 4.3,
-    /// [released](brigade::broker::Nack::Release) deliveries count here too.
+    /// deliveries after which the application itself gives a job up. A message that is published again
+    /// counts from 0: after each retry with a time, and after each
+    /// [release](brigade::broker::Nack::Release) with [`uncounted_release`](Self::uncounted_release),
+    /// the limit starts anew. Without `uncounted_release`, servers before 4.3 count releases here.
     ///
     /// # Panics
     ///
@@ -141,8 +143,9 @@ impl AmqpOptions {
         self
     }
 
-    /// Fixes the prefetch of the consumer: so many deliveries at most are unsettled, those included
-    /// that no `fetch` has returned yet.
+    /// Fixes the prefetch of the consumer: so many of its deliveries at most are unsettled, those
+    /// included that no `fetch` has returned yet. A handle that has room and does not fetch for 100
+    /// milliseconds cancels its consumer; what it holds does not count towards the next.
     ///
     /// Without it, the prefetch follows what `fetch` asks for, and the consumer starts again whenever
     /// unsettled deliveries and `max` exceed it. That happens once for a caller whose sum of both is
@@ -160,7 +163,9 @@ impl AmqpOptions {
     }
 
     /// Sets whether a [released](brigade::broker::Nack::Release) delivery is published again, with its
-    /// old count, and its original acknowledged then.
+    /// old count, and its original acknowledged then. The server's own count, which
+    /// [`delivery_limit`](Self::delivery_limit) is compared with, starts again at 0. If the process or
+    /// the connection is lost in between, the job is in the queue twice.
     ///
     /// Without it, the delivery is returned to its queue. That is cheaper, cannot duplicate the job, and
     /// keeps its place near the head; but servers before 4.3 count it as a delivery that was lost, so

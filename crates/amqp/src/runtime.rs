@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::thread;
 
@@ -147,21 +147,46 @@ async fn open(
 /// The socket of a connection, shared with whoever may have to shut it down: lapin has no way to give
 /// up a connection without an answer of the server.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Socket(Arc<Mutex<Option<TcpStream>>>);
+pub(crate) struct Socket(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Unconnected,
+    Connected(TcpStream),
+    ShutDown,
+}
 
 impl Socket {
-    fn set(&self, stream: TcpStream) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shuts the socket down in both directions. What was written before is still sent.
-    pub(crate) fn shut_down(&self) {
-        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(stream) = stream {
-            // It may be closed already.
-            let _ = stream.shutdown(Shutdown::Both);
+    fn set(&self, stream: TcpStream) {
+        let mut state = self.state();
+        match *state {
+            State::ShutDown => shut_down(&stream),
+            _ => *state = State::Connected(stream),
         }
     }
+
+    pub(crate) fn is_shut_down(&self) -> bool {
+        matches!(*self.state(), State::ShutDown)
+    }
+
+    /// Shuts the socket down in both directions, at once or when it is connected. What was written
+    /// before is still sent.
+    pub(crate) fn shut_down(&self) {
+        let before = std::mem::replace(&mut *self.state(), State::ShutDown);
+        if let State::Connected(stream) = before {
+            shut_down(&stream);
+        }
+    }
+}
+
+fn shut_down(stream: &TcpStream) {
+    // It may be closed already.
+    let _ = stream.shutdown(Shutdown::Both);
 }
 
 /// What lapin runs tasks on: those of a [`Driver`].

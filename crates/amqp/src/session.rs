@@ -35,15 +35,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Connects and declares the queues. Gives up after the timeout of the options.
+    /// Connects and declares the queues. Gives up after the timeout of the options, and once the socket is
+    /// shut down.
     pub(crate) async fn open(
         runtime: LapinRuntime,
+        socket: Socket,
         uri: AMQPUri,
         names: Arc<Names>,
         options: Arc<AmqpOptions>,
         generation: u64,
     ) -> Result<Self, BrokerError> {
-        let socket = Socket::default();
         let guard = ShutDown(Some(socket.clone()));
         let timeout = options.timeout;
         let opening = Self::open_unlimited(runtime, socket, uri, names, options, generation);
@@ -99,7 +100,9 @@ impl Session {
 
     /// Whether connection and channels are open, as far as is known.
     pub(crate) fn is_alive(&self) -> bool {
-        self.connection.status().connected()
+        // lapin notices a socket that was shut down after a moment only.
+        !self.socket.is_shut_down()
+            && self.connection.status().connected()
             && self.publishing.status().connected()
             && self.jobs.is_alive()
             && self
@@ -165,8 +168,16 @@ impl Session {
 
     /// Publishes all messages and waits for their confirms: an outcome for each, in order. The timeout
     /// is for each window of messages.
-    pub(crate) async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Result<(), BrokerError>> {
+    ///
+    /// A message whose confirm is late may be in its queue. To repeat it on this connection would add a
+    /// copy with each attempt, so the connection is given up: the returned guard shuts it down on
+    /// drop. Drop it once the originals of the messages that were confirmed are acknowledged.
+    pub(crate) async fn publish(
+        &self,
+        messages: Vec<Outgoing>,
+    ) -> (Vec<Result<(), BrokerError>>, ShutDown) {
         let mut outcomes = Vec::with_capacity(messages.len());
+        let mut guard = ShutDown(None);
         for window in messages.chunks(WINDOW) {
             let mut publishing = Vec::with_capacity(window.len());
             for message in window {
@@ -181,11 +192,12 @@ impl Session {
                     let rest = messages.len() - outcomes.len();
                     let late = || Err(error::timed_out(self.confirming()));
                     outcomes.extend(std::iter::repeat_with(late).take(rest));
+                    guard = ShutDown(Some(self.socket.clone()));
                     break;
                 }
             }
         }
-        outcomes
+        (outcomes, guard)
     }
 
     fn confirming(&self) -> &'static str {
@@ -209,8 +221,8 @@ impl Session {
             &message.payload,
             message.properties.clone(),
         );
-        let lost = |cause| error::of_connection(&cause);
-        match published.await.map_err(lost)?.await.map_err(lost)? {
+        let failed = |cause| error::of_publishing(message.payload.len(), &cause);
+        match published.await.map_err(failed)?.await.map_err(failed)? {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
                 let text = returned.reply_text.as_str();
@@ -225,7 +237,7 @@ impl Session {
     }
 
     /// Settles deliveries, each after its message was published, if it has one. An outcome for each, in
-    /// order; after a failure to publish, the delivery is held again.
+    /// order; after a failure to publish, the delivery is held again, if the connection is not given up.
     pub(crate) async fn settle(
         &self,
         settlements: Vec<(Claim, Option<Outgoing>, Settlement)>,
@@ -236,7 +248,8 @@ impl Session {
             claims.push((claim, message.is_some(), settlement));
             messages.extend(message);
         }
-        let mut published = self.publish(messages).await.into_iter();
+        let (published, _late) = self.publish(messages).await;
+        let mut published = published.into_iter();
         let mut outcomes = Vec::with_capacity(claims.len());
         let mut settling = Vec::with_capacity(claims.len());
         for (at, (claim, has_message, settlement)) in claims.into_iter().enumerate() {
@@ -342,8 +355,9 @@ impl Drop for Session {
     }
 }
 
-/// Shuts a socket down on drop.
-struct ShutDown(Option<Socket>);
+/// Shuts a socket down on drop, if it has one.
+#[must_use = "dropping it shuts the socket down"]
+pub(crate) struct ShutDown(Option<Socket>);
 
 impl ShutDown {
     fn disarm(mut self) {

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
-use async_lock::Mutex as AsyncMutex;
+use async_lock::{Mutex as AsyncMutex, MutexGuardArc};
 use brigade::broker::BrokerError;
 use event_listener::Event;
 use futures_lite::{Stream, future};
@@ -42,7 +42,7 @@ pub(crate) struct Source {
     prefetch: Option<u16>,
     passive: bool,
     /// Locked while somebody waits for deliveries: lapin wakes one task only.
-    intake: AsyncMutex<Intake>,
+    intake: Arc<AsyncMutex<Intake>>,
     held: Mutex<Held>,
     /// A fetch or a settlement has ended; or the source was dropped.
     quiet: Arc<Event>,
@@ -50,13 +50,15 @@ pub(crate) struct Source {
 
 /// Where deliveries come in.
 #[derive(Default)]
-struct Intake {
+pub(crate) struct Intake {
     consumer: Option<Consumer>,
-    /// What earlier consumers of this channel were sent. Bounded by their prefetch.
+    /// What earlier consumers of this channel were sent and nobody has fetched: no more than the
+    /// prefetch of each.
     rest: VecDeque<Delivery>,
 }
 
-/// The deliveries in the hands of callers. Bounded by the prefetch of each consumer.
+/// The deliveries in the hands of callers. Each consumer adds no more than its prefetch; those of earlier
+/// consumers do not count towards it.
 #[derive(Default)]
 struct Held {
     by_tag: HashMap<u64, Message>,
@@ -114,7 +116,7 @@ impl Source {
             generation,
             prefetch,
             passive,
-            intake: AsyncMutex::default(),
+            intake: Arc::default(),
             held: Mutex::default(),
             quiet: Arc::default(),
         }
@@ -124,27 +126,26 @@ impl Source {
         self.channel.status().connected()
     }
 
-    /// What a caller keeps from before [`can_deliver`](Self::can_deliver) until after
+    /// What a caller keeps from before [`intake`](Self::intake) until after
     /// [`receive`](Self::receive): the consumer is not paused meanwhile.
     pub(crate) fn fetching(&self) -> Fetching<'_> {
         self.held().fetching += 1;
         Fetching(self)
     }
 
-    /// Whether the consumer can deliver so many beyond those that are held. If not,
-    /// [`start`](Self::start) is due.
-    pub(crate) async fn can_deliver(&self, max: usize) -> bool {
-        let intake = self.intake.lock().await;
-        self.suffices(&intake, max)
+    /// The lock of the consumer. A fetch holds it while it waits, so this may take as long.
+    pub(crate) async fn intake(&self) -> MutexGuardArc<Intake> {
+        self.intake.lock_arc().await
     }
 
-    fn suffices(&self, intake: &Intake, max: usize) -> bool {
+    /// Whether the consumer can deliver so many beyond those that are held. If not,
+    /// [`start`](Self::start) is due.
+    pub(crate) fn can_deliver(&self, intake: &Intake, max: usize) -> bool {
         intake.consumer.is_some()
             && (self.prefetch.is_some() || self.held().room() >= usize::from(limit(max)))
     }
 
-    /// Starts a consumer that can deliver so many, unless there is one, and cancels the one before.
-    /// Returns its number.
+    /// Starts a consumer that can deliver so many, and cancels the one before. Returns its number.
     ///
     /// What that one has delivered does not count towards the prefetch of the next. So the prefetch of
     /// the next is `max`, and those that are held come on top of it. But room that older deliveries
@@ -152,13 +153,9 @@ impl Source {
     /// second time, the prefetch is what is held and `max`, and so it is from then on.
     ///
     /// Run it to its end: between the steps, deliveries may be underway that nothing would read.
-    pub(crate) async fn start(&self, max: usize) -> Result<Option<u64>, BrokerError> {
-        let mut intake = self.intake.lock().await;
-        if self.suffices(&intake, max) {
-            return Ok(None);
-        }
+    pub(crate) async fn start(&self, intake: &mut Intake, max: usize) -> Result<u64, BrokerError> {
         self.held().replaced += u32::from(intake.consumer.is_some());
-        self.cancel(&mut intake).await?;
+        self.cancel(intake).await?;
         let prefetch = self.prefetch.unwrap_or_else(|| {
             let held = self.held();
             limit(match held.replaced {
@@ -186,7 +183,7 @@ impl Source {
         held.consumer += 1;
         held.prefetch = usize::from(prefetch);
         held.of_consumer = 0;
-        Ok(Some(held.consumer))
+        Ok(held.consumer)
     }
 
     /// Waits until the consumer of this number rests: until it can be sent more, and there was neither

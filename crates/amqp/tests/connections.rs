@@ -6,11 +6,13 @@ use std::future::Future;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use brigade::broker::{Broker, Nack};
+use brigade::broker::{Ack, Broker, Nack, NewJob, SettleError};
 use brigade_amqp::{AmqpBroker, AmqpOptions};
 use futures_lite::future;
 
-use common::{Proxy, eventually, fetch, fetch_one, ids, jobs, node, ready, with_queue};
+use common::{
+    Proxy, bare_channel, eventually, fetch, fetch_one, ids, jobs, node, ready, with_queue,
+};
 
 /// Restarts of the node would disturb tests that run at the same time in this process.
 static NODE: Mutex<()> = Mutex::new(());
@@ -248,6 +250,199 @@ fn a_node_that_blocks_publishers_is_an_error_after_the_timeout() {
             broker.enqueue(jobs(["job"])).await.is_ok()
         })
         .await;
+    });
+}
+
+#[test]
+fn a_release_that_is_repeated_while_publishers_are_blocked_leaves_one_copy_at_most() {
+    exclusively(|queue| async move {
+        let options = AmqpOptions::new().timeout(Duration::from_secs(1));
+        let broker = queue.open_with(options).await;
+        broker.enqueue(jobs(["job"])).await.unwrap();
+        let delivery = fetch_one(&broker).await;
+        let alarm = ["--ctl", "set_vm_memory_high_watermark", "absolute", "1MB"];
+        if blocking::unblock(move || node(&alarm)).await.is_none() {
+            return;
+        }
+        let is_blocked = blocks_publishers(&queue.url).await;
+        let mut outcomes = Vec::new();
+        for _ in 0..5 {
+            outcomes.push(broker.nack(&delivery.receipt, Nack::Release).await);
+        }
+        let calm = ["--ctl", "set_vm_memory_high_watermark", "0.4"];
+        blocking::unblock(move || node(&calm)).await;
+        assert!(is_blocked);
+        let mut outcomes = outcomes.into_iter().map(Result::unwrap_err);
+        let first = outcomes.next().unwrap();
+        assert!(first.to_string().contains("blocks publishers"), "{first}");
+        assert!(outcomes.all(|error| error.is_lease_lost()));
+        let mut deliveries = fetch(&broker, 1).await;
+        loop {
+            broker
+                .ack(&deliveries.last().unwrap().receipt, None)
+                .await
+                .unwrap();
+            let more = broker.fetch(1, Duration::from_secs(3)).await.unwrap();
+            if more.is_empty() {
+                break;
+            }
+            deliveries.extend(more);
+        }
+        assert!(deliveries.len() <= 2, "{deliveries:?}");
+    });
+}
+
+/// Waits until the node blocks publishers. What it publishes is dropped, as no queue has its name.
+async fn blocks_publishers(url: &str) -> bool {
+    let bare = bare_channel(url).unwrap();
+    let select = bare.channel.confirm_select(Default::default());
+    select.await.unwrap();
+    let start = Instant::now();
+    while start.elapsed() < common::PATIENCE {
+        let confirmed = async {
+            let properties = lapin::BasicProperties::default();
+            let (exchange, queue) = ("".into(), "no-such-queue".into());
+            let channel = &bare.channel;
+            let publish =
+                channel.basic_publish(exchange, queue, Default::default(), b"", properties);
+            publish.await.unwrap().await.unwrap();
+            false
+        };
+        let late = async {
+            async_io::Timer::after(Duration::from_secs(1)).await;
+            true
+        };
+        if future::or(confirmed, late).await {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn a_message_that_is_too_large_is_a_permanent_error_for_itself_only() {
+    exclusively(|queue| async move {
+        let limited = |size: u32| {
+            // Where it is depends on the version of the server.
+            let set = format!(
+                "application:set_env(rabbit, max_message_size, {size}), \
+                 persistent_term:put(max_message_size, {size})."
+            );
+            blocking::unblock(move || node(&["--ctl", "eval", &set]))
+        };
+        if limited(1000).await.is_none() {
+            return;
+        }
+        let outcomes = async {
+            let broker = queue.open().await;
+            broker.enqueue(jobs(["small", "large"])).await.unwrap();
+            let large = NewJob::new("large", vec![0; 2000]);
+            let mut batch = jobs(["before"]);
+            batch.push(large);
+            batch.extend(jobs(["after"]));
+            let enqueued = broker.enqueue(batch).await;
+            let deliveries = fetch(&broker, 2).await;
+            let settled = broker.ack_many(
+                deliveries
+                    .iter()
+                    .zip([10, 2000])
+                    .map(|(delivery, size)| Ack {
+                        receipt: delivery.receipt,
+                        result: Some(vec![0; size]),
+                    })
+                    .collect(),
+            );
+            (
+                enqueued,
+                settled.await,
+                broker.enqueue(jobs(["small"])).await,
+            )
+        };
+        let (enqueued, settled, small) = outcomes.await;
+        limited(134_217_728).await;
+        let error = enqueued.unwrap_err();
+        assert!(error.is_permanent(), "{error}");
+        let is_permanent = |outcome: &Result<(), SettleError>| matches!(outcome, Err(SettleError::Broker(error)) if error.is_permanent());
+        assert!(!is_permanent(&settled[0]), "{settled:?}");
+        assert!(is_permanent(&settled[1]), "{settled:?}");
+        small.unwrap();
+    });
+}
+
+#[test]
+fn a_fetch_returns_in_time_while_a_clone_waits_longer() {
+    exclusively(|queue| async move {
+        let options = AmqpOptions::new().timeout(Duration::from_secs(1));
+        let broker = queue.open_with(options).await;
+        broker.enqueue(jobs(["held"])).await.unwrap();
+        let held = fetch_one(&broker).await;
+        let clone = broker.clone();
+        let waiting = clone.fetch(1, Duration::from_secs(6));
+        let others = async {
+            async_io::Timer::after(Duration::from_millis(300)).await;
+            for wait in [Duration::ZERO, Duration::from_millis(2500)] {
+                let start = Instant::now();
+                assert_eq!(broker.fetch(5, wait).await.unwrap(), []);
+                let took = start.elapsed();
+                assert!(took < wait + Duration::from_secs(1), "{took:?}");
+            }
+            broker.enqueue(jobs(["job"])).await.unwrap();
+        };
+        let (waited, ()) = future::zip(waiting, others).await;
+        assert_eq!(ids(&waited.unwrap()), ["job"]);
+        // It is the same connection still.
+        broker.ack(&held.receipt, None).await.unwrap();
+    });
+}
+
+#[test]
+fn a_consumer_that_cannot_start_is_tried_with_growing_pauses() {
+    exclusively(|queue| async move {
+        let proxy = Proxy::start(&queue.url);
+        let broker = queue.through(&proxy).open_with(quick()).await;
+        let allowed = |read: &'static str| {
+            let arguments = ["--ctl", "set_permissions", "guest", ".*", ".*", read];
+            blocking::unblock(move || node(&arguments))
+        };
+        if allowed("^$").await.is_none() {
+            return;
+        }
+        let mut successes = 0;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(3) {
+            let fetched = broker.fetch(1, Duration::from_millis(50)).await;
+            successes += u32::from(fetched.is_ok());
+            async_io::Timer::after(Duration::from_millis(10)).await;
+        }
+        allowed(".*").await;
+        assert_eq!(successes, 0);
+        // The first connection, and those after 0.1, 0.3, 0.7, 1.5 and 3.1 seconds.
+        let connections = proxy.connections();
+        assert!((3..=7).contains(&connections), "{connections}");
+        eventually("a consumer", async || {
+            broker.fetch(1, Duration::from_millis(50)).await.is_ok()
+        })
+        .await;
+    });
+}
+
+#[test]
+fn close_ends_a_connection_that_is_being_opened() {
+    exclusively(|queue| async move {
+        let proxy = Proxy::start(&queue.url);
+        let broker = queue.through(&proxy).open().await;
+        proxy.cut();
+        proxy.swallow(true);
+        eventually("a connection that nothing answers", async || {
+            let _ = broker.fetch(1, Duration::from_millis(50)).await;
+            proxy.open_clients() == 1
+        })
+        .await;
+        broker.close().await.unwrap();
+        let start = Instant::now();
+        eventually("its end", async || proxy.open_clients() == 0).await;
+        assert!(start.elapsed() < Duration::from_secs(2));
+        drop(broker);
     });
 }
 

@@ -240,6 +240,21 @@ fn released_deliveries_count_on_servers_before_4_3_and_not_where_asked() {
 }
 
 #[test]
+fn a_job_that_was_released_is_redelivered() {
+    with_queue(|queue| async move {
+        let broker = queue.open().await;
+        broker.enqueue(jobs(["job"])).await.unwrap();
+        let first = fetch_one(&broker).await;
+        assert!(!first.redelivered);
+        broker.nack(&first.receipt, Nack::Release).await.unwrap();
+        let second = fetch_one(&broker).await;
+        assert!(second.redelivered);
+        assert_eq!(second.delivery_count, Some(1));
+        assert_eq!(second.lost_count, Some(0));
+    });
+}
+
+#[test]
 fn dead_letters_keep_payload_and_reason_and_can_be_tried_again() {
     with_queue(|queue| async move {
         let broker = queue.open().await;
@@ -276,6 +291,7 @@ fn dead_letters_keep_payload_and_reason_and_can_be_tried_again() {
         let again = fetch(&broker, 2).await;
         assert_eq!(ids(&again), ["a", "b"]);
         assert!(again.iter().all(|one| one.delivery_count == Some(1)));
+        assert!(again.iter().all(|one| one.redelivered));
         assert_eq!(broker.retry_dead().await.unwrap(), 0);
     });
 }

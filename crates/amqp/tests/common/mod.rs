@@ -240,6 +240,10 @@ pub(crate) struct Proxy {
 #[derive(Default)]
 struct State {
     sockets: Vec<TcpStream>,
+    /// How many connections were accepted so far.
+    connections: usize,
+    /// How many of them their client has not ended.
+    open_clients: usize,
     refuses: bool,
     /// Bytes that arrive are lost, as in a network that does not answer.
     swallows: bool,
@@ -263,15 +267,30 @@ impl Proxy {
                 let Ok(server) = TcpStream::connect(&address) else {
                     continue;
                 };
-                for (from, to) in [(&client, &server), (&server, &client)] {
+                for (from, to, is_client) in [(&client, &server, true), (&server, &client, false)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let shared = Arc::clone(&shared);
-                    thread::spawn(move || pass(from, to, &shared));
+                    thread::spawn(move || {
+                        pass(from, to, &shared);
+                        shared.lock().unwrap().open_clients -= usize::from(is_client);
+                    });
                 }
+                state.connections += 1;
+                state.open_clients += 1;
                 state.sockets.extend([client, server]);
             }
         });
         Self { port, state }
+    }
+
+    /// How many connections were accepted so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.lock().unwrap().connections
+    }
+
+    /// How many connections their clients have not ended.
+    pub(crate) fn open_clients(&self) -> usize {
+        self.state.lock().unwrap().open_clients
     }
 
     /// Cuts all connections.
