@@ -238,6 +238,21 @@ impl Shared {
         }
     }
 
+    /// Opens a connection of its own, for calls by which the server closes channels: lapin gives their
+    /// numbers up, so that a connection would run out of them.
+    pub(crate) async fn inspector(&self) -> Result<Session, BrokerError> {
+        let opening = Session::open(
+            self.driver.runtime(),
+            Socket::default(),
+            self.uri.clone(),
+            Arc::clone(&self.names),
+            Arc::clone(&self.options),
+            0,
+        );
+        let opened = self.driver.run(opening).await;
+        opened.unwrap_or_else(|| Err(BrokerError::closed()))
+    }
+
     fn reconnect(self: &Arc<Self>, state: &mut State) {
         let socket = Socket::default();
         state.link = Link::Connecting(socket.clone());

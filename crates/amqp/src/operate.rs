@@ -240,7 +240,10 @@ impl AmqpBroker {
         let counting = async {
             let names = &self.shared.names;
             let mut counts = Counts::default();
-            let mut channel = self.channel().await?;
+            // Fails if the broker is closed.
+            self.session().await?;
+            let inspector = self.shared.inspector().await?;
+            let mut channel = inspector.channel().await?;
             let of = |name: &str, cause| error::of_declaration(name, true, &cause);
             let jobs = topology::inspect(&channel, &names.jobs)
                 .await
@@ -261,11 +264,13 @@ impl AmqpBroker {
                 match topology::inspect(&channel, &names.delay(queue)).await {
                     Ok(delay) => counts.delayed += delay.message_count(),
                     // The server closes the channel on which a queue was not found.
-                    Err(cause) if cause.is_amqp_soft_error() => channel = self.channel().await?,
+                    Err(cause) if cause.is_amqp_soft_error() => {
+                        channel = inspector.channel().await?;
+                    }
                     Err(cause) => return Err(lost(cause)),
                 }
             }
-            channel.close(200, "OK".into()).await.map_err(lost)?;
+            inspector.close().await?;
             Ok(counts)
         };
         self.limited("counting", counting).await

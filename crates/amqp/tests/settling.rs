@@ -447,3 +447,16 @@ fn headers_of_other_producers_outlive_a_delayed_retry() {
         assert_eq!(*trace, AMQPValue::LongString("id".into()));
     });
 }
+
+/// For each delay queue that is not there, the server closes a channel.
+#[test]
+fn counting_uses_up_nothing_however_often() {
+    with_queue(|queue| async move {
+        let broker = queue.open().await;
+        broker.enqueue(jobs(0..3)).await.unwrap();
+        for _ in 0..150 {
+            assert_eq!(broker.counts().await.unwrap().ready, 3);
+        }
+        assert_eq!(fetch(&broker, 3).await.len(), 3);
+    });
+}
