@@ -3,8 +3,8 @@
 //! Each job is published with a confirm, delivered with a prefetch of 100, and acknowledged by itself.
 //!
 //! ```sh
-//! crates/amqp/tests/with-rabbitmq cargo run --release -p brigade-amqp --example throughput -- 20000 5
-//! crates/amqp/tests/with-rabbitmq cargo run --release -p brigade-amqp --example throughput -- 20000 5 2
+//! crates/amqp/tests/with-rabbitmq cargo run --release -p brigade-amqp --example amqp_throughput -- 20000 5
+//! crates/amqp/tests/with-rabbitmq cargo run --release -p brigade-amqp --example amqp_throughput -- 20000 5 2
 //! ```
 //!
 //! The first compares loops in one process. The second publishes in one and consumes in two others,

@@ -2,8 +2,8 @@
 //! acknowledged with a result of 8 bytes.
 //!
 //! ```sh
-//! cargo run --release -p brigade-sqlite --example throughput             # all tables
-//! cargo run --release -p brigade-sqlite --example throughput -- queued   # one: modes, queued, payload, random, callers, counts
+//! cargo run --release -p brigade-sqlite --example sqlite_throughput             # all tables
+//! cargo run --release -p brigade-sqlite --example sqlite_throughput -- queued   # one: modes, queued, payload, random, callers, counts
 //! ```
 //!
 //! The files are made in the directory `THROUGHPUT_DIR`, or in that for temporary files: what is
