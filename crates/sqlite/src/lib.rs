@@ -76,7 +76,7 @@
 //! - **More than one machine.** Use a broker with a server.
 //! - **Writers in parallel.** A file has one writer at a time. Calls that wait share a transaction,
 //!   and batches cost far less a job than single ones: some 20 µs in batches of 100, where a job alone
-//!   takes a few hundred. `examples/throughput.rs` measures it.
+//!   takes a few hundred. `examples/sqlite_throughput.rs` measures it.
 //! - **A file that is opened by other means.** Opening and closing it in the same process by anything
 //!   but this crate's SQLite ends SQLite's locks (a POSIX rule). To copy it, use `VACUUM INTO` or
 //!   `sqlite3 jobs.queue ".backup copy"`; beside it lie `-wal` and `-shm`, which belong to it.
