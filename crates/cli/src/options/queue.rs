@@ -87,6 +87,12 @@ The last line on stderr is
     results=… written=… duplicates=… dead=… left=…
 and results and dead together are the sum of the others.";
 
+pub(super) const AFTER_QUEUE: &str = "\
+Exit code:
+    0  the queue was shown, or its dead letters were put back
+    2  bad usage, a queue that cannot be used, or stdout that cannot be written
+  141  the reader of stdout closed it";
+
 /// What names a queue.
 #[derive(Debug, Args)]
 pub(crate) struct QueueName {
