@@ -71,7 +71,10 @@ There is one row for each job that is done: the columns of the answers of `briga
 `brigade fetch`, and job_id as the last. A dead letter is a row with ok=false and
 error_kind=dead_letter. A queue in an SQLite file keeps its results, unless --purge is given. From
 RabbitMQ results are taken: they are removed once they are in the file and on the disk. A process
-that is killed between leaves them in both, and --append goes on without writing one twice.
+that is killed between leaves them in both, and --append goes on without writing one twice. So
+results of RabbitMQ are written to a file, never to a pipe. A job has a second row where a better
+answer comes later: any answer after a dead letter, and ok=true after ok=false; the earlier row
+stays. Results of jobs without an id are all written.
 
 Examples:
   brigade results jobs.db -o answers.csv
