@@ -27,7 +27,12 @@ impl FileId {
 
     /// The regular file that is read as stdin, if it is one.
     pub(crate) fn of_stdin() -> Option<Self> {
-        let stat = rustix::fs::fstat(std::io::stdin()).ok()?;
+        Self::of_fd(std::io::stdin())
+    }
+
+    /// The regular file that is open here, if it is one.
+    pub(crate) fn of_fd(fd: impl std::os::fd::AsFd) -> Option<Self> {
+        let stat = rustix::fs::fstat(fd).ok()?;
         let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
         is_file.then_some(Self {
             device: stat.st_dev,

@@ -133,6 +133,12 @@ impl Place {
         }
     }
 
+    /// The results, by way of a file: those of a server do not go into a pipe.
+    fn answers(&self) -> String {
+        self.run("results", &[&["-o", "answers.csv"]]);
+        self.read("answers.csv")
+    }
+
     /// A count of `brigade queue`.
     #[track_caller]
     fn count(&self, name: &str) -> u64 {
@@ -374,7 +380,7 @@ fn a_job_that_kills_its_workers_becomes_a_dead_letter_and_can_be_tried_again(pla
         .find(|record| record["ok"] == "false")
         .unwrap();
     assert!(
-        dead["error"].contains(&format!("allowed {deliveries}")),
+        dead["error"].contains(&format!("at most {deliveries} are allowed")),
         "{dead:?}"
     );
     assert_eq!((&*dead["row"], &*dead["id"]), ("2", "2"));
@@ -388,9 +394,18 @@ fn a_job_that_kills_its_workers_becomes_a_dead_letter_and_can_be_tried_again(pla
     assert_eq!(again.stdout, "1 dead letter is a job again\n");
     let worked = place.work(&[&options, &command]);
     assert_eq!((worked.code, worked.worked()), (Some(0), [1, 1, 0, 0]));
-    // The file has the job already, and keeps what it has.
-    let results = place.run("results", &[&["-o", "out.csv", "--append"]]);
-    assert_eq!(results.numbers()["written"], 0, "{results:?}");
+    // The file has the dead letter, and the answer comes beside it, once.
+    for written in [1, 0] {
+        let results = place.run("results", &[&["-o", "out.csv", "--append"]]);
+        assert_eq!(results.numbers()["written"], written, "{results:?}");
+    }
+    let all = crate::records(&place.read("out.csv"));
+    let kinds: Vec<&str> = all
+        .iter()
+        .filter(|record| record["name"] == "poison")
+        .map(|record| &*record["error_kind"])
+        .collect();
+    assert_eq!(kinds, ["dead_letter", ""]);
 }
 
 /// Says that it runs, and goes on once there is a file `go`.
@@ -479,11 +494,11 @@ fn urls_are_fetched_and_redirects_followed(place: &Place) {
     );
     let kinds = "failed: bad_url 1, http_status 1, too_many_redirects 1";
     assert!(worked.stderr.contains(kinds), "{worked:?}");
-    let results = place.run("results", &[]);
+    let results = place.answers();
     let header = "url,row,ok,status_code,final_url,redirects,content_type,bytes,attempts,queued_ms,\
                   backoff_ms,elapsed_ms,finished_at,error_kind,error,body,job_id";
-    assert_eq!(results.stdout.lines().next(), Some(header));
-    let records = records(&results.stdout);
+    assert_eq!(results.lines().next(), Some(header));
+    let records = records(&results);
     assert_eq!(
         pairs(&records, "row", "status_code"),
         [
@@ -583,8 +598,7 @@ fn a_missing_column_loses_nothing(place: &Place) {
         (Some(1), [2, 2, 0, 0]),
         "{failed:?}"
     );
-    let results = place.run("results", &[]);
-    let records = records(&results.stdout);
+    let records = records(&place.answers());
     assert_eq!(
         pairs(&records, "name", "error_kind"),
         [("a", "no_column"), ("b", "no_column")]
@@ -630,7 +644,7 @@ fn failures_and_time_end_the_work_and_give_back_the_rest(place: &Place) {
         "{#}",
     ];
     assert_eq!(place.work(&[&command]).worked(), [2, 2, 0, 0]);
-    let records = records(&place.run("results", &[]).stdout);
+    let records = records(&place.answers());
     let done: Vec<&Record> = records.iter().filter(|one| one["ok"] == "true").collect();
     assert_eq!((records.len(), done.len()), (4, 2));
     assert!(
@@ -651,7 +665,7 @@ fn failures_are_answers_and_retries_happen_within_a_delivery(place: &Place) {
         "{worked:?}"
     );
     assert!(worked.stderr.contains("failed: exit 1\n"), "{worked:?}");
-    let records = records(&place.run("results", &[]).stdout);
+    let records = records(&place.answers());
     assert_eq!(
         pairs(&records, "name", "attempts"),
         [("a", "1"), ("b", "1"), ("no", "3")]
@@ -670,7 +684,7 @@ fn a_queue_that_is_missing_is_not_made_by_its_readers(place: &Place) {
             .work(&[&["--", "true"]])
             .assert_refused(&["there is no queue", "brigade enqueue"]);
         place
-            .run("results", &[])
+            .run("results", &[&["-o", "out.csv"]])
             .assert_refused(&["there is no queue"]);
         place
             .run("queue", &[])
@@ -704,7 +718,7 @@ fn rows_that_cannot_be_jobs_are_bad_rows(place: &Place) {
         ]
     );
     place.work(&[&PRINT_NAME]);
-    let records = records(&place.run("results", &[]).stdout);
+    let records = records(&place.answers());
     assert_eq!(
         pairs(&records, "job_id", "stdout"),
         [("x", "a"), ("z", "d")]
@@ -953,6 +967,7 @@ fn a_producer_that_is_interrupted_says_where() {
         ended.stderr.contains("enqueue the same file again"),
         "{ended:?}"
     );
+    assert!(!ended.stderr.contains("finishing what runs"), "{ended:?}");
     assert_eq!(
         ended.numbers()["enqueued"],
         place.count("ready"),
@@ -996,4 +1011,100 @@ fn the_report_reads_the_results() {
     let output = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
+}
+
+#[test]
+fn the_files_of_a_queue_are_no_outputs() {
+    let place = Place::file();
+    place.names(&["a"]);
+    for rejects in ["jobs.db", "./jobs.db-wal", "in.csv"] {
+        let ran = place.run("enqueue", &[&["in.csv", "--rejects", rejects]]);
+        ran.assert_refused(&["--rejects is the "]);
+    }
+    std::os::unix::fs::symlink("jobs.db", place.path("link")).unwrap();
+    let ran = place.run("enqueue", &[&["in.csv", "--rejects", "link"]]);
+    ran.assert_refused(&["--rejects is the queue too"]);
+    place.enqueue(&["in.csv"]);
+    place.work(&[&PRINT_NAME]);
+    for output in [
+        "jobs.db",
+        "link",
+        "jobs.db-wal",
+        "jobs.db-shm",
+        "./jobs.db-journal",
+    ] {
+        let ran = place.run("results", &[&["-o", output]]);
+        ran.assert_refused(&["-o is a file of the queue itself"]);
+    }
+    assert_eq!(place.count("done"), 1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_written_is_left() {
+    let place = Place::file();
+    place.names(&["a", "b"]);
+    place.enqueue(&["in.csv"]);
+    place.work(&[&PRINT_NAME]);
+    let full = place.run("results", &[&["-o", "/dev/full"]]);
+    let numbers = full.numbers();
+    assert_eq!(full.code, Some(2), "{full:?}");
+    assert_eq!(
+        (numbers["results"], numbers["written"], numbers["left"]),
+        (2, 0, 2)
+    );
+    let mut command = place.command("queue", &[]);
+    let device = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let shown = ran(command.stdout(device).spawn().unwrap());
+    shown.assert_refused(&["<stdout>: cannot write"]);
+}
+
+#[test]
+fn results_of_a_server_do_not_go_into_a_pipe() {
+    let mut place = Place::file();
+    place.queue = "amqp://localhost:1".to_owned();
+    for output in [&[][..], &["-o", "/dev/stdout"]] {
+        let ran = place.run("results", &[output]);
+        ran.assert_refused(&["neither a pipe nor a terminal keeps them", "-o"]);
+    }
+}
+
+#[test]
+fn jobs_without_an_answer_are_counted_at_the_end() {
+    let place = Place::file();
+    place.names(&["a", "b"]);
+    place.enqueue(&["in.csv", "--delay", "1h"]);
+    let worked = place.work(&[&PRINT_NAME]);
+    assert!(
+        worked
+            .stderr
+            .contains("2 jobs are held by others or delayed\n"),
+        "{worked:?}"
+    );
+    let results = place.run("results", &[&["-o", "out.csv"]]);
+    assert!(
+        results.stderr.contains("2 jobs have no answer yet\n"),
+        "{results:?}"
+    );
+}
+
+#[test]
+fn a_column_of_the_job_id_needs_a_prefix() {
+    let place = Place::file();
+    place.write("in.csv", "job_id,name\n7,a\n");
+    place.enqueue(&["in.csv"]);
+    let refused = place.work(&[&PRINT_NAME]);
+    refused.assert_refused(&["has a column \"job_id\"", "--prefix"]);
+    let worked = place.work(&[&["--prefix", "x_"], &PRINT_NAME]);
+    assert_eq!(worked.worked(), [1, 1, 0, 0], "{worked:?}");
+    for written in [1, 0] {
+        let ran = place.run("results", &[&["-o", "out.csv", "--append"]]);
+        assert_eq!(ran.numbers()["written"], written, "{ran:?}");
+    }
+    let records = records(&place.read("out.csv"));
+    assert_eq!(records[0]["job_id"], "7");
+    assert!(records[0]["x_job_id"].starts_with("1-"), "{records:?}");
 }

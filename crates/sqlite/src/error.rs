@@ -13,7 +13,7 @@ pub(crate) fn fault(path: &Path, error: &rusqlite::Error) -> BrokerError {
         // Nothing is lost: the transaction was rolled back, and the next one may find room.
         Some(ErrorCode::DiskFull) => BrokerError::unavailable(format!(
             "no room is left for the queue {file}: nothing was changed; free space on its file \
-             system, or purge results, and repeat the call"
+             system, and repeat the call"
         )),
         Some(
             ErrorCode::DatabaseBusy

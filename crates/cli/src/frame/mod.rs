@@ -359,21 +359,26 @@ pub(crate) fn named(
         .into_iter()
         .map(|name| format!("{}{name}", options.prefix))
         .collect();
-    if let Some(taken) = names
+    if let Some(name) = names
         .iter()
         .find(|name| header.iter().any(|column| column == name.as_str()))
     {
-        return Err(Stop::Usage(format!(
-            "{}: the input has a column {taken:?}, which the answers need; \
-             choose other names with --prefix, such as --prefix fetch_",
-            options.file_name()
-        )));
+        return Err(taken(options, name));
     }
     let mut seen = HashSet::new();
     if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
         return Err(Stop::Usage(format!("two columns are called {twice:?}")));
     }
     Ok(names)
+}
+
+/// Says that the input has the name of a column that is added.
+pub(crate) fn taken(options: &Common, name: &str) -> Stop {
+    Stop::Usage(format!(
+        "{}: the input has a column {name:?}, which the answers need; \
+         choose other names with --prefix, such as --prefix fetch_",
+        options.file_name()
+    ))
 }
 
 /// Compares a row with its answer, if it has one.

@@ -73,6 +73,7 @@ pub(crate) enum Command {
     #[command(after_help = queue::AFTER_RESULTS)]
     Results(ResultsOptions),
     /// Show what is in a queue, and its dead letters
+    #[command(after_help = queue::AFTER_QUEUE)]
     Queue(StatusOptions),
     /// Make a page from an answers file
     Report(ReportOptions),

@@ -68,10 +68,13 @@ reached.";
 
 pub(super) const AFTER_RESULTS: &str = "\
 There is one row for each job that is done: the columns of the answers of `brigade run` or
-`brigade fetch`, and job_id as the last. A dead letter is a row with ok=false and
-error_kind=dead_letter. A queue in an SQLite file keeps its results, unless --purge is given. From
-RabbitMQ results are taken: they are removed once they are in the file and on the disk. A process
-that is killed between leaves them in both, and --append goes on without writing one twice.
+`brigade fetch`, and job_id, after the --prefix of these, as the last. A dead letter is a row with
+ok=false and error_kind=dead_letter. A queue in an SQLite file keeps its results, unless --purge is
+given. From RabbitMQ results are taken: they are removed once they are in the file and on the disk. A process
+that is killed between leaves them in both, and --append goes on without writing one twice. So
+results of RabbitMQ are written to a file, never to a pipe. A job has a second row where a better
+answer comes later: any answer after a dead letter, and ok=true after ok=false; the earlier row
+stays. Results of jobs without an id are all written.
 
 Examples:
   brigade results jobs.db -o answers.csv
@@ -79,13 +82,20 @@ Examples:
 
 Exit code:
     0  all results were written
-    1  some are left in the queue, because they have other columns than the first, or none
+    1  some are left in the queue, because they have other columns than the first, or none; jobs
+       without an answer yet are counted on stderr, and change nothing here
     2  bad usage, a file or a queue that cannot be used
   141  the reader of stdout closed it
 
 The last line on stderr is
     results=… written=… duplicates=… dead=… left=…
 and results and dead together are the sum of the others.";
+
+pub(super) const AFTER_QUEUE: &str = "\
+Exit code:
+    0  the queue was shown, or its dead letters were put back
+    2  bad usage, a queue that cannot be used, or stdout that cannot be written
+  141  the reader of stdout closed it";
 
 /// What names a queue.
 #[derive(Debug, Args)]
@@ -254,11 +264,12 @@ pub(crate) struct ResultsOptions {
     #[command(flatten)]
     pub(crate) name: QueueName,
 
-    /// Write the rows to this file [default: stdout]
+    /// Write the rows to this file [default: stdout; from RabbitMQ, only where that is a file]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Go on with the file of an earlier call: jobs that it has are not written again
+    /// Go on with the file of an earlier call: jobs that it has are not written again, but for a better
+    /// answer
     #[arg(long, requires = "output")]
     pub(crate) append: bool,
 

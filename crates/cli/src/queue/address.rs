@@ -12,6 +12,7 @@ use percent_encoding::percent_decode_str;
 use smol::Timer;
 use url::Url;
 
+use crate::file_id::FileId;
 use crate::frame::stop::Stop;
 
 /// The name of a queue in RabbitMQ that is given none.
@@ -50,6 +51,19 @@ pub(super) enum Missing {
 
 impl Address {
     pub(super) fn parse(queue: &Path, name: Option<&str>) -> Result<Self, Stop> {
+        let shown = queue.to_string_lossy();
+        let start = shown.split('/').next().unwrap_or_default();
+        let is_amqp = shown.starts_with("amqp://") || shown.starts_with("amqps://");
+        if start.to_ascii_lowercase().starts_with("amqp")
+            && start.contains(':')
+            && (!is_amqp || queue.to_str().is_none())
+        {
+            return Err(Stop::Usage(
+                "the queue begins as a URL of RabbitMQ does, and is none: write amqp://… or amqps://…, \
+                 or ./ before the path of an SQLite file"
+                    .to_owned(),
+            ));
+        }
         let text = queue.to_str().unwrap_or_default();
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
         match scheme {
@@ -91,6 +105,22 @@ impl Address {
             Timer::after(pause(failures)).await;
         }
         unreachable!("the last try returns")
+    }
+
+    /// Whether the path leads to a file that belongs to the queue, or would.
+    pub(super) fn has_file(&self, other: &Path) -> bool {
+        let Self::Sqlite(path) = self else {
+            return false;
+        };
+        // The others are named after the file that links lead to.
+        let path = resolved(path);
+        ["", "-wal", "-shm", "-journal"].iter().any(|suffix| {
+            let mut own = path.clone().into_os_string();
+            own.push(suffix);
+            let own = PathBuf::from(own);
+            let id = FileId::at(&own);
+            (id.is_some() && id == FileId::at(other)) || own == resolved(other)
+        })
     }
 
     async fn try_open(
@@ -167,6 +197,17 @@ impl Address {
 
 impl Amqp {
     fn parse(text: &str, name: Option<&str>) -> Result<Self, Stop> {
+        // A password that ends at a character of its own would be shown as path or name.
+        let behind = text.split_once("://").map_or(text, |(_, behind)| behind);
+        if let Some(end) = behind.find(['/', '?', '#'])
+            && behind[end..].contains('@')
+        {
+            return Err(Stop::Usage(
+                "the URL of the queue has an @ behind its host: write # as %23, / as %2F and ? as %3F \
+                 in user and password, and @ as %40 everywhere else"
+                    .to_owned(),
+            ));
+        }
         let (url, fragment) = match text.split_once('#') {
             Some((url, fragment)) => (url, Some(fragment)),
             None => (text, None),
@@ -230,6 +271,18 @@ impl fmt::Display for Address {
     }
 }
 
+/// The path without links. Its file need not be there.
+fn resolved(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| {
+        let directory = path.parent().filter(|parent| *parent != Path::new(""));
+        let directory = std::fs::canonicalize(directory.unwrap_or(Path::new(".")));
+        match (directory, path.file_name()) {
+            (Ok(directory), Some(name)) => directory.join(name),
+            _ => path.to_owned(),
+        }
+    })
+}
+
 /// The pause after so many failures before: 0.1 s, 0.2 s, and so on.
 pub(super) fn pause(failures: u32) -> Duration {
     Duration::from_millis(100).saturating_mul(2_u32.saturating_pow(failures))
@@ -291,5 +344,19 @@ mod tests {
         assert_eq!(problem, format!("{shown}: bad {shown}, …"));
         let broken = parse("amqp://user:secret@ho st#jobs", None).unwrap();
         assert_eq!(broken.to_string(), "amqp://…#jobs");
+        for text in [
+            "amqp://user:12#secret@host/%2f",
+            "amqp://user:12/secret@host/%2f#jobs",
+            "amqp://user:12?secret@host",
+            "amqp+ssl://user:secret@host",
+            "amqp:user:secret@host",
+            "AMQP:/user:secret@host",
+            "AMQPS://user:secret@host",
+        ] {
+            let refused = parse(text, None).unwrap_err();
+            let is_shown = ["secret", "user:", "host/", "12"].map(|part| refused.contains(part));
+            assert_eq!(is_shown, [false; 4], "{refused}");
+        }
+        assert!(parse("./amqp:a", None).is_ok() && parse("amqp.db", None).is_ok());
     }
 }

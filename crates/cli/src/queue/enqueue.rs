@@ -20,7 +20,7 @@ use crate::file_id::FileId;
 use crate::frame::stop::Stop;
 use crate::options::OnBadRow;
 use crate::options::queue::EnqueueOptions;
-use crate::signals::Signals;
+use crate::signals::{Signal, Signals};
 
 /// How many bad rows are reported one by one.
 const MAX_REPORTED: u64 = 20;
@@ -38,6 +38,8 @@ pub(crate) fn run(options: &EnqueueOptions) -> u8 {
     let end = smol::block_on(enqueue(options, &mut counts));
     let code = match &end {
         Ok(()) => u8::from(counts.bad > 0),
+        // Said when the signal came.
+        Err(stop @ Stop::Interrupted(_)) => stop.exit_code(),
         Err(stop) => {
             if let Some(message) = stop.message() {
                 warn(message);
@@ -70,14 +72,15 @@ async fn enqueue(options: &EnqueueOptions, counts: &mut Counts) -> Result<(), St
     let mut signals =
         Signals::new().map_err(|error| Stop::Usage(format!("cannot catch signals: {error}")))?;
     let opened = open_file(options);
-    let (header, rows) = future::or(async { Err(signals.next().await.into()) }, opened).await?;
+    let (header, rows) = future::or(interrupted(&mut signals), opened).await?;
     let id = match &options.id {
         Some(name) => Some(header.column(name)?),
         None => None,
     };
-    let rejects = open_rejects(options, &header)?;
+    check_rejects(options, &address)?;
     let opening = address.open(Missing::Create, None);
-    let broker = future::or(async { Err(signals.next().await.into()) }, opening).await?;
+    let broker = future::or(interrupted(&mut signals), opening).await?;
+    let rejects = open_rejects(options, &address, &header)?;
     let mut batches = Batches {
         header: header.iter().map(str::to_owned).collect(),
         id,
@@ -125,6 +128,13 @@ async fn enqueue(options: &EnqueueOptions, counts: &mut Counts) -> Result<(), St
     closed.map_err(|error| Stop::Output(address.problem(&error)))
 }
 
+/// Waits for a signal that comes before the first job.
+async fn interrupted<T>(signals: &mut Signals) -> Result<T, Stop> {
+    let signal = signals.next().await;
+    warn(format_args!("{signal}: nothing was enqueued"));
+    Err(Stop::Interrupted(signal))
+}
+
 /// How many jobs the queue knows, where ids are known to it.
 async fn total(broker: &address::Broker) -> Option<u64> {
     match broker {
@@ -160,27 +170,37 @@ struct Rejects<'a> {
     writer: RejectsWriter<BufWriter<File>>,
 }
 
-fn open_rejects<'a>(
-    options: &'a EnqueueOptions,
-    header: &Header,
-) -> Result<Option<Rejects<'a>>, Stop> {
+/// Refuses a file for the bad rows that is the input or belongs to the queue.
+fn check_rejects(options: &EnqueueOptions, address: &Address) -> Result<(), Stop> {
     let Some(path) = options.rejects.as_deref() else {
-        return Ok(None);
+        return Ok(());
     };
     let input = if options.file.as_os_str() == "-" {
         FileId::of_stdin()
     } else {
         FileId::at(&options.file)
     };
-    let taken = FileId::at(path);
-    for (other, what) in [
-        (input, "the input"),
-        (FileId::at(&options.queue), "the queue"),
-    ] {
-        if taken.is_some() && taken == other {
-            return Err(Stop::output(path, format_args!("--rejects is {what} too")));
-        }
-    }
+    let what = if input.is_some() && FileId::at(path) == input {
+        "the input"
+    } else if address.has_file(path) {
+        "the queue"
+    } else {
+        return Ok(());
+    };
+    Err(Stop::output(path, format_args!("--rejects is {what} too")))
+}
+
+/// Opens the file for the bad rows. The queue must be there: two paths may lead to the same file
+/// only now.
+fn open_rejects<'a>(
+    options: &'a EnqueueOptions,
+    address: &Address,
+    header: &Header,
+) -> Result<Option<Rejects<'a>>, Stop> {
+    check_rejects(options, address)?;
+    let Some(path) = options.rejects.as_deref() else {
+        return Ok(None);
+    };
     let file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -199,21 +219,32 @@ struct To<'a, B> {
 }
 
 impl<B: Broker> To<'_, B> {
-    /// Enqueues a batch; tries again where the queue cannot be reached. Jobs keep their ids.
-    async fn put(&self, jobs: Vec<NewJob>) -> Result<(), String> {
+    /// Enqueues a batch; tries again where the queue cannot be reached, until a signal comes. Jobs
+    /// keep their ids.
+    async fn put(&self, jobs: Vec<NewJob>, signals: &mut Signals) -> Result<(), Unput> {
         for failures in 0.. {
             let Err(error) = self.broker.enqueue(jobs.clone()).await else {
                 return Ok(());
             };
             let problem = self.address.problem(&error);
             if error.is_permanent() || failures + 1 >= TRIES {
-                return Err(problem);
+                return Err(Unput::Problem(problem));
             }
             warn(format_args!("{problem}; trying again"));
-            Timer::after(pause(failures)).await;
+            let pausing = async {
+                Timer::after(pause(failures)).await;
+                Ok(())
+            };
+            future::or(async { Err(Unput::Signal(signals.next().await)) }, pausing).await?;
         }
         unreachable!("the last try returns")
     }
+}
+
+/// Why a batch may not be in the queue.
+enum Unput {
+    Problem(String),
+    Signal(Signal),
 }
 
 /// The rows of a file as batches of jobs.
@@ -280,13 +311,22 @@ impl Batches<'_> {
             }
             let count = jobs.len() as u64;
             if count > 0 {
-                to.put(jobs).await.map_err(|problem| {
-                    Stop::Output(format!(
-                        "{problem}\n{}: rows up to row {} may be missing in the queue, and all after it \
-                         are; enqueue the same file again",
-                        self.options.file.display(),
+                to.put(jobs, signals).await.map_err(|unput| {
+                    let missing = format!(
+                        "rows up to row {} may be missing in the queue, and all after it are; enqueue \
+                         the same file again",
                         self.last_row
-                    ))
+                    );
+                    match unput {
+                        Unput::Problem(problem) => Stop::Output(format!(
+                            "{problem}\n{}: {missing}",
+                            self.options.file.display()
+                        )),
+                        Unput::Signal(signal) => {
+                            warn(format_args!("{signal}: {missing}"));
+                            Stop::Interrupted(signal)
+                        }
+                    }
                 })?;
                 counts.enqueued += count;
             }

@@ -6,7 +6,7 @@
 //! the queue.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::os::unix::fs::FileTypeExt as _;
 use std::time::Duration;
 
 use brigade::broker::{Broker as _, DeadLetter, JobId};
@@ -15,7 +15,8 @@ use brigade_sqlite::SqliteBroker;
 
 use super::address::{Address, Broker, Missing, warn};
 use super::payload::{Cell, Outcome, Payload};
-use crate::answers::collected::{CollectError, Collected};
+use crate::answers::collected::{CollectError, Collected, Known, prefix};
+use crate::file_id::FileId;
 use crate::frame::stop::Stop;
 use crate::options::queue::ResultsOptions;
 
@@ -52,7 +53,7 @@ struct Counts {
     dead: u64,
     written: u64,
     duplicates: u64,
-    /// Results that are no rows of this table.
+    /// Results that are no rows of this table, or could not be written.
     left: u64,
 }
 
@@ -91,14 +92,21 @@ async fn collect(options: &ResultsOptions, counts: &mut Counts) -> Result<(), En
             "{address}: --purge is for SQLite files; results of RabbitMQ are removed once they are written"
         ))));
     }
-    if options.output.is_none()
-        && matches!(address, Address::Amqp(_))
-        && std::io::stdout().is_terminal()
-    {
+    let is_kept = match &options.output {
+        Some(path) => !std::fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo()),
+        None => FileId::of_fd(std::io::stdout()).is_some(),
+    };
+    if !is_kept && matches!(address, Address::Amqp(_)) {
         return Err(End::Stop(Stop::Usage(format!(
-            "{address}: results are taken out of the queue, and a terminal does not keep them: write them \
-             to a file with -o"
+            "{address}: results are taken out of the queue once they are written, and neither a pipe \
+             nor a terminal keeps them, should its reader fail: write them to a file with -o"
         ))));
+    }
+    if let Some(path) = &options.output
+        && address.has_file(path)
+    {
+        let problem = "-o is a file of the queue itself";
+        return Err(End::Stop(Stop::output(path, problem)));
     }
     let broker = address.open(Missing::Refuse, None).await?;
     let file = match &options.output {
@@ -109,22 +117,48 @@ async fn collect(options: &ResultsOptions, counts: &mut Counts) -> Result<(), En
         file,
         counts,
         first_left: None,
+        is_told: false,
     };
+    let end = take(&broker, &address, options, &mut table).await;
+    // What was not written is left.
+    let unwritten = table.counts.written - table.file.flushed();
+    table.counts.written -= unwritten;
+    table.counts.left += unwritten;
+    end
+}
+
+/// Writes what the queue has.
+async fn take(
+    broker: &Broker,
+    address: &Address,
+    options: &ResultsOptions,
+    table: &mut Table<'_>,
+) -> Result<(), End> {
     let unusable = |error| End::Stop(Stop::Output(address.problem(&error)));
-    match &broker {
+    let unanswered = match broker {
         Broker::Sqlite(broker) => {
-            let through = results_of_file(broker, &mut table, unusable).await?;
+            let through = results_of_file(broker, table, unusable).await?;
             table.file.sync()?;
             if options.purge {
                 let purged = broker.purge_results(through).await.map_err(unusable)?;
                 warn(format_args!("{address}: {purged} results removed"));
             }
+            let counts = broker.counts().await.map_err(unusable)?;
             broker.close().await.map_err(unusable)?;
+            counts.ready + counts.delayed + counts.leased
         }
         Broker::Amqp(broker) => {
-            results_of_server(broker, &mut table, unusable).await?;
+            results_of_server(broker, table, unusable).await?;
+            let counts = broker.counts().await.map_err(unusable)?;
             broker.close().await.map_err(unusable)?;
+            // The server does not count those that are held.
+            u64::from(counts.ready) + u64::from(counts.delayed)
         }
+    };
+    if unanswered > 0 {
+        warn(format_args!(
+            "{address}: {unanswered} jobs have no answer yet"
+        ));
     }
     if let Some(example) = &table.first_left {
         warn(format_args!(
@@ -212,13 +246,16 @@ struct Table<'a> {
     counts: &'a mut Counts,
     /// The first result that is left in the queue, and why.
     first_left: Option<String>,
+    /// Whether it was said that jobs have no ids.
+    is_told: bool,
 }
 
 impl Table<'_> {
     /// Writes a result. Returns whether the table has it now, or had it before.
     fn result(&mut self, id: &JobId, payload: Option<&[u8]>) -> Result<bool, CollectError> {
         self.counts.results += 1;
-        if self.file.has(id.as_str()) {
+        self.tell_unnamed(id);
+        if self.file.has(id.as_str(), Known::Accepted) {
             self.counts.duplicates += 1;
             return Ok(true);
         }
@@ -233,6 +270,12 @@ impl Table<'_> {
                 return Ok(false);
             }
         };
+        let cells: Vec<_> = outcome.cells.into_iter().map(Cell::into_bytes).collect();
+        let found = Collected::known(&outcome.header, &cells);
+        if self.file.has(id.as_str(), found) {
+            self.counts.duplicates += 1;
+            return Ok(true);
+        }
         if self.file.header().is_none() {
             self.file.begin(&outcome.header);
         }
@@ -241,10 +284,19 @@ impl Table<'_> {
             self.leave(format!("job {id}: {difference}"));
             return Ok(false);
         }
-        let cells = outcome.cells.into_iter().map(Cell::into_bytes).collect();
-        self.file.write(id.as_str(), cells)?;
         self.counts.written += 1;
+        self.file.write(id.as_str(), found, cells)?;
         Ok(true)
+    }
+
+    /// Says once that nothing is known of jobs without an id.
+    fn tell_unnamed(&mut self, id: &JobId) {
+        if id.as_str().is_empty() && !self.is_told {
+            self.is_told = true;
+            warn(
+                "there are jobs without an id: each of their results is written, twice where it comes twice",
+            );
+        }
     }
 
     fn leave(&mut self, why: String) {
@@ -274,7 +326,8 @@ impl Table<'_> {
     fn dead_letter(&mut self, letter: &DeadLetter) -> Result<(), CollectError> {
         self.counts.dead += 1;
         let id = letter.job_id.as_str();
-        if self.file.has(id) {
+        self.tell_unnamed(&letter.job_id);
+        if self.file.has(id, Known::DeadLetter) {
             self.counts.duplicates += 1;
             return Ok(());
         }
@@ -288,8 +341,8 @@ impl Table<'_> {
             self.file.begin(&header);
         }
         let cells = self.dead_cells(payload.as_ref(), &letter.reason);
-        self.file.write(id, cells)?;
         self.counts.written += 1;
+        self.file.write(id, Known::DeadLetter, cells)?;
         Ok(())
     }
 
@@ -325,18 +378,6 @@ impl Table<'_> {
 /// The columns of a table that has dead letters alone.
 const OWN: [&str; 4] = ["row", "ok", "error_kind", "error"];
 
-/// The prefix of the tool's columns, which is that of `row` before `ok`.
-fn prefix(header: &[String]) -> &str {
-    header
-        .windows(2)
-        .rev()
-        .find_map(|pair| {
-            let prefix = pair[0].strip_suffix("row")?;
-            (pair[1].strip_suffix("ok") == Some(prefix)).then_some(prefix)
-        })
-        .unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,17 +397,5 @@ mod tests {
             counts.results + counts.dead,
             counts.written + counts.duplicates + counts.left
         );
-    }
-
-    #[test]
-    fn the_prefix_is_found_behind_the_columns_of_the_input() {
-        let of = |names: &str| {
-            let names: Vec<String> = names.split(' ').map(str::to_owned).collect();
-            prefix(&names).to_owned()
-        };
-        assert_eq!(of("url row ok attempts error"), "");
-        assert_eq!(of("row ok x_row x_ok x_error"), "x_");
-        assert_eq!(of("arrow url row ok"), "");
-        assert_eq!(of("a b"), "");
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use brigade::csv::{ByteRecord, Header, Reader, Row, Writer};
 
 use super::payload::Payload;
+use crate::answers::collected::JOB_ID;
 use crate::frame::stop::Stop;
 use crate::frame::work::{Answer, Columns, Failure, Lane, Next, Numbered, RowError, Work};
 
@@ -174,8 +175,13 @@ impl<W: Work> Rows<W> {
         let mut prefix = String::new();
         loop {
             let name = |name: String| format!("{prefix}{name}");
-            let names: Vec<String> = self.columns.names().into_iter().map(name).collect();
-            if !names.iter().any(|name| inputs.contains(name)) {
+            let names: Vec<String> = self.columns.names().into_iter().map(&name).collect();
+            let job_id = name(JOB_ID.to_owned());
+            if !names
+                .iter()
+                .chain([&job_id])
+                .any(|name| inputs.contains(name))
+            {
                 return names;
             }
             prefix.push_str("brigade_");

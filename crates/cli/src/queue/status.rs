@@ -1,7 +1,7 @@
 //! `brigade queue`: how many jobs a queue has in each state, which are held, and its dead letters.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{self, ErrorKind, Write as _};
 use std::time::{Duration, SystemTime};
 
 use brigade::broker::{Broker as _, BrokerError, DeadLetter};
@@ -18,15 +18,26 @@ const MAX_REASON: usize = 500;
 /// Shows the queue, and returns the exit code.
 pub(crate) fn run(options: &StatusOptions) -> u8 {
     match smol::block_on(show(options)) {
-        Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(text) => match print(&text) {
             Ok(()) => 0,
-            Err(_) => 141,
+            // What a process has that the signal of a closed pipe ends: 128 + SIGPIPE.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => 141,
+            Err(error) => {
+                warn(format_args!("<stdout>: cannot write: {error}"));
+                2
+            }
         },
         Err(stop) => {
             warn(&stop);
             stop.exit_code()
         }
     }
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
 }
 
 async fn show(options: &StatusOptions) -> Result<String, Stop> {

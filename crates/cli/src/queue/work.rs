@@ -15,6 +15,9 @@ use brigade::JobError;
 use brigade::broker::{
     Broker, JobId, Nack, ServeError, ServeOptions, ServeReport, Settlement, serve,
 };
+use brigade::csv::Header;
+use brigade_amqp::AmqpBroker;
+use brigade_sqlite::SqliteBroker;
 use smol::channel::{Sender, bounded};
 use smol::{Timer, future};
 
@@ -22,6 +25,7 @@ use super::address::{self, Address, Missing, warn};
 use super::payload::Outcome;
 use super::rows::{Job, Rows, Taken};
 use super::watched::Watched;
+use crate::answers::collected::JOB_ID;
 use crate::feed::LaneId;
 use crate::fetch::{self, Fetch};
 use crate::frame::account::Account;
@@ -32,7 +36,7 @@ use crate::frame::screen::{Screen, Snapshot, TICK};
 use crate::frame::stop::Stop;
 use crate::frame::times::RowState;
 use crate::frame::work::{Answer, Columns, Lane, Next, Numbered, RowError, Work};
-use crate::frame::{Plan, named};
+use crate::frame::{Plan, named, taken};
 use crate::options::Common;
 use crate::options::queue::{OnMissingColumn, TakeOptions, WorkFetchOptions, WorkOptions};
 use crate::run::{self, Commands};
@@ -50,7 +54,7 @@ pub(crate) fn run(options: WorkOptions) -> u8 {
     let rows = {
         let (run, columns) = (Rc::clone(&run), columns.clone());
         Rows::new(address.to_string(), columns.clone(), move |header| {
-            let names = named(&run.common, header, &columns)?;
+            let names = names_of(&run.common, header, &columns)?;
             Ok((Commands::new(&run, header)?, names))
         })
     };
@@ -73,12 +77,21 @@ pub(crate) fn fetch(options: WorkFetchOptions) -> u8 {
     let rows = {
         let (fetch, columns, lanes) = (Rc::clone(&fetch), columns.clone(), Rc::clone(&lanes));
         Rows::new(address.to_string(), columns.clone(), move |header| {
-            let names = named(&fetch.common, header, &columns)?;
+            let names = names_of(&fetch.common, header, &columns)?;
             let work = Fetch::of_queue(&fetch, header, Rc::clone(&lanes))?;
             Ok((work, names))
         })
     };
     work(&address, &take, &fetch.common, &plan, &lanes, rows)
+}
+
+/// The names of the columns that are added. `brigade results` adds one more.
+fn names_of(common: &Common, header: &Header, columns: &Columns) -> Result<Vec<String>, Stop> {
+    let job_id = format!("{}{JOB_ID}", common.prefix);
+    if header.iter().any(|column| column == job_id) {
+        return Err(taken(common, &job_id));
+    }
+    named(common, header, columns)
 }
 
 /// The queue of the options, whose name takes the place of the file's in messages.
@@ -128,11 +141,20 @@ fn work<W: Work>(
         let lease = Some(take.lease);
         match address.open(Missing::Refuse, lease).await {
             Ok(address::Broker::Sqlite(broker)) => {
-                let work = work_on(broker, address, take, common, plan, lanes, rows);
+                let count = async |broker: &SqliteBroker| {
+                    let counts = broker.counts().await;
+                    counts.map_or(0, |counts| counts.leased + counts.delayed)
+                };
+                let work = work_on(broker, address, take, common, plan, lanes, rows, count);
                 Box::pin(work).await
             }
             Ok(address::Broker::Amqp(broker)) => {
-                let work = work_on(broker, address, take, common, plan, lanes, rows);
+                // The server does not count those that are held.
+                let count = async |broker: &AmqpBroker| {
+                    let counts = broker.counts().await;
+                    counts.map_or(0, |counts| counts.delayed.into())
+                };
+                let work = work_on(broker, address, take, common, plan, lanes, rows, count);
                 Box::pin(work).await
             }
             Err(stop) => refused(&stop),
@@ -140,6 +162,10 @@ fn work<W: Work>(
     })
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one caller for each kind of queue"
+)]
 async fn work_on<B: Broker, W: Work>(
     broker: B,
     address: &Address,
@@ -148,6 +174,7 @@ async fn work_on<B: Broker, W: Work>(
     plan: &Plan,
     lanes: &SharedLanes,
     rows: Rows<W>,
+    unfinished: impl AsyncFn(&B) -> u64,
 ) -> u8 {
     let signals = match Signals::new() {
         Ok(signals) => signals,
@@ -209,6 +236,19 @@ async fn work_on<B: Broker, W: Work>(
     let outcome = workers.drive(future::or(serving, watching)).await;
     lanes.borrow_mut().detach();
     screen.finish();
+    let outcome = match outcome {
+        Some(Ok(report)) if take.until_empty && jobs.stop.borrow().is_none() => {
+            let unfinished = unfinished(&broker.broker).await;
+            let unfinished = unfinished.saturating_sub(report.unsettled);
+            if unfinished > 0 {
+                screen.message(format_args!(
+                    "{address}: {unfinished} jobs are held by others or delayed"
+                ));
+            }
+            Some(Ok(report))
+        }
+        outcome => outcome,
+    };
     if let Err(error) = broker.close().await
         && !error.is_closed()
     {
