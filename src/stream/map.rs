@@ -258,24 +258,23 @@ impl<In, T, E, S> Map<In, T, E, S> {
     /// ```
     /// use brigade::{ManualTimer, Pool};
     /// use futures_lite::{StreamExt, future};
+    /// use std::time::Duration;
     ///
-    /// let (pool, workers) = Pool::builder()
-    ///     .workers(1)
-    ///     .timer(ManualTimer::new())
-    ///     .build(|n: u32| async move {
-    ///         future::yield_now().await;
-    ///         Ok::<_, ()>(n)
-    ///     });
-    /// let mut map = pool.map(0..5).window(2);
-    /// let results = future::block_on(workers.drive(async {
-    ///     while pool.stats().running == 0 {
-    ///         assert!(future::poll_once(map.next()).await.is_none());
-    ///         future::yield_now().await;
-    ///     }
+    /// let clock = ManualTimer::new();
+    /// let (pool, workers) = Pool::builder().workers(1).timer(clock.clone()).build(async |n: u32| {
+    ///     clock.sleep(Duration::from_secs(2)).await;
+    ///     Ok::<_, ()>(n)
+    /// });
+    /// let mut map = pool.map(0..5).window(3);
+    /// let results = future::block_on(clock.run(workers.drive(async {
+    ///     // Reads for a second: one job runs, and two are queued.
+    ///     let reading = async { drop(map.next().await) };
+    ///     future::or(reading, async { clock.sleep(Duration::from_secs(1)).await }).await;
     ///     map.cancel_queued();
     ///     map.map(|completion| completion.result.ok()).collect::<Vec<_>>().await
-    /// }));
-    /// assert_eq!(results.iter().flatten().count(), 1);
+    /// })));
+    /// assert_eq!(results.len(), 3);
+    /// assert_eq!(results.into_iter().flatten().collect::<Vec<_>>(), [0]);
     /// ```
     #[doc(alias("stop", "finish"))]
     pub fn cancel_queued(&mut self) {
