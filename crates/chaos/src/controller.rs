@@ -55,7 +55,7 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
     let mut tally = Tally::default();
     let (mut last_ended, mut since) = (0, Instant::now());
     let reports = loop {
-        crew.keep(plan.workers, &queue, || rng.i64(-1500..1500))?;
+        crew.keep(plan.workers, &queue, || rng.i64(-500..500))?;
         thread::sleep(Duration::from_millis(rng.u64(200..1200)));
         queue.read(&mut tally)?;
         let ended = tally.ended();

@@ -19,9 +19,9 @@ pub(crate) const OUTAGE: Duration = Duration::from_secs(60);
 pub(crate) const LONG: Duration = Duration::from_millis(2500);
 
 /// How often a job is delivered: a job that ends its process has to reach it, and none that is killed
-/// by chance. A worker is killed every 5 s on average, so that of 15 deliveries of a long job all are
-/// lost once in a million times.
-pub(crate) const MAX_DELIVERIES: u32 = 15;
+/// by chance. A worker is killed or stopped every 3 s on average, so that of 20 deliveries of a long job
+/// all are lost four times in a million.
+pub(crate) const MAX_DELIVERIES: u32 = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
