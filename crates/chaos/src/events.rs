@@ -36,7 +36,14 @@ impl Events {
         let Some(worker) = rng.choice(workers).and_then(|id| Pid::from_raw(*id as i32)) else {
             return;
         };
-        match (rng.u32(..10), proxy) {
+        // Each kind once at first, however short the run is.
+        let kind = match self.kills + self.stops + self.cuts {
+            0 => 0,
+            1 => 2,
+            2 => 3,
+            _ => rng.u32(..10),
+        };
+        match (kind, proxy) {
             (0..2, _) => {
                 if kill_process(worker, Signal::STOP).is_ok() {
                     self.stops += 1;
