@@ -59,6 +59,15 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
         thread::sleep(Duration::from_millis(rng.u64(200..1200)));
         queue.read(&mut tally)?;
         let ended = tally.ended();
+        if kind == Kind::Amqp
+            && Events::can_restart()
+            && events.restarts == 0
+            && ended >= plan.jobs * 3 / 10
+        {
+            events.restart()?;
+            // The next look connects again.
+            continue;
+        }
         if ended >= plan.jobs
             && queue.left()? == 0
             && let Some(reports) = crew.dismiss()?
@@ -79,9 +88,6 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
         // The last ones in peace, so that there is an end.
         if ended < plan.jobs * 9 / 10 {
             events.strike(&mut rng, &crew.ids(), queue.proxy());
-        }
-        if kind == Kind::Amqp && events.restarts == 0 && ended >= plan.jobs * 3 / 10 {
-            events.restart()?;
         }
     };
     queue.read(&mut tally)?;

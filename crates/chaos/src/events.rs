@@ -59,9 +59,14 @@ impl Events {
         }
     }
 
+    /// Whether there is a program that restarts the broker.
+    pub(crate) fn can_restart() -> bool {
+        std::env::var_os("BRIGADE_AMQP_NODE").is_some()
+    }
+
     /// Fails if something was never done: then the run has shown nothing of it.
     pub(crate) fn check(&self, kind: Kind) -> Result<(), String> {
-        let is_restarted = self.restarts > 0 || std::env::var_os("BRIGADE_AMQP_NODE").is_none();
+        let is_restarted = self.restarts > 0 || !Self::can_restart();
         let is_amqp = kind == Kind::Amqp;
         if self.kills == 0 || self.stops == 0 || is_amqp && (self.cuts == 0 || !is_restarted) {
             return Err(format!("too few jobs for all kinds of faults: {self}"));
