@@ -630,7 +630,8 @@ pub async fn delivery_is_settled_once<F: Fixture>(fixture: &F) -> Verdict {
     Verdict::Kept
 }
 
-/// A job that is to be retried is delivered again, to whoever fetches it, as `redelivered`.
+/// A job that is to be retried is delivered again, to the next consumer that fetches, as
+/// `redelivered`.
 ///
 /// # Panics
 ///

@@ -1,5 +1,5 @@
 //! What the broker in memory promises beyond the rules: exact times, an order, its inspection, and
-//! who is woken.
+//! which fetches it wakes.
 
 use std::fmt::Debug;
 use std::future::Future;

@@ -304,7 +304,7 @@ async fn consume_until_stdin_is_closed(
     static DONE: AtomicUsize = AtomicUsize::new(0);
     fn report() {
         let done = DONE.swap(0, Relaxed);
-        // Nobody reads what comes after the end.
+        // Fails if the parent has read all that it waits for.
         let _ = std::io::stdout().write_all(&vec![b'.'; done]);
         let _ = std::io::stdout().flush();
     }

@@ -8,7 +8,7 @@
 //!    [`Connecting`](Link::Connecting). Dropping the caller does not stop it.
 //! 3. [`Shared::opened`] stores the session, or the failure and the next pause, and notifies all callers.
 //!
-//! Between calls nothing runs: a broker that nobody calls does not connect again.
+//! Between calls nothing runs: a broker without calls does not connect again.
 
 use std::convert::Infallible;
 use std::fmt;

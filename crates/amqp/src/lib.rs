@@ -74,8 +74,8 @@
 //! # What to know
 //!
 //! - **Results may come twice.** The result is stored first, and the acknowledgement is on its way then:
-//!   if the connection is lost before the server has read it, the job is delivered and done again. Whoever
-//!   reads results keeps one for each job id. [`fetch_results`](AmqpBroker::fetch_results) reserves them, and
+//!   if the connection is lost before the server has read it, the job is delivered and done again. A
+//!   reader of results keeps one for each job id. [`fetch_results`](AmqpBroker::fetch_results) reserves them, and
 //!   [`ack_results`](AmqpBroker::ack_results) removes them once they are kept elsewhere.
 //! - **A job may be in its queues twice.** `Nack::Retry` after a time, `Nack::DeadLetter` and, unless
 //!   [`uncounted_release`](AmqpOptions::uncounted_release) is off, `Nack::Release` publish a copy of the job
@@ -88,7 +88,7 @@
 //!   for longer jobs, and on servers before 3.11.15 their configuration.
 //! - **Delivery limit.** A queue with the limit n delivers a message n + 1 times.
 //!   [`delivery_limit`](AmqpOptions::delivery_limit) is the backstop for jobs that end their process, which
-//!   nobody can dead-letter with a reason; a server from 4.0 would have a limit of 20 without it. The server
+//!   no consumer lives to dead-letter with a reason; a server from 4.0 would have a limit of 20 without it. The server
 //!   compares its `x-delivery-count`, not `delivery_count`, and a message that is published again starts at
 //!   0: after a release or a delayed retry, the limit counts anew.
 //! - **Counts are upper bounds before 4.3.** There, whatever goes back to the queue without being published

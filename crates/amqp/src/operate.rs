@@ -42,7 +42,7 @@ pub struct Counts {
     pub delayed: u32,
     /// Dead letters.
     pub dead: u32,
-    /// Results that nobody has fetched; 0 where there is no queue for them.
+    /// Results that were not fetched; 0 where there is no queue for them.
     pub results: u32,
     /// Consumers of the queue: handles that have fetched from it.
     pub consumers: u32,

@@ -149,7 +149,7 @@ impl AmqpOptions {
     ///
     /// Without it, the prefetch follows what `fetch` asks for, and the consumer starts again whenever
     /// unsettled deliveries and `max` exceed it. That happens once for a caller whose sum of both is
-    /// constant, and in each call for one who fetches one by one and settles later: such a caller
+    /// constant, and in each call for one that fetches one by one and settles later: such a caller
     /// sets it. A `fetch` beyond it returns nothing until a delivery is settled.
     ///
     /// # Panics

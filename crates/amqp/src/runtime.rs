@@ -72,7 +72,7 @@ impl Driver {
     {
         let (sender, receiver) = async_channel::bounded(1);
         let task = async move {
-            // Nobody waits for the output of a future whose caller was dropped.
+            // Fails if the caller was dropped, which then needs no output.
             let _ = sender.try_send(future.await);
         };
         self.executor.spawn(task).detach();
@@ -144,7 +144,7 @@ async fn open(
     }
 }
 
-/// The socket of a connection, shared with whoever may have to shut it down: lapin has no way to give
+/// The socket of a connection, shared with the handles that may have to shut it down: lapin has no way to give
 /// up a connection without an answer of the server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Socket(Arc<Mutex<State>>);
@@ -197,7 +197,7 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    /// Runs a future that nobody waits for, unless the executor is gone.
+    /// Runs a future without waiting for its output, unless the executor is gone.
     pub(crate) fn detach(&self, future: impl Future<Output = ()> + Send + 'static) {
         if let Some(executor) = self.executor.upgrade() {
             executor.spawn(future).detach();

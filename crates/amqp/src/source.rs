@@ -4,9 +4,9 @@
 //! in the hands of the caller, where [`Held`] has it; or settled. A source lives as long as its channel.
 //! What was not settled by then, the server delivers again.
 //!
-//! The server pushes whenever the prefetch has room, also while nobody fetches: after the last
+//! The server pushes whenever the prefetch has room, also without a fetch: after the last
 //! settlements of a pool that drains, say. So that such deliveries are not kept from others,
-//! [`rest`](Source::rest) waits until nobody has fetched for [`REST`], and then the consumer is cancelled,
+//! [`rest`](Source::rest) waits until there was no fetch for [`REST`], and then the consumer is cancelled,
 //! and what was pushed is returned.
 
 use std::collections::{HashMap, VecDeque};
@@ -41,7 +41,7 @@ pub(crate) struct Source {
     /// The prefetch, if it does not follow what callers ask for.
     prefetch: Option<u16>,
     passive: bool,
-    /// Locked while somebody waits for deliveries: lapin wakes one task only.
+    /// Locked while a fetch waits for deliveries: lapin wakes one task only.
     intake: Arc<AsyncMutex<Intake>>,
     held: Mutex<Held>,
     /// A fetch or a settlement has ended; or the source was dropped.
@@ -52,7 +52,7 @@ pub(crate) struct Source {
 #[derive(Default)]
 pub(crate) struct Intake {
     consumer: Option<Consumer>,
-    /// What earlier consumers of this channel were sent and nobody has fetched: no more than the
+    /// What earlier consumers of this channel were sent and no fetch has taken: no more than the
     /// prefetch of each.
     rest: VecDeque<Delivery>,
 }
@@ -213,7 +213,7 @@ impl Source {
         (held.consumer == consumer && self.is_alive()).then(|| is_resting.then_some(held.activity))
     }
 
-    /// Cancels the consumer, and takes what it was sent and nobody has fetched. `None` if somebody
+    /// Cancels the consumer, and takes what it was sent and no fetch has taken. `None` if a call
     /// fetches. Run it to its end.
     pub(crate) async fn pause(self: &Arc<Self>) -> Result<Option<Vec<Claim>>, BrokerError> {
         let mut intake = self.intake.lock().await;
@@ -335,7 +335,7 @@ impl Source {
         self.is_mine(receipt) && self.held().by_tag.contains_key(&receipt.tag)
     }
 
-    /// Takes a delivery to settle it; nobody else can then. `None` if it is over.
+    /// Takes a delivery to settle it; no other call can then. `None` if it is over.
     pub(crate) fn claim(self: &Arc<Self>, receipt: &AmqpReceipt) -> Option<Claim> {
         if !self.is_mine(receipt) {
             return None;
@@ -425,7 +425,7 @@ impl Drop for Fetching<'_> {
 }
 
 impl Held {
-    /// How many deliveries the present consumer can be sent, or has been sent and nobody has fetched.
+    /// How many deliveries the present consumer can be sent, or has been sent and no fetch has taken.
     fn room(&self) -> usize {
         self.prefetch.saturating_sub(self.of_consumer)
     }

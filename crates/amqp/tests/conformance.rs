@@ -13,7 +13,7 @@ use brigade::Timer;
 use brigade::broker::conformance::{Fixture, Rule};
 use brigade::broker::{Broker, DeadLetter, JobId};
 use brigade::rt::AsyncIoTimer;
-use brigade_amqp::{AmqpBroker, AmqpOptions};
+use brigade_amqp::AmqpBroker;
 
 use common::{Queue, with_queue};
 
@@ -28,9 +28,7 @@ impl Fixture for RabbitMq {
     type Broker = AmqpBroker;
 
     async fn open(&self, _lease: Duration) -> AmqpBroker {
-        // Servers before 4.3 count releases otherwise.
-        let options = AmqpOptions::new().uncounted_release(true);
-        self.queue.open_with(options).await
+        self.queue.open().await
     }
 
     async fn crash(&self, broker: AmqpBroker) {

@@ -513,7 +513,7 @@ fn what_is_pushed_to_a_handle_that_does_not_fetch_goes_back() {
         let broker = queue.open().await;
         broker.enqueue(jobs(["a", "b"])).await.unwrap();
         let first = fetch_one(&broker).await;
-        // This makes room for the second, which the server pushes; nobody fetches it here.
+        // This makes room for the second, which the server pushes; no fetch takes it here.
         broker.ack(&first.receipt, None).await.unwrap();
         let other = queue.open().await;
         assert_eq!(ids(&fetch(&other, 1).await), ["b"]);

@@ -368,7 +368,7 @@ fn queues_with_other_arguments_are_named() {
         let message = error.to_string();
         let named = format!("queue `{}`: it exists with other arguments", queue.name);
         assert!(message.contains(&named), "{message}");
-        // Whoever only checks them does not mind.
+        // A handle that only checks them accepts them.
         let passive = AmqpOptions::new().delivery_limit(8).passive(true);
         let broker = queue.open_with(passive).await;
         broker.enqueue(jobs(["job"])).await.unwrap();

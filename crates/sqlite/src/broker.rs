@@ -266,15 +266,8 @@ fn settled(held: bool) -> Result<(), SettleError> {
 fn each(outcome: Result<Vec<bool>, BrokerError>, count: usize) -> Vec<Result<(), SettleError>> {
     match outcome {
         Ok(held) => held.into_iter().map(settled).collect(),
-        Err(fault) => vec![fault; count]
-            .into_iter()
-            .map(|fault| Err(refused(fault)))
-            .collect(),
+        Err(error) => (0..count).map(|_| Err(error.clone().into())).collect(),
     }
-}
-
-fn refused(fault: BrokerError) -> SettleError {
-    SettleError::Broker(fault)
 }
 
 /// Refuses what SQLite cannot store.
@@ -399,7 +392,7 @@ impl Broker for SqliteBroker {
     /// [`StoredResult::payload`] is `None`.
     ///
     /// A delivery whose lease has ended, but whose job was not claimed since, can still be settled:
-    /// nobody else runs it.
+    /// no other consumer runs it.
     ///
     /// # Errors
     ///
@@ -410,15 +403,14 @@ impl Broker for SqliteBroker {
     ///
     /// If the future is dropped, the delivery is settled or it is not.
     async fn ack(&self, receipt: &Receipt, result: Option<Vec<u8>>) -> Result<(), SettleError> {
-        check_size("the result", result.as_ref().map_or(0, Vec::len)).map_err(refused)?;
+        check_size("the result", result.as_ref().map_or(0, Vec::len))?;
         let receipt = receipt.clone();
         let held = self
             .shared
             .write(move |transaction| {
                 queue::ack(transaction.connection, &receipt, result.as_deref())
             })
-            .await
-            .map_err(refused)?;
+            .await?;
         settled(held)
     }
 
@@ -470,8 +462,7 @@ impl Broker for SqliteBroker {
                 transaction.arrived += usize::from(held);
                 Ok(held)
             })
-            .await
-            .map_err(refused)?;
+            .await?;
         settled(held)
     }
 
@@ -482,8 +473,7 @@ impl Broker for SqliteBroker {
             .write(move |transaction| {
                 queue::extend(transaction.connection, transaction.now, &receipt, by)
             })
-            .await
-            .map_err(refused)?;
+            .await?;
         settled(held)
     }
 

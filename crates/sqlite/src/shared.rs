@@ -76,7 +76,7 @@ pub(crate) struct Transaction<'a> {
 }
 
 trait Operation: Send {
-    /// Whether nobody waits for the answer, so that it need not run.
+    /// Whether no call waits for the answer, so that it need not run.
     fn is_abandoned(&self) -> bool;
     /// Runs it, and keeps the outcome. It may run again, if the transaction was rolled back.
     fn run(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<()>;
@@ -457,7 +457,7 @@ where
     fn answer(self: Box<Self>, outcome: Result<(), BrokerError>) {
         let Self { value, sender, .. } = *self;
         let answer = outcome.map(|()| value.expect("it has run, and the outcome is Ok"));
-        // The channel holds one answer and gets one, so this fails only if nobody waits.
+        // The channel holds one answer and gets one, so this fails only if the call was dropped.
         drop(sender.try_send(answer));
     }
 }

@@ -1,5 +1,5 @@
 //! The jobs of a [`MemoryBroker`](super::MemoryBroker): where each of them is, and whose receipt
-//! settles it. Pure: it is told the time and who asks, and knows no lock, no future and no clock.
+//! settles it. Pure: its methods take the time and the consumer, and know no lock, future or clock.
 //!
 //! A job is in exactly one place:
 //!

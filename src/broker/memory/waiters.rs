@@ -16,7 +16,7 @@ use std::time::Instant;
 /// Bounded by the number of fetches that wait.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    /// By the number of the wait: who waits longest is notified first.
+    /// By the number of the wait: the longest wait is notified first.
     waiting: BTreeMap<u64, Waiter>,
 }
 

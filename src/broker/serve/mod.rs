@@ -225,9 +225,12 @@ const SHORTEST_FETCH: Duration = Duration::from_millis(10);
 fn pause(failures: u32) -> Duration {
     const FIRST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(30);
-    FIRST
-        .saturating_mul(2_u32.saturating_pow(failures))
-        .min(LONGEST)
+    doubled(FIRST, failures).min(LONGEST)
+}
+
+/// Twice the time, so many times.
+fn doubled(time: Duration, times: u32) -> Duration {
+    time.saturating_mul(2_u32.saturating_pow(times))
 }
 
 impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {

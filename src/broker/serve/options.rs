@@ -211,7 +211,5 @@ impl<Decode, Encode, Failed> fmt::Debug for ServeOptions<'_, Decode, Encode, Fai
 fn retry_delay(deliveries: u32) -> Duration {
     const FIRST: Duration = Duration::from_secs(1);
     const LONGEST: Duration = Duration::from_secs(300);
-    FIRST
-        .saturating_mul(2_u32.saturating_pow(deliveries.saturating_sub(1)))
-        .min(LONGEST)
+    super::doubled(FIRST, deliveries.saturating_sub(1)).min(LONGEST)
 }

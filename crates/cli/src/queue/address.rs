@@ -166,7 +166,7 @@ impl Address {
             text.insert_str(0, "the server failed: ");
         }
         match self {
-            // What the server says has the names of queues that nobody asked for.
+            // What the server says has the names of queues that the user has not named.
             Self::Amqp(_) if text.contains("NOT_FOUND") => {
                 format!("{self}: there is no queue; `brigade enqueue QUEUE FILE` makes one")
             }
