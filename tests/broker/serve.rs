@@ -498,6 +498,11 @@ struct Flaky {
     settlements: Mutex<Vec<BrokerError>>,
     /// Whether a settlement that fails has been made all the same.
     is_answer_lost: bool,
+    /// Whether acknowledgements are neither made nor answered.
+    is_silent: bool,
+    /// The lease of all deliveries but the first, each of which then comes alone.
+    later_lease: Option<Duration>,
+    fetched: AtomicU32,
     /// How many leases were extended.
     extended: AtomicU32,
 }
@@ -509,6 +514,9 @@ impl Flaky {
             fetches: Mutex::default(),
             settlements: Mutex::default(),
             is_answer_lost: false,
+            is_silent: false,
+            later_lease: None,
+            fetched: AtomicU32::new(0),
             extended: AtomicU32::new(0),
         }
     }
@@ -531,10 +539,21 @@ impl Broker for Flaky {
         wait: Duration,
     ) -> Result<Vec<Delivery<MemoryReceipt>>, BrokerError> {
         let error = self.fetches.lock().unwrap().pop().flatten();
-        match error {
-            Some(error) => Err(error),
-            None => self.inner.fetch(max, wait).await,
+        if let Some(error) = error {
+            return Err(error);
         }
+        let Some(lease) = self.later_lease else {
+            return self.inner.fetch(max, wait).await;
+        };
+        let mut deliveries = self.inner.fetch(1, wait).await?;
+        for delivery in &mut deliveries {
+            if self.fetched.fetch_add(1, Ordering::SeqCst) > 0 {
+                delivery.lease = Some(lease);
+                let extended = self.inner.extend(&delivery.receipt, lease).await;
+                assert!(extended.is_ok());
+            }
+        }
+        Ok(deliveries)
     }
 
     async fn ack(&self, receipt: &MemoryReceipt, result: Option<Bytes>) -> Result<(), SettleError> {
@@ -543,6 +562,14 @@ impl Broker for Flaky {
             self.inner.ack(receipt, result).await?;
         }
         error.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    async fn ack_many(&self, acks: Vec<Ack<MemoryReceipt>>) -> Vec<Result<(), SettleError>> {
+        let mut outcomes = Vec::new();
+        for ack in acks.into_iter().filter(|_| !self.is_silent) {
+            outcomes.push(self.ack(&ack.receipt, ack.result).await);
+        }
+        outcomes
     }
 
     async fn nack(&self, receipt: &MemoryReceipt, nack: Nack) -> Result<(), SettleError> {
@@ -775,59 +802,6 @@ fn a_stop_with_a_broker_that_is_gone_takes_as_long_for_many_deliveries_as_for_on
 fn a_lease_that_is_shorter_than_those_before_is_extended_in_time() {
     let clock = ManualTimer::new();
     let broker = MemoryBroker::new(clock.clone()).lease(SECOND * 30);
-    // The second delivery has a lease of two seconds.
-    struct Shrinking(MemoryBroker, AtomicU32);
-
-    impl Broker for Shrinking {
-        type Receipt = MemoryReceipt;
-
-        fn capabilities(&self) -> Capabilities {
-            self.0.capabilities()
-        }
-
-        async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<(), BrokerError> {
-            self.0.enqueue(jobs).await
-        }
-
-        async fn fetch(
-            &self,
-            _: usize,
-            wait: Duration,
-        ) -> Result<Vec<Delivery<MemoryReceipt>>, BrokerError> {
-            let fetched = self.0.fetch(1, wait).await?;
-            if fetched.is_empty() || self.1.fetch_add(1, Ordering::SeqCst) == 0 {
-                return Ok(fetched);
-            }
-            let mut fetched = fetched;
-            for delivery in &mut fetched {
-                delivery.lease = Some(SECOND * 2);
-                let extended = self.0.extend(&delivery.receipt, SECOND * 2).await;
-                assert!(extended.is_ok());
-            }
-            Ok(fetched)
-        }
-
-        async fn ack(
-            &self,
-            receipt: &MemoryReceipt,
-            result: Option<Bytes>,
-        ) -> Result<(), SettleError> {
-            self.0.ack(receipt, result).await
-        }
-
-        async fn nack(&self, receipt: &MemoryReceipt, nack: Nack) -> Result<(), SettleError> {
-            self.0.nack(receipt, nack).await
-        }
-
-        async fn extend(&self, receipt: &MemoryReceipt, by: Duration) -> Result<(), SettleError> {
-            self.0.extend(receipt, by).await
-        }
-
-        async fn close(&self) -> Result<(), BrokerError> {
-            self.0.close().await
-        }
-    }
-
     let (pool, workers) = Pool::builder()
         .workers(2)
         .timer(clock.clone())
@@ -836,7 +810,10 @@ fn a_lease_that_is_shorter_than_those_before_is_extended_in_time() {
             Ok::<_, String>(n)
         });
     let other = broker.consumer();
-    let shrinking = Shrinking(broker, AtomicU32::new(0));
+    let shrinking = Flaky {
+        later_lease: Some(SECOND * 2),
+        ..Flaky::new(broker)
+    };
     let report = future::block_on(clock.run(workers.drive(async {
         shrinking.enqueue(jobs(&["1", "2"])).await.unwrap();
         // Another process would take it once its lease ends.
@@ -937,50 +914,11 @@ fn a_pool_whose_jobs_add_jobs_is_refused() {
 /// The broker answers with fewer outcomes than it was asked for.
 #[test]
 fn a_missing_outcome_is_an_unknown_one() {
-    struct Silent(MemoryBroker);
-
-    impl Broker for Silent {
-        type Receipt = MemoryReceipt;
-
-        fn capabilities(&self) -> Capabilities {
-            self.0.capabilities()
-        }
-
-        async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<(), BrokerError> {
-            self.0.enqueue(jobs).await
-        }
-
-        async fn fetch(
-            &self,
-            max: usize,
-            wait: Duration,
-        ) -> Result<Vec<Delivery<MemoryReceipt>>, BrokerError> {
-            self.0.fetch(max, wait).await
-        }
-
-        async fn ack(&self, _: &MemoryReceipt, _: Option<Bytes>) -> Result<(), SettleError> {
-            Ok(())
-        }
-
-        async fn ack_many(&self, _: Vec<Ack<MemoryReceipt>>) -> Vec<Result<(), SettleError>> {
-            Vec::new()
-        }
-
-        async fn nack(&self, receipt: &MemoryReceipt, nack: Nack) -> Result<(), SettleError> {
-            self.0.nack(receipt, nack).await
-        }
-
-        async fn extend(&self, receipt: &MemoryReceipt, by: Duration) -> Result<(), SettleError> {
-            self.0.extend(receipt, by).await
-        }
-
-        async fn close(&self) -> Result<(), BrokerError> {
-            self.0.close().await
-        }
-    }
-
     let clock = ManualTimer::new();
-    let broker = Silent(MemoryBroker::new(clock.clone()));
+    let broker = Flaky {
+        is_silent: true,
+        ..Flaky::new(MemoryBroker::new(clock.clone()))
+    };
     let (pool, workers) = Pool::builder()
         .workers(1)
         .timer(clock.clone())
