@@ -815,22 +815,20 @@ fn a_lease_that_is_shorter_than_those_before_is_extended_in_time() {
         ..Flaky::new(broker)
     };
     let report = future::block_on(clock.run(workers.drive(async {
-        shrinking.enqueue(jobs(&["1", "2"])).await.unwrap();
-        // Another process would take it once its lease ends.
-        let steal = async {
+        shrinking.enqueue(jobs(&["1"])).await.unwrap();
+        let options = options().until_empty();
+        let serving = async { serve(&shrinking, &pool, options).await.unwrap() };
+        let stealing = async {
+            // The first lease is being extended by now.
+            clock.sleep(SECOND).await;
+            shrinking.enqueue(jobs(&["2"])).await.unwrap();
+            future::yield_now().await;
+            // Another process would take the job once its lease ends.
             loop {
                 assert!(other.fetch(1, SECOND).await.unwrap().is_empty());
             }
         };
-        let options = options().until_empty();
-        future::or(
-            async { serve(&shrinking, &pool, options).await.unwrap() },
-            async {
-                clock.sleep(Duration::from_millis(1)).await;
-                steal.await
-            },
-        )
-        .await
+        future::or(serving, stealing).await
     })));
     assert_eq!((report.acked, report.lost), (2, 0));
 }
