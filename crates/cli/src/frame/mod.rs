@@ -117,7 +117,7 @@ impl Run<'_> {
             }),
             durable: options.durable,
             spreadsheet: options.spreadsheet,
-            delimiter: options.delimiter,
+            delimiter: options.reading.delimiter,
             input_header: header.iter().map(str::to_owned).collect(),
             columns,
             prefix: options.prefix.clone(),
@@ -202,7 +202,7 @@ impl Run<'_> {
         let settings = report::Settings {
             answers: answers.clone(),
             sidecar: None,
-            delimiter: self.options.delimiter,
+            delimiter: self.options.reading.delimiter,
             prefix: Some(self.options.prefix.clone()),
             title: None,
         };
@@ -342,7 +342,7 @@ fn feed_settings(options: &Common) -> crate::feed::Settings {
     };
     crate::feed::Settings {
         path: (!options.is_stdin()).then(|| options.file.clone()),
-        reader: options.reader(),
+        reader: options.reading.reader(),
         order,
         lookahead: options.lookahead,
     }

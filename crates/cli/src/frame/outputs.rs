@@ -64,10 +64,10 @@ impl Outputs {
     /// Opens the files for bad rows and failed ones. None of them may be another file of the run.
     pub(crate) fn open(options: &Common, header: &Header) -> Result<Self, Stop> {
         let mut taken = Taken::new(options);
-        let rejects = match &options.rejects {
+        let rejects = match &options.reading.rejects {
             Some(path) => {
                 let file = taken.create(path, "--rejects")?;
-                let writer = Writer::with_delimiter(file, options.delimiter);
+                let writer = Writer::with_delimiter(file, options.reading.delimiter);
                 let writer = RejectsWriter::new(writer, header)
                     .map_err(|error| Stop::write(path, &error))?;
                 let path = path.clone();

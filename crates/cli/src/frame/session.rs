@@ -266,7 +266,7 @@ impl<W: Work> Session<'_, '_, W> {
     }
 
     fn report_bad(&mut self, bad: &brigade::csv::BadRow) {
-        let policy = self.run.options.on_bad_row;
+        let policy = self.run.options.reading.on_bad_row;
         let has_file = match self.outputs.reject(bad) {
             Ok(has_file) => has_file,
             Err(stop) => return self.stop(stop),
@@ -491,7 +491,7 @@ impl<W: Work> Session<'_, '_, W> {
             bad, bad_reported, ..
         } = self.run.account;
         let file = self.run.options.file_name();
-        match &self.run.options.rejects {
+        match &self.run.options.reading.rejects {
             _ if bad == bad_reported => {}
             Some(path) => self.run.screen.message(format_args!(
                 "{file}: bad rows: {bad}, written to {}",

@@ -103,6 +103,44 @@ impl Cli {
     }
 }
 
+/// How the rows of a file are read; `fetch`, `run` and `enqueue` have it in common.
+#[derive(Debug, Args)]
+pub(crate) struct Reading {
+    /// Write bad rows to this file, with two more columns: line and error. It holds all that the
+    /// rows hold
+    #[arg(long, value_name = "FILE", help_heading = "Input and output")]
+    pub(crate) rejects: Option<PathBuf>,
+
+    /// What to do about a row that is ragged or not UTF-8
+    #[arg(
+        long,
+        value_name = "WHAT",
+        default_value = "continue",
+        help_heading = "Input and output"
+    )]
+    pub(crate) on_bad_row: OnBadRow,
+
+    /// The character between two fields; `\t` is a tab
+    #[arg(
+        long,
+        value_name = "CHAR",
+        default_value = ",",
+        value_parser = delimiter,
+        help_heading = "Input and output"
+    )]
+    pub(crate) delimiter: u8,
+
+    /// The greatest size of one row; a longer one ends the run
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "1M",
+        value_parser = size,
+        help_heading = "Input and output"
+    )]
+    pub(crate) max_record_bytes: usize,
+}
+
 /// What `fetch` and `run` have in common.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
@@ -148,44 +186,13 @@ pub(crate) struct Common {
     #[arg(long, conflicts_with = "resume", help_heading = "Input and output")]
     pub(crate) spreadsheet: bool,
 
-    /// Write bad rows to this file, with two more columns: line and error. It holds all that the
-    /// rows hold
-    #[arg(long, value_name = "FILE", help_heading = "Input and output")]
-    pub(crate) rejects: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
 
     /// Write the rows of this run that failed or were not started to this file, which can be the
     /// input of another run. It holds all that the rows hold
     #[arg(long, value_name = "FILE", help_heading = "Input and output")]
     pub(crate) failures: Option<PathBuf>,
-
-    /// What to do about a row that is ragged or not UTF-8
-    #[arg(
-        long,
-        value_name = "WHAT",
-        default_value = "continue",
-        help_heading = "Input and output"
-    )]
-    pub(crate) on_bad_row: OnBadRow,
-
-    /// The character between two fields; `\t` is a tab
-    #[arg(
-        long,
-        value_name = "CHAR",
-        default_value = ",",
-        value_parser = delimiter,
-        help_heading = "Input and output"
-    )]
-    pub(crate) delimiter: u8,
-
-    /// The greatest size of one row; a longer one ends the run
-    #[arg(
-        long,
-        value_name = "SIZE",
-        default_value = "1M",
-        value_parser = size,
-        help_heading = "Input and output"
-    )]
-    pub(crate) max_record_bytes: usize,
 
     /// How many rows may be under way at once, those that wait for their hosts included; of stdin, how
     /// many are read ahead to find some that may start
@@ -627,16 +634,17 @@ impl TimeOut {
     }
 }
 
-impl Common {
-    pub(crate) fn is_stdin(&self) -> bool {
-        self.file.as_os_str() == "-"
-    }
-
-    /// How the input is read.
+impl Reading {
     pub(crate) fn reader(&self) -> Reader {
         Reader::new()
             .delimiter(self.delimiter)
             .max_record_bytes(self.max_record_bytes)
+    }
+}
+
+impl Common {
+    pub(crate) fn is_stdin(&self) -> bool {
+        self.file.as_os_str() == "-"
     }
 
     /// The name of the input in messages.

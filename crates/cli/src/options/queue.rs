@@ -8,8 +8,8 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command};
 
-use super::values::{count, delimiter, duration, size};
-use super::{FetchOptions, OnBadRow, RunOptions};
+use super::values::{count, delimiter, duration};
+use super::{FetchOptions, Reading, RunOptions};
 
 /// The name of the subcommand that `work --fetch` becomes: its options are those of `fetch`.
 const WORK_FETCH: &str = "work-fetch";
@@ -106,6 +106,9 @@ pub(crate) struct QueueName {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("on_bad_row", |arg| arg.help(
+    "What to do about a row that is ragged or not UTF-8, or has no id of its own",
+)))]
 pub(crate) struct EnqueueOptions {
     #[arg(value_name = "QUEUE", help = QUEUE)]
     pub(crate) queue: PathBuf,
@@ -138,39 +141,8 @@ pub(crate) struct EnqueueOptions {
     )]
     pub(crate) batch: usize,
 
-    /// Write bad rows to this file, with two more columns: line and error. It holds all that the
-    /// rows hold
-    #[arg(long, value_name = "FILE", help_heading = "Input")]
-    pub(crate) rejects: Option<PathBuf>,
-
-    /// What to do about a row that is ragged or not UTF-8, or has no id of its own
-    #[arg(
-        long,
-        value_name = "WHAT",
-        default_value = "continue",
-        help_heading = "Input"
-    )]
-    pub(crate) on_bad_row: OnBadRow,
-
-    /// The character between two fields; `\t` is a tab
-    #[arg(
-        long,
-        value_name = "CHAR",
-        default_value = ",",
-        value_parser = delimiter,
-        help_heading = "Input"
-    )]
-    pub(crate) delimiter: u8,
-
-    /// The greatest size of one row; a longer one ends the run
-    #[arg(
-        long,
-        value_name = "SIZE",
-        default_value = "1M",
-        value_parser = size,
-        help_heading = "Input"
-    )]
-    pub(crate) max_record_bytes: usize,
+    #[command(flatten)]
+    pub(crate) reading: Reading,
 }
 
 /// How jobs are taken from a queue.

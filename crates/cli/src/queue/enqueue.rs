@@ -148,9 +148,7 @@ async fn total(broker: &address::Broker) -> Option<u64> {
 
 /// Opens the file and reads its header, on a thread that may wait.
 async fn open_file(options: &EnqueueOptions) -> Result<(Header, Source), Stop> {
-    let reader = brigade::csv::Reader::new()
-        .delimiter(options.delimiter)
-        .max_record_bytes(options.max_record_bytes);
+    let reader = options.reading.reader();
     let path = options.file.clone();
     let open = move || {
         if path.as_os_str() == "-" {
@@ -172,7 +170,7 @@ struct Rejects<'a> {
 
 /// Refuses a file for the bad rows that is the input or belongs to the queue.
 fn check_rejects(options: &EnqueueOptions, address: &Address) -> Result<(), Stop> {
-    let Some(path) = options.rejects.as_deref() else {
+    let Some(path) = options.reading.rejects.as_deref() else {
         return Ok(());
     };
     let input = if options.file.as_os_str() == "-" {
@@ -198,7 +196,7 @@ fn open_rejects<'a>(
     header: &Header,
 ) -> Result<Option<Rejects<'a>>, Stop> {
     check_rejects(options, address)?;
-    let Some(path) = options.rejects.as_deref() else {
+    let Some(path) = options.reading.rejects.as_deref() else {
         return Ok(None);
     };
     let file = OpenOptions::new()
@@ -207,7 +205,7 @@ fn open_rejects<'a>(
         .truncate(true)
         .open(path)
         .map_err(|error| Stop::output(path, format_args!("cannot open for --rejects: {error}")))?;
-    let writer = Writer::with_delimiter(BufWriter::new(file), options.delimiter);
+    let writer = Writer::with_delimiter(BufWriter::new(file), options.reading.delimiter);
     let writer = RejectsWriter::new(writer, header).map_err(|error| Stop::write(path, &error))?;
     Ok(Some(Rejects { path, writer }))
 }
@@ -303,7 +301,7 @@ impl Batches<'_> {
                         counts.bad += 1;
                         self.report(bad, counts.bad)?;
                         bad_row = true;
-                        if self.options.on_bad_row == OnBadRow::Stop {
+                        if self.options.reading.on_bad_row == OnBadRow::Stop {
                             break;
                         }
                     }
@@ -330,7 +328,7 @@ impl Batches<'_> {
                 })?;
                 counts.enqueued += count;
             }
-            if bad_row && self.options.on_bad_row == OnBadRow::Stop {
+            if bad_row && self.options.reading.on_bad_row == OnBadRow::Stop {
                 warn(format_args!(
                     "{}: stopped by --on-bad-row stop: the rows after row {} were not enqueued",
                     self.options.file.display(),
@@ -403,7 +401,7 @@ impl Batches<'_> {
             };
             written.map_err(|error| Stop::write(path, &error))?;
         }
-        let is_told = match self.options.on_bad_row {
+        let is_told = match self.options.reading.on_bad_row {
             OnBadRow::Stop => true,
             OnBadRow::Continue => self.rejects.is_none() && count <= MAX_REPORTED,
             OnBadRow::Skip => false,

@@ -91,7 +91,7 @@ pub(crate) fn plan(options: &RunOptions) -> Plan {
 /// Prints the commands of `--dry-run`.
 fn print(options: &RunOptions) -> Result<(), Stop> {
     let common = &options.common;
-    let reader = common.reader();
+    let reader = common.reading.reader();
     let mut out = std::io::BufWriter::new(std::io::stdout());
     let mut print = |template: &Template, row: &Row| {
         let mut line = template.display(row, row.record_number());
