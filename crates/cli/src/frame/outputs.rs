@@ -114,15 +114,14 @@ impl Outputs {
         self.order.as_ref().map_or(0, |order| order.held.len())
     }
 
-    /// Writes a bad row; returns whether there is a file for them.
-    pub(crate) fn reject(&mut self, bad: &BadRow) -> Result<bool, Stop> {
+    /// Writes a bad row, if there is a file for them.
+    pub(crate) fn reject(&mut self, bad: &BadRow) -> Result<(), Stop> {
         let Some(Named { path, writer }) = &mut self.rejects else {
-            return Ok(false);
+            return Ok(());
         };
         writer
             .write_bad(bad)
-            .map_err(|error| Stop::write(path, &error))?;
-        Ok(true)
+            .map_err(|error| Stop::write(path, &error))
     }
 
     pub(crate) fn write(&mut self, record: &Record<'_>) -> Result<(), Stop> {

@@ -25,9 +25,6 @@ use crate::options::{Common, OnBadRow};
 use crate::report::sidecar::{self, RunEntry};
 use crate::signals::{Signal, Signals};
 
-/// How many bad rows are reported one by one.
-const MAX_REPORTED: u64 = 20;
-
 /// What outlives the session.
 pub(super) struct Run<'a> {
     pub(super) options: &'a Common,
@@ -266,22 +263,15 @@ impl<W: Work> Session<'_, '_, W> {
     }
 
     fn report_bad(&mut self, bad: &brigade::csv::BadRow) {
-        let policy = self.run.options.reading.on_bad_row;
-        let has_file = match self.outputs.reject(bad) {
-            Ok(has_file) => has_file,
-            Err(stop) => return self.stop(stop),
-        };
-        let count = self.run.account.bad;
-        let is_told = match policy {
-            OnBadRow::Stop => true,
-            OnBadRow::Continue => !has_file && count <= MAX_REPORTED,
-            OnBadRow::Skip => false,
-        };
-        if is_told {
+        if let Err(stop) = self.outputs.reject(bad) {
+            return self.stop(stop);
+        }
+        let reading = &self.run.options.reading;
+        if reading.reports(self.run.account.bad) {
             self.run.account.bad_reported += 1;
             self.run.screen.message(bad);
         }
-        if policy == OnBadRow::Stop {
+        if reading.on_bad_row == OnBadRow::Stop {
             self.stop(Stop::BadRow);
         }
     }
@@ -490,22 +480,10 @@ impl<W: Work> Session<'_, '_, W> {
         let Account {
             bad, bad_reported, ..
         } = self.run.account;
-        let file = self.run.options.file_name();
-        match &self.run.options.reading.rejects {
-            _ if bad == bad_reported => {}
-            Some(path) => self.run.screen.message(format_args!(
-                "{file}: bad rows: {bad}, written to {}",
-                path.display()
-            )),
-            None if bad_reported == 0 => {
-                self.run
-                    .screen
-                    .message(format_args!("{file}: bad rows: {bad}"));
-            }
-            None => self.run.screen.message(format_args!(
-                "{file}: and {} more bad rows",
-                bad - bad_reported
-            )),
+        let options = self.run.options;
+        let rest = options.reading.rest(options.file_name(), bad, bad_reported);
+        if let Some(rest) = rest {
+            self.run.screen.message(rest);
         }
     }
 

@@ -4,6 +4,7 @@ pub(crate) mod queue;
 pub(crate) mod values;
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -634,7 +635,29 @@ impl TimeOut {
     }
 }
 
+/// How many bad rows are reported one by one.
+const MAX_REPORTED: u64 = 20;
+
 impl Reading {
+    /// Whether the bad row of this number, counted from 1, is reported by itself.
+    pub(crate) const fn reports(&self, number: u64) -> bool {
+        match self.on_bad_row {
+            OnBadRow::Stop => true,
+            OnBadRow::Continue => self.rejects.is_none() && number <= MAX_REPORTED,
+            OnBadRow::Skip => false,
+        }
+    }
+
+    /// What is said at the end of so many bad rows, of which some were reported by themselves.
+    pub(crate) fn rest(&self, file: impl Display, bad: u64, reported: u64) -> Option<String> {
+        Some(match &self.rejects {
+            _ if bad == reported => return None,
+            Some(path) => format!("{file}: bad rows: {bad}, written to {}", path.display()),
+            None if reported == 0 => format!("{file}: bad rows: {bad}"),
+            None => format!("{file}: and {} more bad rows", bad - reported),
+        })
+    }
+
     pub(crate) fn reader(&self) -> Reader {
         Reader::new()
             .delimiter(self.delimiter)

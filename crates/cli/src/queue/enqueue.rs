@@ -22,8 +22,6 @@ use crate::options::OnBadRow;
 use crate::options::queue::EnqueueOptions;
 use crate::signals::{Signal, Signals};
 
-/// How many bad rows are reported one by one.
-const MAX_REPORTED: u64 = 20;
 /// A batch ends early at so many bytes of payloads.
 const MAX_BATCH_BYTES: usize = 16 << 20;
 /// How often a batch is tried, the first time included: for half a minute, in which a server may
@@ -401,12 +399,7 @@ impl Batches<'_> {
             };
             written.map_err(|error| Stop::write(path, &error))?;
         }
-        let is_told = match self.options.reading.on_bad_row {
-            OnBadRow::Stop => true,
-            OnBadRow::Continue => self.rejects.is_none() && count <= MAX_REPORTED,
-            OnBadRow::Skip => false,
-        };
-        if is_told {
+        if self.options.reading.reports(count) {
             self.reported += 1;
             warn(bad);
         }
@@ -415,19 +408,11 @@ impl Batches<'_> {
 
     /// Says how many bad rows there were beyond those that were reported.
     fn tell_bad(&self, bad: u64) {
-        let file = self.options.file.display();
-        match &self.rejects {
-            _ if bad == self.reported => {}
-            Some(Rejects { path, .. }) => warn(format_args!(
-                "{file}: bad rows: {bad}, written to {}",
-                path.display()
-            )),
-            None if self.reported == 0 => warn(format_args!("{file}: bad rows: {bad}")),
-            None => warn(format_args!(
-                "{file}: and {} more bad rows",
-                bad - self.reported
-            )),
-        }
+        let rest = self
+            .options
+            .reading
+            .rest(self.options.file.display(), bad, self.reported);
+        rest.into_iter().for_each(warn);
     }
 
     fn finish(self) -> Result<(), Stop> {
