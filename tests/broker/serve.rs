@@ -502,6 +502,8 @@ struct Flaky {
     is_silent: bool,
     /// The lease of all deliveries but the first, each of which then comes alone.
     later_lease: Option<Duration>,
+    /// Whether deliveries last as long as the connection.
+    is_leaseless: bool,
     fetched: AtomicU32,
     /// How many leases were extended.
     extended: AtomicU32,
@@ -516,6 +518,7 @@ impl Flaky {
             is_answer_lost: false,
             is_silent: false,
             later_lease: None,
+            is_leaseless: false,
             fetched: AtomicU32::new(0),
             extended: AtomicU32::new(0),
         }
@@ -526,7 +529,10 @@ impl Broker for Flaky {
     type Receipt = MemoryReceipt;
 
     fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
+        Capabilities {
+            lease: !self.is_leaseless,
+            ..self.inner.capabilities()
+        }
     }
 
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<(), BrokerError> {
@@ -793,8 +799,11 @@ fn a_stop_with_a_broker_that_is_gone_takes_as_long_for_many_deliveries_as_for_on
             serve(&flaky, &pool, options).await.unwrap()
         })));
         assert_eq!(report.unsettled, prefetch as u64);
-        // Two rounds of 12.7 seconds at most: those that the abort cancelled, and the rest.
+        // Two batches of 12.7 seconds at most: those that the abort cancelled, and the rest.
         assert!(clock.elapsed() < SECOND * 30, "{:?}", clock.elapsed());
+        // One call a round, since the next would fail like it.
+        let calls = 100_000 - flaky.settlements.lock().unwrap().len();
+        assert!(calls <= 2 * 8, "{calls} calls for {prefetch}");
     }
 }
 
@@ -863,6 +872,80 @@ fn many_suspects_run_one_after_another_and_are_not_fetched_again_and_again() {
     assert_adds_up(&report);
     assert_eq!(report.acked, 50);
     assert!(report.released < 50, "{report:?}");
+    // With leases, nothing is reserved ahead, so there is nothing to wait for.
+    assert!(clock.elapsed() < SECOND * 60, "{:?}", clock.elapsed());
+}
+
+/// Loses two deliveries of job 1.
+async fn make_suspect(queue: &MemoryBroker) {
+    queue.enqueue(jobs(&["1"])).await.unwrap();
+    for _ in 0..2 {
+        let dying = queue.consumer();
+        assert_eq!(dying.fetch(1, SECOND).await.unwrap().len(), 1);
+        dying.lose_connection();
+    }
+}
+
+#[test]
+fn a_suspect_starts_once_a_broker_without_leases_has_taken_back_what_it_pushed() {
+    for (is_leaseless, expected) in [(false, 0), (true, 500)] {
+        let clock = ManualTimer::new();
+        let queue = MemoryBroker::new(clock.clone());
+        let flaky = Flaky {
+            is_leaseless,
+            ..Flaky::new(queue.clone())
+        };
+        let started = Cell::new(None);
+        let (pool, workers) =
+            Pool::builder()
+                .workers(2)
+                .timer(clock.clone())
+                .build(async |n: u32| {
+                    started.set(Some(clock.elapsed()));
+                    Ok::<_, String>(n)
+                });
+        let report = future::block_on(clock.run(workers.drive(async {
+            make_suspect(&queue).await;
+            serve(&flaky, &pool, options().until_empty()).await.unwrap()
+        })));
+        assert_eq!(report.acked, 1);
+        assert_eq!(started.get(), Some(Duration::from_millis(expected)));
+    }
+}
+
+#[test]
+fn a_suspect_whose_delivery_is_lost_while_it_waits_does_not_run() {
+    let clock = ManualTimer::new();
+    let queue = MemoryBroker::new(clock.clone()).lease(SECOND * 3);
+    let flaky = Flaky::new(queue.clone());
+    let runs = Cell::new(0);
+    let (pool, workers) = Pool::builder()
+        .workers(2)
+        .timer(clock.clone())
+        .build(async |n: u32| {
+            runs.set(runs.get() + u32::from(n == 1));
+            clock.sleep(SECOND * 60).await;
+            Ok::<_, String>(n)
+        });
+    let report = future::block_on(clock.run(workers.drive(async {
+        make_suspect(&queue).await;
+        queue.enqueue(jobs(&["2"])).await.unwrap();
+        // Both are lost to another process after ten seconds, while 2 runs and 1 waits.
+        let losing = async {
+            clock.sleep(SECOND * 10).await;
+            queue.lose_connection();
+            let other = queue.consumer().lease(SECOND * 600);
+            assert_eq!(other.fetch(2, Duration::ZERO).await.unwrap().len(), 2);
+            future::pending().await
+        };
+        let options = options().until_empty();
+        let serving = async { serve(&flaky, &pool, options).await.unwrap() };
+        future::or(serving, losing).await
+    })));
+    assert_eq!((report.fetched, report.lost, runs.get()), (2, 2, 0));
+    // Ten seconds of two deliveries, and the round that finds them lost.
+    let extended = flaky.extended.into_inner();
+    assert!(extended <= 22, "{extended}");
 }
 
 #[test]
