@@ -187,6 +187,7 @@ macro_rules! broker_conformance {
             enqueued_jobs_outlive_their_producer
             empty_lists_are_accepted
             fetch_from_an_empty_queue_ends_after_its_wait
+            fetch_without_a_wait_finds_what_is_ready
             waiting_fetch_returns_when_a_job_is_enqueued
             fetch_returns_at_most_max_jobs
             held_delivery_is_not_delivered_again
@@ -348,6 +349,33 @@ pub async fn fetch_from_an_empty_queue_ends_after_its_wait<F: Fixture>(fixture: 
         run.equal("deliveries", &ids(&got), &Vec::new());
         run.not_before(before, wait);
     }
+    Verdict::Kept
+}
+
+/// A consumer whose fetches do not wait gets the jobs that are ready, though it pauses for a second
+/// after each of them: a broker may find a job late, but not never.
+///
+/// # Panics
+///
+/// If the broker breaks this rule.
+pub async fn fetch_without_a_wait_finds_what_is_ready<F: Fixture>(fixture: &F) -> Verdict {
+    let run = Run::new("fetch_without_a_wait_finds_what_is_ready", fixture);
+    let (consumer, producer) = (run.open().await, run.open().await);
+    run.enqueue(&producer, jobs(["a", "b", "c"])).await;
+    let (start, mut got) = (run.now(), Vec::new());
+    while got.len() < 3 {
+        let fetched = run.fetch(&consumer, 2, Duration::ZERO).await;
+        if fetched.is_empty() && run.now().saturating_duration_since(start) > fixture.patience() {
+            run.fail("three deliveries", &ids(&got));
+        }
+        got.extend(fetched);
+        run.sleep(Duration::from_secs(1)).await;
+    }
+    run.equal(
+        "the jobs",
+        &ids(&got),
+        &["a", "b", "c"].map(JobId::from).into(),
+    );
     Verdict::Kept
 }
 

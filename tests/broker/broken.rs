@@ -24,6 +24,7 @@ pub(crate) enum Fault {
     JobsEndWithTheirProducer,
     RefusesEmptyLists,
     ZeroWaitIsForever,
+    ZeroWaitFindsNothing,
     FetchEndsBeforeItsWait,
     EnqueueWakesNoOtherConsumer,
     FetchesOneMoreThanMax,
@@ -346,6 +347,9 @@ impl Broker for Broken {
                 Fault::ClosedFetchFindsNothing => Ok(Vec::new()),
                 _ => Err(BrokerError::closed()),
             };
+        }
+        if wait.is_zero() && self.has(Fault::ZeroWaitFindsNothing) {
+            return Ok(Vec::new());
         }
         let mut waiting = Waiting::new(self);
         let is_greedy = max > 1 && self.has(Fault::FetchesOneMoreThanMax);

@@ -46,6 +46,10 @@ const FAULTS: &[(Fault, &[&str])] = &[
         &["fetch_from_an_empty_queue_ends_after_its_wait"],
     ),
     (
+        Fault::ZeroWaitFindsNothing,
+        &["fetch_without_a_wait_finds_what_is_ready"],
+    ),
+    (
         Fault::FetchEndsBeforeItsWait,
         &["fetch_from_an_empty_queue_ends_after_its_wait"],
     ),

@@ -34,6 +34,10 @@ use crate::source::{Claim, Intake, Received, Settlement, Source};
 use crate::topology::Names;
 use crate::wait;
 
+/// A consumer that was started for a shorter fetch may not have been sent anything by its end, however
+/// much is ready.
+const YOUTH: Duration = Duration::from_secs(1);
+
 /// A job queue in RabbitMQ. The [crate] says what its operations become.
 ///
 /// Clones share one connection and its deliveries. When the last is dropped without
@@ -362,18 +366,21 @@ impl Shared {
                     // A clone that waits for deliveries has the lock. That it waits for longer than
                     // this call may is no failure of the session.
                     let Some(intake) = wait::until(deadline, source.intake()).await else {
-                        return Ok(Vec::new());
+                        return Ok::<_, BrokerError>(Vec::new());
                     };
-                    if source.can_deliver(&intake, max) {
-                        drop(intake);
-                    } else {
+                    let is_young = !source.can_deliver(&intake, max);
+                    if is_young {
                         self.start(&session, &source, intake, max).await?;
+                    } else {
+                        drop(intake);
                     }
-                    let received = source.receive(max, deadline).await;
-                    if received.is_ok() {
-                        self.state().losses = 0;
+                    let mut received = source.receive(max, deadline).await?;
+                    if received.is_empty() && is_young && wait < YOUTH {
+                        self.flush(&source).await?;
+                        received = source.take_flushed(max);
                     }
-                    received
+                    self.state().losses = 0;
+                    Ok(received)
                 };
                 match received.await {
                     Ok(received) => return Ok(received),
@@ -404,10 +411,26 @@ impl Shared {
             tasks.detach(Session::watch(session, Arc::downgrade(&source), consumer));
             Ok(())
         });
-        match wait::until(self.deadline(), start).await {
+        self.within(start, "starting a consumer").await
+    }
+
+    /// Makes deliveries that are underway arrive: after [`Source::flush`], [`Source::take_flushed`] has them.
+    async fn flush(&self, source: &Arc<Source>) -> Result<(), BrokerError> {
+        let source = Arc::clone(source);
+        let flush = self.driver.run(async move { source.flush().await });
+        self.within(flush, "cancelling a consumer").await
+    }
+
+    /// The outcome of what the driver runs, which goes on if it is late.
+    async fn within<T>(
+        &self,
+        running: impl Future<Output = Option<Result<T, BrokerError>>>,
+        what: &str,
+    ) -> Result<T, BrokerError> {
+        match wait::until(self.deadline(), running).await {
             Some(Some(outcome)) => outcome,
             Some(None) => Err(error::unavailable("the broker is being closed")),
-            None => Err(error::timed_out("starting a consumer")),
+            None => Err(error::timed_out(what)),
         }
     }
 

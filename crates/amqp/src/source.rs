@@ -225,13 +225,35 @@ impl Source {
         Ok(Some(self.claim_rest(&mut intake)))
     }
 
-    fn claim_rest(self: &Arc<Self>, intake: &mut Intake) -> Vec<Claim> {
-        let rest = std::mem::take(&mut intake.rest);
-        let claim = |delivery| {
-            let received = self.hold(delivery, true);
-            self.claim(&received.receipt)
+    /// Cancels the consumer, so that all that it was sent has arrived, unless another call fetches too:
+    /// then it stays. Run it to its end.
+    pub(crate) async fn flush(&self) -> Result<(), BrokerError> {
+        // A fetch that has the lock takes what arrives; one that waits for it relies on the consumer.
+        let Some(mut intake) = self.intake.try_lock() else {
+            return Ok(());
         };
-        rest.into_iter().filter_map(claim).collect()
+        if self.held().fetching > 1 {
+            return Ok(());
+        }
+        self.cancel(&mut intake).await
+    }
+
+    /// Up to `max` of the deliveries that [`flush`](Self::flush) has kept.
+    pub(crate) fn take_flushed(&self, max: usize) -> Vec<Received> {
+        let intake = self.intake.try_lock();
+        intake.map_or_else(Vec::new, |mut intake| self.take_rest(&mut intake, max))
+    }
+
+    fn take_rest(&self, intake: &mut Intake, max: usize) -> Vec<Received> {
+        let rest = intake.rest.drain(..max.min(intake.rest.len()));
+        rest.map(|delivery| self.hold(delivery, true)).collect()
+    }
+
+    fn claim_rest(self: &Arc<Self>, intake: &mut Intake) -> Vec<Claim> {
+        let rest = self.take_rest(intake, usize::MAX);
+        rest.into_iter()
+            .filter_map(|received| self.claim(&received.receipt))
+            .collect()
     }
 
     /// Cancels the consumer, if there is one, and keeps what it was sent.
@@ -276,27 +298,23 @@ impl Source {
         max: usize,
         context: &mut Context<'_>,
     ) -> Poll<Result<Vec<Received>, BrokerError>> {
-        let mut received = Vec::new();
+        let mut received = self.take_rest(intake, max);
         while received.len() < max {
-            let rest = intake.rest.pop_front();
-            let from_rest = rest.is_some();
-            let delivery = match (rest, &mut intake.consumer) {
-                (Some(delivery), _) => delivery,
-                (None, None) => return ended(received, None),
-                (None, Some(consumer)) => match Pin::new(consumer).poll_next(context) {
-                    Poll::Ready(Some(Ok(delivery))) => delivery,
-                    Poll::Ready(Some(Err(cause))) => {
-                        intake.consumer = None;
-                        return ended(received, Some(&cause));
-                    }
-                    Poll::Ready(None) => {
-                        intake.consumer = None;
-                        return ended(received, None);
-                    }
-                    Poll::Pending => break,
-                },
+            let Some(consumer) = &mut intake.consumer else {
+                return ended(received, None);
             };
-            received.push(self.hold(delivery, from_rest));
+            match Pin::new(consumer).poll_next(context) {
+                Poll::Ready(Some(Ok(delivery))) => received.push(self.hold(delivery, false)),
+                Poll::Ready(Some(Err(cause))) => {
+                    intake.consumer = None;
+                    return ended(received, Some(&cause));
+                }
+                Poll::Ready(None) => {
+                    intake.consumer = None;
+                    return ended(received, None);
+                }
+                Poll::Pending => break,
+            }
         }
         if received.is_empty() {
             Poll::Pending

@@ -469,6 +469,42 @@ fn what_is_unsettled_never_exceeds_what_was_asked_for() {
 }
 
 #[test]
+fn a_fetch_that_does_not_wait_finds_what_is_ready() {
+    exclusively(|queue| async move {
+        let broker = queue.open().await;
+        let pause = || async_io::Timer::after(Duration::from_millis(300));
+        for round in 0..5 {
+            broker.enqueue(jobs(0..20)).await.unwrap();
+            let mut got = 0;
+            while got < 20 {
+                let held = broker.fetch(15, Duration::ZERO).await.unwrap();
+                assert!(!held.is_empty(), "{got} jobs in round {round}");
+                got += held.len();
+                for delivery in held {
+                    let result = Some(delivery.payload);
+                    broker.ack(&delivery.receipt, result).await.unwrap();
+                }
+                // For longer than a consumer without a fetch is kept.
+                pause().await;
+            }
+            while got > 0 {
+                let results = broker.fetch_results(15, Duration::ZERO).await.unwrap();
+                assert!(
+                    !results.is_empty(),
+                    "all but {got} results in round {round}"
+                );
+                got -= results.len();
+                let receipts = results.into_iter().map(|result| result.receipt);
+                let acked = broker.ack_results(receipts.collect()).await;
+                assert!(acked.iter().all(Result::is_ok), "{acked:?}");
+                pause().await;
+            }
+        }
+        assert_eq!(broker.fetch(1, Duration::ZERO).await.unwrap(), []);
+    });
+}
+
+#[test]
 fn a_fixed_prefetch_bounds_what_is_unsettled() {
     exclusively(|queue| async move {
         let broker = queue.open_with(AmqpOptions::new().prefetch(3)).await;

@@ -80,9 +80,10 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
         }
         if since.elapsed() > PATIENCE {
             return Err(format!(
-                "chaos: no job has ended for {} s: {ended} of {} have, {events}",
+                "chaos: no job has ended for {} s: {ended} of {} have, {events}, {}",
                 PATIENCE.as_secs(),
-                plan.jobs
+                plan.jobs,
+                queue.counts()?
             ));
         }
         // The last ones in peace, so that there is an end.
@@ -292,6 +293,17 @@ impl Queue {
             }
         }
         Ok(())
+    }
+
+    /// Where the jobs are, for people.
+    fn counts(&self) -> Result<String, String> {
+        let counts = smol::block_on(async {
+            Ok::<_, BrokerError>(match self {
+                Self::Sqlite { broker, .. } => format!("{:?}", broker.counts().await?),
+                Self::Amqp { broker, .. } => format!("{:?}", broker.counts().await?),
+            })
+        });
+        counts.map_err(|error| error.to_string())
     }
 
     /// How many jobs are left in the queue; of those that are delivered, RabbitMQ knows none.
