@@ -361,7 +361,10 @@ impl Shared {
                     return Ok(Vec::new());
                 }
                 let received = async {
-                    let source = source(Arc::clone(&session)).await?;
+                    let opening = source(Arc::clone(&session));
+                    let opened = wait::until(self.deadline(), opening).await;
+                    let source =
+                        opened.unwrap_or_else(|| Err(error::timed_out("opening a channel")))?;
                     let _fetching = source.fetching();
                     // A clone that waits for deliveries has the lock. That it waits for longer than
                     // this call may is no failure of the session.

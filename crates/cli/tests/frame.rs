@@ -474,6 +474,21 @@ fn a_column_that_is_missing_is_refused_with_those_that_are_there() {
 }
 
 #[test]
+fn a_command_that_is_missing_is_refused_before_any_row() {
+    let dir = Dir::with("path\na\n");
+    for command in ["no-such-command", "./no-such-command", "./in.csv"] {
+        dir.run(&[&["in.csv", "--", command, "{path}"]])
+            .assert_refused(&[command]);
+    }
+    // Which commands these are is known only with their rows.
+    let ran = dir.run(&[&["in.csv", "--", "{path}"]]);
+    ran.assert_ended(1, counts(1, 0, 0, 1, 0));
+    assert!(ran.stdout.contains(",spawn,"), "{}", ran.stdout);
+    let ran = dir.run(&[&["in.csv", "--shell", "--", "no-such-command || true"]]);
+    ran.assert_ended(0, counts(1, 0, 1, 0, 0));
+}
+
+#[test]
 fn a_column_of_the_input_with_the_name_of_an_added_one_needs_a_prefix() {
     let dir = Dir::with("row,error\n1,a\n");
     let command = ["--", "printf", "%s", "{error}"];

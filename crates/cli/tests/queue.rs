@@ -269,6 +269,25 @@ macro_rules! with_both {
     };
 }
 
+#[test]
+fn the_password_of_a_server_may_come_from_the_environment() {
+    let Some(mut place) = Place::server() else {
+        return say_skipped("the_password_of_a_server_may_come_from_the_environment");
+    };
+    place.queue = place.queue.replacen("guest:guest@", "guest@", 1);
+    place.names(&["a"]);
+    let enqueue = |password: &str| {
+        let mut command = place.command("enqueue", &[&["in.csv"]]);
+        command.env("BRIGADE_AMQP_PASSWORD", password);
+        ran(command.spawn().unwrap())
+    };
+    let refused = enqueue("secret");
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(!refused.stderr.contains("secret"), "{refused:?}");
+    let accepted = enqueue("guest");
+    assert_eq!(accepted.code, Some(0), "{accepted:?}");
+}
+
 fn say_skipped(scenario: &str) {
     // Not by a macro, whose output is kept from the terminal.
     let _ = writeln!(
@@ -287,6 +306,7 @@ with_both!(
     results_go_on_with_a_file,
     results_with_other_columns_are_left_in_the_queue,
     a_missing_column_loses_nothing,
+    a_missing_command_loses_nothing,
     failures_and_time_end_the_work_and_give_back_the_rest,
     failures_are_answers_and_retries_happen_within_a_delivery,
     a_queue_that_is_missing_is_not_made_by_its_readers,
@@ -607,6 +627,19 @@ fn a_missing_column_loses_nothing(place: &Place) {
         records[0]["error"].contains(r#"no column "nam""#),
         "{records:?}"
     );
+}
+
+fn a_missing_command_loses_nothing(place: &Place) {
+    place.names(&["a"]);
+    place.enqueue(&["in.csv"]);
+    let worked = place.work(&[&["--", "no-such-command", "{name}"]]);
+    assert_eq!(
+        (worked.code, worked.worked()),
+        (Some(2), [0; 4]),
+        "{worked:?}"
+    );
+    assert!(worked.stderr.contains("no-such-command"), "{worked:?}");
+    assert_eq!(place.work_until(1, &[&PRINT_NAME])[0]["stdout"], "a");
 }
 
 fn failures_and_time_end_the_work_and_give_back_the_rest(place: &Place) {

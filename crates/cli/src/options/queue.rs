@@ -16,7 +16,8 @@ const WORK_FETCH: &str = "work-fetch";
 
 const QUEUE: &str = "\
 The queue: the path of an SQLite file, such as jobs.db, or the URL of a RabbitMQ server, \
-amqp://user:password@host/vhost#name";
+amqp://user:password@host/vhost#name; a password that is not in the URL may be in the environment, \
+as BRIGADE_AMQP_PASSWORD";
 
 pub(super) const AFTER_ENQUEUE: &str = "\
 A job has the cells of its row, the names of the columns and the number of the row. Without --id,

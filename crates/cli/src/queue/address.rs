@@ -18,6 +18,9 @@ use crate::frame::stop::Stop;
 /// The name of a queue in RabbitMQ that is given none.
 const DEFAULT_NAME: &str = "brigade";
 
+/// The variable with the password of a URL that has none: other users of a machine see the URL.
+const PASSWORD: &str = "BRIGADE_AMQP_PASSWORD";
+
 /// How often a queue that cannot be reached is opened, the first time included: for some seconds.
 const TRIES: u32 = 7;
 
@@ -229,10 +232,24 @@ impl Amqp {
             (None, name) => name.unwrap_or(DEFAULT_NAME).to_owned(),
         };
         Ok(Self {
-            url: url.to_owned(),
+            url: with_password(url, std::env::var(PASSWORD).ok()),
             name,
         })
     }
+}
+
+/// The URL with this password, if it has a user and none.
+fn with_password(url: &str, password: Option<String>) -> String {
+    let (Ok(mut parsed), Some(password)) = (Url::parse(url), password) else {
+        return url.to_owned();
+    };
+    if parsed.username().is_empty()
+        || parsed.password().is_some()
+        || parsed.set_password(Some(&password)).is_err()
+    {
+        return url.to_owned();
+    }
+    parsed.into()
 }
 
 /// Without user, password and query.
@@ -328,6 +345,16 @@ mod tests {
         ] {
             assert!(parse(text, name).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_password_is_added_where_there_is_a_user_without() {
+        let with = |url: &str| with_password(url, Some("a/b c".to_owned()));
+        assert_eq!(with("amqp://u@h:1/%2f"), "amqp://u:a%2Fb%20c@h:1/%2f");
+        for unchanged in ["amqp://u:p@h/%2f", "amqp://h/%2f", "amqp://u@ho st"] {
+            assert_eq!(with(unchanged), unchanged);
+        }
+        assert_eq!(with_password("amqp://u@h", None), "amqp://u@h");
     }
 
     #[test]

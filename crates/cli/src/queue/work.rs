@@ -49,6 +49,9 @@ pub(crate) fn run(options: WorkOptions) -> u8 {
         Ok(address) => address,
         Err(stop) => return refused(&stop),
     };
+    if let Err(stop) = run::check(&run) {
+        return refused(&stop);
+    }
     let (plan, lanes, columns) = (run::plan(&run), run::lanes(&run), run::columns());
     let run = Rc::new(run);
     let rows = {

@@ -44,7 +44,7 @@ mod shell;
 mod template;
 mod work;
 
-pub(crate) use self::work::{Commands, columns, lanes, plan, run};
+pub(crate) use self::work::{Commands, check, columns, lanes, plan, run};
 use self::{
     descriptors::reserve_descriptors,
     ended::{Captured, Ended, RunError},

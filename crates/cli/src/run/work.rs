@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::thread;
 
 use brigade::csv::{Column, Header, Row};
 use smol::channel::{Receiver, Sender, bounded};
+use which::which;
 
 use super::{
     Attempt, Captured, Ended, Limits, Output, RunError, Template, ended, execute,
@@ -36,9 +38,27 @@ pub(crate) fn run(options: &RunOptions) -> u8 {
     }
     frame::run(
         &options.common,
-        |header| Ok((Commands::new(options, header)?, plan(options))),
+        |header| {
+            check(options)?;
+            Ok((Commands::new(options, header)?, plan(options)))
+        },
         |work| Rc::clone(&work.lanes),
     )
+}
+
+/// Checks what needs no header: that there is such a command, where rows have no part in its name.
+pub(crate) fn check(options: &RunOptions) -> Result<(), Stop> {
+    let Some(program) = options.command.first() else {
+        return Ok(());
+    };
+    let has_placeholder = program.as_bytes().contains(&b'{');
+    if options.shell || has_placeholder || which(program).is_ok() {
+        return Ok(());
+    }
+    Err(Stop::Usage(format!(
+        "{}: there is no such command, or it cannot be executed",
+        program.display()
+    )))
 }
 
 fn workers(options: &RunOptions) -> usize {
