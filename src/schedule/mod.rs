@@ -26,7 +26,7 @@
 //! may before `next` unless the schedule changes.
 //!
 //! So each change is followed by a release under the same hold of the lock:
-//! `Shared::update_schedule`, `forget_scheduled`, `finish_scheduled` and `requeue` end with
+//! `Shared::update_schedule`, `remove_scheduled`, `finish_scheduled` and `requeue` end with
 //! `Shared::dispatch`. Two changes release nothing:
 //!
 //! * A worker leaves: fewer jobs may start, not more.

@@ -21,6 +21,7 @@ use crate::event::JobId;
 use crate::job::handle_state::HandleState;
 use crate::job::queued::{QueuedJob, ScheduledJob};
 use crate::panic;
+use crate::queue::admission::Wakes;
 use crate::schedule::RecordId;
 
 impl<In, T, E> Shared<In, T, E> {
@@ -49,9 +50,14 @@ impl<In, T, E> Shared<In, T, E> {
     pub(crate) fn remove_tombstone(&self, record_id: Option<RecordId>, id: JobId) {
         if let Some(record_id) = record_id {
             let reading = self.reading();
-            let (job, history, deferred) =
-                self.forget_scheduled(&mut self.lock(), record_id, id, reading);
-            drop((job, history));
+            let (removed, deferred) = self.remove_scheduled(
+                &mut self.lock(),
+                Some(record_id),
+                id,
+                reading,
+                Wakes::default(),
+            );
+            drop(removed);
             self.run_deferred(deferred);
         }
     }

@@ -3,8 +3,8 @@
 //!
 //! Each change (1) locks and passes a reading of the clock to the schedule, (2) changes it, (3)
 //! calls [`dispatch`](Shared::dispatch), which releases jobs and updates the timer role, (4)
-//! unlocks, (5) calls [`run_deferred`](Shared::run_deferred), which pushes the released jobs,
-//! notifies the timer and completes jobs that were given up.
+//! unlocks, (5) calls [`run_deferred`](Shared::run_deferred), which pushes the released jobs, wakes
+//! tasks and completes jobs that were given up.
 //! [`update_schedule`](Shared::update_schedule) does all of it.
 //!
 //! After an abort nothing is released and the timer is not needed. A job that is accepted before
@@ -13,15 +13,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
-use std::task::Waker;
 use std::thread::ThreadId;
 
-use super::timer::TimerNotice;
 use super::{PriorAttempts, Shared, StartResult, Synced};
 use crate::error::{JobError, TimeLimit};
 use crate::event::{Event, JobId, Outcome};
 use crate::job::queued::{QueuedJob, ScheduledJob};
-use crate::panic;
 use crate::policy::retry::History;
 use crate::queue::admission::{Origin, PoolState, Wakes};
 use crate::queue::running::ActiveJob;
@@ -29,22 +26,15 @@ use crate::schedule::clock::{Reading, Tick};
 use crate::schedule::{Occupancy, RecordId, Released, Removed, Schedule};
 use crate::sync::atomic::Ordering;
 
-/// What has to be done once the lock is released.
+/// What has to be done once the lock is released, after a dispatch.
 #[must_use = "jobs are in it"]
 pub(crate) struct Deferred<In, T, E> {
+    wakes: Wakes,
     released: Released<ScheduledJob<In, T, E>>,
-    notice: TimerNotice,
-    /// Jobs that wait for their own pool, and may be deadlocked now.
-    blocked: Vec<Waker>,
 }
 
-impl<In, T, E> Deferred<In, T, E> {
-    const NONE: Self = Self {
-        released: Released::new(),
-        notice: TimerNotice::NONE,
-        blocked: Vec::new(),
-    };
-}
+/// The job, unless it is released, and the history that the schedule has removed.
+type RemovedParts<In, T, E> = (Option<ScheduledJob<In, T, E>>, Option<Box<History>>);
 
 /// A job that the schedule has given up, and its outcome.
 type GivenUp<In, T, E> = (Removed<ScheduledJob<In, T, E>>, JobError<E>);
@@ -137,7 +127,6 @@ impl<In, T, E> Shared<In, T, E> {
             return;
         }
         let mut handles = Vec::new();
-        let mut wakes = Wakes::default();
         // In one critical section, so that no later job starts before the jobs taken here. Lock
         // order: injector, shared state.
         let deferred = self.injector.take_all_for(|entries| {
@@ -145,6 +134,7 @@ impl<In, T, E> Shared<In, T, E> {
             let schedule = Box::new(Schedule::new(self.policy, self.cancel_flags.len(), start));
             let now = state.schedule.get_or_insert(schedule).now();
             self.is_scheduled.store(true, Ordering::SeqCst);
+            let mut wakes = Wakes::default();
             state.admission.notify_of_any_room(&mut wakes);
             for entry in entries {
                 if let QueuedJob::Handle(handle) = &entry {
@@ -153,10 +143,9 @@ impl<In, T, E> Shared<In, T, E> {
                 let options = Self::default_options(&entry);
                 self.insert(&mut state, entry, options, now);
             }
-            self.dispatch(&mut state, now)
+            self.dispatch(&mut state, wakes)
         });
         drop(switching);
-        self.run_wakes(wakes);
         self.run_deferred(deferred);
         for handle in handles {
             self.remove_if_dead(&handle);
@@ -178,11 +167,7 @@ impl<In, T, E> Shared<In, T, E> {
             None => Tick(0),
         };
         let changed = change(self, &mut state, now);
-        let now = state
-            .schedule
-            .as_ref()
-            .map_or(now, |schedule| schedule.now());
-        let deferred = self.dispatch(&mut state, now);
+        let deferred = self.dispatch(&mut state, Wakes::default());
         drop(state);
         self.run_deferred(deferred);
         changed
@@ -195,30 +180,32 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    pub(super) fn dispatch(&self, state: &mut Synced<In, T, E>, now: Tick) -> Deferred<In, T, E> {
-        let mut deferred = Deferred::NONE;
+    /// Releases the jobs that may start now and updates the timer role. `wakes` is what has to be
+    /// done for the change before.
+    pub(super) fn dispatch(
+        &self,
+        state: &mut Synced<In, T, E>,
+        mut wakes: Wakes,
+    ) -> Deferred<In, T, E> {
+        let mut released = Released::new();
         let occupancy = occupancy_of(state);
         if let Some(schedule) = &mut state.schedule {
             if state.admission.pool_state() < PoolState::Aborted {
-                schedule.release(now, occupancy, &mut deferred.released);
+                schedule.release(schedule.now(), occupancy, &mut released);
             } else {
                 schedule.stop();
             }
             if schedule.take_step_back() {
                 state.timer_role.distrust_alarm();
             }
-            deferred.notice = state.timer_role.dispatch(schedule.next());
+            state.timer_role.dispatch(schedule.next(), &mut wakes);
         }
-        deferred.blocked = state.blocked();
-        deferred
+        state.notify_blocked(&mut wakes);
+        Deferred { wakes, released }
     }
 
     pub(crate) fn run_deferred(&self, deferred: Deferred<In, T, E>) {
-        let Deferred {
-            released,
-            notice,
-            blocked,
-        } = deferred;
+        let Deferred { wakes, released } = deferred;
         let Released {
             first,
             more,
@@ -239,8 +226,7 @@ impl<In, T, E> Shared<In, T, E> {
             }
             self.check_stopped();
         }
-        self.notify_timer(notice);
-        panic::wake(blocked);
+        self.run_wakes(wakes);
         if !(expired.is_empty() && cost_exceeds_limit.is_empty()) {
             let expired = expired
                 .into_iter()
@@ -306,7 +292,7 @@ impl<In, T, E> Shared<In, T, E> {
             state.timer_role.note_awake();
         }
         // This start may have moved `next` to an earlier time.
-        prior.notice = state.timer_role.dispatch(schedule.next());
+        state.timer_role.dispatch(schedule.next(), wakes);
         let since = reading
             .map(|reading| reading.at)
             .or_else(|| schedule.instant(now));
@@ -337,14 +323,13 @@ impl<In, T, E> Shared<In, T, E> {
             }
             let record_id = state.running.finish_scheduled(slot);
             state.admission.finish(outcome, &mut wakes);
-            let mut now = Tick(0);
             if let Some(schedule) = &mut state.schedule {
-                now = self.tell_time(schedule, reading);
+                let now = self.tell_time(schedule, reading);
                 if let Some(record_id) = record_id {
                     schedule.finish(record_id, now);
                 }
             }
-            self.dispatch(state, now)
+            self.dispatch(state, wakes)
         };
         self.observe(|| Event::Finished {
             job: id,
@@ -352,27 +337,26 @@ impl<In, T, E> Shared<In, T, E> {
             attempts,
         });
         self.run_deferred(deferred);
-        self.run_wakes(wakes);
     }
 
-    /// Removes a job. Returns what to drop and to do after unlocking.
-    pub(super) fn forget_scheduled(
+    /// Removes a job, if it has a record, and dispatches. Returns the job and the history, which
+    /// are dropped after unlocking.
+    pub(super) fn remove_scheduled(
         &self,
         state: &mut Synced<In, T, E>,
-        record_id: RecordId,
+        record_id: Option<RecordId>,
         id: JobId,
         reading: Option<Reading>,
-    ) -> (
-        Option<ScheduledJob<In, T, E>>,
-        Option<Box<History>>,
-        Deferred<In, T, E>,
-    ) {
-        let (mut job, mut history, mut now) = (None, None, Tick(0));
+        wakes: Wakes,
+    ) -> (RemovedParts<In, T, E>, Deferred<In, T, E>) {
+        let mut removed = (None, None);
         if let Some(schedule) = &mut state.schedule {
-            now = self.tell_time(schedule, reading);
-            (job, history) = schedule.remove(record_id, id.as_u64(), now);
+            let now = self.tell_time(schedule, reading);
+            if let Some(record_id) = record_id {
+                removed = schedule.remove(record_id, id.as_u64(), now);
+            }
         }
-        (job, history, self.dispatch(state, now))
+        (removed, self.dispatch(state, wakes))
     }
 
     /// The number of attempts of a queued job.

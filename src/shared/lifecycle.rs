@@ -7,7 +7,6 @@
 
 use std::time::Instant;
 
-use super::timer::TimerNotice;
 use super::{Shared, Synced};
 use crate::event::{Event, JobId, Outcome};
 use crate::panic;
@@ -114,35 +113,21 @@ impl<In, T, E> Shared<In, T, E> {
         stream: Option<usize>,
     ) {
         let reading = self.reading();
-        let (wakes, forgotten, blocked) = {
+        let (removed, deferred) = {
             let mut state = self.lock();
             let mut wakes = Wakes::default();
             state.absorb_extra(origin, stream, &mut wakes);
             state.admission.finish_queued(origin, outcome, &mut wakes);
-            let forgotten = record_id
-                .map(|record_id| self.forget_scheduled(&mut state, record_id, id, reading));
-            // If only waiting jobs are left, they are deadlocked now. `forget_scheduled` checks
-            // that as well.
-            let blocked = if forgotten.is_none() {
-                state.blocked()
-            } else {
-                Vec::new()
-            };
-            (wakes, forgotten, blocked)
+            self.remove_scheduled(&mut state, record_id, id, reading, wakes)
         };
         self.observe(|| Event::Finished {
             job: id,
             outcome,
             attempts,
         });
-        if let Some((job, history, deferred)) = forgotten {
-            drop(job);
-            panic::discard(history);
-            self.run_deferred(deferred);
-        }
-        self.run_wakes(wakes);
-        // Polled again, their waits end in `register_wait` with a deadlock error.
-        panic::wake(blocked);
+        drop(removed.0);
+        panic::discard(removed.1);
+        self.run_deferred(deferred);
     }
 }
 
@@ -164,15 +149,12 @@ pub(crate) struct PriorAttempts {
     pub(crate) since: Option<Instant>,
     /// History of its attempts so far.
     pub(crate) history: Option<Box<History>>,
-    /// To be passed to [`Shared::notify_timer`] once no lock is held.
-    pub(crate) notice: TimerNotice,
 }
 
 impl PriorAttempts {
     pub(crate) const NONE: Self = Self {
         since: None,
         history: None,
-        notice: TimerNotice::NONE,
     };
 
     /// Number of attempts made so far.

@@ -328,7 +328,11 @@ impl<In, T, E> Shared<In, T, E> {
         if wakes.notified_maps {
             self.map_notifications.fetch_add(1, Ordering::SeqCst);
         }
-        panic::wake(wakes.room);
+        panic::wake(wakes.timer_driver);
+        if wakes.offers_timer_role {
+            self.hand_over_timer();
+        }
+        panic::wake(wakes.wakers);
         // If outcomes that a wait needs are still being delivered, the last `end_deliveries` wakes it:
         // those of jobs that have run do not matter to `wait_returned`.
         let is_over = || {

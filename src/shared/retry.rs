@@ -70,7 +70,7 @@ impl<In, T, E> Shared<In, T, E> {
         history: Box<History>,
         delay: Duration,
         hold: RetryAfterScope,
-    ) -> Result<(Deferred<In, T, E>, Wakes), (ScheduledJob<In, T, E>, Box<History>)> {
+    ) -> Result<Deferred<In, T, E>, (ScheduledJob<In, T, E>, Box<History>)> {
         let reading = self.reading();
         let mut wakes = Wakes::default();
         let mut guard = self.lock();
@@ -99,6 +99,6 @@ impl<In, T, E> Shared<In, T, E> {
         state.running.finish_scheduled(slot);
         state.admission.retry(&mut wakes);
         state.retries += 1;
-        Ok((self.dispatch(state, now), wakes))
+        Ok(self.dispatch(state, wakes))
     }
 }

@@ -36,6 +36,7 @@ use std::time::Instant;
 
 use super::Shared;
 use crate::panic;
+use crate::queue::admission::Wakes;
 use crate::rt::BoxFuture;
 use crate::schedule::clock::Tick;
 use crate::sync::atomic::Ordering;
@@ -57,41 +58,18 @@ pub(crate) struct TimerRole {
     is_offered: bool,
 }
 
-/// What has to be done once the lock is released, so that a worker waits for `next`.
-#[must_use = "no worker waits for `next` otherwise"]
-#[derive(Debug, Default)]
-pub(crate) struct TimerNotice {
-    /// The holder, which has to set its alarm again.
-    holder: Option<Waker>,
-    /// No worker holds the role, and it is needed.
-    offers_role: bool,
-}
-
-impl TimerNotice {
-    pub(crate) const NONE: Self = Self {
-        holder: None,
-        offers_role: false,
-    };
-}
-
 impl TimerRole {
-    /// Updates the role for the schedule's `next`. Returns what has to be done for it.
-    pub(super) fn dispatch(&mut self, next: Tick) -> TimerNotice {
+    /// Updates the role for the schedule's `next`: wakes the holder or offers the role, if
+    /// necessary.
+    pub(super) fn dispatch(&mut self, next: Tick, wakes: &mut Wakes) {
         if !self.is_held {
-            let offers_role = next != Tick::NEVER && !self.is_offered;
-            self.is_offered |= offers_role;
-            return TimerNotice {
-                holder: None,
-                offers_role,
-            };
-        }
-        if self.is_awake || self.armed == Some(next) {
-            return TimerNotice::NONE;
-        }
-        self.is_awake = true;
-        TimerNotice {
-            holder: self.waker.clone(),
-            offers_role: false,
+            if next != Tick::NEVER && !self.is_offered {
+                self.is_offered = true;
+                wakes.offers_timer_role = true;
+            }
+        } else if !self.is_awake && self.armed != Some(next) {
+            self.is_awake = true;
+            wakes.timer_driver.clone_from(&self.waker);
         }
     }
 
@@ -253,7 +231,8 @@ impl<In, T, E> Drop for TimerDriver<In, T, E> {
         if !self.shared.is_scheduled() {
             return;
         }
-        let (waker, notice) = {
+        let mut wakes = Wakes::default();
+        {
             let mut state = self.shared.lock();
             let is_mine = self.shared.timer_slot.load(Ordering::SeqCst) == self.slot;
             if state.timer_role.is_held && !is_mine {
@@ -266,10 +245,10 @@ impl<In, T, E> Drop for TimerDriver<In, T, E> {
                 .schedule
                 .as_ref()
                 .map_or(Tick::NEVER, |schedule| schedule.next());
-            (timer_role.waker, state.timer_role.dispatch(next))
-        };
-        drop(waker);
-        self.shared.notify_timer(notice);
+            state.timer_role.dispatch(next, &mut wakes);
+            wakes.unneeded = timer_role.waker;
+        }
+        self.shared.run_wakes(wakes);
     }
 }
 
@@ -279,22 +258,9 @@ impl<In, T, E> Shared<In, T, E> {
         self.timer_slot.load(Ordering::SeqCst) == self.slots_of(self.worker_of(slot)).start
     }
 
-    /// Wakes the holder or offers the role, with no lock held.
-    #[inline]
-    pub(crate) fn notify_timer(&self, notice: TimerNotice) {
-        let TimerNotice {
-            holder,
-            offers_role,
-        } = notice;
-        panic::wake(holder);
-        if offers_role {
-            self.hand_over_timer();
-        }
-    }
-
     /// Wakes a waiting worker, which takes the role. A running one asks for it before it waits.
     #[cold]
-    fn hand_over_timer(&self) {
+    pub(super) fn hand_over_timer(&self) {
         if !self.injector.wake_sleeper() {
             for cancel_flag in self.cancel_flags.made(0..self.cancel_flags.len()) {
                 panic::wake(cancel_flag.listener());

@@ -247,14 +247,6 @@ impl<In, T, E> JobGuard<In, T, E> {
         self.accepted_at = accepted_at;
     }
 
-    /// Notifies the worker that drives the timer if the start has changed its next deadline. Called
-    /// without a lock.
-    #[inline(always)]
-    pub(crate) fn notify_timer(&mut self) {
-        self.shared
-            .notify_timer(std::mem::take(&mut self.prior.notice));
-    }
-
     /// Makes the guard responsible for a job of a batch, in its first attempt.
     pub(crate) fn promote(
         &mut self,
