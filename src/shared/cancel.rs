@@ -21,7 +21,6 @@ use crate::event::JobId;
 use crate::job::handle_state::HandleState;
 use crate::job::queued::{QueuedJob, ScheduledJob};
 use crate::panic;
-use crate::queue::admission::Wakes;
 use crate::schedule::RecordId;
 
 impl<In, T, E> Shared<In, T, E> {
@@ -49,16 +48,11 @@ impl<In, T, E> Shared<In, T, E> {
     /// Removes the record of a tombstone that was taken out of the injector.
     pub(crate) fn remove_tombstone(&self, record_id: Option<RecordId>, id: JobId) {
         if let Some(record_id) = record_id {
-            let reading = self.reading();
-            let (removed, deferred) = self.remove_scheduled(
-                &mut self.lock(),
-                Some(record_id),
-                id,
-                reading,
-                Wakes::default(),
-            );
+            let removed = self.update_schedule(|scheduler| {
+                let now = scheduler.schedule.now();
+                scheduler.schedule.remove(record_id, id.as_u64(), now)
+            });
             drop(removed);
-            self.run_deferred(deferred);
         }
     }
 

@@ -99,9 +99,10 @@ impl<In, T, E> Synced<In, T, E> {
         if blocked == 0 {
             return false;
         }
-        match &self.schedule {
+        match &self.scheduler {
             None => self.running.is_blocked(slots),
-            Some(schedule) => {
+            Some(scheduler) => {
+                let schedule = &scheduler.schedule;
                 blocked >= self.admission.running()
                     && (blocked >= slots.min(schedule.allowed())
                         || schedule.is_deadlocked(self.admission.queued_total()))

@@ -183,20 +183,18 @@ impl<In, T, E> TimerDriver<In, T, E> {
         let Some(Alarm { tick, .. }) = self.alarm.take() else {
             return;
         };
-        self.shared.update_schedule(|_, state, _| {
-            if let Some(schedule) = &mut state.schedule {
-                schedule.advance_to(tick);
-            }
-            state.timer_role.note_awake();
+        self.shared.update_schedule(|scheduler| {
+            scheduler.schedule.advance_to(tick);
+            scheduler.timer_role.note_awake();
         });
     }
 
     /// Takes or keeps the role, unless another worker holds it. Returns the time of the alarm to
     /// set.
     fn take_role(&self, cx: &Context<'_>) -> Option<(Instant, Tick)> {
-        let mut guard = self.shared.lock();
-        let state = &mut *guard;
-        let timer_role = &mut state.timer_role;
+        let mut state = self.shared.lock();
+        let scheduler = state.scheduler.as_mut()?;
+        let timer_role = &mut scheduler.timer_role;
         let is_mine = self.shared.timer_slot.load(Ordering::SeqCst) == self.slot;
         if timer_role.is_held && !is_mine {
             return None;
@@ -207,10 +205,9 @@ impl<In, T, E> TimerDriver<In, T, E> {
             timer_role.is_awake,
         ) = (true, false, false);
         self.shared.timer_slot.store(self.slot, Ordering::SeqCst);
-        let schedule = state.schedule.as_ref()?;
-        let next = schedule.next();
+        let next = scheduler.schedule.next();
         timer_role.armed = Some(next);
-        let wake_at = schedule.instant(next).map(|at| (at, next));
+        let wake_at = scheduler.schedule.instant(next).map(|at| (at, next));
         let is_known = timer_role
             .waker
             .as_ref()
@@ -220,7 +217,7 @@ impl<In, T, E> TimerDriver<In, T, E> {
         } else {
             timer_role.waker.replace(cx.waker().clone())
         };
-        drop(guard);
+        drop(state);
         drop(replaced);
         wake_at
     }
@@ -228,25 +225,22 @@ impl<In, T, E> TimerDriver<In, T, E> {
 
 impl<In, T, E> Drop for TimerDriver<In, T, E> {
     fn drop(&mut self) {
-        if !self.shared.is_scheduled() {
-            return;
-        }
         let mut wakes = Wakes::default();
         {
             let mut state = self.shared.lock();
+            let Some(scheduler) = &mut state.scheduler else {
+                return;
+            };
             let is_mine = self.shared.timer_slot.load(Ordering::SeqCst) == self.slot;
-            if state.timer_role.is_held && !is_mine {
+            if scheduler.timer_role.is_held && !is_mine {
                 return;
             }
             // If no worker holds the role, this one may be the one that was woken to take it.
-            let timer_role = std::mem::take(&mut state.timer_role);
+            let left = std::mem::take(&mut scheduler.timer_role);
+            wakes.unneeded = left.waker;
             self.shared.timer_slot.store(usize::MAX, Ordering::SeqCst);
-            let next = state
-                .schedule
-                .as_ref()
-                .map_or(Tick::NEVER, |schedule| schedule.next());
-            state.timer_role.dispatch(next, &mut wakes);
-            wakes.unneeded = timer_role.waker;
+            let next = scheduler.schedule.next();
+            scheduler.timer_role.dispatch(next, &mut wakes);
         }
         self.shared.run_wakes(wakes);
     }
