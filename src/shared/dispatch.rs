@@ -229,16 +229,13 @@ impl<In, T, E> Shared<In, T, E> {
             cost_exceeds_limit,
         } = released;
         if let Some((job, record_id)) = first {
-            let job = job.release(record_id);
+            let job = job.into_queued(Some(record_id));
             if more.is_empty() {
                 self.push(job);
             } else {
-                self.push_many(
-                    std::iter::once(job).chain(
-                        more.into_iter()
-                            .map(|(job, record_id)| job.release(record_id)),
-                    ),
-                );
+                let more = more.into_iter();
+                let more = more.map(|(job, record_id)| job.into_queued(Some(record_id)));
+                self.push_many(std::iter::once(job).chain(more));
             }
             self.check_stopped();
         }

@@ -130,7 +130,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
         for removed in self.unschedule(|_| true) {
             let attempts = removed.attempts();
-            self.return_unstarted(removed.job.into_queued(), attempts);
+            self.return_unstarted(removed.job.into_queued(None), attempts);
             panic::discard(removed.history);
         }
     }
