@@ -131,22 +131,12 @@ pub(crate) enum ScheduledJob<In, T, E> {
 }
 
 impl<In, T, E> ScheduledJob<In, T, E> {
-    /// The job for a worker. Its record stays in the schedule.
-    pub(crate) fn release(self, record_id: RecordId) -> QueuedJob<In, T, E> {
+    /// The job outside the schedule. `record_id`: the record that the schedule keeps of it, unless it
+    /// is removed.
+    pub(crate) fn into_queued(self, record_id: Option<RecordId>) -> QueuedJob<In, T, E> {
         match self {
             Self::Stream(mut job) => {
-                job.record_id = Some(record_id);
-                QueuedJob::Stream(*job)
-            }
-            Self::Handle(handle) => QueuedJob::Handle(handle),
-        }
-    }
-
-    /// The job, whose record is removed.
-    pub(crate) fn into_queued(self) -> QueuedJob<In, T, E> {
-        match self {
-            Self::Stream(mut job) => {
-                job.record_id = None;
+                job.record_id = record_id;
                 QueuedJob::Stream(*job)
             }
             Self::Handle(handle) => QueuedJob::Handle(handle),

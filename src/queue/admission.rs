@@ -100,10 +100,15 @@ pub(crate) enum PoolState {
 #[must_use = "the tasks to wake wait forever otherwise"]
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
-    /// Wakers of futures and maps that wait for permits: granted, or refused for good.
-    pub(crate) room: Vec<Waker>,
+    /// Wakers of futures and maps that wait for permits, which are granted or refused for good; and
+    /// of jobs that wait for their own pool, and may be deadlocked now.
+    pub(crate) wakers: Vec<Waker>,
     /// Whether any of them is a map's.
     pub(crate) notified_maps: bool,
+    /// The worker that drives the timer, which has to set its alarm again.
+    pub(crate) timer_driver: Option<Waker>,
+    /// Whether no worker drives the timer, and one has to.
+    pub(crate) offers_timer_role: bool,
     /// A waker that is not needed any more. Dropping it may run any code, so it is dropped after
     /// unlocking.
     pub(crate) unneeded: Option<Waker>,
@@ -119,7 +124,10 @@ impl Wakes {
     /// Whether there is nothing to do.
     #[inline]
     pub(crate) const fn is_empty(&self) -> bool {
-        self.room.is_empty() && self.unneeded.is_none() && !self.idle && !self.below && !self.end
+        self.wakers.is_empty()
+            && self.timer_driver.is_none()
+            && self.unneeded.is_none()
+            && !(self.offers_timer_role || self.idle || self.below || self.end)
     }
 }
 
@@ -485,7 +493,7 @@ impl Admission {
             };
             self.reserved += 1;
             self.granted.insert(id);
-            wakes.room.push(waiter.waker);
+            wakes.wakers.push(waiter.waker);
         }
         if self.queued_total() < self.queued_threshold {
             self.queued_threshold = 0;
@@ -612,7 +620,7 @@ impl Admission {
             return (false, wakes);
         }
         self.pool_state = pool_state;
-        wakes.room = std::mem::take(&mut self.waiters)
+        wakes.wakers = std::mem::take(&mut self.waiters)
             .into_values()
             .map(|waiter| waiter.waker)
             .collect();

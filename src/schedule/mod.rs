@@ -26,8 +26,8 @@
 //! may before `next` unless the schedule changes.
 //!
 //! So each change is followed by a release under the same hold of the lock:
-//! `Shared::update_schedule`, `forget_scheduled`, `finish_scheduled` and `requeue` end with
-//! `Shared::dispatch`. Two changes release nothing:
+//! `Shared::update_schedule`, `finish_unstarted`, `finish_scheduled` and `requeue` end with
+//! `Synced::dispatch`. Two changes release nothing:
 //!
 //! * A worker leaves: fewer jobs may start, not more.
 //! * [`start`](Schedule::start): it consumes permits that were reserved, so no other job may start
@@ -162,6 +162,7 @@ impl<J> Removed<J> {
 }
 
 /// The result of [`Schedule::release`].
+#[must_use = "jobs are in it"]
 #[derive(Debug)]
 pub(crate) struct Released<J> {
     /// A job that may start.

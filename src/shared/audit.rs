@@ -5,31 +5,24 @@ use super::Shared;
 use crate::queue::admission::PoolState;
 use crate::schedule::clock::Tick;
 
-use super::dispatch::occupancy_of;
+use super::dispatch::{Scheduler, occupancy_of};
 
 impl<In, T, E> Shared<In, T, E> {
     /// Changes the priority of a job that has not started: the one at index `number`, modulo their
     /// number. Returns whether there is one.
     pub(crate) fn prioritise(&self, number: u32) -> bool {
-        self.is_scheduled()
-            && self.update_schedule(|_, state, _| {
-                let Some(schedule) = &mut state.schedule else {
-                    return false;
-                };
-                schedule.prioritise(number)
-            })
+        self.update_schedule(|scheduler| scheduler.schedule.prioritise(number))
+            .unwrap_or_default()
     }
 
     /// The counts in one line, for the trace of a run that fails.
     pub(crate) fn describe_books(&self) -> String {
         let ready = self.injector.len();
         let state = self.lock();
-        let schedule = state
-            .schedule
-            .as_ref()
-            .map_or_else(String::new, |schedule| {
-                format!(", {} in the schedule", schedule.not_running())
-            });
+        let scheduler = state.scheduler.as_ref();
+        let schedule = scheduler.map_or_else(String::new, |scheduler| {
+            format!(", {} in the schedule", scheduler.schedule.not_running())
+        });
         format!(
             "{}, {ready} in the queue{schedule}",
             state.admission.describe()
@@ -47,10 +40,8 @@ impl<In, T, E> Shared<In, T, E> {
                 state.admission.running()
             ));
         }
-        state
-            .schedule
-            .as_ref()
-            .map_or(Ok(()), |schedule| schedule.audit())
+        let scheduler = state.scheduler.as_ref();
+        scheduler.map_or(Ok(()), |scheduler| scheduler.schedule.audit())
     }
 
     /// Checks what holds between two polls.
@@ -66,10 +57,10 @@ impl<In, T, E> Shared<In, T, E> {
                 "{ready} jobs are in the queue, of which {queued} are not cancelled"
             ));
         }
-        let Some(schedule) = &state.schedule else {
+        let Some(scheduler) = &state.scheduler else {
             return Ok(());
         };
-        let waiting = schedule.not_running();
+        let waiting = scheduler.schedule.not_running();
         // A job that was on its way when the schedule was switched on is inserted when a worker
         // sends it back.
         if waiting > queued && state.admission.pool_state() < PoolState::Aborted {
@@ -94,7 +85,7 @@ impl<In, T, E> Shared<In, T, E> {
             return Ok(());
         }
         // With a schedule, jobs that it holds back are not in the injector.
-        let queued = if state.schedule.is_some() {
+        let queued = if state.scheduler.is_some() {
             ready
         } else {
             state.admission.queued_total()
@@ -105,9 +96,13 @@ impl<In, T, E> Shared<In, T, E> {
                 occupancy.slots - occupancy.running
             ));
         }
-        let Some(schedule) = &mut state.schedule else {
+        let Some(scheduler) = &mut state.scheduler else {
             return Ok(());
         };
+        let Scheduler {
+            schedule,
+            timer_role,
+        } = &mut **scheduler;
         let (waiting, queued) = (schedule.not_running(), state.admission.queued_total());
         if waiting != queued && occupancy.running < occupancy.slots {
             return Err(format!(
@@ -117,10 +112,10 @@ impl<In, T, E> Shared<In, T, E> {
         if schedule.could_start(occupancy) {
             return Err("a job could start, and is not released".into());
         }
-        if !state.timer_role.is_held() && schedule.next() != Tick::NEVER {
+        if !timer_role.is_held() && schedule.next() != Tick::NEVER {
             return Err("no worker drives the timer".into());
         }
-        if state.timer_role.is_held() && !state.timer_role.is_armed_for(schedule.next()) {
+        if timer_role.is_held() && !timer_role.is_armed_for(schedule.next()) {
             return Err("the alarm is not for the moment at which something can be done".into());
         }
         Ok(())
@@ -131,14 +126,14 @@ impl<In, T, E> Shared<In, T, E> {
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {
         let state = self.lock();
         state.admission.audit_at_end()?;
-        if let Some(schedule) = &state.schedule {
-            schedule.audit_at_end()?;
+        if let Some(scheduler) = &state.scheduler {
+            scheduler.schedule.audit_at_end()?;
+            if scheduler.timer_role.is_held() {
+                return Err("a worker that has left drives the timer".into());
+            }
         }
         if state.running.has_waits() {
             return Err("a wait of a job for its own pool is left".into());
-        }
-        if state.timer_role.is_held() {
-            return Err("a worker that has left drives the timer".into());
         }
         let wakers = self
             .cancel_flags

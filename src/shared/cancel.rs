@@ -48,11 +48,11 @@ impl<In, T, E> Shared<In, T, E> {
     /// Removes the record of a tombstone that was taken out of the injector.
     pub(crate) fn remove_tombstone(&self, record_id: Option<RecordId>, id: JobId) {
         if let Some(record_id) = record_id {
-            let reading = self.reading();
-            let (job, history, deferred) =
-                self.forget_scheduled(&mut self.lock(), record_id, id, reading);
-            drop((job, history));
-            self.run_deferred(deferred);
+            let removed = self.update_schedule(|scheduler| {
+                let now = scheduler.schedule.now();
+                scheduler.schedule.remove(record_id, id.as_u64(), now)
+            });
+            drop(removed);
         }
     }
 

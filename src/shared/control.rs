@@ -20,13 +20,8 @@ impl<In, T, E> Shared<In, T, E> {
         change: impl FnOnce(&mut Schedule<ScheduledJob<In, T, E>>) -> R,
     ) -> R {
         self.switch_on_schedule();
-        self.update_schedule(|_, state, _| {
-            state
-                .schedule
-                .as_mut()
-                .map(|schedule| change(schedule))
-                .unwrap_or_default()
-        })
+        self.update_schedule(|scheduler| change(&mut scheduler.schedule))
+            .unwrap_or_default()
     }
 
     pub(crate) fn pause(&self) {
@@ -34,16 +29,13 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     pub(crate) fn resume(&self) {
-        if self.is_scheduled() {
-            self.control(|schedule| schedule.resume());
-        }
+        self.update_schedule(|scheduler| scheduler.schedule.resume());
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.lock()
-            .schedule
-            .as_ref()
-            .is_some_and(|schedule| schedule.is_paused())
+        let state = self.lock();
+        let scheduler = state.scheduler.as_ref();
+        scheduler.is_some_and(|scheduler| scheduler.schedule.is_paused())
     }
 
     pub(crate) fn set_workers(&self, count: usize) {
@@ -84,7 +76,7 @@ impl<In, T, E> Shared<In, T, E> {
     pub(crate) fn running(&self) -> Vec<RunningJob> {
         let state = self.lock();
         let Synced {
-            running, schedule, ..
+            running, scheduler, ..
         } = &*state;
         let job = |(slot, active_job): (usize, crate::queue::running::ActiveJob)| RunningJob {
             id: active_job.id,
@@ -93,7 +85,7 @@ impl<In, T, E> Shared<In, T, E> {
             attempt: active_job.attempts,
             key: active_job
                 .record_id
-                .and_then(|record_id| schedule.as_ref()?.key(record_id).cloned()),
+                .and_then(|record_id| scheduler.as_ref()?.schedule.key(record_id).cloned()),
             since: running.since(slot),
         };
         running.occupied().map(job).collect()

@@ -9,7 +9,7 @@
 //! 4. If none is, the wait that was registered last ends with an error instead of being pending.
 //!
 //! What makes starts impossible while all running jobs wait already, such as a worker that leaves
-//! or a queued job that is cancelled, wakes all of them by `blocked`; polled again, each goes
+//! or a queued job that is cancelled, wakes all of them by `notify_blocked`; polled again, each goes
 //! through the same steps.
 
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use super::{Shared, Synced};
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::current::{self, CurrentJob};
 use crate::job::handle_state::HandleState;
+use crate::queue::admission::Wakes;
 
 impl<In, T, E> Shared<In, T, E> {
     /// Registers a wait for this pool and returns whether it may be pending: always outside the
@@ -98,9 +99,10 @@ impl<In, T, E> Synced<In, T, E> {
         if blocked == 0 {
             return false;
         }
-        match &self.schedule {
+        match &self.scheduler {
             None => self.running.is_blocked(slots),
-            Some(schedule) => {
+            Some(scheduler) => {
+                let schedule = &scheduler.schedule;
                 blocked >= self.admission.running()
                     && (blocked >= slots.min(schedule.allowed())
                         || schedule.is_deadlocked(self.admission.queued_total()))
@@ -108,16 +110,13 @@ impl<In, T, E> Synced<In, T, E> {
         }
     }
 
-    /// Returns the wakers of all waits if the pool is blocked; to be woken once the lock is
-    /// released.
-    pub(super) fn blocked(&self) -> Vec<Waker> {
+    /// Wakes all waits if the pool is blocked.
+    pub(super) fn notify_blocked(&self, wakes: &mut Wakes) {
         if self.is_blocked() {
-            self.running
-                .waiting()
-                .map(|(_, waiting)| waiting.waker.clone())
-                .collect()
-        } else {
-            Vec::new()
+            let waiting = self.running.waiting();
+            wakes
+                .wakers
+                .extend(waiting.map(|(_, waiting)| waiting.waker.clone()));
         }
     }
 }
@@ -125,7 +124,7 @@ impl<In, T, E> Synced<In, T, E> {
 /// A wait of a job for its own pool.
 pub(crate) struct Waiting<In, T, E> {
     what: Wait<In, T, E>,
-    /// Woken by `blocked`.
+    /// Woken by `notify_blocked`.
     waker: Waker,
 }
 

@@ -2,9 +2,9 @@
 //! and the time under the lock, and carries out what it releases after unlocking.
 //!
 //! Each change (1) locks and passes a reading of the clock to the schedule, (2) changes it, (3)
-//! calls [`dispatch`](Shared::dispatch), which releases jobs and updates the timer role, (4)
-//! unlocks, (5) calls [`run_deferred`](Shared::run_deferred), which pushes the released jobs,
-//! notifies the timer and completes jobs that were given up.
+//! calls [`dispatch`](Synced::dispatch), which releases jobs and updates the timer role, (4)
+//! unlocks, (5) calls [`run_deferred`](Shared::run_deferred), which pushes the released jobs, wakes
+//! tasks and completes jobs that were given up.
 //! [`update_schedule`](Shared::update_schedule) does all of it.
 //!
 //! After an abort nothing is released and the timer is not needed. A job that is accepted before
@@ -13,38 +13,47 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
-use std::task::Waker;
 use std::thread::ThreadId;
+use std::time::Instant;
 
-use super::timer::TimerNotice;
-use super::{PriorAttempts, Shared, StartResult, Synced};
+use super::timer::TimerRole;
+use super::{PriorAttempts, Shared, Synced};
 use crate::error::{JobError, TimeLimit};
-use crate::event::{Event, JobId, Outcome};
+use crate::event::JobId;
 use crate::job::queued::{QueuedJob, ScheduledJob};
-use crate::panic;
-use crate::policy::retry::History;
-use crate::queue::admission::{Origin, PoolState, Wakes};
+use crate::queue::admission::{PoolState, Wakes};
 use crate::queue::running::ActiveJob;
 use crate::schedule::clock::{Reading, Tick};
-use crate::schedule::{Occupancy, RecordId, Released, Removed, Schedule};
+use crate::schedule::{Occupancy, Policy, RecordId, Released, Removed, Schedule, ScheduleOptions};
 use crate::sync::atomic::Ordering;
 
-/// What has to be done once the lock is released.
-#[must_use = "jobs are in it"]
-pub(crate) struct Deferred<In, T, E> {
-    released: Released<ScheduledJob<In, T, E>>,
-    notice: TimerNotice,
-    /// Jobs that wait for their own pool, and may be deadlocked now.
-    blocked: Vec<Waker>,
+/// What only a pool with a schedule has, guarded by the shared state's lock.
+pub(crate) struct Scheduler<In, T, E> {
+    pub(super) schedule: Schedule<ScheduledJob<In, T, E>>,
+    pub(super) timer_role: TimerRole,
 }
 
-impl<In, T, E> Deferred<In, T, E> {
-    const NONE: Self = Self {
-        released: Released::new(),
-        notice: TimerNotice::NONE,
-        blocked: Vec::new(),
-    };
+impl<In, T, E> Scheduler<In, T, E> {
+    pub(super) fn new(policy: Policy, slots: usize, start: Instant) -> Box<Self> {
+        Box::new(Self {
+            schedule: Schedule::new(policy, slots, start),
+            timer_role: TimerRole::default(),
+        })
+    }
+
+    /// Adds an accepted job to the schedule.
+    pub(super) fn insert(&mut self, job: QueuedJob<In, T, E>, options: ScheduleOptions) {
+        let (number, now) = (job.id().as_u64(), self.schedule.now());
+        let job = ScheduledJob::from(job);
+        let record_id = self.schedule.insert(job, number, options, now);
+        if let Some(ScheduledJob::Handle(handle)) = self.schedule.job(record_id) {
+            handle.set_record_id(record_id);
+        }
+    }
 }
+
+/// The jobs that a dispatch has released or given up; `None` without a schedule.
+pub(crate) type Dispatched<In, T, E> = Option<Released<ScheduledJob<In, T, E>>>;
 
 /// A job that the schedule has given up, and its outcome.
 type GivenUp<In, T, E> = (Removed<ScheduledJob<In, T, E>>, JobError<E>);
@@ -110,15 +119,29 @@ impl<In, T, E> Shared<In, T, E> {
     /// Passes a reading to the schedule and returns the time.
     pub(super) fn tell_time(
         &self,
-        schedule: &mut Schedule<ScheduledJob<In, T, E>>,
+        scheduler: &mut Scheduler<In, T, E>,
         reading: Option<Reading>,
     ) -> Tick {
-        let Some(reading) = reading else {
-            return schedule.now();
-        };
-        let now = schedule.read(reading);
-        self.readings.store(schedule.generation(), Ordering::SeqCst);
-        now
+        let schedule = &mut scheduler.schedule;
+        if let Some(reading) = reading {
+            schedule.read(reading);
+            self.readings.store(schedule.generation(), Ordering::SeqCst);
+        }
+        schedule.now()
+    }
+
+    /// The same in the worker of this slot, which is running: if it drives the timer, it reads `next`
+    /// before it waits.
+    pub(super) fn tell_time_in(
+        &self,
+        slot: usize,
+        scheduler: &mut Scheduler<In, T, E>,
+        reading: Option<Reading>,
+    ) -> Tick {
+        if self.drives_timer(slot) {
+            scheduler.timer_role.note_awake();
+        }
+        self.tell_time(scheduler, reading)
     }
 
     /// Makes the schedule decide when jobs start, also those that are queued already. A job that is
@@ -140,24 +163,23 @@ impl<In, T, E> Shared<In, T, E> {
         let mut wakes = Wakes::default();
         // In one critical section, so that no later job starts before the jobs taken here. Lock
         // order: injector, shared state.
-        let deferred = self.injector.take_all_for(|entries| {
+        let dispatched = self.injector.take_all_for(|entries| {
             let mut state = self.lock_exclusive();
-            let schedule = Box::new(Schedule::new(self.policy, self.cancel_flags.len(), start));
-            let now = state.schedule.get_or_insert(schedule).now();
+            let scheduler = Scheduler::new(self.policy, self.cancel_flags.len(), start);
+            let scheduler = state.scheduler.insert(scheduler);
             self.is_scheduled.store(true, Ordering::SeqCst);
-            state.admission.notify_of_any_room(&mut wakes);
             for entry in entries {
                 if let QueuedJob::Handle(handle) = &entry {
                     handles.push(Arc::clone(handle));
                 }
                 let options = Self::default_options(&entry);
-                self.insert(&mut state, entry, options, now);
+                scheduler.insert(entry, options);
             }
-            self.dispatch(&mut state, now)
+            state.admission.notify_of_any_room(&mut wakes);
+            state.dispatch(&mut wakes)
         });
         drop(switching);
-        self.run_wakes(wakes);
-        self.run_deferred(deferred);
+        self.run_deferred(dispatched, wakes);
         for handle in handles {
             self.remove_if_dead(&handle);
         }
@@ -167,58 +189,39 @@ impl<In, T, E> Shared<In, T, E> {
     // ---- dispatch ----
 
     /// Changes the schedule under the lock, dispatches, and runs the deferred work after unlocking.
+    /// Does nothing without a schedule.
     pub(super) fn update_schedule<R>(
         &self,
-        change: impl FnOnce(&Self, &mut Synced<In, T, E>, Tick) -> R,
-    ) -> R {
-        let reading = self.reading();
+        change: impl FnOnce(&mut Scheduler<In, T, E>) -> R,
+    ) -> Option<R> {
+        let reading = self.reading()?;
         let mut state = self.lock();
-        let now = match &mut state.schedule {
-            Some(schedule) => self.tell_time(schedule, reading),
-            None => Tick(0),
-        };
-        let changed = change(self, &mut state, now);
-        let now = state
-            .schedule
-            .as_ref()
-            .map_or(now, |schedule| schedule.now());
-        let deferred = self.dispatch(&mut state, now);
+        let scheduler = state.scheduler.as_mut()?;
+        self.tell_time(scheduler, Some(reading));
+        let changed = change(scheduler);
+        let mut wakes = Wakes::default();
+        let dispatched = state.dispatch(&mut wakes);
         drop(state);
-        self.run_deferred(deferred);
-        changed
+        self.run_deferred(dispatched, wakes);
+        Some(changed)
     }
 
     /// Dispatches if there is a schedule.
     pub(super) fn dispatch_now(&self) {
-        if self.is_scheduled() {
-            self.update_schedule(|_, _, _| ());
+        self.update_schedule(|_| ());
+    }
+
+    /// Carries out what a dispatch and the change before it require. Called with no lock held.
+    #[inline]
+    pub(crate) fn run_deferred(&self, dispatched: Dispatched<In, T, E>, wakes: Wakes) {
+        match dispatched {
+            None => self.run_wakes(wakes),
+            Some(released) => self.run_released(released, wakes),
         }
     }
 
-    pub(super) fn dispatch(&self, state: &mut Synced<In, T, E>, now: Tick) -> Deferred<In, T, E> {
-        let mut deferred = Deferred::NONE;
-        let occupancy = occupancy_of(state);
-        if let Some(schedule) = &mut state.schedule {
-            if state.admission.pool_state() < PoolState::Aborted {
-                schedule.release(now, occupancy, &mut deferred.released);
-            } else {
-                schedule.stop();
-            }
-            if schedule.take_step_back() {
-                state.timer_role.distrust_alarm();
-            }
-            deferred.notice = state.timer_role.dispatch(schedule.next());
-        }
-        deferred.blocked = state.blocked();
-        deferred
-    }
-
-    pub(crate) fn run_deferred(&self, deferred: Deferred<In, T, E>) {
-        let Deferred {
-            released,
-            notice,
-            blocked,
-        } = deferred;
+    #[inline(never)]
+    fn run_released(&self, released: Released<ScheduledJob<In, T, E>>, wakes: Wakes) {
         let Released {
             first,
             more,
@@ -226,21 +229,17 @@ impl<In, T, E> Shared<In, T, E> {
             cost_exceeds_limit,
         } = released;
         if let Some((job, record_id)) = first {
-            let job = job.release(record_id);
+            let job = job.into_queued(Some(record_id));
             if more.is_empty() {
                 self.push(job);
             } else {
-                self.push_many(
-                    std::iter::once(job).chain(
-                        more.into_iter()
-                            .map(|(job, record_id)| job.release(record_id)),
-                    ),
-                );
+                let more = more.into_iter();
+                let more = more.map(|(job, record_id)| job.into_queued(Some(record_id)));
+                self.push_many(std::iter::once(job).chain(more));
             }
             self.check_stopped();
         }
-        self.notify_timer(notice);
-        panic::wake(blocked);
+        self.run_wakes(wakes);
         if !(expired.is_empty() && cost_exceeds_limit.is_empty()) {
             let expired = expired
                 .into_iter()
@@ -271,108 +270,65 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// The part of [`start_job`](Self::start_job) for a pool that has a schedule.
+    /// The part of [`start_job`](Self::start_job) for a pool that has a schedule. `None`: the job may
+    /// not start yet.
     #[inline(never)]
-    #[expect(clippy::too_many_arguments, reason = "as those of `start_job`")]
     pub(super) fn start_scheduled(
         &self,
         state: &mut Synced<In, T, E>,
         slot: usize,
-        origin: Origin,
         mut active_job: ActiveJob,
         reading: Option<Reading>,
         wakes: &mut Wakes,
-        prior: &mut PriorAttempts,
-    ) -> StartResult {
+    ) -> Option<PriorAttempts> {
         let occupancy = occupancy_of(state);
-        let Some(schedule) = &mut state.schedule else {
-            return StartResult::NotYet;
-        };
-        let Some(record_id) = active_job
+        let scheduler = state.scheduler.as_mut()?;
+        let now = self.tell_time_in(slot, scheduler, reading);
+        let Scheduler {
+            schedule,
+            timer_role,
+        } = &mut **scheduler;
+        let record_id = active_job
             .record_id
-            .filter(|record_id| schedule.is_released(*record_id, active_job.id.as_u64()))
-        else {
-            return StartResult::NotYet;
-        };
-        let now = self.tell_time(schedule, reading);
+            .filter(|record_id| schedule.is_released(*record_id, active_job.id.as_u64()))?;
         if !schedule.may_still_start(record_id, occupancy, now)
             || schedule.is_overtaken(record_id, now)
         {
-            return StartResult::NotYet;
+            return None;
         }
-        self.cancel_flags[slot].clear();
-        prior.history = schedule.start(record_id, occupancy, now);
-        if self.drives_timer(slot) {
-            state.timer_role.note_awake();
-        }
+        let history = schedule.start(record_id, occupancy, now);
         // This start may have moved `next` to an earlier time.
-        prior.notice = state.timer_role.dispatch(schedule.next());
+        timer_role.dispatch(schedule.next(), wakes);
         let since = reading
             .map(|reading| reading.at)
             .or_else(|| schedule.instant(now));
-        if let Some(history) = &prior.history {
+        if let Some(history) = &history {
             active_job.attempts = history.attempts.saturating_add(1);
             active_job.is_retry = true;
         } else if let Some(account) = &mut state.account {
             account.earn();
         }
-        state.absorb_extra(origin, active_job.stream, wakes);
-        state.admission.start(origin, wakes);
         state.running.start_scheduled(slot, active_job, since);
-        prior.since = since;
-        StartResult::Started
+        Some(PriorAttempts { since, history })
     }
 
     /// The part of [`finish_job`](Self::finish_job) for a pool that has a schedule.
     #[inline(never)]
-    pub(super) fn finish_scheduled(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
-        let reading = self.reading();
-        let mut wakes = Wakes::default();
-        let deferred = {
-            let mut state = self.lock();
-            let state = &mut *state;
-            state.remove_interrupted(id, outcome);
-            if self.drives_timer(slot) {
-                state.timer_role.note_awake();
-            }
-            let record_id = state.running.finish_scheduled(slot);
-            state.admission.finish(outcome, &mut wakes);
-            let mut now = Tick(0);
-            if let Some(schedule) = &mut state.schedule {
-                now = self.tell_time(schedule, reading);
-                if let Some(record_id) = record_id {
-                    schedule.finish(record_id, now);
-                }
-            }
-            self.dispatch(state, now)
-        };
-        self.observe(|| Event::Finished {
-            job: id,
-            outcome,
-            attempts,
-        });
-        self.run_deferred(deferred);
-        self.run_wakes(wakes);
-    }
-
-    /// Removes a job. Returns what to drop and to do after unlocking.
-    pub(super) fn forget_scheduled(
+    pub(super) fn finish_scheduled(
         &self,
         state: &mut Synced<In, T, E>,
-        record_id: RecordId,
-        id: JobId,
+        slot: usize,
         reading: Option<Reading>,
-    ) -> (
-        Option<ScheduledJob<In, T, E>>,
-        Option<Box<History>>,
-        Deferred<In, T, E>,
-    ) {
-        let (mut job, mut history, mut now) = (None, None, Tick(0));
-        if let Some(schedule) = &mut state.schedule {
-            now = self.tell_time(schedule, reading);
-            (job, history) = schedule.remove(record_id, id.as_u64(), now);
+        wakes: &mut Wakes,
+    ) -> Dispatched<In, T, E> {
+        let record_id = state.running.finish_scheduled(slot);
+        if let Some(scheduler) = &mut state.scheduler {
+            let now = self.tell_time_in(slot, scheduler, reading);
+            if let Some(record_id) = record_id {
+                scheduler.schedule.finish(record_id, now);
+            }
         }
-        (job, history, self.dispatch(state, now))
+        state.dispatch(wakes)
     }
 
     /// The number of attempts of a queued job.
@@ -382,10 +338,11 @@ impl<In, T, E> Shared<In, T, E> {
 
     pub(crate) fn attempts_of(&self, record_id: Option<RecordId>, id: JobId) -> u32 {
         let Some(record_id) = record_id else { return 0 };
-        self.lock()
-            .schedule
-            .as_ref()
-            .map_or(0, |schedule| schedule.attempts(record_id, id.as_u64()))
+        let state = self.lock();
+        let scheduler = state.scheduler.as_ref();
+        scheduler.map_or(0, |scheduler| {
+            scheduler.schedule.attempts(record_id, id.as_u64())
+        })
     }
 
     /// Removes the scheduled jobs of which `is_dead` is true, except released ones.
@@ -393,17 +350,38 @@ impl<In, T, E> Shared<In, T, E> {
         &self,
         is_dead: impl Fn(&ScheduledJob<In, T, E>) -> bool,
     ) -> Vec<Removed<ScheduledJob<In, T, E>>> {
-        if !self.is_scheduled() {
-            return Vec::new();
-        }
         // Jobs behind them may start now.
-        self.update_schedule(|_, state, now| {
-            state
-                .schedule
-                .as_mut()
-                .map(|schedule| schedule.remove_where(now, is_dead))
-                .unwrap_or_default()
+        self.update_schedule(|scheduler| {
+            let now = scheduler.schedule.now();
+            scheduler.schedule.remove_where(now, is_dead)
         })
+        .unwrap_or_default()
+    }
+}
+
+impl<In, T, E> Synced<In, T, E> {
+    /// Releases the jobs that may start now and updates the timer role, if there is a schedule.
+    pub(super) fn dispatch(&mut self, wakes: &mut Wakes) -> Dispatched<In, T, E> {
+        let occupancy = occupancy_of(self);
+        let dispatched = self.scheduler.as_mut().map(|scheduler| {
+            let mut released = Released::new();
+            let Scheduler {
+                schedule,
+                timer_role,
+            } = &mut **scheduler;
+            if self.admission.pool_state() < PoolState::Aborted {
+                schedule.release(schedule.now(), occupancy, &mut released);
+            } else {
+                schedule.stop();
+            }
+            if schedule.take_step_back() {
+                timer_role.distrust_alarm();
+            }
+            timer_role.dispatch(schedule.next(), wakes);
+            released
+        });
+        self.notify_blocked(wakes);
+        dispatched
     }
 }
 

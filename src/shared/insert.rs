@@ -4,12 +4,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Shared, Synced};
+use super::Shared;
 use crate::error::JobError;
 use crate::job::queued::{QueuedJob, ScheduledJob};
 use crate::key::Key;
 use crate::panic::{self, PanicMessage};
-use crate::schedule::clock::Tick;
 use crate::schedule::{ScheduleOptions, Start};
 
 impl<In, T, E> Shared<In, T, E> {
@@ -46,7 +45,7 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     pub(super) fn schedule_by(&self, options: ScheduleOptions, entry: QueuedJob<In, T, E>) {
-        self.update_schedule(|shared, state, now| shared.insert(state, entry, options, now));
+        self.update_schedule(|scheduler| scheduler.insert(entry, options));
     }
 
     #[cold]
@@ -58,9 +57,9 @@ impl<In, T, E> Shared<In, T, E> {
                 Err(message) => self.settle_unstarted(entry, JobError::Panicked(message), 0),
             }
         }
-        self.update_schedule(|shared, state, now| {
+        self.update_schedule(|scheduler| {
             for (entry, options) in jobs {
-                shared.insert(state, entry, options, now);
+                scheduler.insert(entry, options);
             }
         });
     }
@@ -91,23 +90,6 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    pub(super) fn insert(
-        &self,
-        state: &mut Synced<In, T, E>,
-        entry: QueuedJob<In, T, E>,
-        options: ScheduleOptions,
-        now: Tick,
-    ) {
-        let Some(schedule) = &mut state.schedule else {
-            return;
-        };
-        let number = entry.id().as_u64();
-        let record_id = schedule.insert(ScheduledJob::from(entry), number, options, now);
-        if let Some(ScheduledJob::Handle(handle)) = schedule.job(record_id) {
-            handle.set_record_id(record_id);
-        }
-    }
-
     /// Makes a job wait in the schedule again that a worker has taken and not started.
     #[cold]
     pub(crate) fn return_to_schedule(&self, entry: QueuedJob<In, T, E>) {
@@ -122,22 +104,23 @@ impl<In, T, E> Shared<In, T, E> {
             return;
         }
         let (id, record_id, stream) = (entry.id().as_u64(), entry.record_id(), entry.stream());
-        let gone =
-            self.update_schedule(
-                |shared, state, now| match (&mut state.schedule, record_id) {
-                    (Some(schedule), Some(record_id)) if schedule.is_released(record_id, id) => {
-                        schedule.give_back(record_id, ScheduledJob::from(entry), now);
-                        None
-                    }
-                    (_, Some(_)) => Some(entry),
-                    (_, None) => {
-                        let options = Self::default_options(&entry);
-                        shared.insert(state, entry, options, now);
-                        None
-                    }
-                },
-            );
-        if let Some(gone) = gone {
+        let gone = self.update_schedule(|scheduler| {
+            let schedule = &mut scheduler.schedule;
+            match record_id {
+                Some(record_id) if schedule.is_released(record_id, id) => {
+                    let now = schedule.now();
+                    schedule.give_back(record_id, ScheduledJob::from(entry), now);
+                    None
+                }
+                Some(_) => Some(entry),
+                None => {
+                    let options = Self::default_options(&entry);
+                    scheduler.insert(entry, options);
+                    None
+                }
+            }
+        });
+        if let Some(gone) = gone.flatten() {
             // The job was cancelled meanwhile and has its outcome.
             self.settle_unstarted(gone, JobError::Abandoned, 0);
         }

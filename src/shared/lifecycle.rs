@@ -7,7 +7,6 @@
 
 use std::time::Instant;
 
-use super::timer::TimerNotice;
 use super::{Shared, Synced};
 use crate::event::{Event, JobId, Outcome};
 use crate::panic;
@@ -40,19 +39,18 @@ impl<In, T, E> Synced<In, T, E> {
         }
     }
 
-    /// Moves a job from queued to running.
+    /// Counts a queued job as running.
     #[inline]
-    fn start(&mut self, slot: usize, origin: Origin, active_job: ActiveJob, wakes: &mut Wakes) {
-        self.absorb_extra(origin, active_job.stream, wakes);
+    fn leave_queue(&mut self, origin: Origin, stream: Option<usize>, wakes: &mut Wakes) {
+        self.absorb_extra(origin, stream, wakes);
         self.admission.start(origin, wakes);
-        self.running.start(slot, active_job);
     }
 }
 
 impl<In, T, E> Shared<In, T, E> {
     /// Moves a job from queued to running, unless the pool is aborted or the schedule holds the job
-    /// back. Sets `limits` to those of the pool and, with a schedule, fills in `prior`. The caller
-    /// passes `wakes` to `run_wakes`.
+    /// back. Returns the limits of the pool and, with a schedule, fills in `prior`. The caller runs
+    /// the wakes, with no lock held.
     ///
     /// Invariant: once a job is started, the cancel flag of its slot holds no request for an
     /// earlier job, and `interrupt_stream` and `begin_abort` find the job in `running`.
@@ -62,45 +60,48 @@ impl<In, T, E> Shared<In, T, E> {
         slot: usize,
         origin: Origin,
         active_job: ActiveJob,
-        limits: &mut Limits,
         wakes: &mut Wakes,
         prior: &mut PriorAttempts,
-    ) -> StartResult {
+    ) -> Result<Limits, NotStarted> {
         let reading = self.reading();
         let mut state = self.lock();
         if state.admission.pool_state() >= PoolState::Aborted {
-            return StartResult::Aborted;
-        }
-        if state.schedule.is_some() {
-            *limits = state.limits;
-            return self
-                .start_scheduled(&mut state, slot, origin, active_job, reading, wakes, prior);
+            return Err(NotStarted::Aborted);
         }
         self.cancel_flags[slot].clear();
-        state.start(slot, origin, active_job, wakes);
-        *limits = state.limits;
-        StartResult::Started
+        if state.scheduler.is_some() {
+            let stream = active_job.stream;
+            *prior = self
+                .start_scheduled(&mut state, slot, active_job, reading, wakes)
+                .ok_or(NotStarted::Held)?;
+            state.leave_queue(origin, stream, wakes);
+            return Ok(state.limits);
+        }
+        state.leave_queue(origin, active_job.stream, wakes);
+        state.running.start(slot, active_job);
+        Ok(state.limits)
     }
 
     /// Removes a job from its slot and counts its outcome.
     pub(crate) fn finish_job(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
+        let reading = self.reading();
         let mut wakes = Wakes::default();
-        {
-            let mut state = self.lock();
-            if state.schedule.is_some() {
-                drop(state);
-                return self.finish_scheduled(slot, id, outcome, attempts);
-            }
-            state.remove_interrupted(id, outcome);
+        let mut state = self.lock();
+        state.remove_interrupted(id, outcome);
+        state.admission.finish(outcome, &mut wakes);
+        let dispatched = if state.scheduler.is_some() {
+            self.finish_scheduled(&mut state, slot, reading, &mut wakes)
+        } else {
             state.running.finish(slot);
-            state.admission.finish(outcome, &mut wakes);
-        }
+            None
+        };
+        drop(state);
         self.observe(|| Event::Finished {
             job: id,
             outcome,
             attempts,
         });
-        self.run_wakes(wakes);
+        self.run_deferred(dispatched, wakes);
     }
 
     /// Counts the outcome of a job that is queued, and removes it from the schedule.
@@ -114,47 +115,35 @@ impl<In, T, E> Shared<In, T, E> {
         stream: Option<usize>,
     ) {
         let reading = self.reading();
-        let (wakes, forgotten, blocked) = {
+        let mut wakes = Wakes::default();
+        let (removed, dispatched) = {
             let mut state = self.lock();
-            let mut wakes = Wakes::default();
             state.absorb_extra(origin, stream, &mut wakes);
             state.admission.finish_queued(origin, outcome, &mut wakes);
-            let forgotten = record_id
-                .map(|record_id| self.forget_scheduled(&mut state, record_id, id, reading));
-            // If only waiting jobs are left, they are deadlocked now. `forget_scheduled` checks
-            // that as well.
-            let blocked = if forgotten.is_none() {
-                state.blocked()
-            } else {
-                Vec::new()
-            };
-            (wakes, forgotten, blocked)
+            let removed = state.scheduler.as_mut().map(|scheduler| {
+                let now = self.tell_time(scheduler, reading);
+                record_id.map(|record_id| scheduler.schedule.remove(record_id, id.as_u64(), now))
+            });
+            (removed, state.dispatch(&mut wakes))
         };
         self.observe(|| Event::Finished {
             job: id,
             outcome,
             attempts,
         });
-        if let Some((job, history, deferred)) = forgotten {
-            drop(job);
-            panic::discard(history);
-            self.run_deferred(deferred);
-        }
-        self.run_wakes(wakes);
-        // Polled again, their waits end in `register_wait` with a deadlock error.
-        panic::wake(blocked);
+        removed.map(panic::discard);
+        self.run_deferred(dispatched, wakes);
     }
 }
 
-/// What [`Shared::start_job`] decided.
+/// Why [`Shared::start_job`] has not started a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StartResult {
-    Started,
+pub(crate) enum NotStarted {
     /// The pool is aborted; the caller returns the job by `return_unstarted`.
     Aborted,
     /// The schedule has not released the job, holds it back, or has one that comes first; the
     /// caller gives it back by `return_to_schedule`.
-    NotYet,
+    Held,
 }
 
 /// What the schedule knows of a job that starts.
@@ -164,15 +153,12 @@ pub(crate) struct PriorAttempts {
     pub(crate) since: Option<Instant>,
     /// History of its attempts so far.
     pub(crate) history: Option<Box<History>>,
-    /// To be passed to [`Shared::notify_timer`] once no lock is held.
-    pub(crate) notice: TimerNotice,
 }
 
 impl PriorAttempts {
     pub(crate) const NONE: Self = Self {
         since: None,
         history: None,
-        notice: TimerNotice::NONE,
     };
 
     /// Number of attempts made so far.

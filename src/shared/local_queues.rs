@@ -19,7 +19,7 @@ impl<In, T, E> Synced<In, T, E> {
     /// to be looked up at a start.
     const fn may_use_local_queues(&self) -> bool {
         (self.admission.pool_state() as u8) < PoolState::Aborted as u8
-            && self.schedule.is_none()
+            && self.scheduler.is_none()
             && self.limits.is_none()
             && !self.admission.is_awaited()
     }

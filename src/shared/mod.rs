@@ -53,16 +53,15 @@ use self::cancel_flag::CancelFlags;
 pub(crate) use self::config::{Config, CostFn, KeyFn};
 use self::deadlock::Waiting;
 pub(crate) use self::deadlock::{Wait, WaitGuard};
-use self::dispatch::Settling;
+use self::dispatch::{Scheduler, Settling};
 pub(crate) use self::idle::DeliveryKind;
 use self::idle::{Deliveries, IdleWaiters};
-pub(crate) use self::lifecycle::{PriorAttempts, StartResult};
+pub(crate) use self::lifecycle::{NotStarted, PriorAttempts};
 pub(crate) use self::map_wait::{MapWait, Pull};
 pub(crate) use self::pool_ref::PoolRef;
 use self::retry::Retries;
-use self::timer::TimerRole;
 use crate::event::{Event, Observer, Stats};
-use crate::job::queued::{Batch, ScheduledJob};
+use crate::job::queued::Batch;
 use crate::panic;
 use crate::policy::limits::Limits;
 use crate::policy::retry::Account;
@@ -72,7 +71,7 @@ use crate::queue::local::LocalQueue;
 use crate::queue::running::Running;
 use crate::report::{Interrupted, Unhandled, Unstarted};
 use crate::rt::Timer;
-use crate::schedule::{Policy, Schedule};
+use crate::schedule::Policy;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -92,9 +91,8 @@ pub(crate) struct Synced<In, T, E> {
     spare_local_queues: Vec<Arc<LocalQueue<Batch<In, T, E>>>>,
     /// Decides which job starts when. `None` until a feature needs it: jobs start in the order of
     /// the injector.
-    pub(crate) schedule: Option<Box<Schedule<ScheduledJob<In, T, E>>>>,
+    scheduler: Option<Box<Scheduler<In, T, E>>>,
     settling: Settling<In, T, E>,
-    timer_role: TimerRole,
     /// Balance of the retry budget.
     account: Option<Account>,
     /// Retries that are allowed and neither requeued nor forgone yet; at most one a slot.
@@ -162,9 +160,9 @@ impl<In, T, E> Shared<In, T, E> {
         let mut running = Running::new();
         running.reserve(slots)?;
         let cancel_flags = CancelFlags::new(slots)?;
-        let schedule = config
+        let scheduler = config
             .is_scheduled
-            .then(|| Box::new(Schedule::new(config.policy, slots, config.timer.now())));
+            .then(|| Scheduler::new(config.policy, slots, config.timer.now()));
         let mut admission = Admission::new(
             config.capacity,
             config.child_capacity,
@@ -180,9 +178,8 @@ impl<In, T, E> Shared<In, T, E> {
                 interrupted: Vec::new(),
                 local_queues: Vec::new(),
                 spare_local_queues: Vec::new(),
-                schedule,
+                scheduler,
                 settling: Settling::new(),
-                timer_role: TimerRole::default(),
                 account: config
                     .retry
                     .as_ref()
@@ -272,11 +269,11 @@ impl<In, T, E> Shared<In, T, E> {
         let reading = self.reading();
         let mut state = self.lock();
         let mut stats = state.admission.stats();
-        if let Some(schedule) = &mut state.schedule {
+        if let Some(scheduler) = &mut state.scheduler {
             // A delay may have passed since the last dispatch.
-            let now = self.tell_time(schedule, reading);
-            schedule.promote_due(now);
-            stats.delayed = schedule.delayed();
+            let now = self.tell_time(scheduler, reading);
+            scheduler.schedule.promote_due(now);
+            stats.delayed = scheduler.schedule.delayed();
             stats.queued -= stats.delayed;
         }
         (stats.retries, stats.retries_refused) = (state.retries, state.retries_refused);
@@ -328,7 +325,11 @@ impl<In, T, E> Shared<In, T, E> {
         if wakes.notified_maps {
             self.map_notifications.fetch_add(1, Ordering::SeqCst);
         }
-        panic::wake(wakes.room);
+        panic::wake(wakes.timer_driver);
+        if wakes.offers_timer_role {
+            self.hand_over_timer();
+        }
+        panic::wake(wakes.wakers);
         // If outcomes that a wait needs are still being delivered, the last `end_deliveries` wakes it:
         // those of jobs that have run do not matter to `wait_returned`.
         let is_over = || {

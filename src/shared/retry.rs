@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::Shared;
-use super::dispatch::Deferred;
+use super::dispatch::Dispatched;
 use crate::job::queued::ScheduledJob;
 use crate::policy::retry::{History, Retry, RetryAfterScope};
 use crate::queue::admission::{PoolState, Wakes};
@@ -70,25 +70,22 @@ impl<In, T, E> Shared<In, T, E> {
         history: Box<History>,
         delay: Duration,
         hold: RetryAfterScope,
-    ) -> Result<(Deferred<In, T, E>, Wakes), (ScheduledJob<In, T, E>, Box<History>)> {
+    ) -> Result<(Dispatched<In, T, E>, Wakes), (ScheduledJob<In, T, E>, Box<History>)> {
         let reading = self.reading();
         let mut wakes = Wakes::default();
         let mut guard = self.lock();
         let state = &mut *guard;
         state.retries_ahead -= 1;
         let record_id = state.running.record_id(slot);
-        let (Some(schedule), Some(record_id)) = (&mut state.schedule, record_id) else {
+        let is_interrupted = state.admission.pool_state() >= PoolState::Aborted
+            || self.cancel_flags[slot].interrupted().is_some();
+        let (Some(scheduler), Some(record_id), false) =
+            (&mut state.scheduler, record_id, is_interrupted)
+        else {
             return Err((job, history));
         };
-        if state.admission.pool_state() >= PoolState::Aborted
-            || self.cancel_flags[slot].interrupted().is_some()
-        {
-            return Err((job, history));
-        }
-        if self.drives_timer(slot) {
-            state.timer_role.note_awake();
-        }
-        let now = self.tell_time(schedule, reading);
+        let now = self.tell_time_in(slot, scheduler, reading);
+        let schedule = &mut scheduler.schedule;
         let at = now.after(delay);
         match hold {
             RetryAfterScope::Job => {}
@@ -99,6 +96,6 @@ impl<In, T, E> Shared<In, T, E> {
         state.running.finish_scheduled(slot);
         state.admission.retry(&mut wakes);
         state.retries += 1;
-        Ok((self.dispatch(state, now), wakes))
+        Ok((state.dispatch(&mut wakes), wakes))
     }
 }

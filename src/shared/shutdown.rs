@@ -82,12 +82,12 @@ impl<In, T, E> Shared<In, T, E> {
     /// Removes a worker that has ended or was dropped. After the last one, queued jobs are
     /// abandoned.
     pub(crate) fn worker_left(&self, worker: usize) {
-        let (was_last, was_open, wakes, blocked) = {
+        let (was_last, was_open, wakes) = {
             let mut state = self.lock();
             let was_open = state.admission.pool_state() == PoolState::Open;
-            let (was_last, wakes) = state.admission.worker_left();
-            let blocked = state.blocked();
-            (was_last, was_open && was_last, wakes, blocked)
+            let (was_last, mut wakes) = state.admission.worker_left();
+            state.notify_blocked(&mut wakes);
+            (was_last, was_open && was_last, wakes)
         };
         let own = self.cancel_flags.made(self.slots_of(worker));
         let wakers: Vec<Waker> = own.filter_map(|flag| flag.waker().take()).collect();
@@ -97,8 +97,6 @@ impl<In, T, E> Shared<In, T, E> {
             self.observe(|| Event::Closed);
         }
         self.run_wakes(wakes);
-        // Polled again, their waits end in `register_wait` with a deadlock error.
-        panic::wake(blocked);
         if was_last {
             self.is_abandoned.store(true, Ordering::SeqCst);
             self.abandon_queued();
@@ -132,7 +130,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
         for removed in self.unschedule(|_| true) {
             let attempts = removed.attempts();
-            self.return_unstarted(removed.job.into_queued(), attempts);
+            self.return_unstarted(removed.job.into_queued(None), attempts);
             panic::discard(removed.history);
         }
     }

@@ -68,10 +68,14 @@ impl<In, T, E> Shared<In, T, E> {
         self.check_stopped();
     }
 
-    /// Enqueues an accepted job that has options of its own.
+    /// Enqueues an accepted job that has options of its own. Without a schedule, none of them matters.
     pub(crate) fn enqueue_with(&self, options: ScheduleOptions, job: QueuedJob<In, T, E>) {
         self.observe(|| Event::Accepted { job: job.id() });
-        self.schedule_by(options, job);
+        if self.is_scheduled() {
+            self.schedule_by(options, job);
+        } else {
+            self.push(job);
+        }
         self.check_stopped();
     }
 

@@ -36,6 +36,7 @@ use std::time::Instant;
 
 use super::Shared;
 use crate::panic;
+use crate::queue::admission::Wakes;
 use crate::rt::BoxFuture;
 use crate::schedule::clock::Tick;
 use crate::sync::atomic::Ordering;
@@ -57,41 +58,18 @@ pub(crate) struct TimerRole {
     is_offered: bool,
 }
 
-/// What has to be done once the lock is released, so that a worker waits for `next`.
-#[must_use = "no worker waits for `next` otherwise"]
-#[derive(Debug, Default)]
-pub(crate) struct TimerNotice {
-    /// The holder, which has to set its alarm again.
-    holder: Option<Waker>,
-    /// No worker holds the role, and it is needed.
-    offers_role: bool,
-}
-
-impl TimerNotice {
-    pub(crate) const NONE: Self = Self {
-        holder: None,
-        offers_role: false,
-    };
-}
-
 impl TimerRole {
-    /// Updates the role for the schedule's `next`. Returns what has to be done for it.
-    pub(super) fn dispatch(&mut self, next: Tick) -> TimerNotice {
+    /// Updates the role for the schedule's `next`: wakes the holder or offers the role, if
+    /// necessary.
+    pub(super) fn dispatch(&mut self, next: Tick, wakes: &mut Wakes) {
         if !self.is_held {
-            let offers_role = next != Tick::NEVER && !self.is_offered;
-            self.is_offered |= offers_role;
-            return TimerNotice {
-                holder: None,
-                offers_role,
-            };
-        }
-        if self.is_awake || self.armed == Some(next) {
-            return TimerNotice::NONE;
-        }
-        self.is_awake = true;
-        TimerNotice {
-            holder: self.waker.clone(),
-            offers_role: false,
+            if next != Tick::NEVER && !self.is_offered {
+                self.is_offered = true;
+                wakes.offers_timer_role = true;
+            }
+        } else if !self.is_awake && self.armed != Some(next) {
+            self.is_awake = true;
+            wakes.timer_driver.clone_from(&self.waker);
         }
     }
 
@@ -205,20 +183,18 @@ impl<In, T, E> TimerDriver<In, T, E> {
         let Some(Alarm { tick, .. }) = self.alarm.take() else {
             return;
         };
-        self.shared.update_schedule(|_, state, _| {
-            if let Some(schedule) = &mut state.schedule {
-                schedule.advance_to(tick);
-            }
-            state.timer_role.note_awake();
+        self.shared.update_schedule(|scheduler| {
+            scheduler.schedule.advance_to(tick);
+            scheduler.timer_role.note_awake();
         });
     }
 
     /// Takes or keeps the role, unless another worker holds it. Returns the time of the alarm to
     /// set.
     fn take_role(&self, cx: &Context<'_>) -> Option<(Instant, Tick)> {
-        let mut guard = self.shared.lock();
-        let state = &mut *guard;
-        let timer_role = &mut state.timer_role;
+        let mut state = self.shared.lock();
+        let scheduler = state.scheduler.as_mut()?;
+        let timer_role = &mut scheduler.timer_role;
         let is_mine = self.shared.timer_slot.load(Ordering::SeqCst) == self.slot;
         if timer_role.is_held && !is_mine {
             return None;
@@ -229,10 +205,9 @@ impl<In, T, E> TimerDriver<In, T, E> {
             timer_role.is_awake,
         ) = (true, false, false);
         self.shared.timer_slot.store(self.slot, Ordering::SeqCst);
-        let schedule = state.schedule.as_ref()?;
-        let next = schedule.next();
+        let next = scheduler.schedule.next();
         timer_role.armed = Some(next);
-        let wake_at = schedule.instant(next).map(|at| (at, next));
+        let wake_at = scheduler.schedule.instant(next).map(|at| (at, next));
         let is_known = timer_role
             .waker
             .as_ref()
@@ -242,7 +217,7 @@ impl<In, T, E> TimerDriver<In, T, E> {
         } else {
             timer_role.waker.replace(cx.waker().clone())
         };
-        drop(guard);
+        drop(state);
         drop(replaced);
         wake_at
     }
@@ -250,26 +225,24 @@ impl<In, T, E> TimerDriver<In, T, E> {
 
 impl<In, T, E> Drop for TimerDriver<In, T, E> {
     fn drop(&mut self) {
-        if !self.shared.is_scheduled() {
-            return;
-        }
-        let (waker, notice) = {
+        let mut wakes = Wakes::default();
+        {
             let mut state = self.shared.lock();
+            let Some(scheduler) = &mut state.scheduler else {
+                return;
+            };
             let is_mine = self.shared.timer_slot.load(Ordering::SeqCst) == self.slot;
-            if state.timer_role.is_held && !is_mine {
+            if scheduler.timer_role.is_held && !is_mine {
                 return;
             }
             // If no worker holds the role, this one may be the one that was woken to take it.
-            let timer_role = std::mem::take(&mut state.timer_role);
+            let left = std::mem::take(&mut scheduler.timer_role);
+            wakes.unneeded = left.waker;
             self.shared.timer_slot.store(usize::MAX, Ordering::SeqCst);
-            let next = state
-                .schedule
-                .as_ref()
-                .map_or(Tick::NEVER, |schedule| schedule.next());
-            (timer_role.waker, state.timer_role.dispatch(next))
-        };
-        drop(waker);
-        self.shared.notify_timer(notice);
+            let next = scheduler.schedule.next();
+            scheduler.timer_role.dispatch(next, &mut wakes);
+        }
+        self.shared.run_wakes(wakes);
     }
 }
 
@@ -279,22 +252,9 @@ impl<In, T, E> Shared<In, T, E> {
         self.timer_slot.load(Ordering::SeqCst) == self.slots_of(self.worker_of(slot)).start
     }
 
-    /// Wakes the holder or offers the role, with no lock held.
-    #[inline]
-    pub(crate) fn notify_timer(&self, notice: TimerNotice) {
-        let TimerNotice {
-            holder,
-            offers_role,
-        } = notice;
-        panic::wake(holder);
-        if offers_role {
-            self.hand_over_timer();
-        }
-    }
-
     /// Wakes a waiting worker, which takes the role. A running one asks for it before it waits.
     #[cold]
-    fn hand_over_timer(&self) {
+    pub(super) fn hand_over_timer(&self) {
         if !self.injector.wake_sleeper() {
             for cancel_flag in self.cancel_flags.made(0..self.cancel_flags.len()) {
                 panic::wake(cancel_flag.listener());

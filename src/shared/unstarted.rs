@@ -40,7 +40,7 @@ impl<In, T, E> Shared<In, T, E> {
         error: JobError<E>,
     ) {
         let attempts = removed.attempts();
-        self.settle_unstarted(removed.job.into_queued(), error, attempts);
+        self.settle_unstarted(removed.job.into_queued(None), error, attempts);
         panic::discard(removed.history);
     }
 

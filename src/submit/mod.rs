@@ -238,11 +238,6 @@ fn launch_with_options<In, T, E>(
     if options.needs_schedule() {
         shared.switch_on_schedule();
     }
-    if !shared.is_scheduled() {
-        let state = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
-        shared.enqueue(QueuedJob::Handle(Arc::clone(&state)));
-        return state;
-    }
     let deadline = accepted_at.and_then(|at| limits.job_deadline(at));
     let schedule_options =
         shared.options_from_input(&input, options.priority, options.start, deadline);

@@ -29,7 +29,7 @@ use crate::queue::admission::{Origin, Wakes};
 use crate::queue::local::StartedJob;
 use crate::queue::running::ActiveJob;
 use crate::schedule::RecordId;
-use crate::shared::{DeliveryKind, PriorAttempts, Shared, StartResult};
+use crate::shared::{DeliveryKind, NotStarted, PriorAttempts, Shared};
 
 /// Where the outcome of a running job goes.
 pub(super) enum Recipient<In, T, E> {
@@ -111,14 +111,17 @@ impl<In, T, E> JobGuard<In, T, E> {
             stream: Some(job.stream.identity()),
         };
         let record_id = || job.record_id;
-        let (result, limits, wakes) = self.record_start(job.origin, started_job, record_id, record);
+        let (result, wakes) = self.record_start(job.origin, started_job, record_id, record);
         if let Some(wakes) = wakes {
             self.shared.run_wakes(wakes);
         }
-        if result != StartResult::Started {
-            self.return_unstarted(QueuedJob::Stream(job), result);
-            return None;
-        }
+        let limits = match result {
+            Ok(limits) => limits,
+            Err(reason) => {
+                self.return_unstarted(QueuedJob::Stream(job), reason);
+                return None;
+            }
+        };
         let StreamJob {
             input,
             stream,
@@ -158,21 +161,24 @@ impl<In, T, E> JobGuard<In, T, E> {
             stream: None,
         };
         let record_id = || job.record_id();
-        let (result, limits, wakes) =
-            self.record_start(state.origin, started_job, record_id, record);
-        let input = if result == StartResult::Started {
-            Some(input)
-        } else {
-            state.phase = Phase::Queued(input);
-            None
+        let (result, wakes) = self.record_start(state.origin, started_job, record_id, record);
+        let started = match result {
+            Ok(limits) => Ok((limits, input)),
+            Err(reason) => {
+                state.phase = Phase::Queued(input);
+                Err(reason)
+            }
         };
         drop(state);
         if let Some(wakes) = wakes {
             self.shared.run_wakes(wakes);
         }
-        let Some(input) = input else {
-            self.return_unstarted(QueuedJob::Handle(job), result);
-            return None;
+        let (limits, input) = match started {
+            Ok(started) => started,
+            Err(reason) => {
+                self.return_unstarted(QueuedJob::Handle(job), reason);
+                return None;
+            }
         };
         let (own, accepted_at) = job.times();
         let limits = Limits {
@@ -185,7 +191,7 @@ impl<In, T, E> JobGuard<In, T, E> {
     }
 
     /// Records a start: by `record` if the job may be recorded in a local queue, else under the
-    /// shared lock. Returns the pool's limits, and the wakes to run once no lock is held.
+    /// shared lock. Returns the wakes to run once no lock is held.
     #[inline(always)]
     fn record_start(
         &mut self,
@@ -193,11 +199,10 @@ impl<In, T, E> JobGuard<In, T, E> {
         started_job: StartedJob,
         record_id: impl FnOnce() -> Option<RecordId>,
         record: impl FnOnce(StartedJob) -> bool,
-    ) -> (StartResult, Limits, Option<Wakes>) {
-        let mut limits = Limits::default();
+    ) -> (Result<Limits, NotStarted>, Option<Wakes>) {
         if self.shared.is_plain && origin == Origin::Outside && record(started_job) {
             self.prior = PriorAttempts::NONE;
-            return (StartResult::Started, limits, None);
+            return (Ok(Limits::default()), None);
         }
         let mut wakes = Wakes::default();
         let StartedJob { id, index, stream } = started_job;
@@ -206,13 +211,13 @@ impl<In, T, E> JobGuard<In, T, E> {
         let (slot, prior) = (self.slot, &mut self.prior);
         let result = self
             .shared
-            .start_job(slot, origin, active, &mut limits, &mut wakes, prior);
-        (result, limits, Some(wakes))
+            .start_job(slot, origin, active, &mut wakes, prior);
+        (result, Some(wakes))
     }
 
     /// Returns a job that could not start: to the report of the abort, or to the schedule.
-    fn return_unstarted(&self, job: QueuedJob<In, T, E>, result: StartResult) {
-        if result == StartResult::Aborted {
+    fn return_unstarted(&self, job: QueuedJob<In, T, E>, reason: NotStarted) {
+        if reason == NotStarted::Aborted {
             let attempts = self.shared.attempts(&job);
             self.shared.return_unstarted(job, attempts);
         } else {
@@ -245,14 +250,6 @@ impl<In, T, E> JobGuard<In, T, E> {
         self.id = id;
         self.index = index;
         self.accepted_at = accepted_at;
-    }
-
-    /// Notifies the worker that drives the timer if the start has changed its next deadline. Called
-    /// without a lock.
-    #[inline(always)]
-    pub(crate) fn notify_timer(&mut self) {
-        self.shared
-            .notify_timer(std::mem::take(&mut self.prior.notice));
     }
 
     /// Makes the guard responsible for a job of a batch, in its first attempt.

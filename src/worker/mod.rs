@@ -314,7 +314,6 @@ fn start_job<In, T, E>(
     record: impl FnOnce(StartedJob) -> bool,
 ) -> Option<PreparedJob<In, T, E>> {
     let input = guard.start(job, record)?;
-    guard.notify_timer();
     buffer.flush_others(guard.stream());
     let input = match guard.prepare(input) {
         Ok(input) => input,

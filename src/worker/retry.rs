@@ -124,10 +124,9 @@ impl<In, T, E> JobGuard<In, T, E> {
             }
         };
         match shared.requeue(self.slot, job, history, delay, hold) {
-            Ok((deferred, wakes)) => {
+            Ok((dispatched, wakes)) => {
                 drop(state);
-                shared.run_deferred(deferred);
-                shared.run_wakes(wakes);
+                shared.run_deferred(dispatched, wakes);
                 if let Recipient::Stream(stream) = &recipient {
                     shared.sweep_if_cancelled(stream);
                 }

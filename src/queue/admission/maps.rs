@@ -88,7 +88,7 @@ impl Admission {
                 let waker = waiting_map.waker.take();
                 self.unnotified -= usize::from(waker.is_some());
                 wakes.notified_maps |= waker.is_some();
-                wakes.room.extend(waker);
+                wakes.wakers.extend(waker);
             }
         }
     }
@@ -163,7 +163,7 @@ impl Admission {
                     break;
                 }
                 if waiting_map.wants_room && waiting_map.waker.is_some() {
-                    wakes.room.extend(waiting_map.waker.take());
+                    wakes.wakers.extend(waiting_map.waker.take());
                     (self.last_notified, notified) = (*map, notified + 1);
                 }
             }
@@ -177,7 +177,7 @@ impl Admission {
         self.unnotified = 0;
         for waiting_map in self.waiting_maps.values_mut() {
             wakes.notified_maps |= waiting_map.waker.is_some();
-            wakes.room.extend(waiting_map.waker.take());
+            wakes.wakers.extend(waiting_map.waker.take());
         }
     }
 

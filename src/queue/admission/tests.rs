@@ -402,7 +402,7 @@ impl Pair {
     fn effects(&self, wakes: Wakes) -> Effects {
         let is_empty = wakes.is_empty();
         let take = || std::mem::take(&mut *self.woken.lock().unwrap());
-        wakes.room.into_iter().for_each(Waker::wake);
+        wakes.wakers.into_iter().for_each(Waker::wake);
         let mut room = take();
         room.sort_unstable();
         wakes.unneeded.into_iter().for_each(Waker::wake);
@@ -868,10 +868,10 @@ fn a_map_that_goes_away_passes_its_notification_to_the_next() {
     }
     let mut wakes = Wakes::default();
     (0..2).for_each(|_| admission.start(Origin::Outside, &mut wakes));
-    wakes.room.into_iter().for_each(Waker::wake);
+    wakes.wakers.into_iter().for_each(Waker::wake);
     assert_eq!(*woken.lock().unwrap(), [1]);
     let (_, wakes) = admission.cancel_map_wait(1);
-    wakes.room.into_iter().for_each(Waker::wake);
+    wakes.wakers.into_iter().for_each(Waker::wake);
     assert_eq!(*woken.lock().unwrap(), [1, 2]);
 }
 
