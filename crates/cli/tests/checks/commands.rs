@@ -42,9 +42,13 @@ fn commands_that_fail_are_counted_and_run_again() {
     log.sort();
     assert_eq!(log, ["0", "0", "3", "3", "7", "7"]);
     let ended = run(&scene)
-        .args(["--resume", "--", "missing-command-of-checks"])
+        .args(["--resume", "--", "touch", "started{code}"])
         .run();
     ended.assert(1, [4, 0, 2, 2, 0]);
+    assert!(scene.path().read_dir().unwrap().all(|file| {
+        let name = file.unwrap().file_name();
+        !name.to_string_lossy().starts_with("started")
+    }));
 }
 
 #[test]
