@@ -22,7 +22,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::attempt::{Attempt, BatchRun};
+use super::attempt::Attempt;
 use super::buffer::CompletionBuffer;
 use super::guard::JobGuard;
 use super::local::{LocalJob, LocalWorker, Next};
@@ -31,7 +31,7 @@ use super::stateful::pop_or_timer;
 use super::{JOBS_PER_TURN, PreparedJob, WorkerGuard, complete_or_retry, start_job};
 use crate::channel::KeptNote;
 use crate::error::JobError;
-use crate::event::{Event, JobId};
+use crate::event::JobId;
 use crate::handler::Stateless;
 use crate::job::completion::Success;
 use crate::job::queued::QueuedJob;
@@ -302,7 +302,6 @@ where
             self.shared,
             &start,
             || make(input, submitter),
-            |_| {},
             &mut slot_context(&slot.waker, cx),
         );
         self.has_waited = polled.is_pending();
@@ -363,15 +362,14 @@ where
                 &mut slot_context(waker, cx),
             );
             match run {
-                BatchRun::Exhausted => self.has_waited = false,
-                BatchRun::Pending => {
+                None => self.has_waited = false,
+                Some(Poll::Pending) => {
                     self.has_waited = true;
                     local.promote(current.0, current.1, guard);
                     self.free.pop();
                     buffer.send_if_due();
                 }
-                BatchRun::Ended(result) => {
-                    attempt.as_mut().discard();
+                Some(Poll::Ready(result)) => {
                     local.promote(current.0, current.1, guard);
                     complete_or_retry(self.shared, result, guard, buffer);
                 }
@@ -417,10 +415,10 @@ where
         if !slot.attempt.is_over() {
             buffer.flush_others(slot.guard.stream());
             let slot = &mut self.slots[at];
-            let polled =
-                slot.attempt
-                    .as_mut()
-                    .poll(self.shared, |_| {}, &mut slot_context(&slot.waker, cx));
+            let polled = slot
+                .attempt
+                .as_mut()
+                .poll(self.shared, &mut slot_context(&slot.waker, cx));
             self.finish(at, polled, local, buffer);
         }
     }
@@ -438,25 +436,19 @@ where
             buffer.send_if_due();
             return;
         };
-        let slot = &mut self.slots[at];
-        let drop_panicked = slot.attempt.as_mut().discard();
         self.free.push(at);
-        let job = slot.guard.id;
-        if drop_panicked {
-            self.shared.observe(|| Event::DropPanicked { job });
-        }
+        let guard = &mut self.slots[at].guard;
         let number = self.first + at;
         let result = match result {
-            Ok(value) if local.is_open() => match slot
-                .guard
-                .succeed(value, buffer, || local.record_success(number))
-            {
-                None => return,
-                Some(value) => Ok(value),
-            },
+            Ok(value) if local.is_open() => {
+                match guard.succeed(value, buffer, || local.record_success(number)) {
+                    None => return,
+                    Some(value) => Ok(value),
+                }
+            }
             result => result,
         };
-        complete_or_retry(self.shared, result, &mut slot.guard, buffer);
+        complete_or_retry(self.shared, result, guard, buffer);
     }
 }
 

@@ -6,7 +6,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use futures_lite::future;
 
@@ -15,7 +15,6 @@ use super::guard::JobGuard;
 use super::{JOBS_PER_TURN, PreparedJob, WorkerGuard, complete_or_retry, start_job};
 use crate::channel::KeptNote;
 use crate::error::JobError;
-use crate::event::Event;
 use crate::handler::Call;
 use crate::job::queued::QueuedJob;
 use crate::queue::injector::Closed;
@@ -81,30 +80,26 @@ pub(crate) async fn run_stateful<In, C: Call<In>>(
             input,
             submitter,
         } = prepared;
-        let drop_panicked;
-        let result = {
+        let (result, drop_panicked) = {
             let mut attempt = pin!(Attempt::new(slot));
             let mut make = Some(|| call.call(input, submitter));
-            let mut before_wait = |cx: &mut Context<'_>| {
-                buffer.flush();
-                // Ends: the timer is ready a few times at most.
-                while timer.poll(cx).is_ready() {
-                    timer.pass();
+            let result = poll_fn(|cx| {
+                let polled = match make.take() {
+                    Some(make) => attempt.as_mut().start(&shared, &start, make, cx),
+                    None => attempt.as_mut().poll(&shared, cx),
+                };
+                if polled.is_pending() {
+                    buffer.flush();
+                    // Ends: the timer is ready a few times at most.
+                    while timer.poll(cx).is_ready() {
+                        timer.pass();
+                    }
                 }
-            };
-            let result = poll_fn(|cx| match make.take() {
-                Some(make) => attempt
-                    .as_mut()
-                    .start(&shared, &start, make, &mut before_wait, cx),
-                None => attempt.as_mut().poll(&shared, &mut before_wait, cx),
+                polled
             })
             .await;
-            drop_panicked = attempt.as_mut().discard();
-            result
+            (result, attempt.has_drop_panicked())
         };
-        if drop_panicked {
-            shared.observe(|| Event::DropPanicked { job: start.id });
-        }
         if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
             call.renew();
         }
