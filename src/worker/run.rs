@@ -379,11 +379,13 @@ where
     }
 
     /// A slot without a job. It stays in `free`.
+    #[inline(always)]
     fn free_slot(&mut self) -> usize {
         self.free.last().copied().unwrap_or_else(|| self.add())
     }
 
     /// Creates a slot, without a job.
+    #[cold]
     fn add(&mut self) -> usize {
         let at = self.slots.len();
         let waker = self.ready_list.as_ref().map(|ready_list| {
@@ -424,6 +426,7 @@ where
     }
 
     /// Handles a poll of a slot's job: if it is ready, frees the slot and completes the job.
+    #[inline(always)]
     fn finish(
         &mut self,
         at: usize,
