@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use pin_project_lite::pin_project;
 
+use super::guard::JobGuard;
 use super::span::JobSpan;
 use crate::error::{JobError, TimeLimit};
 use crate::event::{Event, JobId};
@@ -86,13 +87,13 @@ impl<F> Attempt<F> {
         this.span.close();
     }
 
-    /// Starts an attempt and polls it; `make` makes its future. Otherwise as [`poll`](Self::poll).
-    /// No attempt may be running.
+    /// Starts the attempt of the guard's job and polls it; `make` makes its future. Otherwise as
+    /// [`poll`](Self::poll). No attempt may be running.
     #[inline(always)]
     pub(crate) fn start<In, T, E>(
         mut self: Pin<&mut Self>,
         shared: &Shared<In, T, E>,
-        job: &AttemptStart,
+        job: &JobGuard<In, T, E>,
         make: impl FnOnce() -> F,
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, JobError<E>>>
@@ -315,13 +316,4 @@ impl<F> Attempt<F> {
                 .map_or(JobError::TimedOut(limit), JobError::Cancelled))
         })
     }
-}
-
-/// What an attempt needs to know at its start.
-#[derive(Debug)]
-pub(crate) struct AttemptStart {
-    pub(crate) id: JobId,
-    /// The number of the attempt, counted from 1.
-    pub(crate) attempts: u32,
-    pub(crate) deadline: Option<(Instant, TimeLimit)>,
 }

@@ -28,7 +28,7 @@ use super::guard::JobGuard;
 use super::local::{LocalJob, LocalWorker, Next};
 use super::ready_list::{ReadyList, SlotWaker};
 use super::stateful::pop_or_timer;
-use super::{JOBS_PER_TURN, PreparedJob, WorkerGuard, complete_or_retry, start_job};
+use super::{JOBS_PER_TURN, WorkerGuard, complete_or_retry, start_job};
 use crate::channel::KeptNote;
 use crate::error::JobError;
 use crate::event::JobId;
@@ -280,7 +280,7 @@ where
         let number = self.first + at;
         let guard = &mut self.slots[at].guard;
         let record = |started_job| local.record_start(number, started_job);
-        let Some(prepared) = start_job(
+        let Some((input, submitter)) = start_job(
             self.shared,
             number,
             job,
@@ -292,15 +292,10 @@ where
             return;
         };
         self.free.pop();
-        let PreparedJob {
-            attempt: start,
-            input,
-            submitter,
-        } = prepared;
         let (slot, make) = (&mut self.slots[at], &self.make);
         let polled = slot.attempt.as_mut().start(
             self.shared,
-            &start,
+            &slot.guard,
             || make(input, submitter),
             &mut slot_context(&slot.waker, cx),
         );

@@ -12,7 +12,7 @@ use futures_lite::future;
 
 use super::buffer::CompletionBuffer;
 use super::guard::JobGuard;
-use super::{JOBS_PER_TURN, PreparedJob, WorkerGuard, complete_or_retry, start_job};
+use super::{JOBS_PER_TURN, WorkerGuard, complete_or_retry, start_job};
 use crate::channel::KeptNote;
 use crate::error::JobError;
 use crate::handler::Call;
@@ -64,7 +64,7 @@ pub(crate) async fn run_stateful<In, C: Call<In>>(
         jobs += 1;
         // Recorded under the shared lock: a job with state (a connection, say) waits, so a local
         // queue would save nothing.
-        let Some(prepared) = start_job(
+        let Some((input, submitter)) = start_job(
             &shared,
             slot,
             job,
@@ -75,17 +75,12 @@ pub(crate) async fn run_stateful<In, C: Call<In>>(
         ) else {
             continue;
         };
-        let PreparedJob {
-            attempt: start,
-            input,
-            submitter,
-        } = prepared;
         let (result, drop_panicked) = {
             let mut attempt = pin!(Attempt::new(slot));
             let mut make = Some(|| call.call(input, submitter));
             let result = poll_fn(|cx| {
                 let polled = match make.take() {
-                    Some(make) => attempt.as_mut().start(&shared, &start, make, cx),
+                    Some(make) => attempt.as_mut().start(&shared, &guard, make, cx),
                     None => attempt.as_mut().poll(&shared, cx),
                 };
                 if polled.is_pending() {
