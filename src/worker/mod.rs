@@ -298,8 +298,6 @@ impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Worker<In, T, E, C> {
 /// worker's future can be dropped.
 #[inline(always)]
 fn start_job<In, T, E>(
-    shared: &Arc<Shared<In, T, E>>,
-    slot: usize,
     job: QueuedJob<In, T, E>,
     guard: &mut JobGuard<In, T, E>,
     buffer: &mut CompletionBuffer<In, T, E>,
@@ -316,7 +314,7 @@ fn start_job<In, T, E>(
             return None;
         }
     };
-    let id = guard.id;
+    let (shared, slot, id) = (&guard.shared, guard.slot, guard.id);
     shared.observe(|| Event::Started {
         job: id,
         attempt: guard.attempts,
@@ -336,12 +334,11 @@ fn start_job<In, T, E>(
 /// Queues the job for another attempt if it is to be retried; else completes it.
 #[inline(always)]
 fn complete_or_retry<In, T, E>(
-    shared: &Shared<In, T, E>,
     mut result: Result<T, JobError<E>>,
     guard: &mut JobGuard<In, T, E>,
     buffer: &mut CompletionBuffer<In, T, E>,
 ) {
-    let is_queued_again = shared.retry.is_some() && guard.try_retry(&mut result);
+    let is_queued_again = guard.shared.retry.is_some() && guard.try_retry(&mut result);
     if !is_queued_again {
         guard.complete(result, buffer);
     }

@@ -280,15 +280,8 @@ where
         let number = self.first + at;
         let guard = &mut self.slots[at].guard;
         let record = |started_job| local.record_start(number, started_job);
-        let Some((input, submitter)) = start_job(
-            self.shared,
-            number,
-            job,
-            guard,
-            buffer,
-            wants_submitter,
-            record,
-        ) else {
+        let Some((input, submitter)) = start_job(job, guard, buffer, wants_submitter, record)
+        else {
             return;
         };
         self.free.pop();
@@ -366,7 +359,7 @@ where
                 }
                 Some(Poll::Ready(result)) => {
                     local.promote(current.0, current.1, guard);
-                    complete_or_retry(self.shared, result, guard, buffer);
+                    complete_or_retry(result, guard, buffer);
                 }
             }
         }
@@ -446,7 +439,7 @@ where
             }
             result => result,
         };
-        complete_or_retry(self.shared, result, guard, buffer);
+        complete_or_retry(result, guard, buffer);
     }
 }
 

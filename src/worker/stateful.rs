@@ -64,15 +64,9 @@ pub(crate) async fn run_stateful<In, C: Call<In>>(
         jobs += 1;
         // Recorded under the shared lock: a job with state (a connection, say) waits, so a local
         // queue would save nothing.
-        let Some((input, submitter)) = start_job(
-            &shared,
-            slot,
-            job,
-            &mut guard,
-            &mut buffer,
-            C::WANTS_SUBMITTER,
-            |_| false,
-        ) else {
+        let Some((input, submitter)) =
+            start_job(job, &mut guard, &mut buffer, C::WANTS_SUBMITTER, |_| false)
+        else {
             continue;
         };
         let (result, drop_panicked) = {
@@ -98,7 +92,7 @@ pub(crate) async fn run_stateful<In, C: Call<In>>(
         if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
             call.renew();
         }
-        complete_or_retry(&shared, result, &mut guard, &mut buffer);
+        complete_or_retry(result, &mut guard, &mut buffer);
     }
 }
 
