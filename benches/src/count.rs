@@ -40,25 +40,25 @@ const CEILINGS: [(&str, Contender, &str, [f64; 2]); 6] = [
         "yields once, many slots a worker",
         BrigadeSlots,
         "yield-1000",
-        [1_160.0, 0.04],
+        [1_120.0, 0.04],
     ),
     (
         "submitted one by one, detached",
         BrigadeDetached,
         "submit",
-        [2_030.0, 1.01],
+        [1_880.0, 1.01],
     ),
     (
         "submitted one by one, each awaited",
         BrigadeHandles,
         "submit",
-        [5_900.0, 2.1],
+        [5_830.0, 2.1],
     ),
     (
         "ready, every policy",
         BrigadePolicies,
         "ready-10",
-        [7_800.0, 1.6],
+        [7_600.0, 1.6],
     ),
 ];
 

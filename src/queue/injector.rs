@@ -250,50 +250,24 @@ impl<B: Split> Injector<B> {
         if let Some(local_queue) = local_queue {
             queue.steal_stale(local_queue);
         }
-        let is_left = match queue.items.front() {
-            Some(_) => false,
-            None => match queue.steal_half() {
-                Some(is_left) => is_left,
-                None => {
-                    return if queue.is_closed {
-                        Err(Closed)
-                    } else {
-                        Ok(Taken::Nothing)
-                    };
-                }
-            },
+        let mut is_more = queue.items.is_empty() && queue.steal_half().unwrap_or_default();
+        let taken = match (queue.items.pop_front(), local_queue) {
+            (None, _) if queue.is_closed => return Err(Closed),
+            (None, _) => return Ok(Taken::Nothing),
+            (Some(Item::One(job)), _) => Taken::One(job),
+            (Some(batch), None) => {
+                queue.items.push_front(batch);
+                return Ok(Taken::NeedsLocalQueue);
+            }
+            (Some(Item::Batch(batch)), Some(local_queue)) => {
+                is_more |= batch.len() > 1;
+                queue.fill(local_queue, batch);
+                Taken::Batch
+            }
         };
-        if !matches!(queue.items.front(), Some(Item::Batch(_))) {
-            let Some((job, is_more)) = queue.pop() else {
-                return Ok(Taken::Nothing);
-            };
-            self.notify_one_if(is_more, queue);
-            return Ok(Taken::One(job));
-        }
-        let Some(local_queue) = local_queue else {
-            return Ok(Taken::NeedsLocalQueue);
-        };
-        let Some(Item::Batch(batch)) = queue.items.pop_front() else {
-            return Ok(Taken::Nothing);
-        };
-        let is_more = is_left || batch.len() > 1 || !queue.items.is_empty();
-        let emptied = local_queue.local().batch.replace(batch);
-        debug_assert!(
-            emptied.is_none_or(|batch| batch.len() == 0),
-            "a worker that takes more has nothing left"
-        );
-        if !queue
-            .stealers
-            .iter()
-            .any(|stealer| Arc::ptr_eq(&stealer.local_queue, local_queue))
-        {
-            queue.stealers.push(Stealer {
-                local_queue: Arc::clone(local_queue),
-                last_len: 0,
-            });
-        }
+        is_more |= !queue.items.is_empty();
         self.notify_one_if(is_more, queue);
-        Ok(Taken::Batch)
+        Ok(taken)
     }
 
     /// Returns the rest of a local queue, which is not stolen from any more.
@@ -421,24 +395,31 @@ impl<B: Split> Injector<B> {
 impl<B: Split> Queue<B> {
     /// Takes the next job. Returns whether any are left for other workers.
     fn pop(&mut self) -> Option<(B::Job, bool)> {
-        let is_left = if self.items.is_empty() {
-            self.steal_half()?
-        } else {
-            false
-        };
-        let job = if let Some(Item::Batch(batch)) = self.items.front_mut() {
-            let job = batch.pop_first();
-            if batch.len() == 0 {
-                self.items.pop_front();
-            }
-            job?
-        } else {
-            match self.items.pop_front()? {
+        let is_left = self.items.is_empty() && self.steal_half().unwrap_or_default();
+        let job = match self.items.front_mut()? {
+            Item::Batch(batch) if batch.len() > 1 => batch.pop_first()?,
+            _ => match self.items.pop_front()? {
                 Item::One(job) => job,
-                Item::Batch(_) => return None,
-            }
+                Item::Batch(mut batch) => batch.pop_first()?,
+            },
         };
         Some((job, is_left || !self.items.is_empty()))
+    }
+
+    /// Moves a batch into a local queue that is empty, and lets other workers steal from there.
+    fn fill(&mut self, local_queue: &Arc<LocalQueue<B>>, batch: B) {
+        let emptied = local_queue.local().batch.replace(batch);
+        debug_assert!(
+            emptied.is_none_or(|batch| batch.len() == 0),
+            "a worker that takes more has nothing left"
+        );
+        let is_known = |stealer: &Stealer<B>| Arc::ptr_eq(&stealer.local_queue, local_queue);
+        if !self.stealers.iter().any(is_known) {
+            self.stealers.push(Stealer {
+                local_queue: Arc::clone(local_queue),
+                last_len: 0,
+            });
+        }
     }
 
     /// Inserts jobs where they were taken from, before all younger ones.

@@ -84,6 +84,7 @@ impl<In, T, E> LocalWorker<In, T, E> {
     }
 
     /// Opens a local queue, if the pool allows one now.
+    #[inline(always)]
     pub(super) fn open(&mut self) {
         if self.queue.is_none() {
             self.queue = self.shared.open_local_queue();
@@ -97,21 +98,19 @@ impl<In, T, E> LocalWorker<In, T, E> {
     /// Takes a job from the injector, or a batch into the local queue, which is empty. Opens the
     /// local queue if the next jobs are a batch.
     pub(super) fn refill(&mut self) -> Result<Taken<QueuedJob<In, T, E>>, Closed> {
-        let taken = match self.shared.injector.take(self.queue.as_ref())? {
-            Taken::NeedsLocalQueue => {
-                self.open();
-                if self.queue.is_none() {
-                    return self.pop();
-                }
-                self.shared.injector.take(self.queue.as_ref())?
+        let mut taken = self.shared.injector.take(self.queue.as_ref());
+        if let Ok(Taken::NeedsLocalQueue) = taken {
+            self.open();
+            if self.queue.is_none() {
+                return self.pop();
             }
-            taken => taken,
-        };
-        if matches!(taken, Taken::Batch) {
+            taken = self.shared.injector.take(self.queue.as_ref());
+        }
+        if let Ok(Taken::Batch) = taken {
             self.is_stealable = true;
             self.load_stream();
         }
-        Ok(taken)
+        taken
     }
 
     /// Reads the stream of the batch that the local queue was filled with. There is none if other
@@ -238,6 +237,7 @@ impl<In, T, E> LocalWorker<In, T, E> {
     }
 
     /// Records the start of a job that did not come from the local queue; returns whether it could.
+    #[inline(always)]
     pub(super) fn record_start(&self, slot: usize, started_job: StartedJob) -> bool {
         let Some(mut local) = self.lock() else {
             return false;
@@ -249,6 +249,7 @@ impl<In, T, E> LocalWorker<In, T, E> {
     }
 
     /// Records the success of the slot's job; returns whether it could.
+    #[inline(always)]
     pub(super) fn record_success(&self, slot: usize) -> bool {
         let Some(mut local) = self.lock() else {
             return false;

@@ -31,7 +31,6 @@ use std::sync::Arc;
 
 use async_executor::LocalExecutor;
 
-use self::attempt::AttemptStart;
 use self::buffer::CompletionBuffer;
 use self::guard::JobGuard;
 use self::run::run_slots;
@@ -291,28 +290,20 @@ impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Worker<In, T, E, C> {
     }
 }
 
-/// A started job, ready for its attempt.
-struct PreparedJob<In, T, E> {
-    attempt: AttemptStart,
-    input: In,
-    submitter: Option<Submitter<In, T, E>>,
-}
-
-/// Starts a job in the slot of `guard`. `record` may record the start in a local queue, see
-/// [`JobGuard::start`]. `None`: the job has its outcome, or is back in the schedule.
+/// Starts a job in the slot of `guard`. Returns what the handler takes. `record` may record the
+/// start in a local queue, see [`JobGuard::start`]. `None`: the job has its outcome, or is back in
+/// the schedule.
 ///
 /// Nothing is awaited between taking the job and this call, so the job is in a guard before the
 /// worker's future can be dropped.
 #[inline(always)]
 fn start_job<In, T, E>(
-    shared: &Arc<Shared<In, T, E>>,
-    slot: usize,
     job: QueuedJob<In, T, E>,
     guard: &mut JobGuard<In, T, E>,
     buffer: &mut CompletionBuffer<In, T, E>,
     wants_submitter: bool,
     record: impl FnOnce(StartedJob) -> bool,
-) -> Option<PreparedJob<In, T, E>> {
+) -> Option<(In, Option<Submitter<In, T, E>>)> {
     let input = guard.start(job, record)?;
     buffer.flush_others(guard.stream());
     let input = match guard.prepare(input) {
@@ -322,40 +313,31 @@ fn start_job<In, T, E>(
             return None;
         }
     };
-    let attempt = AttemptStart {
-        id: guard.id,
-        attempts: guard.attempts,
-        deadline: guard.deadline,
-    };
+    let (shared, slot, id) = (&guard.shared, guard.slot, guard.id);
     shared.observe(|| Event::Started {
-        job: attempt.id,
-        attempt: attempt.attempts,
+        job: id,
+        attempt: guard.attempts,
         worker: shared.worker_of(slot),
     });
     let submitter = wants_submitter.then(|| {
         let current = CurrentJob {
             pool: shared.identity(),
             slot,
-            id: attempt.id,
+            id,
         };
         Submitter::new(Arc::clone(shared), current, guard.stream().map(Arc::clone))
     });
-    Some(PreparedJob {
-        attempt,
-        input,
-        submitter,
-    })
+    Some((input, submitter))
 }
 
 /// Queues the job for another attempt if it is to be retried; else completes it.
 #[inline(always)]
 fn complete_or_retry<In, T, E>(
-    shared: &Shared<In, T, E>,
     mut result: Result<T, JobError<E>>,
     guard: &mut JobGuard<In, T, E>,
     buffer: &mut CompletionBuffer<In, T, E>,
 ) {
-    let is_queued_again = shared.retry.is_some() && guard.try_retry(&mut result);
+    let is_queued_again = guard.shared.retry.is_some() && guard.try_retry(&mut result);
     if !is_queued_again {
         guard.complete(result, buffer);
     }

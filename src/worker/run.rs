@@ -22,16 +22,16 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::attempt::{Attempt, BatchRun};
+use super::attempt::Attempt;
 use super::buffer::CompletionBuffer;
 use super::guard::JobGuard;
 use super::local::{LocalJob, LocalWorker, Next};
 use super::ready_list::{ReadyList, SlotWaker};
 use super::stateful::pop_or_timer;
-use super::{JOBS_PER_TURN, PreparedJob, WorkerGuard, complete_or_retry, start_job};
+use super::{JOBS_PER_TURN, WorkerGuard, complete_or_retry, start_job};
 use crate::channel::KeptNote;
 use crate::error::JobError;
-use crate::event::{Event, JobId};
+use crate::event::JobId;
 use crate::handler::Stateless;
 use crate::job::completion::Success;
 use crate::job::queued::QueuedJob;
@@ -280,29 +280,16 @@ where
         let number = self.first + at;
         let guard = &mut self.slots[at].guard;
         let record = |started_job| local.record_start(number, started_job);
-        let Some(prepared) = start_job(
-            self.shared,
-            number,
-            job,
-            guard,
-            buffer,
-            wants_submitter,
-            record,
-        ) else {
+        let Some((input, submitter)) = start_job(job, guard, buffer, wants_submitter, record)
+        else {
             return;
         };
         self.free.pop();
-        let PreparedJob {
-            attempt: start,
-            input,
-            submitter,
-        } = prepared;
         let (slot, make) = (&mut self.slots[at], &self.make);
         let polled = slot.attempt.as_mut().start(
             self.shared,
-            &start,
+            &slot.guard,
             || make(input, submitter),
-            |_| {},
             &mut slot_context(&slot.waker, cx),
         );
         self.has_waited = polled.is_pending();
@@ -363,17 +350,16 @@ where
                 &mut slot_context(waker, cx),
             );
             match run {
-                BatchRun::Exhausted => self.has_waited = false,
-                BatchRun::Pending => {
+                None => self.has_waited = false,
+                Some(Poll::Pending) => {
                     self.has_waited = true;
                     local.promote(current.0, current.1, guard);
                     self.free.pop();
                     buffer.send_if_due();
                 }
-                BatchRun::Ended(result) => {
-                    attempt.as_mut().discard();
+                Some(Poll::Ready(result)) => {
                     local.promote(current.0, current.1, guard);
-                    complete_or_retry(self.shared, result, guard, buffer);
+                    complete_or_retry(result, guard, buffer);
                 }
             }
         }
@@ -381,11 +367,13 @@ where
     }
 
     /// A slot without a job. It stays in `free`.
+    #[inline(always)]
     fn free_slot(&mut self) -> usize {
         self.free.last().copied().unwrap_or_else(|| self.add())
     }
 
     /// Creates a slot, without a job.
+    #[cold]
     fn add(&mut self) -> usize {
         let at = self.slots.len();
         let waker = self.ready_list.as_ref().map(|ready_list| {
@@ -417,15 +405,16 @@ where
         if !slot.attempt.is_over() {
             buffer.flush_others(slot.guard.stream());
             let slot = &mut self.slots[at];
-            let polled =
-                slot.attempt
-                    .as_mut()
-                    .poll(self.shared, |_| {}, &mut slot_context(&slot.waker, cx));
+            let polled = slot
+                .attempt
+                .as_mut()
+                .poll(self.shared, &mut slot_context(&slot.waker, cx));
             self.finish(at, polled, local, buffer);
         }
     }
 
     /// Handles a poll of a slot's job: if it is ready, frees the slot and completes the job.
+    #[inline(always)]
     fn finish(
         &mut self,
         at: usize,
@@ -438,25 +427,19 @@ where
             buffer.send_if_due();
             return;
         };
-        let slot = &mut self.slots[at];
-        let drop_panicked = slot.attempt.as_mut().discard();
         self.free.push(at);
-        let job = slot.guard.id;
-        if drop_panicked {
-            self.shared.observe(|| Event::DropPanicked { job });
-        }
+        let guard = &mut self.slots[at].guard;
         let number = self.first + at;
         let result = match result {
-            Ok(value) if local.is_open() => match slot
-                .guard
-                .succeed(value, buffer, || local.record_success(number))
-            {
-                None => return,
-                Some(value) => Ok(value),
-            },
+            Ok(value) if local.is_open() => {
+                match guard.succeed(value, buffer, || local.record_success(number)) {
+                    None => return,
+                    Some(value) => Ok(value),
+                }
+            }
             result => result,
         };
-        complete_or_retry(self.shared, result, &mut slot.guard, buffer);
+        complete_or_retry(result, guard, buffer);
     }
 }
 

@@ -6,16 +6,15 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use futures_lite::future;
 
 use super::buffer::CompletionBuffer;
 use super::guard::JobGuard;
-use super::{JOBS_PER_TURN, PreparedJob, WorkerGuard, complete_or_retry, start_job};
+use super::{JOBS_PER_TURN, WorkerGuard, complete_or_retry, start_job};
 use crate::channel::KeptNote;
 use crate::error::JobError;
-use crate::event::Event;
 use crate::handler::Call;
 use crate::job::queued::QueuedJob;
 use crate::queue::injector::Closed;
@@ -65,50 +64,35 @@ pub(crate) async fn run_stateful<In, C: Call<In>>(
         jobs += 1;
         // Recorded under the shared lock: a job with state (a connection, say) waits, so a local
         // queue would save nothing.
-        let Some(prepared) = start_job(
-            &shared,
-            slot,
-            job,
-            &mut guard,
-            &mut buffer,
-            C::WANTS_SUBMITTER,
-            |_| false,
-        ) else {
+        let Some((input, submitter)) =
+            start_job(job, &mut guard, &mut buffer, C::WANTS_SUBMITTER, |_| false)
+        else {
             continue;
         };
-        let PreparedJob {
-            attempt: start,
-            input,
-            submitter,
-        } = prepared;
-        let drop_panicked;
-        let result = {
+        let (result, drop_panicked) = {
             let mut attempt = pin!(Attempt::new(slot));
             let mut make = Some(|| call.call(input, submitter));
-            let mut before_wait = |cx: &mut Context<'_>| {
-                buffer.flush();
-                // Ends: the timer is ready a few times at most.
-                while timer.poll(cx).is_ready() {
-                    timer.pass();
+            let result = poll_fn(|cx| {
+                let polled = match make.take() {
+                    Some(make) => attempt.as_mut().start(&shared, &guard, make, cx),
+                    None => attempt.as_mut().poll(&shared, cx),
+                };
+                if polled.is_pending() {
+                    buffer.flush();
+                    // Ends: the timer is ready a few times at most.
+                    while timer.poll(cx).is_ready() {
+                        timer.pass();
+                    }
                 }
-            };
-            let result = poll_fn(|cx| match make.take() {
-                Some(make) => attempt
-                    .as_mut()
-                    .start(&shared, &start, make, &mut before_wait, cx),
-                None => attempt.as_mut().poll(&shared, &mut before_wait, cx),
+                polled
             })
             .await;
-            drop_panicked = attempt.as_mut().discard();
-            result
+            (result, attempt.has_drop_panicked())
         };
-        if drop_panicked {
-            shared.observe(|| Event::DropPanicked { job: start.id });
-        }
         if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
             call.renew();
         }
-        complete_or_retry(&shared, result, &mut guard, &mut buffer);
+        complete_or_retry(result, &mut guard, &mut buffer);
     }
 }
 
