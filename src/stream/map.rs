@@ -411,7 +411,8 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         if used == 0 {
             return pull.permits();
         }
-        let is_batch = used > 1 && used == self.pulled.len();
+        // The jobs of a batch do not know when they were accepted.
+        let is_batch = used > 1 && used == self.pulled.len() && limits.job.is_none();
         if is_batch && shared.is_plain && stream.copier().is_none() {
             let inputs = std::mem::replace(&mut self.pulled, stream.input_spares.take());
             shared.enqueue_batch(Batch::new(Arc::clone(stream), first, index, inputs));

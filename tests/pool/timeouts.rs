@@ -220,6 +220,28 @@ fn a_job_that_waits_for_another_attempt_runs_out_of_its_time_with_the_attempts_i
 }
 
 #[test]
+fn the_jobs_of_one_map_run_out_of_their_time_while_they_wait() {
+    everywhere(|env| async move {
+        let starts = Starts::new(&env.clock);
+        let pool = brief_pool(&env, env.one_by_one().job_timeout(SECOND), &starts);
+        pool.pause();
+        let mut map = pool.map(0..3);
+        assert_eq!(poll_once(pin!(map.next())), None);
+        env.clock.sleepers(1).await;
+        env.clock.advance(SECOND);
+        for index in 0..3 {
+            assert_eq!(
+                map.next().await.map(outcome),
+                Some((0, Some(index), timed_out(TimeLimit::Job)))
+            );
+        }
+        pool.resume();
+        assert_eq!(assert_over(&env, &pool).await.timed_out, 3);
+        assert_eq!(starts.take(), []);
+    });
+}
+
+#[test]
 fn a_job_of_a_paused_pool_runs_out_of_its_time() {
     everywhere(|env| async move {
         let starts = Starts::new(&env.clock);
