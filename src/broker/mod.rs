@@ -70,8 +70,8 @@ pub trait Broker: Send + Sync + 'static {
     /// another, they may run twice.
     fn enqueue(&self, jobs: Vec<NewJob>) -> impl Future<Output = Result<(), BrokerError>> + Send;
 
-    /// Reserves up to `max` jobs; waits for the first of them, at most `wait`. Empty if none came; with
-    /// a `wait` of zero, if none is ready.
+    /// Reserves up to `max` jobs; waits for the first of them, at most `wait`. Empty if none came. With
+    /// a `wait` of zero, jobs that are ready are found too, if not by the first call.
     ///
     /// The deliveries that this consumer has not settled are never more than those that it held
     /// before, and `max`. A broker to which jobs are pushed may reserve so many ahead of the next

@@ -30,13 +30,12 @@ use crate::error;
 use crate::message::{self, Outgoing};
 use crate::runtime::{Driver, Socket};
 use crate::session::Session;
-use crate::source::{Claim, Intake, Received, Settlement, Source};
+use crate::source::{Claim, Fetching, Intake, Received, Settlement, Source};
 use crate::topology::Names;
 use crate::wait;
 
-/// A consumer that was started for a shorter fetch may not have been sent anything by its end, however
-/// much is ready.
-const YOUTH: Duration = Duration::from_secs(1);
+/// A consumer that is younger may not have been sent anything yet, however much is ready.
+const YOUTH: Duration = Duration::from_millis(200);
 
 /// A job queue in RabbitMQ. The [crate] says what its operations become.
 ///
@@ -365,28 +364,41 @@ impl Shared {
                     let opened = wait::until(self.deadline(), opening).await;
                     let source =
                         opened.unwrap_or_else(|| Err(error::timed_out("opening a channel")))?;
-                    let _fetching = source.fetching();
+                    let fetching = source.fetching();
                     // A clone that waits for deliveries has the lock. That it waits for longer than
                     // this call may is no failure of the session.
-                    let Some(intake) = wait::until(deadline, source.intake()).await else {
-                        return Ok::<_, BrokerError>(Vec::new());
+                    let Some(mut intake) = wait::until(deadline, source.intake()).await else {
+                        return Ok::<_, BrokerError>(None);
                     };
-                    let is_young = !source.can_deliver(&intake, max);
-                    if is_young {
-                        self.start(&session, &source, intake, max).await?;
-                    } else {
+                    // Before another consumer is started, whose deliveries would come on top.
+                    let rest = source.take_rest(&mut intake, max);
+                    if !rest.is_empty() {
+                        return Ok(Some(rest));
+                    }
+                    if source.can_deliver(&intake, max) {
                         drop(intake);
+                        return source.receive(max, deadline).await.map(Some);
                     }
-                    let mut received = source.receive(max, deadline).await?;
-                    if received.is_empty() && is_young && wait < YOUTH {
-                        self.flush(&source).await?;
-                        received = source.take_flushed(max);
+                    self.start(&session, &source, intake, max).await?;
+                    let grown = Instant::now() + YOUTH;
+                    if !source.has_own_prefetch() {
+                        // Its consumer stays, since what it has delivered counts.
+                        let received = source.receive(max, deadline.max(grown)).await;
+                        return received.map(Some);
                     }
-                    self.state().losses = 0;
-                    Ok(received)
+                    let received = source.receive(max, deadline).await?;
+                    if !received.is_empty() || Instant::now() >= grown {
+                        return Ok(Some(received));
+                    }
+                    let _fetching = self.flush(fetching).await?;
+                    Ok(Some(source.take_flushed(max)))
                 };
                 match received.await {
-                    Ok(received) => return Ok(received),
+                    Ok(None) => return Ok(Vec::new()),
+                    Ok(Some(received)) => {
+                        self.state().losses = 0;
+                        return Ok(received);
+                    }
                     Err(cause) => {
                         self.lose(&session, cause.clone());
                         if cause.is_permanent() || Instant::now() >= deadline {
@@ -417,10 +429,12 @@ impl Shared {
         self.within(start, "starting a consumer").await
     }
 
-    /// Makes deliveries that are underway arrive: after [`Source::flush`], [`Source::take_flushed`] has them.
-    async fn flush(&self, source: &Arc<Source>) -> Result<(), BrokerError> {
-        let source = Arc::clone(source);
-        let flush = self.driver.run(async move { source.flush().await });
+    /// Makes deliveries that are underway arrive, by [`Source::flush`].
+    async fn flush(&self, fetching: Fetching) -> Result<Fetching, BrokerError> {
+        let flush = self.driver.run(async move {
+            let (fetching, flushed) = Source::flush(fetching).await;
+            flushed.map(|()| fetching)
+        });
         self.within(flush, "cancelling a consumer").await
     }
 

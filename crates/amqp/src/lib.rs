@@ -105,9 +105,11 @@
 //!   which is more than `fetch` allows. The option [`prefetch`](AmqpOptions::prefetch) rules these
 //!   replacements out. What the server has pushed to a handle that does not fetch for 100 milliseconds is
 //!   returned.
-//! - **Short fetches.** A fetch of less than a second that has to start a consumer and gets nothing cancels
-//!   it, which makes arrive what it was sent. So a caller that looks in from time to time, with a `wait` of
-//!   zero, finds what is ready, in three round trips each time.
+//! - **Short fetches.** A fetch that has to start a consumer and gets nothing within 200 milliseconds
+//!   cancels it at its end, which makes arrive what it was sent: so a caller that looks in from time to
+//!   time, with a `wait` of zero, finds what is ready, unless a clone fetches too. With the option
+//!   [`prefetch`](AmqpOptions::prefetch) such a fetch takes 200 milliseconds instead. In a cluster, a
+//!   replica that lags may deliver later than that: then wait for longer.
 //! - **Arguments of a queue never change.** Connecting with another limit or timeout is a permanent error
 //!   that names the queue. [`passive`](AmqpOptions::passive) takes the queues as they are.
 //! - **Alarms.** A server that is short of memory or disk blocks the connection: publishing, and with it

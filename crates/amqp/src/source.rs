@@ -127,10 +127,10 @@ impl Source {
     }
 
     /// What a caller keeps from before [`intake`](Self::intake) until after
-    /// [`receive`](Self::receive): the consumer is not paused meanwhile.
-    pub(crate) fn fetching(&self) -> Fetching<'_> {
+    /// [`receive`](Self::receive): the consumer is not cancelled meanwhile.
+    pub(crate) fn fetching(self: &Arc<Self>) -> Fetching {
         self.held().fetching += 1;
-        Fetching(self)
+        Fetching(Arc::clone(self))
     }
 
     /// The lock of the consumer. A fetch holds it while it waits, so this may take as long.
@@ -225,17 +225,21 @@ impl Source {
         Ok(Some(self.claim_rest(&mut intake)))
     }
 
-    /// Cancels the consumer, so that all that it was sent has arrived, unless another call fetches too:
-    /// then it stays. Run it to its end.
-    pub(crate) async fn flush(&self) -> Result<(), BrokerError> {
+    /// Whether the prefetch follows what callers ask for.
+    pub(crate) const fn has_own_prefetch(&self) -> bool {
+        self.prefetch.is_none()
+    }
+
+    /// Cancels the consumer, so that what it was sent has arrived, unless another call fetches too:
+    /// then it stays. The caller's own fetch is counted until it has ended. Run it to its end.
+    pub(crate) async fn flush(fetching: Fetching) -> (Fetching, Result<(), BrokerError>) {
+        let source = &fetching.0;
         // A fetch that has the lock takes what arrives; one that waits for it relies on the consumer.
-        let Some(mut intake) = self.intake.try_lock() else {
-            return Ok(());
+        let flushed = match source.intake.try_lock() {
+            Some(mut intake) if source.held().fetching == 1 => source.cancel(&mut intake).await,
+            _ => Ok(()),
         };
-        if self.held().fetching > 1 {
-            return Ok(());
-        }
-        self.cancel(&mut intake).await
+        (fetching, flushed)
     }
 
     /// Up to `max` of the deliveries that [`flush`](Self::flush) has kept.
@@ -244,7 +248,8 @@ impl Source {
         intake.map_or_else(Vec::new, |mut intake| self.take_rest(&mut intake, max))
     }
 
-    fn take_rest(&self, intake: &mut Intake, max: usize) -> Vec<Received> {
+    /// Up to `max` of the deliveries that consumers before were sent and no fetch has taken.
+    pub(crate) fn take_rest(&self, intake: &mut Intake, max: usize) -> Vec<Received> {
         let rest = intake.rest.drain(..max.min(intake.rest.len()));
         rest.map(|delivery| self.hold(delivery, true)).collect()
     }
@@ -265,7 +270,7 @@ impl Source {
             .channel
             .basic_cancel(consumer.tag(), BasicCancelOptions::default())
             .await;
-        // The server has sent all deliveries before its answer, so they are in the buffer.
+        // What the server sent before its answer is in the buffer; the rest goes back to the queue.
         while let Some(Some(Ok(delivery))) =
             future::poll_once(futures_lite::StreamExt::next(&mut consumer)).await
         {
@@ -429,9 +434,9 @@ impl Drop for Source {
 }
 
 /// Counts a fetch of a source for as long as it lives.
-pub(crate) struct Fetching<'a>(&'a Source);
+pub(crate) struct Fetching(Arc<Source>);
 
-impl Drop for Fetching<'_> {
+impl Drop for Fetching {
     fn drop(&mut self) {
         {
             let mut held = self.0.held();

@@ -519,6 +519,37 @@ fn a_fixed_prefetch_bounds_what_is_unsettled() {
 }
 
 #[test]
+fn short_fetches_hold_no_more_than_long_ones() {
+    exclusively(|queue| async move {
+        let broker = queue.open().await;
+        broker.enqueue(jobs(0..60)).await.unwrap();
+        // What is fetched, dropped or taken one by one is not asked for again.
+        for _ in 0..10 {
+            let fetching = broker.fetch(15, Duration::ZERO);
+            drop(future::poll_once(Box::pin(fetching)).await);
+        }
+        let held = fetch(&broker, 15).await;
+        assert!(!held.is_empty() && held.len() <= 15, "{}", held.len());
+        let mut one_by_one = Vec::new();
+        while held.len() + one_by_one.len() < 20 {
+            one_by_one.extend(broker.fetch(1, Duration::ZERO).await.unwrap());
+        }
+        for delivery in held.iter().chain(&one_by_one) {
+            broker.ack(&delivery.receipt, None).await.unwrap();
+        }
+        ready(&broker, 40).await;
+
+        let fixed = queue.open_with(AmqpOptions::new().prefetch(3)).await;
+        let mut held = Vec::new();
+        for _ in 0..10 {
+            held.extend(fixed.fetch(3, Duration::ZERO).await.unwrap());
+        }
+        assert_eq!(held.len(), 3);
+        ready(&broker, 37).await;
+    });
+}
+
+#[test]
 fn growing_and_shrinking_fetches_deliver_everything_once() {
     exclusively(|queue| async move {
         let broker = queue.open().await;

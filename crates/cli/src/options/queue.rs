@@ -14,6 +14,9 @@ use super::{FetchOptions, Reading, RunOptions};
 /// The name of the subcommand that `work --fetch` becomes: its options are those of `fetch`.
 const WORK_FETCH: &str = "work-fetch";
 
+/// The variable with the password of a URL that has none: other users of a machine see the URL.
+pub(crate) const PASSWORD: &str = "BRIGADE_AMQP_PASSWORD";
+
 const QUEUE: &str = "\
 The queue: the path of an SQLite file, such as jobs.db, or the URL of a RabbitMQ server, \
 amqp://user:password@host/vhost#name; a password that is not in the URL may be in the environment, \

@@ -14,12 +14,10 @@ use url::Url;
 
 use crate::file_id::FileId;
 use crate::frame::stop::Stop;
+use crate::options::queue::PASSWORD;
 
 /// The name of a queue in RabbitMQ that is given none.
 const DEFAULT_NAME: &str = "brigade";
-
-/// The variable with the password of a URL that has none: other users of a machine see the URL.
-const PASSWORD: &str = "BRIGADE_AMQP_PASSWORD";
 
 /// How often a queue that cannot be reached is opened, the first time included: for some seconds.
 const TRIES: u32 = 7;
@@ -243,6 +241,8 @@ fn with_password(url: &str, password: Option<String>) -> String {
     let (Ok(mut parsed), Some(password)) = (Url::parse(url), password) else {
         return url.to_owned();
     };
+    // `set_password` takes a % for the start of what is encoded already.
+    let password = password.replace('%', "%25");
     if parsed.username().is_empty()
         || parsed.password().is_some()
         || parsed.set_password(Some(&password)).is_err()
@@ -349,8 +349,8 @@ mod tests {
 
     #[test]
     fn a_password_is_added_where_there_is_a_user_without() {
-        let with = |url: &str| with_password(url, Some("a/b c".to_owned()));
-        assert_eq!(with("amqp://u@h:1/%2f"), "amqp://u:a%2Fb%20c@h:1/%2f");
+        let with = |url: &str| with_password(url, Some("a/b c%41".to_owned()));
+        assert_eq!(with("amqp://u@h:1/%2f"), "amqp://u:a%2Fb%20c%2541@h:1/%2f");
         for unchanged in ["amqp://u:p@h/%2f", "amqp://h/%2f", "amqp://u@ho st"] {
             assert_eq!(with(unchanged), unchanged);
         }

@@ -36,6 +36,8 @@ use smol::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
 };
 
+use crate::options::queue::PASSWORD;
+
 use super::ended::{Captured, Ended, RunError, Stop};
 
 /// How long an output is read without a look at the clock and the other output.
@@ -355,6 +357,7 @@ fn command(attempt: &Attempt, output: &Output) -> Result<Command, RunError> {
         .env("BRIGADE_ROW", attempt.row.to_string())
         .env("BRIGADE_ATTEMPT", attempt.attempt.to_string())
         .envs(job_id.map(|id| ("BRIGADE_JOB_ID", id)))
+        .env_remove(PASSWORD)
         .process_group(0)
         .stdin(match attempt.stdin {
             Some(_) => Stdio::piped(),
