@@ -80,9 +80,9 @@ impl<In, T, E> Pool<In, T, E> {
     /// which they came.
     ///
     /// Jobs that one task submits start in their order, as far as workers on one thread are
-    /// concerned. Two tasks that submit at once may see their jobs in either order, and workers on
-    /// several threads may start a job up to 64 positions before one that another of them has
-    /// already taken from the queue.
+    /// concerned. Two tasks that submit at once may see their jobs in either order, and a worker on
+    /// another thread may start a job before older ones that a busy worker has already taken from
+    /// the queue, which are 64 at most.
     ///
     /// # Errors
     ///
@@ -171,9 +171,9 @@ impl<In, T, E> Pool<In, T, E> {
     /// Makes a job of each input, and a stream of their completions. Inputs are pulled as there is
     /// room, so the iterator may be endless.
     ///
-    /// On one thread, jobs start in the order of their inputs. Workers on several threads may start
-    /// a job up to 64 positions before one that another of them has already taken from the queue;
-    /// [`ordered`](Map::ordered) restores the order of the completions.
+    /// On one thread, jobs start in the order of their inputs. A worker on another thread may start
+    /// a job before older ones that a busy worker has already taken from the queue, which are 64 at
+    /// most; [`ordered`](Map::ordered) restores the order of the completions.
     #[doc(alias("add_all", "buffer_unordered", "join_all", "for_each_concurrent"))]
     pub fn map<I: IntoIterator<Item = In>>(
         &self,

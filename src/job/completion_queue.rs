@@ -143,7 +143,7 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         let _ = self.copier.set(copier);
     }
 
-    /// Copies an input, if the stream keeps inputs.
+    /// The function that copies an input, if the stream keeps inputs.
     pub(crate) fn copier(&self) -> Option<fn(&In) -> In> {
         self.copier.get().copied()
     }
@@ -154,7 +154,7 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         panic::catch(|| copier(input)).ok()
     }
 
-    /// Whether the consumer has nothing to read.
+    /// Whether the consumer has taken all deliveries. It may not have returned the last one to its end.
     pub(crate) fn is_drained(&self) -> bool {
         self.sender.is_empty()
     }

@@ -44,8 +44,9 @@
 //! go back into their source. That takes no longer than the poll, so a pool does not end before it.
 //!
 //! A map with an extra job, or with a pending source, registers with
-//! [`wait_as_map`](Admission::wait_as_map). It is woken when its extra job starts, when permits are
-//! free (as many maps as there are permits, round-robin), or when the pool is closed.
+//! [`wait_as_map`](Admission::wait_as_map). It is woken when its extra job starts, when half of the
+//! permits are free (one, with a schedule or while nothing is queued; as many maps as there are
+//! permits, round-robin), or when the pool is closed.
 
 #[cfg(feature = "testing")]
 mod audit;

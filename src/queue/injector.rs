@@ -22,7 +22,7 @@
 //!
 //! To publish jobs, [`push`](Injector::push), [`push_batch`](Injector::push_batch),
 //! [`push_many`](Injector::push_many) and [`give_back`](Injector::give_back)
-//! 1. lock, append the jobs and, if `sleepers > notified`, increment `notified`;
+//! 1. lock, insert the jobs in their order and, if `sleepers > notified`, increment `notified`;
 //! 2. unlock and send the notification.
 //!
 //! [`take`](Injector::take) moves a batch into a local queue under the lock, and notifies a sleeper

@@ -9,12 +9,12 @@
 //!   tallies, so a reader never sees counts that lag behind. Waits that a tally concerns are
 //!   notified when the worker closes its local queue, which it does before it waits.
 //! * An operation that must not race with a job's start or end [revokes](Local::revoke) all local
-//!   queues while it holds the shared state's lock: interrupting, pausing, aborting, and waiting
-//!   for a permit, for fewer queued or for fewer running jobs. A worker whose local queue is
-//!   revoked closes it, under that lock, before it starts another job. While such a wait is
-//!   registered, no local queue is opened.
+//!   queues while it holds the shared state's lock: each caller of `Shared::lock_exclusive` or
+//!   `Synced::revoke_all`. A worker whose local queue is revoked takes that lock for each start and
+//!   each end, until it has closed the queue. While a wait for a permit, for fewer queued or for
+//!   fewer running jobs is registered, no local queue is opened.
 //!
-//! Cancelling a map (1) sets the map's flag, (2) revokes all local queues, (3) sweeps. A worker (1)
+//! Cancelling a map with what runs (1) sets the map's flag, (2) revokes all local queues, (3) sweeps. A worker (1)
 //! opens its local queue, (2) fills it, (3) checks the flag. So either the worker sees the flag, or
 //! its open queue is revoked.
 //!

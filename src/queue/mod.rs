@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | [`Admission`](admission::Admission) | the shared state's lock | counts of queued, running and finished jobs; waiters for permits |
 //! | [`Injector`](injector::Injector) | its own lock | queued jobs, for any worker |
-//! | [`LocalQueue`](local::LocalQueue) | its own lock, one for each worker that is being polled | jobs that a worker took in one batch and has not started; its tally |
+//! | [`LocalQueue`](local::LocalQueue) | its own lock, at most one for each worker that is being polled | jobs that a worker took in one batch and has not started; its tally |
 //! | [`Schedule`](crate::schedule::Schedule) | the shared state's lock | jobs that are held back, and the records of those released or running |
 //! | [`Running`](running::Running) | the shared state's lock | the job of each slot, and which jobs wait for their own pool |
 //!

@@ -8,8 +8,9 @@
 //! [`update_schedule`](Shared::update_schedule) does all of it.
 //!
 //! After an abort nothing is released and the timer is not needed. A job that is accepted before
-//! and inserted after the abort, or after the last worker has left, would wait forever; so each
-//! insertion is followed by `check_stopped`, which checks for that and completes the job.
+//! and inserted after the abort, or after the last worker has left, would wait forever; so the
+//! insertion of an accepted job is followed by `check_stopped`, which checks for that and completes
+//! the job. `requeue` needs none: its worker is there, and it checks the state under the lock.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};

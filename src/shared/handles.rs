@@ -1,7 +1,7 @@
 //! Jobs with a handle: completed while queued, cancelled, detached, or completed by a worker.
 //!
 //! The lock of a [`HandleState`] decides which outcome a job has: a function that moves its phase
-//! away from `Queued` or `Running` is the one that completes the job. An outcome is (1) passed to
+//! to neither `Queued` nor `Running` is the one that completes the job. An outcome is (1) passed to
 //! `discard_unwanted`, in case the handle is gone, (2) counted, and (3) left in the handle state by
 //! `complete_handle`, which also discards it if the handle was dropped in the meantime.
 

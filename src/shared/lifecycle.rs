@@ -2,8 +2,8 @@
 //! has run, `finish_unstarted` when it gets its outcome without having run. Between two attempts,
 //! `requeue` takes the place of `finish_job`.
 //!
-//! A job that starts from a local queue and succeeds in its first poll passes none of these: the
-//! tally of the local queue records it, and `Admission::record` counts it.
+//! With a local queue, its tally may record a start in place of `start_job`, and a success in place
+//! of `finish_job`, each without the other; `Admission::record` counts them.
 
 use std::time::Instant;
 

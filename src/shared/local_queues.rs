@@ -38,8 +38,8 @@ impl<In, T, E> Synced<In, T, E> {
         }
     }
 
-    /// Revokes all local queues and flushes their tallies: their workers start and finish no job
-    /// before they have closed their queue, which takes the shared lock.
+    /// Revokes all local queues and flushes their tallies: their workers take the shared lock for
+    /// each start and each end, until they have closed their queue.
     ///
     /// Both happen under one local lock, so that nothing is recorded between the two.
     pub(crate) fn revoke_all(&mut self) {

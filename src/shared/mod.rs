@@ -15,9 +15,10 @@
 //!
 //! `Shared::unhandled` and `Shared::returned` are locked on their own, with no other lock held.
 //!
-//! Invariant: no user code runs under a lock but `Waker::clone`. A function (1) takes values out, (2) unlocks, and
-//! then (3) wakes tasks, calls the observer and drops values of the user's types. So the state is
-//! whole even if a lock is poisoned, and poison is ignored.
+//! Invariant: no user code runs under a lock but `Waker::clone` and, in a pool with a schedule,
+//! `Timer::now`, for a start or a retry under the lock of the `HandleState`. A function (1) takes
+//! values out, (2) unlocks, and then (3) wakes tasks, calls the observer and drops values of the
+//! user's types. So the state is whole even if a lock is poisoned, and poison is ignored.
 
 mod acquire;
 #[cfg(feature = "testing")]
@@ -85,7 +86,7 @@ pub(crate) struct Synced<In, T, E> {
     /// Jobs that an abort has interrupted and no [`Report`](crate::Report) has named yet; at most
     /// one a slot.
     interrupted: Vec<Interrupted>,
-    /// Queues whose tallies belong to these counters: one for each worker that is being polled.
+    /// Queues whose tallies belong to these counters: at most one for each worker that is being polled.
     local_queues: Vec<Arc<LocalQueue<Batch<In, T, E>>>>,
     /// Empty queues, to be opened again. Bounded by the number of workers.
     spare_local_queues: Vec<Arc<LocalQueue<Batch<In, T, E>>>>,

@@ -1,8 +1,8 @@
 //! A worker's side of its local queue: where it takes jobs from, and where it records starts and
 //! successes.
 //!
-//! In: jobs of the injector, one by one or as a batch in the [`LocalQueue`]. Out: started jobs, for
-//! the slots. It never runs a job and never waits.
+//! In: jobs of the injector, one by one or as a batch in the [`LocalQueue`]. Out: jobs for the
+//! slots, started or about to be. It never runs a job and never waits.
 //!
 //! While a local queue is open, a start or a success costs one uncontended lock: it is recorded in
 //! the queue's tally, which is flushed into the shared counters later. Without one, or once it is
@@ -113,8 +113,8 @@ impl<In, T, E> LocalWorker<In, T, E> {
         taken
     }
 
-    /// Reads the stream of the batch that the local queue was filled with. There is none if other
-    /// workers have stolen the batch already.
+    /// Reads the stream of the batch that the local queue was filled with. There is none if a sweep
+    /// has taken the batch already.
     fn load_stream(&mut self) {
         let Some(queue) = &self.queue else {
             return;

@@ -45,7 +45,8 @@ use crate::rt::Spawn;
 use crate::shared::Shared;
 use crate::submit::Submitter;
 
-/// After this many started jobs and polls of woken slots, a worker yields to its executor.
+/// After this many starts of jobs, polls of woken slots and looks for a job, a worker yields to its
+/// executor.
 const JOBS_PER_TURN: usize = 256;
 
 /// The workers of a pool, for any executor; made by the `build` methods of
@@ -278,7 +279,7 @@ impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Worker<In, T, E, C> {
 
     /// Runs jobs until the pool is drained or aborted.
     ///
-    /// It yields to the executor after 256 jobs without a wait.
+    /// It yields to the executor after 256 jobs without a wait, at the latest.
     ///
     /// # Cancel safety
     ///

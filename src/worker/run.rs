@@ -94,7 +94,7 @@ async fn run_jobs<In, C: Stateless<In>>(
     let kept = KeptNote::default();
     let mut pop = pin!(false.then(|| shared.injector.pop(&kept)));
     poll_fn(|cx| {
-        // Each slot that is ready now is polled once in this turn. So a job that always wakes
+        // Each slot that is ready now is polled at most once in this turn. So a job that always wakes
         // itself starves neither other slots, nor queued jobs, nor other tasks of the executor.
         slots.collect_ready();
         if slots.ready.len() > 1 {
