@@ -361,37 +361,9 @@ impl Shared {
                 }
                 let received = async {
                     let opening = source(Arc::clone(&session));
-                    let opened = wait::until(self.deadline(), opening).await;
-                    let source =
-                        opened.unwrap_or_else(|| Err(error::timed_out("opening a channel")))?;
-                    let fetching = source.fetching();
-                    // A clone that waits for deliveries has the lock. That it waits for longer than
-                    // this call may is no failure of the session.
-                    let Some(mut intake) = wait::until(deadline, source.intake()).await else {
-                        return Ok::<_, BrokerError>(None);
-                    };
-                    // Before another consumer is started, whose deliveries would come on top.
-                    let rest = source.take_rest(&mut intake, max);
-                    if !rest.is_empty() {
-                        return Ok(Some(rest));
-                    }
-                    if source.can_deliver(&intake, max) {
-                        drop(intake);
-                        return source.receive(max, deadline).await.map(Some);
-                    }
-                    self.start(&session, &source, intake, max).await?;
-                    let grown = Instant::now() + YOUTH;
-                    if !source.has_own_prefetch() {
-                        // Its consumer stays, since what it has delivered counts.
-                        let received = source.receive(max, deadline.max(grown)).await;
-                        return received.map(Some);
-                    }
-                    let received = source.receive(max, deadline).await?;
-                    if !received.is_empty() || Instant::now() >= grown {
-                        return Ok(Some(received));
-                    }
-                    let _fetching = self.flush(fetching).await?;
-                    Ok(Some(source.take_flushed(max)))
+                    let opened = wait::within(self.deadline(), "opening a channel", opening);
+                    self.receive_from(&session, &opened.await?, max, deadline)
+                        .await
                 };
                 match received.await {
                     Ok(None) => return Ok(Vec::new()),
@@ -412,6 +384,44 @@ impl Shared {
         future::or(received, closed).await
     }
 
+    /// Receives from a source of a session. `None` if the wait of a clone took all the time, which says
+    /// nothing about the session.
+    async fn receive_from(
+        &self,
+        session: &Arc<Session>,
+        source: &Arc<Source>,
+        max: usize,
+        deadline: Instant,
+    ) -> Result<Option<Vec<Received>>, BrokerError> {
+        let fetching = source.fetching();
+        // A clone that waits for deliveries has the lock.
+        let Some(mut intake) = wait::until(deadline, source.intake()).await else {
+            return Ok(None);
+        };
+        // Before another consumer is started, whose deliveries would come on top.
+        let rest = source.take_rest(&mut intake, max);
+        if !rest.is_empty() {
+            return Ok(Some(rest));
+        }
+        if source.can_deliver(&intake, max) {
+            drop(intake);
+            return source.receive(max, deadline).await.map(Some);
+        }
+        self.start(session, source, intake, max).await?;
+        let grown = Instant::now() + YOUTH;
+        if source.has_fixed_prefetch() {
+            // Its consumer stays, since what it has delivered counts.
+            let received = source.receive(max, deadline.max(grown)).await;
+            return received.map(Some);
+        }
+        let received = source.receive(max, deadline).await?;
+        if !received.is_empty() || Instant::now() >= grown {
+            return Ok(Some(received));
+        }
+        let _fetching = self.flush(fetching).await?;
+        Ok(Some(source.take_flushed(max)))
+    }
+
     async fn start(
         &self,
         session: &Arc<Session>,
@@ -426,7 +436,7 @@ impl Shared {
             tasks.detach(Session::watch(session, Arc::downgrade(&source), consumer));
             Ok(())
         });
-        self.within(start, "starting a consumer").await
+        self.completed("starting a consumer", start).await
     }
 
     /// Makes deliveries that are underway arrive, by [`Source::flush`].
@@ -435,20 +445,18 @@ impl Shared {
             let (fetching, flushed) = Source::flush(fetching).await;
             flushed.map(|()| fetching)
         });
-        self.within(flush, "cancelling a consumer").await
+        self.completed("cancelling a consumer", flush).await
     }
 
     /// The outcome of what the driver runs, which goes on if it is late.
-    async fn within<T>(
+    async fn completed<T>(
         &self,
-        running: impl Future<Output = Option<Result<T, BrokerError>>>,
         what: &str,
+        running: impl Future<Output = Option<Result<T, BrokerError>>>,
     ) -> Result<T, BrokerError> {
-        match wait::until(self.deadline(), running).await {
-            Some(Some(outcome)) => outcome,
-            Some(None) => Err(error::unavailable("the broker is being closed")),
-            None => Err(error::timed_out(what)),
-        }
+        let closing = || Err(error::unavailable("the broker is being closed"));
+        let outcome = async { running.await.unwrap_or_else(closing) };
+        wait::within(self.deadline(), what, outcome).await
     }
 
     /// Settles deliveries, each after its message was published, if it has one.
@@ -470,8 +478,7 @@ impl Shared {
                 continue;
             };
             let prepared = self.prepare(&session, claim, settle);
-            let prepared = wait::until(self.deadline(), prepared).await;
-            match prepared.unwrap_or_else(|| Err(error::timed_out("declaring a delay queue"))) {
+            match wait::within(self.deadline(), "declaring a delay queue", prepared).await {
                 Ok(settlement) => {
                     places.push(at);
                     claimed.push(settlement);
@@ -552,9 +559,7 @@ impl Broker for AmqpBroker {
             }
             Ok::<(), BrokerError>(())
         };
-        wait::until(self.shared.deadline(), making)
-            .await
-            .unwrap_or_else(|| Err(error::timed_out("declaring a delay queue")))?;
+        wait::within(self.shared.deadline(), "declaring a delay queue", making).await?;
         let (outcomes, _late) = session.publish(messages).await;
         let errors = outcomes.into_iter().filter_map(Result::err);
         // The first permanent one, if there is one: repeating the call is in vain then.

@@ -303,8 +303,7 @@ impl AmqpBroker {
     ) -> Result<T, BrokerError> {
         let limit = self.shared.options.timeout.saturating_mul(2);
         // Boxed, since the futures of lapin are large.
-        let outcome = wait::until(wait::deadline(limit), Box::pin(work)).await;
-        outcome.unwrap_or_else(|| Err(error::timed_out(what)))
+        wait::within(wait::deadline(limit), what, Box::pin(work)).await
     }
 }
 

@@ -48,9 +48,8 @@ impl Session {
         let guard = ShutDown(Some(socket.clone()));
         let timeout = options.timeout;
         let opening = Self::open_unlimited(runtime, socket, uri, names, options, generation);
-        let session = wait::until(wait::deadline(timeout), Box::pin(opening))
-            .await
-            .unwrap_or_else(|| Err(error::timed_out("connecting")))?;
+        let session =
+            wait::within(wait::deadline(timeout), "connecting", Box::pin(opening)).await?;
         guard.disarm();
         Ok(session)
     }
@@ -338,9 +337,8 @@ impl Session {
             let connection = self.connection.close(200, "OK".into()).await.map_err(lost);
             outcome.and(publishing).and(connection)
         };
-        wait::until(wait::deadline(self.options.timeout), closing)
-            .await
-            .unwrap_or_else(|| Err(error::timed_out("closing")))
+        let deadline = wait::deadline(self.options.timeout);
+        wait::within(deadline, "closing", Box::pin(closing)).await
     }
 
     /// Gives the connection up: the server takes its deliveries back.

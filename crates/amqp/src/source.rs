@@ -225,9 +225,8 @@ impl Source {
         Ok(Some(self.claim_rest(&mut intake)))
     }
 
-    /// Whether the prefetch follows what callers ask for.
-    pub(crate) const fn has_own_prefetch(&self) -> bool {
-        self.prefetch.is_none()
+    pub(crate) const fn has_fixed_prefetch(&self) -> bool {
+        self.prefetch.is_some()
     }
 
     /// Cancels the consumer, so that what it was sent has arrived, unless another call fetches too:

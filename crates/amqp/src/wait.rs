@@ -5,7 +5,10 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
+use brigade::broker::BrokerError;
 use futures_lite::future;
+
+use crate::error;
 
 /// The time of a call that has `wait`; a year hence where the clock has none so late.
 pub(crate) fn deadline(wait: Duration) -> Instant {
@@ -21,6 +24,17 @@ pub(crate) async fn until<T>(deadline: Instant, future: impl Future<Output = T>)
         None
     };
     future::or(async { Some(future.await) }, timer).await
+}
+
+/// The outcome of the future; an error that names `what` if it has none by the deadline.
+pub(crate) async fn within<T>(
+    deadline: Instant,
+    what: &str,
+    future: impl Future<Output = Result<T, BrokerError>>,
+) -> Result<T, BrokerError> {
+    until(deadline, future)
+        .await
+        .unwrap_or_else(|| Err(error::timed_out(what)))
 }
 
 /// Starts all futures in order, then waits for their outputs.

@@ -83,7 +83,7 @@ pub(crate) fn run(plan: &Plan, kind: Kind) -> Result<(), String> {
                 "chaos: no job has ended for {} s: {ended} of {} have, {events}, {}",
                 PATIENCE.as_secs(),
                 plan.jobs,
-                queue.counts()?
+                queue.counts()?.1
             ));
         }
         // The last ones in peace, so that there is an end.
@@ -295,32 +295,28 @@ impl Queue {
         Ok(())
     }
 
-    /// Where the jobs are, for people.
-    fn counts(&self) -> Result<String, String> {
+    /// How many jobs are left in the queue, and all counts for people. RabbitMQ knows of none that is
+    /// delivered.
+    fn counts(&self) -> Result<(u64, String), String> {
         let counts = smol::block_on(async {
             Ok::<_, BrokerError>(match self {
-                Self::Sqlite { broker, .. } => format!("{:?}", broker.counts().await?),
-                Self::Amqp { broker, .. } => format!("{:?}", broker.counts().await?),
+                Self::Sqlite { broker, .. } => {
+                    let counts = broker.counts().await?;
+                    let left = counts.ready + counts.delayed + counts.leased;
+                    (left, format!("{counts:?}"))
+                }
+                Self::Amqp { broker, .. } => {
+                    let counts = broker.counts().await?;
+                    let left = u64::from(counts.ready + counts.delayed);
+                    (left, format!("{counts:?}"))
+                }
             })
         });
         counts.map_err(|error| error.to_string())
     }
 
-    /// How many jobs are left in the queue; of those that are delivered, RabbitMQ knows none.
     fn left(&self) -> Result<u64, String> {
-        let left = smol::block_on(async {
-            Ok::<_, BrokerError>(match self {
-                Self::Sqlite { broker, .. } => {
-                    let counts = broker.counts().await?;
-                    counts.ready + counts.delayed + counts.leased
-                }
-                Self::Amqp { broker, .. } => {
-                    let counts = broker.counts().await?;
-                    u64::from(counts.ready + counts.delayed)
-                }
-            })
-        });
-        left.map_err(|error| error.to_string())
+        Ok(self.counts()?.0)
     }
 
     pub(crate) fn close(self) {
