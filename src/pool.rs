@@ -269,7 +269,7 @@ impl<In, T, E> Pool<In, T, E> {
         state
             .admission
             .capacity()
-            .saturating_add(self.shared.cancel_flags.len())
+            .saturating_add(self.shared.slot_count())
     }
 
     // ---- control ----

@@ -89,13 +89,19 @@ pub(crate) struct Tally {
     changes: Vec<(usize, Option<StartedJob>)>,
 }
 
-/// A job in its first attempt.
+/// What is known of a job that a tally starts; an [`ActiveJob`] in its first attempt, in less memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StartedJob {
     pub(crate) id: JobId,
     pub(crate) index: usize,
     /// Identifies the map or group that the job belongs to.
     pub(crate) stream: Option<NonZeroUsize>,
+}
+
+impl From<StartedJob> for ActiveJob {
+    fn from(StartedJob { id, index, stream }: StartedJob) -> Self {
+        Self::new(id, index, stream.map(NonZeroUsize::get))
+    }
 }
 
 impl Tally {
@@ -140,10 +146,7 @@ impl Tally {
             std::mem::take(&mut self.succeeded),
         );
         for (slot, started_job) in self.changes.drain(..) {
-            let active_job = |StartedJob { id, index, stream }| {
-                ActiveJob::new(id, index, stream.map(NonZeroUsize::get))
-            };
-            running.replace(slot, started_job.map(active_job));
+            running.replace(slot, started_job.map(ActiveJob::from));
         }
     }
 }

@@ -59,7 +59,7 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Takes cancelled jobs out of the injector and the schedule, and completes them.
     pub(crate) fn sweep(&self) {
-        self.abandon(self.injector.sweep(QueuedJob::is_dead));
+        self.abandon_all(self.injector.sweep(QueuedJob::is_dead));
         self.abandon_removed(self.unschedule(ScheduledJob::is_dead));
         self.check_stopped();
     }

@@ -61,11 +61,11 @@ type GivenUp<In, T, E> = (Removed<ScheduledJob<In, T, E>>, JobError<E>);
 
 /// Jobs that were given up and have no outcome yet, by the thread that completes them. Bounded,
 /// since they count as queued until then.
-pub(super) struct Settling<In, T, E> {
+pub(super) struct GivenUpJobs<In, T, E> {
     queues: Vec<(ThreadId, VecDeque<GivenUp<In, T, E>>)>,
 }
 
-impl<In, T, E> Settling<In, T, E> {
+impl<In, T, E> GivenUpJobs<In, T, E> {
     pub(super) const fn new() -> Self {
         Self { queues: Vec::new() }
     }
@@ -166,7 +166,7 @@ impl<In, T, E> Shared<In, T, E> {
         // order: injector, shared state.
         let dispatched = self.injector.take_all_for(|entries| {
             let mut state = self.lock_exclusive();
-            let scheduler = Scheduler::new(self.policy, self.cancel_flags.len(), start);
+            let scheduler = Scheduler::new(self.policy, self.slot_count(), start);
             let scheduler = state.scheduler.insert(scheduler);
             self.is_scheduled.store(true, Ordering::SeqCst);
             for entry in entries {
@@ -248,7 +248,7 @@ impl<In, T, E> Shared<In, T, E> {
             let cost_exceeds_limit = cost_exceeds_limit.into_iter();
             let cost_exceeds_limit = cost_exceeds_limit
                 .map(|(removed, cost, most)| (removed, JobError::CostExceedsLimit { cost, most }));
-            self.settle_given_up(expired.chain(cost_exceeds_limit).collect());
+            self.complete_given_up(expired.chain(cost_exceeds_limit).collect());
         }
     }
 
@@ -258,16 +258,16 @@ impl<In, T, E> Shared<In, T, E> {
     /// outer call on this thread; otherwise calls would nest as deeply as there are jobs. No user
     /// code unwinds through it.
     #[cold]
-    fn settle_given_up(&self, given_up: VecDeque<GivenUp<In, T, E>>) {
+    fn complete_given_up(&self, given_up: VecDeque<GivenUp<In, T, E>>) {
         let thread = std::thread::current().id();
-        if !self.lock().settling.add(thread, given_up) {
+        if !self.lock().given_up_jobs.add(thread, given_up) {
             return;
         }
         // Terminates: each job is given up once.
         loop {
-            let next = self.lock().settling.next(thread);
+            let next = self.lock().given_up_jobs.next(thread);
             let Some((removed, error)) = next else { break };
-            self.settle_removed(removed, error);
+            self.complete_removed(removed, error);
         }
     }
 

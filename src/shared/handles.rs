@@ -1,9 +1,9 @@
 //! Jobs with a handle: completed while queued, cancelled, detached, or completed by a worker.
 //!
 //! The lock of a [`HandleState`] decides which outcome a job has: a function that moves its phase
-//! to neither `Queued` nor `Running` is the one that completes the job. An outcome is (1) passed to
-//! `discard_unwanted`, in case the handle is gone, (2) counted, and (3) left in the handle state by
-//! `complete_handle`, which also discards it if the handle was dropped in the meantime.
+//! to neither `Queued` nor `Running` is the one that completes the job. Before the steps of
+//! [`Deliveries`](super::Deliveries), an outcome is passed to `discard_unwanted`, in case the handle
+//! is gone; `deliver_to_handle` discards it if the handle was dropped in the meantime.
 
 use super::{DeliveryKind, Shared};
 use crate::error::{CancelReason, JobError};
@@ -14,7 +14,7 @@ use crate::report::Unhandled;
 impl<In, T, E> Shared<In, T, E> {
     /// Completes a job with `error` if it is still queued, after passing its input to `part_with`.
     /// Returns whether it was; otherwise nothing changes.
-    pub(crate) fn settle_handle(
+    pub(crate) fn complete_queued_handle(
         &self,
         job: &HandleState<In, T, E>,
         error: JobError<E>,
@@ -36,7 +36,7 @@ impl<In, T, E> Shared<In, T, E> {
         let wanted = self.discard_unwanted(job, Err(error), attempts);
         self.deliveries.begin(DeliveryKind::Unstarted);
         self.finish_unstarted(origin, job.id, outcome, job.record_id(), attempts, None);
-        self.complete_handle(job, wanted, attempts);
+        self.deliver_to_handle(job, wanted, attempts);
         self.end_deliveries(DeliveryKind::Unstarted, 1);
         true
     }
@@ -51,7 +51,7 @@ impl<In, T, E> Shared<In, T, E> {
                 drop(state);
                 let attempts = self.attempts_of(job.record_id(), job.id);
                 let cancelled = JobError::Cancelled(CancelReason::Handle);
-                if self.settle_handle(job, cancelled, attempts, |input| {
+                if self.complete_queued_handle(job, cancelled, attempts, |input| {
                     panic::discard(input);
                 }) {
                     self.sweep_tombstones();
@@ -68,7 +68,7 @@ impl<In, T, E> Shared<In, T, E> {
                 panic::wake(waker);
                 true
             }
-            // `complete_handle` finds that the job is detached.
+            // `deliver_to_handle` finds that the job is detached.
             Phase::Completing => false,
             Phase::Done(..) | Phase::Taken => {
                 drop(state);
@@ -96,7 +96,7 @@ impl<In, T, E> Shared<In, T, E> {
         let state = job.lock();
         match state.phase {
             Phase::Queued(_) => false,
-            // `finish_job` frees the slot before `complete_handle` wakes the handle.
+            // `finish_job` frees the slot before `deliver_to_handle` wakes the handle.
             Phase::Running(slot) => !self.lock().running.is_running(slot, job.id),
             Phase::Completing | Phase::Done(_) | Phase::Taken => true,
         }
@@ -118,7 +118,7 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Leaves the result for the handle, or discards it if the handle is gone.
-    pub(crate) fn complete_handle(
+    pub(crate) fn deliver_to_handle(
         &self,
         job: &HandleState<In, T, E>,
         result: Option<Result<T, JobError<E>>>,

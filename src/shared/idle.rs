@@ -25,8 +25,13 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 /// not reached their handle, map or group. One delivery may stand for all completions that a
 /// `CompletionBuffer` holds.
 ///
-/// A delivery is (1) counted here by [`begin`](Deliveries::begin), (2) counted under the lock,
-/// (3) delivered, and (4) removed from here by `Shared::end_deliveries`.
+/// Each outcome is
+///
+/// 1. announced, by [`begin`](Deliveries::begin), and by `CompletionQueue::begin_delivery` if it is
+///    for a stream: from here on no wait for it counts as a deadlock, and the pool is not idle;
+/// 2. counted under the lock of `Shared`, or in a tally, which frees the slot;
+/// 3. left where it is read: in a `CompletionQueue` or a `HandleState`;
+/// 4. taken off here, by `Shared::end_deliveries`.
 ///
 /// Invariant: if a job that is counted as ended is not delivered yet, its delivery is counted here.
 #[derive(Debug, Default)]

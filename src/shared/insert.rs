@@ -40,7 +40,7 @@ impl<In, T, E> Shared<In, T, E> {
     pub(super) fn schedule_one(&self, entry: QueuedJob<In, T, E>) {
         match self.options_of(&entry) {
             Ok(options) => self.schedule_by(options, entry),
-            Err(message) => self.settle_unstarted(entry, JobError::Panicked(message), 0),
+            Err(message) => self.complete_unstarted(entry, JobError::Panicked(message), 0),
         }
     }
 
@@ -54,7 +54,7 @@ impl<In, T, E> Shared<In, T, E> {
         for entry in entries {
             match self.options_of(&entry) {
                 Ok(options) => jobs.push((entry, options)),
-                Err(message) => self.settle_unstarted(entry, JobError::Panicked(message), 0),
+                Err(message) => self.complete_unstarted(entry, JobError::Panicked(message), 0),
             }
         }
         self.update_schedule(|scheduler| {
@@ -122,7 +122,7 @@ impl<In, T, E> Shared<In, T, E> {
         });
         if let Some(gone) = gone.flatten() {
             // The job was cancelled meanwhile and has its outcome.
-            self.settle_unstarted(gone, JobError::Abandoned, 0);
+            self.complete_unstarted(gone, JobError::Abandoned, 0);
         }
         if let Some(stream) = stream {
             self.sweep_if_cancelled(&stream);

@@ -61,7 +61,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// Opens a local queue for as long as its worker is polled. `None`: each start and end has to
     /// be counted at once.
     pub(crate) fn open_local_queue(&self) -> Option<Arc<LocalQueue<Batch<In, T, E>>>> {
-        if !self.is_plain || self.is_scheduled() {
+        if !self.uses_local_queues || self.is_scheduled() {
             return None;
         }
         let mut state = self.lock();

@@ -54,9 +54,9 @@ use self::cancel_flag::CancelFlags;
 pub(crate) use self::config::{Config, CostFn, KeyFn};
 use self::deadlock::Waiting;
 pub(crate) use self::deadlock::{Wait, WaitGuard};
-use self::dispatch::{Scheduler, Settling};
-pub(crate) use self::idle::DeliveryKind;
-use self::idle::{Deliveries, IdleWaiters};
+use self::dispatch::{GivenUpJobs, Scheduler};
+use self::idle::IdleWaiters;
+pub(crate) use self::idle::{Deliveries, DeliveryKind};
 pub(crate) use self::lifecycle::{NotStarted, PriorAttempts};
 pub(crate) use self::map_wait::{MapWait, Pull};
 pub(crate) use self::pool_ref::PoolRef;
@@ -93,7 +93,7 @@ pub(crate) struct Synced<In, T, E> {
     /// Decides which job starts when. `None` until a feature needs it: jobs start in the order of
     /// the injector.
     scheduler: Option<Box<Scheduler<In, T, E>>>,
-    settling: Settling<In, T, E>,
+    given_up_jobs: GivenUpJobs<In, T, E>,
     /// Balance of the retry budget.
     account: Option<Account>,
     /// Retries that are allowed and neither requeued nor forgone yet; at most one a slot.
@@ -108,9 +108,9 @@ pub(crate) struct Synced<In, T, E> {
 pub(crate) struct Shared<In, T, E> {
     synced: Mutex<Synced<In, T, E>>,
     pub(crate) injector: Injector<Batch<In, T, E>>,
-    /// Whether a job does nothing but run: the pool has no observer, retries, timings or slow-poll
-    /// reports, and jobs add no jobs. Workers of such a pool may use local queues.
-    pub(crate) is_plain: bool,
+    /// Whether workers may use local queues: a job does nothing but run, since the pool has no
+    /// observer, retries, timings or slow-poll reports, and jobs add no jobs.
+    pub(crate) uses_local_queues: bool,
     /// Slots of a worker; its first one is `worker × slots_per_worker`.
     slots_per_worker: usize,
     /// One flag for each slot.
@@ -180,7 +180,7 @@ impl<In, T, E> Shared<In, T, E> {
                 local_queues: Vec::new(),
                 spare_local_queues: Vec::new(),
                 scheduler,
-                settling: Settling::new(),
+                given_up_jobs: GivenUpJobs::new(),
                 account: config
                     .retry
                     .as_ref()
@@ -191,7 +191,7 @@ impl<In, T, E> Shared<In, T, E> {
                 idle_waiters: IdleWaiters::default(),
             }),
             injector: Injector::new(),
-            is_plain: config.observer.is_none()
+            uses_local_queues: config.observer.is_none()
                 && config.retry.is_none()
                 && config.slow_poll.is_none()
                 && !config.timings
@@ -241,9 +241,14 @@ impl<In, T, E> Shared<In, T, E> {
         state
     }
 
+    /// Number of slots of all workers.
+    pub(crate) const fn slot_count(&self) -> usize {
+        self.cancel_flags.len()
+    }
+
     /// Number of workers that the pool was built with.
     pub(crate) fn built(&self) -> usize {
-        self.cancel_flags.len() / self.slots_per_worker
+        self.slot_count() / self.slots_per_worker
     }
 
     /// The worker that a slot belongs to.
@@ -321,7 +326,7 @@ impl<In, T, E> Shared<In, T, E> {
         if wakes.end {
             self.injector.close();
             // Only tombstones of cancelled jobs are left, unless the last worker has left.
-            self.abandon(self.injector.take_all());
+            self.abandon_all(self.injector.take_all());
         }
         if wakes.notified_maps {
             self.map_notifications.fetch_add(1, Ordering::SeqCst);

@@ -117,7 +117,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// Abandons all queued jobs.
     #[cold]
     fn abandon_queued(&self) {
-        self.abandon(self.injector.take_all());
+        self.abandon_all(self.injector.take_all());
         self.abandon_removed(self.unschedule(|_| true));
     }
 

@@ -82,7 +82,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// Completes an accepted job with `error` instead of enqueuing it.
     pub(crate) fn refuse(&self, job: QueuedJob<In, T, E>, error: JobError<E>) {
         self.observe(|| Event::Accepted { job: job.id() });
-        self.settle_unstarted(job, error, 0);
+        self.complete_unstarted(job, error, 0);
     }
 
     /// Enqueues accepted jobs together.
@@ -103,7 +103,7 @@ impl<In, T, E> Shared<In, T, E> {
         if self.is_scheduled() {
             self.schedule_many(batch.into_jobs().collect());
         } else if let Err(batch) = self.injector.push_batch(batch) {
-            self.abandon(batch.into_jobs());
+            self.abandon_all(batch.into_jobs());
         }
         self.check_stopped();
     }
@@ -111,14 +111,14 @@ impl<In, T, E> Shared<In, T, E> {
     /// Pushes a job into the injector; abandons it if the injector is closed.
     pub(super) fn push(&self, job: QueuedJob<In, T, E>) {
         if let Err(job) = self.injector.push(job) {
-            self.abandon_one(job);
+            self.abandon(job);
         }
     }
 
     /// Pushes several jobs into the injector; abandons them if the injector is closed.
     pub(super) fn push_many(&self, jobs: impl Iterator<Item = QueuedJob<In, T, E>>) {
         if let Err(jobs) = self.injector.push_many(jobs) {
-            self.abandon(jobs);
+            self.abandon_all(jobs);
         }
     }
 }

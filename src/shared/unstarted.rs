@@ -14,7 +14,7 @@ use crate::schedule::Removed;
 impl<In, T, E> Shared<In, T, E> {
     /// Completes a queued job with `error`, or with the reason of an earlier cancellation of its
     /// map or group.
-    pub(crate) fn settle_unstarted(
+    pub(crate) fn complete_unstarted(
         &self,
         job: QueuedJob<In, T, E>,
         error: JobError<E>,
@@ -23,10 +23,10 @@ impl<In, T, E> Shared<In, T, E> {
         match job {
             QueuedJob::Stream(job) => {
                 let error = job.stream.cancelled().map_or(error, JobError::Cancelled);
-                self.settle_stream(job, error, attempts, |input, _| Some(input));
+                self.complete_queued_stream_job(job, error, attempts, |input, _| Some(input));
             }
             QueuedJob::Handle(job) => {
-                self.settle_handle(&job, error, attempts, |input| {
+                self.complete_queued_handle(&job, error, attempts, |input| {
                     panic::discard(input);
                 });
             }
@@ -34,35 +34,35 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Completes a job that the schedule has removed with `error`.
-    pub(super) fn settle_removed(
+    pub(super) fn complete_removed(
         &self,
         removed: Removed<ScheduledJob<In, T, E>>,
         error: JobError<E>,
     ) {
         let attempts = removed.attempts();
-        self.settle_unstarted(removed.job.into_queued(None), error, attempts);
+        self.complete_unstarted(removed.job.into_queued(None), error, attempts);
         panic::discard(removed.history);
     }
 
     /// Abandons a queued job. One whose map or group is cancelled keeps that as its reason, and one
     /// that its handle has cancelled has an outcome already.
     #[cold]
-    pub(crate) fn abandon_one(&self, job: QueuedJob<In, T, E>) {
+    pub(crate) fn abandon(&self, job: QueuedJob<In, T, E>) {
         let attempts = self.attempts(&job);
-        self.settle_unstarted(job, JobError::Abandoned, attempts);
+        self.complete_unstarted(job, JobError::Abandoned, attempts);
     }
 
     /// The same for several.
-    pub(super) fn abandon(&self, jobs: impl IntoIterator<Item = QueuedJob<In, T, E>>) {
+    pub(super) fn abandon_all(&self, jobs: impl IntoIterator<Item = QueuedJob<In, T, E>>) {
         for job in jobs {
-            self.abandon_one(job);
+            self.abandon(job);
         }
     }
 
     /// The same for jobs that the schedule has removed.
     pub(super) fn abandon_removed(&self, jobs: Vec<Removed<ScheduledJob<In, T, E>>>) {
         for removed in jobs {
-            self.settle_removed(removed, JobError::Abandoned);
+            self.complete_removed(removed, JobError::Abandoned);
         }
     }
 
@@ -81,24 +81,26 @@ impl<In, T, E> Shared<In, T, E> {
         let aborted = JobError::Cancelled(CancelReason::Aborted);
         match job {
             QueuedJob::Stream(job) if job.stream.cancelled().is_some() => {
-                self.settle_unstarted(QueuedJob::Stream(job), JobError::Abandoned, attempts);
+                self.complete_unstarted(QueuedJob::Stream(job), JobError::Abandoned, attempts);
             }
             QueuedJob::Stream(job) => {
                 let (id, index) = (job.id, job.index);
-                self.settle_stream(job, aborted, attempts, |input, stream| {
+                self.complete_queued_stream_job(job, aborted, attempts, |input, stream| {
                     let kept = stream.copy_input(&input);
                     give_back(id, index, input);
                     kept
                 });
             }
             QueuedJob::Handle(job) => {
-                self.settle_handle(&job, aborted, attempts, |input| give_back(job.id, 0, input));
+                self.complete_queued_handle(&job, aborted, attempts, |input| {
+                    give_back(job.id, 0, input)
+                });
             }
         }
     }
 
     /// Completes a job of a map or group; the completion has what `part_with` returns of the input.
-    fn settle_stream(
+    fn complete_queued_stream_job(
         &self,
         job: StreamJob<In, T, E>,
         error: JobError<E>,

@@ -413,7 +413,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         }
         // The jobs of a batch do not know when they were accepted.
         let is_batch = used > 1 && used == self.pulled.len() && limits.job.is_none();
-        if is_batch && shared.is_plain && stream.copier().is_none() {
+        if is_batch && shared.uses_local_queues && stream.copier().is_none() {
             let inputs = std::mem::replace(&mut self.pulled, stream.input_spares.take());
             shared.enqueue_batch(Batch::new(Arc::clone(stream), first, index, inputs));
         } else {

@@ -4,12 +4,10 @@
 //! of their stream. It holds nothing while its worker waits, and nothing of one stream while a job
 //! of another starts.
 //!
-//! For a success of a plain job the worker
-//!
-//! 1. begins a delivery, so [`CompletionQueue::will_deliver`] is true from before the job is counted as
-//!    finished: [`begin_success`](CompletionBuffer::begin_success);
-//! 2. records the success;
-//! 3. buffers the value: [`push_success`](CompletionBuffer::push_success).
+//! Of the steps of [`Deliveries`](crate::shared::Deliveries),
+//! [`begin_success`](CompletionBuffer::begin_success) is the first, and
+//! [`push_success`](CompletionBuffer::push_success), after the success is counted, begins the third;
+//! one announcement stands for all successes that are sent together.
 
 use std::sync::Arc;
 

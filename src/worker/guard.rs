@@ -4,15 +4,9 @@
 //! its outcome, to the completion queue of its map or group or to its handle; or the job itself,
 //! back to the schedule for another attempt. It never polls the attempt.
 //!
-//! Invariant: a job that a guard has started gets exactly one outcome or is queued again. Each
-//! outcome is
-//!
-//! 1. announced: a delivery begins, so no wait for the outcome counts as a deadlock and the pool is
-//!    not idle;
-//! 2. recorded: the slot is free, and the counters include the job;
-//! 3. delivered, and the delivery ends.
+//! Invariant: a job that a guard has started gets exactly one outcome or is queued again. An
+//! outcome is delivered in the steps that [`Deliveries`](crate::shared::Deliveries) lists.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -102,7 +96,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         record: impl FnOnce(StartedJob) -> bool,
     ) -> Option<In> {
         if job.stream.cancelled().is_some() {
-            self.shared.abandon_one(QueuedJob::Stream(job));
+            self.shared.abandon(QueuedJob::Stream(job));
             return None;
         }
         let started_job = StartedJob {
@@ -200,13 +194,12 @@ impl<In, T, E> JobGuard<In, T, E> {
         record_id: impl FnOnce() -> Option<RecordId>,
         record: impl FnOnce(StartedJob) -> bool,
     ) -> (Result<Limits, NotStarted>, Option<Wakes>) {
-        if self.shared.is_plain && origin == Origin::Outside && record(started_job) {
+        if self.shared.uses_local_queues && origin == Origin::Outside && record(started_job) {
             self.prior = PriorAttempts::NONE;
             return (Ok(Limits::default()), None);
         }
         let mut wakes = Wakes::default();
-        let StartedJob { id, index, stream } = started_job;
-        let mut active = ActiveJob::new(id, index, stream.map(NonZeroUsize::get));
+        let mut active = ActiveJob::from(started_job);
         active.record_id = record_id();
         let (slot, prior) = (self.slot, &mut self.prior);
         let result = self
@@ -242,8 +235,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             self.deadline = limits.deadline(accepted_at.unwrap_or(now), now);
             self.job_deadline = limits.job_deadline(accepted_at.unwrap_or(now));
         } else {
-            self.started_at = None;
-            self.deadline = None;
+            (self.started_at, self.deadline, self.job_deadline) = (None, None, None);
         }
         self.attempts = self.prior.attempts();
         self.recipient = Some(recipient);
@@ -280,7 +272,7 @@ impl<In, T, E> JobGuard<In, T, E> {
     ) -> Option<T> {
         match self
             .recipient
-            .take_if(|_| self.shared.is_plain && self.attempts == 1 && self.kept.is_none())
+            .take_if(|_| self.shared.uses_local_queues && self.attempts == 1 && self.kept.is_none())
         {
             None => Some(value),
             Some(Recipient::Handle(handle)) => {
@@ -316,9 +308,6 @@ impl<In, T, E> JobGuard<In, T, E> {
     ///
     /// The error is the job's outcome; the guard then has the input, unless the copy has panicked.
     pub(crate) fn prepare(&mut self, input: In) -> Result<In, JobError<E>> {
-        if self.recipient.is_none() {
-            return Ok(input);
-        }
         if let Some(reason) = self.shared.cancel_flags[self.slot].interrupted() {
             self.kept = Some(input);
             return Err(JobError::Cancelled(reason));
@@ -431,7 +420,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             self.shared
                 .finish_job(self.slot, self.id, outcome, self.attempts);
         }
-        self.shared.complete_handle(handle, wanted, self.attempts);
+        self.shared.deliver_to_handle(handle, wanted, self.attempts);
         self.shared.end_deliveries(DeliveryKind::Finished, 1);
     }
 

@@ -291,14 +291,14 @@ impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Worker<In, T, E, C> {
     }
 }
 
-/// Starts a job in the slot of `guard`. Returns what the handler takes. `record` may record the
-/// start in a local queue, see [`JobGuard::start`]. `None`: the job has its outcome, or is back in
-/// the schedule.
+/// Starts a job in the slot of `guard`, and returns what the handler takes. `record` may record the
+/// start in a local queue, see [`JobGuard::start`]. `None`: no attempt is made, since the job has its
+/// outcome or is back in the schedule.
 ///
 /// Nothing is awaited between taking the job and this call, so the job is in a guard before the
 /// worker's future can be dropped.
 #[inline(always)]
-fn start_job<In, T, E>(
+fn prepare_attempt<In, T, E>(
     job: QueuedJob<In, T, E>,
     guard: &mut JobGuard<In, T, E>,
     buffer: &mut CompletionBuffer<In, T, E>,

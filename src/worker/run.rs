@@ -6,9 +6,9 @@
 //! A turn of the loop
 //!
 //! 1. collects the woken slots: [`Slots::collect_ready`];
-//! 2. polls up to [`POLLS_PER_POP`] of them: [`Slots::poll_slot`];
-//! 3. starts the next job, if a slot is free: [`Slots::run_batch`] for jobs of the local queue,
-//!    [`Slots::start`] for a single one;
+//! 2. polls up to [`POLLS_PER_POP`] of them: [`Slots::poll_ready`];
+//! 3. takes the next job, if a slot is free, by [`next_step`], and starts it: [`Slots::run_batch`]
+//!    for jobs of the local queue, [`Slots::start`] for a single one;
 //! 4. repeats 2 and 3 until [`JOBS_PER_TURN`], then yields; or until there is nothing to do, then
 //!    closes the local queue, flushes the buffer, drives the timer and waits.
 //!
@@ -28,7 +28,7 @@ use super::guard::JobGuard;
 use super::local::{LocalJob, LocalWorker, Next};
 use super::ready_list::{ReadyList, SlotWaker};
 use super::stateful::pop_or_timer;
-use super::{JOBS_PER_TURN, WorkerGuard, complete_or_retry, start_job};
+use super::{JOBS_PER_TURN, WorkerGuard, complete_or_retry, prepare_attempt};
 use crate::channel::KeptNote;
 use crate::error::JobError;
 use crate::event::JobId;
@@ -81,14 +81,17 @@ async fn run_jobs<In, C: Stateless<In>>(
     // Drop order: parameters last, in reverse, so the handler is dropped before the worker is
     // unregistered.
     let shared = Arc::clone(&worker.shared);
-    let numbers = shared.slots_of(worker.id);
+    let slot_numbers = shared.slots_of(worker.id);
     let mut first = Some(first);
     // Dropped after the slots: an outcome is delivered once the handler's future is dropped.
     let mut buffer = CompletionBuffer::new(Arc::clone(&shared));
-    let mut slots = Slots::new(&shared, numbers.len(), numbers.start, |input, submitter| {
-        call.start(input, submitter)
-    });
-    let mut timer = TimerDriver::new(Arc::clone(&shared), numbers.start);
+    let mut slots = Slots::new(
+        &shared,
+        slot_numbers.len(),
+        slot_numbers.start,
+        |input, submitter| call.start(input, submitter),
+    );
+    let mut timer = TimerDriver::new(Arc::clone(&shared), slot_numbers.start);
     let mut local = LocalWorker::new(Arc::clone(&shared));
     // The wait for a job, while the worker waits for one.
     let kept = KeptNote::default();
@@ -106,39 +109,22 @@ async fn run_jobs<In, C: Stateless<In>>(
             jobs += 1;
         }
         while jobs < JOBS_PER_TURN {
-            let mut polled = 0;
-            while polled < POLLS_PER_POP
-                && let Some(at) = slots.ready.pop_front()
-            {
+            if !slots.ready.is_empty() {
                 // This worker does not wait now: a new job notifies another one.
                 pop.set(None);
-                slots.poll_slot(at, &mut local, &mut buffer, cx);
-                polled += 1;
             }
+            let polled = slots.poll_ready(&mut local, &mut buffer, cx);
             jobs += polled;
-            let next = match pop.as_mut().as_pin_mut() {
-                _ if jobs >= JOBS_PER_TURN => break,
-                _ if slots.is_full() => None,
-                None if local.batch_stream().is_some() => Some(Ok(Taken::Batch)),
-                // With one free slot, and jobs that wait, a batch would wait behind its first job.
-                None if slots.has_one_free() => Some(local.pop()),
-                None => Some(local.refill()),
-                Some(waiting) => match waiting.poll(cx) {
-                    Poll::Ready(popped) => Some(popped.map(Taken::One)),
-                    Poll::Pending => Some(Ok(Taken::Nothing)),
-                },
-            };
-            match next {
-                Some(Ok(Taken::Batch)) => {
-                    jobs += slots.run_batch(
-                        &mut local,
-                        &mut buffer,
-                        (JOBS_PER_TURN - jobs).min(POLLS_PER_POP),
-                        cx,
-                    );
+            if jobs >= JOBS_PER_TURN {
+                break;
+            }
+            match next_step(&slots, pop.as_mut(), &mut local, cx) {
+                Step::RunBatch => {
+                    let max = (JOBS_PER_TURN - jobs).min(POLLS_PER_POP);
+                    jobs += slots.run_batch(&mut local, &mut buffer, max, cx);
                     continue;
                 }
-                Some(Ok(Taken::One(job))) => {
+                Step::Start(job) => {
                     pop.set(None);
                     // Not for the first job, which may be the only one; nor if jobs wait, since a
                     // wait closes the local queue.
@@ -149,8 +135,9 @@ async fn run_jobs<In, C: Stateless<In>>(
                     jobs += 1;
                     continue;
                 }
+                // Other slots may be ready.
                 _ if polled > 0 => continue,
-                Some(Ok(Taken::Nothing | Taken::NeedsLocalQueue)) => {
+                Step::WaitForJob => {
                     local.close();
                     buffer.flush();
                     if pop.is_none() {
@@ -158,13 +145,12 @@ async fn run_jobs<In, C: Stateless<In>>(
                         continue;
                     }
                 }
-                Some(Err(Closed)) if slots.is_empty() => return Poll::Ready(()),
-                // No slot is free, or the pool ends and the last jobs still run.
-                Some(Err(Closed)) | None => {
+                Step::WaitForSlot => {
                     pop.set(None);
                     local.close();
                     buffer.flush();
                 }
+                Step::End => return Poll::Ready(()),
             }
             jobs += 1;
             if timer.poll(cx).is_ready() {
@@ -189,6 +175,53 @@ async fn run_jobs<In, C: Stateless<In>>(
         Poll::Pending
     })
     .await;
+}
+
+/// What a worker does once it has polled slots that were woken.
+enum Step<J> {
+    /// Run jobs of the batch in the local queue.
+    RunBatch,
+    Start(J),
+    WaitForJob,
+    /// No slot is free, or no job comes any more and the last ones still run.
+    WaitForSlot,
+    /// No job comes any more, and none runs.
+    End,
+}
+
+/// Takes the next job if a slot is free. `pop` is the wait for a job, while the worker waits for
+/// one.
+#[inline(always)]
+fn next_step<In, T, E, F, M>(
+    slots: &Slots<'_, In, T, E, F, M>,
+    pop: Pin<&mut Option<impl Future<Output = Result<QueuedJob<In, T, E>, Closed>>>>,
+    local: &mut LocalWorker<In, T, E>,
+    cx: &mut Context<'_>,
+) -> Step<QueuedJob<In, T, E>>
+where
+    M: Fn(In, Option<Submitter<In, T, E>>) -> F,
+    F: Future<Output = Result<T, E>>,
+{
+    if slots.is_full() {
+        return Step::WaitForSlot;
+    }
+    let taken = match pop.as_pin_mut() {
+        Some(pop) => match pop.poll(cx) {
+            Poll::Ready(job) => job.map(Taken::One),
+            Poll::Pending => Ok(Taken::Nothing),
+        },
+        None if local.batch_stream().is_some() => Ok(Taken::Batch),
+        // With one free slot, and jobs that wait, a batch would wait behind its first job.
+        None if slots.has_one_free() => local.pop(),
+        None => local.refill(),
+    };
+    match taken {
+        Ok(Taken::Batch) => Step::RunBatch,
+        Ok(Taken::One(job)) => Step::Start(job),
+        Ok(Taken::Nothing | Taken::NeedsLocalQueue) => Step::WaitForJob,
+        Err(Closed) if slots.is_empty() => Step::End,
+        Err(Closed) => Step::WaitForSlot,
+    }
 }
 
 /// The slots of a worker. `make` makes a future of the handler.
@@ -280,7 +313,7 @@ where
         let number = self.first + at;
         let guard = &mut self.slots[at].guard;
         let record = |started_job| local.record_start(number, started_job);
-        let Some((input, submitter)) = start_job(job, guard, buffer, wants_submitter, record)
+        let Some((input, submitter)) = prepare_attempt(job, guard, buffer, wants_submitter, record)
         else {
             return;
         };
@@ -387,6 +420,24 @@ where
         });
         self.free.push(at);
         at
+    }
+
+    /// Polls up to [`POLLS_PER_POP`] of the slots in `ready`; returns how many.
+    #[inline(always)]
+    fn poll_ready(
+        &mut self,
+        local: &mut LocalWorker<In, T, E>,
+        buffer: &mut CompletionBuffer<In, T, E>,
+        cx: &mut Context<'_>,
+    ) -> usize {
+        let mut polled = 0;
+        while polled < POLLS_PER_POP
+            && let Some(at) = self.ready.pop_front()
+        {
+            self.poll_slot(at, local, buffer, cx);
+            polled += 1;
+        }
+        polled
     }
 
     /// Polls the job of a slot that has been woken.

@@ -12,7 +12,7 @@ use futures_lite::future;
 
 use super::buffer::CompletionBuffer;
 use super::guard::JobGuard;
-use super::{JOBS_PER_TURN, WorkerGuard, complete_or_retry, start_job};
+use super::{JOBS_PER_TURN, WorkerGuard, complete_or_retry, prepare_attempt};
 use crate::channel::KeptNote;
 use crate::error::JobError;
 use crate::handler::Call;
@@ -65,7 +65,7 @@ pub(crate) async fn run_stateful<In, C: Call<In>>(
         // Recorded under the shared lock: a job with state (a connection, say) waits, so a local
         // queue would save nothing.
         let Some((input, submitter)) =
-            start_job(job, &mut guard, &mut buffer, C::WANTS_SUBMITTER, |_| false)
+            prepare_attempt(job, &mut guard, &mut buffer, C::WANTS_SUBMITTER, |_| false)
         else {
             continue;
         };

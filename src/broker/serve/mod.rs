@@ -122,7 +122,7 @@ where
         "serve needs a pool whose jobs add none, got one of build_with_submitter"
     );
     let ServeOptions { settings, stop } = options;
-    let prefetch = settings.prefetch.unwrap_or(shared.cancel_flags.len());
+    let prefetch = settings.prefetch.unwrap_or(shared.slot_count());
     // Unbounded, but each holds at most `prefetch` messages: one for each delivery that is held.
     let (input_sender, inputs) = async_channel::unbounded();
     let (settlement_sender, settlements) = async_channel::unbounded();
