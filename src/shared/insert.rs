@@ -2,7 +2,7 @@
 //! not started them.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use crate::error::JobError;
@@ -38,7 +38,8 @@ impl<In, T, E> Shared<In, T, E> {
 
     #[cold]
     pub(super) fn schedule_one(&self, entry: QueuedJob<In, T, E>) {
-        match self.options_of(&entry) {
+        let limit = self.lock().limits.job;
+        match self.options_of(&entry, limit) {
             Ok(options) => self.schedule_by(options, entry),
             Err(message) => self.complete_unstarted(entry, JobError::Panicked(message), 0),
         }
@@ -51,8 +52,9 @@ impl<In, T, E> Shared<In, T, E> {
     #[cold]
     pub(super) fn schedule_many(&self, entries: Vec<QueuedJob<In, T, E>>) {
         let mut jobs = Vec::with_capacity(entries.len());
+        let limit = self.lock().limits.job;
         for entry in entries {
-            match self.options_of(&entry) {
+            match self.options_of(&entry, limit) {
                 Ok(options) => jobs.push((entry, options)),
                 Err(message) => self.complete_unstarted(entry, JobError::Panicked(message), 0),
             }
@@ -64,11 +66,14 @@ impl<In, T, E> Shared<In, T, E> {
         });
     }
 
-    /// The scheduling options of a job that has none of its own.
-    fn options_of(&self, entry: &QueuedJob<In, T, E>) -> Result<ScheduleOptions, PanicMessage> {
+    /// The scheduling options of a job that has none of its own. `limit` is that of the pool's jobs.
+    fn options_of(
+        &self,
+        entry: &QueuedJob<In, T, E>,
+        limit: Option<Duration>,
+    ) -> Result<ScheduleOptions, PanicMessage> {
         match entry {
             QueuedJob::Stream(job) => {
-                let limit = self.lock().limits.job;
                 let deadline = limit.and_then(|limit| job.accepted_at?.checked_add(limit));
                 self.options_from_input(&job.input, job.stream.priority(), Start::Now, deadline)
             }

@@ -55,7 +55,7 @@ use crate::shared::{Shared, Wait, WaitGuard};
 #[must_use = "dropping a handle cancels its job; use `detach` to let it go on"]
 pub struct JobHandle<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
-    /// `None` once the job is detached or cancelled.
+    /// `None` once the result is taken, or the job is detached or cancelled.
     state: Option<Arc<HandleState<In, T, E>>>,
     id: JobId,
     wait: Option<WaitGuard<In, T, E>>,
@@ -105,7 +105,7 @@ impl<In, T, E> JobHandle<In, T, E> {
     #[doc(alias("try_join", "now_or_never"))]
     pub fn try_take(&mut self) -> Option<Result<T, JobError<E>>> {
         let result = self.state.as_ref()?.take_result()?;
-        self.wait = None;
+        (self.state, self.wait) = (None, None);
         Some(result)
     }
 
@@ -198,7 +198,8 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
         };
         match state.poll_result(cx.waker()) {
             Poll::Ready(result) => {
-                this.wait = None;
+                // Dropping the handle has nothing to cancel.
+                (this.state, this.wait) = (None, None);
                 Poll::Ready(result)
             }
             Poll::Pending

@@ -415,13 +415,19 @@ impl<In, T, E> JobGuard<In, T, E> {
         self.prior.history.take().map(panic::discard);
         let outcome = outcome_of(&result);
         let wanted = self.shared.discard_unwanted(handle, result, self.attempts);
-        self.shared.deliveries.begin(DeliveryKind::Finished);
+        // What is discarded already is not delivered.
+        let is_delivered = wanted.is_some();
+        if is_delivered {
+            self.shared.deliveries.begin(DeliveryKind::Finished);
+        }
         if !record() {
             self.shared
                 .finish_job(self.slot, self.id, outcome, self.attempts);
         }
         self.shared.deliver_to_handle(handle, wanted, self.attempts);
-        self.shared.end_deliveries(DeliveryKind::Finished, 1);
+        if is_delivered {
+            self.shared.end_deliveries(DeliveryKind::Finished, 1);
+        }
     }
 
     #[inline]
