@@ -303,7 +303,7 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Sets how many permits of the rate limits a job takes, by its input; without this, one. With
+    /// Sets how many permits of each rate limit a job takes, by its input; without this, one. With
     /// zero, it takes none.
     ///
     /// The cost counts for rates only: it does not bound the total cost of the jobs that run at
@@ -443,7 +443,8 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Limits each job, counted from its submission, waiting included.
+    /// Limits each job, counted from its acceptance: its time in the queue is included, a wait for
+    /// room in the queue is not.
     ///
     /// A job whose time passes while it is queued never starts, and has its outcome at that time,
     /// even if all workers are busy. Nor is there another attempt if it would start after that.
@@ -471,7 +472,8 @@ impl<In, E> Builder<In, E> {
 
     /// Reports each poll of a handler that takes longer than `bound`, as
     /// [`Event::SlowPoll`](crate::Event::SlowPoll): a job that blocks its thread also blocks its
-    /// time-outs, and all other tasks there. It costs two readings of the clock a poll.
+    /// time-outs, and all other tasks there. It costs two readings of the clock a poll. Without an
+    /// [observer](Self::observe) it reports nothing.
     ///
     /// Blocking work belongs on threads of its own: `blocking::unblock(..)` makes a future of it.
     pub const fn slow_poll(mut self, bound: Duration) -> Self {

@@ -79,7 +79,8 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// Consumed permits carry over, up to the new limit's burst or number: setting the same limit
     /// again refills nothing, and raising the burst by n lets n more jobs start at once. Permits
-    /// that the old limit has refilled by now do not count. After no limit, a new one starts full.
+    /// that the old limit has refilled by now do not count. After no limit, a new one starts full. A
+    /// call takes time in proportion to the number of jobs that have no outcome yet.
     pub fn set_rate_limit(&self, limit: impl Into<Option<RateLimit>>) {
         self.shared().set_rate(limit.into());
     }
@@ -87,7 +88,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// Sets limits for one key, in place of those of
     /// [`max_running_per_key`](crate::Builder::max_running_per_key) and
     /// [`rate_limit_per_key`](crate::Builder::rate_limit_per_key); at once, for queued jobs too.
-    /// `None` restores those.
+    /// `None` restores those. Without [`key_by`](crate::Builder::key_by) it has no effect.
     ///
     /// Consumed permits carry over as in [`set_rate_limit`](Self::set_rate_limit), and running jobs
     /// go on. The limits of a key take memory until they are restored. A call takes time in

@@ -40,8 +40,8 @@ pub enum SubmitError<In> {
     Full(In),
     /// The pool, or the part of it that was asked, takes no more jobs.
     Closed(In),
-    /// Waiting for room could never end: it was asked for inside a job of this pool while every
-    /// slot is occupied by a job that waits for the pool itself.
+    /// Waiting for room could never end: it was asked for inside a job of this pool, and no job
+    /// could ever start again (see [waiting inside a job](crate::JobHandle#waiting-inside-a-job)).
     WouldDeadlock(In),
     /// There is no room, and as many callers wait for it already as
     /// [`max_waiting`](crate::Builder::max_waiting) allows. Only calls that wait yield it:
@@ -108,7 +108,9 @@ impl<In> fmt::Display for SubmitError<In> {
         f.write_str(match self {
             Self::Full(_) => "the queue of the pool is full",
             Self::Closed(_) => "the pool takes no more jobs",
-            Self::WouldDeadlock(_) => "every slot is occupied by a job that waits for its own pool",
+            Self::WouldDeadlock(_) => {
+                "the wait could never end: jobs of the pool wait for the pool itself"
+            }
             Self::Overloaded(_) => "too many wait for room in the pool's queue",
         })
     }
@@ -131,8 +133,9 @@ pub enum JobError<E> {
     Failed(E),
     /// A time limit passed; the attempt's future was dropped.
     TimedOut(TimeLimit),
-    /// The handler, the closure that makes its future, the `Clone` of a kept input, or the making
-    /// of the worker's state panicked. The worker lives on.
+    /// The handler, the closure that makes its future, the `Clone` of a kept input, the making of
+    /// the worker's state, or a closure of `key_by`, `cost_by` or [`Retry`](crate::Retry) panicked.
+    /// The worker lives on.
     Panicked(PanicMessage),
     /// The job was cancelled. If it had started, its future was dropped before this was reported.
     Cancelled(CancelReason),
@@ -140,8 +143,8 @@ pub enum JobError<E> {
     /// does when it is dropped.
     Abandoned,
     /// Not an outcome of the job but of the wait for it: the handle was awaited inside a job of the
-    /// same pool while every slot was occupied by a job that waits for the pool itself, so nothing
-    /// could ever have run.
+    /// same pool, and no job could ever have started again (see
+    /// [waiting inside a job](crate::JobHandle#waiting-inside-a-job)).
     WouldDeadlock,
     /// The job costs more permits than a rate limit ever allows at once, so it is not started, or
     /// not tried again.
@@ -279,7 +282,7 @@ impl<E: fmt::Display> fmt::Display for JobError<E> {
             Self::Cancelled(reason) => write!(f, "the job was cancelled: {reason}"),
             Self::Abandoned => f.write_str("the job's worker was dropped"),
             Self::WouldDeadlock => {
-                f.write_str("every slot is occupied by a job that waits for its own pool")
+                f.write_str("the wait could never end: jobs of the pool wait for the pool itself")
             }
             Self::CostExceedsLimit { cost, most } => {
                 write!(
@@ -306,7 +309,7 @@ impl<E: Error + 'static> Error for JobError<E> {
 pub enum TimeLimit {
     /// The limit of one attempt, counted from the attempt's start.
     Attempt,
-    /// The limit of the whole job, counted from its submission, waiting included.
+    /// The limit of the whole job, counted from its acceptance, its time in the queue included.
     Job,
 }
 
@@ -332,8 +335,8 @@ pub enum CancelReason {
     /// The pool was aborted, by [`abort`](crate::Pool::abort) or at the end of
     /// [`drain_within`](crate::Pool::drain_within).
     Aborted,
-    /// Its map or group was awaited inside a job of the same pool while every slot was occupied by
-    /// a job that waits for the pool itself.
+    /// Its map or group was awaited inside a job of the same pool, and no job could ever have
+    /// started again (see [waiting inside a job](crate::JobHandle#waiting-inside-a-job)).
     WouldDeadlock,
     /// The [deadline](crate::Map::deadline) of its map passed.
     Deadline,
@@ -368,7 +371,9 @@ impl fmt::Display for CancelReason {
             Self::Stream => "its map or group was dropped or cancelled",
             Self::Stopped => "another job failed",
             Self::Aborted => "the pool was aborted",
-            Self::WouldDeadlock => "every slot is occupied by a job that waits for its own pool",
+            Self::WouldDeadlock => {
+                "the wait could never end: jobs of the pool wait for the pool itself"
+            }
             Self::Deadline => "the deadline of its map passed",
         })
     }

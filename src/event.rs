@@ -1,5 +1,4 @@
-//! What can be seen from beside the flow: events as they happen, and figures that add up. Nothing
-//! in the flow depends on anything here.
+//! Events and statistics. Nothing in the pool depends on them.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -59,7 +58,7 @@ impl Outcome {
     ];
 }
 
-/// The figures of a pool at one instant, read under one lock: they add up.
+/// The statistics of a pool at one instant, read under one lock: they add up.
 ///
 /// Always, `accepted` is the sum of `queued`, `delayed`, `running`, `succeeded`, `failed`,
 /// `timed_out`, `panicked`, `cancelled`, `abandoned` and `rejected`.
@@ -137,7 +136,7 @@ pub struct RunningJob {
     /// [`key_by`](crate::Builder::key_by), [`cost_by`](crate::Builder::cost_by),
     /// [`aging`](crate::Builder::aging), [`retry`](crate::Builder::retry) or
     /// [`job_timeout`](crate::Builder::job_timeout); and from then on when a job has a priority, a
-    /// delay or a time limit of its own, or a control such as [`Pool::pause`](crate::Pool::pause)
+    /// delay or a [`timeout`](crate::Job::timeout) of its own, or a control such as [`Pool::pause`](crate::Pool::pause)
     /// is used.
     pub since: Option<Instant>,
 }
@@ -160,7 +159,7 @@ pub enum Event {
         /// The number of the worker, counted from 0.
         worker: usize,
     },
-    /// An attempt failed, and the job waits for another.
+    /// An attempt failed, and the job is about to wait for another, unless it is cancelled first.
     Retrying {
         /// The job.
         job: JobId,

@@ -87,7 +87,8 @@ impl<In, T, E> Pool<In, T, E> {
     /// # Errors
     ///
     /// [`SubmitError::Closed`] once the pool takes no more jobs; [`SubmitError::WouldDeadlock`]
-    /// inside a job of this pool, if every slot would wait for the pool;
+    /// inside a job of this pool, if no job could ever start again (see
+    /// [waiting inside a job](crate::JobHandle#waiting-inside-a-job));
     /// [`SubmitError::Overloaded`] if as many submissions wait for room already as
     /// [`max_waiting`](crate::Builder::max_waiting) allows. All give the input back.
     ///
@@ -236,8 +237,9 @@ impl<In, T, E> Pool<In, T, E> {
         Group::new(self.shared.clone(), self.default_window())
     }
 
-    /// Cuts a stream into lists of at most `max` items, none of which waits longer than `wait`,
-    /// counted from when its first item came. Time is that of the pool's timer.
+    /// Cuts a stream into lists of at most `max` items. While it is polled, no list waits longer than
+    /// `wait`, counted from when its first item came; a map with a full window does not poll its
+    /// source. Time is that of the pool's timer.
     ///
     /// # Panics
     ///
@@ -301,7 +303,9 @@ impl<In, T, E> Pool<In, T, E> {
     /// [`drain_within`](Self::drain_within): with [`Cancelled`](crate::JobError::Cancelled), though
     /// the [`Report`] names the job. A callback that counts failures should ignore these.
     ///
-    /// The worker calls the closure with no lock held. A panic in it is contained and ignored.
+    /// The closure is called with no lock held, where the error is found: in a worker, or in the
+    /// task that submits, aborts, or drops or detaches the handle. A panic in it is contained and
+    /// ignored.
     /// Another callback replaces this one.
     ///
     /// # Examples
@@ -469,7 +473,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// Stops the pool: takes no more jobs, starts none, returns the inputs of all jobs that have
     /// not started, interrupts running jobs, and waits until their futures have been dropped. All
     /// these jobs end as [`Cancelled`](crate::JobError::Cancelled), with
-    /// [`Aborted`](crate::CancelReason::Aborted) as the reason.
+    /// [`Aborted`](crate::CancelReason::Aborted) as the reason unless they were cancelled before.
     ///
     /// Finished jobs keep their outcome, and so do jobs that end while they are being interrupted;
     /// the report does not name these. Of several calls, one returns each input, and one names each

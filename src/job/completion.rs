@@ -46,13 +46,14 @@ impl<In, T, E> Completion<In, T, E> {
         panic::discard(self.result);
     }
 
-    /// How long the job waited before it started, or got its outcome without having started; with
-    /// [`timings`](crate::Builder::timings).
+    /// How long from the job's acceptance to the start of its last attempt, or to the outcome of a
+    /// job that was not running then; with [`timings`](crate::Builder::timings).
     pub fn queued_for(&self) -> Option<Duration> {
         self.timings.as_ref().map(|timings| timings.queued_for)
     }
 
-    /// How long it ran; with [`timings`](crate::Builder::timings), for a job that started.
+    /// How long its last attempt ran; with [`timings`](crate::Builder::timings). `None` for a job
+    /// that was not running when it got its outcome.
     pub fn ran_for(&self) -> Option<Duration> {
         self.timings.as_ref().and_then(|timings| timings.ran_for)
     }

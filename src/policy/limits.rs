@@ -10,7 +10,7 @@ use crate::error::TimeLimit;
 pub(crate) struct Limits {
     /// Of each attempt, from its start.
     pub(crate) attempt: Option<Duration>,
-    /// Of the job, from its submission.
+    /// Of the job, from its acceptance.
     pub(crate) job: Option<Duration>,
 }
 

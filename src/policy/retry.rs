@@ -104,8 +104,9 @@ pub enum RetryDecision {
     /// Another attempt after this time; the one that ended is not counted, neither as one of
     /// [`max_attempts`](Retry::max_attempts) nor among the [attempts](crate::Completion::attempts)
     /// of the job, and takes nothing of the [`budget`](Retry::budget) nor of the
-    /// [`delays`](Retry::delays). Only [`max_elapsed`](Retry::max_elapsed) and the job's own
-    /// time-out bound how often that is.
+    /// [`delays`](Retry::delays). Only [`max_elapsed`](Retry::max_elapsed), the job's own
+    /// time-out and the pool's [`retry_capacity`](crate::Builder::retry_capacity) bound how often
+    /// that is.
     Snooze(Duration),
     /// No other attempt.
     GiveUp,

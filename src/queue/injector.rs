@@ -102,7 +102,7 @@ pub(crate) struct Closed;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken<J> {
     One(J),
-    /// Several jobs, which are in the local queue now.
+    /// A batch, which is in the local queue now.
     Batch,
     /// The next item is a batch, and the caller has no local queue.
     NeedsLocalQueue,

@@ -96,7 +96,7 @@ impl ManualTimer {
     /// Moves the clock on and wakes the sleeps whose deadline has come, in the order of their
     /// deadlines.
     ///
-    /// They are woken, not run: what runs first is the executor's choice. A step prior what an
+    /// They are woken, not run: what runs first is the executor's choice. A step past what an
     /// [`Instant`] can hold stops where it stands.
     pub fn advance(&self, by: Duration) {
         let mut state = self.clock.lock();

@@ -271,8 +271,8 @@ impl Lanes {
             .is_some_and(|lane| lane.ready.is_before(rank, number))
     }
 
-    /// Reserves a slot of the lane and permits for a job that is released; the caller
-    /// [dequeues](Self::dequeue) it. Returns the lane's position in the round until then.
+    /// Reserves a slot of the lane and permits for a released job, which the caller has
+    /// [dequeued](Self::dequeue). Returns the lane's position in the round before the release.
     pub(crate) fn release(&mut self, lane_id: RecordId, cost: u32) -> u64 {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return 0;
@@ -310,7 +310,7 @@ impl Lanes {
         self.reindex(lane_id);
     }
 
-    /// Frees the slot of a job that had started.
+    /// Frees the lane's slot of a released or running job.
     pub(crate) fn finish(&mut self, lane_id: RecordId) {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;

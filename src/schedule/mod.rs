@@ -494,7 +494,6 @@ impl<J> Schedule<J> {
             if let Some(record) = self.records.get_mut(record_id) {
                 record.round_robin = round_robin;
                 record.state = State::Released;
-                record.at = now;
                 if let Some(job) = record.job.take() {
                     out.push(job, record_id);
                 }

@@ -25,8 +25,8 @@ use crate::panic;
 use crate::schedule::RecordId;
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Sweeps if the injector is longer than twice what is queued. Called when a handle has
-    /// cancelled its queued job; so tombstones are bounded.
+    /// Sweeps if the injector holds more than 32 items and more than twice what is queued. Called
+    /// when a handle has cancelled its queued job; so tombstones are bounded.
     pub(crate) fn sweep_tombstones(&self) {
         const FEW: usize = 32;
         let queued = self.lock().admission.queued_total();

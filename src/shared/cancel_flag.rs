@@ -6,7 +6,7 @@
 //! 1. `cancel_stream` (1) sets the reason in the map or group, (2) by `interrupt_stream` finds the
 //!    slots that run its jobs. A worker (1) records the start of the job, (2) checks the reason; or
 //!    its local queue is revoked. So one of the two sees the other.
-//! 2. [`interrupt`](CancelFlag::interrupt) (1) sets the flag, (2) takes the waker.
+//! 2. [`interrupt`](CancelFlag::interrupt) (1) sets the flag, (2) clones the waker, which stays registered.
 //!    [`listen`](CancelFlag::listen) (1) registers the waker, (2) checks the flag.
 //! 3. [`clear`](CancelFlag::clear) is called under the lock under which the start of the next job in the
 //!    slot is recorded.

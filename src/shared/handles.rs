@@ -41,9 +41,8 @@ impl<In, T, E> Shared<In, T, E> {
         true
     }
 
-    /// Cancels a job for its handle, which takes no result. Returns whether a running attempt has
-    /// to be dropped first.
-    pub(crate) fn cancel_handle(&self, job: &HandleState<In, T, E>) -> bool {
+    /// Cancels a job for its handle, which takes no result.
+    pub(crate) fn cancel_handle(&self, job: &HandleState<In, T, E>) {
         let mut state = job.lock();
         state.is_detached = true;
         match state.phase {
@@ -55,10 +54,10 @@ impl<In, T, E> Shared<In, T, E> {
                     panic::discard(input);
                 }) {
                     self.sweep_tombstones();
-                    return false;
+                } else {
+                    // A worker has started it in the meantime, so it can be interrupted.
+                    self.cancel_handle(job);
                 }
-                // A worker has started it in the meantime, so it can be interrupted.
-                self.cancel_handle(job)
             }
             Phase::Running(slot) => {
                 // Under the lock of the handle state: as long as this is the phase, the slot runs
@@ -66,14 +65,12 @@ impl<In, T, E> Shared<In, T, E> {
                 let waker = self.cancel_flags[slot].interrupt(CancelReason::Handle);
                 drop(state);
                 panic::wake(waker);
-                true
             }
             // `deliver_to_handle` finds that the job is detached.
-            Phase::Completing => false,
+            Phase::Completing => {}
             Phase::Done(..) | Phase::Taken => {
                 drop(state);
                 self.detach_handle(job);
-                false
             }
         }
     }

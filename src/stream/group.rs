@@ -70,6 +70,7 @@ impl<In, T, E> Group<In, T, E> {
     }
 
     /// Bounds how many jobs of this group may be queued, running, or finished and unread at once.
+    /// Jobs that running jobs add come on top.
     ///
     /// If all jobs are added before any is read, the window must be at least their number.
     ///
@@ -107,8 +108,8 @@ impl<In, T, E> Group<In, T, E> {
     /// # Errors
     ///
     /// [`SubmitError::Full`] if the window is full; [`SubmitError::Closed`] if the pool is closed
-    /// or the group cancelled; [`SubmitError::WouldDeadlock`] inside a job of this pool, if every
-    /// slot would wait for the pool; [`SubmitError::Overloaded`] if
+    /// or the group cancelled; [`SubmitError::WouldDeadlock`] inside a job of this pool, if no job
+    /// could ever start again; [`SubmitError::Overloaded`] if
     /// [`max_waiting`](crate::Builder::max_waiting) callers wait for room already.
     ///
     /// # Cancel safety

@@ -41,7 +41,7 @@ use crate::panic;
 use crate::rt::Alarm;
 use crate::shared::{MapWait, PoolRef, Pull};
 
-/// How many inputs are pulled at most before completions are read again.
+/// How many inputs are pulled and submitted together, at most.
 const CHUNK: usize = 64;
 
 /// A stream of completions: each input of a source becomes a job, and each job yields one
@@ -150,8 +150,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
 
     /// Yields the completions in the order of their inputs.
     ///
-    /// A slow job holds back the completions of later inputs, at most a window of them; the source
-    /// is not pulled meanwhile.
+    /// A slow job holds back the completions of later inputs. The source is pulled until
+    /// [`window`](Self::window) jobs are unread, those held back included.
     #[doc(alias("buffered"))]
     pub fn ordered(mut self) -> Self {
         self.order = Some(Reorder::new());
@@ -242,13 +242,14 @@ impl<In, T, E, S> Map<In, T, E, S> {
     }
 
     /// Cancels the map: queued jobs never start, running ones are dropped at their next await, and
-    /// no more inputs are pulled. Their completions are still yielded.
+    /// no more inputs are pulled. Completions of accepted jobs are still yielded.
     pub fn cancel(&mut self) {
         self.stop(CancelReason::Stream);
     }
 
     /// Lets the jobs end that run: queued jobs and those that wait for another attempt are
-    /// cancelled, and no more inputs are pulled. All completions are still yielded.
+    /// cancelled, and no more inputs are pulled. A running job that fails is not retried. All
+    /// completions are still yielded.
     ///
     /// A job that a worker takes at this moment may be cancelled before its first poll. A deadline
     /// stays in force.
@@ -541,12 +542,13 @@ impl<In, T, E, S> fmt::Debug for Next<'_, In, T, E, S> {
 
 impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
     /// Collects the values in the order of the inputs. The first job that does not succeed cancels
-    /// the rest.
+    /// the rest, whatever [`on_error`](Self::on_error) says.
     ///
     /// # Errors
     ///
     /// [`CollectError::Job`] with the first failure; [`CollectError::Incomplete`] if all jobs
-    /// succeeded but the pool was closed before the source was exhausted.
+    /// succeeded but not every input became a job, since the pool was closed, the map's deadline
+    /// passed or its source failed.
     ///
     /// # Cancel safety
     ///

@@ -44,8 +44,8 @@ pub enum End {
     /// It has not ended.
     #[default]
     Unfinished,
-    /// Every input of the source became a job, and each job ran to an outcome of its own. A group
-    /// is complete when all its jobs are read.
+    /// Every input of the source became a job, and each job has an outcome of its own: none was
+    /// cancelled or abandoned. A group is complete when all its jobs are read.
     Complete,
     /// It stopped after the number of failures that [`OnError`](crate::OnError) allows.
     Stopped,
@@ -57,7 +57,7 @@ pub enum End {
     Aborted,
     /// Workers were dropped, so jobs have no result.
     Abandoned,
-    /// It was awaited inside a job of the same pool while every slot waited for the pool.
+    /// It was awaited inside a job of the same pool, and no job could ever have started again.
     WouldDeadlock,
     /// The source failed; jobs of its earlier inputs have ended.
     SourceFailed,
@@ -75,7 +75,9 @@ impl fmt::Display for End {
             Self::Closed => "the pool was closed before the source was exhausted",
             Self::Aborted => "the pool was aborted",
             Self::Abandoned => "workers were dropped",
-            Self::WouldDeadlock => "every slot is occupied by a job that waits for its own pool",
+            Self::WouldDeadlock => {
+                "the wait could never end: jobs of the pool wait for the pool itself"
+            }
             Self::SourceFailed => "the source failed",
             Self::TimedOut => "its deadline passed",
         })
@@ -100,8 +102,7 @@ impl fmt::Debug for Summary {
 }
 
 impl Summary {
-    /// Whether every input became a job and each job ran to an outcome of its own, failures
-    /// included.
+    /// Whether every input became a job and each job has an outcome of its own, failures included.
     pub fn is_complete(&self) -> bool {
         self.end == End::Complete
     }

@@ -86,7 +86,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
         self
     }
 
-    /// Lets the job start no sooner than this after its submission. Meanwhile it counts as delayed,
+    /// Lets the job start no sooner than this after its acceptance. Meanwhile it counts as delayed,
     /// and against the capacity of the queue. A delay beyond what an [`Instant`] can hold never
     /// ends.
     pub fn delay(mut self, delay: Duration) -> Self {
@@ -101,8 +101,9 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
         self
     }
 
-    /// Limits the job's whole life, counted from its submission, waiting included. Replaces the
-    /// pool's [`job_timeout`](crate::Builder::job_timeout).
+    /// Limits the job's whole life, counted from its acceptance: its time in the queue is included,
+    /// a wait for room in the queue is not. Replaces the pool's
+    /// [`job_timeout`](crate::Builder::job_timeout).
     ///
     /// # Panics
     ///

@@ -15,12 +15,24 @@ use crate::queue::admission::Origin;
 
 impl<In, T, E> JobGuard<In, T, E> {
     /// Queues the job for another attempt if the retry policy allows one; returns `false` if the
-    /// result is final. If a closure of the policy panics, the result becomes that panic.
+    /// result is final. After `Map::cancel_queued` it is: the attempt was the one that ran. If a closure of the policy panics, the result becomes that panic.
     pub(crate) fn try_retry(&mut self, result: &mut Result<T, JobError<E>>) -> bool {
         match result {
             Err(JobError::Failed(_) | JobError::TimedOut(TimeLimit::Attempt))
                 if self.kept.is_some() => {}
             _ => return false,
+        }
+        let may_follow = self
+            .shared
+            .retry
+            .as_ref()
+            .is_some_and(|retry| retry.policy.may_follow(self.attempts));
+        let is_cancelled = || {
+            self.stream()
+                .is_some_and(|stream| stream.cancelled().is_some())
+        };
+        if !may_follow || is_cancelled() {
+            return false;
         }
         self.retry(result).unwrap_or_else(|panicked| {
             panic::discard(std::mem::replace(result, Err(panicked)));

@@ -658,6 +658,39 @@ fn a_job_that_waits_for_another_attempt_is_cancelled_with_the_queued_ones() {
     });
 }
 
+#[test]
+fn a_running_job_that_fails_once_the_queued_ones_are_cancelled_keeps_its_error() {
+    everywhere(|env| async move {
+        let (gate, retries) = (Gate::new(), Arc::new(AtomicUsize::new(0)));
+        let (inner, counted) = (gate.clone(), Arc::clone(&retries));
+        let policy = Retry::fixed(SECOND).max_attempts(3).on_retry(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+        let pool = env
+            .one_by_one()
+            .retry(policy)
+            .spawn_on(&env, move |_: u32| {
+                let gate = inner.clone();
+                async move {
+                    gate.pass().await;
+                    Err::<(), _>("busy")
+                }
+            });
+        let mut map = pool.map(0..1);
+        assert!(future::poll_once(map.next()).await.is_none());
+        gate.arrived(1).await;
+        map.cancel_queued();
+        gate.open(1);
+        let completion = map.next().await.unwrap();
+        assert_eq!(
+            (completion.attempts, completion.result),
+            (1, Err(JobError::Failed("busy")))
+        );
+        assert_eq!(retries.load(Ordering::SeqCst), 0);
+        assert_settled(&pool);
+    });
+}
+
 /// The job that reads the map occupies one slot, and the job of the map the other: it waits for a
 /// third job, which can never start.
 #[test]

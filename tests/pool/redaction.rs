@@ -207,7 +207,7 @@ fn each_end_has_a_text() {
         (End::Abandoned, "workers were dropped"),
         (
             End::WouldDeadlock,
-            "every slot is occupied by a job that waits for its own pool",
+            "the wait could never end: jobs of the pool wait for the pool itself",
         ),
         (End::SourceFailed, "the source failed"),
         (End::TimedOut, "its deadline passed"),

@@ -2047,3 +2047,31 @@ fn a_cancellation_ends_a_job_that_waits_for_another_attempt_at_once() {
         assert_over(&env, &pool).await;
     });
 }
+
+#[test]
+fn the_last_attempt_is_final_whether_inputs_are_kept_or_not() {
+    everywhere(|env| async move {
+        for is_kept in [false, true] {
+            let asked = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&asked);
+            let policy = Retry::fixed(Duration::ZERO)
+                .max_attempts(2)
+                .when(move |_: &&str| {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    true
+                });
+            let pool = env
+                .one_by_one()
+                .retry(policy)
+                .spawn_on(&env, |_: u32| async { Err::<(), _>("busy") });
+            let map = pool.map(0..1);
+            let mut map = if is_kept { map.keep_inputs() } else { map };
+            let completion = map.next().await.unwrap();
+            assert_eq!(
+                (completion.attempts, completion.result),
+                (2, Err(JobError::Failed("busy")))
+            );
+            assert_eq!(asked.load(Ordering::SeqCst), 1, "kept: {is_kept}");
+        }
+    });
+}
