@@ -148,8 +148,8 @@ pub enum JobError<E> {
     CostExceedsLimit {
         /// What the job [costs](crate::Builder::cost_by).
         cost: u32,
-        /// The most that the limits allow.
-        most: u32,
+        /// The highest cost that the limits allow.
+        max_cost: u32,
     },
 }
 
@@ -257,7 +257,9 @@ impl<E> JobError<E> {
             Self::Cancelled(reason) => JobError::Cancelled(reason),
             Self::Abandoned => JobError::Abandoned,
             Self::WouldDeadlock => JobError::WouldDeadlock,
-            Self::CostExceedsLimit { cost, most } => JobError::CostExceedsLimit { cost, most },
+            Self::CostExceedsLimit { cost, max_cost } => {
+                JobError::CostExceedsLimit { cost, max_cost }
+            }
         })
     }
 
@@ -281,10 +283,10 @@ impl<E: fmt::Display> fmt::Display for JobError<E> {
             Self::WouldDeadlock => {
                 f.write_str("every slot is occupied by a job that waits for its own pool")
             }
-            Self::CostExceedsLimit { cost, most } => {
+            Self::CostExceedsLimit { cost, max_cost } => {
                 write!(
                     f,
-                    "the job costs {cost} permits, and its rate limits allow {most} at most"
+                    "the job costs {cost} permits, and its rate limits allow {max_cost} at most"
                 )
             }
         }

@@ -299,8 +299,8 @@ impl<J> Schedule<J> {
         self.clock.generation()
     }
 
-    pub(crate) fn read(&mut self, reading: Reading) -> Tick {
-        self.clock.read(reading)
+    pub(crate) fn accept_reading(&mut self, reading: Reading) -> Tick {
+        self.clock.accept_reading(reading)
     }
 
     /// The time at which to release again if nothing changes.

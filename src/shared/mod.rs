@@ -57,7 +57,7 @@ pub(crate) use self::deadlock::{Wait, WaitGuard};
 use self::dispatch::{Scheduler, Settling};
 pub(crate) use self::idle::DeliveryKind;
 use self::idle::{Deliveries, IdleWaiters};
-pub(crate) use self::lifecycle::{NotStarted, PriorAttempts};
+pub(crate) use self::lifecycle::{NotStarted, ScheduledStart};
 pub(crate) use self::map_wait::{MapWait, Pull};
 pub(crate) use self::pool_ref::PoolRef;
 use self::retry::Retries;
@@ -272,7 +272,7 @@ impl<In, T, E> Shared<In, T, E> {
         let mut stats = state.admission.stats();
         if let Some(scheduler) = &mut state.scheduler {
             // A delay may have passed since the last dispatch.
-            let now = self.tell_time(scheduler, reading);
+            let now = self.advance_clock(scheduler, reading);
             scheduler.schedule.promote_due(now);
             stats.delayed = scheduler.schedule.delayed();
             stats.queued -= stats.delayed;

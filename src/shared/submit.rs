@@ -80,7 +80,7 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Completes an accepted job with `error` instead of enqueuing it.
-    pub(crate) fn refuse(&self, job: QueuedJob<In, T, E>, error: JobError<E>) {
+    pub(crate) fn fail_accepted(&self, job: QueuedJob<In, T, E>, error: JobError<E>) {
         self.observe(|| Event::Accepted { job: job.id() });
         self.settle_unstarted(job, error, 0);
     }

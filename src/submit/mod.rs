@@ -246,7 +246,7 @@ fn launch_with_options<In, T, E>(
         Ok(schedule_options) => {
             shared.enqueue_with(schedule_options, QueuedJob::Handle(Arc::clone(&state)));
         }
-        Err(message) => shared.refuse(
+        Err(message) => shared.fail_accepted(
             QueuedJob::Handle(Arc::clone(&state)),
             JobError::Panicked(message),
         ),

@@ -86,7 +86,7 @@ async fn run_jobs<In, C: Stateless<In>>(
     // Dropped after the slots: an outcome is delivered once the handler's future is dropped.
     let mut buffer = CompletionBuffer::new(Arc::clone(&shared));
     let mut slots = Slots::new(&shared, numbers.len(), numbers.start, |input, submitter| {
-        call.start(input, submitter)
+        call.make_future(input, submitter)
     });
     let mut timer = TimerDriver::new(Arc::clone(&shared), numbers.start);
     let mut local = LocalWorker::new(Arc::clone(&shared));
