@@ -105,15 +105,13 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Counts the outcome of a job that is queued, and removes it from the schedule.
-    pub(crate) fn finish_unstarted(
-        &self,
-        origin: Origin,
-        id: JobId,
-        outcome: Outcome,
-        record_id: Option<RecordId>,
-        attempts: u32,
-        stream: Option<usize>,
-    ) {
+    pub(super) fn finish_unstarted(&self, job: DequeuedJob, outcome: Outcome, attempts: u32) {
+        let DequeuedJob {
+            id,
+            origin,
+            record_id,
+            stream,
+        } = job;
         let reading = self.reading();
         let mut wakes = Wakes::default();
         let (removed, dispatched) = {
@@ -134,6 +132,16 @@ impl<In, T, E> Shared<In, T, E> {
         removed.map(panic::discard);
         self.run_deferred(dispatched, wakes);
     }
+}
+
+/// What the shared state knows of a job that leaves the queue without having started.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DequeuedJob {
+    pub(super) id: JobId,
+    pub(super) origin: Origin,
+    pub(super) record_id: Option<RecordId>,
+    /// The identity of its map or group.
+    pub(super) stream: Option<usize>,
 }
 
 /// Why [`Shared::start_job`] has not started a job.

@@ -61,6 +61,7 @@ pub(crate) use self::lifecycle::{NotStarted, ScheduledStart};
 pub(crate) use self::map_wait::{MapWait, Pull};
 pub(crate) use self::pool_ref::PoolRef;
 use self::retry::Retries;
+pub(crate) use self::submit::Accepted;
 use crate::event::{Event, Observer, Stats};
 use crate::job::queued::Batch;
 use crate::panic;

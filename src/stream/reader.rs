@@ -153,7 +153,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
     fn release_read(&mut self) {
         // Subtracting 0 would be correct, but is an atomic operation.
         if self.read > 0 {
-            self.stream.release_read(std::mem::take(&mut self.read));
+            self.stream.mark_read(std::mem::take(&mut self.read));
         }
     }
 
