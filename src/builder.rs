@@ -309,7 +309,7 @@ impl<In, E> Builder<In, E> {
     /// The cost counts for rates only: it does not bound the total cost of the jobs that run at
     /// once, such as their memory.
     ///
-    /// A job that costs more than a limit ever allows at once (its burst, or the number of its
+    /// A job that costs more than a limit ever allows at once (its burst, or the permits of its
     /// window) is not queued: it ends at once as
     /// [`CostExceedsLimit`](crate::JobError::CostExceedsLimit). The closure is called once a job,
     /// by the code that submits it; if it panics, the job ends as

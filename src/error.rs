@@ -151,8 +151,8 @@ pub enum JobError<E> {
     CostExceedsLimit {
         /// What the job [costs](crate::Builder::cost_by).
         cost: u32,
-        /// The most that the limits allow.
-        most: u32,
+        /// The highest cost that the limits allow.
+        max_cost: u32,
     },
 }
 
@@ -260,7 +260,9 @@ impl<E> JobError<E> {
             Self::Cancelled(reason) => JobError::Cancelled(reason),
             Self::Abandoned => JobError::Abandoned,
             Self::WouldDeadlock => JobError::WouldDeadlock,
-            Self::CostExceedsLimit { cost, most } => JobError::CostExceedsLimit { cost, most },
+            Self::CostExceedsLimit { cost, max_cost } => {
+                JobError::CostExceedsLimit { cost, max_cost }
+            }
         })
     }
 
@@ -284,10 +286,10 @@ impl<E: fmt::Display> fmt::Display for JobError<E> {
             Self::WouldDeadlock => {
                 f.write_str("the wait could never end: jobs of the pool wait for the pool itself")
             }
-            Self::CostExceedsLimit { cost, most } => {
+            Self::CostExceedsLimit { cost, max_cost } => {
                 write!(
                     f,
-                    "the job costs {cost} permits, and its rate limits allow {most} at most"
+                    "the job costs {cost} permits, and its rate limits allow {max_cost} at most"
                 )
             }
         }

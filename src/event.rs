@@ -181,7 +181,7 @@ pub enum Event {
         job: JobId,
         /// How it ended.
         outcome: Outcome,
-        /// How many attempts started; 0 for a job that never ran.
+        /// How many attempts started. One that was interrupted before its first poll counts.
         attempts: u32,
     },
     /// One poll of a handler's future took longer than [`slow_poll`](crate::Builder::slow_poll)

@@ -41,8 +41,8 @@ pub trait Call<In>: sealed::Sealed {
 pub(crate) trait Stateless<In>: Call<In> {
     type Future: Future<Output = Result<Self::Value, Self::Error>>;
 
-    /// Makes the future of one attempt.
-    fn start(
+    /// Makes the future of one attempt, as [`call`](Call::call), but one that borrows nothing.
+    fn make_future(
         &self,
         input: In,
         submitter: Option<Submitter<In, Self::Value, Self::Error>>,
@@ -136,7 +136,7 @@ where
         input: In,
         submitter: Option<Submitter<In, T, E>>,
     ) -> impl Future<Output = Result<T, E>> {
-        self.start(input, submitter)
+        self.make_future(input, submitter)
     }
 
     fn renew(&mut self) {}
@@ -149,7 +149,7 @@ where
 {
     type Future = Fut;
 
-    fn start(&self, input: In, _: Option<Submitter<In, T, E>>) -> Fut {
+    fn make_future(&self, input: In, _: Option<Submitter<In, T, E>>) -> Fut {
         (self.handler)(input)
     }
 }
@@ -169,7 +169,7 @@ where
         input: In,
         submitter: Option<Submitter<In, T, E>>,
     ) -> impl Future<Output = Result<T, E>> {
-        self.start(input, submitter)
+        self.make_future(input, submitter)
     }
 
     fn renew(&mut self) {}
@@ -182,7 +182,7 @@ where
 {
     type Future = Fut;
 
-    fn start(&self, input: In, submitter: Option<Submitter<In, T, E>>) -> Fut {
+    fn make_future(&self, input: In, submitter: Option<Submitter<In, T, E>>) -> Fut {
         let submitter = submitter.expect("the worker makes one where `WANTS_SUBMITTER` is true");
         (self.handler)(input, submitter)
     }

@@ -16,15 +16,15 @@ pub struct Completion<In, T, E> {
     /// the source, as long as no running job adds jobs. Added jobs take numbers of the same
     /// sequence, in the order in which they are added.
     pub index: usize,
-    /// How many attempts have started; 0 for a job that never ran.
+    /// How many attempts have started. An attempt that is interrupted before its first poll counts.
     pub attempts: u32,
-    /// The input, if it is kept:
+    /// The input, if it is left:
     ///
-    /// | the job | input |
+    /// | the job ended | input |
     /// |---|---|
-    /// | ran, with [`keep_inputs`](crate::Map::keep_inputs) | `Some`, unless its `Clone` panicked |
-    /// | ran, without it | `None` |
-    /// | never started | `Some`; `None` if the [`Report`](crate::Report) of an abort has it, or its `Clone` panicked |
+    /// | in an attempt, with [`keep_inputs`](crate::Map::keep_inputs) | `Some` |
+    /// | in an attempt, without it | `None` |
+    /// | before its first attempt, or queued for another | `Some`; `None` if its `Clone` panicked, or if the [`Report`](crate::Report) of an abort has it and inputs are not kept |
     pub input: Option<In>,
     /// The handler's result, or why there is none.
     pub result: Result<T, JobError<E>>,

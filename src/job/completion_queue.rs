@@ -189,13 +189,13 @@ impl<In, T, E> CompletionQueue<In, T, E> {
     }
 
     /// Counts `count` jobs as unread.
-    pub(crate) fn reserve(&self, count: usize) {
+    pub(crate) fn add_unread(&self, count: usize) {
         self.unread.fetch_add(count, Ordering::SeqCst);
     }
 
     /// Counts one more job as unread, unless `window` are, or the map or group is cancelled. Called
     /// before the job is accepted, so that its completion never finds a count of zero.
-    pub(crate) fn try_reserve(&self, window: usize) -> Result<(), Refusal> {
+    pub(crate) fn try_add_unread(&self, window: usize) -> Result<(), Refusal> {
         if self.cancelled().is_some() {
             return Err(Refusal::Closed);
         }
@@ -206,7 +206,7 @@ impl<In, T, E> CompletionQueue<In, T, E> {
     }
 
     /// Uncounts a job that was not accepted.
-    pub(crate) fn unreserve(&self) {
+    pub(crate) fn remove_unread(&self) {
         if self.unread.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_drained() {
             // The reader may wait for this job, and no completion will wake it: it checks again.
             self.deliver(Delivery::Many(Vec::new()));
@@ -218,8 +218,8 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         self.unread.load(Ordering::SeqCst)
     }
 
-    /// Subtracts jobs that were read from `unread`.
-    pub(crate) fn release_read(&self, count: usize) {
+    /// Uncounts jobs that were read.
+    pub(crate) fn mark_read(&self, count: usize) {
         self.unread.fetch_sub(count, Ordering::SeqCst);
     }
 }

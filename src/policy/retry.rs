@@ -239,16 +239,16 @@ pub(crate) struct History {
     pub(crate) attempts: u32,
     pub(crate) snoozes: u32,
     /// When the first attempt started.
-    pub(crate) since: Instant,
+    pub(crate) first_started_at: Instant,
     delays: Option<Delays>,
 }
 
 impl History {
-    pub(crate) const fn new(since: Instant) -> Self {
+    pub(crate) const fn new(first_started_at: Instant) -> Self {
         Self {
             attempts: 0,
             snoozes: 0,
-            since,
+            first_started_at,
             delays: None,
         }
     }
@@ -271,7 +271,7 @@ pub(crate) enum Decision {
     Again {
         delay: Duration,
         /// Which other jobs wait as well.
-        hold: RetryAfterScope,
+        scope: RetryAfterScope,
         /// Whether the retry is charged to the budget.
         is_paid: bool,
     },
@@ -509,12 +509,12 @@ impl<E> Retry<E> {
             }
             (RetryDecision::Retry, hint) => hint.map(|delay| (delay, self.hint_scope)),
         };
-        let elapsed = now.saturating_duration_since(history.since);
+        let elapsed = now.saturating_duration_since(history.first_started_at);
         let is_too_late = |delay| {
             self.max_elapsed
                 .is_some_and(|max| elapsed.saturating_add(delay) > max)
         };
-        let (delay, hold) = match named {
+        let (delay, scope) = match named {
             // First, so that no delay is taken from an iterator for an attempt that is not made.
             Some((delay, _)) if is_too_late(delay) => return Decision::Final,
             Some(named) if is_snoozed => named,
@@ -535,7 +535,7 @@ impl<E> Retry<E> {
         }
         Decision::Again {
             delay,
-            hold,
+            scope,
             is_paid: !is_snoozed,
         }
     }

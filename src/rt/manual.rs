@@ -210,7 +210,7 @@ impl State {
             .collect()
     }
 
-    fn number(&mut self) -> u64 {
+    fn next_key(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
@@ -298,7 +298,7 @@ impl Future for ManualSleep {
             }
             return Poll::Ready(());
         }
-        let key = *self.key.get_or_insert_with(|| (at, state.number()));
+        let key = *self.key.get_or_insert_with(|| (at, state.next_key()));
         let replaced = state.sleeps.insert(key, cx.waker().clone());
         let count = state.sleeps.len();
         let reached: Vec<Waker> = state
@@ -346,7 +346,7 @@ impl Future for SleepersReached {
         if state.sleeps.len() >= self.count {
             return Poll::Ready(());
         }
-        let key = *self.key.get_or_insert_with(|| state.number());
+        let key = *self.key.get_or_insert_with(|| state.next_key());
         let replaced = state.watchers.insert(key, (self.count, cx.waker().clone()));
         drop(state);
         drop(replaced);

@@ -94,7 +94,7 @@ impl Clock {
     }
 
     /// Accepts a reading and returns the time.
-    pub(crate) fn read(&mut self, reading: Reading) -> Tick {
+    pub(crate) fn accept_reading(&mut self, reading: Reading) -> Tick {
         match reading.at.checked_duration_since(self.raw) {
             Some(passed) => {
                 self.tick = self.tick.after(passed);
@@ -158,7 +158,7 @@ mod tests {
 
     fn at(clock: &mut Clock, at: Instant) -> Tick {
         let generation = clock.generation();
-        clock.read(Reading { at, generation })
+        clock.accept_reading(Reading { at, generation })
     }
 
     #[test]
@@ -187,7 +187,7 @@ mod tests {
         let generation = clock.generation();
         assert_eq!(at(&mut clock, start + SECOND * 5), Tick(5_000_000_000));
         assert_eq!(
-            clock.read(Reading {
+            clock.accept_reading(Reading {
                 at: start + SECOND * 4,
                 generation
             }),

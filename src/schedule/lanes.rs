@@ -3,7 +3,7 @@
 //!
 //! Lanes whose first jobs have the same rank are served round-robin: a lane goes behind the others
 //! when one of its jobs is released, and when it becomes non-empty. A lane at its limit of running
-//! jobs, or of its rate, is in no set that [`first`](Lanes::first) scans. Jobs without a key share
+//! jobs, or of its rate, is in no set that [`next_job`](Lanes::next_job) scans. Jobs without a key share
 //! one lane, so without keys all of this is a queue.
 
 use std::collections::{BTreeSet, HashMap};
@@ -69,7 +69,7 @@ pub(crate) struct Lanes {
     /// The lane of jobs without a key.
     common: Option<RecordId>,
     /// Lanes with a ready job that are not full, by the rank of the first job, then round-robin.
-    /// Whether the limiter has permits is checked by `first`.
+    /// Whether the limiter has permits is checked by `next_job`.
     eligible: BTreeSet<(Rank, u64, RecordId)>,
     /// Lanes that wait for a time.
     waiting_until: BTreeSet<(Tick, RecordId)>,
@@ -217,7 +217,13 @@ impl Lanes {
     // ---- ready jobs ----
 
     /// Makes a job ready.
-    pub(crate) fn enqueue(&mut self, lane_id: RecordId, rank: Rank, number: u64, job: RecordId) {
+    pub(crate) fn enqueue(
+        &mut self,
+        lane_id: RecordId,
+        rank: Rank,
+        number: u64,
+        record_id: RecordId,
+    ) {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
@@ -225,39 +231,46 @@ impl Lanes {
             self.round_robin += 1;
             lane.round_robin = self.round_robin;
         }
-        lane.ready.insert(rank, number, job);
-        if lane.ready.first() == Some((rank, job)) {
+        lane.ready.insert(rank, number, record_id);
+        if lane.ready.first() == Some((rank, record_id)) {
             self.reindex(lane_id);
         }
     }
 
     /// Removes a ready job.
-    pub(crate) fn dequeue(&mut self, lane_id: RecordId, rank: Rank, number: u64, job: RecordId) {
+    pub(crate) fn dequeue(
+        &mut self,
+        lane_id: RecordId,
+        rank: Rank,
+        number: u64,
+        record_id: RecordId,
+    ) {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
-        let was_first = lane.ready.first() == Some((rank, job));
-        lane.ready.remove(rank, number, job);
+        let was_first = lane.ready.first() == Some((rank, record_id));
+        lane.ready.remove(rank, number, record_id);
         if was_first {
             self.reindex(lane_id);
         }
     }
 
-    /// The next job and its lane; `cost` returns the cost of a job.
-    pub(crate) fn first(
+    /// The lane and the record of the next job, if it may start now; `cost` returns the cost of a
+    /// job.
+    pub(crate) fn next_job(
         &mut self,
         now: Tick,
         cost: impl Fn(RecordId) -> u32,
     ) -> Option<(RecordId, RecordId)> {
         while let Some((_, _, lane_id)) = self.eligible.first().copied() {
             let lane = self.lanes.get_mut(lane_id)?;
-            let (_, job) = lane.ready.first()?;
+            let (_, record_id) = lane.ready.first()?;
             let at = match &mut lane.limiter {
-                Some(limiter) => limiter.earliest(now, cost(job)).max(lane.held_until),
+                Some(limiter) => limiter.earliest(now, cost(record_id)).max(lane.held_until),
                 None => lane.held_until,
             };
             if at <= now {
-                return Some((lane_id, job));
+                return Some((lane_id, record_id));
             }
             self.set_state(lane_id, LaneState::WaitingUntil(at));
         }
@@ -277,7 +290,7 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return 0;
         };
-        let taken = lane.round_robin;
+        let position = lane.round_robin;
         lane.running += 1;
         if let Some(limiter) = &mut lane.limiter {
             limiter.reserve(cost);
@@ -290,22 +303,22 @@ impl Lanes {
             lane.round_robin = round_robin;
         }
         self.reindex(lane_id);
-        taken
+        position
     }
 
     /// Restores the lane's position in the round, after a released job was given back.
-    pub(crate) fn restore_round_robin(&mut self, lane_id: RecordId, taken: u64) {
+    pub(crate) fn restore_round_robin(&mut self, lane_id: RecordId, position: u64) {
         if self
             .lanes
             .get(lane_id)
-            .is_none_or(|lane| lane.round_robin <= taken)
+            .is_none_or(|lane| lane.round_robin <= position)
         {
             return;
         }
         // As above, the lane leaves the set first.
         self.set_state(lane_id, LaneState::Inactive);
         if let Some(lane) = self.lanes.get_mut(lane_id) {
-            lane.round_robin = taken;
+            lane.round_robin = position;
         }
         self.reindex(lane_id);
     }
@@ -427,7 +440,7 @@ impl Lanes {
     }
 
     /// The time at which the next waiting lane becomes eligible.
-    pub(crate) fn next(&self) -> Tick {
+    pub(crate) fn next_eligible_at(&self) -> Tick {
         self.waiting_until
             .first()
             .map_or(Tick::NEVER, |(at, _)| *at)
@@ -457,7 +470,7 @@ impl Lanes {
         };
         let is_full = lane.max_running.is_some_and(|max| lane.running >= max);
         let state = match lane.ready.first() {
-            // `first` checks whether the lane has to wait for a time.
+            // `next_job` checks whether the lane has to wait for a time.
             Some((rank, _)) if !is_full => LaneState::Eligible(rank),
             _ => LaneState::Inactive,
         };
@@ -594,7 +607,7 @@ mod tests {
     /// Starts all jobs that may start, and returns them.
     fn start_all(lanes: &mut Lanes, now: Tick, priority: i32) -> Vec<u32> {
         let mut started = Vec::new();
-        while let Some((lane, job)) = lanes.first(now, |_| 1) {
+        while let Some((lane, job)) = lanes.next_job(now, |_| 1) {
             lanes.dequeue(lane, rank(priority), u64::from(job.get() - 1), job);
             lanes.release(lane, 1);
             lanes.start(lane, now, 1);
@@ -645,7 +658,11 @@ mod tests {
         }
         assert_eq!(start_all(&mut lanes, Tick(0), 0), [0]);
         assert_eq!(
-            (lanes.next(), lanes.is_waiting(), lanes.eligible.len()),
+            (
+                lanes.next_eligible_at(),
+                lanes.is_waiting(),
+                lanes.eligible.len()
+            ),
             (Tick(0).after(SECOND), true, 0)
         );
         lanes.promote_due(Tick(0).after(SECOND));
@@ -681,7 +698,7 @@ mod tests {
                 lanes.len(),
                 lanes.by_key.len(),
                 lanes.refilled_at(),
-                lanes.next()
+                lanes.next_eligible_at()
             ),
             (0, 0, Tick::NEVER, Tick::NEVER)
         );

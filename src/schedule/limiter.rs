@@ -25,8 +25,9 @@ use crate::time::nanos;
 /// A job takes its permits when it starts. In any stretch of time of length *W* at most `burst +
 /// permits × W / period` are taken. Do not read `per_minute(60).burst(60)` as "never more than 60
 /// in a minute": a minute may see 60 that were saved up and 60 that came meanwhile. Where a server
-/// counts in that way, use [`sliding_window`](Self::sliding_window): never more than its number in
-/// any period, wherever that begins. It remembers each start of the last period, 16 bytes for each.
+/// counts in that way, use [`sliding_window`](Self::sliding_window): never more than its permits
+/// in any period, wherever that begins. It remembers each start of the last period, 16 bytes for
+/// each.
 ///
 /// # Examples
 ///
@@ -127,7 +128,7 @@ impl RateLimit {
     /// # Panics
     ///
     /// If `permits` is 0, or of a [`sliding_window`](Self::sliding_window), whose burst is its
-    /// number.
+    /// permits.
     #[track_caller]
     pub const fn burst(mut self, permits: u32) -> Self {
         assert!(
@@ -189,7 +190,7 @@ enum Count {
     /// many as permits.
     Window {
         starts: VecDeque<(Tick, u32)>,
-        taken: u32,
+        consumed: u32,
     },
 }
 
@@ -204,7 +205,7 @@ impl Limiter {
             }
             Form::Window => Count::Window {
                 starts: VecDeque::new(),
-                taken: 0,
+                consumed: 0,
             },
         };
         Self {
@@ -235,8 +236,8 @@ impl Limiter {
             Count::Bucket { interval, tat } => {
                 from_fixed(tat.saturating_sub(interval.saturating_mul(u128::from(spare))))
             }
-            Count::Window { starts, taken } => {
-                let mut over = taken.saturating_sub(spare);
+            Count::Window { starts, consumed } => {
+                let mut over = consumed.saturating_sub(spare);
                 let mut at = Tick(0);
                 for (start, cost) in starts {
                     if over == 0 {
@@ -265,16 +266,16 @@ impl Limiter {
     /// too.
     pub(crate) fn start(&mut self, now: Tick, cost: u32) {
         self.unreserve(cost);
-        self.take(now, cost);
+        self.consume(now, cost);
     }
 
-    fn take(&mut self, now: Tick, cost: u32) {
+    fn consume(&mut self, now: Tick, cost: u32) {
         self.expire_starts(now);
         match &mut self.count {
             Count::Bucket { interval, tat } => *tat = tat_after(*tat, *interval, now, cost),
-            Count::Window { starts, taken } if cost > 0 => {
+            Count::Window { starts, consumed } if cost > 0 => {
                 starts.push_back((now, cost));
-                *taken += cost;
+                *consumed += cost;
             }
             Count::Window { .. } => {}
         }
@@ -303,22 +304,22 @@ impl Limiter {
                 let starts = std::mem::take(starts);
                 // The newest starts expire last.
                 for (start, cost) in starts.into_iter().rev() {
-                    if let Count::Window { starts, taken } = &mut next.count {
-                        let cost = cost.min(limit.permits - *taken);
+                    if let Count::Window { starts, consumed } = &mut next.count {
+                        let cost = cost.min(limit.permits - *consumed);
                         // A start of cost 0 would limit nothing and take memory.
                         if cost > 0 {
                             starts.push_front((start, cost));
-                            *taken += cost;
+                            *consumed += cost;
                         }
                     }
                 }
             }
-            (Count::Window { taken, .. }, Count::Bucket { .. }) => {
-                next.take(now, (*taken).min(limit.max_cost()));
+            (Count::Window { consumed, .. }, Count::Bucket { .. }) => {
+                next.consume(now, (*consumed).min(limit.max_cost()));
             }
             (Count::Bucket { interval, tat }, _) => {
                 let outstanding = tat.saturating_sub(to_fixed(now)).div_ceil(*interval);
-                next.take(
+                next.consume(
                     now,
                     u32::try_from(outstanding)
                         .unwrap_or(u32::MAX)
@@ -331,12 +332,12 @@ impl Limiter {
 
     /// Removes the starts that have left the window.
     fn expire_starts(&mut self, now: Tick) {
-        if let Count::Window { starts, taken } = &mut self.count {
+        if let Count::Window { starts, consumed } = &mut self.count {
             while let Some((start, cost)) = starts.front().copied()
                 && start.after(self.limit.period) <= now
             {
                 starts.pop_front();
-                *taken -= cost;
+                *consumed -= cost;
             }
         }
     }

@@ -25,7 +25,7 @@
 //! Invariant, whenever the lock is free: no waiting job may start that is not released, and none
 //! may before `next` unless the schedule changes.
 //!
-//! So each change is followed by a release under the same hold of the lock:
+//! So each change is followed by a release in the same critical section:
 //! `Shared::update_schedule`, `finish_unstarted`, `finish_scheduled` and `requeue` end with
 //! `Synced::dispatch`. Two changes release nothing:
 //!
@@ -299,8 +299,8 @@ impl<J> Schedule<J> {
         self.clock.generation()
     }
 
-    pub(crate) fn read(&mut self, reading: Reading) -> Tick {
-        self.clock.read(reading)
+    pub(crate) fn accept_reading(&mut self, reading: Reading) -> Tick {
+        self.clock.accept_reading(reading)
     }
 
     /// The time at which to release again if nothing changes.
@@ -521,8 +521,8 @@ impl<J> Schedule<J> {
             return Next::At(at);
         }
         let cost_of = |record_id| self.records.get(record_id).map_or(0, |record| record.cost);
-        let Some((lane, record_id)) = self.lanes.first(now, cost_of) else {
-            return Next::At(delayed.min(self.lanes.next()));
+        let Some((lane, record_id)) = self.lanes.next_job(now, cost_of) else {
+            return Next::At(delayed.min(self.lanes.next_eligible_at()));
         };
         let cost = cost_of(record_id);
         let at = self
@@ -538,7 +538,7 @@ impl<J> Schedule<J> {
         }
         self.needs_start = at == Tick::NEVER;
         // A delayed job, or one whose lane waits, may come first and cost less.
-        Next::At(at.min(delayed).min(self.lanes.next()))
+        Next::At(at.min(delayed).min(self.lanes.next_eligible_at()))
     }
 
     fn remove_over_limit(&mut self, now: Tick, out: &mut Released<J>) {
@@ -625,7 +625,7 @@ impl<J> Schedule<J> {
         let cost_of = |record_id| self.records.get(record_id).map_or(0, |record| record.cost);
         let first = self
             .lanes
-            .first(now, cost_of)
+            .next_job(now, cost_of)
             .and_then(|(_, record_id)| self.records.get(record_id));
         first.is_some_and(|first| first.rank < *rank)
     }
@@ -953,16 +953,16 @@ impl<J> Schedule<J> {
         self.lanes.audit(self.records.iter().map(jobs))
     }
 
-    /// Changes the priority of one of the waiting jobs.
-    pub(crate) fn prioritise(&mut self, number: u32) -> bool {
+    /// Changes the priority of one of the waiting jobs, by `choice`.
+    pub(crate) fn prioritise(&mut self, choice: u32) -> bool {
         let waiting: Vec<(RecordId, u64)> = (self.records.iter())
             .filter(|(_, record)| record.state != State::Running)
             .map(|(record_id, record)| (record_id, record.number))
             .collect();
-        let Some(&(record_id, job)) = waiting.get(number as usize % waiting.len().max(1)) else {
+        let Some(&(record_id, job)) = waiting.get(choice as usize % waiting.len().max(1)) else {
             return false;
         };
-        self.set_priority(record_id, job, 2 - (number % 5) as i32)
+        self.set_priority(record_id, job, 2 - (choice % 5) as i32)
     }
 
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {

@@ -548,7 +548,7 @@ impl Pair {
     fn tick(&mut self) -> Tick {
         let at = self.start + Duration::from_nanos(self.now);
         let generation = self.real.generation();
-        let tick = self.real.read(Reading { at, generation });
+        let tick = self.real.accept_reading(Reading { at, generation });
         assert_eq!(tick, Tick(self.now));
         tick
     }

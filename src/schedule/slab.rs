@@ -42,12 +42,12 @@ impl<V> Slab<V> {
     ///
     /// If there are four billion values.
     pub(crate) fn insert(&mut self, value: V) -> RecordId {
-        let number = self.open.first().copied().unwrap_or_else(|| {
+        let chunk_index = self.open.first().copied().unwrap_or_else(|| {
             self.chunks.push(None);
             self.open.insert(self.chunks.len() - 1);
             self.chunks.len() - 1
         });
-        let chunk = self.chunks[number].get_or_insert_with(|| {
+        let chunk = self.chunks[chunk_index].get_or_insert_with(|| {
             let free = (0..CHUNK as u8).rev().collect();
             Box::new(Chunk {
                 values: [const { None }; CHUNK],
@@ -57,10 +57,10 @@ impl<V> Slab<V> {
         let index = chunk.free.pop().expect("an open chunk has a free slot");
         chunk.values[usize::from(index)] = Some(value);
         if chunk.free.is_empty() {
-            self.open.remove(&number);
+            self.open.remove(&chunk_index);
         }
         self.len += 1;
-        let record_id = u32::try_from(number * CHUNK + usize::from(index) + 1)
+        let record_id = u32::try_from(chunk_index * CHUNK + usize::from(index) + 1)
             .ok()
             .and_then(RecordId::new);
         record_id.expect("a slab holds fewer than four billion values")
@@ -72,23 +72,23 @@ impl<V> Slab<V> {
     }
 
     pub(crate) fn get(&self, record_id: RecordId) -> Option<&V> {
-        let (number, index) = Self::locate(record_id);
-        self.chunks.get(number)?.as_ref()?.values[index].as_ref()
+        let (chunk_index, index) = Self::locate(record_id);
+        self.chunks.get(chunk_index)?.as_ref()?.values[index].as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, record_id: RecordId) -> Option<&mut V> {
-        let (number, index) = Self::locate(record_id);
-        self.chunks.get_mut(number)?.as_mut()?.values[index].as_mut()
+        let (chunk_index, index) = Self::locate(record_id);
+        self.chunks.get_mut(chunk_index)?.as_mut()?.values[index].as_mut()
     }
 
     pub(crate) fn remove(&mut self, record_id: RecordId) -> Option<V> {
-        let (number, index) = Self::locate(record_id);
-        let slot = self.chunks.get_mut(number)?;
+        let (chunk_index, index) = Self::locate(record_id);
+        let slot = self.chunks.get_mut(chunk_index)?;
         let chunk = slot.as_mut()?;
         let value = chunk.values[index].take()?;
         chunk.free.push(index as u8);
         if chunk.free.len() == 1 {
-            self.open.insert(number);
+            self.open.insert(chunk_index);
         } else if chunk.free.len() == CHUNK && self.len > 1 {
             // One empty chunk stays allocated, for a pool that has one job at a time.
             *slot = None;
@@ -105,10 +105,10 @@ impl<V> Slab<V> {
         self.chunks
             .iter()
             .enumerate()
-            .filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)))
-            .flat_map(|(number, chunk)| {
+            .filter_map(|(chunk_index, chunk)| Some((chunk_index, chunk.as_ref()?)))
+            .flat_map(|(chunk_index, chunk)| {
                 let index = move |index| {
-                    u32::try_from(number * CHUNK + index + 1)
+                    u32::try_from(chunk_index * CHUNK + index + 1)
                         .ok()
                         .and_then(RecordId::new)
                 };

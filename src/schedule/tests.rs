@@ -95,7 +95,7 @@ fn a_schedule_knows_the_time_as_its_clock_does() {
     let tick = |seconds: u64| Tick(seconds * 1_000_000_000);
     assert_eq!((schedule.generation(), schedule.now()), (0, Tick(0)));
     assert_eq!(
-        schedule.read(Reading {
+        schedule.accept_reading(Reading {
             at: at(5),
             generation: 0
         }),
@@ -110,7 +110,7 @@ fn a_schedule_knows_the_time_as_its_clock_does() {
         (1, tick(5), false)
     );
     assert_eq!(
-        schedule.read(Reading {
+        schedule.accept_reading(Reading {
             at: start,
             generation: 1
         }),

@@ -18,7 +18,7 @@ use std::thread::ThreadId;
 use std::time::Instant;
 
 use super::timer::TimerRole;
-use super::{PriorAttempts, Shared, Synced};
+use super::{ScheduledStart, Shared, Synced};
 use crate::error::{JobError, TimeLimit};
 use crate::event::JobId;
 use crate::job::queued::{QueuedJob, ScheduledJob};
@@ -101,13 +101,14 @@ impl<In, T, E> Shared<In, T, E> {
         self.is_scheduled.load(Ordering::Relaxed)
     }
 
-    /// A reading of the clock if there is a schedule.
+    /// Reads the clock if there is a schedule.
     #[inline]
     pub(super) fn reading(&self) -> Option<Reading> {
-        self.is_scheduled().then(|| self.look_at_clock())
+        self.is_scheduled().then(|| self.read_clock())
     }
 
-    pub(super) fn look_at_clock(&self) -> Reading {
+    /// Reads the clock, for [`advance_clock`](Self::advance_clock).
+    pub(super) fn read_clock(&self) -> Reading {
         // In this order: readings that were accepted before this generation are older than the time
         // that is read next.
         let generation = self.readings.load(Ordering::SeqCst);
@@ -117,23 +118,23 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Passes a reading to the schedule and returns the time.
-    pub(super) fn tell_time(
+    /// Advances the schedule's clock to a reading, if there is one, and returns the time.
+    pub(super) fn advance_clock(
         &self,
         scheduler: &mut Scheduler<In, T, E>,
         reading: Option<Reading>,
     ) -> Tick {
         let schedule = &mut scheduler.schedule;
         if let Some(reading) = reading {
-            schedule.read(reading);
+            schedule.accept_reading(reading);
             self.readings.store(schedule.generation(), Ordering::SeqCst);
         }
         schedule.now()
     }
 
-    /// The same in the worker of this slot, which is running: if it drives the timer, it reads `next`
-    /// before it waits.
-    pub(super) fn tell_time_in(
+    /// As [`advance_clock`](Self::advance_clock), in the worker of this slot. If the worker drives the
+    /// timer, it is running, so it reads `next` before it waits.
+    pub(super) fn advance_clock_in(
         &self,
         slot: usize,
         scheduler: &mut Scheduler<In, T, E>,
@@ -142,7 +143,7 @@ impl<In, T, E> Shared<In, T, E> {
         if self.drives_timer(slot) {
             scheduler.timer_role.note_awake();
         }
-        self.tell_time(scheduler, reading)
+        self.advance_clock(scheduler, reading)
     }
 
     /// Makes the schedule decide when jobs start, also those that are queued already. A job that is
@@ -198,7 +199,7 @@ impl<In, T, E> Shared<In, T, E> {
         let reading = self.reading()?;
         let mut state = self.lock();
         let scheduler = state.scheduler.as_mut()?;
-        self.tell_time(scheduler, Some(reading));
+        self.advance_clock(scheduler, Some(reading));
         let changed = change(scheduler);
         let mut wakes = Wakes::default();
         let dispatched = state.dispatch(&mut wakes);
@@ -246,8 +247,9 @@ impl<In, T, E> Shared<In, T, E> {
                 .into_iter()
                 .map(|removed| (removed, JobError::TimedOut(TimeLimit::Job)));
             let cost_exceeds_limit = cost_exceeds_limit.into_iter();
-            let cost_exceeds_limit = cost_exceeds_limit
-                .map(|(removed, cost, most)| (removed, JobError::CostExceedsLimit { cost, most }));
+            let cost_exceeds_limit = cost_exceeds_limit.map(|(removed, cost, max_cost)| {
+                (removed, JobError::CostExceedsLimit { cost, max_cost })
+            });
             self.complete_given_up(expired.chain(cost_exceeds_limit).collect());
         }
     }
@@ -281,10 +283,10 @@ impl<In, T, E> Shared<In, T, E> {
         mut active_job: ActiveJob,
         reading: Option<Reading>,
         wakes: &mut Wakes,
-    ) -> Option<PriorAttempts> {
+    ) -> Option<ScheduledStart> {
         let occupancy = occupancy_of(state);
         let scheduler = state.scheduler.as_mut()?;
-        let now = self.tell_time_in(slot, scheduler, reading);
+        let now = self.advance_clock_in(slot, scheduler, reading);
         let Scheduler {
             schedule,
             timer_role,
@@ -300,7 +302,7 @@ impl<In, T, E> Shared<In, T, E> {
         let history = schedule.start(record_id, occupancy, now);
         // This start may have moved `next` to an earlier time.
         timer_role.dispatch(schedule.next(), wakes);
-        let since = reading
+        let started_at = reading
             .map(|reading| reading.at)
             .or_else(|| schedule.instant(now));
         if let Some(history) = &history {
@@ -309,8 +311,11 @@ impl<In, T, E> Shared<In, T, E> {
         } else if let Some(account) = &mut state.account {
             account.earn();
         }
-        state.running.start_scheduled(slot, active_job, since);
-        Some(PriorAttempts { since, history })
+        state.running.start_scheduled(slot, active_job, started_at);
+        Some(ScheduledStart {
+            started_at,
+            history,
+        })
     }
 
     /// The part of [`finish_job`](Self::finish_job) for a pool that has a schedule.
@@ -324,7 +329,7 @@ impl<In, T, E> Shared<In, T, E> {
     ) -> Dispatched<In, T, E> {
         let record_id = state.running.finish_scheduled(slot);
         if let Some(scheduler) = &mut state.scheduler {
-            let now = self.tell_time_in(slot, scheduler, reading);
+            let now = self.advance_clock_in(slot, scheduler, reading);
             if let Some(record_id) = record_id {
                 scheduler.schedule.finish(record_id, now);
             }

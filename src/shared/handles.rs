@@ -5,6 +5,7 @@
 //! [`Deliveries`](super::Deliveries), an outcome is passed to `discard_unwanted`, in case the handle
 //! is gone; `deliver_to_handle` discards it if the handle was dropped in the meantime.
 
+use super::lifecycle::DequeuedJob;
 use super::{DeliveryKind, Shared};
 use crate::error::{CancelReason, JobError};
 use crate::job::handle_state::{HandleState, Phase};
@@ -35,7 +36,13 @@ impl<In, T, E> Shared<In, T, E> {
         let outcome = error.outcome();
         let wanted = self.discard_unwanted(job, Err(error), attempts);
         self.deliveries.begin(DeliveryKind::Unstarted);
-        self.finish_unstarted(origin, job.id, outcome, job.record_id(), attempts, None);
+        let dequeued = DequeuedJob {
+            id: job.id,
+            origin,
+            record_id: job.record_id(),
+            stream: None,
+        };
+        self.finish_unstarted(dequeued, outcome, attempts);
         self.deliver_to_handle(job, wanted, attempts);
         self.end_deliveries(DeliveryKind::Unstarted, 1);
         true

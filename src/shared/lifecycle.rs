@@ -49,8 +49,8 @@ impl<In, T, E> Synced<In, T, E> {
 
 impl<In, T, E> Shared<In, T, E> {
     /// Moves a job from queued to running, unless the pool is aborted or the schedule holds the job
-    /// back. Returns the limits of the pool and, with a schedule, fills in `prior`. The caller runs
-    /// the wakes, with no lock held.
+    /// back. Returns the limits of the pool and, with a schedule, sets `scheduled_start`. The caller
+    /// runs the wakes, with no lock held.
     ///
     /// Invariant: once a job is started, the cancel flag of its slot holds no request for an
     /// earlier job, and `interrupt_stream` and `begin_abort` find the job in `running`.
@@ -61,7 +61,7 @@ impl<In, T, E> Shared<In, T, E> {
         origin: Origin,
         active_job: ActiveJob,
         wakes: &mut Wakes,
-        prior: &mut PriorAttempts,
+        scheduled_start: &mut ScheduledStart,
     ) -> Result<Limits, NotStarted> {
         let reading = self.reading();
         let mut state = self.lock();
@@ -71,7 +71,7 @@ impl<In, T, E> Shared<In, T, E> {
         self.cancel_flags[slot].clear();
         if state.scheduler.is_some() {
             let stream = active_job.stream;
-            *prior = self
+            *scheduled_start = self
                 .start_scheduled(&mut state, slot, active_job, reading, wakes)
                 .ok_or(NotStarted::Held)?;
             state.leave_queue(origin, stream, wakes);
@@ -105,15 +105,13 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Counts the outcome of a job that is queued, and removes it from the schedule.
-    pub(crate) fn finish_unstarted(
-        &self,
-        origin: Origin,
-        id: JobId,
-        outcome: Outcome,
-        record_id: Option<RecordId>,
-        attempts: u32,
-        stream: Option<usize>,
-    ) {
+    pub(super) fn finish_unstarted(&self, job: DequeuedJob, outcome: Outcome, attempts: u32) {
+        let DequeuedJob {
+            id,
+            origin,
+            record_id,
+            stream,
+        } = job;
         let reading = self.reading();
         let mut wakes = Wakes::default();
         let (removed, dispatched) = {
@@ -121,7 +119,7 @@ impl<In, T, E> Shared<In, T, E> {
             state.absorb_extra(origin, stream, &mut wakes);
             state.admission.finish_queued(origin, outcome, &mut wakes);
             let removed = state.scheduler.as_mut().map(|scheduler| {
-                let now = self.tell_time(scheduler, reading);
+                let now = self.advance_clock(scheduler, reading);
                 record_id.map(|record_id| scheduler.schedule.remove(record_id, id.as_u64(), now))
             });
             (removed, state.dispatch(&mut wakes))
@@ -136,6 +134,16 @@ impl<In, T, E> Shared<In, T, E> {
     }
 }
 
+/// What the shared state knows of a job that leaves the queue without having started.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DequeuedJob {
+    pub(super) id: JobId,
+    pub(super) origin: Origin,
+    pub(super) record_id: Option<RecordId>,
+    /// The identity of its map or group.
+    pub(super) stream: Option<usize>,
+}
+
 /// Why [`Shared::start_job`] has not started a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotStarted {
@@ -146,22 +154,22 @@ pub(crate) enum NotStarted {
     Held,
 }
 
-/// What the schedule knows of a job that starts.
+/// What the schedule knows of an attempt that starts.
 #[derive(Debug)]
-pub(crate) struct PriorAttempts {
-    /// When the job started, if the clock was read.
-    pub(crate) since: Option<Instant>,
-    /// History of its attempts so far.
+pub(crate) struct ScheduledStart {
+    /// When this attempt started; `None` without a schedule.
+    pub(crate) started_at: Option<Instant>,
+    /// The attempts before this one.
     pub(crate) history: Option<Box<History>>,
 }
 
-impl PriorAttempts {
+impl ScheduledStart {
     pub(crate) const NONE: Self = Self {
-        since: None,
+        started_at: None,
         history: None,
     };
 
-    /// Number of attempts made so far.
+    /// The number of attempts before this one.
     #[inline]
     pub(crate) fn attempts(&self) -> u32 {
         self.history.as_ref().map_or(0, |history| history.attempts)

@@ -6,15 +6,14 @@
 //! 2. [`Pull::take_permits`] takes permits for that input and others.
 //! 3. [`Pull::accept`] accepts the inputs that were pulled; without a permit, the one input is
 //!    queued beyond the capacity. Dropping the [`Pull`] gives the rest back.
-//! 4. If there was nothing to pull or no room, [`MapWait::wait`] leaves the waker.
+//! 4. If there was no room, [`MapWait::wait_for_room`] leaves the waker; if there was nothing to
+//!    pull, [`MapWait::wait_for_source`] does.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use super::Shared;
-use crate::event::JobId;
+use super::{Accepted, Shared};
 use crate::panic;
-use crate::policy::limits::Limits;
 use crate::queue::admission::{Origin, PoolState, Refusal, Wakes};
 use crate::sync::atomic::Ordering;
 
@@ -50,14 +49,27 @@ impl<In, T, E> MapWait<In, T, E> {
         Ok(may_pull.then(|| Pull {
             shared,
             map: self.map,
-            state: PullState::First,
+            right: PullRight::OneInput,
         }))
     }
 
-    /// Has the task woken when the pool closes and, if the map `wants_room`, when there is room.
-    pub(crate) fn wait(&mut self, wants_room: bool, cx: &Context<'_>) {
+    /// Has the task woken when there is room, and when the pool closes.
+    pub(crate) fn wait_for_room(&mut self, cx: &Context<'_>) {
         // Read before the waker is left, so that a notification after that is seen as a new one.
         let notifications = self.shared.map_notifications.load(Ordering::SeqCst);
+        if self.register(true, cx) {
+            self.room = Some((cx.waker().clone(), notifications));
+        }
+    }
+
+    /// Has the task woken when the pool closes, while the source has its waker.
+    pub(crate) fn wait_for_source(&mut self, cx: &Context<'_>) {
+        self.register(false, cx);
+    }
+
+    /// Registers the wait with the admission. Returns `false`, and wakes the task, if it need not
+    /// wait.
+    fn register(&mut self, wants_room: bool, cx: &Context<'_>) -> bool {
         self.is_waiting = true;
         let (is_ready, wakes) = self
             .shared
@@ -67,9 +79,8 @@ impl<In, T, E> MapWait<In, T, E> {
         self.shared.run_wakes(wakes);
         if is_ready {
             cx.waker().wake_by_ref();
-        } else if wants_room {
-            self.room = Some((cx.waker().clone(), notifications));
         }
+        !is_ready
     }
 
     /// Whether the task will be woken when there is room, so that it need not check before.
@@ -112,75 +123,80 @@ impl<In, T, E> Drop for MapWait<In, T, E> {
 pub(crate) struct Pull<'a, In, T, E> {
     pub(crate) shared: &'a Arc<Shared<In, T, E>>,
     map: usize,
-    state: PullState,
+    right: PullRight,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum PullState {
-    /// One input may be pulled without a permit.
-    First,
+enum PullRight {
+    /// One input may be pulled, and accepted, without a permit.
+    OneInput,
+    /// As many inputs as there are permits.
     Permits(usize),
 }
 
 impl<In, T, E> Pull<'_, In, T, E> {
-    /// Takes up to `want` permits, for the input that was pulled and for others; returns how many
-    /// it has.
-    pub(crate) fn take_permits(&mut self, want: usize) -> usize {
-        if let PullState::First = self.state {
+    /// Takes up to `want` permits, for the input that was pulled and for others. If there are none,
+    /// the right to one input stays.
+    pub(crate) fn take_permits(&mut self, want: usize) {
+        if let PullRight::OneInput = self.right {
             match self.shared.lock().admission.acquire_pulled(want) {
                 0 => {}
-                permits => self.state = PullState::Permits(permits),
+                permits => self.right = PullRight::Permits(permits),
             }
         }
-        self.permits()
     }
 
-    /// Number of permits held.
-    pub(crate) const fn permits(&self) -> usize {
-        match self.state {
-            PullState::First => 0,
-            PullState::Permits(permits) => permits,
+    /// How many inputs may be accepted.
+    pub(crate) const fn max_inputs(&self) -> usize {
+        match self.right {
+            PullRight::OneInput => 1,
+            PullRight::Permits(permits) => permits,
         }
     }
 
-    /// Accepts `used` inputs, at most as many as it has permits, gives the other permits back, and
-    /// takes up to `more` new ones. Without a permit, `used` is 1, and that job is queued beyond
-    /// the capacity. Returns the id and the origin of the first job, and the limits of the pool.
-    pub(crate) fn accept(&mut self, used: usize, more: usize) -> (JobId, Origin, Limits) {
-        let (first, origin, limits, wakes) = {
+    /// Accepts `used` inputs, at most [`max_inputs`](Self::max_inputs), gives the other permits
+    /// back, and takes up to `more` new ones. Without a permit, `used` is 1, and that job is queued
+    /// beyond the capacity. Returns the first job; the ids of the others follow its own.
+    pub(crate) fn accept(&mut self, used: usize, more: usize) -> Accepted {
+        let (accepted, wakes) = {
             let mut state = self.shared.lock();
-            let (first, origin, wakes) = match self.state {
-                PullState::First => (
+            let (id, origin, wakes) = match self.right {
+                PullRight::OneInput => (
                     state.admission.accept_extra(self.map),
                     Origin::Extra,
                     Wakes::default(),
                 ),
-                PullState::Permits(permits) => {
-                    let (first, wakes) = state.admission.commit(permits, used);
-                    (first, Origin::Outside, wakes)
+                PullRight::Permits(permits) => {
+                    let (id, wakes) = state.admission.commit(permits, used);
+                    (id, Origin::Outside, wakes)
                 }
             };
             // A closed pool gives no more; `begin_pull` then returns the refusal.
             let is_open = more > 0 && state.admission.pool_state() == PoolState::Open;
-            self.state = PullState::Permits(if is_open {
+            self.right = PullRight::Permits(if is_open {
                 state.admission.acquire_many(more)
             } else {
                 0
             });
-            (first, origin, state.limits, wakes)
+            let accepted = Accepted {
+                id,
+                origin,
+                limits: state.limits,
+            };
+            (accepted, wakes)
         };
         self.shared.run_wakes(wakes);
-        (first, origin, limits)
+        accepted
     }
 }
 
 impl<In, T, E> Drop for Pull<'_, In, T, E> {
     fn drop(&mut self) {
-        let wakes = match self.state {
-            PullState::First => self.shared.lock().admission.end_pull(),
+        let wakes = match self.right {
+            PullRight::OneInput => self.shared.lock().admission.end_pull(),
             // There is nothing to give back; saves the lock.
-            PullState::Permits(0) => return,
-            PullState::Permits(permits) => self.shared.lock().admission.commit(permits, 0).1,
+            PullRight::Permits(0) => return,
+            PullRight::Permits(permits) => self.shared.lock().admission.commit(permits, 0).1,
         };
         self.shared.run_wakes(wakes);
     }

@@ -57,10 +57,11 @@ pub(crate) use self::deadlock::{Wait, WaitGuard};
 use self::dispatch::{GivenUpJobs, Scheduler};
 use self::idle::IdleWaiters;
 pub(crate) use self::idle::{Deliveries, DeliveryKind};
-pub(crate) use self::lifecycle::{NotStarted, PriorAttempts};
+pub(crate) use self::lifecycle::{NotStarted, ScheduledStart};
 pub(crate) use self::map_wait::{MapWait, Pull};
 pub(crate) use self::pool_ref::PoolRef;
 use self::retry::Retries;
+pub(crate) use self::submit::Accepted;
 use crate::event::{Event, Observer, Stats};
 use crate::job::queued::Batch;
 use crate::panic;
@@ -277,7 +278,7 @@ impl<In, T, E> Shared<In, T, E> {
         let mut stats = state.admission.stats();
         if let Some(scheduler) = &mut state.scheduler {
             // A delay may have passed since the last dispatch.
-            let now = self.tell_time(scheduler, reading);
+            let now = self.advance_clock(scheduler, reading);
             scheduler.schedule.promote_due(now);
             stats.delayed = scheduler.schedule.delayed();
             stats.queued -= stats.delayed;

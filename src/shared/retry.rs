@@ -69,7 +69,7 @@ impl<In, T, E> Shared<In, T, E> {
         job: ScheduledJob<In, T, E>,
         history: Box<History>,
         delay: Duration,
-        hold: RetryAfterScope,
+        scope: RetryAfterScope,
     ) -> Result<(Dispatched<In, T, E>, Wakes), (ScheduledJob<In, T, E>, Box<History>)> {
         let reading = self.reading();
         let mut wakes = Wakes::default();
@@ -84,10 +84,10 @@ impl<In, T, E> Shared<In, T, E> {
         else {
             return Err((job, history));
         };
-        let now = self.tell_time_in(slot, scheduler, reading);
+        let now = self.advance_clock_in(slot, scheduler, reading);
         let schedule = &mut scheduler.schedule;
         let at = now.after(delay);
-        match hold {
+        match scope {
             RetryAfterScope::Job => {}
             RetryAfterScope::Key => schedule.hold_lane(record_id, at),
             RetryAfterScope::Pool => schedule.hold(at),

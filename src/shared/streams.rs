@@ -3,14 +3,12 @@
 
 use std::sync::Arc;
 
-use super::{DeliveryKind, Shared};
+use super::{Accepted, DeliveryKind, Shared};
 use crate::error::{CancelReason, JobError, SubmitError};
-use crate::event::JobId;
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::current::CurrentJob;
 use crate::job::queued::{QueuedJob, StreamJob};
-use crate::policy::limits::Limits;
-use crate::queue::admission::{Origin, Refusal};
+use crate::queue::admission::Refusal;
 
 impl<In, T, E> Shared<In, T, E> {
     /// Cancels the queued and running jobs of a map or group. Only the first reason has an effect.
@@ -98,25 +96,23 @@ impl<In, T, E> Shared<In, T, E> {
         parent: Option<CurrentJob>,
         window: usize,
     ) -> Result<(), SubmitError<In>> {
-        if let Err(refusal) = stream.try_reserve(window) {
+        if let Err(refusal) = stream.try_add_unread(window) {
             return Err(refusal.into_error(input));
         }
-        let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
-        self.enqueue_reserved(stream, input, origin, self.accept_from(parent))
+        self.enqueue_if_accepted(stream, input, self.accept_from(parent))
     }
 
-    /// Enqueues a job whose completion is reserved, or undoes the reservation if it was refused.
-    pub(crate) fn enqueue_reserved(
+    /// Enqueues a job that counts as unread, if it was accepted; otherwise uncounts it.
+    pub(crate) fn enqueue_if_accepted(
         &self,
         stream: &Arc<CompletionQueue<In, T, E>>,
         input: In,
-        origin: Origin,
-        accepted: Result<(JobId, Limits), Refusal>,
+        accepted: Result<Accepted, Refusal>,
     ) -> Result<(), SubmitError<In>> {
-        let (id, limits) = match accepted {
+        let Accepted { id, origin, limits } = match accepted {
             Ok(accepted) => accepted,
             Err(refusal) => {
-                stream.unreserve();
+                stream.remove_unread();
                 return Err(refusal.into_error(input));
             }
         };

@@ -16,6 +16,15 @@ use crate::queue::admission::{Origin, Refusal};
 use crate::queue::injector::Split as _;
 use crate::schedule::ScheduleOptions;
 
+/// A job that was accepted and is not enqueued yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accepted {
+    pub(crate) id: JobId,
+    pub(crate) origin: Origin,
+    /// The limits of the pool at that time.
+    pub(crate) limits: Limits,
+}
+
 impl<In, T, E> Shared<In, T, E> {
     /// Returns the current time if timings or a job time-out need the time of acceptance.
     pub(crate) fn acceptance_time(&self, limits: Limits) -> Option<Instant> {
@@ -23,10 +32,14 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Accepts a job now, or refuses it.
-    pub(crate) fn accept(&self, origin: Origin) -> Result<(JobId, Limits), Refusal> {
+    pub(crate) fn accept(&self, origin: Origin) -> Result<Accepted, Refusal> {
         let mut state = self.lock();
         let id = state.admission.accept(origin)?;
-        Ok((id, state.limits))
+        Ok(Accepted {
+            id,
+            origin,
+            limits: state.limits,
+        })
     }
 
     /// Releases a reserved permit.
@@ -37,20 +50,22 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Accepts a job that a running job adds, as long as `parent` runs. Both are checked under one
     /// lock, so the map or group of the parent cannot end in between.
-    pub(crate) fn accept_child(&self, parent: CurrentJob) -> Result<(JobId, Limits), Refusal> {
+    pub(crate) fn accept_child(&self, parent: CurrentJob) -> Result<Accepted, Refusal> {
         let mut state = self.lock();
         if !state.running.is_running(parent.slot, parent.id) {
             return Err(Refusal::Closed);
         }
-        let id = state.admission.accept(Origin::Child)?;
-        Ok((id, state.limits))
+        let origin = Origin::Child;
+        let id = state.admission.accept(origin)?;
+        Ok(Accepted {
+            id,
+            origin,
+            limits: state.limits,
+        })
     }
 
     /// Accepts a job that `parent` adds, or one from outside if there is none.
-    pub(crate) fn accept_from(
-        &self,
-        parent: Option<CurrentJob>,
-    ) -> Result<(JobId, Limits), Refusal> {
+    pub(crate) fn accept_from(&self, parent: Option<CurrentJob>) -> Result<Accepted, Refusal> {
         parent.map_or_else(
             || self.accept(Origin::Outside),
             |parent| self.accept_child(parent),
@@ -80,7 +95,7 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Completes an accepted job with `error` instead of enqueuing it.
-    pub(crate) fn refuse(&self, job: QueuedJob<In, T, E>, error: JobError<E>) {
+    pub(crate) fn fail_accepted(&self, job: QueuedJob<In, T, E>, error: JobError<E>) {
         self.observe(|| Event::Accepted { job: job.id() });
         self.complete_unstarted(job, error, 0);
     }

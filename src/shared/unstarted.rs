@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 
+use super::lifecycle::DequeuedJob;
 use super::{DeliveryKind, Shared};
 use crate::error::{CancelReason, JobError};
 use crate::job::completion::{Completion, Delivery, Timings};
@@ -124,14 +125,13 @@ impl<In, T, E> Shared<In, T, E> {
             self.count_failure(&stream, &error);
         }
         self.begin_delivery(&stream, DeliveryKind::Unstarted);
-        self.finish_unstarted(
-            origin,
+        let dequeued = DequeuedJob {
             id,
-            error.outcome(),
+            origin,
             record_id,
-            attempts,
-            Some(stream.identity().get()),
-        );
+            stream: Some(stream.identity().get()),
+        };
+        self.finish_unstarted(dequeued, error.outcome(), attempts);
         let timings = accepted_at.filter(|_| self.timings).map(|at| {
             Box::new(Timings {
                 queued_for: self.timer.now().saturating_duration_since(at),

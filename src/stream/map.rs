@@ -39,7 +39,7 @@ use crate::job::completion_queue::CompletionQueue;
 use crate::job::queued::{Batch, QueuedJob, StreamJob};
 use crate::panic;
 use crate::rt::Alarm;
-use crate::shared::{MapWait, PoolRef, Pull};
+use crate::shared::{Accepted, MapWait, PoolRef, Pull};
 
 /// How many inputs are pulled and submitted together, at most.
 const CHUNK: usize = 64;
@@ -348,25 +348,22 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             }
             let mut pull = match self.map_wait.begin_pull(&shared) {
                 Ok(Some(pull)) => pull,
-                Ok(None) => return self.map_wait.wait(true, cx),
+                Ok(None) => return self.map_wait.wait_for_room(cx),
                 Err(_) => return self.shut(),
             };
-            // The first without a permit: the source may be a map of this pool that needs one.
+            // One input without a permit: the source may be a map of this pool that needs one.
             let mut is_pending = self.pull(1, cx);
             if !self.pulled.is_empty() {
-                let mut permits = pull.take_permits(self.wanted());
-                loop {
-                    is_pending = is_pending || self.pull(permits, cx);
-                    let more = self.intake == Intake::Open && !is_pending;
-                    permits = self.submit(&mut pull, &stream, more);
-                    if permits == 0 {
-                        break;
-                    }
+                pull.take_permits(self.wanted());
+                while pull.max_inputs() > 0 {
+                    is_pending = is_pending || self.pull(pull.max_inputs(), cx);
+                    let wants_more = self.intake == Intake::Open && !is_pending;
+                    self.submit(&mut pull, &stream, wants_more);
                 }
             }
             drop(pull);
             if is_pending {
-                return self.map_wait.wait(false, cx);
+                return self.map_wait.wait_for_source(cx);
             }
         }
     }
@@ -383,9 +380,9 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         self.map_wait.leave();
     }
 
-    /// Pulls until there are `permits` inputs; returns whether the source is pending.
-    fn pull(&mut self, permits: usize, cx: &mut Context<'_>) -> bool {
-        while self.intake == Intake::Open && self.pulled.len() < permits {
+    /// Pulls until there are `count` inputs; returns whether the source is pending.
+    fn pull(&mut self, count: usize, cx: &mut Context<'_>) -> bool {
+        while self.intake == Intake::Open && self.pulled.len() < count {
             match self.source.poll_input(cx) {
                 Poll::Ready(Pulled::Input(input)) => self.pulled.push(input),
                 Poll::Ready(Pulled::Exhausted) => self.intake = Intake::Exhausted,
@@ -396,27 +393,28 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         false
     }
 
-    /// Submits the pulled inputs, as many as there are permits, or one beyond the capacity. Takes
-    /// permits for the inputs that are wanted next if there are `more`; returns how many it has.
+    /// Submits the pulled inputs, as many as `pull` may accept. If it `wants_more`, takes permits
+    /// for the inputs to pull next.
     fn submit(
         &mut self,
         pull: &mut Pull<'_, In, T, E>,
         stream: &Arc<CompletionQueue<In, T, E>>,
-        more: bool,
-    ) -> usize {
+        wants_more: bool,
+    ) {
         let shared = pull.shared;
-        let used = self.pulled.len().min(pull.permits().max(1));
-        stream.reserve(used);
+        let used = self.pulled.len().min(pull.max_inputs());
+        stream.add_unread(used);
         let index = stream.take_indices(used);
-        let (first, origin, limits) = pull.accept(used, if more { self.wanted() } else { 0 });
+        let more = if wants_more { self.wanted() } else { 0 };
+        let Accepted { id, origin, limits } = pull.accept(used, more);
         if used == 0 {
-            return pull.permits();
+            return;
         }
         // The jobs of a batch do not know when they were accepted.
         let is_batch = used > 1 && used == self.pulled.len() && limits.job.is_none();
         if is_batch && shared.uses_local_queues && stream.copier().is_none() {
             let inputs = std::mem::replace(&mut self.pulled, stream.input_spares.take());
-            shared.enqueue_batch(Batch::new(Arc::clone(stream), first, index, inputs));
+            shared.enqueue_batch(Batch::new(Arc::clone(stream), id, index, inputs));
         } else {
             let accepted_at = shared.acceptance_time(limits);
             let jobs = self
@@ -425,7 +423,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                 .enumerate()
                 .map(|(offset, input)| {
                     let (stream, id, index) =
-                        (Arc::clone(stream), first.offset(offset), index + offset);
+                        (Arc::clone(stream), id.offset(offset), index + offset);
                     QueuedJob::Stream(StreamJob {
                         input,
                         stream,
@@ -439,7 +437,6 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             shared.enqueue_many(jobs.collect());
         }
         shared.sweep_if_cancelled(stream);
-        pull.permits()
     }
 
     /// Whether inputs are pulled before delivered completions are read, so the workers have jobs

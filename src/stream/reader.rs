@@ -72,7 +72,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
             if let Some(completion) = self.batch.pop_front() {
                 return Poll::Ready(completion);
             }
-            self.release_read();
+            self.mark_read();
             match self.receiver.poll_next(cx) {
                 Poll::Ready(Some(Delivery::One(completion))) => {
                     self.wait = None;
@@ -133,7 +133,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
         self.read += 1;
         if self.shared.adds_jobs {
             // A job that adds another compares the unread with a limit.
-            self.release_read();
+            self.mark_read();
         }
     }
 
@@ -148,12 +148,12 @@ impl<In, T, E> CompletionReader<In, T, E> {
         window.saturating_add(self.read)
     }
 
-    /// Subtracts `read` from the unread of the completion queue. It may lag behind: unless jobs add
+    /// Subtracts `read` from the unread of the completion queue, which may lag behind: unless jobs add
     /// jobs, other threads only compare it with zero.
-    fn release_read(&mut self) {
+    fn mark_read(&mut self) {
         // Subtracting 0 would be correct, but is an atomic operation.
         if self.read > 0 {
-            self.stream.release_read(std::mem::take(&mut self.read));
+            self.stream.mark_read(std::mem::take(&mut self.read));
         }
     }
 

@@ -56,17 +56,20 @@ use crate::shared::{Shared, Wait, WaitGuard};
 pub struct JobHandle<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
     /// `None` once the result is taken, or the job is detached or cancelled.
-    state: Option<Arc<HandleState<In, T, E>>>,
+    handle_state: Option<Arc<HandleState<In, T, E>>>,
     id: JobId,
     wait: Option<WaitGuard<In, T, E>>,
 }
 
 impl<In, T, E> JobHandle<In, T, E> {
-    pub(crate) fn new(shared: Arc<Shared<In, T, E>>, state: Arc<HandleState<In, T, E>>) -> Self {
-        let id = state.id;
+    pub(crate) fn new(
+        shared: Arc<Shared<In, T, E>>,
+        handle_state: Arc<HandleState<In, T, E>>,
+    ) -> Self {
+        let id = handle_state.id;
         Self {
             shared,
-            state: Some(state),
+            handle_state: Some(handle_state),
             id,
             wait: None,
         }
@@ -79,7 +82,9 @@ impl<In, T, E> JobHandle<In, T, E> {
 
     /// Whether the outcome is known.
     pub fn is_finished(&self) -> bool {
-        self.state.as_ref().is_none_or(|state| state.is_done())
+        self.handle_state
+            .as_ref()
+            .is_none_or(|handle_state| handle_state.is_done())
     }
 
     /// Takes the result if the job is finished, without waiting: for loops that poll now and then.
@@ -104,8 +109,8 @@ impl<In, T, E> JobHandle<In, T, E> {
     /// ```
     #[doc(alias("try_join", "now_or_never"))]
     pub fn try_take(&mut self) -> Option<Result<T, JobError<E>>> {
-        let result = self.state.as_ref()?.take_result()?;
-        (self.state, self.wait) = (None, None);
+        let result = self.handle_state.as_ref()?.take_result()?;
+        (self.handle_state, self.wait) = (None, None);
         Some(result)
     }
 
@@ -131,16 +136,16 @@ impl<In, T, E> JobHandle<In, T, E> {
     /// assert_eq!(*order.borrow(), ["second", "first"]);
     /// ```
     pub fn set_priority(&self, priority: i32) -> bool {
-        self.state
+        self.handle_state
             .as_ref()
-            .is_some_and(|state| self.shared.set_priority(state, priority))
+            .is_some_and(|handle_state| self.shared.set_priority(handle_state, priority))
     }
 
     /// Lets the job run on without the handle. Its value is dropped; a failure goes to
     /// [`Pool::on_unhandled`](crate::Pool::on_unhandled).
     pub fn detach(mut self) {
-        if let Some(state) = self.state.take() {
-            self.shared.detach_handle(&state);
+        if let Some(handle_state) = self.handle_state.take() {
+            self.shared.detach_handle(&handle_state);
         }
     }
 
@@ -169,20 +174,20 @@ impl<In, T, E> JobHandle<In, T, E> {
     #[doc(alias("abort"))]
     #[must_use = "dropping the future is fine, but say so: the cancellation goes on"]
     pub fn cancel(mut self) -> Cancelling<In, T, E> {
-        let Some(state) = self.state.take() else {
+        let Some(handle_state) = self.handle_state.take() else {
             return Cancelling {
                 shared: Arc::clone(&self.shared),
-                state: None,
+                handle_state: None,
                 wait: None,
             };
         };
-        let result = state.take_result();
+        let result = handle_state.take_result();
         if result.is_none() {
-            self.shared.cancel_handle(&state);
+            self.shared.cancel_handle(&handle_state);
         }
         Cancelling {
             shared: Arc::clone(&self.shared),
-            state: Some((state, result)),
+            handle_state: Some((handle_state, result)),
             wait: None,
         }
     }
@@ -193,19 +198,19 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let Some(state) = &this.state else {
+        let Some(handle_state) = &this.handle_state else {
             return Poll::Pending;
         };
-        match state.poll_result(cx.waker()) {
+        match handle_state.poll_result(cx.waker()) {
             Poll::Ready(result) => {
                 // Dropping the handle has nothing to cancel.
-                (this.state, this.wait) = (None, None);
+                (this.handle_state, this.wait) = (None, None);
                 Poll::Ready(result)
             }
             Poll::Pending
-                if this
-                    .shared
-                    .register_wait(&mut this.wait, cx, || Wait::Handle(Arc::clone(state))) =>
+                if this.shared.register_wait(&mut this.wait, cx, || {
+                    Wait::Handle(Arc::clone(handle_state))
+                }) =>
             {
                 Poll::Pending
             }
@@ -216,8 +221,8 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
 
 impl<In, T, E> Drop for JobHandle<In, T, E> {
     fn drop(&mut self) {
-        if let Some(state) = self.state.take() {
-            self.shared.cancel_handle(&state);
+        if let Some(handle_state) = self.handle_state.take() {
+            self.shared.cancel_handle(&handle_state);
         }
     }
 }
@@ -234,7 +239,7 @@ impl<In, T, E> fmt::Debug for JobHandle<In, T, E> {
 pub struct Cancelling<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
     /// With the result of a job that had finished before; `None` once there is nothing to wait for.
-    state: Option<(Arc<HandleState<In, T, E>>, Option<Result<T, JobError<E>>>)>,
+    handle_state: Option<(Arc<HandleState<In, T, E>>, Option<Result<T, JobError<E>>>)>,
     wait: Option<WaitGuard<In, T, E>>,
 }
 
@@ -246,21 +251,21 @@ impl<In, T, E> Future for Cancelling<In, T, E> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let Some((state, result)) = &mut this.state else {
+        let Some((handle_state, result)) = &mut this.handle_state else {
             return Poll::Ready(None);
         };
         if let Some(result) = result.take() {
-            this.state = None;
+            this.handle_state = None;
             return Poll::Ready(Some(result));
         }
-        if !state.poll_cancelled(cx.waker())
-            && this
-                .shared
-                .register_wait(&mut this.wait, cx, || Wait::Handle(Arc::clone(state)))
+        if !handle_state.poll_cancelled(cx.waker())
+            && this.shared.register_wait(&mut this.wait, cx, || {
+                Wait::Handle(Arc::clone(handle_state))
+            })
         {
             return Poll::Pending;
         }
-        this.state = None;
+        this.handle_state = None;
         this.wait = None;
         Poll::Ready(None)
     }

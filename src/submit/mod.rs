@@ -17,14 +17,12 @@ pub use self::handle::{Cancelling, JobHandle};
 pub use self::reserve::Permit;
 pub use self::submitter::Submitter;
 use crate::error::{JobError, SubmitError};
-use crate::event::JobId;
 use crate::job::current::CurrentJob;
 use crate::job::handle_state::HandleState;
 use crate::job::queued::QueuedJob;
 use crate::policy::limits::Limits;
-use crate::queue::admission::Origin;
 use crate::schedule::Start;
-use crate::shared::Shared;
+use crate::shared::{Accepted, Shared};
 
 /// An input with options of its own; made by [`Pool::job`](crate::Pool::job).
 ///
@@ -172,68 +170,55 @@ pub(crate) fn submit_now<In, T, E>(
     options: Option<JobOptions>,
     input: In,
 ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-    let origin = parent.map_or(Origin::Outside, |_| Origin::Child);
     match shared.accept_from(parent) {
-        Ok((id, limits)) => {
-            let state = launch(shared, id, origin, options, limits, input, false);
-            Ok(JobHandle::new(Arc::clone(shared), state))
+        Ok(accepted) => {
+            let handle_state = enqueue_with_handle(shared, accepted, options, input, false);
+            Ok(JobHandle::new(Arc::clone(shared), handle_state))
         }
         Err(refusal) => Err(refusal.into_error(input)),
     }
 }
 
-/// Enqueues an accepted job, by its options and the limits of the pool.
+/// Enqueues an accepted job that has a handle, or is detached from one; by its options and the
+/// limits of the pool.
 #[inline]
-fn launch<In, T, E>(
+fn enqueue_with_handle<In, T, E>(
     shared: &Arc<Shared<In, T, E>>,
-    id: JobId,
-    origin: Origin,
+    accepted: Accepted,
     options: Option<JobOptions>,
-    pool_limits: Limits,
     input: In,
     is_detached: bool,
 ) -> Arc<HandleState<In, T, E>> {
+    if options.is_some() || shared.is_scheduled() {
+        let options = options.unwrap_or_default();
+        return enqueue_with_options(shared, accepted, options, input, is_detached);
+    }
+    let Accepted { id, origin, limits } = accepted;
     // The pool's limit for attempts is read when an attempt starts, so a later change applies.
     let limits = Limits {
         attempt: None,
-        job: pool_limits.job,
+        job: limits.job,
     };
-    if options.is_some() || shared.is_scheduled() {
-        return launch_with_options(
-            shared,
-            id,
-            origin,
-            options.unwrap_or_default(),
-            limits,
-            input,
-            is_detached,
-        );
-    }
-    let state = HandleState::new(
-        id,
-        origin,
-        limits,
-        shared.acceptance_time(limits),
-        input,
-        is_detached,
-    );
-    shared.enqueue(QueuedJob::Handle(Arc::clone(&state)));
-    state
+    let accepted_at = shared.acceptance_time(limits);
+    let handle_state = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
+    shared.enqueue(QueuedJob::Handle(Arc::clone(&handle_state)));
+    handle_state
 }
 
+/// The part of [`enqueue_with_handle`] for a job that has options or a schedule.
 #[cold]
-fn launch_with_options<In, T, E>(
+fn enqueue_with_options<In, T, E>(
     shared: &Arc<Shared<In, T, E>>,
-    id: JobId,
-    origin: Origin,
+    accepted: Accepted,
     options: JobOptions,
-    pool_limits: Limits,
     input: In,
     is_detached: bool,
 ) -> Arc<HandleState<In, T, E>> {
+    let Accepted { id, origin, limits } = accepted;
+    // As above, the pool's limit for attempts is not read here.
     let limits = Limits {
         attempt: options.limits.attempt,
-        job: options.limits.job.or(pool_limits.job),
+        job: options.limits.job.or(limits.job),
     };
     let accepted_at: Option<Instant> = shared.acceptance_time(limits);
     if options.needs_schedule() {
@@ -242,15 +227,11 @@ fn launch_with_options<In, T, E>(
     let deadline = accepted_at.and_then(|at| limits.job_deadline(at));
     let schedule_options =
         shared.options_from_input(&input, options.priority, options.start, deadline);
-    let state = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
+    let handle_state = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
+    let job = QueuedJob::Handle(Arc::clone(&handle_state));
     match schedule_options {
-        Ok(schedule_options) => {
-            shared.enqueue_with(schedule_options, QueuedJob::Handle(Arc::clone(&state)));
-        }
-        Err(message) => shared.refuse(
-            QueuedJob::Handle(Arc::clone(&state)),
-            JobError::Panicked(message),
-        ),
+        Ok(schedule_options) => shared.enqueue_with(schedule_options, job),
+        Err(message) => shared.fail_accepted(job, JobError::Panicked(message)),
     }
-    state
+    handle_state
 }

@@ -8,13 +8,11 @@ use std::sync::Arc;
 
 use futures_lite::future;
 
-use super::{JobHandle, JobOptions, launch};
+use super::{JobHandle, JobOptions, enqueue_with_handle};
 use crate::error::SubmitError;
-use crate::event::JobId;
 use crate::job::completion_queue::CompletionQueue;
-use crate::policy::limits::Limits;
 use crate::queue::admission::{Origin, Refusal};
-use crate::shared::{AcquirePermit, Shared};
+use crate::shared::{Accepted, AcquirePermit, Shared};
 
 /// Room for one job in the queue of a pool; made by [`Pool::reserve`](crate::Pool::reserve).
 ///
@@ -68,9 +66,9 @@ impl<In, T, E> Permit<In, T, E> {
         options: Option<JobOptions>,
     ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         match self.accept() {
-            (Some(shared), Ok((id, limits))) => {
-                let state = launch(&shared, id, Origin::Outside, options, limits, input, false);
-                Ok(JobHandle::new(shared, state))
+            (Some(shared), Ok(accepted)) => {
+                let handle_state = enqueue_with_handle(&shared, accepted, options, input, false);
+                Ok(JobHandle::new(shared, handle_state))
             }
             _ => Err(SubmitError::Closed(input)),
         }
@@ -83,35 +81,33 @@ impl<In, T, E> Permit<In, T, E> {
         input: In,
         window: usize,
     ) -> Result<(), SubmitError<In>> {
-        if let Err(refusal) = stream.try_reserve(window) {
+        if let Err(refusal) = stream.try_add_unread(window) {
             return Err(refusal.into_error(input));
         }
         match self.accept() {
-            (Some(shared), accepted) => {
-                shared.enqueue_reserved(stream, input, Origin::Outside, accepted)
-            }
+            (Some(shared), accepted) => shared.enqueue_if_accepted(stream, input, accepted),
             // `accept` takes the permit by value, so it is used once.
             (None, _) => {
-                stream.unreserve();
+                stream.remove_unread();
                 Err(SubmitError::Closed(input))
             }
         }
     }
 
     /// Turns the permit into an accepted job, or releases it if the pool was closed since.
-    fn accept(
-        mut self,
-    ) -> (
-        Option<Arc<Shared<In, T, E>>>,
-        Result<(JobId, Limits), Refusal>,
-    ) {
+    fn accept(mut self) -> (Option<Arc<Shared<In, T, E>>>, Result<Accepted, Refusal>) {
         let Some(shared) = self.shared.take() else {
             return (None, Err(Refusal::Closed));
         };
         let (accepted, wakes) = {
             let mut state = shared.lock();
             let (accepted, wakes) = state.admission.accept_reserved();
-            (accepted.map(|id| (id, state.limits)), wakes)
+            let accepted = accepted.map(|id| Accepted {
+                id,
+                origin: Origin::Outside,
+                limits: state.limits,
+            });
+            (accepted, wakes)
         };
         shared.run_wakes(wakes);
         (Some(shared), accepted)

@@ -7,12 +7,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{JobHandle, launch, submit_now};
+use super::{JobHandle, enqueue_with_handle, submit_now};
 use crate::error::SubmitError;
 use crate::event::JobId;
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::current::CurrentJob;
-use crate::queue::admission::Origin;
 use crate::shared::Shared;
 
 /// Adds jobs from inside a running job; an argument of handlers of
@@ -96,8 +95,8 @@ impl<In, T, E> Submitter<In, T, E> {
                 .submit_to(stream, input, Some(self.current), limit);
         }
         match self.shared.accept_child(self.current) {
-            Ok((id, limits)) => {
-                launch(&self.shared, id, Origin::Child, None, limits, input, true);
+            Ok(accepted) => {
+                enqueue_with_handle(&self.shared, accepted, None, input, true);
                 Ok(())
             }
             Err(refusal) => Err(refusal.into_error(input)),

@@ -23,7 +23,7 @@ use crate::queue::admission::{Origin, Wakes};
 use crate::queue::local::StartedJob;
 use crate::queue::running::ActiveJob;
 use crate::schedule::RecordId;
-use crate::shared::{DeliveryKind, NotStarted, PriorAttempts, Shared};
+use crate::shared::{DeliveryKind, NotStarted, ScheduledStart, Shared};
 
 /// Where the outcome of a running job goes.
 pub(super) enum Recipient<In, T, E> {
@@ -52,7 +52,7 @@ pub(crate) struct JobGuard<In, T, E> {
     pub(crate) deadline: Option<(Instant, TimeLimit)>,
     /// The end of all attempts of the job.
     pub(super) job_deadline: Option<Instant>,
-    pub(super) prior: PriorAttempts,
+    pub(super) scheduled_start: ScheduledStart,
 }
 
 impl<In, T, E> JobGuard<In, T, E> {
@@ -70,7 +70,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             started_at: None,
             deadline: None,
             job_deadline: None,
-            prior: PriorAttempts::NONE,
+            scheduled_start: ScheduledStart::NONE,
         }
     }
 
@@ -195,16 +195,16 @@ impl<In, T, E> JobGuard<In, T, E> {
         record: impl FnOnce(StartedJob) -> bool,
     ) -> (Result<Limits, NotStarted>, Option<Wakes>) {
         if self.shared.uses_local_queues && origin == Origin::Outside && record(started_job) {
-            self.prior = PriorAttempts::NONE;
+            self.scheduled_start = ScheduledStart::NONE;
             return (Ok(Limits::default()), None);
         }
         let mut wakes = Wakes::default();
         let mut active = ActiveJob::from(started_job);
         active.record_id = record_id();
-        let (slot, prior) = (self.slot, &mut self.prior);
+        let (slot, scheduled_start) = (self.slot, &mut self.scheduled_start);
         let result = self
             .shared
-            .start_job(slot, origin, active, &mut wakes, prior);
+            .start_job(slot, origin, active, &mut wakes, scheduled_start);
         (result, Some(wakes))
     }
 
@@ -229,15 +229,18 @@ impl<In, T, E> JobGuard<In, T, E> {
         limits: Limits,
     ) {
         let shared = &self.shared;
-        if shared.timings || !limits.is_none() || self.prior.since.is_some() {
-            let now = self.prior.since.unwrap_or_else(|| shared.timer.now());
+        if shared.timings || !limits.is_none() || self.scheduled_start.started_at.is_some() {
+            let now = self
+                .scheduled_start
+                .started_at
+                .unwrap_or_else(|| shared.timer.now());
             self.started_at = Some(now);
             self.deadline = limits.deadline(accepted_at.unwrap_or(now), now);
             self.job_deadline = limits.job_deadline(accepted_at.unwrap_or(now));
         } else {
             (self.started_at, self.deadline, self.job_deadline) = (None, None, None);
         }
-        self.attempts = self.prior.attempts();
+        self.attempts = self.scheduled_start.attempts();
         self.recipient = Some(recipient);
         self.id = id;
         self.index = index;
@@ -251,7 +254,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         id: JobId,
         index: usize,
     ) {
-        self.prior = PriorAttempts::NONE;
+        self.scheduled_start = ScheduledStart::NONE;
         self.arm(
             Recipient::Stream(Arc::clone(stream)),
             id,
@@ -318,7 +321,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             self.kept = Some(input);
             return Err(JobError::TimedOut(TimeLimit::Job));
         }
-        let attempt = self.prior.attempts().saturating_add(1);
+        let attempt = self.scheduled_start.attempts().saturating_add(1);
         let retries = self
             .shared
             .retry
@@ -380,7 +383,7 @@ impl<In, T, E> JobGuard<In, T, E> {
                     self.shared.count_failure(&stream, error);
                 }
                 let input = self.take_kept(&stream);
-                self.prior.history.take().map(panic::discard);
+                self.scheduled_start.history.take().map(panic::discard);
                 self.shared.begin_delivery(&stream, DeliveryKind::Finished);
                 self.shared
                     .finish_job(self.slot, self.id, outcome_of(&result), self.attempts);
@@ -412,7 +415,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         if let Some(kept) = self.kept.take() {
             panic::discard(kept);
         }
-        self.prior.history.take().map(panic::discard);
+        self.scheduled_start.history.take().map(panic::discard);
         let outcome = outcome_of(&result);
         let wanted = self.shared.discard_unwanted(handle, result, self.attempts);
         // What is discarded already is not delivered.

@@ -54,15 +54,15 @@ impl<In, T, E> JobGuard<In, T, E> {
             return Ok(false);
         };
         let (id, attempt, now) = (self.id, self.attempts, shared.timer.now());
-        let since = self.started_at.unwrap_or(now);
+        let started_at = self.started_at.unwrap_or(now);
         let history = self
-            .prior
+            .scheduled_start
             .history
-            .get_or_insert_with(|| Box::new(History::new(since)));
+            .get_or_insert_with(|| Box::new(History::new(started_at)));
         let decision = panic::catch(|| retry.policy.decide(id, attempt, error, history, now));
         let Decision::Again {
             delay,
-            hold,
+            scope,
             is_paid,
         } = decision.map_err(JobError::Panicked)?
         else {
@@ -94,10 +94,11 @@ impl<In, T, E> JobGuard<In, T, E> {
             delay,
         });
         // Both are there: `try_retry` has checked the first, and the second was inserted above.
-        let (Some(input), Some(history)) = (self.kept.take(), self.prior.history.take()) else {
+        let (Some(input), Some(history)) = (self.kept.take(), self.scheduled_start.history.take())
+        else {
             return Ok(false);
         };
-        Ok(self.requeue(input, history, delay, hold))
+        Ok(self.requeue(input, history, delay, scope))
     }
 
     /// Frees the slot and queues the job again, under one lock of the shared state. Returns
@@ -107,7 +108,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         input: In,
         history: Box<History>,
         delay: Duration,
-        hold: RetryAfterScope,
+        scope: RetryAfterScope,
     ) -> bool {
         let Some(recipient) = self.recipient.take() else {
             return false;
@@ -135,7 +136,7 @@ impl<In, T, E> JobGuard<In, T, E> {
                 (job, Some((state, origin)))
             }
         };
-        match shared.requeue(self.slot, job, history, delay, hold) {
+        match shared.requeue(self.slot, job, history, delay, scope) {
             Ok((dispatched, wakes)) => {
                 drop(state);
                 shared.run_deferred(dispatched, wakes);
@@ -146,7 +147,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             }
             Err((job, history)) => {
                 // Kept until the outcome, which drops them behind a panic guard.
-                self.prior.history = Some(history);
+                self.scheduled_start.history = Some(history);
                 self.kept = match (job, state) {
                     (ScheduledJob::Stream(job), _) => Some(job.input),
                     (ScheduledJob::Handle(_), Some((mut state, origin))) => {

@@ -89,7 +89,7 @@ async fn run_jobs<In, C: Stateless<In>>(
         &shared,
         slot_numbers.len(),
         slot_numbers.start,
-        |input, submitter| call.start(input, submitter),
+        |input, submitter| call.make_future(input, submitter),
     );
     let mut timer = TimerDriver::new(Arc::clone(&shared), slot_numbers.start);
     let mut local = LocalWorker::new(Arc::clone(&shared));

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::task::Context;
 
 use brigade::{
-    Builder, CancelReason, End, JobError, OnError, Pool, Retry, SubmitError, Submitter, TimeLimit,
+    Builder, CancelReason, End, Event, JobError, OnError, Pool, Retry, SubmitError, Submitter,
+    TimeLimit,
 };
 use futures_lite::{StreamExt, future};
 
 use crate::harness::{
-    DropToken, Drops, Env, Gate, SECOND, Wakes, assert_settled, everywhere, everywhere_once,
-    millis, poll_once,
+    DropToken, Drops, Env, Gate, OwnPool, SECOND, Wakes, assert_settled, everywhere,
+    everywhere_once, millis, poll_once,
 };
 
 /// A pool whose jobs wait at the gate. Each future holds a token of its own besides that of its
@@ -269,6 +270,40 @@ fn a_result_that_is_there_at_the_very_moment_of_the_limit_wins() {
         env.clock.advance(millis(50));
         assert_eq!(handle.await, Ok(50));
         assert_settled(&pool);
+    });
+}
+
+#[test]
+fn an_attempt_interrupted_before_its_first_poll_counts_and_leaves_the_input_only_if_inputs_are_kept()
+ {
+    everywhere(|env| async move {
+        for keeps_inputs in [false, true] {
+            let (own, calls) = (OwnPool::new(), Arc::new(AtomicUsize::new(0)));
+            let (reached, counted) = (own.reach(), Arc::clone(&calls));
+            let pool = env
+                .in_order()
+                .observe(move |event: &Event| {
+                    if let (Event::Started { .. }, Some(pool)) = (event, reached.get()) {
+                        poll_once(pin!(pool.abort()));
+                    }
+                })
+                .spawn_on(&env, move |n: u32| {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    async move { Ok::<_, ()>(n) }
+                });
+            own.set(&pool);
+            let mut map = pool.map([7]);
+            if keeps_inputs {
+                map = map.keep_inputs();
+            }
+            let seen = map.next().await.map(|c| (c.attempts, c.input, c.result));
+            let aborted = Err(JobError::Cancelled(CancelReason::Aborted));
+            assert_eq!(seen, Some((1, keeps_inputs.then_some(7), aborted)));
+            assert_eq!(calls.load(Ordering::SeqCst), 0);
+            let report = pool.abort().await;
+            assert_eq!((report.unstarted.len(), report.interrupted.len()), (0, 1));
+            assert_settled(&pool);
+        }
     });
 }
 

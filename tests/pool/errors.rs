@@ -109,14 +109,20 @@ fn flatten_returns_the_error_of_the_handler_by_value() {
         || JobError::Cancelled(CancelReason::Aborted),
         || JobError::Abandoned,
         || JobError::WouldDeadlock,
-        || JobError::CostExceedsLimit { cost: 4, most: 3 },
+        || JobError::CostExceedsLimit {
+            cost: 4,
+            max_cost: 3,
+        },
     ];
     let of_pool: [JobError<Own>; 5] = [
         JobError::TimedOut(TimeLimit::Job),
         JobError::Cancelled(CancelReason::Aborted),
         JobError::Abandoned,
         JobError::WouldDeadlock,
-        JobError::CostExceedsLimit { cost: 4, most: 3 },
+        JobError::CostExceedsLimit {
+            cost: 4,
+            max_cost: 3,
+        },
     ];
     for (error, case) in of_pool.into_iter().zip(cases) {
         assert_eq!(error.flatten(), Own::Pool(case()));

@@ -497,7 +497,10 @@ fn seven<T>() -> Result<T, String> {
 }
 
 /// A job that costs more than its limit ever allows.
-const TOO_COSTLY: JobError<()> = JobError::CostExceedsLimit { cost: 4, most: 3 };
+const TOO_COSTLY: JobError<()> = JobError::CostExceedsLimit {
+    cost: 4,
+    max_cost: 3,
+};
 
 #[test]
 fn a_job_that_costs_too_much_ends_at_once_however_it_is_submitted() {

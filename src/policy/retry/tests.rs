@@ -72,8 +72,8 @@ proptest! {
         let decision = decide(&retry);
         match decision {
             Decision::Final => prop_assert_eq!(attempt, u32::MAX),
-            Decision::Again { delay, hold, is_paid } => {
-                prop_assert_eq!((hold, is_paid), (RetryAfterScope::Job, true));
+            Decision::Again { delay, scope, is_paid } => {
+                prop_assert_eq!((scope, is_paid), (RetryAfterScope::Job, true));
                 let least = match jitter {
                     Jitter::None => whole,
                     Jitter::Full => Duration::ZERO,
@@ -168,7 +168,10 @@ fn nothing_but_errors_and_attempts_that_were_too_long_is_tried_again() {
         JobError::Abandoned,
         JobError::WouldDeadlock,
         JobError::Cancelled(crate::error::CancelReason::Handle),
-        JobError::CostExceedsLimit { cost: 2, most: 1 },
+        JobError::CostExceedsLimit {
+            cost: 2,
+            max_cost: 1,
+        },
     ] {
         assert_eq!(delays(&retry, &error, 9), [], "{error:?}");
     }
@@ -198,7 +201,7 @@ fn a_predicate_comes_before_everything_and_is_asked_about_errors_only() {
 #[test]
 fn a_hint_replaces_the_delay_without_jitter_or_bound_and_holds_whom_it_says() {
     let now = Instant::now();
-    for holds in [
+    for expected_scope in [
         RetryAfterScope::Job,
         RetryAfterScope::Key,
         RetryAfterScope::Pool,
@@ -207,7 +210,7 @@ fn a_hint_replaces_the_delay_without_jitter_or_bound_and_holds_whom_it_says() {
             .jitter(Jitter::Full)
             .max_delay(SECOND)
             .retry_after(|error: &u32| (*error > 0).then_some(SECOND * *error))
-            .retry_after_scope(holds);
+            .retry_after_scope(expected_scope);
         let decide = |error: u32| {
             retry.decide(
                 JOB,
@@ -221,20 +224,20 @@ fn a_hint_replaces_the_delay_without_jitter_or_bound_and_holds_whom_it_says() {
             decide(5),
             Decision::Again {
                 delay: SECOND * 5,
-                hold: holds,
+                scope: expected_scope,
                 is_paid: true
             }
         );
         let Decision::Again {
             delay,
-            hold,
+            scope,
             is_paid,
         } = decide(0)
         else {
             panic!("it is final")
         };
         assert!((Duration::ZERO..=SECOND).contains(&delay));
-        assert_eq!((hold, is_paid), (RetryAfterScope::Job, true));
+        assert_eq!((scope, is_paid), (RetryAfterScope::Job, true));
     }
 }
 
@@ -347,7 +350,7 @@ fn a_verdict_decides_whether_when_and_what_counts() {
     };
     let again = |delay, is_paid| Decision::Again {
         delay,
-        hold: RetryAfterScope::Job,
+        scope: RetryAfterScope::Job,
         is_paid,
     };
     assert_eq!(decide(1, 0), (again(SECOND * 3, true), 1, 0));

@@ -103,7 +103,7 @@ proptest! {
                     let (at, exact) = (limiter.earliest(Tick(now), cost).0.max(now), bucket.earliest(cost));
                     prop_assert!((exact..=exact + 1).contains(&at), "{at}, not {exact}");
                     if at <= now {
-                        limiter.take(Tick(now), cost);
+                        limiter.consume(Tick(now), cost);
                         bucket.tokens -= u128::from(cost) * bucket.period;
                     }
                 }
@@ -131,7 +131,7 @@ proptest! {
                     let cost = NonZeroU32::new(cost.min(burst)).unwrap();
                     let may = limiter.earliest(Tick(now), cost.get()).0 <= now;
                     if may {
-                        limiter.take(Tick(now), cost.get());
+                        limiter.consume(Tick(now), cost.get());
                     }
                     prop_assert_eq!(may, oracle.check_n(cost).unwrap().is_ok());
                 }
@@ -142,7 +142,7 @@ proptest! {
 
     /// Whatever the operations, and however late a reservation is consumed: in any stretch of time
     /// no more than the burst and what comes back at the rate; with a window, no more than its
-    /// number in any period.
+    /// permits in any period.
     #[test]
     fn no_stretch_of_time_sees_more_starts_than_it_may(
         permits in 1..9_u32, period in 1..3 * SECOND, burst in 1..9_u32, is_window: bool, steps in steps(0..=8, false),
@@ -195,7 +195,7 @@ proptest! {
 
     #[test]
     fn a_job_that_does_not_start_leaves_no_trace(
-        permits in 1..9_u32, period in 1..3 * SECOND, burst in 1..9_u32, now in 0..9 * SECOND, taken in 0..9_u32, cost in 0..9_u32,
+        permits in 1..9_u32, period in 1..3 * SECOND, burst in 1..9_u32, now in 0..9 * SECOND, consumed in 0..9_u32, cost in 0..9_u32,
         is_window: bool,
     ) {
         let limit = if is_window {
@@ -204,7 +204,7 @@ proptest! {
             bucket_limit(permits, period, burst)
         };
         let (mut limiter, now) = (Limiter::new(limit), Tick(now));
-        limiter.take(now, taken.min(limiter.max_cost()));
+        limiter.consume(now, consumed.min(limiter.max_cost()));
         let before: Vec<Tick> = (0..=limiter.max_cost()).map(|cost| limiter.earliest(now, cost)).collect();
         let cost = cost.min(limiter.max_cost());
         if limiter.earliest(now, cost) <= now {
@@ -236,7 +236,7 @@ proptest! {
                     prop_assert!(seen(&starts, at, period) + cost <= permits);
                     prop_assert!(at == now || seen(&starts, at - 1, period) + cost > permits);
                     if at == now {
-                        limiter.take(Tick(now), cost);
+                        limiter.consume(Tick(now), cost);
                         starts.push((now, cost));
                     }
                 }
@@ -262,7 +262,7 @@ proptest! {
     #[test]
     fn a_change_of_the_limit_keeps_what_is_out(
         old in (1..9_u32, 1..3 * SECOND, 1..9_u32, any::<bool>()), new in (1..9_u32, 1..3 * SECOND, 1..9_u32, any::<bool>()),
-        taken in 0..9_u32, wait in 0..3 * SECOND,
+        consumed in 0..9_u32, wait in 0..3 * SECOND,
     ) {
         let limit = |(permits, period, burst, is_window): (u32, u64, u32, bool)| match is_window {
             true => RateLimit::sliding_window(permits, Duration::from_nanos(period)),
@@ -272,8 +272,8 @@ proptest! {
         let is_forgotten = old.3 && new.3 && wait >= new.1;
         let (old, new) = (limit(old), limit(new));
         let mut limiter = Limiter::new(old);
-        let taken = taken.min(old.max_cost());
-        limiter.take(Tick(0), taken);
+        let consumed = consumed.min(old.max_cost());
+        limiter.consume(Tick(0), consumed);
         let now = Tick(wait);
         let left = |limiter: &mut Limiter| (0..=limiter.max_cost()).rev().find(|cost| limiter.earliest(now, *cost) <= now).unwrap();
         let out = old.max_cost() - left(&mut limiter);
@@ -296,7 +296,7 @@ proptest! {
             now += wait;
             let cost = cost.min(limiter.max_cost());
             if limiter.earliest(Tick(now), cost).0 <= now {
-                limiter.take(Tick(now), cost);
+                limiter.consume(Tick(now), cost);
                 is_used |= cost > 0;
             }
         }
@@ -341,7 +341,7 @@ fn no_limit_is_so_slow_that_it_lets_all_pass() {
     let mut limiter = Limiter::new(RateLimit::per(1, Duration::MAX).burst(9));
     for _ in 0..9 {
         assert_eq!(limiter.earliest(Tick(0), 1), Tick(0));
-        limiter.take(Tick(0), 1);
+        limiter.consume(Tick(0), 1);
     }
     assert_eq!(limiter.earliest(Tick(0), 1), Tick::NEVER);
 }
@@ -349,7 +349,7 @@ fn no_limit_is_so_slow_that_it_lets_all_pass() {
 #[test]
 fn a_third_of_a_second_three_times_is_a_second() {
     let mut limiter = Limiter::new(RateLimit::per_second(3).burst(3));
-    limiter.take(Tick(0), 3);
+    limiter.consume(Tick(0), 3);
     let back: Vec<u64> = (1..=3)
         .map(|cost| limiter.earliest(Tick(0), cost).0)
         .collect();
@@ -402,7 +402,7 @@ fn no_rate_is_too_fast_to_be_counted() {
         let mut now = start;
         for _ in 0..1000 {
             now = limiter.earliest(now, 1).max(now);
-            limiter.take(now, 1);
+            limiter.consume(now, 1);
             assert!(
                 limiter.earliest(now, 1) > now && limiter.earliest(now, 1) <= Tick(now.0 + 2),
                 "{limit:?}"
@@ -410,7 +410,7 @@ fn no_rate_is_too_fast_to_be_counted() {
         }
         // A thousand at once come back together.
         let mut limiter = Limiter::new(limit.burst(1000));
-        limiter.take(start, 1000);
+        limiter.consume(start, 1000);
         assert!(limiter.earliest(start, 1) > start, "{limit:?}");
         assert_eq!(
             limiter.earliest(start, 1000),
