@@ -98,7 +98,7 @@ impl<In, T, E> HandleState<In, T, E> {
     }
 
     /// Whether its outcome is decided.
-    pub(crate) fn is_dead(&self) -> bool {
+    pub(crate) fn will_not_run(&self) -> bool {
         !matches!(self.lock().phase, Phase::Queued(_) | Phase::Running(_))
     }
 

@@ -108,7 +108,7 @@ impl<In, T, E> Split for Batch<In, T, E> {
         job.id().as_u64()
     }
 
-    fn is_dead(&self) -> bool {
+    fn will_not_run(&self) -> bool {
         self.stream.cancelled().is_some()
     }
 }
@@ -145,7 +145,7 @@ impl<In, T, E> ScheduledJob<In, T, E> {
 
     /// Whether its map or group is cancelled. The cancellation of a handle removes its job from the
     /// schedule itself.
-    pub(crate) fn is_dead(&self) -> bool {
+    pub(crate) fn will_not_run(&self) -> bool {
         match self {
             Self::Stream(job) => job.stream.cancelled().is_some(),
             Self::Handle(_) => false,
@@ -186,10 +186,10 @@ impl<In, T, E> QueuedJob<In, T, E> {
     }
 
     /// Whether the job will not run: its outcome is decided, or its stream is cancelled.
-    pub(crate) fn is_dead(&self) -> bool {
+    pub(crate) fn will_not_run(&self) -> bool {
         match self {
             Self::Stream(job) => job.stream.cancelled().is_some(),
-            Self::Handle(handle) => handle.is_dead(),
+            Self::Handle(handle) => handle.will_not_run(),
         }
     }
 }

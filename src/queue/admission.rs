@@ -187,7 +187,7 @@ pub(crate) struct Admission {
     max_waiting: usize,
     /// The wait queue, in the order of arrival. Bounded by the number of futures that wait for a
     /// permit.
-    waiters: BTreeMap<u64, Waiter>,
+    waiters: BTreeMap<WaiterId, Waiter>,
     /// Waiters that have a permit and have not been polled since. Bounded by `reserved`.
     granted: BTreeSet<u64>,
     /// Maps that wait for a permit or for their source. They hold no permit while they wait.
@@ -202,7 +202,7 @@ pub(crate) struct Admission {
     /// Whether maps are notified of any free permit, not only when many are free: a schedule may
     /// hold queued jobs back for long.
     notifies_of_any_room: bool,
-    last_waiter_id: u64,
+    last_waiter_id: WaiterId,
 }
 
 impl Admission {
@@ -405,7 +405,7 @@ impl Admission {
         (Poll::Pending, wakes)
     }
 
-    const fn next_waiter_id(&mut self) -> u64 {
+    const fn next_waiter_id(&mut self) -> WaiterId {
         self.last_waiter_id += 1;
         self.last_waiter_id
     }

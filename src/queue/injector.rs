@@ -67,7 +67,7 @@ pub(crate) trait Split: Sized {
     fn number_of(job: &Self::Job) -> u64;
 
     /// Whether all jobs are cancelled.
-    fn is_dead(&self) -> bool;
+    fn will_not_run(&self) -> bool;
 }
 
 /// An item of the queue.
@@ -288,12 +288,12 @@ impl<B: Split> Injector<B> {
         self.notify_one(queue);
     }
 
-    /// Waits for the next job. `kept` belongs to the worker.
+    /// Waits for the next job. `note` belongs to the worker.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future loses no job and no notification.
-    pub(crate) async fn pop(&self, kept: &KeptNote) -> Result<B::Job, Closed> {
+    pub(crate) async fn pop(&self, note: &KeptNote) -> Result<B::Job, Closed> {
         let mut popped = self.pop_or_sleep(None);
         loop {
             let sleeper = match popped {
@@ -301,7 +301,7 @@ impl<B: Split> Injector<B> {
                 Popped::Closed => return Err(Closed),
                 Popped::Sleeps(sleeper) => sleeper,
             };
-            let is_notified = self.notifications.recv(kept).await.is_ok();
+            let is_notified = self.notifications.recv(note).await.is_ok();
             popped = self.pop_or_sleep(Some((sleeper, is_notified)));
         }
     }
@@ -362,9 +362,9 @@ impl<B: Split> Injector<B> {
         self.lock().items.len()
     }
 
-    /// Removes the jobs of which `is_dead` is true, and the batches of which [`Split::is_dead`] is.
+    /// Removes the jobs of which `will_not_run` is true, and the batches of which [`Split::will_not_run`] is.
     /// The others keep their order.
-    pub(crate) fn sweep(&self, is_dead: impl Fn(&B::Job) -> bool) -> Vec<B::Job> {
+    pub(crate) fn sweep(&self, will_not_run: impl Fn(&B::Job) -> bool) -> Vec<B::Job> {
         let mut queue = self.lock();
         let mut dead = Vec::new();
         for stealer in &queue.stealers {
@@ -372,17 +372,17 @@ impl<B: Split> Injector<B> {
                 .local_queue
                 .local()
                 .batch
-                .take_if(|batch| batch.is_dead());
+                .take_if(|batch| batch.will_not_run());
             batch
                 .into_iter()
                 .for_each(|batch| Item::Batch(batch).into_jobs(&mut dead));
         }
         for item in std::mem::take(&mut queue.items) {
-            let is_dead = match &item {
-                Item::One(job) => is_dead(job),
-                Item::Batch(batch) => batch.is_dead(),
+            let will_not_run = match &item {
+                Item::One(job) => will_not_run(job),
+                Item::Batch(batch) => batch.will_not_run(),
             };
-            if is_dead {
+            if will_not_run {
                 item.into_jobs(&mut dead);
             } else {
                 queue.items.push_back(item);
@@ -524,7 +524,7 @@ impl<J: Copy + Into<u64>> Split for VecDeque<J> {
         (*job).into()
     }
 
-    fn is_dead(&self) -> bool {
+    fn will_not_run(&self) -> bool {
         self.iter().all(|job| (*job).into() % 3 == 0)
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct ActiveJob {
     /// Its record in the schedule, if there is one.
     pub(crate) record_id: Option<RecordId>,
     /// Whether an attempt was made before, or another one is allowed.
-    pub(crate) is_retry: bool,
+    pub(crate) counts_as_retry: bool,
     /// Identifies the map or group that the job belongs to.
     pub(crate) stream: Option<usize>,
     /// The number of waits for its own pool that this job is in.
@@ -37,7 +37,7 @@ impl ActiveJob {
             index,
             attempts: 1,
             record_id: None,
-            is_retry: false,
+            counts_as_retry: false,
             stream,
             waits: 0,
         }
@@ -62,17 +62,17 @@ pub(crate) struct Running<W> {
     /// to nothing. `reserve` makes room in the list for all slots of the pool, so starting a job
     /// cannot fail.
     chunks: Vec<Option<Box<[SlotEntry; CHUNK]>>>,
-    /// How many running jobs have `is_retry` set.
+    /// How many running jobs have `counts_as_retry` set.
     retries: usize,
     /// How many running jobs have `waits > 0`.
     blocked: usize,
     /// Bounded by the number of futures that wait.
-    waits: BTreeMap<u64, Wait<W>>,
+    waits: BTreeMap<u64, WaitEntry<W>>,
     last_wait_id: u64,
 }
 
 #[derive(Debug)]
-struct Wait<W> {
+struct WaitEntry<W> {
     /// The slot of the job that waits; `None` once it does not run any more: another attempt of it
     /// has waits of its own.
     slot: Option<usize>,
@@ -143,7 +143,7 @@ impl<W> Running<W> {
     ) {
         self.start(slot, active_job);
         self.entry_or_insert(slot).since = since;
-        self.retries += usize::from(active_job.is_retry);
+        self.retries += usize::from(active_job.counts_as_retry);
     }
 
     /// Frees the slot of a scheduled job. Returns the job's record in the schedule, if there is
@@ -152,7 +152,7 @@ impl<W> Running<W> {
         let active_job = self.active_job(slot)?;
         self.finish(slot);
         self.entry_or_insert(slot).since = None;
-        self.retries -= usize::from(active_job.is_retry);
+        self.retries -= usize::from(active_job.counts_as_retry);
         active_job.record_id
     }
 
@@ -200,17 +200,17 @@ impl<W> Running<W> {
     pub(crate) fn mark_retry(&mut self, slot: usize) {
         if let Some(active_job) = self
             .active_job_mut(slot)
-            .filter(|active_job| !active_job.is_retry)
+            .filter(|active_job| !active_job.counts_as_retry)
         {
-            active_job.is_retry = true;
+            active_job.counts_as_retry = true;
             self.retries += 1;
         }
     }
 
     /// Whether the slot's job is a retry.
-    pub(crate) fn is_retry(&self, slot: usize) -> bool {
+    pub(crate) fn counts_as_retry(&self, slot: usize) -> bool {
         self.active_job(slot)
-            .is_some_and(|active_job| active_job.is_retry)
+            .is_some_and(|active_job| active_job.counts_as_retry)
     }
 
     /// The record of the slot's job in the schedule.
@@ -273,7 +273,8 @@ impl<W> Running<W> {
         self.blocked += usize::from(waits == Some(1));
         let slot = waits.map(|_| slot);
         self.last_wait_id += 1;
-        self.waits.insert(self.last_wait_id, Wait { slot, what });
+        self.waits
+            .insert(self.last_wait_id, WaitEntry { slot, what });
         self.last_wait_id
     }
 
@@ -287,7 +288,7 @@ impl<W> Running<W> {
 
     /// Ends a wait. Returns its target, which must not be dropped under the lock.
     pub(crate) fn end_wait(&mut self, wait_id: u64) -> Option<W> {
-        let Wait { slot, what } = self.waits.remove(&wait_id)?;
+        let WaitEntry { slot, what } = self.waits.remove(&wait_id)?;
         let active_job = slot.and_then(|slot| self.active_job_mut(slot));
         let waits = active_job.map(|active_job| {
             active_job.waits -= 1;

@@ -26,15 +26,15 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A sleep of a timer that can be part of a type which is `Sync`. It is polled by `&mut` only, so
 /// its lock is never taken.
-pub(crate) struct Alarm(Mutex<BoxFuture<'static, ()>>);
+pub(crate) struct SyncSleep(Mutex<BoxFuture<'static, ()>>);
 
-impl Alarm {
+impl SyncSleep {
     pub(crate) const fn new(sleep: BoxFuture<'static, ()>) -> Self {
         Self(Mutex::new(sleep))
     }
 }
 
-impl Future for Alarm {
+impl Future for SyncSleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

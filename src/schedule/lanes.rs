@@ -7,6 +7,7 @@
 //! one lane, so without keys all of this is a queue.
 
 use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroU32;
 
 use super::clock::Tick;
 use super::limiter::{Limiter, RateLimit};
@@ -59,22 +60,25 @@ impl KeyLimits {
     }
 }
 
+/// The key of a lane in its slab.
+pub(super) type LaneId = NonZeroU32;
+
 #[derive(Debug)]
 pub(crate) struct Lanes {
     /// The limits of the lanes of all keys but those of `policy_by_key`.
     policy: KeyLimits,
     policy_by_key: HashMap<Key, KeyLimits>,
     lanes: Slab<Lane>,
-    by_key: HashMap<Key, RecordId>,
+    by_key: HashMap<Key, LaneId>,
     /// The lane of jobs without a key.
-    common: Option<RecordId>,
+    common: Option<LaneId>,
     /// Lanes with a ready job that are not full, by the rank of the first job, then round-robin.
     /// Whether the limiter has permits is checked by `next_job`.
-    eligible: BTreeSet<(Rank, u64, RecordId)>,
+    eligible: BTreeSet<(Rank, u64, LaneId)>,
     /// Lanes that wait for a time.
-    waiting_until: BTreeSet<(Tick, RecordId)>,
+    waiting_until: BTreeSet<(Tick, LaneId)>,
     /// Lanes without jobs whose limiters have not refilled, by the time at which they have.
-    refilling: BTreeSet<(Tick, RecordId)>,
+    refilling: BTreeSet<(Tick, LaneId)>,
     round_robin: u64,
 }
 
@@ -121,7 +125,7 @@ impl Lanes {
     }
 
     /// The highest cost that a job of the lane may have.
-    pub(crate) fn max_cost(&self, lane_id: RecordId) -> u32 {
+    pub(crate) fn max_cost(&self, lane_id: LaneId) -> u32 {
         let limiter = self
             .lanes
             .get(lane_id)
@@ -129,7 +133,7 @@ impl Lanes {
         limiter.map_or(u32::MAX, Limiter::max_cost)
     }
 
-    pub(crate) fn key(&self, lane: RecordId) -> Option<&Key> {
+    pub(crate) fn key(&self, lane: LaneId) -> Option<&Key> {
         self.lanes.get(lane)?.key.as_ref()
     }
 
@@ -142,7 +146,7 @@ impl Lanes {
     // ---- add and remove jobs ----
 
     /// Adds a job to the lane of its key, and returns the lane.
-    pub(crate) fn add_job(&mut self, key: Option<Key>) -> RecordId {
+    pub(crate) fn add_job(&mut self, key: Option<Key>) -> LaneId {
         let known = match &key {
             Some(key) => self.by_key.get(key).copied(),
             None => self.common,
@@ -183,7 +187,7 @@ impl Lanes {
 
     /// Removes a job that has its outcome. The lane is removed once it has no jobs and its limiter
     /// has refilled.
-    pub(crate) fn remove_job(&mut self, lane_id: RecordId, now: Tick) {
+    pub(crate) fn remove_job(&mut self, lane_id: LaneId, now: Tick) {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
@@ -199,7 +203,7 @@ impl Lanes {
         }
     }
 
-    fn remove_lane(&mut self, lane_id: RecordId) {
+    fn remove_lane(&mut self, lane_id: LaneId) {
         let Some(lane) = self.lanes.remove(lane_id) else {
             return;
         };
@@ -219,7 +223,7 @@ impl Lanes {
     /// Makes a job ready.
     pub(crate) fn enqueue(
         &mut self,
-        lane_id: RecordId,
+        lane_id: LaneId,
         rank: Rank,
         number: u64,
         record_id: RecordId,
@@ -240,7 +244,7 @@ impl Lanes {
     /// Removes a ready job.
     pub(crate) fn dequeue(
         &mut self,
-        lane_id: RecordId,
+        lane_id: LaneId,
         rank: Rank,
         number: u64,
         record_id: RecordId,
@@ -261,7 +265,7 @@ impl Lanes {
         &mut self,
         now: Tick,
         cost: impl Fn(RecordId) -> u32,
-    ) -> Option<(RecordId, RecordId)> {
+    ) -> Option<(LaneId, RecordId)> {
         while let Some((_, _, lane_id)) = self.eligible.first().copied() {
             let lane = self.lanes.get_mut(lane_id)?;
             let (_, record_id) = lane.ready.first()?;
@@ -278,7 +282,7 @@ impl Lanes {
     }
 
     /// Whether a ready job of the lane comes before this rank and number.
-    pub(crate) fn is_before(&self, lane_id: RecordId, rank: Rank, number: u64) -> bool {
+    pub(crate) fn is_before(&self, lane_id: LaneId, rank: Rank, number: u64) -> bool {
         self.lanes
             .get(lane_id)
             .is_some_and(|lane| lane.ready.is_before(rank, number))
@@ -286,7 +290,7 @@ impl Lanes {
 
     /// Reserves a slot of the lane and permits for a released job, which the caller has
     /// [dequeued](Self::dequeue). Returns the lane's position in the round before the release.
-    pub(crate) fn release(&mut self, lane_id: RecordId, cost: u32) -> u64 {
+    pub(crate) fn release(&mut self, lane_id: LaneId, cost: u32) -> u64 {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return 0;
         };
@@ -307,7 +311,7 @@ impl Lanes {
     }
 
     /// Restores the lane's position in the round, after a released job was given back.
-    pub(crate) fn restore_round_robin(&mut self, lane_id: RecordId, position: u64) {
+    pub(crate) fn restore_round_robin(&mut self, lane_id: LaneId, position: u64) {
         if self
             .lanes
             .get(lane_id)
@@ -324,7 +328,7 @@ impl Lanes {
     }
 
     /// Frees the lane's slot of a released or running job.
-    pub(crate) fn finish(&mut self, lane_id: RecordId) {
+    pub(crate) fn finish(&mut self, lane_id: LaneId) {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
@@ -336,7 +340,7 @@ impl Lanes {
 
     /// Consumes the permits of a released job that starts. Returns whether the lane was waiting for
     /// that, and not for a time.
-    pub(crate) fn start(&mut self, lane_id: RecordId, now: Tick, cost: u32) -> bool {
+    pub(crate) fn start(&mut self, lane_id: LaneId, now: Tick, cost: u32) -> bool {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return false;
         };
@@ -352,7 +356,7 @@ impl Lanes {
     }
 
     /// Cancels the reservation of a released job that does not start; its slot stays with it.
-    pub(crate) fn unreserve(&mut self, lane_id: RecordId, cost: u32) {
+    pub(crate) fn unreserve(&mut self, lane_id: LaneId, cost: u32) {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
@@ -402,12 +406,12 @@ impl Lanes {
         self.remove_job(lane_id, now);
     }
 
-    pub(crate) fn lane_of(&self, key: &Key) -> Option<RecordId> {
+    pub(crate) fn lane_of(&self, key: &Key) -> Option<LaneId> {
         self.by_key.get(key).copied()
     }
 
     /// Lets no job of the lane start before `until`.
-    pub(crate) fn hold(&mut self, lane_id: RecordId, until: Tick) {
+    pub(crate) fn hold(&mut self, lane_id: LaneId, until: Tick) {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
@@ -416,7 +420,7 @@ impl Lanes {
     }
 
     /// No job of the lane starts before that.
-    pub(crate) fn held_until(&self, lane_id: RecordId) -> Tick {
+    pub(crate) fn held_until(&self, lane_id: LaneId) -> Tick {
         self.lanes
             .get(lane_id)
             .map_or(Tick(0), |lane| lane.held_until)
@@ -451,7 +455,7 @@ impl Lanes {
     pub(crate) fn refilled_at(&self) -> Tick {
         let last = self
             .refilling
-            .range(..(Tick::NEVER, RecordId::MIN))
+            .range(..(Tick::NEVER, LaneId::MIN))
             .next_back();
         last.map_or(Tick::NEVER, |(at, _)| *at)
     }
@@ -464,7 +468,7 @@ impl Lanes {
     // ---- the sets ----
 
     /// Moves the lane to the set that it belongs in, after a change.
-    fn reindex(&mut self, lane_id: RecordId) {
+    fn reindex(&mut self, lane_id: LaneId) {
         let Some(lane) = self.lanes.get(lane_id) else {
             return;
         };
@@ -477,7 +481,7 @@ impl Lanes {
         self.set_state(lane_id, state);
     }
 
-    fn set_state(&mut self, lane_id: RecordId, state: LaneState) {
+    fn set_state(&mut self, lane_id: LaneId, state: LaneState) {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
@@ -519,9 +523,9 @@ impl Lanes {
     /// they occupy slots.
     pub(crate) fn audit(
         &self,
-        jobs: impl Iterator<Item = (RecordId, bool, bool)>,
+        jobs: impl Iterator<Item = (LaneId, bool, bool)>,
     ) -> Result<(), String> {
-        let mut counted: HashMap<RecordId, (usize, usize, usize)> = HashMap::new();
+        let mut counted: HashMap<LaneId, (usize, usize, usize)> = HashMap::new();
         for (lane, is_ready, is_running) in jobs {
             let count = counted.entry(lane).or_default();
             count.0 += 1;
@@ -598,7 +602,7 @@ mod tests {
     }
 
     /// Adds a ready job to the lane of its key.
-    fn add(lanes: &mut Lanes, key: u32, job: u32, priority: i32) -> RecordId {
+    fn add(lanes: &mut Lanes, key: u32, job: u32, priority: i32) -> LaneId {
         let lane = lanes.add_job(Some(Key::from(key)));
         lanes.enqueue(lane, rank(priority), job.into(), lane_id(job));
         lane
@@ -733,7 +737,7 @@ mod tests {
     #[test]
     fn a_hundred_thousand_keys_once_seen_leave_no_memory_behind() {
         let mut lanes = Lanes::new(KeyLimits::default());
-        let all: Vec<RecordId> = (0..100_000)
+        let all: Vec<LaneId> = (0..100_000)
             .map(|key| lanes.add_job(Some(Key::from(key))))
             .collect();
         assert_eq!(lanes.len(), 100_000);

@@ -100,7 +100,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use self::clock::{Clock, Due, Reading, Tick};
-use self::lanes::{KeyLimits, Lanes};
+use self::lanes::{KeyLimits, LaneId, Lanes};
 use self::limiter::{Limiter, RateLimit};
 use self::order::{Aging, Rank};
 pub(crate) use self::slab::RecordId;
@@ -123,14 +123,14 @@ pub(crate) struct ScheduleOptions {
     /// In permits of the rate limits.
     pub(crate) cost: u32,
     pub(crate) key: Option<Key>,
-    pub(crate) start: Start,
+    pub(crate) start: StartAt,
     /// The job is not released after that.
     pub(crate) deadline: Option<Instant>,
 }
 
 /// When a job may start.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) enum Start {
+pub(crate) enum StartAt {
     #[default]
     Now,
     After(Duration),
@@ -231,7 +231,7 @@ pub(crate) struct Schedule<J> {
 enum Next {
     /// This job may start now, at this cost.
     Job {
-        lane: RecordId,
+        lane: LaneId,
         record_id: RecordId,
         cost: u32,
     },
@@ -250,7 +250,7 @@ struct Record<J> {
     at: Tick,
     deadline: Tick,
     history: Option<Box<History>>,
-    lane: RecordId,
+    lane: LaneId,
     /// The lane's position before the job was released.
     round_robin: u64,
     cost: u32,
@@ -362,9 +362,9 @@ impl<J> Schedule<J> {
         now: Tick,
     ) -> RecordId {
         let at = match options.start {
-            Start::Now => now,
-            Start::After(delay) => now.after(delay),
-            Start::NotBefore(instant) => self.clock.tick(instant),
+            StartAt::Now => now,
+            StartAt::After(delay) => now.after(delay),
+            StartAt::NotBefore(instant) => self.clock.tick(instant),
         };
         let lane = self.lanes.add_job(options.key);
         let record = Record {
@@ -816,14 +816,14 @@ impl<J> Schedule<J> {
         true
     }
 
-    /// Removes the delayed and ready jobs of which `is_dead` is true.
+    /// Removes the delayed and ready jobs of which `will_not_run` is true.
     pub(crate) fn remove_where(
         &mut self,
         now: Tick,
-        is_dead: impl Fn(&J) -> bool,
+        will_not_run: impl Fn(&J) -> bool,
     ) -> Vec<Removed<J>> {
         let record_ids: Vec<RecordId> = (self.records.iter())
-            .filter(|(_, record)| record.job.as_ref().is_some_and(&is_dead))
+            .filter(|(_, record)| record.job.as_ref().is_some_and(&will_not_run))
             .map(|(record_id, _)| record_id)
             .collect();
         record_ids

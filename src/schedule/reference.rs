@@ -570,9 +570,9 @@ impl Pair {
                 self.numbers += 1;
                 let deadline = limit.map(|limit| now + limit);
                 let start = match number % 3 {
-                    _ if delay == 0 => Start::Now,
-                    0 => Start::NotBefore(self.start + Duration::from_nanos(now + delay)),
-                    _ => Start::After(Duration::from_nanos(delay)),
+                    _ if delay == 0 => StartAt::Now,
+                    0 => StartAt::NotBefore(self.start + Duration::from_nanos(now + delay)),
+                    _ => StartAt::After(Duration::from_nanos(delay)),
                 };
                 let instant = |at| self.start + Duration::from_nanos(at);
                 // Key 0 stands for none.
@@ -718,14 +718,14 @@ impl Pair {
                 }
             }
             Op::RemoveWhere(digit) => {
-                let is_dead = |number: &u64| number % 9 == digit;
-                let removed = self.real.remove_where(tick, is_dead);
+                let will_not_run = |number: &u64| number % 9 == digit;
+                let removed = self.real.remove_where(tick, will_not_run);
                 let mut out: Vec<_> = removed
                     .iter()
                     .map(|removed| (removed.job, removed.attempts()))
                     .collect();
                 out.sort_unstable();
-                let is_out = |job: &Job| waiting.contains(&job.state) && is_dead(&job.number);
+                let is_out = |job: &Job| waiting.contains(&job.state) && will_not_run(&job.number);
                 let expected: Vec<_> = self
                     .naive
                     .jobs

@@ -159,7 +159,7 @@ fn what_a_leaver_has_tried_is_known() {
 fn a_schedule_that_is_stopped_wants_to_be_asked_no_more() {
     let mut schedule = Schedule::new(Policy::default(), 1, Instant::now());
     let options = ScheduleOptions {
-        start: Start::After(Duration::from_secs(1)),
+        start: StartAt::After(Duration::from_secs(1)),
         ..ScheduleOptions::default()
     };
     schedule.insert(0, 0, options, Tick(0));

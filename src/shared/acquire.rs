@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{Shared, Wait, WaitGuard};
+use super::{Awaited, Shared, WaitGuard};
 use crate::error::SubmitError;
 use crate::job::completion_queue::CompletionQueue;
-use crate::queue::admission::Refusal;
+use crate::queue::admission::{Refusal, WaiterId};
 
 impl Refusal {
     /// The error of a submission, which gives the input back.
@@ -27,7 +27,7 @@ pub(crate) struct AcquirePermit<In, T, E> {
     /// The group that the job is submitted to; its cancellation ends the wait.
     group: Option<Arc<CompletionQueue<In, T, E>>>,
     /// Id of the waiter in the wait queue, once it is there.
-    waiter: Option<u64>,
+    waiter: Option<WaiterId>,
     wait: Option<WaitGuard<In, T, E>>,
 }
 
@@ -81,7 +81,7 @@ impl<In, T, E> AcquirePermit<In, T, E> {
             }
             Poll::Pending
                 if self.shared.register_wait(&mut self.wait, cx, || {
-                    Wait::AcquirePermit(self.waiter.unwrap_or_default())
+                    Awaited::AcquirePermit(self.waiter.unwrap_or_default())
                 }) =>
             {
                 Poll::Pending

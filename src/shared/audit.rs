@@ -137,7 +137,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
         let wakers = self
             .cancel_flags
-            .made(0..self.slot_count())
+            .allocated(0..self.slot_count())
             .filter(|cancel_flag| cancel_flag.waker().is_some())
             .count();
         if wakers > 0 {

@@ -38,12 +38,12 @@ impl<In, T, E> Shared<In, T, E> {
     /// Removes the record of a job that a handle has cancelled. Called after the schedule has got a
     /// job, since the cancellation may have come before it had the record. Returns whether the job
     /// is cancelled.
-    pub(super) fn remove_if_dead(&self, job: &HandleState<In, T, E>) -> bool {
-        let is_dead = job.is_dead();
-        if is_dead {
+    pub(super) fn remove_if_decided(&self, job: &HandleState<In, T, E>) -> bool {
+        let will_not_run = job.will_not_run();
+        if will_not_run {
             self.remove_tombstone(job.record_id(), job.id);
         }
-        is_dead
+        will_not_run
     }
 
     /// Removes the record of a tombstone that is not in the injector.
@@ -59,8 +59,8 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Takes cancelled jobs out of the injector and the schedule, and completes them.
     pub(crate) fn sweep(&self) {
-        self.abandon_all(self.injector.sweep(QueuedJob::is_dead));
-        self.abandon_removed(self.unschedule(ScheduledJob::is_dead));
+        self.abandon_all(self.injector.sweep(QueuedJob::will_not_run));
+        self.abandon_removed(self.unschedule(ScheduledJob::will_not_run));
         self.check_stopped();
     }
 

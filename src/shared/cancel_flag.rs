@@ -29,7 +29,7 @@ pub(crate) struct CancelFlag {
 }
 
 impl CancelFlag {
-    pub(super) fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+    pub(super) fn lock_waker(&self) -> MutexGuard<'_, Option<Waker>> {
         self.waker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -39,7 +39,7 @@ impl CancelFlag {
 
     /// Registers the waker, then checks the flag.
     pub(crate) fn listen(&self, waker: &Waker) -> Option<CancelReason> {
-        let mut listener = self.waker();
+        let mut listener = self.lock_waker();
         if !listener
             .as_ref()
             .is_some_and(|known| known.will_wake(waker))
@@ -70,11 +70,11 @@ impl CancelFlag {
             Ordering::SeqCst,
             Ordering::SeqCst,
         );
-        self.listener()
+        self.waker()
     }
 
-    pub(super) fn listener(&self) -> Option<Waker> {
-        self.waker().clone()
+    pub(super) fn waker(&self) -> Option<Waker> {
+        self.lock_waker().clone()
     }
 }
 
@@ -103,7 +103,7 @@ impl CancelFlags {
     }
 
     /// The allocated flags of these slots.
-    pub(super) fn made(&self, slots: Range<usize>) -> impl Iterator<Item = &CancelFlag> {
+    pub(super) fn allocated(&self, slots: Range<usize>) -> impl Iterator<Item = &CancelFlag> {
         let chunks = self.chunks.iter().enumerate().skip(slots.start / TOGETHER);
         let chunks = chunks.take_while(move |(number, _)| number * TOGETHER < slots.end);
         chunks.flat_map(move |(number, chunk)| {
@@ -135,22 +135,22 @@ mod tests {
     #[test]
     fn flags_are_allocated_with_their_neighbours_and_found_by_their_slots() {
         let cancel_flags = CancelFlags::new(200).unwrap();
-        let made = |slots| cancel_flags.made(slots).count();
-        assert_eq!((cancel_flags.len(), made(0..200)), (200, 0));
+        let allocated = |slots| cancel_flags.allocated(slots).count();
+        assert_eq!((cancel_flags.len(), allocated(0..200)), (200, 0));
         let _ = cancel_flags[70].interrupt(CancelReason::Handle);
         assert_eq!(
             (
-                made(0..200),
-                made(0..64),
-                made(60..70),
-                made(127..200),
-                made(70..71)
+                allocated(0..200),
+                allocated(0..64),
+                allocated(60..70),
+                allocated(127..200),
+                allocated(70..71)
             ),
             (64, 0, 6, 1, 1)
         );
         let interrupted = |slots| {
             cancel_flags
-                .made(slots)
+                .allocated(slots)
                 .filter(|flag| flag.interrupted().is_some())
                 .count()
         };
@@ -163,7 +163,7 @@ mod tests {
             (1, 0, 0)
         );
         let _ = &cancel_flags[199];
-        assert_eq!(made(0..200), 64 + 8);
+        assert_eq!(allocated(0..200), 64 + 8);
     }
 
     #[test]

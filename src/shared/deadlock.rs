@@ -29,7 +29,7 @@ impl<In, T, E> Shared<In, T, E> {
         self: &Arc<Self>,
         guard: &mut Option<WaitGuard<In, T, E>>,
         cx: &Context<'_>,
-        what: impl FnOnce() -> Wait<In, T, E>,
+        what: impl FnOnce() -> Awaited<In, T, E>,
     ) -> bool {
         let Some(job) = current::current_in(self.identity()) else {
             *guard = None;
@@ -73,7 +73,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// The waits are checked without the lock: as long as the pool is blocked, only a call from
     /// outside its jobs can end one meanwhile.
     fn is_deadlocked(&self) -> bool {
-        let waits: Vec<(usize, Wait<In, T, E>)> = {
+        let waits: Vec<(usize, Awaited<In, T, E>)> = {
             let state = self.lock();
             if !state.is_blocked() {
                 return false;
@@ -123,13 +123,13 @@ impl<In, T, E> Synced<In, T, E> {
 
 /// A wait of a job for its own pool.
 pub(crate) struct Waiting<In, T, E> {
-    what: Wait<In, T, E>,
+    what: Awaited<In, T, E>,
     /// Woken by `notify_blocked`.
     waker: Waker,
 }
 
 /// What a job waits for inside its own pool.
-pub(crate) enum Wait<In, T, E> {
+pub(crate) enum Awaited<In, T, E> {
     /// The outcome of a job.
     Handle(Arc<HandleState<In, T, E>>),
     /// A completion of a map or group.
@@ -138,7 +138,7 @@ pub(crate) enum Wait<In, T, E> {
     AcquirePermit(u64),
 }
 
-impl<In, T, E> Wait<In, T, E> {
+impl<In, T, E> Awaited<In, T, E> {
     /// Whether the wait is over or about to be, though the job may not have been polled since.
     fn is_over(&self, shared: &Shared<In, T, E>) -> bool {
         match self {
@@ -149,7 +149,7 @@ impl<In, T, E> Wait<In, T, E> {
     }
 }
 
-impl<In, T, E> Clone for Wait<In, T, E> {
+impl<In, T, E> Clone for Awaited<In, T, E> {
     fn clone(&self) -> Self {
         match self {
             Self::Handle(job) => Self::Handle(Arc::clone(job)),

@@ -183,7 +183,7 @@ impl<In, T, E> Shared<In, T, E> {
         drop(switching);
         self.run_deferred(dispatched, wakes);
         for handle in handles {
-            self.remove_if_dead(&handle);
+            self.remove_if_decided(&handle);
         }
         self.check_stopped();
     }
@@ -307,7 +307,7 @@ impl<In, T, E> Shared<In, T, E> {
             .or_else(|| schedule.instant(now));
         if let Some(history) = &history {
             active_job.attempts = history.attempts.saturating_add(1);
-            active_job.is_retry = true;
+            active_job.counts_as_retry = true;
         } else if let Some(account) = &mut state.account {
             account.earn();
         }
@@ -351,15 +351,15 @@ impl<In, T, E> Shared<In, T, E> {
         })
     }
 
-    /// Removes the scheduled jobs of which `is_dead` is true, except released ones.
+    /// Removes the scheduled jobs of which `will_not_run` is true, except released ones.
     pub(super) fn unschedule(
         &self,
-        is_dead: impl Fn(&ScheduledJob<In, T, E>) -> bool,
+        will_not_run: impl Fn(&ScheduledJob<In, T, E>) -> bool,
     ) -> Vec<Removed<ScheduledJob<In, T, E>>> {
         // Jobs behind them may start now.
         self.update_schedule(|scheduler| {
             let now = scheduler.schedule.now();
-            scheduler.schedule.remove_where(now, is_dead)
+            scheduler.schedule.remove_where(now, will_not_run)
         })
         .unwrap_or_default()
     }

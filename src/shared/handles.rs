@@ -35,7 +35,7 @@ impl<In, T, E> Shared<In, T, E> {
         part_with(input);
         let outcome = error.outcome();
         let wanted = self.discard_unwanted(job, Err(error), attempts);
-        self.deliveries.begin(DeliveryKind::Unstarted);
+        self.deliveries.begin(DeliveryKind::NotRun);
         let dequeued = DequeuedJob {
             id: job.id,
             origin,
@@ -44,7 +44,7 @@ impl<In, T, E> Shared<In, T, E> {
         };
         self.finish_unstarted(dequeued, outcome, attempts);
         self.deliver_to_handle(job, wanted, attempts);
-        self.end_deliveries(DeliveryKind::Unstarted, 1);
+        self.end_deliveries(DeliveryKind::NotRun, 1);
         true
     }
 

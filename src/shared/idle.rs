@@ -43,15 +43,15 @@ pub(crate) struct Deliveries {
 /// Whether the job of an outcome has run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeliveryKind {
-    Finished,
-    Unstarted,
+    Ran,
+    NotRun,
 }
 
 impl Deliveries {
     const fn of(&self, kind: DeliveryKind) -> &AtomicUsize {
         match kind {
-            DeliveryKind::Finished => &self.finished,
-            DeliveryKind::Unstarted => &self.unstarted,
+            DeliveryKind::Ran => &self.finished,
+            DeliveryKind::NotRun => &self.unstarted,
         }
     }
 
@@ -143,12 +143,12 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Whether no outcome of a job that has not run is being delivered.
     pub(super) fn is_all_returned(&self) -> bool {
-        self.deliveries.are_none(DeliveryKind::Unstarted)
+        self.deliveries.are_none(DeliveryKind::NotRun)
     }
 
     pub(super) fn are_delivered(&self) -> bool {
-        self.deliveries.are_none(DeliveryKind::Finished)
-            && self.deliveries.are_none(DeliveryKind::Unstarted)
+        self.deliveries.are_none(DeliveryKind::Ran)
+            && self.deliveries.are_none(DeliveryKind::NotRun)
     }
 
     /// Waits until `is_over`, which is checked under the lock, again after `prepare` has made sure

@@ -9,7 +9,7 @@ use crate::error::JobError;
 use crate::job::queued::{QueuedJob, ScheduledJob};
 use crate::key::Key;
 use crate::panic::{self, PanicMessage};
-use crate::schedule::{ScheduleOptions, Start};
+use crate::schedule::{ScheduleOptions, StartAt};
 
 impl<In, T, E> Shared<In, T, E> {
     /// The scheduling options of a job, some by its input. Calls user closures.
@@ -17,7 +17,7 @@ impl<In, T, E> Shared<In, T, E> {
         &self,
         input: &In,
         priority: i32,
-        start: Start,
+        start: StartAt,
         deadline: Option<Instant>,
     ) -> Result<ScheduleOptions, PanicMessage> {
         let (mut key, mut cost): (Option<Key>, u32) = (None, 1);
@@ -37,31 +37,31 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     #[cold]
-    pub(super) fn schedule_one(&self, entry: QueuedJob<In, T, E>) {
+    pub(super) fn schedule_one(&self, job: QueuedJob<In, T, E>) {
         let limit = self.lock().limits.job;
-        match self.options_of(&entry, limit) {
-            Ok(options) => self.schedule_by(options, entry),
-            Err(message) => self.complete_unstarted(entry, JobError::Panicked(message), 0),
+        match self.options_of(&job, limit) {
+            Ok(options) => self.schedule_by(options, job),
+            Err(message) => self.complete_unstarted(job, JobError::Panicked(message), 0),
         }
     }
 
-    pub(super) fn schedule_by(&self, options: ScheduleOptions, entry: QueuedJob<In, T, E>) {
-        self.update_schedule(|scheduler| scheduler.insert(entry, options));
+    pub(super) fn schedule_by(&self, options: ScheduleOptions, job: QueuedJob<In, T, E>) {
+        self.update_schedule(|scheduler| scheduler.insert(job, options));
     }
 
     #[cold]
-    pub(super) fn schedule_many(&self, entries: Vec<QueuedJob<In, T, E>>) {
-        let mut jobs = Vec::with_capacity(entries.len());
+    pub(super) fn schedule_many(&self, jobs: Vec<QueuedJob<In, T, E>>) {
+        let mut with_options = Vec::with_capacity(jobs.len());
         let limit = self.lock().limits.job;
-        for entry in entries {
-            match self.options_of(&entry, limit) {
-                Ok(options) => jobs.push((entry, options)),
-                Err(message) => self.complete_unstarted(entry, JobError::Panicked(message), 0),
+        for job in jobs {
+            match self.options_of(&job, limit) {
+                Ok(options) => with_options.push((job, options)),
+                Err(message) => self.complete_unstarted(job, JobError::Panicked(message), 0),
             }
         }
         self.update_schedule(|scheduler| {
-            for (entry, options) in jobs {
-                scheduler.insert(entry, options);
+            for (job, options) in with_options {
+                scheduler.insert(job, options);
             }
         });
     }
@@ -69,22 +69,22 @@ impl<In, T, E> Shared<In, T, E> {
     /// The scheduling options of a job that has none of its own. `limit` is that of the pool's jobs.
     fn options_of(
         &self,
-        entry: &QueuedJob<In, T, E>,
+        job: &QueuedJob<In, T, E>,
         limit: Option<Duration>,
     ) -> Result<ScheduleOptions, PanicMessage> {
-        match entry {
+        match job {
             QueuedJob::Stream(job) => {
                 let deadline = limit.and_then(|limit| job.accepted_at?.checked_add(limit));
-                self.options_from_input(&job.input, job.stream.priority(), Start::Now, deadline)
+                self.options_from_input(&job.input, job.stream.priority(), StartAt::Now, deadline)
             }
-            QueuedJob::Handle(_) => Ok(Self::default_options(entry)),
+            QueuedJob::Handle(_) => Ok(Self::default_options(job)),
         }
     }
 
-    /// The options of a job that was on its way when the schedule was switched on: there was
-    /// neither a closure nor a limit then.
-    pub(super) fn default_options(entry: &QueuedJob<In, T, E>) -> ScheduleOptions {
-        let priority = match entry {
+    /// The options of a job that was accepted before there was a schedule: there was neither a closure
+    /// nor a limit then.
+    pub(super) fn default_options(job: &QueuedJob<In, T, E>) -> ScheduleOptions {
+        let priority = match job {
             QueuedJob::Stream(job) => job.stream.priority(),
             QueuedJob::Handle(_) => 0,
         };
@@ -97,30 +97,30 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Makes a job wait in the schedule again that a worker has taken and not started.
     #[cold]
-    pub(crate) fn return_to_schedule(&self, entry: QueuedJob<In, T, E>) {
-        let handle = match &entry {
+    pub(crate) fn return_to_schedule(&self, job: QueuedJob<In, T, E>) {
+        let handle = match &job {
             QueuedJob::Handle(handle) => Some(Arc::clone(handle)),
             QueuedJob::Stream(_) => None,
         };
         if handle
             .as_ref()
-            .is_some_and(|handle| self.remove_if_dead(handle))
+            .is_some_and(|handle| self.remove_if_decided(handle))
         {
             return;
         }
-        let (id, record_id, stream) = (entry.id().as_u64(), entry.record_id(), entry.stream());
+        let (id, record_id, stream) = (job.id().as_u64(), job.record_id(), job.stream());
         let gone = self.update_schedule(|scheduler| {
             let schedule = &mut scheduler.schedule;
             match record_id {
                 Some(record_id) if schedule.is_released(record_id, id) => {
                     let now = schedule.now();
-                    schedule.give_back(record_id, ScheduledJob::from(entry), now);
+                    schedule.give_back(record_id, ScheduledJob::from(job), now);
                     None
                 }
-                Some(_) => Some(entry),
+                Some(_) => Some(job),
                 None => {
-                    let options = Self::default_options(&entry);
-                    scheduler.insert(entry, options);
+                    let options = Self::default_options(&job);
+                    scheduler.insert(job, options);
                     None
                 }
             }
@@ -133,7 +133,7 @@ impl<In, T, E> Shared<In, T, E> {
             self.sweep_if_cancelled(&stream);
         }
         if let Some(handle) = handle {
-            self.remove_if_dead(&handle);
+            self.remove_if_decided(&handle);
         }
         self.check_stopped();
     }

@@ -53,7 +53,7 @@ pub(crate) use self::acquire::AcquirePermit;
 use self::cancel_flag::CancelFlags;
 pub(crate) use self::config::{Config, CostFn, KeyFn};
 use self::deadlock::Waiting;
-pub(crate) use self::deadlock::{Wait, WaitGuard};
+pub(crate) use self::deadlock::{Awaited, WaitGuard};
 use self::dispatch::{GivenUpJobs, Scheduler};
 use self::idle::IdleWaiters;
 pub(crate) use self::idle::{Deliveries, DeliveryKind};
@@ -131,7 +131,7 @@ pub(crate) struct Shared<In, T, E> {
     /// Number of maps and groups created so far.
     streams: AtomicUsize,
     /// Number of [`PoolRef`]s to this pool.
-    pub(crate) handles: AtomicUsize,
+    pub(crate) pool_refs: AtomicUsize,
     /// Set before an abort empties the injector and the schedule; see `check_stopped`.
     is_aborted: AtomicBool,
     /// Set before the jobs that the last worker leaves behind are abandoned; see `check_stopped`.
@@ -207,7 +207,7 @@ impl<In, T, E> Shared<In, T, E> {
             returned: Mutex::new(Vec::new()),
             map_notifications: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
-            handles: AtomicUsize::new(1),
+            pool_refs: AtomicUsize::new(1),
             is_aborted: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
             timings: config.timings,

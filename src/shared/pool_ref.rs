@@ -29,7 +29,7 @@ impl<In, T, E> Deref for PoolRef<In, T, E> {
 
 impl<In, T, E> Clone for PoolRef<In, T, E> {
     fn clone(&self) -> Self {
-        self.shared.handles.fetch_add(1, Ordering::Relaxed);
+        self.shared.pool_refs.fetch_add(1, Ordering::Relaxed);
         Self {
             shared: Arc::clone(&self.shared),
         }
@@ -38,7 +38,7 @@ impl<In, T, E> Clone for PoolRef<In, T, E> {
 
 impl<In, T, E> Drop for PoolRef<In, T, E> {
     fn drop(&mut self) {
-        if self.shared.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.shared.pool_refs.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.shared.close(PoolState::Closed);
         }
     }

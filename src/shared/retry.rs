@@ -39,7 +39,7 @@ impl<In, T, E> Shared<In, T, E> {
         {
             return None;
         }
-        let itself = state.running.is_retry(slot);
+        let itself = state.running.counts_as_retry(slot);
         let others = state.admission.retrying() + state.running.retries() - usize::from(itself);
         let is_allowed = state.admission.retrying() + state.retries_ahead < capacity
             && (!is_paid

@@ -89,7 +89,7 @@ impl<In, T, E> Shared<In, T, E> {
             state.notify_blocked(&mut wakes);
             (was_last, was_open && was_last, wakes)
         };
-        let own = self.cancel_flags.made(self.slots_of(worker));
+        let own = self.cancel_flags.allocated(self.slots_of(worker));
         let wakers: Vec<Waker> = own.filter_map(|flag| flag.waker().take()).collect();
         drop(wakers);
         self.observe(|| Event::WorkerLeft { worker });

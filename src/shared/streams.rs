@@ -68,13 +68,17 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Begins the delivery of a completion, before its outcome is counted.
     #[inline(always)]
-    pub(crate) fn begin_delivery(&self, stream: &CompletionQueue<In, T, E>, kind: DeliveryKind) {
+    pub(crate) fn begin_stream_delivery(
+        &self,
+        stream: &CompletionQueue<In, T, E>,
+        kind: DeliveryKind,
+    ) {
         stream.begin_delivery();
         self.deliveries.begin(kind);
     }
 
     /// Ends `count` deliveries, after their completions are in the queue.
-    pub(crate) fn end_delivery(
+    pub(crate) fn end_stream_deliveries(
         &self,
         stream: &CompletionQueue<In, T, E>,
         kind: DeliveryKind,

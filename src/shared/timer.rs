@@ -256,8 +256,8 @@ impl<In, T, E> Shared<In, T, E> {
     #[cold]
     pub(super) fn hand_over_timer(&self) {
         if !self.injector.wake_sleeper() {
-            for cancel_flag in self.cancel_flags.made(0..self.slot_count()) {
-                panic::wake(cancel_flag.listener());
+            for cancel_flag in self.cancel_flags.allocated(0..self.slot_count()) {
+                panic::wake(cancel_flag.waker());
             }
         }
     }

@@ -124,7 +124,7 @@ impl<In, T, E> Shared<In, T, E> {
         ) {
             self.count_failure(&stream, &error);
         }
-        self.begin_delivery(&stream, DeliveryKind::Unstarted);
+        self.begin_stream_delivery(&stream, DeliveryKind::NotRun);
         let dequeued = DequeuedJob {
             id,
             origin,
@@ -147,6 +147,6 @@ impl<In, T, E> Shared<In, T, E> {
             timings,
         };
         stream.deliver(Delivery::One(completion));
-        self.end_delivery(&stream, DeliveryKind::Unstarted, 1);
+        self.end_stream_deliveries(&stream, DeliveryKind::NotRun, 1);
     }
 }

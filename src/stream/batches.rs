@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 
-use crate::rt::{Alarm, Timer};
+use crate::rt::{SyncSleep, Timer};
 
 /// A stream of lists of another stream's items; made by [`Pool::batches`](crate::Pool::batches),
 /// which says how.
@@ -32,7 +32,7 @@ pub struct Batches<S: Stream> {
     timer: Arc<dyn Timer>,
     items: Vec<S::Item>,
     /// Fires when the first item has waited long enough.
-    alarm: Option<Alarm>,
+    alarm: Option<SyncSleep>,
 }
 
 impl<S: Stream> Batches<S> {
@@ -72,7 +72,7 @@ impl<S: Stream> Stream for Batches<S> {
                     }
                     if this.alarm.is_none() {
                         let at = this.timer.now().checked_add(this.wait);
-                        this.alarm = at.map(|at| Alarm::new(this.timer.sleep_until(at)));
+                        this.alarm = at.map(|at| SyncSleep::new(this.timer.sleep_until(at)));
                     }
                 }
                 Poll::Ready(None) => this.source = None,

@@ -38,7 +38,7 @@ use crate::job::completion::{Completion, OnError};
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::queued::{Batch, QueuedJob, StreamJob};
 use crate::panic;
-use crate::rt::Alarm;
+use crate::rt::SyncSleep;
 use crate::shared::{Accepted, MapWait, PoolRef, Pull};
 
 /// How many inputs are pulled and submitted together, at most.
@@ -114,7 +114,7 @@ pub struct Map<In, T, E, S> {
     order: Option<Reorder<Completion<In, T, E>>>,
     reader: CompletionReader<In, T, E>,
     /// Fires at the deadline of the map.
-    deadline: Option<Alarm>,
+    deadline: Option<SyncSleep>,
 }
 
 /// The state of the source.
@@ -216,7 +216,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self.deadline = timer
             .now()
             .checked_add(limit)
-            .map(|at| Alarm::new(timer.sleep_until(at)));
+            .map(|at| SyncSleep::new(timer.sleep_until(at)));
         self
     }
 

@@ -12,7 +12,7 @@ use crate::channel::Receiver;
 use crate::error::CancelReason;
 use crate::job::completion::{Completion, Delivery, Success};
 use crate::job::completion_queue::CompletionQueue;
-use crate::shared::{Shared, Wait, WaitGuard};
+use crate::shared::{Awaited, Shared, WaitGuard};
 
 /// Reads the completions of a map or group. Dropping it cancels the jobs that have not ended.
 pub(crate) struct CompletionReader<In, T, E> {
@@ -25,7 +25,7 @@ pub(crate) struct CompletionReader<In, T, E> {
     successes: Vec<Success<T>>,
     wait: Option<WaitGuard<In, T, E>>,
     /// Whether only queued jobs are cancelled, and running ones may still wait for the pool.
-    is_finishing: bool,
+    lets_running_end: bool,
     /// How many jobs were read and not yet subtracted from the unread of the completion queue.
     read: usize,
     /// The counts of the completions that were read.
@@ -42,7 +42,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
             batch: VecDeque::new(),
             successes: Vec::new(),
             wait: None,
-            is_finishing: false,
+            lets_running_end: false,
             read: 0,
             counts: Summary::default(),
         }
@@ -55,7 +55,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
 
     /// Cancels the jobs that have not started.
     pub(crate) fn cancel_queued(&mut self) {
-        self.is_finishing |= self.stream.cancelled().is_none();
+        self.lets_running_end |= self.stream.cancelled().is_none();
         self.shared.cancel_queued(&self.stream);
     }
 
@@ -97,11 +97,11 @@ impl<In, T, E> CompletionReader<In, T, E> {
                 }
                 Poll::Pending => {
                     if self.shared.register_wait(&mut self.wait, cx, || {
-                        Wait::Stream(Arc::clone(&self.stream))
+                        Awaited::Stream(Arc::clone(&self.stream))
                     }) {
                         return Poll::Pending;
                     }
-                    self.is_finishing = false;
+                    self.lets_running_end = false;
                     self.cancel(CancelReason::WouldDeadlock);
                 }
             }
@@ -110,7 +110,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
 
     /// Whether running jobs are cancelled too, so that none of them waits for long.
     fn is_cancelled(&self) -> bool {
-        self.stream.cancelled().is_some() && !self.is_finishing
+        self.stream.cancelled().is_some() && !self.lets_running_end
     }
 
     /// Takes the next success of the last delivery, and counts it.

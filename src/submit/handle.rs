@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use crate::error::JobError;
 use crate::event::JobId;
 use crate::job::handle_state::HandleState;
-use crate::shared::{Shared, Wait, WaitGuard};
+use crate::shared::{Awaited, Shared, WaitGuard};
 
 /// The handle of a submitted job. As a future it yields the job's result.
 ///
@@ -209,7 +209,7 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
             }
             Poll::Pending
                 if this.shared.register_wait(&mut this.wait, cx, || {
-                    Wait::Handle(Arc::clone(handle_state))
+                    Awaited::Handle(Arc::clone(handle_state))
                 }) =>
             {
                 Poll::Pending
@@ -260,7 +260,7 @@ impl<In, T, E> Future for Cancelling<In, T, E> {
         }
         if !handle_state.poll_cancelled(cx.waker())
             && this.shared.register_wait(&mut this.wait, cx, || {
-                Wait::Handle(Arc::clone(handle_state))
+                Awaited::Handle(Arc::clone(handle_state))
             })
         {
             return Poll::Pending;

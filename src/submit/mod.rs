@@ -21,7 +21,7 @@ use crate::job::current::CurrentJob;
 use crate::job::handle_state::HandleState;
 use crate::job::queued::QueuedJob;
 use crate::policy::limits::Limits;
-use crate::schedule::Start;
+use crate::schedule::StartAt;
 use crate::shared::{Accepted, Shared};
 
 /// An input with options of its own; made by [`Pool::job`](crate::Pool::job).
@@ -56,13 +56,13 @@ pub struct Job<'a, In, T, E> {
 pub(crate) struct JobOptions {
     limits: Limits,
     priority: i32,
-    start: Start,
+    start: StartAt,
 }
 
 impl JobOptions {
     /// Whether it needs a schedule.
     const fn needs_schedule(&self) -> bool {
-        self.priority != 0 || !matches!(self.start, Start::Now) || self.limits.job.is_some()
+        self.priority != 0 || !matches!(self.start, StartAt::Now) || self.limits.job.is_some()
     }
 }
 
@@ -88,14 +88,14 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
     /// and against the capacity of the queue. A delay beyond what an [`Instant`] can hold never
     /// ends.
     pub fn delay(mut self, delay: Duration) -> Self {
-        self.options.start = Start::After(delay);
+        self.options.start = StartAt::After(delay);
         self
     }
 
     /// Lets the job start no sooner than at this time of the pool's timer; otherwise as
     /// [`delay`](Self::delay).
     pub fn not_before(mut self, at: Instant) -> Self {
-        self.options.start = Start::NotBefore(at);
+        self.options.start = StartAt::NotBefore(at);
         self
     }
 

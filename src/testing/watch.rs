@@ -101,7 +101,7 @@ impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Shared<In, T, E>> {
 
 /// A new handle of the pool, for `drain` and `abort`, which close the pool anyway.
 fn handle<In, T, E>(shared: &Arc<Shared<In, T, E>>) -> Pool<In, T, E> {
-    shared.handles.fetch_add(1, Ordering::Relaxed);
+    shared.pool_refs.fetch_add(1, Ordering::Relaxed);
     Pool::new(Arc::clone(shared))
 }
 

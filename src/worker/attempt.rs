@@ -128,7 +128,7 @@ impl<F> Attempt<F> {
         let this = self.as_mut().project();
         (*this.deadline, *this.drop_panicked) = (None, false);
         let mut is_exhausted = false;
-        let polled = self.as_mut().guard(|mut attempt, result| {
+        let polled = self.as_mut().catch_panics(|mut attempt, result| {
             let mut value = None;
             while let Some((id, input)) = next(value.take()) {
                 let this = attempt.as_mut().project();
@@ -189,7 +189,7 @@ impl<F> Attempt<F> {
         let start = shared.slow_poll.map(|_| shared.timer.now());
         let polled = self
             .as_mut()
-            .guard(|attempt, result| attempt.poll_in_scope(shared, make, result, cx));
+            .catch_panics(|attempt, result| attempt.poll_in_scope(shared, make, result, cx));
         if let (Some(bound), Some(start)) = (shared.slow_poll, start) {
             let (job, took) = (self.id, shared.timer.now().saturating_duration_since(start));
             if took > bound {
@@ -201,7 +201,7 @@ impl<F> Attempt<F> {
 
     /// Calls `poll` behind a panic guard. Ready: the result that it has set, or its panic.
     #[inline(always)]
-    fn guard<T, E>(
+    fn catch_panics<T, E>(
         mut self: Pin<&mut Self>,
         poll: impl FnOnce(Pin<&mut Self>, &mut Option<Result<T, JobError<E>>>),
     ) -> Poll<Result<T, JobError<E>>> {

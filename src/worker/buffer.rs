@@ -117,7 +117,7 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
         if self.begun == 0
             && let Some(stream) = &self.stream
         {
-            self.shared.begin_delivery(stream, DeliveryKind::Finished);
+            self.shared.begin_stream_delivery(stream, DeliveryKind::Ran);
             self.begun += 1;
         }
     }
@@ -153,9 +153,9 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
                 .for_each(|success| stream.deliver(Delivery::One(success.into_completion()))),
             _ => stream.deliver(Delivery::Successes(std::mem::take(&mut self.successes))),
         }
-        self.shared.end_delivery(
+        self.shared.end_stream_deliveries(
             stream,
-            DeliveryKind::Finished,
+            DeliveryKind::Ran,
             std::mem::take(&mut self.begun),
         );
     }

@@ -45,7 +45,7 @@ pub(crate) struct JobGuard<In, T, E> {
     /// How many attempts have started, this one included once [`prepare`](Self::prepare) succeeds.
     pub(crate) attempts: u32,
     /// A copy of the input, for a retry or the completion; the input itself if no attempt was made.
-    pub(super) kept: Option<In>,
+    pub(super) kept_input: Option<In>,
     pub(super) accepted_at: Option<Instant>,
     pub(super) started_at: Option<Instant>,
     /// The end of the attempt, and which limit sets it.
@@ -65,7 +65,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             id: JobId(0),
             index: 0,
             attempts: 0,
-            kept: None,
+            kept_input: None,
             accepted_at: None,
             started_at: None,
             deadline: None,
@@ -112,7 +112,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         let limits = match result {
             Ok(limits) => limits,
             Err(reason) => {
-                self.return_unstarted(QueuedJob::Stream(job), reason);
+                self.send_back(QueuedJob::Stream(job), reason);
                 return None;
             }
         };
@@ -170,7 +170,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         let (limits, input) = match started {
             Ok(started) => started,
             Err(reason) => {
-                self.return_unstarted(QueuedJob::Handle(job), reason);
+                self.send_back(QueuedJob::Handle(job), reason);
                 return None;
             }
         };
@@ -209,7 +209,7 @@ impl<In, T, E> JobGuard<In, T, E> {
     }
 
     /// Returns a job that could not start: to the report of the abort, or to the schedule.
-    fn return_unstarted(&self, job: QueuedJob<In, T, E>, reason: NotStarted) {
+    fn send_back(&self, job: QueuedJob<In, T, E>, reason: NotStarted) {
         if reason == NotStarted::Aborted {
             let attempts = self.shared.attempts(&job);
             self.shared.return_unstarted(job, attempts);
@@ -273,10 +273,9 @@ impl<In, T, E> JobGuard<In, T, E> {
         buffer: &mut CompletionBuffer<In, T, E>,
         record: impl FnOnce() -> bool,
     ) -> Option<T> {
-        match self
-            .recipient
-            .take_if(|_| self.shared.uses_local_queues && self.attempts == 1 && self.kept.is_none())
-        {
+        match self.recipient.take_if(|_| {
+            self.shared.uses_local_queues && self.attempts == 1 && self.kept_input.is_none()
+        }) {
             None => Some(value),
             Some(Recipient::Handle(handle)) => {
                 self.complete_handle(&handle, Ok(value), record);
@@ -312,13 +311,13 @@ impl<In, T, E> JobGuard<In, T, E> {
     /// The error is the job's outcome; the guard then has the input, unless the copy has panicked.
     pub(crate) fn prepare(&mut self, input: In) -> Result<In, JobError<E>> {
         if let Some(reason) = self.shared.cancel_flags[self.slot].interrupted() {
-            self.kept = Some(input);
+            self.kept_input = Some(input);
             return Err(JobError::Cancelled(reason));
         }
         if let (Some((at, TimeLimit::Job)), Some(now)) = (self.deadline, self.started_at)
             && at <= now
         {
-            self.kept = Some(input);
+            self.kept_input = Some(input);
             return Err(JobError::TimedOut(TimeLimit::Job));
         }
         let attempt = self.scheduled_start.attempts().saturating_add(1);
@@ -332,7 +331,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             .or_else(|| self.stream().and_then(|stream| stream.copier()));
         if let Some(keep) = keep {
             match panic::catch(|| keep(&input)) {
-                Ok(copy) => self.kept = Some(copy),
+                Ok(copy) => self.kept_input = Some(copy),
                 Err(message) => {
                     panic::discard(input);
                     return Err(JobError::Panicked(message));
@@ -346,7 +345,7 @@ impl<In, T, E> JobGuard<In, T, E> {
     /// The input for the completion: a copy, if the stream keeps inputs, or the input itself if no
     /// attempt was made.
     fn take_kept(&mut self, stream: &CompletionQueue<In, T, E>) -> Option<In> {
-        let kept = self.kept.take()?;
+        let kept = self.kept_input.take()?;
         if stream.copier().is_some() || self.attempts == 0 {
             return Some(kept);
         }
@@ -384,7 +383,8 @@ impl<In, T, E> JobGuard<In, T, E> {
                 }
                 let input = self.take_kept(&stream);
                 self.scheduled_start.history.take().map(panic::discard);
-                self.shared.begin_delivery(&stream, DeliveryKind::Finished);
+                self.shared
+                    .begin_stream_delivery(&stream, DeliveryKind::Ran);
                 self.shared
                     .finish_job(self.slot, self.id, outcome_of(&result), self.attempts);
                 let timings = self.timings();
@@ -412,7 +412,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         result: Result<T, JobError<E>>,
         record: impl FnOnce() -> bool,
     ) {
-        if let Some(kept) = self.kept.take() {
+        if let Some(kept) = self.kept_input.take() {
             panic::discard(kept);
         }
         self.scheduled_start.history.take().map(panic::discard);
@@ -421,7 +421,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         // What is discarded already is not delivered.
         let is_delivered = wanted.is_some();
         if is_delivered {
-            self.shared.deliveries.begin(DeliveryKind::Finished);
+            self.shared.deliveries.begin(DeliveryKind::Ran);
         }
         if !record() {
             self.shared
@@ -429,7 +429,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         }
         self.shared.deliver_to_handle(handle, wanted, self.attempts);
         if is_delivered {
-            self.shared.end_deliveries(DeliveryKind::Finished, 1);
+            self.shared.end_deliveries(DeliveryKind::Ran, 1);
         }
     }
 
@@ -459,7 +459,8 @@ impl<In, T, E> Drop for JobGuard<In, T, E> {
         let result = Err(reason.map_or(JobError::Abandoned, |reason| JobError::Cancelled(reason)));
         if let Some((stream, completion)) = self.complete_unbuffered(result) {
             stream.deliver(Delivery::One(completion));
-            self.shared.end_delivery(&stream, DeliveryKind::Finished, 1);
+            self.shared
+                .end_stream_deliveries(&stream, DeliveryKind::Ran, 1);
         }
     }
 }

@@ -19,7 +19,7 @@ impl<In, T, E> JobGuard<In, T, E> {
     pub(crate) fn try_retry(&mut self, result: &mut Result<T, JobError<E>>) -> bool {
         match result {
             Err(JobError::Failed(_) | JobError::TimedOut(TimeLimit::Attempt))
-                if self.kept.is_some() => {}
+                if self.kept_input.is_some() => {}
             _ => return false,
         }
         let may_follow = self
@@ -94,7 +94,8 @@ impl<In, T, E> JobGuard<In, T, E> {
             delay,
         });
         // Both are there: `try_retry` has checked the first, and the second was inserted above.
-        let (Some(input), Some(history)) = (self.kept.take(), self.scheduled_start.history.take())
+        let (Some(input), Some(history)) =
+            (self.kept_input.take(), self.scheduled_start.history.take())
         else {
             return Ok(false);
         };
@@ -148,7 +149,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             Err((job, history)) => {
                 // Kept until the outcome, which drops them behind a panic guard.
                 self.scheduled_start.history = Some(history);
-                self.kept = match (job, state) {
+                self.kept_input = match (job, state) {
                     (ScheduledJob::Stream(job), _) => Some(job.input),
                     (ScheduledJob::Handle(_), Some((mut state, origin))) => {
                         state.origin = origin;

@@ -61,9 +61,9 @@ async fn first_job<In, T, E>(worker: &WorkerGuard<In, T, E>) -> Option<QueuedJob
         Arc::clone(&worker.shared),
         worker.shared.slots_of(worker.id).start,
     );
-    let kept = KeptNote::default();
+    let note = KeptNote::default();
     loop {
-        match pop_or_timer(&worker.shared, &mut timer, &kept).await {
+        match pop_or_timer(&worker.shared, &mut timer, &note).await {
             Some(first) => return first.ok(),
             // The future of `pop` is dropped: a job that the timer releases notifies another
             // waiting worker, not this one.
@@ -94,8 +94,8 @@ async fn run_jobs<In, C: Stateless<In>>(
     let mut timer = TimerDriver::new(Arc::clone(&shared), slot_numbers.start);
     let mut local = LocalWorker::new(Arc::clone(&shared));
     // The wait for a job, while the worker waits for one.
-    let kept = KeptNote::default();
-    let mut pop = pin!(false.then(|| shared.injector.pop(&kept)));
+    let note = KeptNote::default();
+    let mut pop = pin!(false.then(|| shared.injector.pop(&note)));
     poll_fn(|cx| {
         // Each slot that is ready now is polled at most once in this turn. So a job that always wakes
         // itself starves neither other slots, nor queued jobs, nor other tasks of the executor.
@@ -141,7 +141,7 @@ async fn run_jobs<In, C: Stateless<In>>(
                     local.close();
                     buffer.flush();
                     if pop.is_none() {
-                        pop.set(Some(shared.injector.pop(&kept)));
+                        pop.set(Some(shared.injector.pop(&note)));
                         continue;
                     }
                 }

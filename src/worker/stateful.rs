@@ -35,7 +35,7 @@ pub(crate) async fn run_stateful<In, C: Call<In>>(
     // Dropped after the attempt: an outcome is delivered once the handler's future is dropped.
     let mut guard = JobGuard::new(Arc::clone(&shared), slot);
     let mut timer = TimerDriver::new(Arc::clone(&shared), slot);
-    let kept = KeptNote::default();
+    let note = KeptNote::default();
     let mut jobs = 0;
     loop {
         if jobs >= JOBS_PER_TURN {
@@ -48,7 +48,7 @@ pub(crate) async fn run_stateful<In, C: Call<In>>(
             Ok(None) => {
                 jobs = 0;
                 buffer.flush();
-                match pop_or_timer(&shared, &mut timer, &kept).await {
+                match pop_or_timer(&shared, &mut timer, &note).await {
                     Some(Ok(job)) => job,
                     Some(Err(Closed)) => break,
                     None => {
@@ -101,9 +101,9 @@ pub(crate) async fn run_stateful<In, C: Call<In>>(
 pub(crate) async fn pop_or_timer<In, T, E>(
     shared: &Shared<In, T, E>,
     timer: &mut TimerDriver<In, T, E>,
-    kept: &KeptNote,
+    note: &KeptNote,
 ) -> Option<Result<QueuedJob<In, T, E>, Closed>> {
-    let mut job = pin!(shared.injector.pop(kept));
+    let mut job = pin!(shared.injector.pop(note));
     poll_fn(|cx| match job.as_mut().poll(cx) {
         Poll::Ready(job) => Poll::Ready(Some(job)),
         Poll::Pending => timer.poll(cx).map(|()| None),

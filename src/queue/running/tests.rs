@@ -127,7 +127,7 @@ enum Op {
         slot: usize,
         id: u64,
         record_id: u32,
-        is_retry: bool,
+        counts_as_retry: bool,
         since: Option<u64>,
     },
     Finish(usize),
@@ -151,7 +151,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         proptest::option::of(0..9_u64),
     );
     let op = prop_oneof![
-        4 => job.prop_map(|(slot, id, record_id, is_retry, since)| Op::Start { slot, id, record_id, is_retry, since }),
+        4 => job.prop_map(|(slot, id, record_id, counts_as_retry, since)| Op::Start { slot, id, record_id, counts_as_retry, since }),
         3 => slot().prop_map(Op::Finish),
         1 => slot().prop_map(Op::MarkRetry),
         6 => (slot(), id()).prop_map(|(slot, id)| Op::BeginWait { slot, id }),
@@ -167,7 +167,7 @@ struct Job {
     /// The number of its start.
     start: usize,
     record_id: Option<RecordId>,
-    is_retry: bool,
+    counts_as_retry: bool,
     since: Option<Instant>,
 }
 
@@ -201,13 +201,13 @@ proptest! {
         let begin = Instant::now();
         for (step, op) in ops.iter().enumerate() {
             match *op {
-                Op::Start { slot, id, record_id, is_retry, since } if naive.slots[slot].is_none() => {
+                Op::Start { slot, id, record_id, counts_as_retry, since } if naive.slots[slot].is_none() => {
                     let mut active_job = ActiveJob::new(JobId(id), step, None);
-                    let mut job = Job { id, start: step, record_id: None, is_retry: false, since: None };
+                    let mut job = Job { id, start: step, record_id: None, counts_as_retry: false, since: None };
                     if is_scheduled {
-                        (job.record_id, job.is_retry) = (RecordId::new(record_id), is_retry);
+                        (job.record_id, job.counts_as_retry) = (RecordId::new(record_id), counts_as_retry);
                         job.since = since.map(|after| begin + std::time::Duration::from_secs(after));
-                        (active_job.record_id, active_job.is_retry) = (job.record_id, is_retry);
+                        (active_job.record_id, active_job.counts_as_retry) = (job.record_id, counts_as_retry);
                         real.start_scheduled(slot, active_job, job.since);
                     } else {
                         real.start(slot, active_job);
@@ -223,7 +223,7 @@ proptest! {
                     }
                 }
                 Op::MarkRetry(slot) if is_scheduled => {
-                    naive.slots[slot].iter_mut().for_each(|job| job.is_retry = true);
+                    naive.slots[slot].iter_mut().for_each(|job| job.counts_as_retry = true);
                     real.mark_retry(slot);
                 }
                 Op::BeginWait { slot, id } => {
@@ -253,12 +253,12 @@ proptest! {
             for live in 0..=SLOTS {
                 prop_assert_eq!(real.is_blocked(live), blocked > 0 && blocked >= live);
             }
-            prop_assert_eq!(real.retries(), naive.slots.iter().flatten().filter(|job| job.is_retry).count());
+            prop_assert_eq!(real.retries(), naive.slots.iter().flatten().filter(|job| job.counts_as_retry).count());
             let occupied: Vec<_> = real.occupied().map(|(slot, active_job)| (slot, active_job.id, active_job.index)).collect();
             let jobs = naive.slots.iter().enumerate().filter_map(|(slot, job)| Some((slot, (*job)?)));
             prop_assert_eq!(occupied, jobs.map(|(slot, job)| (slot, JobId(job.id), job.start)).collect::<Vec<_>>());
             for (slot, job) in naive.slots.iter().enumerate() {
-                prop_assert_eq!(real.is_retry(slot), job.is_some_and(|job| job.is_retry));
+                prop_assert_eq!(real.counts_as_retry(slot), job.is_some_and(|job| job.counts_as_retry));
                 prop_assert_eq!(real.record_id(slot), job.and_then(|job| job.record_id));
                 prop_assert_eq!(real.since(slot), job.and_then(|job| job.since));
                 for id in 0..4 {
