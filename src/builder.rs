@@ -521,8 +521,8 @@ impl<In, E> Builder<In, E> {
         F: Fn(In) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let call = Plain::new(handler);
-        self.build_of(false, |_| call.share())
+        let handler = Plain::new(handler);
+        self.build_of(|_| handler.share())
     }
 
     /// Makes a pool whose jobs may add jobs: the handler also gets a [`Submitter`].
@@ -539,8 +539,8 @@ impl<In, E> Builder<In, E> {
         F: Fn(In, Submitter<In, T, E>) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let call = WithSubmitter::new(handler);
-        self.build_of(true, |_| call.share())
+        let handler = WithSubmitter::new(handler);
+        self.build_of(|_| handler.share())
     }
 
     /// Makes a pool whose workers each have a state of their own, such as a connection: `init`
@@ -585,8 +585,8 @@ impl<In, E> Builder<In, E> {
             "jobs_per_worker must be 1 for a handler with state, got {}",
             self.jobs_per_worker
         );
-        let shared = Arc::new((init, handler));
-        self.build_of(false, |worker| WithState::new(Arc::clone(&shared), worker))
+        let parts = Arc::new((init, handler));
+        self.build_of(|worker| WithState::new(Arc::clone(&parts), worker))
     }
 
     /// Makes a pool and spawns its workers on an executor.
@@ -658,16 +658,16 @@ impl<In, E> Builder<In, E> {
         self.spawn_on(&crate::rt::SmolGlobal, handler)
     }
 
-    /// Makes a pool and its workers, each with the handler that `call` makes for its number.
+    /// Makes a pool and its workers, each with the handler that `make_handler` makes for its
+    /// number.
     #[track_caller]
     fn build_of<T, C: RunHandler<In, Value = T, Error = E>>(
         self,
-        adds_jobs: bool,
-        call: impl FnMut(usize) -> C,
+        make_handler: impl FnMut(usize) -> C,
     ) -> (Pool<In, T, E>, Workers<In, T, E, C>) {
         let (count, slots_per_worker) = (self.workers, self.jobs_per_worker);
-        let made = self.shared(adds_jobs).and_then(|shared| {
-            let workers = Workers::new(&shared, call)?;
+        let made = self.make_shared(C::WANTS_SUBMITTER).and_then(|shared| {
+            let workers = Workers::new(&shared, make_handler)?;
             Ok((Pool::new(shared), workers))
         });
         match made {
@@ -681,7 +681,7 @@ impl<In, E> Builder<In, E> {
     }
 
     #[track_caller]
-    fn shared<T>(self, adds_jobs: bool) -> Result<Arc<Shared<In, T, E>>, TryReserveError> {
+    fn make_shared<T>(self, adds_jobs: bool) -> Result<Arc<Shared<In, T, E>>, TryReserveError> {
         let Some(timer) = self.timer else {
             panic!("timer must be set without the feature `async-io`, got none");
         };

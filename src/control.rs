@@ -79,8 +79,8 @@ impl<In, T, E> Pool<In, T, E> {
     ///
     /// Consumed permits carry over, up to the new limit's burst, or the permits of its window:
     /// setting the same limit again refills nothing, and raising the burst by n lets n more jobs
-    /// start at once. Permits that the old limit has refilled by now do not count. After no limit, a
-    /// new one starts full. A call takes time in proportion to the number of jobs that have no
+    /// start at once. Permits that the old limit has refilled by now do not count. After no limit,
+    /// a new one starts full. A call takes time in proportion to the number of jobs that have no
     /// outcome yet.
     pub fn set_rate_limit(&self, limit: impl Into<Option<RateLimit>>) {
         self.shared().set_rate(limit.into());

@@ -136,8 +136,8 @@ pub struct RunningJob {
     /// [`key_by`](crate::Builder::key_by), [`cost_by`](crate::Builder::cost_by),
     /// [`aging`](crate::Builder::aging), [`retry`](crate::Builder::retry) or
     /// [`job_timeout`](crate::Builder::job_timeout); and from then on when a job has a priority, a
-    /// delay or a [`timeout`](crate::Job::timeout) of its own, or a control such as [`Pool::pause`](crate::Pool::pause)
-    /// is used.
+    /// delay or a [`timeout`](crate::Job::timeout) of its own, or a control such as
+    /// [`Pool::pause`](crate::Pool::pause) is used.
     pub since: Option<Instant>,
 }
 

@@ -14,7 +14,7 @@ use crate::panic;
 use crate::submit::Submitter;
 
 /// A handler of any kind; implemented by the types of this module only.
-pub trait Call<In>: sealed::Sealed {
+pub trait Handler<In>: sealed::Sealed {
     /// The value of a job.
     type Value;
     /// The error of a job.
@@ -38,10 +38,10 @@ pub trait Call<In>: sealed::Sealed {
 }
 
 /// A handler that can run several jobs of one worker at a time.
-pub(crate) trait Stateless<In>: Call<In> {
+pub(crate) trait Stateless<In>: Handler<In> {
     type Future: Future<Output = Result<Self::Value, Self::Error>>;
 
-    /// Makes the future of one attempt, as [`call`](Call::call), but one that borrows nothing.
+    /// Makes the future of one attempt, as [`call`](Handler::call), but one that borrows nothing.
     fn make_future(
         &self,
         input: In,
@@ -71,7 +71,7 @@ pub struct WithSubmitter<F, T, E> {
 
 /// A handler that takes the state of its worker and the input: `AsyncFn(&mut State, In)`.
 pub struct WithState<Init, F, S> {
-    shared: Arc<(Init, F)>,
+    parts: Arc<(Init, F)>,
     worker: usize,
     /// Created before the first job, and again after a panic.
     state: Option<S>,
@@ -108,9 +108,9 @@ impl<F, T, E> WithSubmitter<F, T, E> {
 }
 
 impl<Init, F, S> WithState<Init, F, S> {
-    pub(crate) const fn new(shared: Arc<(Init, F)>, worker: usize) -> Self {
+    pub(crate) const fn new(parts: Arc<(Init, F)>, worker: usize) -> Self {
         Self {
-            shared,
+            parts,
             worker,
             state: None,
         }
@@ -121,7 +121,7 @@ impl<F> sealed::Sealed for Plain<F> {}
 impl<F, T, E> sealed::Sealed for WithSubmitter<F, T, E> {}
 impl<Init, F, S> sealed::Sealed for WithState<Init, F, S> {}
 
-impl<In, T, E, F, Fut> Call<In> for Plain<F>
+impl<In, T, E, F, Fut> Handler<In> for Plain<F>
 where
     F: Fn(In) -> Fut,
     Fut: Future<Output = Result<T, E>>,
@@ -154,7 +154,7 @@ where
     }
 }
 
-impl<In, T, E, F, Fut> Call<In> for WithSubmitter<F, T, E>
+impl<In, T, E, F, Fut> Handler<In> for WithSubmitter<F, T, E>
 where
     F: Fn(In, Submitter<In, T, E>) -> Fut,
     Fut: Future<Output = Result<T, E>>,
@@ -188,7 +188,7 @@ where
     }
 }
 
-impl<In, T, E, S, Init, F> Call<In> for WithState<Init, F, S>
+impl<In, T, E, S, Init, F> Handler<In> for WithState<Init, F, S>
 where
     Init: Fn(usize) -> S,
     F: AsyncFn(&mut S, In) -> Result<T, E>,
@@ -203,7 +203,7 @@ where
         input: In,
         _: Option<Submitter<In, T, E>>,
     ) -> impl Future<Output = Result<T, E>> {
-        let (init, handler) = &*self.shared;
+        let (init, handler) = &*self.parts;
         let state = self.state.get_or_insert_with(|| init(self.worker));
         handler(state, input)
     }

@@ -237,9 +237,9 @@ impl<In, T, E> Pool<In, T, E> {
         Group::new(self.shared.clone(), self.default_window())
     }
 
-    /// Cuts a stream into lists of at most `max` items. While it is polled, no list waits longer than
-    /// `wait`, counted from when its first item came; a map with a full window does not poll its
-    /// source. Time is that of the pool's timer.
+    /// Cuts a stream into lists of at most `max` items. While it is polled, no list waits longer
+    /// than `wait`, counted from when its first item came; a map with a full window does not poll
+    /// its source. Time is that of the pool's timer.
     ///
     /// # Panics
     ///

@@ -2,8 +2,8 @@
 //!
 //! An adapter's author implements [`Fixture`] for a queue of its test, and runs each rule with a
 //! fixture of its own: as one `#[test]` for each, by
-//! [`broker_conformance!`](crate::broker_conformance), or all of [`RULES`] in a loop. A rule panics if
-//! it is broken, and names itself, what it expected and what it got. A rule for a
+//! [`broker_conformance!`](crate::broker_conformance), or all of [`RULES`] in a loop. A rule panics
+//! if it is broken, and names itself, what it expected and what it got. A rule for a
 //! [capability](super::Capabilities) that the broker lacks checks nothing, and says so:
 //! [`Verdict::Skipped`].
 //!
@@ -89,8 +89,8 @@ pub trait Fixture {
     ///
     /// With a [`ManualTimer`](crate::ManualTimer), run the rule in
     /// [`ManualTimer::run`](crate::ManualTimer::run), and only if the broker never waits for
-    /// something outside of the rule's task, such as another thread or a socket: the clock would jump
-    /// meanwhile.
+    /// something outside of the rule's task, such as another thread or a socket: the clock would
+    /// jump meanwhile.
     fn timer(&self) -> Arc<dyn Timer>;
 
     /// The shortest time that the broker measures well. Short leases, delays and waits are 5 ticks
@@ -152,8 +152,8 @@ impl fmt::Display for Rule {
 /// Makes a `#[test]` of each of the [`RULES`](crate::broker::conformance::RULES).
 ///
 /// The argument is the path of a function that takes a [`Rule`](crate::broker::conformance::Rule),
-/// makes a fixture, and runs [`Rule::check`](crate::broker::conformance::Rule::check) on an executor
-/// of its choice. What it returns is dropped; print a skipped rule there.
+/// makes a fixture, and runs [`Rule::check`](crate::broker::conformance::Rule::check) on an
+/// executor of its choice. What it returns is dropped; print a skipped rule there.
 ///
 /// # Examples
 ///
@@ -239,10 +239,11 @@ macro_rules! list {
             ///
             /// # Cancel safety
             ///
-            /// Dropping the future drops the consumers that it has opened; the queue is not to be used
-            /// for another rule.
+            /// Dropping the future drops the consumers that it has opened; the queue is not to be
+            /// used for another rule.
             pub async fn check<F: Fixture>(self, fixture: &F) -> Verdict {
-                // Boxed, since the future of this method would otherwise be that of all rules together.
+                // Boxed, since the future of this method would otherwise be that of all rules
+                // together.
                 let checking: Pin<Box<dyn Future<Output = Verdict> + '_>> = match self.name {
                     $(stringify!($name) => Box::pin($name(fixture)),)*
                     name => unreachable!("{name} is in RULES"),
@@ -741,7 +742,8 @@ pub async fn released_job_is_delivered_again<F: Fixture>(fixture: &F) -> Verdict
     Verdict::Kept
 }
 
-/// A release does not count: however often a job is released, its count is that of a first delivery.
+/// A release does not count: however often a job is released, its count is that of a first
+/// delivery.
 ///
 /// # Panics
 ///
@@ -1074,8 +1076,8 @@ pub async fn close_returns_what_was_held<F: Fixture>(fixture: &F) -> Verdict {
     Verdict::Kept
 }
 
-/// A close ends a fetch of the same broker that waits, without a delivery. A job that comes then goes
-/// to others.
+/// A close ends a fetch of the same broker that waits, without a delivery. A job that comes then
+/// goes to others.
 ///
 /// # Panics
 ///
@@ -1098,8 +1100,8 @@ pub async fn close_ends_a_waiting_fetch<F: Fixture>(fixture: &F) -> Verdict {
     Verdict::Kept
 }
 
-/// A fetch after a close fails with an error that is [closed](super::BrokerError::is_closed), even if there
-/// is a job.
+/// A fetch after a close fails with an error that is [closed](super::BrokerError::is_closed), even
+/// if there is a job.
 ///
 /// # Panics
 ///
@@ -1133,8 +1135,9 @@ pub async fn closing_again_does_nothing<F: Fixture>(fixture: &F) -> Verdict {
     Verdict::Kept
 }
 
-/// A job whose id is in the queue is not enqueued again, with [`dedup`](super::Capabilities::dedup): not with
-/// the same call, nor while it waits or is held. The first payload is kept.
+/// A job whose id is in the queue is not enqueued again, with
+/// [`dedup`](super::Capabilities::dedup): not with the same call, nor while it waits or is held.
+/// The first payload is kept.
 ///
 /// # Panics
 ///
@@ -1178,8 +1181,8 @@ pub async fn done_job_is_not_enqueued_again<F: Fixture>(fixture: &F) -> Verdict 
     Verdict::Kept
 }
 
-/// A job with a delay is not delivered before its time, and is delivered then to a fetch that waits,
-/// whether it waits for longer than the job or not. Jobs without a delay do not wait for it.
+/// A job with a delay is not delivered before its time, and is delivered then to a fetch that
+/// waits, whether it waits for longer than the job or not. Jobs without a delay do not wait for it.
 ///
 /// # Panics
 ///

@@ -27,14 +27,15 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// A [`Broker`] within one process: the reference for others, and a broker for tests.
 ///
 /// It has all [capabilities](Capabilities), and no durability: its jobs end with the process. They
-/// are in memory, and nothing bounds them but what is enqueued. A job that is done leaves its id, which
+/// are in memory, and nothing bounds them but what is enqueued. A job that is done leaves its id,
+/// which
 /// [`enqueue`](Broker::enqueue) ignores from then on, and its result, until
 /// [`take_results`](Self::take_results); dead letters stay until [`retry_dead`](Self::retry_dead).
 ///
 /// Each `MemoryBroker` is a *consumer* of its queue. A clone is the same consumer: what one of them
-/// holds, a [`close`](Broker::close) of the other returns. [`consumer`](Self::consumer) makes another
-/// consumer of the same queue, as another process would be. A consumer that is dropped without
-/// `close` leaves what it holds to the ends of its leases.
+/// holds, a [`close`](Broker::close) of the other returns. [`consumer`](Self::consumer) makes
+/// another consumer of the same queue, as another process would be. A consumer that is dropped
+/// without `close` leaves what it holds to the ends of its leases.
 ///
 /// Jobs are fetched in the order of their priorities, the greatest first, and in the order of their
 /// enqueueing within a priority. A job that comes back has its old position.
@@ -42,8 +43,9 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// A lease is over when its time is over, whether or not another consumer has fetched the job. A
 /// receipt settles its delivery through any consumer of the queue.
 ///
-/// Only [`fetch`](Broker::fetch) waits, and only `fetch` and [`enqueue`](Broker::enqueue) fail once the
-/// consumer is closed. A fetch that is dropped has reserved nothing; a fetch of no jobs returns at once.
+/// Only [`fetch`](Broker::fetch) waits, and only `fetch` and [`enqueue`](Broker::enqueue) fail once
+/// the consumer is closed. A fetch that is dropped has reserved nothing; a fetch of no jobs returns
+/// at once.
 ///
 /// # Examples
 ///
@@ -141,8 +143,8 @@ impl MemoryBroker {
         }
     }
 
-    /// Sets how long the deliveries last that are fetched by this value, and by clones and consumers
-    /// made of it later.
+    /// Sets how long the deliveries last that are fetched by this value, and by clones and
+    /// consumers made of it later.
     ///
     /// # Panics
     ///
@@ -155,8 +157,8 @@ impl MemoryBroker {
         self
     }
 
-    /// Makes another consumer of the same queue, with the same lease. It is open, even if this one is
-    /// closed.
+    /// Makes another consumer of the same queue, with the same lease. It is open, even if this one
+    /// is closed.
     #[must_use]
     pub fn consumer(&self) -> Self {
         Self {
@@ -166,8 +168,8 @@ impl MemoryBroker {
         }
     }
 
-    /// Ends the deliveries that this consumer holds, as if its connection was lost: their receipts are
-    /// stale, their jobs are ready again, and the deliveries count. The consumer stays open, as
+    /// Ends the deliveries that this consumer holds, as if its connection was lost: their receipts
+    /// are stale, their jobs are ready again, and the deliveries count. The consumer stays open, as
     /// one that connects again.
     pub fn lose_connection(&self) {
         let consumer = self.consumer.number;
@@ -195,8 +197,8 @@ impl MemoryBroker {
         self.shared.with(|state, _| state.queue.dead_letters())
     }
 
-    /// Puts all dead letters back into the queue, behind the jobs of their priority, and returns how
-    /// many they were. Their deliveries are counted from zero.
+    /// Puts all dead letters back into the queue, behind the jobs of their priority, and returns
+    /// how many they were. Their deliveries are counted from zero.
     pub fn retry_dead(&self) -> usize {
         self.shared.with(|state, _| state.queue.retry_dead())
     }

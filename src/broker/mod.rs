@@ -12,15 +12,15 @@
 //!               └───── extend ─────┘  leases of jobs that wait or run
 //! ```
 //!
-//! [`MemoryBroker`] is the reference, within one process. Adapters for real queues live in crates of
-//! their own: `brigade-sqlite` for the processes of one machine, `brigade-amqp` for RabbitMQ. With
-//! the feature `testing`, the module `conformance` has the rules of this page as a suite of tests, for
-//! adapters of your own.
+//! [`MemoryBroker`] is the reference, within one process. Adapters for real queues live in crates
+//! of their own: `brigade-sqlite` for the processes of one machine, `brigade-amqp` for RabbitMQ.
+//! With the feature `testing`, the module `conformance` has the rules of this page as a suite of
+//! tests, for adapters of your own.
 //!
 //! # The rules of a broker
 //!
-//! 1. What [`enqueue`](Broker::enqueue) has accepted is durable; after an error, whether it is in the
-//!    queue is unknown, and the same jobs may be enqueued again.
+//! 1. What [`enqueue`](Broker::enqueue) has accepted is durable; after an error, whether it is in
+//!    the queue is unknown, and the same jobs may be enqueued again.
 //! 2. A delivery is held by one consumer at a time, until it is settled, its lease ends or its
 //!    connection is lost. Then it is delivered again, with a greater
 //!    [`delivery_count`](Delivery::delivery_count).
@@ -65,13 +65,13 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// After an error, it is unknown which of the jobs are in the queue. Enqueue them again with the
-    /// same [`JobId`]s: a broker with [`dedup`](Capabilities::dedup) ignores those that it knows; with
-    /// another, they may run twice.
+    /// After an error, it is unknown which of the jobs are in the queue. Enqueue them again with
+    /// the same [`JobId`]s: a broker with [`dedup`](Capabilities::dedup) ignores those that it
+    /// knows; with another, they may run twice.
     fn enqueue(&self, jobs: Vec<NewJob>) -> impl Future<Output = Result<(), BrokerError>> + Send;
 
-    /// Reserves up to `max` jobs; waits for the first of them, at most `wait`. Empty if none came. With
-    /// a `wait` of zero, jobs that are ready are found too, if not by the first call.
+    /// Reserves up to `max` jobs; waits for the first of them, at most `wait`. Empty if none came.
+    /// With a `wait` of zero, jobs that are ready are found too, if not by the first call.
     ///
     /// The deliveries that this consumer has not settled are never more than those that it held
     /// before, and `max`. A broker to which jobs are pushed may reserve so many ahead of the next
@@ -84,22 +84,23 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses no job. What it had reserved is delivered again, after its lease at
-    /// the latest.
+    /// Dropping the future loses no job. What it had reserved is delivered again, after its lease
+    /// at the latest.
     fn fetch(
         &self,
         max: usize,
         wait: Duration,
     ) -> impl Future<Output = Result<Vec<Delivery<Self::Receipt>>, BrokerError>> + Send;
 
-    /// Settles a delivery whose job is done: stores the result, if there is one, and then removes the
-    /// job from the queue; in one transaction with [`atomic_result`](Capabilities::atomic_result).
+    /// Settles a delivery whose job is done: stores the result, if there is one, and then removes
+    /// the job from the queue; in one transaction with
+    /// [`atomic_result`](Capabilities::atomic_result).
     ///
     /// # Errors
     ///
-    /// [`SettleError::LeaseLost`]: the delivery is over, and another consumer may have the job. With
-    /// `atomic_result` the result was not stored. After [`SettleError::Broker`], whether it was
-    /// settled is unknown; the call may be repeated.
+    /// [`SettleError::LeaseLost`]: the delivery is over, and another consumer may have the job.
+    /// With `atomic_result` the result was not stored. After [`SettleError::Broker`], whether it
+    /// was settled is unknown; the call may be repeated.
     fn ack(
         &self,
         receipt: &Self::Receipt,
@@ -132,8 +133,8 @@ pub trait Broker: Send + Sync + 'static {
         nack: Nack,
     ) -> impl Future<Output = Result<(), SettleError>> + Send;
 
-    /// Makes the lease of a delivery end `by` from now, as a heartbeat. Does nothing where the lease
-    /// is the connection.
+    /// Makes the lease of a delivery end `by` from now, as a heartbeat. Does nothing where the
+    /// lease is the connection.
     ///
     /// # Errors
     ///
@@ -261,10 +262,11 @@ pub struct Delivery<R> {
     pub lost_count: Option<u32>,
     /// Whether the job may have been delivered before.
     pub redelivered: bool,
-    /// After what time without an [extension](Broker::extend) the delivery is over, counted from its
-    /// reservation. `None` where it lasts as long as the connection.
+    /// After what time without an [extension](Broker::extend) the delivery is over, counted from
+    /// its reservation. `None` where it lasts as long as the connection.
     pub lease: Option<Duration>,
-    /// What settles the delivery. If it is dropped, the delivery is over with its lease or connection.
+    /// What settles the delivery. If it is dropped, the delivery is over with its lease or
+    /// connection.
     pub receipt: R,
 }
 
@@ -303,8 +305,8 @@ pub enum Nack {
         /// Why it has failed.
         reason: String,
     },
-    /// The delivery came to no outcome, for instance at a shutdown: delivers the job again, as if it
-    /// had not been delivered.
+    /// The delivery came to no outcome, for instance at a shutdown: delivers the job again, as if
+    /// it had not been delivered.
     Release,
     /// The job is not to be tried again: takes it out of the queue, and keeps it with the reason.
     DeadLetter {

@@ -154,7 +154,8 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         panic::catch(|| copier(input)).ok()
     }
 
-    /// Whether the consumer has taken all deliveries. It may not have returned the last one to its end.
+    /// Whether the consumer has taken all deliveries. It may not have returned the last one to its
+    /// end.
     pub(crate) fn is_drained(&self) -> bool {
         self.sender.is_empty()
     }

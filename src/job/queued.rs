@@ -131,8 +131,8 @@ pub(crate) enum ScheduledJob<In, T, E> {
 }
 
 impl<In, T, E> ScheduledJob<In, T, E> {
-    /// The job outside the schedule. `record_id`: the record that the schedule keeps of it, unless it
-    /// is removed.
+    /// The job outside the schedule. `record_id`: the record that the schedule keeps of it, unless
+    /// it is removed.
     pub(crate) fn into_queued(self, record_id: Option<RecordId>) -> QueuedJob<In, T, E> {
         match self {
             Self::Stream(mut job) => {

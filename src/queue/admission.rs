@@ -583,20 +583,13 @@ impl Admission {
 
     #[inline]
     fn leave_queue(&mut self, origin: Origin, wakes: &mut Wakes) {
-        match origin {
-            Origin::Outside | Origin::Extra => {
-                self.queued -= 1;
-                self.grant(wakes);
-            }
-            Origin::Child => {
-                self.queued_children -= 1;
-                self.grant(wakes);
-            }
-            Origin::Retry => {
-                self.retrying -= 1;
-                self.grant(wakes);
-            }
-        }
+        let count = match origin {
+            Origin::Outside | Origin::Extra => &mut self.queued,
+            Origin::Child => &mut self.queued_children,
+            Origin::Retry => &mut self.retrying,
+        };
+        *count -= 1;
+        self.grant(wakes);
     }
 
     #[inline]

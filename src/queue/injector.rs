@@ -362,8 +362,8 @@ impl<B: Split> Injector<B> {
         self.lock().items.len()
     }
 
-    /// Removes the jobs of which `will_not_run` is true, and the batches of which [`Split::will_not_run`] is.
-    /// The others keep their order.
+    /// Removes the jobs of which `will_not_run` is true, and the batches of which
+    /// [`Split::will_not_run`] is. The others keep their order.
     pub(crate) fn sweep(&self, will_not_run: impl Fn(&B::Job) -> bool) -> Vec<B::Job> {
         let mut queue = self.lock();
         let mut dead = Vec::new();

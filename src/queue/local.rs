@@ -14,12 +14,11 @@
 //!   each end, until it has closed the queue. While a wait for a permit, for fewer queued or for
 //!   fewer running jobs is registered, no local queue is opened.
 //!
-//! Cancelling a map with what runs (1) sets the map's flag, (2) revokes all local queues, (3) sweeps. A worker (1)
-//! opens its local queue, (2) fills it, (3) checks the flag. So either the worker sees the flag, or
-//! its open queue is revoked.
+//! What happens when a map is cancelled while a worker fills its local queue is told in
+//! `shared::cancel`.
 //!
-//! The lock of a local queue is taken after those of the injector and of the shared state. Under it,
-//! a batch that is dropped empty gives its vector to a `Spares`, whose lock is the innermost.
+//! The lock of a local queue is taken after those of the injector and of the shared state. Under
+//! it, a batch that is dropped empty gives its vector to a `Spares`, whose lock is the innermost.
 
 use std::num::NonZeroUsize;
 use std::sync::PoisonError;
@@ -89,7 +88,8 @@ pub(crate) struct Tally {
     changes: Vec<(usize, Option<StartedJob>)>,
 }
 
-/// What is known of a job that a tally starts; an [`ActiveJob`] in its first attempt, in less memory.
+/// What is known of a job that a tally starts; an [`ActiveJob`] in its first attempt, in less
+/// memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StartedJob {
     pub(crate) id: JobId,

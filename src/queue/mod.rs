@@ -22,13 +22,10 @@
 //! * `Admission::accept` counts a job as queued before the job is in the injector. So `is_idle` is
 //!   false while a job is on its way there.
 //! * `wait_idle` and `drain` check and register under the shared state's lock. A pool is idle when
-//!   the admission counts no job and no outcome is being delivered. Delivery (1) increments the
-//!   count of deliveries, (2) records the outcome, (3) hands it to the handle, map or group, (4)
-//!   decrements the count and wakes the idle waiters if it was the last one.
-//! * An abort (1) sets the state, (2) empties the queue; a submission (1) pushes, (2) checks the
-//!   state. One of the two finds the job, though no worker may be polled any more.
-//! * Cancelling a map or group (1) sets its flag, (2) sweeps; a submission to it (1) pushes, (2)
-//!   checks the flag and sweeps if it is set.
+//!   the admission counts no job and no outcome is being delivered: see `shared::idle`.
+//! * An abort, or the last worker that leaves, meets a submission: see `shared::shutdown`.
+//! * A cancellation of a map or group meets a submission to it, or a worker that starts one of its
+//!   jobs: see `shared::cancel`.
 //!
 //! # Closing
 //!

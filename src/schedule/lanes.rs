@@ -3,8 +3,8 @@
 //!
 //! Lanes whose first jobs have the same rank are served round-robin: a lane goes behind the others
 //! when one of its jobs is released, and when it becomes non-empty. A lane at its limit of running
-//! jobs, or of its rate, is in no set that [`next_job`](Lanes::next_job) scans. Jobs without a key share
-//! one lane, so without keys all of this is a queue.
+//! jobs, or of its rate, is in no set that [`next_job`](Lanes::next_job) scans. Jobs without a key
+//! share one lane, so without keys all of this is a queue.
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU32;
@@ -65,9 +65,9 @@ pub(super) type LaneId = NonZeroU32;
 
 #[derive(Debug)]
 pub(crate) struct Lanes {
-    /// The limits of the lanes of all keys but those of `policy_by_key`.
-    policy: KeyLimits,
-    policy_by_key: HashMap<Key, KeyLimits>,
+    /// The limits of the lanes of all keys but those of `limits_by_key`.
+    default_limits: KeyLimits,
+    limits_by_key: HashMap<Key, KeyLimits>,
     lanes: Slab<Lane>,
     by_key: HashMap<Key, LaneId>,
     /// The lane of jobs without a key.
@@ -110,10 +110,10 @@ enum LaneState {
 }
 
 impl Lanes {
-    pub(crate) fn new(policy: KeyLimits) -> Self {
+    pub(crate) fn new(default_limits: KeyLimits) -> Self {
         Self {
-            policy,
-            policy_by_key: HashMap::new(),
+            default_limits,
+            limits_by_key: HashMap::new(),
             lanes: Slab::new(),
             by_key: HashMap::new(),
             common: None,
@@ -154,8 +154,8 @@ impl Lanes {
         let lane_id = known.unwrap_or_else(|| {
             let policy = key
                 .as_ref()
-                .and_then(|key| self.policy_by_key.get(key))
-                .unwrap_or(&self.policy);
+                .and_then(|key| self.limits_by_key.get(key))
+                .unwrap_or(&self.default_limits);
             let lane = Lane {
                 key: key.clone(),
                 ready: Order::default(),
@@ -372,13 +372,13 @@ impl Lanes {
     /// as in [`Limiter::set_limit`]. The caller has cancelled the reservations of the lane.
     pub(crate) fn set_policy(&mut self, key: Key, policy: Option<KeyLimits>, now: Tick) {
         match policy {
-            Some(policy) => drop(self.policy_by_key.insert(key.clone(), policy)),
-            None => drop(self.policy_by_key.remove(&key)),
+            Some(policy) => drop(self.limits_by_key.insert(key.clone(), policy)),
+            None => drop(self.limits_by_key.remove(&key)),
         }
         if !self.by_key.contains_key(&key) {
             return;
         }
-        let KeyLimits { max_running, limit } = policy.unwrap_or(self.policy);
+        let KeyLimits { max_running, limit } = policy.unwrap_or(self.default_limits);
         self.update(key, now, |lane| {
             lane.max_running = max_running;
             match (&mut lane.limiter, limit) {
@@ -544,7 +544,7 @@ impl Lanes {
             let is_changed = lane
                 .key
                 .as_ref()
-                .is_some_and(|key| self.policy_by_key.contains_key(key));
+                .is_some_and(|key| self.limits_by_key.contains_key(key));
             if !is_changed && lane.max_running.is_some_and(|max| lane.running > max) {
                 return Err(format!("{} jobs of one key run at once", lane.running));
             }

@@ -65,7 +65,8 @@
 //! before the last one is back, since it may come first.
 //!
 //! The slots follow the same pattern. A release increments `released` and the lane's `running`;
-//! `start` and `undo_release` decrement the first, `undo_release`, `finish` and `requeue` the second.
+//! `start` and `undo_release` decrement the first, `undo_release`, `finish` and `requeue` the
+//! second.
 //!
 //! # Bounds
 //!
@@ -165,7 +166,8 @@ impl<J> Removed<J> {
 #[must_use = "jobs are in it"]
 #[derive(Debug)]
 pub(crate) struct Released<J> {
-    /// A job that may start.
+    /// A job that may start; apart from the others, since most releases are of one job, which needs
+    /// no vector.
     pub(crate) first: Option<(J, RecordId)>,
     /// More jobs that may start, in this order.
     pub(crate) more: Vec<(J, RecordId)>,

@@ -3,13 +3,12 @@
 //!
 //! An interruption cannot be missed and cannot reach another job:
 //!
-//! 1. `cancel_stream` (1) sets the reason in the map or group, (2) by `interrupt_stream` finds the
-//!    slots that run its jobs. A worker (1) records the start of the job, (2) checks the reason; or
-//!    its local queue is revoked. So one of the two sees the other.
-//! 2. [`interrupt`](CancelFlag::interrupt) (1) sets the flag, (2) clones the waker, which stays registered.
+//! 1. The slots of a map's or group's jobs are found as told in `cancel`.
+//! 2. [`interrupt`](CancelFlag::interrupt) (1) sets the flag, (2) clones the waker, which stays
+//!    registered.
 //!    [`listen`](CancelFlag::listen) (1) registers the waker, (2) checks the flag.
-//! 3. [`clear`](CancelFlag::clear) is called under the lock under which the start of the next job in the
-//!    slot is recorded.
+//! 3. [`clear`](CancelFlag::clear) is called under the lock under which the start of the next job
+//!    in the slot is recorded.
 
 use std::collections::TryReserveError;
 use std::ops::{Index, Range};
@@ -78,21 +77,21 @@ impl CancelFlag {
     }
 }
 
-/// The number of cancel flags that are allocated at once.
-const TOGETHER: usize = 64;
+/// The number of cancel flags that are allocated at once, as the entries of `queue::running` are.
+const CHUNK: usize = 64;
 
 /// The cancel flags of all slots. Each chunk is allocated when the first of its flags is used, so
 /// unused slots cost next to nothing.
 #[derive(Debug)]
 pub(crate) struct CancelFlags {
-    chunks: Vec<OnceLock<Box<[CancelFlag; TOGETHER]>>>,
+    chunks: Vec<OnceLock<Box<[CancelFlag; CHUNK]>>>,
     count: usize,
 }
 
 impl CancelFlags {
     /// Fails if there is not enough memory.
     pub(super) fn new(count: usize) -> Result<Self, TryReserveError> {
-        let (mut chunks, length) = (Vec::new(), count.div_ceil(TOGETHER));
+        let (mut chunks, length) = (Vec::new(), count.div_ceil(CHUNK));
         chunks.try_reserve_exact(length)?;
         chunks.resize_with(length, OnceLock::new);
         Ok(Self { chunks, count })
@@ -104,11 +103,11 @@ impl CancelFlags {
 
     /// The allocated flags of these slots.
     pub(super) fn allocated(&self, slots: Range<usize>) -> impl Iterator<Item = &CancelFlag> {
-        let chunks = self.chunks.iter().enumerate().skip(slots.start / TOGETHER);
-        let chunks = chunks.take_while(move |(number, _)| number * TOGETHER < slots.end);
+        let chunks = self.chunks.iter().enumerate().skip(slots.start / CHUNK);
+        let chunks = chunks.take_while(move |(number, _)| number * CHUNK < slots.end);
         chunks.flat_map(move |(number, chunk)| {
-            let first = number * TOGETHER;
-            let own = slots.start.saturating_sub(first)..(slots.end - first).min(TOGETHER);
+            let first = number * CHUNK;
+            let own = slots.start.saturating_sub(first)..(slots.end - first).min(CHUNK);
             chunk
                 .get()
                 .into_iter()
@@ -122,9 +121,8 @@ impl Index<usize> for CancelFlags {
 
     #[inline]
     fn index(&self, slot: usize) -> &CancelFlag {
-        &self.chunks[slot / TOGETHER]
-            .get_or_init(|| Box::new(std::array::from_fn(|_| CancelFlag::default())))
-            [slot % TOGETHER]
+        &self.chunks[slot / CHUNK]
+            .get_or_init(|| Box::new(std::array::from_fn(|_| CancelFlag::default())))[slot % CHUNK]
     }
 }
 

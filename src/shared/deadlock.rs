@@ -9,8 +9,8 @@
 //! 4. If none is, the wait that was registered last ends with an error instead of being pending.
 //!
 //! What makes starts impossible while all running jobs wait already, such as a worker that leaves
-//! or a queued job that is cancelled, wakes all of them by `notify_blocked`; polled again, each goes
-//! through the same steps.
+//! or a queued job that is cancelled, wakes all of them by `notify_blocked`; polled again, each
+//! goes through the same steps.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};

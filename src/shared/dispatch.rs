@@ -59,8 +59,8 @@ pub(crate) type Dispatched<In, T, E> = Option<Released<ScheduledJob<In, T, E>>>;
 /// A job that the schedule has given up, and its outcome.
 type GivenUp<In, T, E> = (Removed<ScheduledJob<In, T, E>>, JobError<E>);
 
-/// Jobs that were given up and have no outcome yet, by the thread that completes them. Bounded,
-/// since they count as queued until then.
+/// Jobs that were given up and have no outcome yet, by the thread that completes them, so that a
+/// nested call leaves its jobs to the outer one. Bounded, since they count as queued until then.
 pub(super) struct GivenUpJobs<In, T, E> {
     queues: Vec<(ThreadId, VecDeque<GivenUp<In, T, E>>)>,
 }
@@ -132,8 +132,8 @@ impl<In, T, E> Shared<In, T, E> {
         schedule.now()
     }
 
-    /// As [`advance_clock`](Self::advance_clock), in the worker of this slot. If the worker drives the
-    /// timer, it is running, so it reads `next` before it waits.
+    /// As [`advance_clock`](Self::advance_clock), in the worker of this slot. If the worker drives
+    /// the timer, it is running, so it reads `next` before it waits.
     pub(super) fn advance_clock_in(
         &self,
         slot: usize,
@@ -273,8 +273,8 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// The part of [`start_job`](Self::start_job) for a pool that has a schedule. `None`: the job may
-    /// not start yet.
+    /// The part of [`start_job`](Self::start_job) for a pool that has a schedule. `None`: the job
+    /// may not start yet.
     #[inline(never)]
     pub(super) fn start_scheduled(
         &self,

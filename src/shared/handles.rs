@@ -2,8 +2,8 @@
 //!
 //! The lock of a [`HandleState`] decides which outcome a job has: a function that moves its phase
 //! to neither `Queued` nor `Running` is the one that completes the job. Before the steps of
-//! [`Deliveries`](super::Deliveries), an outcome is passed to `discard_unwanted`, in case the handle
-//! is gone; `deliver_to_handle` discards it if the handle was dropped in the meantime.
+//! [`Deliveries`](super::Deliveries), an outcome is passed to `discard_unwanted`, in case the
+//! handle is gone; `deliver_to_handle` discards it if the handle was dropped in the meantime.
 
 use super::lifecycle::DequeuedJob;
 use super::{DeliveryKind, Shared};

@@ -7,7 +7,8 @@
 //! 1. `wait_until` (1) counts its future in `idle_waiter_count`, then under the lock (2) checks the
 //!    condition and (3) leaves its waker.
 //! 2. A change of the counters takes place under the same lock, and `run_wakes` wakes the idle
-//!    waiters after it; where `lock` has changed them by flushing a tally, `close_local_queue` does.
+//!    waiters after it; where `lock` has changed them by flushing a tally, `close_local_queue`
+//!    does.
 //! 3. `end_deliveries` (1) decrements the count of deliveries, then (2) reads `idle_waiter_count`,
 //!    and takes the lock only if that is not 0. Both counts are `SeqCst`: if it reads 0,
 //!    `wait_until` counts its future later, and its check reads the decremented count.

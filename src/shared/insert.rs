@@ -1,5 +1,5 @@
-//! Jobs into the schedule: with the options that their input asks for, or back from a worker that has
-//! not started them.
+//! Jobs into the schedule: with the options that their input asks for, or back from a worker that
+//! has not started them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,7 +66,8 @@ impl<In, T, E> Shared<In, T, E> {
         });
     }
 
-    /// The scheduling options of a job that has none of its own. `limit` is that of the pool's jobs.
+    /// The scheduling options of a job that has none of its own. `limit` is that of the pool's
+    /// jobs.
     fn options_of(
         &self,
         job: &QueuedJob<In, T, E>,
@@ -81,8 +82,8 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// The options of a job that was accepted before there was a schedule: there was neither a closure
-    /// nor a limit then.
+    /// The options of a job that was accepted before there was a schedule: there was neither a
+    /// closure nor a limit then.
     pub(super) fn default_options(job: &QueuedJob<In, T, E>) -> ScheduleOptions {
         let priority = match job {
             QueuedJob::Stream(job) => job.stream.priority(),

@@ -25,8 +25,8 @@ impl<In, T, E> Synced<In, T, E> {
         }
     }
 
-    /// Counts a job that was queued beyond the capacity as an ordinary one, before it leaves the
-    /// queue: its map may queue another one.
+    /// Counts a map's extra job (see `queue::admission`) as an ordinary one, before it leaves the
+    /// queue: the map may queue another one.
     #[inline]
     pub(super) fn absorb_extra(
         &mut self,
@@ -49,8 +49,8 @@ impl<In, T, E> Synced<In, T, E> {
 
 impl<In, T, E> Shared<In, T, E> {
     /// Moves a job from queued to running, unless the pool is aborted or the schedule holds the job
-    /// back. Returns the limits of the pool and, with a schedule, sets `scheduled_start`. The caller
-    /// runs the wakes, with no lock held.
+    /// back. Returns the limits of the pool and, with a schedule, sets `scheduled_start`. The
+    /// caller runs the wakes, with no lock held.
     ///
     /// Invariant: once a job is started, the cancel flag of its slot holds no request for an
     /// earlier job, and `interrupt_stream` and `begin_abort` find the job in `running`.

@@ -87,7 +87,8 @@ pub(crate) struct Synced<In, T, E> {
     /// Jobs that an abort has interrupted and no [`Report`](crate::Report) has named yet; at most
     /// one a slot.
     interrupted: Vec<Interrupted>,
-    /// Queues whose tallies belong to these counters: at most one for each worker that is being polled.
+    /// Queues whose tallies belong to these counters: at most one for each worker that is being
+    /// polled.
     local_queues: Vec<Arc<LocalQueue<Batch<In, T, E>>>>,
     /// Empty queues, to be opened again. Bounded by the number of workers.
     spare_local_queues: Vec<Arc<LocalQueue<Batch<In, T, E>>>>,
@@ -337,8 +338,8 @@ impl<In, T, E> Shared<In, T, E> {
             self.hand_over_timer();
         }
         panic::wake(wakes.wakers);
-        // If outcomes that a wait needs are still being delivered, the last `end_deliveries` wakes it:
-        // those of jobs that have run do not matter to `wait_returned`.
+        // If outcomes that a wait needs are still being delivered, the last `end_deliveries` wakes
+        // it: those of jobs that have run do not matter to `wait_returned`.
         let is_over = || {
             self.are_delivered()
                 || (self.is_aborted.load(Ordering::SeqCst) && self.is_all_returned())

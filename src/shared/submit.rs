@@ -83,7 +83,8 @@ impl<In, T, E> Shared<In, T, E> {
         self.check_stopped();
     }
 
-    /// Enqueues an accepted job that has options of its own. Without a schedule, none of them matters.
+    /// Enqueues an accepted job that has options of its own. Without a schedule, none of them
+    /// matters.
     pub(crate) fn enqueue_with(&self, options: ScheduleOptions, job: QueuedJob<In, T, E>) {
         self.observe(|| Event::Accepted { job: job.id() });
         if self.is_scheduled() {

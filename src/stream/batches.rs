@@ -17,7 +17,8 @@ use crate::rt::{SyncSleep, Timer};
 /// which says how.
 ///
 /// A list is yielded when it has `max` items, when `wait` has passed since its first item came, or
-/// when the source ends; nothing is yielded while the stream is not polled. No list is empty. Memory is bounded by `max` items.
+/// when the source ends; nothing is yielded while the stream is not polled. No list is empty.
+/// Memory is bounded by `max` items.
 ///
 /// # Cancel safety
 ///

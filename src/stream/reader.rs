@@ -148,8 +148,8 @@ impl<In, T, E> CompletionReader<In, T, E> {
         window.saturating_add(self.read)
     }
 
-    /// Subtracts `read` from the unread of the completion queue, which may lag behind: unless jobs add
-    /// jobs, other threads only compare it with zero.
+    /// Subtracts `read` from the unread of the completion queue, which may lag behind: unless jobs
+    /// add jobs, other threads only compare it with zero.
     fn mark_read(&mut self) {
         // Subtracting 0 would be correct, but is an atomic operation.
         if self.read > 0 {

@@ -51,6 +51,15 @@ pin_project! {
     }
 }
 
+/// How [`Attempt::run_batch`] ends.
+pub(crate) enum BatchEnd<T, E> {
+    AllSucceeded,
+    /// The last attempt waits.
+    Waits,
+    /// The last attempt has ended, and its result is to be completed.
+    Unsuccessful(Result<T, JobError<E>>),
+}
+
 impl<F> Attempt<F> {
     /// An attempt that is over, for a slot.
     pub(crate) const fn new(slot: usize) -> Self {
@@ -109,7 +118,7 @@ impl<F> Attempt<F> {
 
     /// Runs first attempts without limits one after another, behind one panic guard, until `next`
     /// returns none or an attempt waits or does not succeed. `next` takes the value of the attempt
-    /// before. Returns the poll of the last attempt; `None` if all have succeeded.
+    /// before.
     ///
     /// [`start`](Self::start) for each of the jobs would do, but cost about 55 instructions a job
     /// more.
@@ -120,7 +129,7 @@ impl<F> Attempt<F> {
         mut next: impl FnMut(Option<T>) -> Option<(JobId, I)>,
         make: impl Fn(I) -> F,
         cx: &mut Context<'_>,
-    ) -> Option<Poll<Result<T, JobError<E>>>>
+    ) -> BatchEnd<T, E>
     where
         F: Future<Output = Result<T, E>>,
     {
@@ -154,9 +163,12 @@ impl<F> Attempt<F> {
             is_exhausted = true;
         });
         if is_exhausted {
-            return None;
+            return BatchEnd::AllSucceeded;
         }
-        Some(self.end_or_wait(shared, polled, cx))
+        match self.end_or_wait(shared, polled, cx) {
+            Poll::Pending => BatchEnd::Waits,
+            Poll::Ready(result) => BatchEnd::Unsuccessful(result),
+        }
     }
 
     /// Polls the attempt. If it is ready, it is over: the handler's future is dropped.

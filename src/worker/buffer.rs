@@ -6,8 +6,8 @@
 //!
 //! Of the steps of [`Deliveries`](crate::shared::Deliveries),
 //! [`begin_success`](CompletionBuffer::begin_success) is the first, and
-//! [`push_success`](CompletionBuffer::push_success), after the success is counted, begins the third;
-//! one announcement stands for all successes that are sent together.
+//! [`push_success`](CompletionBuffer::push_success), after the success is counted, begins the
+//! third; one announcement stands for all successes that are sent together.
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@
 //!
 //! 1. [`open`](LocalWorker::open) registers a local queue with the shared state.
 //! 2. [`refill`](LocalWorker::refill) takes a job, or a batch, from the injector.
-//! 3. [`next`](LocalWorker::next) starts the next job of the batch;
+//! 3. [`start_next`](LocalWorker::start_next) starts the next job of the batch;
 //!    [`succeed`](LocalWorker::succeed) ends it and starts the one after.
 //! 4. A job that waits, or does not succeed, is [promoted](LocalWorker::promote): a [`JobGuard`]
 //!    completes it.
@@ -26,7 +26,7 @@ use crate::job::completion::Success;
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::queued::{Batch, QueuedJob};
 use crate::queue::injector::{Closed, Taken};
-use crate::queue::local::{Local, LocalQueue, StartedJob};
+use crate::queue::local::{Local, LocalQueue, StartedJob, Tally};
 use crate::shared::Shared;
 use crate::sync::MutexGuard;
 
@@ -44,8 +44,8 @@ pub(super) struct LocalWorker<In, T, E> {
     is_stealable: bool,
 }
 
-/// What [`LocalWorker::next`] finds in the local queue.
-pub(super) enum Next<In> {
+/// What [`LocalWorker::start_next`] finds in the local queue.
+pub(super) enum FromBatch<In> {
     /// A job, whose start is recorded.
     Job(LocalJob<In>),
     /// No job.
@@ -159,38 +159,54 @@ impl<In, T, E> LocalWorker<In, T, E> {
             .map_or(Taken::Nothing, Taken::One))
     }
 
-    /// Starts the next job of the batch in the slot. Records the start, and before it the success
-    /// of the slot's last job if `has_succeeded`.
+    /// Starts the next job of the batch in the slot, and records the start.
     #[inline(always)]
-    pub(super) fn next(&mut self, slot: usize, has_succeeded: bool) -> Next<In> {
+    pub(super) fn start_next(&mut self, slot: usize) -> FromBatch<In> {
+        self.take_next(slot, |tally, next| {
+            if let Some(next) = next {
+                tally.start(slot, next);
+            }
+        })
+    }
+
+    /// The same, after it has recorded the success of the slot's last job.
+    #[inline(always)]
+    fn succeed_and_start_next(&mut self, slot: usize) -> FromBatch<In> {
+        self.take_next(slot, |tally, next| match next {
+            Some(next) => tally.follow(slot, next),
+            None => tally.succeed(slot),
+        })
+    }
+
+    /// Takes the next job of the batch for the slot, if there is one. `record` records that.
+    #[inline(always)]
+    fn take_next(
+        &mut self,
+        slot: usize,
+        record: impl FnOnce(&mut Tally, Option<StartedJob>),
+    ) -> FromBatch<In> {
         let Some(mut local) = self.lock() else {
-            return Next::Revoked;
+            return FromBatch::Revoked;
         };
         let Local { batch, tally, .. } = &mut *local;
         let next = batch
             .as_mut()
             .and_then(|batch| Some((batch.take_input()?, batch.stream.identity())));
         let Some(((id, index, input), stream)) = next else {
-            if has_succeeded {
-                tally.succeed(slot);
-            }
+            record(tally, None);
             drop(local);
             self.has_batch = false;
-            return Next::Empty;
+            return FromBatch::Empty;
         };
         let started_job = StartedJob {
             id,
             index,
             stream: Some(stream),
         };
-        if has_succeeded {
-            tally.follow(slot, started_job);
-        } else {
-            tally.start(slot, started_job);
-        }
+        record(tally, Some(started_job));
         self.shared.cancel_flags[slot].clear();
         self.unlock(local);
-        Next::Job(LocalJob { id, index, input })
+        FromBatch::Job(LocalJob { id, index, input })
     }
 
     /// Completes a job of the batch that has not waited, and starts the next one in its slot if
@@ -208,16 +224,16 @@ impl<In, T, E> LocalWorker<In, T, E> {
             buffer.begin_success(stream);
         }
         let next = if may_start_next {
-            self.next(slot, true)
+            self.succeed_and_start_next(slot)
         } else if self.record_success(slot) {
-            Next::Empty
+            FromBatch::Empty
         } else {
-            Next::Revoked
+            FromBatch::Revoked
         };
         let next = match next {
-            Next::Job(next) => Some(next),
-            Next::Empty => None,
-            Next::Revoked => {
+            FromBatch::Job(next) => Some(next),
+            FromBatch::Empty => None,
+            FromBatch::Revoked => {
                 let Success { id, index, value } = success;
                 self.promote(id, index, guard);
                 guard.complete(Ok(value), buffer);

@@ -37,7 +37,7 @@ use self::run::run_slots;
 use self::stateful::run_stateful;
 use crate::error::JobError;
 use crate::event::Event;
-use crate::handler::{Call, Plain, WithState, WithSubmitter};
+use crate::handler::{Handler, Plain, WithState, WithSubmitter};
 use crate::job::current::CurrentJob;
 use crate::job::queued::QueuedJob;
 use crate::queue::local::StartedJob;
@@ -98,7 +98,7 @@ impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Workers<In, T, E, C> {
     /// Fails if the memory for the workers cannot be allocated.
     pub(crate) fn new(
         shared: &Arc<Shared<In, T, E>>,
-        mut call: impl FnMut(usize) -> C,
+        mut make_handler: impl FnMut(usize) -> C,
     ) -> Result<Self, TryReserveError> {
         let (mut workers, count) = (Vec::new(), shared.lock().admission.workers());
         workers.try_reserve_exact(count)?;
@@ -108,7 +108,7 @@ impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Workers<In, T, E, C> {
                 id: worker,
             };
             Worker {
-                call: call(worker),
+                handler: make_handler(worker),
                 guard,
             }
         }));
@@ -216,7 +216,7 @@ impl<In, T, E, C> fmt::Debug for Workers<In, T, E, C> {
 #[must_use = "a worker does nothing unless it is run"]
 pub struct Worker<In, T, E, C> {
     /// Before the guard: the handler's state is dropped before the worker is unregistered.
-    call: C,
+    handler: C,
     guard: WorkerGuard<In, T, E>,
 }
 
@@ -236,7 +236,7 @@ impl<In, T, E> Drop for WorkerGuard<In, T, E> {
 
 /// A handler that workers can run; implemented by the types of [`handler`](crate::handler) only. A
 /// bound for code that is generic over the kind of handler.
-pub trait RunHandler<In>: Call<In> {
+pub trait RunHandler<In>: Handler<In> {
     #[doc(hidden)]
     fn run(self, worker: WorkerGuard<In, Self::Value, Self::Error>) -> impl Future<Output = ()>;
 }
@@ -287,13 +287,13 @@ impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Worker<In, T, E, C> {
     /// [abandoned](JobError::Abandoned). Jobs that have not started are left to the other workers;
     /// when the last worker is dropped, they are abandoned too.
     pub async fn run(self) {
-        self.call.run(self.guard).await;
+        self.handler.run(self.guard).await;
     }
 }
 
 /// Starts a job in the slot of `guard`, and returns what the handler takes. `record` may record the
-/// start in a local queue, see [`JobGuard::start`]. `None`: no attempt is made, since the job has its
-/// outcome or is back in the schedule.
+/// start in a local queue, see [`JobGuard::start`]. `None`: no attempt is made, since the job has
+/// its outcome or is back in the schedule.
 ///
 /// Nothing is awaited between taking the job and this call, so the job is in a guard before the
 /// worker's future can be dropped.
@@ -302,7 +302,6 @@ fn prepare_attempt<In, T, E>(
     job: QueuedJob<In, T, E>,
     guard: &mut JobGuard<In, T, E>,
     buffer: &mut CompletionBuffer<In, T, E>,
-    wants_submitter: bool,
     record: impl FnOnce(StartedJob) -> bool,
 ) -> Option<(In, Option<Submitter<In, T, E>>)> {
     let input = guard.start(job, record)?;
@@ -320,7 +319,7 @@ fn prepare_attempt<In, T, E>(
         attempt: guard.attempts,
         worker: shared.worker_of(slot),
     });
-    let submitter = wants_submitter.then(|| {
+    let submitter = shared.adds_jobs.then(|| {
         let current = CurrentJob {
             pool: shared.identity(),
             slot,

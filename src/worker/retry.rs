@@ -1,5 +1,5 @@
-//! Another attempt of a running job: whether its policy and the bounds of the pool allow one, and its
-//! way back to the schedule. A job whose result is final stays with its guard.
+//! Another attempt of a running job: whether its policy and the bounds of the pool allow one, and
+//! its way back to the schedule. A job whose result is final stays with its guard.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use crate::queue::admission::Origin;
 
 impl<In, T, E> JobGuard<In, T, E> {
     /// Queues the job for another attempt if the retry policy allows one; returns `false` if the
-    /// result is final. After `Map::cancel_queued` it is: the attempt was the one that ran. If a closure of the policy panics, the result becomes that panic.
+    /// result is final. After `Map::cancel_queued` it is: the attempt was the one that ran. If a
+    /// closure of the policy panics, the result becomes that panic.
     pub(crate) fn try_retry(&mut self, result: &mut Result<T, JobError<E>>) -> bool {
         match result {
             Err(JobError::Failed(_) | JobError::TimedOut(TimeLimit::Attempt))

@@ -22,10 +22,10 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, BatchEnd};
 use super::buffer::CompletionBuffer;
 use super::guard::JobGuard;
-use super::local::{LocalJob, LocalWorker, Next};
+use super::local::{FromBatch, LocalJob, LocalWorker};
 use super::ready_list::{ReadyList, SlotWaker};
 use super::stateful::pop_or_timer;
 use super::{JOBS_PER_TURN, WorkerGuard, complete_or_retry, prepare_attempt};
@@ -46,17 +46,19 @@ const POLLS_PER_POP: usize = 16;
 /// Runs jobs until the pool is drained or aborted.
 pub(crate) async fn run_slots<In, C: Stateless<In>>(
     worker: WorkerGuard<In, C::Value, C::Error>,
-    call: C,
+    handler: C,
 ) {
     // The state of the loop is created with the first job, so an idle worker takes little memory.
-    let Some(first) = first_job(&worker).await else {
+    let Some(first_job) = wait_for_first_job(&worker).await else {
         return;
     };
-    Box::pin(run_jobs(worker, call, first)).await;
+    Box::pin(run_jobs(worker, handler, first_job)).await;
 }
 
 /// Waits for the first job, and drives the timer meanwhile; `None` if the pool ends first.
-async fn first_job<In, T, E>(worker: &WorkerGuard<In, T, E>) -> Option<QueuedJob<In, T, E>> {
+async fn wait_for_first_job<In, T, E>(
+    worker: &WorkerGuard<In, T, E>,
+) -> Option<QueuedJob<In, T, E>> {
     let mut timer = TimerDriver::new(
         Arc::clone(&worker.shared),
         worker.shared.slots_of(worker.id).start,
@@ -75,21 +77,21 @@ async fn first_job<In, T, E>(worker: &WorkerGuard<In, T, E>) -> Option<QueuedJob
 /// Runs the first job and all others.
 async fn run_jobs<In, C: Stateless<In>>(
     worker: WorkerGuard<In, C::Value, C::Error>,
-    call: C,
-    first: QueuedJob<In, C::Value, C::Error>,
+    handler: C,
+    first_job: QueuedJob<In, C::Value, C::Error>,
 ) {
     // Drop order: parameters last, in reverse, so the handler is dropped before the worker is
     // unregistered.
     let shared = Arc::clone(&worker.shared);
     let slot_numbers = shared.slots_of(worker.id);
-    let mut first = Some(first);
+    let mut first_job = Some(first_job);
     // Dropped after the slots: an outcome is delivered once the handler's future is dropped.
     let mut buffer = CompletionBuffer::new(Arc::clone(&shared));
     let mut slots = Slots::new(
         &shared,
         slot_numbers.len(),
         slot_numbers.start,
-        |input, submitter| call.make_future(input, submitter),
+        |input, submitter| handler.make_future(input, submitter),
     );
     let mut timer = TimerDriver::new(Arc::clone(&shared), slot_numbers.start);
     let mut local = LocalWorker::new(Arc::clone(&shared));
@@ -97,15 +99,16 @@ async fn run_jobs<In, C: Stateless<In>>(
     let note = KeptNote::default();
     let mut pop = pin!(false.then(|| shared.injector.pop(&note)));
     poll_fn(|cx| {
-        // Each slot that is ready now is polled at most once in this turn. So a job that always wakes
-        // itself starves neither other slots, nor queued jobs, nor other tasks of the executor.
+        // Each slot that is ready now is polled at most once in this turn. So a job that always
+        // wakes itself starves neither other slots, nor queued jobs, nor other tasks of the
+        // executor.
         slots.collect_ready();
         if slots.ready.len() > 1 {
             local.open();
         }
         let mut jobs = 0;
-        if let Some(first) = first.take() {
-            slots.start(first, &mut local, &mut buffer, C::WANTS_SUBMITTER, cx);
+        if let Some(first_job) = first_job.take() {
+            slots.start(first_job, &mut local, &mut buffer, cx);
             jobs += 1;
         }
         while jobs < JOBS_PER_TURN {
@@ -131,7 +134,7 @@ async fn run_jobs<In, C: Stateless<In>>(
                     if jobs > 0 && !slots.has_waited {
                         local.open();
                     }
-                    slots.start(job, &mut local, &mut buffer, C::WANTS_SUBMITTER, cx);
+                    slots.start(job, &mut local, &mut buffer, cx);
                     jobs += 1;
                     continue;
                 }
@@ -236,7 +239,7 @@ struct Slots<'a, In, T, E, F, M> {
     has_waited: bool,
     max: usize,
     /// The number of the first slot within the pool.
-    first: usize,
+    first_slot: usize,
     /// The slots that have been needed so far; at most `max`.
     slots: Vec<Slot<In, T, E, F>>,
     /// The slots without a job; the last one freed is at the end.
@@ -256,7 +259,7 @@ where
     M: Fn(In, Option<Submitter<In, T, E>>) -> F,
     F: Future<Output = Result<T, E>>,
 {
-    fn new(shared: &'a Arc<Shared<In, T, E>>, max: usize, first: usize, make: M) -> Self {
+    fn new(shared: &'a Arc<Shared<In, T, E>>, max: usize, first_slot: usize, make: M) -> Self {
         Self {
             shared,
             make,
@@ -264,7 +267,7 @@ where
             ready: VecDeque::new(),
             has_waited: false,
             max,
-            first,
+            first_slot,
             slots: Vec::new(),
             free: Vec::new(),
         }
@@ -306,15 +309,13 @@ where
         job: QueuedJob<In, T, E>,
         local: &mut LocalWorker<In, T, E>,
         buffer: &mut CompletionBuffer<In, T, E>,
-        wants_submitter: bool,
         cx: &mut Context<'_>,
     ) {
         let at = self.free_slot();
-        let number = self.first + at;
+        let slot_number = self.first_slot + at;
         let guard = &mut self.slots[at].guard;
-        let record = |started_job| local.record_start(number, started_job);
-        let Some((input, submitter)) = prepare_attempt(job, guard, buffer, wants_submitter, record)
-        else {
+        let record = |started_job| local.record_start(slot_number, started_job);
+        let Some((input, submitter)) = prepare_attempt(job, guard, buffer, record) else {
             return;
         };
         self.free.pop();
@@ -342,11 +343,11 @@ where
         let mut jobs = 0;
         while jobs < max && !self.is_full() {
             let at = self.free_slot();
-            let number = self.first + at;
-            let mut first = match local.next(number, false) {
-                Next::Job(job) => Some(job),
-                Next::Empty => break,
-                Next::Revoked => {
+            let slot_number = self.first_slot + at;
+            let mut first_job = match local.start_next(slot_number) {
+                FromBatch::Job(job) => Some(job),
+                FromBatch::Empty => break,
+                FromBatch::Revoked => {
                     local.close();
                     break;
                 }
@@ -359,18 +360,18 @@ where
             } = &mut self.slots[at];
             // The id and index of the job that runs.
             let mut current = (JobId(0), 0);
-            let run = attempt.as_mut().run_batch(
+            let end = attempt.as_mut().run_batch(
                 self.shared,
                 |value| {
                     let next = match value {
-                        None => first.take(),
+                        None => first_job.take(),
                         Some(value) => {
                             let success = Success {
                                 id: current.0,
                                 index: current.1,
                                 value,
                             };
-                            local.succeed(number, success, guard, buffer, jobs < max)
+                            local.succeed(slot_number, success, guard, buffer, jobs < max)
                         }
                     };
                     next.map(|LocalJob { id, index, input }| {
@@ -382,15 +383,15 @@ where
                 |input| (self.make)(input, None),
                 &mut slot_context(waker, cx),
             );
-            match run {
-                None => self.has_waited = false,
-                Some(Poll::Pending) => {
+            match end {
+                BatchEnd::AllSucceeded => self.has_waited = false,
+                BatchEnd::Waits => {
                     self.has_waited = true;
                     local.promote(current.0, current.1, guard);
                     self.free.pop();
                     buffer.send_if_due();
                 }
-                Some(Poll::Ready(result)) => {
+                BatchEnd::Unsuccessful(result) => {
                     local.promote(current.0, current.1, guard);
                     complete_or_retry(result, guard, buffer);
                 }
@@ -414,8 +415,8 @@ where
             (Arc::clone(&slot_waker), Waker::from(slot_waker))
         });
         self.slots.push(Slot {
-            attempt: Box::pin(Attempt::new(self.first + at)),
-            guard: JobGuard::new(Arc::clone(self.shared), self.first + at),
+            attempt: Box::pin(Attempt::new(self.first_slot + at)),
+            guard: JobGuard::new(Arc::clone(self.shared), self.first_slot + at),
             waker,
         });
         self.free.push(at);
@@ -480,10 +481,10 @@ where
         };
         self.free.push(at);
         let guard = &mut self.slots[at].guard;
-        let number = self.first + at;
+        let slot_number = self.first_slot + at;
         let result = match result {
             Ok(value) if local.is_open() => {
-                match guard.succeed(value, buffer, || local.record_success(number)) {
+                match guard.succeed(value, buffer, || local.record_success(slot_number)) {
                     None => return,
                     Some(value) => Ok(value),
                 }

@@ -15,7 +15,7 @@ use super::guard::JobGuard;
 use super::{JOBS_PER_TURN, WorkerGuard, complete_or_retry, prepare_attempt};
 use crate::channel::KeptNote;
 use crate::error::JobError;
-use crate::handler::Call;
+use crate::handler::Handler;
 use crate::job::queued::QueuedJob;
 use crate::queue::injector::Closed;
 use crate::shared::Shared;
@@ -23,9 +23,9 @@ use crate::shared::timer::TimerDriver;
 use crate::worker::attempt::Attempt;
 
 /// Runs jobs until the pool is drained or aborted.
-pub(crate) async fn run_stateful<In, C: Call<In>>(
+pub(crate) async fn run_stateful<In, C: Handler<In>>(
     worker: WorkerGuard<In, C::Value, C::Error>,
-    mut call: C,
+    mut handler: C,
 ) {
     // Drop order: parameters last, in reverse, so the handler's state is dropped before the worker
     // is unregistered.
@@ -64,14 +64,13 @@ pub(crate) async fn run_stateful<In, C: Call<In>>(
         jobs += 1;
         // Recorded under the shared lock: a job with state (a connection, say) waits, so a local
         // queue would save nothing.
-        let Some((input, submitter)) =
-            prepare_attempt(job, &mut guard, &mut buffer, C::WANTS_SUBMITTER, |_| false)
+        let Some((input, submitter)) = prepare_attempt(job, &mut guard, &mut buffer, |_| false)
         else {
             continue;
         };
         let (result, drop_panicked) = {
             let mut attempt = pin!(Attempt::new(slot));
-            let mut make = Some(|| call.call(input, submitter));
+            let mut make = Some(|| handler.call(input, submitter));
             let result = poll_fn(|cx| {
                 let polled = match make.take() {
                     Some(make) => attempt.as_mut().start(&shared, &guard, make, cx),
@@ -90,7 +89,7 @@ pub(crate) async fn run_stateful<In, C: Call<In>>(
             (result, attempt.has_drop_panicked())
         };
         if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
-            call.renew();
+            handler.renew();
         }
         complete_or_retry(result, &mut guard, &mut buffer);
     }

@@ -1,5 +1,5 @@
-//! What the rules are made of: calls of a broker that cannot hang, and whose failures name the rule;
-//! and waits for what has to come, or must not come yet.
+//! What the rules are made of: calls of a broker that cannot hang, and whose failures name the
+//! rule; and waits for what has to come, or must not come yet.
 
 use std::fmt::Debug;
 use std::future::{Future, poll_fn};
@@ -15,7 +15,8 @@ use super::super::{Broker, BrokerError, DeadLetter, Delivery, JobId, Nack, NewJo
 use super::{Fixture, Verdict, ids};
 use crate::rt::Timer;
 
-/// How often an attempt that was too slow for its lease is made again, each time with twice the lease.
+/// How often an attempt that was too slow for its lease is made again, each time with twice the
+/// lease.
 const ATTEMPTS: u32 = 12;
 
 /// One rule in progress: its calls of the broker do not hang, and its failures name the rule.
@@ -107,8 +108,8 @@ impl<'a, F: Fixture> Run<'a, F> {
         }
     }
 
-    /// Awaits a call, for as long as the patience lasts. It is polled when it was woken only, so one
-    /// whose wake-up is lost does not find out by chance.
+    /// Awaits a call, for as long as the patience lasts. It is polled when it was woken only, so
+    /// one whose wake-up is lost does not find out by chance.
     pub(super) async fn within<T>(&self, call: &str, future: impl Future<Output = T>) -> T {
         let patience = self.fixture.patience();
         self.within_time(call, patience, future).await
@@ -204,7 +205,8 @@ impl<'a, F: Fixture> Run<'a, F> {
         }
     }
 
-    /// Fetches a job that comes while the fetch waits, which would wait for longer than it may take.
+    /// Fetches a job that comes while the fetch waits, which would wait for longer than it may
+    /// take.
     pub(super) async fn fetch_soon(&self, broker: &F::Broker) -> DeliveryOf<F> {
         let fetching = broker.fetch(1, self.long);
         let fetched = self.within("fetch, as a job was due", fetching).await;
@@ -307,7 +309,8 @@ impl<'a, F: Fixture> Run<'a, F> {
         self.fetch_none(broker).await;
     }
 
-    /// Fetches the one job with a short lease, has it extended by long, and settles it after its lease.
+    /// Fetches the one job with a short lease, has it extended by long, and settles it after its
+    /// lease.
     pub(super) async fn extended(
         &self,
         extend: impl AsyncFn(&F::Broker, ReceiptOf<F>) -> Result<(), SettleError>,
@@ -328,9 +331,9 @@ impl<'a, F: Fixture> Run<'a, F> {
         self.ack(&broker, &held.receipt, None).await;
     }
 
-    /// Makes attempts of something that has to be done within a lease. `None`: the lease was lost. That
-    /// is an error if its time was not over; otherwise the machine was slow, and the next attempt
-    /// has twice the time.
+    /// Makes attempts of something that has to be done within a lease. `None`: the lease was lost.
+    /// That is an error if its time was not over; otherwise the machine was slow, and the next
+    /// attempt has twice the time.
     pub(super) async fn in_time<T>(
         &self,
         mut attempt: impl AsyncFnMut(Duration) -> Option<T>,
@@ -350,8 +353,8 @@ impl<'a, F: Fixture> Run<'a, F> {
         self.fail("an attempt that is in time", &"a machine that is too slow");
     }
 
-    /// Polls a future up to so many times: when it was woken, and otherwise after a tick. Returns its
-    /// output if it has ended.
+    /// Polls a future up to so many times: when it was woken, and otherwise after a tick. Returns
+    /// its output if it has ended.
     pub(super) async fn poll_times<T>(
         &self,
         mut future: Pin<&mut impl Future<Output = T>>,

@@ -10,8 +10,8 @@
 //!                └── nack(Retry after) ┘      (retry_dead ─► ready)
 //! ```
 //!
-//! [`Queue::advance`] does what time does. The broker calls it before each operation, so a lease that
-//! has ended is over even if no other consumer has fetched the job.
+//! [`Queue::advance`] does what time does. The broker calls it before each operation, so a lease
+//! that has ended is over even if no other consumer has fetched the job.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -28,7 +28,8 @@ pub(super) struct Queue {
     next: u64,
     /// The jobs that are ready, delayed or leased, by their sequence number.
     jobs: BTreeMap<u64, Job>,
-    /// Greatest priority first, then by sequence number: a job that comes back has its old position.
+    /// Greatest priority first, then by sequence number: a job that comes back has its old
+    /// position.
     ready: BTreeSet<(Reverse<u8>, u64)>,
     /// By the end of the delay. Without those whose delay ends later than any [`Instant`].
     delayed: BTreeSet<(Instant, u64)>,
@@ -290,8 +291,8 @@ impl Queue {
         self.dead.iter().map(letter).collect()
     }
 
-    /// Makes all dead letters ready, behind the jobs of their priority. Their deliveries are counted
-    /// from zero.
+    /// Makes all dead letters ready, behind the jobs of their priority. Their deliveries are
+    /// counted from zero.
     pub(super) fn retry_dead(&mut self) -> usize {
         let dead = std::mem::take(&mut self.dead);
         let count = dead.len();

@@ -1,13 +1,13 @@
 //! The fetches that wait for a job, and which of them to wake.
 //!
-//! Invariant, kept by [`Waiters::notify`], which runs after every change of the queue and after every
-//! removal of a waiter:
+//! Invariant, kept by [`Waiters::notify`], which runs after every change of the queue and after
+//! every removal of a waiter:
 //!
-//! 1. At least as many waiters are notified as there are ready jobs, or all of them are. So a job is
-//!    never ready while a fetch sleeps that could take it: a notified fetch that is dropped was counted,
-//!    and the removal notifies another in its place.
-//! 2. No waiter that is not notified has an alarm later than the queue's next event. So each of them
-//!    finds out by itself when a delay or a lease ends, however many are dropped.
+//! 1. At least as many waiters are notified as there are ready jobs, or all of them are. So a job
+//!    is never ready while a fetch sleeps that could take it: a notified fetch that is dropped was
+//!    counted, and the removal notifies another in its place.
+//! 2. No waiter that is not notified has an alarm later than the queue's next event. So each of
+//!    them finds out by itself when a delay or a lease ends, however many are dropped.
 
 use std::collections::BTreeMap;
 use std::task::Waker;
@@ -30,7 +30,8 @@ struct Waiter {
 }
 
 impl Waiters {
-    /// Registers a wait, or renews it, as not notified. Returns a waker to be dropped without a lock.
+    /// Registers a wait, or renews it, as not notified. Returns a waker to be dropped without a
+    /// lock.
     pub(super) fn register(
         &mut self,
         number: u64,
@@ -51,8 +52,8 @@ impl Waiters {
         self.waiting.remove(&number)?.waker
     }
 
-    /// Restores the invariant. Returns the wakers of those that it has notified, to be woken without
-    /// a lock. Takes time by the number of waiters.
+    /// Restores the invariant. Returns the wakers of those that it has notified, to be woken
+    /// without a lock. Takes time by the number of waiters.
     pub(super) fn notify(&mut self, ready: usize, next_event: Option<Instant>) -> Vec<Waker> {
         let waiting = self.waiting.values();
         let mut notified = waiting.filter(|waiter| waiter.waker.is_none()).count();

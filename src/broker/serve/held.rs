@@ -11,7 +11,8 @@ use super::report::ServeReport;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Ticket(u64);
 
-/// The deliveries that are held: at most the prefetch, if the broker keeps to what it was asked for.
+/// The deliveries that are held: at most the prefetch, if the broker keeps to what it was asked
+/// for.
 pub(super) struct Held<R> {
     jobs: HashMap<Ticket, HeldJob<R>>,
     next: u64,

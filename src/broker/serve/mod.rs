@@ -7,11 +7,11 @@
 //! Four futures, polled by one task:
 //!
 //! 1. `fetch` fills the room under the prefetch: it reserves deliveries, decodes them, and sends
-//!    their inputs to the map. It ends first: by the stop, an error, or an empty queue. A *suspect*,
-//!    a job whose deliveries were lost before, it runs while nothing else is held, so that a job
-//!    that ends its process takes no others with it.
-//! 2. `run` maps the inputs to completions, and sends a settlement for each. Once `fetch` has ended,
-//!    it cancels what has not started. Then what is still held is released.
+//!    their inputs to the map. It ends first: by the stop, an error, or an empty queue. A
+//!    *suspect*, a job whose deliveries were lost before, it runs while nothing else is held, so
+//!    that a job that ends its process takes no others with it.
+//! 2. `run` maps the inputs to completions, and sends a settlement for each. Once `fetch` has
+//!    ended, it cancels what has not started. Then what is still held is released.
 //! 3. `settle` takes all settlements that wait, settles them together, and makes room.
 //! 4. `renew` extends the leases of all that is held, at a third of the lease.
 
@@ -47,29 +47,30 @@ use crate::rt::Timer;
 /// whichever consumer is free, or dead-lettered. Leases are extended while their jobs wait or run.
 ///
 /// If the broker fails, fetching is repeated after 0.1 seconds, then 0.2, at most 30. Settlements
-/// that wait are made together, and tried 8 times, within 13 seconds and the time that 8 calls take.
-/// What cannot be settled is delivered again by the broker. A job whose result can never be stored,
-/// for instance since it is too large, is dead-lettered.
+/// that wait are made together, and tried 8 times, within 13 seconds and the time that 8 calls
+/// take. What cannot be settled is delivered again by the broker. A job whose result can never be
+/// stored, for instance since it is too large, is dead-lettered.
 ///
 /// A job that ends its process takes with it what else is held there. So a job of which two
 /// deliveries were [lost](Delivery::lost_count) runs alone from then on: what else is held is
-/// settled first, and nothing is fetched until it is settled itself. Where deliveries have no lease,
-/// half a second passes before, in which the broker takes back what it has reserved ahead.
+/// settled first, and nothing is fetched until it is settled itself. Where deliveries have no
+/// lease, half a second passes before, in which the broker takes back what it has reserved ahead.
 ///
-/// If the pool is closed or aborted, or its workers are dropped, or if this is a job of the same pool
-/// that could wait forever, what has not ended is released, and `serve` returns.
+/// If the pool is closed or aborted, or its workers are dropped, or if this is a job of the same
+/// pool that could wait forever, what has not ended is released, and `serve` returns.
 ///
 /// A handler that blocks the thread of this future keeps leases from being extended.
 ///
 /// # Errors
 ///
-/// [`ServeError`] after a [permanent](BrokerError::is_permanent) error of a fetch or a settlement, for
-/// instance since the broker was closed. What ran is finished, and settled as far as that is possible.
+/// [`ServeError`] after a [permanent](BrokerError::is_permanent) error of a fetch or a settlement,
+/// for instance since the broker was closed. What ran is finished, and settled as far as that is
+/// possible.
 ///
 /// # Panics
 ///
-/// If the jobs of the pool may add jobs ([`build_with_submitter`](crate::Builder::build_with_submitter)):
-/// these would have no delivery.
+/// If the jobs of the pool may add jobs
+/// ([`build_with_submitter`](crate::Builder::build_with_submitter)): these would have no delivery.
 ///
 /// # Cancel safety
 ///

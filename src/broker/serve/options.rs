@@ -117,9 +117,9 @@ impl<'a, Decode, Encode, Failed> ServeOptions<'a, Decode, Encode, Failed> {
         self
     }
 
-    /// Bounds how many times a job is delivered, where the broker counts. One that is delivered once
-    /// more, for instance since its process died each time, is dead-lettered without a run; one that
-    /// fails the last time is dead-lettered with its reason.
+    /// Bounds how many times a job is delivered, where the broker counts. One that is delivered
+    /// once more, for instance since its process died each time, is dead-lettered without a run;
+    /// one that fails the last time is dead-lettered with its reason.
     ///
     /// # Panics
     ///

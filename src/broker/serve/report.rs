@@ -5,8 +5,8 @@ use std::fmt;
 
 use super::super::BrokerError;
 
-/// What [`serve`](super::serve()) has done. Always, `fetched` is the sum of `acked`, `retried`, `released`,
-/// `dead_lettered`, `lost` and `unsettled`.
+/// What [`serve`](super::serve()) has done. Always, `fetched` is the sum of `acked`, `retried`,
+/// `released`, `dead_lettered`, `lost` and `unsettled`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ServeReport {

@@ -1,8 +1,8 @@
 //! Settles deliveries, many at a time, and in several tries if the broker fails.
 //!
-//! A round makes one call for all acknowledgements, then one for each other settlement, until a call
-//! fails: then the rest waits for the next round. So a round with a broker that is gone takes one
-//! call, however many settlements wait.
+//! A round makes one call for all acknowledgements, then one for each other settlement, until a
+//! call fails: then the rest waits for the next round. So a round with a broker that is gone takes
+//! one call, however many settlements wait.
 
 use std::sync::Arc;
 
