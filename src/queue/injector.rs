@@ -498,6 +498,19 @@ impl<B: Split> Drop for Sleeper<'_, B> {
     }
 }
 
+/// For the simulator.
+#[cfg(feature = "testing")]
+impl<B: Split> Injector<B> {
+    /// Calls the closure, under the lock, with each job in the queue that is not part of a batch.
+    pub(crate) fn for_each_single(&self, mut visit: impl FnMut(&B::Job)) {
+        for item in &self.lock().items {
+            if let Item::One(job) = item {
+                visit(job);
+            }
+        }
+    }
+}
+
 /// For tests.
 #[cfg(test)]
 impl<J: Copy + Into<u64>> Split for VecDeque<J> {

@@ -916,6 +916,11 @@ impl<J> Schedule<J> {
         )
     }
 
+    /// The numbers of all jobs without an outcome, and the jobs that are not released.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = (u64, Option<&J>)> {
+        (self.records.iter()).map(|(_, record)| (record.number, record.job.as_ref()))
+    }
+
     /// Compares all counts with the records.
     pub(crate) fn audit(&self) -> Result<(), String> {
         let count = |state| {

@@ -1,11 +1,47 @@
 //! Invariants that the simulator checks after each step (feature `testing`), without changing
 //! anything; and what it does to a job that only the schedule knows.
 
+use std::collections::BTreeMap;
+use std::time::Instant;
+
 use super::Shared;
+use super::dispatch::{Scheduler, occupancy_of};
+use crate::event::JobId;
+use crate::job::handle_state::HandleState;
+use crate::job::queued::{QueuedJob, ScheduledJob};
+use crate::policy::limits::Limits;
 use crate::queue::admission::PoolState;
 use crate::schedule::clock::Tick;
 
-use super::dispatch::{Scheduler, occupancy_of};
+/// What is known of a job without an outcome.
+#[derive(Debug, Default)]
+pub(crate) struct OpenJob {
+    /// The limits that the job itself has. `None`: it has a handle and does not wait, so they are not
+    /// known.
+    pub(crate) own: Option<Limits>,
+    /// The attempt that runs.
+    pub(crate) attempt: Option<OpenAttempt>,
+}
+
+/// Tells the attempts of one job apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OpenAttempt {
+    slot: usize,
+    number: u32,
+    since: Option<Instant>,
+}
+
+impl OpenJob {
+    /// A job of a map or group, which has no limits of its own.
+    const OF_STREAM: Option<Limits> = Some(Limits {
+        attempt: None,
+        job: None,
+    });
+
+    fn of_handle<In, T, E>(handle: &HandleState<In, T, E>) -> Option<Limits> {
+        Some(handle.times().0)
+    }
+}
 
 impl<In, T, E> Shared<In, T, E> {
     /// Changes the priority of a job that has not started: the one at index `number`, modulo their
@@ -119,6 +155,50 @@ impl<In, T, E> Shared<In, T, E> {
             return Err("the alarm is not for the moment at which something can be done".into());
         }
         Ok(())
+    }
+
+    /// The limits of the pool.
+    pub(crate) fn limits(&self) -> Limits {
+        self.lock().limits
+    }
+
+    /// The jobs that run or wait one by one: all jobs without an outcome if there is a schedule.
+    /// None if no worker is left to end them, or if the pool is aborted.
+    pub(crate) fn open_jobs(&self) -> BTreeMap<JobId, OpenJob> {
+        let mut jobs: BTreeMap<JobId, OpenJob> = BTreeMap::new();
+        self.injector.for_each_single(|job| {
+            let own = match job {
+                _ if job.is_dead() => return,
+                QueuedJob::Stream(_) => OpenJob::OF_STREAM,
+                QueuedJob::Handle(handle) => OpenJob::of_handle(handle),
+            };
+            jobs.entry(job.id()).or_default().own = own;
+        });
+        let state = self.lock();
+        if state.admission.pool_state() >= PoolState::Aborted || occupancy_of(&state).slots == 0 {
+            return BTreeMap::new();
+        }
+        let schedule = state.scheduler.iter().map(|scheduler| &scheduler.schedule);
+        for (number, job) in schedule.flat_map(|schedule| schedule.jobs()) {
+            let open = jobs.entry(JobId(number)).or_default();
+            match job {
+                None => {}
+                Some(ScheduledJob::Stream(_)) => open.own = OpenJob::OF_STREAM,
+                Some(ScheduledJob::Handle(handle)) => open.own = OpenJob::of_handle(handle),
+            }
+        }
+        for (slot, active_job) in state.running.occupied() {
+            let open = jobs.entry(active_job.id).or_default();
+            if active_job.stream.is_some() {
+                open.own = OpenJob::OF_STREAM;
+            }
+            open.attempt = Some(OpenAttempt {
+                slot,
+                number: active_job.attempts,
+                since: state.running.since(slot),
+            });
+        }
+        jobs
     }
 
     /// Checks what holds when the pool has ended, its workers have left, and no future waits for

@@ -50,6 +50,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 pub(crate) use self::acquire::AcquirePermit;
+#[cfg(feature = "testing")]
+pub(crate) use self::audit::{OpenAttempt, OpenJob};
 use self::cancel_flag::CancelFlags;
 pub(crate) use self::config::{Config, CostFn, KeyFn};
 use self::deadlock::Waiting;

@@ -68,6 +68,7 @@ mod run;
 mod shrink;
 mod sim;
 mod step;
+mod time_limits;
 mod trace;
 mod watch;
 

@@ -19,7 +19,7 @@ use super::inject::Injections;
 use super::plan::{HandlerFault, Plan};
 use super::rng::{Chooser, Rng};
 use super::trace::Trace;
-use super::watch::{Local, Recorder, Watched};
+use super::watch::{Local, Recorder, Watched, WatchedPool};
 use crate::builder::Builder;
 use crate::pool::Pool;
 use crate::rt::{BoxFuture, ManualSleep, ManualTimer, Spawn};
@@ -296,14 +296,15 @@ impl Sim {
     ///
     /// `watch` fails the run when jobs are lost or counted twice; when more jobs run than may; when
     /// a job that may start does not though a worker is idle; when a submission waits although
-    /// there is room; when no worker drives the timers; when a task is woken under a lock of the
-    /// pool; and, at the end, when the pool cannot be drained, or a job, a permit, a waker or a
-    /// timer is left. At the end the pool is closed and drained.
+    /// there is room; when no worker drives the timers; when no task is runnable and a job has no
+    /// outcome, or an attempt runs, though its time limit has passed; when a task is woken under a
+    /// lock of the pool; and, at the end, when the pool cannot be drained, or a job, a permit, a
+    /// waker or a timer is left. At the end the pool is closed and drained.
     pub fn watch<In: 'static, T: 'static, E: 'static>(&self, pool: &Pool<In, T, E>) {
         self.state
             .pools
             .borrow_mut()
-            .push(Rc::new(Arc::clone(pool.shared())));
+            .push(Rc::new(WatchedPool::new(pool)));
     }
 
     /// An observer that checks the order of events, and adds them to the trace.

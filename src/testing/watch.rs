@@ -1,6 +1,7 @@
 //! The invariants of every run: the counters of watched pools, after every step and at the end, and
 //! the order of the events of a [`Recorder`].
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::plan::Fault;
+use super::time_limits::TimeLimits;
 use crate::event::{Event, JobId, Observer, Outcome};
 use crate::pool::Pool;
 use crate::queue::admission::PoolState;
@@ -37,39 +39,69 @@ pub(super) trait Watched {
     fn describe(&self) -> String;
 }
 
-impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Shared<In, T, E>> {
+/// A pool of these types.
+pub(super) struct WatchedPool<In, T, E> {
+    shared: Arc<Shared<In, T, E>>,
+    time_limits: RefCell<TimeLimits>,
+}
+
+impl<In, T, E> WatchedPool<In, T, E> {
+    pub(super) fn new(pool: &Pool<In, T, E>) -> Self {
+        Self {
+            shared: Arc::clone(pool.shared()),
+            time_limits: RefCell::default(),
+        }
+    }
+
+    /// Notes which jobs are open and which attempts run.
+    fn look(&self) {
+        let shared = &self.shared;
+        let (limits, open) = (shared.limits(), shared.open_jobs());
+        let mut time_limits = self.time_limits.borrow_mut();
+        time_limits.look(limits, open, || shared.timer.now());
+    }
+}
+
+impl<In: 'static, T: 'static, E: 'static> Watched for WatchedPool<In, T, E> {
     fn check(&self) -> Result<(), String> {
-        self.audit()
+        self.shared.audit()?;
+        self.look();
+        Ok(())
     }
 
     fn check_at_rest(&self) -> Result<(), String> {
-        self.audit_at_rest()
+        self.shared.audit_at_rest()?;
+        // Faults may have been injected since the last step.
+        self.look();
+        let time_limits = self.time_limits.borrow();
+        time_limits.check_at_rest(|| self.shared.timer.now())
     }
 
     fn check_at_end(&self) -> Result<(), String> {
-        self.audit_at_end()
+        self.shared.audit_at_end()
     }
 
     fn inject(&self, fault: Fault) -> (bool, Option<Local>) {
-        let built = self.built();
+        let shared = &self.shared;
+        let built = shared.built();
         match fault {
-            Fault::Pause => self.pause(),
-            Fault::Resume => self.resume(),
-            Fault::Resize(number) => self.set_workers(1 + number as usize % built),
-            Fault::Rate(0) => self.set_rate(None),
-            Fault::Rate(permits) => self.set_rate(Some(RateLimit::per_second(permits))),
-            Fault::Priority(number) => return (self.prioritise(number), None),
-            Fault::Close => self.close(PoolState::Closed),
-            Fault::Seal => self.close(PoolState::Sealed),
+            Fault::Pause => shared.pause(),
+            Fault::Resume => shared.resume(),
+            Fault::Resize(number) => shared.set_workers(1 + number as usize % built),
+            Fault::Rate(0) => shared.set_rate(None),
+            Fault::Rate(permits) => shared.set_rate(Some(RateLimit::per_second(permits))),
+            Fault::Priority(number) => return (shared.prioritise(number), None),
+            Fault::Close => shared.close(PoolState::Closed),
+            Fault::Seal => shared.close(PoolState::Sealed),
             Fault::Stats => {
-                let _ = self.stats();
-                if let Err(wrong) = self.audit_now() {
+                let _ = shared.stats();
+                if let Err(wrong) = shared.audit_now() {
                     panic!("{wrong}");
                 }
             }
             Fault::Drain => return (true, Some(self.drain())),
             Fault::Abort => {
-                let pool = handle(self);
+                let pool = handle(shared);
                 return (
                     true,
                     Some(Box::pin(async move { drop(pool.abort().await) })),
@@ -82,20 +114,20 @@ impl<In: 'static, T: 'static, E: 'static> Watched for Arc<Shared<In, T, E>> {
 
     fn resume_all(&self) -> bool {
         let mut was_paused = false;
-        while self.is_paused() {
-            self.resume();
+        while self.shared.is_paused() {
+            self.shared.resume();
             was_paused = true;
         }
         was_paused
     }
 
     fn drain(&self) -> Local {
-        let pool = handle(self);
+        let pool = handle(&self.shared);
         Box::pin(async move { pool.drain().await })
     }
 
     fn describe(&self) -> String {
-        self.describe_books()
+        self.shared.describe_books()
     }
 }
 

@@ -31,6 +31,7 @@ fn check(focus: &'static Focus) {
 fn a_job_that_is_submitted_while_a_worker_runs_starts_while_another_is_idle() {
     const CHAINS: Focus = Focus {
         is_small: true,
+        is_timed: false,
         actions: &[(2, Action::Chain), (1, Action::Submit)],
     };
     check(&CHAINS);
@@ -40,6 +41,7 @@ fn a_job_that_is_submitted_while_a_worker_runs_starts_while_another_is_idle() {
 fn a_map_whose_source_stays_pending_ends_with_its_pool() {
     const PENDING: Focus = Focus {
         is_small: true,
+        is_timed: false,
         actions: &[(2, Action::MapPendingSource), (1, Action::Map)],
     };
     check(&PENDING);
@@ -49,6 +51,7 @@ fn a_map_whose_source_stays_pending_ends_with_its_pool() {
 fn maps_that_are_sources_of_each_other_end_however_small_the_queue_is() {
     const NESTED: Focus = Focus {
         is_small: true,
+        is_timed: false,
         actions: &[(1, Action::NestMaps)],
     };
     check(&NESTED);
@@ -58,6 +61,7 @@ fn maps_that_are_sources_of_each_other_end_however_small_the_queue_is() {
 fn a_submission_to_a_group_ends_when_the_group_is_cancelled() {
     const GROUPS: Focus = Focus {
         is_small: true,
+        is_timed: false,
         actions: &[(1, Action::CancelGroup), (1, Action::SubmitMany)],
     };
     check(&GROUPS);
@@ -67,6 +71,7 @@ fn a_submission_to_a_group_ends_when_the_group_is_cancelled() {
 fn cancelled_jobs_do_not_add_up_though_no_worker_takes_them() {
     const CANCELLED: Focus = Focus {
         is_small: true,
+        is_timed: false,
         actions: &[(1, Action::CancelMany), (1, Action::Submit)],
     };
     check(&CANCELLED);
@@ -76,6 +81,7 @@ fn cancelled_jobs_do_not_add_up_though_no_worker_takes_them() {
 fn every_outcome_is_known_when_the_pool_is_idle() {
     const KNOWN: Focus = Focus {
         is_small: true,
+        is_timed: false,
         actions: &[(1, Action::KnowAfterIdle)],
     };
     check(&KNOWN);
@@ -85,6 +91,7 @@ fn every_outcome_is_known_when_the_pool_is_idle() {
 fn many_maps_and_submissions_at_once_end() {
     const BUSY: Focus = Focus {
         is_small: true,
+        is_timed: false,
         actions: &[
             (2, Action::Map),
             (2, Action::SubmitMany),
@@ -98,6 +105,7 @@ fn many_maps_and_submissions_at_once_end() {
 fn wakers_that_panic_fail_only_their_own_tasks() {
     const PANICKING: Focus = Focus {
         is_small: true,
+        is_timed: false,
         actions: &[(2, Action::PanickingWakers), (1, Action::Map)],
     };
     check(&PANICKING);
@@ -107,6 +115,7 @@ fn wakers_that_panic_fail_only_their_own_tasks() {
 fn more_slots_than_memory_can_hold_are_refused() {
     const SLOTS: Focus = Focus {
         is_small: true,
+        is_timed: false,
         actions: &[(1, Action::TooManySlots)],
     };
     check(&SLOTS);
@@ -116,6 +125,7 @@ fn more_slots_than_memory_can_hold_are_refused() {
 fn retries_are_no_more_than_their_delays_whatever_sets_their_times() {
     const RETRIES: Focus = Focus {
         is_small: true,
+        is_timed: false,
         actions: &[(1, Action::SubmitMany), (1, Action::Map)],
     };
     check(&RETRIES);
@@ -125,9 +135,27 @@ fn retries_are_no_more_than_their_delays_whatever_sets_their_times() {
 fn no_timer_is_left_when_all_delayed_jobs_are_cancelled() {
     const DELAYED: Focus = Focus {
         is_small: true,
+        is_timed: false,
         actions: &[(1, Action::CancelDelayed)],
     };
     check(&DELAYED);
+}
+
+/// Jobs that wait, one by one and as batches of maps, in paused and in busy pools.
+#[test]
+fn every_job_ends_by_its_time() {
+    const TIMED: Focus = Focus {
+        is_small: false,
+        is_timed: true,
+        actions: &[
+            (4, Action::Map),
+            (2, Action::SubmitTimed),
+            (1, Action::Submit),
+            (1, Action::Group),
+            (1, Action::Pause),
+        ],
+    };
+    check(&TIMED);
 }
 
 /// The actions that find a violation of each rule that the simulator audits. Orders and rates are
@@ -136,6 +164,7 @@ fn no_timer_is_left_when_all_delayed_jobs_are_cancelled() {
 fn every_rule_that_is_audited_is_kept() {
     const RULES: Focus = Focus {
         is_small: false,
+        is_timed: false,
         actions: &[
             (8, Action::Submit),
             (4, Action::SubmitMany),

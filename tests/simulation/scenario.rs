@@ -314,12 +314,15 @@ pub(crate) struct Focus {
     /// Whether every pool has a smaller queue than workers, and most jobs are quick; else some pools
     /// are so.
     pub(crate) is_small: bool,
+    /// Whether every pool has time limits, also those without policies.
+    pub(crate) is_timed: bool,
 }
 
 impl Focus {
     const NONE: Self = Self {
         actions: ACTIONS,
         is_small: false,
+        is_timed: false,
     };
 }
 
@@ -350,6 +353,10 @@ pub(crate) async fn scenario_of(sim: Sim, allowed: Allowed, focus: &'static Focu
     };
     if !is_plain {
         (builder, settings) = with_policies(&sim, builder, allowed);
+    }
+    if focus.is_timed {
+        builder = with_time_limits(&sim, builder);
+        settings.has_time_limit = true;
     }
     let Settings {
         recorder,
@@ -408,6 +415,15 @@ fn limit(sim: &Sim) -> Duration {
         Duration::from_nanos(1)
     } else {
         Duration::from_secs(1 + sim.below(9))
+    }
+}
+
+/// Adds a time limit of each job, of each attempt, or both.
+fn with_time_limits(sim: &Sim, builder: Builder<Input, Token>) -> Builder<Input, Token> {
+    match sim.below(4) {
+        0 => builder.attempt_timeout(limit(sim)),
+        1 => builder.attempt_timeout(limit(sim)).job_timeout(limit(sim)),
+        _ => builder.job_timeout(limit(sim)),
     }
 }
 
@@ -836,6 +852,10 @@ pub(crate) enum Action {
     TooManySlots,
     /// Cancels delayed jobs, while nothing else sleeps.
     CancelDelayed,
+    /// Submits jobs that have time limits of their own, and changes the limit of the pool's attempts.
+    SubmitTimed,
+    /// Pauses the pool for a while.
+    Pause,
 }
 
 /// Actions, and how often each comes.
@@ -890,6 +910,8 @@ impl Action {
             Self::PanickingWakers => waits_with_panicking_wakers(state).await,
             Self::TooManySlots => builds_too_many_slots(state),
             Self::CancelDelayed => cancels_delayed(state).await,
+            Self::SubmitTimed => submits_timed(state).await,
+            Self::Pause => pauses(state).await,
         }
     }
 }
@@ -910,6 +932,13 @@ impl Drop for Paused {
     }
 }
 
+async fn pauses(state: &State) {
+    let pool = state.pool();
+    pool.pause();
+    let _paused = Paused(pool);
+    state.sleep(500 * state.below(6)).await;
+}
+
 /// Changes an option of the running pool.
 async fn controls(state: &State) {
     let pool = state.pool();
@@ -919,11 +948,7 @@ async fn controls(state: &State) {
         0
     };
     match first + state.below(6 - first) {
-        0 | 1 => {
-            pool.pause();
-            let _paused = Paused(pool);
-            state.sleep(500 * state.below(6)).await;
-        }
+        0 | 1 => pauses(state).await,
         2 => pool.set_workers(1 + state.below(state.workers)),
         3 => pool.wait_queued_below(1 + state.below(3)).await,
         4 => pool.wait_running_below(1 + state.below(3)).await,
@@ -1040,6 +1065,35 @@ async fn submits_many(state: &State) {
         let submitting = state.submitting();
         let (input, runs) = state.input().and_its_runs();
         let submitted = state.pool().submit(input).await;
+        submitting.done();
+        handles.extend(state.submitted(submitted).map(|handle| (handle, runs)));
+    }
+    for (handle, runs) in handles {
+        finish(state, handle, runs).await;
+    }
+}
+
+/// Jobs that wait, are delayed or run when their own time passes.
+async fn submits_timed(state: &State) {
+    let (pool, mut handles) = (state.pool(), Vec::new());
+    for _ in 0..1 + state.below(6) {
+        if state.one_in(8) {
+            let micros = 1 + state.sim.below(9_000_000);
+            pool.set_attempt_timeout(Some(Duration::from_micros(micros)));
+        }
+        let (input, runs) = state.input().and_its_runs();
+        let mut job = pool.job(input);
+        if state.one_in(2) {
+            job = job.timeout(limit(&state.sim));
+        }
+        if state.one_in(2) {
+            job = job.attempt_timeout(limit(&state.sim));
+        }
+        if !state.is_in_order && state.one_in(4) {
+            job = job.delay(Duration::from_millis(500 * state.below(6) as u64));
+        }
+        let submitting = state.submitting();
+        let submitted = job.submit().await;
         submitting.done();
         handles.extend(state.submitted(submitted).map(|handle| (handle, runs)));
     }

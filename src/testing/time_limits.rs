@@ -1,0 +1,172 @@
+//! The time limits of the jobs of one watched pool: whether each job, and each attempt, has ended by
+//! its time.
+//!
+//! Counts from when the simulator first sees a job or an attempt, and not from what the pool knows
+//! of it. That is after the step in which the job was accepted or the attempt has started, so the
+//! time by which it has to end is never too early.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::event::JobId;
+use crate::policy::limits::Limits;
+use crate::shared::{OpenAttempt, OpenJob};
+
+/// Since when the jobs of a pool are open and their attempts run.
+#[derive(Debug, Default)]
+pub(super) struct TimeLimits {
+    /// The jobs at the last look; at most what the pool admits. Empty while there is no limit.
+    jobs: BTreeMap<JobId, Seen>,
+    /// The limits of the pool at the last look; none before the first.
+    pool: Limits,
+}
+
+#[derive(Debug)]
+struct Seen {
+    accepted_by: Instant,
+    /// `None`: not known, so nothing is demanded.
+    own: Option<Limits>,
+    attempt: Option<SeenAttempt>,
+}
+
+#[derive(Debug)]
+struct SeenAttempt {
+    attempt: OpenAttempt,
+    started_by: Instant,
+    /// The limit of the pool when the attempt started. `None`: it has none, or it has changed in the
+    /// same step.
+    limit: Option<Duration>,
+}
+
+impl TimeLimits {
+    /// Looks at the pool after a step: at its limits and its open jobs. The clock is read only if
+    /// there is a limit.
+    pub(super) fn look(
+        &mut self,
+        pool: Limits,
+        open: BTreeMap<JobId, OpenJob>,
+        now: impl FnOnce() -> Instant,
+    ) {
+        let before = std::mem::replace(&mut self.pool, pool);
+        let mut known = std::mem::take(&mut self.jobs);
+        let has_own = |own: Option<Limits>| own.is_some_and(|limits| !limits.is_none());
+        if pool.is_none()
+            && !known.values().any(|seen| has_own(seen.own))
+            && !open.values().any(|job| has_own(job.own))
+        {
+            return;
+        }
+        let now = now();
+        // An attempt may have started before or after the change, or between two.
+        let limit = pool.attempt.filter(|_| before.attempt == pool.attempt);
+        let see = |(id, job): (JobId, OpenJob)| {
+            let seen = known.remove(&id);
+            let (accepted_by, own, running) = seen.map_or((now, None, None), |seen| {
+                (seen.accepted_by, seen.own, seen.attempt)
+            });
+            let attempt = job.attempt.map(|attempt| match running {
+                Some(running) if running.attempt == attempt => running,
+                _ => SeenAttempt {
+                    attempt,
+                    started_by: now,
+                    limit,
+                },
+            });
+            let own = job.own.or(own);
+            let seen = Seen {
+                accepted_by,
+                own,
+                attempt,
+            };
+            (id, seen)
+        };
+        self.jobs = open.into_iter().map(see).collect();
+    }
+
+    /// Checks, when no task is runnable, that no job and no attempt is over its limit. The clock is
+    /// read only if there is a limit.
+    pub(super) fn check_at_rest(&self, now: impl FnOnce() -> Instant) -> Result<(), String> {
+        if self.jobs.is_empty() {
+            return Ok(());
+        }
+        let now = now();
+        for (id, seen) in &self.jobs {
+            let Some(own) = seen.own else { continue };
+            let is_over = |since: Instant, limit: Option<Duration>| {
+                limit.filter(|limit| now.saturating_duration_since(since) >= *limit)
+            };
+            if let Some(limit) = is_over(seen.accepted_by, own.job.or(self.pool.job)) {
+                let age = now.saturating_duration_since(seen.accepted_by);
+                return Err(format!(
+                    "job {id} has no outcome {age:?} after it was accepted, and its time limit is {limit:?}"
+                ));
+            }
+            let Some(running) = &seen.attempt else {
+                continue;
+            };
+            if let Some(limit) = is_over(running.started_by, own.attempt.or(running.limit)) {
+                let age = now.saturating_duration_since(running.started_by);
+                return Err(format!(
+                    "an attempt of job {id} runs {age:?} after its start, and its time limit is {limit:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    const fn job_limit(seconds: u64) -> Limits {
+        Limits {
+            attempt: None,
+            job: Some(Duration::from_secs(seconds)),
+        }
+    }
+
+    /// The verdict `after` the first look at one job, in a pool with this limit.
+    fn verdict(pool: Limits, own: Option<Limits>, after: Duration) -> Result<(), String> {
+        let (start, mut time_limits) = (Instant::now(), TimeLimits::default());
+        for _ in 0..2 {
+            let open = OpenJob { own, attempt: None };
+            time_limits.look(pool, BTreeMap::from([(JobId(7), open)]), || start);
+        }
+        time_limits.check_at_rest(|| start + after)
+    }
+
+    #[test]
+    fn a_job_is_over_its_limit_once_that_has_passed_since_it_was_first_seen() {
+        let own = Some(Limits::default());
+        let almost = 2 * SECOND - Duration::from_nanos(1);
+        assert_eq!(verdict(job_limit(2), own, almost), Ok(()));
+        let over = "job 7 has no outcome 2s after it was accepted, and its time limit is 2s";
+        assert_eq!(verdict(job_limit(2), own, 2 * SECOND), Err(over.into()));
+    }
+
+    #[test]
+    fn the_limit_of_a_job_replaces_that_of_its_pool() {
+        assert_eq!(verdict(job_limit(1), Some(job_limit(3)), SECOND), Ok(()));
+        assert!(verdict(Limits::default(), Some(job_limit(3)), 3 * SECOND).is_err());
+    }
+
+    #[test]
+    fn of_a_job_whose_limits_are_not_known_nothing_is_demanded() {
+        assert_eq!(verdict(job_limit(1), None, 9 * SECOND), Ok(()));
+    }
+
+    #[test]
+    fn the_clock_is_not_read_without_a_limit() {
+        let mut time_limits = TimeLimits::default();
+        let open = OpenJob {
+            own: Some(Limits::default()),
+            attempt: None,
+        };
+        let now = || panic!("the clock is read");
+        time_limits.look(Limits::default(), BTreeMap::from([(JobId(7), open)]), now);
+        assert_eq!(time_limits.check_at_rest(now), Ok(()));
+    }
+}
