@@ -168,7 +168,7 @@ impl<In, T, E> Shared<In, T, E> {
         let mut jobs: BTreeMap<JobId, OpenJob> = BTreeMap::new();
         self.injector.for_each_single(|job| {
             let own = match job {
-                _ if job.is_dead() => return,
+                _ if job.will_not_run() => return,
                 QueuedJob::Stream(_) => OpenJob::OF_STREAM,
                 QueuedJob::Handle(handle) => OpenJob::of_handle(handle),
             };
