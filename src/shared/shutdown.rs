@@ -90,7 +90,7 @@ impl<In, T, E> Shared<In, T, E> {
             (was_last, was_open && was_last, wakes)
         };
         let own = self.cancel_flags.allocated(self.slots_of(worker));
-        let wakers: Vec<Waker> = own.filter_map(|flag| flag.waker().take()).collect();
+        let wakers: Vec<Waker> = own.filter_map(|flag| flag.lock_waker().take()).collect();
         drop(wakers);
         self.observe(|| Event::WorkerLeft { worker });
         if was_open {

@@ -94,7 +94,7 @@ impl<In, T, E> Shared<In, T, E> {
             }
             QueuedJob::Handle(job) => {
                 self.complete_queued_handle(&job, aborted, attempts, |input| {
-                    give_back(job.id, 0, input)
+                    give_back(job.id, 0, input);
                 });
             }
         }
