@@ -199,17 +199,17 @@ impl<T> Receiver<T> {
         self.noted.wake();
     }
 
-    /// Waits for a value. `kept` is reused each time that the task waits, which saves an
+    /// Waits for a value. `note` is reused each time that the task waits, which saves an
     /// allocation.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future loses no value: the next receiver is woken for it.
-    pub(crate) fn recv<'a>(&'a self, kept: &'a KeptNote) -> Recv<'a, T> {
+    pub(crate) fn recv<'a>(&'a self, note: &'a KeptNote) -> Recv<'a, T> {
         Recv {
             channel: Some(self.channel.recv()),
             noted: &self.noted,
-            kept,
+            note,
         }
     }
 }
@@ -237,7 +237,7 @@ pin_project! {
         #[pin]
         channel: Option<channel::Recv<'a, T>>,
         noted: &'a Arc<Noted>,
-        kept: &'a KeptNote,
+        note: &'a KeptNote,
     }
 
     impl<T> PinnedDrop for Recv<'_, T> {
@@ -258,9 +258,9 @@ impl<T> Future for Recv<'_, T> {
         let Some(channel) = this.channel.as_pin_mut() else {
             return Poll::Pending;
         };
-        let mut note = this.kept.take();
+        let mut note = this.note.take();
         let polled = poll_with_note(&mut note, this.noted, cx, |cx| channel.poll(cx));
-        this.kept.put(note);
+        this.note.put(note);
         polled.map_err(|_| Closed)
     }
 }

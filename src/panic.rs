@@ -3,9 +3,8 @@
 //!
 //! All user code around a job that can panic is called through this file: making the future,
 //! polling it, dropping it, dropping the panic's payload, and wakers that the pool calls for
-//! others. Not contained are panics with
-//! `panic = "abort"`, and a panic inside a drop that runs because of another panic; both end the
-//! process.
+//! others. Not contained are panics with `panic = "abort"`, and a panic inside a drop that runs
+//! because of another panic; both end the process.
 
 use std::any::Any;
 use std::fmt;

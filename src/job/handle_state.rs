@@ -97,7 +97,7 @@ impl<In, T, E> HandleState<In, T, E> {
         self.record_id.store(record_id.get(), Ordering::SeqCst);
     }
 
-    /// Whether its outcome is decided.
+    /// Whether its outcome is decided, so that no worker may start it any more.
     pub(crate) fn will_not_run(&self) -> bool {
         !matches!(self.lock().phase, Phase::Queued(_) | Phase::Running(_))
     }

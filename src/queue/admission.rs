@@ -189,7 +189,7 @@ pub(crate) struct Admission {
     /// permit.
     waiters: BTreeMap<WaiterId, Waiter>,
     /// Waiters that have a permit and have not been polled since. Bounded by `reserved`.
-    granted: BTreeSet<u64>,
+    granted: BTreeSet<WaiterId>,
     /// Maps that wait for a permit or for their source. They hold no permit while they wait.
     /// Bounded by the number of maps.
     waiting_maps: BTreeMap<usize, WaitingMap>,

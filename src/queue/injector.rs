@@ -366,7 +366,7 @@ impl<B: Split> Injector<B> {
     /// [`Split::will_not_run`] is. The others keep their order.
     pub(crate) fn sweep(&self, will_not_run: impl Fn(&B::Job) -> bool) -> Vec<B::Job> {
         let mut queue = self.lock();
-        let mut dead = Vec::new();
+        let mut taken = Vec::new();
         for stealer in &queue.stealers {
             let batch = stealer
                 .local_queue
@@ -375,7 +375,7 @@ impl<B: Split> Injector<B> {
                 .take_if(|batch| batch.will_not_run());
             batch
                 .into_iter()
-                .for_each(|batch| Item::Batch(batch).into_jobs(&mut dead));
+                .for_each(|batch| Item::Batch(batch).into_jobs(&mut taken));
         }
         for item in std::mem::take(&mut queue.items) {
             let will_not_run = match &item {
@@ -383,12 +383,12 @@ impl<B: Split> Injector<B> {
                 Item::Batch(batch) => batch.will_not_run(),
             };
             if will_not_run {
-                item.into_jobs(&mut dead);
+                item.into_jobs(&mut taken);
             } else {
                 queue.items.push_back(item);
             }
         }
-        dead
+        taken
     }
 }
 

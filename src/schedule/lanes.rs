@@ -152,7 +152,7 @@ impl Lanes {
             None => self.common,
         };
         let lane_id = known.unwrap_or_else(|| {
-            let policy = key
+            let limits = key
                 .as_ref()
                 .and_then(|key| self.limits_by_key.get(key))
                 .unwrap_or(&self.default_limits);
@@ -161,8 +161,8 @@ impl Lanes {
                 ready: Order::default(),
                 jobs: 0,
                 running: 0,
-                max_running: policy.max_running,
-                limiter: policy.limit.map(Limiter::new),
+                max_running: limits.max_running,
+                limiter: limits.limit.map(Limiter::new),
                 held_until: Tick(0),
                 round_robin: 0,
                 state: LaneState::Inactive,
@@ -370,15 +370,15 @@ impl Lanes {
 
     /// Changes the limits of a key; `None` restores those of all keys. Consumed permits carry over
     /// as in [`Limiter::set_limit`]. The caller has cancelled the reservations of the lane.
-    pub(crate) fn set_policy(&mut self, key: Key, policy: Option<KeyLimits>, now: Tick) {
-        match policy {
-            Some(policy) => drop(self.limits_by_key.insert(key.clone(), policy)),
+    pub(crate) fn set_limits(&mut self, key: Key, limits: Option<KeyLimits>, now: Tick) {
+        match limits {
+            Some(limits) => drop(self.limits_by_key.insert(key.clone(), limits)),
             None => drop(self.limits_by_key.remove(&key)),
         }
         if !self.by_key.contains_key(&key) {
             return;
         }
-        let KeyLimits { max_running, limit } = policy.unwrap_or(self.default_limits);
+        let KeyLimits { max_running, limit } = limits.unwrap_or(self.default_limits);
         self.update(key, now, |lane| {
             lane.max_running = max_running;
             match (&mut lane.limiter, limit) {

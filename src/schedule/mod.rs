@@ -865,7 +865,7 @@ impl<J> Schedule<J> {
         if let Some(lane) = self.lanes.lane_of(&key) {
             self.reconsider(|record| record.lane == lane);
         }
-        self.lanes.set_policy(key, limits, now);
+        self.lanes.set_limits(key, limits, now);
     }
 
     /// Lets the limits be changed to which these jobs are subject: those that have not started are

@@ -26,9 +26,9 @@ pub(crate) struct OpenJob {
 /// Tells the attempts of one job apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OpenAttempt {
-    slot: usize,
-    number: u32,
-    since: Option<Instant>,
+    pub(crate) slot: usize,
+    pub(crate) number: u32,
+    pub(crate) since: Option<Instant>,
 }
 
 impl OpenJob {

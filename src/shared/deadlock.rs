@@ -19,7 +19,7 @@ use super::{Shared, Synced};
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::current::{self, CurrentJob};
 use crate::job::handle_state::HandleState;
-use crate::queue::admission::Wakes;
+use crate::queue::admission::{WaiterId, Wakes};
 
 impl<In, T, E> Shared<In, T, E> {
     /// Registers a wait for this pool and returns whether it may be pending: always outside the
@@ -135,7 +135,7 @@ pub(crate) enum Awaited<In, T, E> {
     /// A completion of a map or group.
     Stream(Arc<CompletionQueue<In, T, E>>),
     /// A permit, with the id of the waiter in the wait queue.
-    AcquirePermit(u64),
+    AcquirePermit(WaiterId),
 }
 
 impl<In, T, E> Awaited<In, T, E> {

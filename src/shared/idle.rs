@@ -37,8 +37,8 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 /// Invariant: if a job that is counted as ended is not delivered yet, its delivery is counted here.
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {
-    finished: AtomicUsize,
-    unstarted: AtomicUsize,
+    ran: AtomicUsize,
+    not_run: AtomicUsize,
 }
 
 /// Whether the job of an outcome has run.
@@ -51,8 +51,8 @@ pub(crate) enum DeliveryKind {
 impl Deliveries {
     const fn of(&self, kind: DeliveryKind) -> &AtomicUsize {
         match kind {
-            DeliveryKind::Ran => &self.finished,
-            DeliveryKind::NotRun => &self.unstarted,
+            DeliveryKind::Ran => &self.ran,
+            DeliveryKind::NotRun => &self.not_run,
         }
     }
 
@@ -113,7 +113,7 @@ impl<In, T, E> Shared<In, T, E> {
         .await;
     }
 
-    /// Waits until no job of an aborted pool is queued and all unstarted ones are delivered.
+    /// Waits until no job of an aborted pool is queued and all jobs that have not run are delivered.
     pub(crate) async fn wait_returned(&self) {
         let is_returned = |state: &Synced<In, T, E>| {
             let is_empty = state.admission.pool_state() < PoolState::Aborted

@@ -18,8 +18,8 @@ pub enum CollectError<In, E> {
     Job {
         /// The position of its input.
         index: usize,
-        /// The input, if it is kept: for a job that never started, or with
-        /// [`keep_inputs`](crate::Map::keep_inputs).
+        /// The input, if it is kept: for a job that never started, or was queued for another
+        /// attempt; or with [`keep_inputs`](crate::Map::keep_inputs).
         input: Option<In>,
         /// The error of the job.
         error: JobError<E>,

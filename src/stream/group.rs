@@ -70,7 +70,8 @@ impl<In, T, E> Group<In, T, E> {
     }
 
     /// Bounds how many jobs of this group may be queued, running, or finished and unread at once.
-    /// Jobs that running jobs add come on top.
+    /// Running jobs may add more than that, up to the pool's
+    /// [`child_capacity`](crate::Builder::child_capacity); what they add counts.
     ///
     /// If all jobs are added before any is read, the window must be at least their number.
     ///

@@ -159,7 +159,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
     }
 
     /// Bounds how many jobs of this map may be queued, running, or finished and unread at once.
-    /// Jobs that running jobs add come on top.
+    /// Running jobs may add more than that, up to the pool's
+    /// [`child_capacity`](crate::Builder::child_capacity); what they add counts.
     ///
     /// With a window of 1, a job starts once the completion of the one before was read.
     ///
@@ -544,8 +545,8 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
     /// # Errors
     ///
     /// [`CollectError::Job`] with the first failure; [`CollectError::Incomplete`] if all jobs
-    /// succeeded but not every input became a job, since the pool was closed, the map's deadline
-    /// passed or its source failed.
+    /// succeeded but not every input became a job, since the pool was closed, the map was cancelled,
+    /// its deadline passed or its source failed.
     ///
     /// # Cancel safety
     ///

@@ -57,7 +57,8 @@ impl TimeLimits {
             return;
         }
         let now = now();
-        // An attempt may have started before or after the change, or between two.
+        // An attempt may have started before the change or after it. A limit that was changed twice in
+        // one step, and back, is taken for one that was not.
         let limit = pool.attempt.filter(|_| before.attempt == pool.attempt);
         let see = |(id, job): (JobId, OpenJob)| {
             let seen = known.remove(&id);
@@ -156,6 +157,48 @@ mod tests {
     #[test]
     fn of_a_job_whose_limits_are_not_known_nothing_is_demanded() {
         assert_eq!(verdict(job_limit(1), None, 9 * SECOND), Ok(()));
+    }
+
+    /// The verdict two seconds after the first look at a running attempt: the limit for attempts of
+    /// the pool before the attempt and at that look, and whether another attempt follows after the
+    /// first second.
+    fn verdict_on_attempt(before: u64, limit: u64, is_renewed: bool) -> Result<(), String> {
+        let (start, mut time_limits) = (Instant::now(), TimeLimits::default());
+        let pool = |seconds| Limits {
+            attempt: Some(Duration::from_secs(seconds)),
+            job: None,
+        };
+        let open = |number| OpenJob {
+            own: Some(Limits::default()),
+            attempt: Some(OpenAttempt {
+                slot: 0,
+                number,
+                since: None,
+            }),
+        };
+        time_limits.look(pool(before), BTreeMap::new(), || start);
+        time_limits.look(pool(limit), BTreeMap::from([(JobId(7), open(1))]), || start);
+        let later = 1 + u32::from(is_renewed);
+        let again = BTreeMap::from([(JobId(7), open(later))]);
+        time_limits.look(pool(limit), again, || start + SECOND);
+        time_limits.check_at_rest(|| start + 2 * SECOND)
+    }
+
+    #[test]
+    fn an_attempt_is_over_its_limit_once_that_has_passed_since_it_was_first_seen() {
+        let over = "an attempt of job 7 runs 2s after its start, and its time limit is 2s";
+        assert_eq!(verdict_on_attempt(2, 2, false), Err(over.into()));
+        assert_eq!(verdict_on_attempt(3, 3, false), Ok(()));
+        assert_eq!(
+            verdict_on_attempt(2, 2, true),
+            Ok(()),
+            "it is another attempt"
+        );
+        assert_eq!(
+            verdict_on_attempt(1, 2, false),
+            Ok(()),
+            "the limit has changed"
+        );
     }
 
     #[test]

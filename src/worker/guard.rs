@@ -44,8 +44,10 @@ pub(crate) struct JobGuard<In, T, E> {
     pub(super) index: usize,
     /// How many attempts have started, this one included once [`prepare`](Self::prepare) succeeds.
     pub(crate) attempts: u32,
-    /// A copy of the input, for a retry or the completion; the input itself if no attempt was made.
+    /// A copy of the input, for a retry or the completion; or see `keeps_original`.
     pub(super) kept_input: Option<In>,
+    /// Whether `kept_input` is the input itself, since this attempt was not made.
+    keeps_original: bool,
     pub(super) accepted_at: Option<Instant>,
     pub(super) started_at: Option<Instant>,
     /// The end of the attempt, and which limit sets it.
@@ -66,6 +68,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             index: 0,
             attempts: 0,
             kept_input: None,
+            keeps_original: false,
             accepted_at: None,
             started_at: None,
             deadline: None,
@@ -241,6 +244,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             (self.started_at, self.deadline, self.job_deadline) = (None, None, None);
         }
         self.attempts = self.scheduled_start.attempts();
+        self.keeps_original = false;
         self.recipient = Some(recipient);
         self.id = id;
         self.index = index;
@@ -311,13 +315,13 @@ impl<In, T, E> JobGuard<In, T, E> {
     /// The error is the job's outcome; the guard then has the input, unless the copy has panicked.
     pub(crate) fn prepare(&mut self, input: In) -> Result<In, JobError<E>> {
         if let Some(reason) = self.shared.cancel_flags[self.slot].interrupted() {
-            self.kept_input = Some(input);
+            (self.kept_input, self.keeps_original) = (Some(input), true);
             return Err(JobError::Cancelled(reason));
         }
         if let (Some((at, TimeLimit::Job)), Some(now)) = (self.deadline, self.started_at)
             && at <= now
         {
-            self.kept_input = Some(input);
+            (self.kept_input, self.keeps_original) = (Some(input), true);
             return Err(JobError::TimedOut(TimeLimit::Job));
         }
         let attempt = self.scheduled_start.attempts().saturating_add(1);
@@ -342,11 +346,11 @@ impl<In, T, E> JobGuard<In, T, E> {
         Ok(input)
     }
 
-    /// The input for the completion: a copy, if the stream keeps inputs, or the input itself if no
-    /// attempt was made.
+    /// The input for the completion: a copy, if the stream keeps inputs, or the input itself if this
+    /// attempt was not made.
     fn take_kept(&mut self, stream: &CompletionQueue<In, T, E>) -> Option<In> {
         let kept = self.kept_input.take()?;
-        if stream.copier().is_some() || self.attempts == 0 {
+        if stream.copier().is_some() || self.keeps_original {
             return Some(kept);
         }
         panic::discard(kept);
@@ -418,19 +422,13 @@ impl<In, T, E> JobGuard<In, T, E> {
         self.scheduled_start.history.take().map(panic::discard);
         let outcome = outcome_of(&result);
         let wanted = self.shared.discard_unwanted(handle, result, self.attempts);
-        // What is discarded already is not delivered.
-        let is_delivered = wanted.is_some();
-        if is_delivered {
-            self.shared.deliveries.begin(DeliveryKind::Ran);
-        }
+        self.shared.deliveries.begin(DeliveryKind::Ran);
         if !record() {
             self.shared
                 .finish_job(self.slot, self.id, outcome, self.attempts);
         }
         self.shared.deliver_to_handle(handle, wanted, self.attempts);
-        if is_delivered {
-            self.shared.end_deliveries(DeliveryKind::Ran, 1);
-        }
+        self.shared.end_deliveries(DeliveryKind::Ran, 1);
     }
 
     #[inline]

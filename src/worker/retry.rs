@@ -15,7 +15,7 @@ use crate::queue::admission::Origin;
 
 impl<In, T, E> JobGuard<In, T, E> {
     /// Queues the job for another attempt if the retry policy allows one; returns `false` if the
-    /// result is final. After `Map::cancel_queued` it is: the attempt was the one that ran. If a
+    /// result is final. So it is for a job of a map or group that is cancelled. If a
     /// closure of the policy panics, the result becomes that panic.
     pub(crate) fn try_retry(&mut self, result: &mut Result<T, JobError<E>>) -> bool {
         match result {

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::task::Context;
 
 use brigade::{
-    Builder, CancelReason, End, Event, JobError, OnError, Pool, Retry, SubmitError, Submitter,
-    TimeLimit,
+    Builder, CancelReason, End, Event, JobError, ManualTimer, OnError, Pool, Retry, SubmitError,
+    Submitter, TimeLimit,
 };
 use futures_lite::{StreamExt, future};
 
@@ -724,6 +724,87 @@ fn a_running_job_that_fails_once_the_queued_ones_are_cancelled_keeps_its_error()
         assert_eq!(retries.load(Ordering::SeqCst), 0);
         assert_settled(&pool);
     });
+}
+
+#[test]
+fn a_failure_that_stops_a_map_lets_the_others_end_once_its_queued_jobs_are_cancelled() {
+    everywhere(|env| async move {
+        let gates = [Gate::new(), Gate::new()];
+        let inner = gates.clone();
+        let pool = env.at_once(2).spawn_on(&env, move |n: u32| {
+            let gate = inner[n as usize].clone();
+            async move {
+                gate.pass().await;
+                if n == 0 { Err("failed") } else { Ok(n) }
+            }
+        });
+        let mut map = pool.map(0..2).on_error(OnError::Stop);
+        assert!(future::poll_once(map.next()).await.is_none());
+        for gate in &gates {
+            gate.arrived(1).await;
+        }
+        map.cancel_queued();
+        gates[0].open(1);
+        let failed = map.next().await.unwrap();
+        assert_eq!(
+            (failed.index, failed.result),
+            (0, Err(JobError::Failed("failed")))
+        );
+        gates[1].open(1);
+        let ended = map.next().await.unwrap();
+        assert_eq!((ended.index, ended.result), (1, Ok(1)));
+        assert!(map.next().await.is_none());
+        assert_settled(&pool);
+    });
+}
+
+/// A worker takes the job for its second attempt, and finds that the job's time has passed.
+#[test]
+fn a_job_whose_next_attempt_is_not_made_has_its_input() {
+    let clock = ManualTimer::new();
+    let (pool, workers) = Pool::builder()
+        .workers(1)
+        .retry(Retry::fixed(SECOND))
+        .job_timeout(2 * SECOND)
+        .timer(clock.clone())
+        .build(|_: u32| async { Err::<(), _>("busy") });
+    let worker = workers.into_iter().next().unwrap();
+    let mut worker = pin!(worker.run());
+    let mut map = pool.map([7]);
+    assert!(poll_once(pin!(map.next())).is_none());
+    assert!(poll_once(worker.as_mut()).is_none());
+    assert_eq!(pool.stats().delayed, 1);
+    pool.pause();
+    clock.advance(SECOND);
+    // Releases the job, which no worker takes before its time has passed.
+    pool.resume();
+    clock.advance(SECOND);
+    assert!(poll_once(worker.as_mut()).is_none());
+    let Some(Some(completion)) = poll_once(pin!(map.next())) else {
+        panic!("the job has its outcome")
+    };
+    assert_eq!(
+        (completion.attempts, completion.input, completion.result),
+        (1, Some(7), Err(JobError::TimedOut(TimeLimit::Job)))
+    );
+}
+
+/// A handle that has yielded its result keeps nothing of its job.
+#[test]
+fn a_handle_that_has_yielded_its_result_lets_go_of_its_job() {
+    let (pool, workers) = Pool::builder()
+        .workers(1)
+        .timer(ManualTimer::new())
+        .build(|n: u32| async move { Ok::<_, ()>(n) });
+    let mut handle = pool.try_submit(1).unwrap();
+    let result = future::block_on(workers.drive(&mut handle));
+    assert_eq!(result, Ok(1));
+    assert!(handle.is_finished());
+    assert_eq!(handle.try_take(), None);
+    assert!(!handle.set_priority(1));
+    assert!(poll_once(pin!(&mut handle)).is_none());
+    assert_eq!(future::block_on(handle.cancel()), None);
+    assert_eq!((pool.stats().succeeded, pool.stats().cancelled), (1, 0));
 }
 
 /// The job that reads the map occupies one slot, and the job of the map the other: it waits for a
