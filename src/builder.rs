@@ -10,13 +10,13 @@ use std::time::Duration;
 use crate::event::Observer;
 use crate::handler::{Plain, WithState, WithSubmitter};
 use crate::key::Key;
-use crate::policy::limits::Limits;
+use crate::policy::limits::TimeLimits;
 use crate::policy::retry::Retry;
 use crate::pool::Pool;
 use crate::rt::{Spawn, Timer};
-use crate::schedule::Policy;
+use crate::schedule::SchedulePolicy;
 use crate::schedule::limiter::RateLimit;
-use crate::shared::retry::Retries;
+use crate::shared::retry::RetryConfig;
 use crate::shared::{Config, CostFn, KeyFn, Shared};
 use crate::submit::Submitter;
 use crate::worker::{RunHandler, Workers};
@@ -104,15 +104,15 @@ pub struct Builder<In, E> {
     capacity: usize,
     child_capacity: usize,
     max_waiting: usize,
-    limits: Limits,
+    limits: TimeLimits,
     timings: bool,
     slow_poll: Option<Duration>,
     observer: Option<Arc<dyn Observer>>,
     timer: Option<Arc<dyn Timer>>,
-    policy: Policy,
+    policy: SchedulePolicy,
     key_by: Option<Arc<KeyFn<In>>>,
     cost_by: Option<Arc<CostFn<In>>>,
-    retry: Option<Retries<In, E>>,
+    retry: Option<(Retry<E>, fn(&In) -> In)>,
     retry_capacity: usize,
 }
 
@@ -154,7 +154,7 @@ impl<In, E> Builder<In, E> {
             capacity: DEFAULT_QUEUE_CAPACITY,
             child_capacity: DEFAULT_CHILD_CAPACITY,
             max_waiting: usize::MAX,
-            limits: Limits {
+            limits: TimeLimits {
                 attempt: None,
                 job: None,
             },
@@ -162,7 +162,7 @@ impl<In, E> Builder<In, E> {
             slow_poll: None,
             observer: None,
             timer: default_timer(),
-            policy: Policy::default(),
+            policy: SchedulePolicy::default(),
             key_by: None,
             cost_by: None,
             retry: None,
@@ -410,11 +410,7 @@ impl<In, E> Builder<In, E> {
     where
         In: Clone,
     {
-        self.retry = Some(Retries {
-            policy: retry,
-            copy: In::clone,
-            capacity: 0,
-        });
+        self.retry = Some((retry, In::clone));
         self
     }
 
@@ -426,7 +422,7 @@ impl<In, E> Builder<In, E> {
 
     // ---- limits of time ----
 
-    /// Limits each attempt, counted from its start. When it passes, the handler's future is
+    /// TimeLimits each attempt, counted from its start. When it passes, the handler's future is
     /// dropped: the work stops at its next await. A handler that does not yield cannot be stopped.
     ///
     /// # Panics
@@ -443,7 +439,7 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// Limits each job, counted from its acceptance: its time in the queue is included, a wait for
+    /// TimeLimits each job, counted from its acceptance: its time in the queue is included, a wait for
     /// room in the queue is not.
     ///
     /// A job whose time passes while it is queued never starts, and has its outcome at that time,
@@ -685,7 +681,7 @@ impl<In, E> Builder<In, E> {
         let Some(timer) = self.timer else {
             panic!("timer must be set without the feature `async-io`, got none");
         };
-        let Policy { rate, lanes, aging } = self.policy;
+        let SchedulePolicy { rate, lanes, aging } = self.policy;
         if self.key_by.is_none() {
             assert!(
                 lanes.max_running.is_none(),
@@ -708,7 +704,6 @@ impl<In, E> Builder<In, E> {
             self.workers,
             self.jobs_per_worker
         );
-        let capacity = self.retry_capacity;
         Shared::new(Config {
             workers: self.workers,
             jobs_per_worker: self.jobs_per_worker,
@@ -720,10 +715,10 @@ impl<In, E> Builder<In, E> {
             observer: self.observer,
             timings: self.timings,
             slow_poll: self.slow_poll,
-            retry: self.retry.map(|retry| Retries {
-                policy: retry.policy.seeded(),
-                capacity,
-                ..retry
+            retry: self.retry.map(|(policy, copy)| RetryConfig {
+                policy: policy.seeded(),
+                copy,
+                capacity: self.retry_capacity,
             }),
             key_by: self.key_by,
             cost_by: self.cost_by,

@@ -194,13 +194,13 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         self.unread.fetch_add(count, Ordering::SeqCst);
     }
 
-    /// Counts one more job as unread, unless `window` are, or the map or group is cancelled. Called
+    /// Counts one more job as unread, unless `limit` are, or the map or group is cancelled. Called
     /// before the job is accepted, so that its completion never finds a count of zero.
-    pub(crate) fn try_add_unread(&self, window: usize) -> Result<(), Refusal> {
+    pub(crate) fn try_add_unread(&self, limit: usize) -> Result<(), Refusal> {
         if self.cancelled().is_some() {
             return Err(Refusal::Closed);
         }
-        let more = |unread| (unread < window).then_some(unread + 1);
+        let more = |unread| (unread < limit).then_some(unread + 1);
         self.unread
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
             .map_or(Err(Refusal::Full), |_| Ok(()))

@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::error::JobError;
 use crate::event::JobId;
 use crate::panic;
-use crate::policy::limits::Limits;
+use crate::policy::limits::TimeLimits;
 use crate::queue::admission::Origin;
 use crate::schedule::RecordId;
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -32,7 +32,7 @@ pub(crate) struct HandleState<In, T, E> {
 /// The limits and the acceptance time of a job with a handle.
 struct Times {
     /// Without a limit for attempts, the pool's limit at the start of each applies.
-    limits: Limits,
+    limits: TimeLimits,
     accepted_at: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ impl<In, T, E> HandleState<In, T, E> {
     pub(crate) fn new(
         id: JobId,
         origin: Origin,
-        limits: Limits,
+        limits: TimeLimits,
         accepted_at: Option<Instant>,
         input: In,
         is_detached: bool,
@@ -107,7 +107,7 @@ impl<In, T, E> HandleState<In, T, E> {
     }
 
     /// The limits of the job itself, and when it was accepted, if it has them.
-    pub(crate) fn times(&self) -> (Limits, Option<Instant>) {
+    pub(crate) fn times(&self) -> (TimeLimits, Option<Instant>) {
         let known = self.times.as_ref();
         known.map_or_else(Default::default, |times| (times.limits, times.accepted_at))
     }

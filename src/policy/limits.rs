@@ -7,14 +7,14 @@ use crate::error::TimeLimit;
 
 /// The time limits of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub(crate) struct TimeLimits {
     /// Of each attempt, from its start.
     pub(crate) attempt: Option<Duration>,
     /// Of the job, from its acceptance.
     pub(crate) job: Option<Duration>,
 }
 
-impl Limits {
+impl TimeLimits {
     pub(crate) const fn is_none(&self) -> bool {
         self.attempt.is_none() && self.job.is_none()
     }
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn the_earlier_limit_counts_and_the_job_wins_a_tie() {
         let start = Instant::now();
-        let limits = |attempt, job| Limits {
+        let limits = |attempt, job| TimeLimits {
             attempt: Some(SECOND * attempt),
             job: Some(SECOND * job),
         };
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn there_is_no_limit_only_without_both() {
-        let limits = |attempt, job| Limits { attempt, job };
+        let limits = |attempt, job| TimeLimits { attempt, job };
         assert!(limits(None, None).is_none());
         assert!(!limits(Some(SECOND), None).is_none());
         assert!(!limits(None, Some(SECOND)).is_none());
@@ -85,11 +85,11 @@ mod tests {
     #[test]
     fn a_limit_past_the_end_of_time_is_no_limit() {
         let start = Instant::now();
-        let limits = Limits {
+        let limits = TimeLimits {
             attempt: Some(Duration::MAX),
             job: Some(Duration::MAX),
         };
         assert_eq!(limits.deadline(start, start), None);
-        assert_eq!(Limits::default().deadline(start, start), None);
+        assert_eq!(TimeLimits::default().deadline(start, start), None);
     }
 }

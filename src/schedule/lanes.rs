@@ -89,7 +89,7 @@ struct Lane {
     /// Jobs of this lane in any state.
     jobs: usize,
     /// Released and running jobs.
-    running: usize,
+    occupied: usize,
     max_running: Option<usize>,
     limiter: Option<Limiter>,
     /// No job starts before that.
@@ -160,7 +160,7 @@ impl Lanes {
                 key: key.clone(),
                 ready: Order::default(),
                 jobs: 0,
-                running: 0,
+                occupied: 0,
                 max_running: limits.max_running,
                 limiter: limits.limit.map(Limiter::new),
                 held_until: Tick(0),
@@ -295,7 +295,7 @@ impl Lanes {
             return 0;
         };
         let position = lane.round_robin;
-        lane.running += 1;
+        lane.occupied += 1;
         if let Some(limiter) = &mut lane.limiter {
             limiter.reserve(cost);
         }
@@ -332,7 +332,7 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(lane_id) else {
             return;
         };
-        lane.running -= 1;
+        lane.occupied -= 1;
         if lane.state == LaneState::Inactive {
             self.reindex(lane_id);
         }
@@ -472,7 +472,7 @@ impl Lanes {
         let Some(lane) = self.lanes.get(lane_id) else {
             return;
         };
-        let is_full = lane.max_running.is_some_and(|max| lane.running >= max);
+        let is_full = lane.max_running.is_some_and(|max| lane.occupied >= max);
         let state = match lane.ready.first() {
             // `next_job` checks whether the lane has to wait for a time.
             Some((rank, _)) if !is_full => LaneState::Eligible(rank),
@@ -533,7 +533,7 @@ impl Lanes {
             count.2 += usize::from(is_running);
         }
         for (lane_id, lane) in self.lanes.iter() {
-            let known = (lane.jobs, lane.ready.len(), lane.running);
+            let known = (lane.jobs, lane.ready.len(), lane.occupied);
             let counted = counted.remove(&lane_id).unwrap_or_default();
             if counted != known {
                 return Err(format!(
@@ -545,8 +545,8 @@ impl Lanes {
                 .key
                 .as_ref()
                 .is_some_and(|key| self.limits_by_key.contains_key(key));
-            if !is_changed && lane.max_running.is_some_and(|max| lane.running > max) {
-                return Err(format!("{} jobs of one key run at once", lane.running));
+            if !is_changed && lane.max_running.is_some_and(|max| lane.occupied > max) {
+                return Err(format!("{} jobs of one key run at once", lane.occupied));
             }
             let is_known = lane
                 .key

@@ -4,7 +4,7 @@
 //!
 //! Pure: no lock, no async, no clock of its own. Events come in (a job is accepted, starts, ends,
 //! is retried); each call of [`release`](Schedule::release) returns the jobs that may start now and
-//! those whose deadline has passed, and sets [`next`](Schedule::next), the time of the next call.
+//! those whose deadline has passed, and sets [`next`](Schedule::wake_at), the time of the next call.
 //! Read on in the order of the stages: [`clock`], [`order`], [`lanes`], [`limiter`].
 //!
 //! # States of a job
@@ -13,7 +13,7 @@
 //! |---|---|---|---|
 //! | delayed | the record | queued | capacity |
 //! | ready | the record | queued | capacity |
-//! | released | the injector, or the worker that has just taken it | queued | capacity, a slot of the pool and of its lane, reserved permits |
+//! | released | the injector, or the worker that has just taken it | queued | capacity, a slot of the pool and of its lane, reserved permits of the rate limits |
 //! | running | the handler | running | a slot of the pool and of its lane; its permits are consumed |
 //!
 //! A record lives from `insert` to the outcome; a retried job goes from running back to delayed or
@@ -111,7 +111,7 @@ use crate::policy::retry::History;
 
 /// The options of the builder.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Policy {
+pub(crate) struct SchedulePolicy {
     pub(crate) rate: Option<RateLimit>,
     pub(crate) lanes: KeyLimits,
     pub(crate) aging: Option<Duration>,
@@ -229,7 +229,7 @@ pub(crate) struct Schedule<J> {
     needs_start: bool,
 }
 
-/// The result of [`Schedule::next_start`].
+/// The result of [`Schedule::wake_at_start`].
 enum Next {
     /// This job may start now, at this cost.
     Job {
@@ -273,7 +273,7 @@ enum State {
 
 impl<J> Schedule<J> {
     /// Creates an empty schedule for a pool with so many slots.
-    pub(crate) fn new(policy: Policy, slots: usize, start: Instant) -> Self {
+    pub(crate) fn new(policy: SchedulePolicy, slots: usize, start: Instant) -> Self {
         Self {
             clock: Clock::new(start),
             records: Slab::new(),
@@ -306,7 +306,7 @@ impl<J> Schedule<J> {
     }
 
     /// The time at which to release again if nothing changes.
-    pub(crate) const fn next(&self) -> Tick {
+    pub(crate) const fn wake_at(&self) -> Tick {
         self.next
     }
 
@@ -340,7 +340,7 @@ impl<J> Schedule<J> {
 
     /// Whether no waiting job can start before a running one ends, provided that all `queued` jobs
     /// are in the schedule.
-    pub(crate) const fn is_deadlocked(&self, queued: usize) -> bool {
+    pub(crate) const fn waits_for_running(&self, queued: usize) -> bool {
         self.is_stalled && self.released == 0 && self.waiting == queued
     }
 

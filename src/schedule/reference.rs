@@ -459,7 +459,7 @@ impl Pair {
             max_running: Some(max_running),
             limit: lane_limit,
         };
-        let policy = Policy {
+        let policy = SchedulePolicy {
             rate,
             lanes,
             aging: step.map(Duration::from_nanos),
@@ -798,7 +798,7 @@ impl Pair {
 
     /// The real schedule's `next` is not later than the next event.
     fn check_next(&self) {
-        let next = self.real.next();
+        let next = self.real.wake_at();
         // What can happen at some time can happen later too, so checking the last tick before
         // suffices.
         let last = (next.0 - 1).min(self.now + 1_000_000);
@@ -817,14 +817,14 @@ impl Pair {
         // hold.
         let max = 3 * self.naive.jobs.len() + 2 * lanes + 1;
         for _ in 0..max {
-            if self.real.next() == Tick::NEVER {
+            if self.real.wake_at() == Tick::NEVER {
                 return;
             }
-            self.now = self.real.next().0;
+            self.now = self.real.wake_at().0;
             self.release();
         }
         assert_eq!(
-            self.real.next(),
+            self.real.wake_at(),
             Tick::NEVER,
             "it asks for one moment after another for nothing"
         );
@@ -843,14 +843,14 @@ impl Pair {
         let is_deadlocked = is_free && !will_start && !is_on_its_way;
         // Whether a delayed job can start is known only when its time comes.
         if self.real.delayed() == 0 && self.naive.held_until <= self.now {
-            assert_eq!(self.real.is_deadlocked(waiting), is_deadlocked);
+            assert_eq!(self.real.waits_for_running(waiting), is_deadlocked);
         }
         assert!(
-            is_deadlocked || !self.real.is_deadlocked(waiting),
+            is_deadlocked || !self.real.waits_for_running(waiting),
             "it says that nothing will start"
         );
         assert!(
-            !self.real.is_deadlocked(waiting + 1),
+            !self.real.waits_for_running(waiting + 1),
             "one more is on its way to it"
         );
     }
@@ -893,7 +893,7 @@ impl Pair {
                 .collect(),
         };
         assert_eq!(out, self.naive.release(self.now), "at {}", self.now);
-        assert!(self.real.next() > tick, "it asks for what has passed");
+        assert!(self.real.wake_at() > tick, "it asks for what has passed");
         self.check_next();
         assert_eq!(self.real.delayed(), self.naive.of(State::Delayed).count());
         self.check_deadlocked();

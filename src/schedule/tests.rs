@@ -90,7 +90,7 @@ fn what_was_found_by_bytes_stays_found() {
 #[test]
 fn a_schedule_knows_the_time_as_its_clock_does() {
     let start = Instant::now() + Duration::from_secs(3600);
-    let mut schedule = Schedule::<u64>::new(Policy::default(), 1, start);
+    let mut schedule = Schedule::<u64>::new(SchedulePolicy::default(), 1, start);
     let at = |seconds: u64| start + Duration::from_secs(seconds);
     let tick = |seconds: u64| Tick(seconds * 1_000_000_000);
     assert_eq!((schedule.generation(), schedule.now()), (0, Tick(0)));
@@ -157,7 +157,7 @@ fn what_a_leaver_has_tried_is_known() {
 
 #[test]
 fn a_schedule_that_is_stopped_wants_to_be_asked_no_more() {
-    let mut schedule = Schedule::new(Policy::default(), 1, Instant::now());
+    let mut schedule = Schedule::new(SchedulePolicy::default(), 1, Instant::now());
     let options = ScheduleOptions {
         start: StartAt::After(Duration::from_secs(1)),
         ..ScheduleOptions::default()
@@ -173,9 +173,9 @@ fn a_schedule_that_is_stopped_wants_to_be_asked_no_more() {
         },
         &mut released,
     );
-    assert!(released.first.is_none() && schedule.next() == Tick(1_000_000_000));
+    assert!(released.first.is_none() && schedule.wake_at() == Tick(1_000_000_000));
     schedule.stop();
-    assert_eq!(schedule.next(), Tick::NEVER);
+    assert_eq!(schedule.wake_at(), Tick::NEVER);
 }
 
 /// The jobs that may start at once.
@@ -201,9 +201,9 @@ fn started(schedule: &mut Schedule<u64>) -> Vec<u64> {
 
 #[test]
 fn a_job_gives_no_permit_back_to_a_rate_that_gave_it_none() {
-    let policy = |permits| Policy {
+    let policy = |permits| SchedulePolicy {
         rate: permits,
-        ..Policy::default()
+        ..SchedulePolicy::default()
     };
     let each_second = RateLimit::per_second(1);
     for (before, between) in [
@@ -241,9 +241,9 @@ fn a_job_gives_no_permit_back_to_a_rate_that_gave_it_none() {
 fn a_job_with_the_record_id_of_one_over_the_limit_starts() {
     let rate = Some(RateLimit::per_second(1).burst(4));
     let mut schedule = Schedule::new(
-        Policy {
+        SchedulePolicy {
             rate,
-            ..Policy::default()
+            ..SchedulePolicy::default()
         },
         9,
         Instant::now(),
@@ -275,7 +275,7 @@ fn a_job_with_the_record_id_of_one_over_the_limit_starts() {
 
 #[test]
 fn keys_that_come_together_take_turns_in_the_order_in_which_they_came() {
-    let mut schedule = Schedule::new(Policy::default(), 9, Instant::now());
+    let mut schedule = Schedule::new(SchedulePolicy::default(), 9, Instant::now());
     let mut insert = |number, key: u32| {
         schedule.insert(
             number,
@@ -321,17 +321,17 @@ fn no_time_is_asked_for_while_the_permits_that_the_next_job_needs_are_kept() {
         ..KeyLimits::default()
     };
     for policy in [
-        Policy {
+        SchedulePolicy {
             rate: Some(rate),
-            ..Policy::default()
+            ..SchedulePolicy::default()
         },
-        Policy {
+        SchedulePolicy {
             rate: Some(RateLimit::sliding_window(1, Duration::from_secs(1))),
-            ..Policy::default()
+            ..SchedulePolicy::default()
         },
-        Policy {
+        SchedulePolicy {
             lanes: of_lanes,
-            ..Policy::default()
+            ..SchedulePolicy::default()
         },
     ] {
         let mut schedule = Schedule::new(policy, 9, Instant::now());
@@ -352,7 +352,7 @@ fn no_time_is_asked_for_while_the_permits_that_the_next_job_needs_are_kept() {
                 ),
                 (Some(0), 0)
             );
-            assert_eq!(schedule.next(), Tick::NEVER, "at {at:?}, {policy:?}");
+            assert_eq!(schedule.wake_at(), Tick::NEVER, "at {at:?}, {policy:?}");
         }
         // The start of the released job sets the time of the next one; its removal lets the next
         // one start at once.
@@ -361,7 +361,7 @@ fn no_time_is_asked_for_while_the_permits_that_the_next_job_needs_are_kept() {
         other.insert(1, 1, options.clone(), Tick(0));
         assert_eq!(started(&mut other), [0]);
         schedule.start(record_ids[0], occupancy(0), Tick(10_000_000_000));
-        assert_eq!(schedule.next(), Tick(11_000_000_000), "{policy:?}");
+        assert_eq!(schedule.wake_at(), Tick(11_000_000_000), "{policy:?}");
         other.remove(first, 0, Tick(0));
         assert_eq!(started(&mut other), [1]);
     }

@@ -50,13 +50,13 @@ impl<In, T, E> AcquirePermit<In, T, E> {
     /// Resolves to one reserved permit, which the caller must use or release.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), SubmitError<()>>> {
         let (polled, wakes) = {
-            let mut state = self.shared.lock();
+            let mut synced = self.shared.lock();
             let group = self.group.as_ref().map(|group| group.identity().get());
-            let (polled, mut wakes) = state.admission.poll_reserve(&mut self.waiter, group, cx);
-            if state.admission.is_awaited() {
-                state.revoke_all();
+            let (polled, mut wakes) = synced.admission.poll_reserve(&mut self.waiter, group, cx);
+            if synced.admission.is_awaited() {
+                synced.revoke_all();
                 // The tallies that `revoke_all` has flushed may have made room: grant it.
-                state.admission.grant(&mut wakes);
+                synced.admission.grant(&mut wakes);
             }
             (polled, wakes)
         };

@@ -9,7 +9,7 @@ use super::dispatch::{Scheduler, occupancy_of};
 use crate::event::JobId;
 use crate::job::handle_state::HandleState;
 use crate::job::queued::{QueuedJob, ScheduledJob};
-use crate::policy::limits::Limits;
+use crate::policy::limits::TimeLimits;
 use crate::queue::admission::PoolState;
 use crate::schedule::clock::Tick;
 
@@ -18,7 +18,7 @@ use crate::schedule::clock::Tick;
 pub(crate) struct OpenJob {
     /// The limits that the job itself has. `None`: it has a handle and does not wait, so they are not
     /// known.
-    pub(crate) own: Option<Limits>,
+    pub(crate) own: Option<TimeLimits>,
     /// The attempt that runs.
     pub(crate) attempt: Option<OpenAttempt>,
 }
@@ -33,12 +33,12 @@ pub(crate) struct OpenAttempt {
 
 impl OpenJob {
     /// A job of a map or group, which has no limits of its own.
-    const OF_STREAM: Option<Limits> = Some(Limits {
+    const OF_STREAM: Option<TimeLimits> = Some(TimeLimits {
         attempt: None,
         job: None,
     });
 
-    fn of_handle<In, T, E>(handle: &HandleState<In, T, E>) -> Option<Limits> {
+    fn of_handle<In, T, E>(handle: &HandleState<In, T, E>) -> Option<TimeLimits> {
         Some(handle.times().0)
     }
 }
@@ -54,29 +54,29 @@ impl<In, T, E> Shared<In, T, E> {
     /// The counts in one line, for the trace of a run that fails.
     pub(crate) fn describe_books(&self) -> String {
         let ready = self.injector.len();
-        let state = self.lock();
-        let scheduler = state.scheduler.as_ref();
+        let synced = self.lock();
+        let scheduler = synced.scheduler.as_ref();
         let schedule = scheduler.map_or_else(String::new, |scheduler| {
             format!(", {} in the schedule", scheduler.schedule.not_running())
         });
         format!(
             "{}, {ready} in the queue{schedule}",
-            state.admission.describe()
+            synced.admission.describe()
         )
     }
 
     /// Checks what holds whenever the lock is free.
     pub(crate) fn audit_now(&self) -> Result<(), String> {
-        let state = self.lock();
-        state.admission.audit()?;
-        let occupied = state.running.occupied().count();
-        if occupied != state.admission.running() {
+        let synced = self.lock();
+        synced.admission.audit()?;
+        let occupied = synced.running.occupied().count();
+        if occupied != synced.admission.running() {
             return Err(format!(
                 "{occupied} slots are occupied, and {} jobs run",
-                state.admission.running()
+                synced.admission.running()
             ));
         }
-        let scheduler = state.scheduler.as_ref();
+        let scheduler = synced.scheduler.as_ref();
         scheduler.map_or(Ok(()), |scheduler| scheduler.schedule.audit())
     }
 
@@ -86,20 +86,20 @@ impl<In, T, E> Shared<In, T, E> {
         const FEW: usize = 64;
         self.audit_now()?;
         let ready = self.injector.len();
-        let state = self.lock();
-        let queued = state.admission.queued_total();
+        let synced = self.lock();
+        let queued = synced.admission.queued_total();
         if ready > 2 * queued + FEW {
             return Err(format!(
                 "{ready} jobs are in the queue, of which {queued} are not cancelled"
             ));
         }
-        let Some(scheduler) = &state.scheduler else {
+        let Some(scheduler) = &synced.scheduler else {
             return Ok(());
         };
         let waiting = scheduler.schedule.not_running();
         // A job that was on its way when the schedule was switched on is inserted when a worker
         // sends it back.
-        if waiting > queued && state.admission.pool_state() < PoolState::Aborted {
+        if waiting > queued && synced.admission.pool_state() < PoolState::Aborted {
             return Err(format!(
                 "the schedule knows of {waiting} jobs that wait, the admission of {queued}"
             ));
@@ -111,20 +111,20 @@ impl<In, T, E> Shared<In, T, E> {
     /// none was woken.
     pub(crate) fn audit_at_rest(&self) -> Result<(), String> {
         let ready = self.injector.len();
-        let mut state = self.lock();
-        let occupancy = occupancy_of(&state);
-        let state = &mut *state;
-        if state.admission.has_stalled_waiter() {
+        let mut synced = self.lock();
+        let occupancy = occupancy_of(&synced);
+        let synced = &mut *synced;
+        if synced.admission.has_stalled_waiter() {
             return Err("a future waits for room, and there is room".into());
         }
-        if state.admission.pool_state() >= PoolState::Aborted || occupancy.slots == 0 {
+        if synced.admission.pool_state() >= PoolState::Aborted || occupancy.slots == 0 {
             return Ok(());
         }
         // With a schedule, jobs that it holds back are not in the injector.
-        let queued = if state.scheduler.is_some() {
+        let queued = if synced.scheduler.is_some() {
             ready
         } else {
-            state.admission.queued_total()
+            synced.admission.queued_total()
         };
         if queued > 0 && occupancy.running < occupancy.slots {
             return Err(format!(
@@ -132,14 +132,14 @@ impl<In, T, E> Shared<In, T, E> {
                 occupancy.slots - occupancy.running
             ));
         }
-        let Some(scheduler) = &mut state.scheduler else {
+        let Some(scheduler) = &mut synced.scheduler else {
             return Ok(());
         };
         let Scheduler {
             schedule,
             timer_role,
         } = &mut **scheduler;
-        let (waiting, queued) = (schedule.not_running(), state.admission.queued_total());
+        let (waiting, queued) = (schedule.not_running(), synced.admission.queued_total());
         if waiting != queued && occupancy.running < occupancy.slots {
             return Err(format!(
                 "the schedule knows of {waiting} jobs that wait, the admission of {queued}"
@@ -148,17 +148,17 @@ impl<In, T, E> Shared<In, T, E> {
         if schedule.could_start(occupancy) {
             return Err("a job could start, and is not released".into());
         }
-        if !timer_role.is_held() && schedule.next() != Tick::NEVER {
+        if !timer_role.is_held() && schedule.wake_at() != Tick::NEVER {
             return Err("no worker drives the timer".into());
         }
-        if timer_role.is_held() && !timer_role.is_armed_for(schedule.next()) {
+        if timer_role.is_held() && !timer_role.is_armed_for(schedule.wake_at()) {
             return Err("the alarm is not for the moment at which something can be done".into());
         }
         Ok(())
     }
 
     /// The limits of the pool.
-    pub(crate) fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> TimeLimits {
         self.lock().limits
     }
 
@@ -174,11 +174,11 @@ impl<In, T, E> Shared<In, T, E> {
             };
             jobs.entry(job.id()).or_default().own = own;
         });
-        let state = self.lock();
-        if state.admission.pool_state() >= PoolState::Aborted || occupancy_of(&state).slots == 0 {
+        let synced = self.lock();
+        if synced.admission.pool_state() >= PoolState::Aborted || occupancy_of(&synced).slots == 0 {
             return BTreeMap::new();
         }
-        let schedule = state.scheduler.iter().map(|scheduler| &scheduler.schedule);
+        let schedule = synced.scheduler.iter().map(|scheduler| &scheduler.schedule);
         for (number, job) in schedule.flat_map(|schedule| schedule.jobs()) {
             let open = jobs.entry(JobId(number)).or_default();
             match job {
@@ -187,7 +187,7 @@ impl<In, T, E> Shared<In, T, E> {
                 Some(ScheduledJob::Handle(handle)) => open.own = OpenJob::of_handle(handle),
             }
         }
-        for (slot, active_job) in state.running.occupied() {
+        for (slot, active_job) in synced.running.occupied() {
             let open = jobs.entry(active_job.id).or_default();
             if active_job.stream.is_some() {
                 open.own = OpenJob::OF_STREAM;
@@ -195,7 +195,7 @@ impl<In, T, E> Shared<In, T, E> {
             open.attempt = Some(OpenAttempt {
                 slot,
                 number: active_job.attempts,
-                since: state.running.since(slot),
+                since: synced.running.since(slot),
             });
         }
         jobs
@@ -204,15 +204,15 @@ impl<In, T, E> Shared<In, T, E> {
     /// Checks what holds when the pool has ended, its workers have left, and no future waits for
     /// it.
     pub(crate) fn audit_at_end(&self) -> Result<(), String> {
-        let state = self.lock();
-        state.admission.audit_at_end()?;
-        if let Some(scheduler) = &state.scheduler {
+        let synced = self.lock();
+        synced.admission.audit_at_end()?;
+        if let Some(scheduler) = &synced.scheduler {
             scheduler.schedule.audit_at_end()?;
             if scheduler.timer_role.is_held() {
                 return Err("a worker that has left drives the timer".into());
             }
         }
-        if state.running.has_waits() {
+        if synced.running.has_waits() {
             return Err("a wait of a job for its own pool is left".into());
         }
         let wakers = self

@@ -67,14 +67,14 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Interrupts the running jobs of one map or group.
     pub(crate) fn interrupt_stream(&self, stream: usize, reason: CancelReason) {
-        let state = self.lock_exclusive();
-        let wakers: Vec<Waker> = state
+        let synced = self.lock_exclusive();
+        let wakers: Vec<Waker> = synced
             .running
             .occupied()
             .filter(|(_, active_job)| active_job.stream == Some(stream))
             .filter_map(|(slot, _)| self.cancel_flags[slot].interrupt(reason))
             .collect();
-        drop(state);
+        drop(synced);
         panic::wake(wakers);
     }
 

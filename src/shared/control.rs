@@ -33,8 +33,8 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        let state = self.lock();
-        let scheduler = state.scheduler.as_ref();
+        let synced = self.lock();
+        let scheduler = synced.scheduler.as_ref();
         scheduler.is_some_and(|scheduler| scheduler.schedule.is_paused())
     }
 
@@ -74,10 +74,10 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// The running jobs, in the order of their workers.
     pub(crate) fn running(&self) -> Vec<RunningJob> {
-        let state = self.lock();
+        let synced = self.lock();
         let Synced {
             running, scheduler, ..
-        } = &*state;
+        } = &*synced;
         let job = |(slot, active_job): (usize, crate::queue::running::ActiveJob)| RunningJob {
             id: active_job.id,
             index: active_job.index,

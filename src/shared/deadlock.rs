@@ -35,23 +35,14 @@ impl<In, T, E> Shared<In, T, E> {
             *guard = None;
             return true;
         };
-        // The waker of the future that waits, which may be another than that of the job.
-        let mut waker = cx.waker().clone();
         let is_known = guard
             .as_ref()
-            .filter(|guard| guard.job == job)
-            .is_some_and(|guard| {
-                let mut state = self.lock();
-                let waiting = state.running.wait_mut(guard.number);
-                waiting
-                    .map(|waiting| std::mem::swap(&mut waiting.waker, &mut waker))
-                    .is_some()
-            });
+            .is_some_and(|guard| guard.job == job && self.update_wait(guard.number, cx));
         if !is_known {
             *guard = None;
             let waiting = Waiting {
                 what: what(),
-                waker,
+                waker: cx.waker().clone(),
             };
             let number = self.lock().running.begin_wait(job.slot, job.id, waiting);
             *guard = Some(WaitGuard {
@@ -67,6 +58,19 @@ impl<In, T, E> Shared<In, T, E> {
         !is_deadlocked
     }
 
+    /// Gives a registered wait the waker of the future that waits, which may be another than that of
+    /// its job. Returns whether the wait is registered.
+    fn update_wait(&self, number: u64, cx: &Context<'_>) -> bool {
+        let mut waker = cx.waker().clone();
+        let mut synced = self.lock();
+        let Some(waiting) = synced.running.wait_mut(number) else {
+            return false;
+        };
+        std::mem::swap(&mut waiting.waker, &mut waker);
+        drop(synced);
+        true
+    }
+
     /// Whether all running jobs wait for the pool, none of these waits is over, and no other job
     /// can start.
     ///
@@ -74,11 +78,11 @@ impl<In, T, E> Shared<In, T, E> {
     /// outside its jobs can end one meanwhile.
     fn is_deadlocked(&self) -> bool {
         let waits: Vec<(usize, Awaited<In, T, E>)> = {
-            let state = self.lock();
-            if !state.is_blocked() {
+            let synced = self.lock();
+            if !synced.is_blocked() {
                 return false;
             }
-            state
+            synced
                 .running
                 .waiting()
                 .map(|(slot, waiting)| (slot, waiting.what.clone()))
@@ -105,7 +109,7 @@ impl<In, T, E> Synced<In, T, E> {
                 let schedule = &scheduler.schedule;
                 blocked >= self.admission.running()
                     && (blocked >= slots.min(schedule.allowed())
-                        || schedule.is_deadlocked(self.admission.queued_total()))
+                        || schedule.waits_for_running(self.admission.queued_total()))
             }
         }
     }

@@ -25,7 +25,9 @@ use crate::job::queued::{QueuedJob, ScheduledJob};
 use crate::queue::admission::{PoolState, Wakes};
 use crate::queue::running::ActiveJob;
 use crate::schedule::clock::{Reading, Tick};
-use crate::schedule::{Occupancy, Policy, RecordId, Released, Removed, Schedule, ScheduleOptions};
+use crate::schedule::{
+    Occupancy, RecordId, Released, Removed, Schedule, ScheduleOptions, SchedulePolicy,
+};
 use crate::sync::atomic::Ordering;
 
 /// What only a pool with a schedule has, guarded by the shared state's lock.
@@ -35,7 +37,7 @@ pub(crate) struct Scheduler<In, T, E> {
 }
 
 impl<In, T, E> Scheduler<In, T, E> {
-    pub(super) fn new(policy: Policy, slots: usize, start: Instant) -> Box<Self> {
+    pub(super) fn new(policy: SchedulePolicy, slots: usize, start: Instant) -> Box<Self> {
         Box::new(Self {
             schedule: Schedule::new(policy, slots, start),
             timer_role: TimerRole::default(),
@@ -166,9 +168,9 @@ impl<In, T, E> Shared<In, T, E> {
         // In one critical section, so that no later job starts before the jobs taken here. Lock
         // order: injector, shared state.
         let dispatched = self.injector.take_all_for(|entries| {
-            let mut state = self.lock_exclusive();
+            let mut synced = self.lock_exclusive();
             let scheduler = Scheduler::new(self.policy, self.slot_count(), start);
-            let scheduler = state.scheduler.insert(scheduler);
+            let scheduler = synced.scheduler.insert(scheduler);
             self.is_scheduled.store(true, Ordering::SeqCst);
             for entry in entries {
                 if let QueuedJob::Handle(handle) = &entry {
@@ -177,8 +179,8 @@ impl<In, T, E> Shared<In, T, E> {
                 let options = Self::default_options(&entry);
                 scheduler.insert(entry, options);
             }
-            state.admission.notify_of_any_room(&mut wakes);
-            state.dispatch(&mut wakes)
+            synced.admission.notify_of_any_room(&mut wakes);
+            synced.dispatch(&mut wakes)
         });
         drop(switching);
         self.run_deferred(dispatched, wakes);
@@ -197,13 +199,13 @@ impl<In, T, E> Shared<In, T, E> {
         change: impl FnOnce(&mut Scheduler<In, T, E>) -> R,
     ) -> Option<R> {
         let reading = self.reading()?;
-        let mut state = self.lock();
-        let scheduler = state.scheduler.as_mut()?;
+        let mut synced = self.lock();
+        let scheduler = synced.scheduler.as_mut()?;
         self.advance_clock(scheduler, Some(reading));
         let changed = change(scheduler);
         let mut wakes = Wakes::default();
-        let dispatched = state.dispatch(&mut wakes);
-        drop(state);
+        let dispatched = synced.dispatch(&mut wakes);
+        drop(synced);
         self.run_deferred(dispatched, wakes);
         Some(changed)
     }
@@ -278,14 +280,14 @@ impl<In, T, E> Shared<In, T, E> {
     #[inline(never)]
     pub(super) fn start_scheduled(
         &self,
-        state: &mut Synced<In, T, E>,
+        synced: &mut Synced<In, T, E>,
         slot: usize,
         mut active_job: ActiveJob,
         reading: Option<Reading>,
         wakes: &mut Wakes,
     ) -> Option<ScheduledStart> {
-        let occupancy = occupancy_of(state);
-        let scheduler = state.scheduler.as_mut()?;
+        let occupancy = occupancy_of(synced);
+        let scheduler = synced.scheduler.as_mut()?;
         let now = self.advance_clock_in(slot, scheduler, reading);
         let Scheduler {
             schedule,
@@ -301,17 +303,17 @@ impl<In, T, E> Shared<In, T, E> {
         }
         let history = schedule.start(record_id, occupancy, now);
         // This start may have moved `next` to an earlier time.
-        timer_role.dispatch(schedule.next(), wakes);
+        timer_role.dispatch(schedule.wake_at(), wakes);
         let started_at = reading
             .map(|reading| reading.at)
             .or_else(|| schedule.instant(now));
         if let Some(history) = &history {
             active_job.attempts = history.attempts.saturating_add(1);
             active_job.counts_as_retry = true;
-        } else if let Some(account) = &mut state.account {
+        } else if let Some(account) = &mut synced.account {
             account.earn();
         }
-        state.running.start_scheduled(slot, active_job, started_at);
+        synced.running.start_scheduled(slot, active_job, started_at);
         Some(ScheduledStart {
             started_at,
             history,
@@ -322,19 +324,19 @@ impl<In, T, E> Shared<In, T, E> {
     #[inline(never)]
     pub(super) fn finish_scheduled(
         &self,
-        state: &mut Synced<In, T, E>,
+        synced: &mut Synced<In, T, E>,
         slot: usize,
         reading: Option<Reading>,
         wakes: &mut Wakes,
     ) -> Dispatched<In, T, E> {
-        let record_id = state.running.finish_scheduled(slot);
-        if let Some(scheduler) = &mut state.scheduler {
+        let record_id = synced.running.finish_scheduled(slot);
+        if let Some(scheduler) = &mut synced.scheduler {
             let now = self.advance_clock_in(slot, scheduler, reading);
             if let Some(record_id) = record_id {
                 scheduler.schedule.finish(record_id, now);
             }
         }
-        state.dispatch(wakes)
+        synced.dispatch(wakes)
     }
 
     /// The number of attempts of a queued job.
@@ -344,8 +346,8 @@ impl<In, T, E> Shared<In, T, E> {
 
     pub(crate) fn attempts_of(&self, record_id: Option<RecordId>, id: JobId) -> u32 {
         let Some(record_id) = record_id else { return 0 };
-        let state = self.lock();
-        let scheduler = state.scheduler.as_ref();
+        let synced = self.lock();
+        let scheduler = synced.scheduler.as_ref();
         scheduler.map_or(0, |scheduler| {
             scheduler.schedule.attempts(record_id, id.as_u64())
         })
@@ -383,7 +385,7 @@ impl<In, T, E> Synced<In, T, E> {
             if schedule.take_step_back() {
                 timer_role.distrust_alarm();
             }
-            timer_role.dispatch(schedule.next(), wakes);
+            timer_role.dispatch(schedule.wake_at(), wakes);
             released
         });
         self.notify_blocked(wakes);
@@ -391,10 +393,10 @@ impl<In, T, E> Synced<In, T, E> {
     }
 }
 
-pub(super) fn occupancy_of<In, T, E>(state: &Synced<In, T, E>) -> Occupancy {
+pub(super) fn occupancy_of<In, T, E>(synced: &Synced<In, T, E>) -> Occupancy {
     Occupancy {
-        slots: state.admission.slots(),
-        running: state.admission.running(),
-        is_closing: state.admission.pool_state() > PoolState::Open,
+        slots: synced.admission.slots(),
+        running: synced.admission.running(),
+        is_closing: synced.admission.pool_state() > PoolState::Open,
     }
 }

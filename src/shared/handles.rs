@@ -22,16 +22,16 @@ impl<In, T, E> Shared<In, T, E> {
         attempts: u32,
         part_with: impl FnOnce(In),
     ) -> bool {
-        let mut state = job.lock();
-        let input = match std::mem::replace(&mut state.phase, Phase::Completing) {
+        let mut inner = job.lock();
+        let input = match std::mem::replace(&mut inner.phase, Phase::Completing) {
             Phase::Queued(input) => input,
             decided => {
-                state.phase = decided;
+                inner.phase = decided;
                 return false;
             }
         };
-        let origin = state.origin;
-        drop(state);
+        let origin = inner.origin;
+        drop(inner);
         part_with(input);
         let outcome = error.outcome();
         let wanted = self.discard_unwanted(job, Err(error), attempts);
@@ -50,11 +50,11 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Cancels a job for its handle, which takes no result.
     pub(crate) fn cancel_handle(&self, job: &HandleState<In, T, E>) {
-        let mut state = job.lock();
-        state.is_detached = true;
-        match state.phase {
+        let mut inner = job.lock();
+        inner.is_detached = true;
+        match inner.phase {
             Phase::Queued(_) => {
-                drop(state);
+                drop(inner);
                 let attempts = self.attempts_of(job.record_id(), job.id);
                 let cancelled = JobError::Cancelled(CancelReason::Handle);
                 if self.complete_queued_handle(job, cancelled, attempts, |input| {
@@ -70,13 +70,13 @@ impl<In, T, E> Shared<In, T, E> {
                 // Under the lock of the handle state: as long as this is the phase, the slot runs
                 // this job and no other.
                 let waker = self.cancel_flags[slot].interrupt(CancelReason::Handle);
-                drop(state);
+                drop(inner);
                 panic::wake(waker);
             }
             // `deliver_to_handle` finds that the job is detached.
             Phase::Completing => {}
             Phase::Done(..) | Phase::Taken => {
-                drop(state);
+                drop(inner);
                 self.detach_handle(job);
             }
         }
@@ -84,11 +84,11 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Detaches a job from its handle: a failure goes to the pool's `on_unhandled` callback.
     pub(crate) fn detach_handle(&self, job: &HandleState<In, T, E>) {
-        let mut state = job.lock();
-        state.is_detached = true;
-        if let Phase::Done(..) = state.phase {
-            let phase = std::mem::replace(&mut state.phase, Phase::Taken);
-            drop(state);
+        let mut inner = job.lock();
+        inner.is_detached = true;
+        if let Phase::Done(..) = inner.phase {
+            let phase = std::mem::replace(&mut inner.phase, Phase::Taken);
+            drop(inner);
             if let Phase::Done(result) = phase {
                 self.discard_result(job, result, job.attempts());
             }
@@ -97,8 +97,8 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Whether the outcome of a job is known, or will be whatever other jobs do.
     pub(crate) fn is_decided(&self, job: &HandleState<In, T, E>) -> bool {
-        let state = job.lock();
-        match state.phase {
+        let inner = job.lock();
+        match inner.phase {
             Phase::Queued(_) => false,
             // `finish_job` frees the slot before `deliver_to_handle` wakes the handle.
             Phase::Running(slot) => !self.lock().running.is_running(slot, job.id),

@@ -96,10 +96,10 @@ impl<In, T, E> Shared<In, T, E> {
 
     #[cold]
     fn wake_idle_waiters_if(&self, condition: impl Fn(&Admission) -> bool) {
-        let mut state = self.lock();
-        if condition(&state.admission) {
-            let wakers = std::mem::take(&mut state.idle_waiters.wakers);
-            drop(state);
+        let mut synced = self.lock();
+        if condition(&synced.admission) {
+            let wakers = std::mem::take(&mut synced.idle_waiters.wakers);
+            drop(synced);
             panic::wake(wakers.into_values());
         }
     }
@@ -107,7 +107,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// Waits until the pool is idle and all outcomes are delivered.
     pub(crate) async fn wait_idle(&self) {
         self.wait_until(
-            |state| state.admission.is_idle() && self.are_delivered(),
+            |synced| synced.admission.is_idle() && self.are_delivered(),
             |_| {},
         )
         .await;
@@ -115,9 +115,9 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Waits until no job of an aborted pool is queued and all jobs that have not run are delivered.
     pub(crate) async fn wait_returned(&self) {
-        let is_returned = |state: &Synced<In, T, E>| {
-            let is_empty = state.admission.pool_state() < PoolState::Aborted
-                || state.admission.is_queue_empty();
+        let is_returned = |synced: &Synced<In, T, E>| {
+            let is_empty = synced.admission.pool_state() < PoolState::Aborted
+                || synced.admission.is_queue_empty();
             is_empty && self.is_all_returned()
         };
         self.wait_until(is_returned, |_| {}).await;
@@ -129,10 +129,10 @@ impl<In, T, E> Shared<In, T, E> {
         condition: impl Fn(&Admission) -> bool,
         set_threshold: impl Fn(&mut Admission),
     ) {
-        let is_over = |state: &Synced<In, T, E>| condition(&state.admission);
-        let prepare = |state: &mut Synced<In, T, E>| {
-            set_threshold(&mut state.admission);
-            state.revoke_all();
+        let is_over = |synced: &Synced<In, T, E>| condition(&synced.admission);
+        let prepare = |synced: &mut Synced<In, T, E>| {
+            set_threshold(&mut synced.admission);
+            synced.revoke_all();
         };
         self.wait_until(is_over, prepare).await;
     }
@@ -161,21 +161,21 @@ impl<In, T, E> Shared<In, T, E> {
     ) {
         let mut wait = IdleWait::new(self);
         poll_fn(|cx| {
-            let mut state = self.lock();
-            if is_over(&state) {
+            let mut synced = self.lock();
+            if is_over(&synced) {
                 return Poll::Ready(());
             }
-            prepare(&mut state);
-            if is_over(&state) {
+            prepare(&mut synced);
+            if is_over(&synced) {
                 return Poll::Ready(());
             }
-            let waiters = &mut state.idle_waiters;
+            let waiters = &mut synced.idle_waiters;
             let number = *wait.number.get_or_insert_with(|| {
                 waiters.next += 1;
                 waiters.next
             });
             let replaced = waiters.wakers.insert(number, cx.waker().clone());
-            drop(state);
+            drop(synced);
             drop(replaced);
             Poll::Pending
         })
@@ -204,14 +204,14 @@ impl<In, T, E> Drop for IdleWait<'_, In, T, E> {
     fn drop(&mut self) {
         self.shared.idle_waiter_count.fetch_sub(1, Ordering::SeqCst);
         let Some(number) = self.number else { return };
-        let mut state = self.shared.lock();
-        let waker = state.idle_waiters.wakers.remove(&number);
+        let mut synced = self.shared.lock();
+        let waker = synced.idle_waiters.wakers.remove(&number);
         // No future needs a threshold any more: one sets it and leaves its waker under one lock,
         // and sets it again each time it was woken.
-        if state.idle_waiters.wakers.is_empty() {
-            state.admission.clear_thresholds();
+        if synced.idle_waiters.wakers.is_empty() {
+            synced.admission.clear_thresholds();
         }
-        drop(state);
+        drop(synced);
         drop(waker);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::{Shared, Synced};
 use crate::event::{Event, JobId, Outcome};
 use crate::panic;
-use crate::policy::limits::Limits;
+use crate::policy::limits::TimeLimits;
 use crate::policy::retry::History;
 use crate::queue::admission::{Origin, PoolState, Wakes};
 use crate::queue::running::ActiveJob;
@@ -41,7 +41,7 @@ impl<In, T, E> Synced<In, T, E> {
 
     /// Counts a queued job as running.
     #[inline]
-    fn leave_queue(&mut self, origin: Origin, stream: Option<usize>, wakes: &mut Wakes) {
+    fn move_to_running(&mut self, origin: Origin, stream: Option<usize>, wakes: &mut Wakes) {
         self.absorb_extra(origin, stream, wakes);
         self.admission.start(origin, wakes);
     }
@@ -49,8 +49,8 @@ impl<In, T, E> Synced<In, T, E> {
 
 impl<In, T, E> Shared<In, T, E> {
     /// Moves a job from queued to running, unless the pool is aborted or the schedule holds the job
-    /// back. Returns the limits of the pool and, with a schedule, sets `scheduled_start`. The
-    /// caller runs the wakes, with no lock held.
+    /// back. Returns the limits of the pool and what the schedule knows of the job. The caller
+    /// runs the wakes, with no lock held.
     ///
     /// Invariant: once a job is started, the cancel flag of its slot holds no request for an
     /// earlier job, and `interrupt_stream` and `begin_abort` find the job in `running`.
@@ -61,41 +61,40 @@ impl<In, T, E> Shared<In, T, E> {
         origin: Origin,
         active_job: ActiveJob,
         wakes: &mut Wakes,
-        scheduled_start: &mut ScheduledStart,
-    ) -> Result<Limits, NotStarted> {
+    ) -> Result<(TimeLimits, ScheduledStart), NotStarted> {
         let reading = self.reading();
-        let mut state = self.lock();
-        if state.admission.pool_state() >= PoolState::Aborted {
+        let mut synced = self.lock();
+        if synced.admission.pool_state() >= PoolState::Aborted {
             return Err(NotStarted::Aborted);
         }
         self.cancel_flags[slot].clear();
-        if state.scheduler.is_some() {
+        if synced.scheduler.is_some() {
             let stream = active_job.stream;
-            *scheduled_start = self
-                .start_scheduled(&mut state, slot, active_job, reading, wakes)
+            let scheduled_start = self
+                .start_scheduled(&mut synced, slot, active_job, reading, wakes)
                 .ok_or(NotStarted::Held)?;
-            state.leave_queue(origin, stream, wakes);
-            return Ok(state.limits);
+            synced.move_to_running(origin, stream, wakes);
+            return Ok((synced.limits, scheduled_start));
         }
-        state.leave_queue(origin, active_job.stream, wakes);
-        state.running.start(slot, active_job);
-        Ok(state.limits)
+        synced.move_to_running(origin, active_job.stream, wakes);
+        synced.running.start(slot, active_job);
+        Ok((synced.limits, ScheduledStart::NONE))
     }
 
     /// Removes a job from its slot and counts its outcome.
     pub(crate) fn finish_job(&self, slot: usize, id: JobId, outcome: Outcome, attempts: u32) {
         let reading = self.reading();
         let mut wakes = Wakes::default();
-        let mut state = self.lock();
-        state.remove_interrupted(id, outcome);
-        state.admission.finish(outcome, &mut wakes);
-        let dispatched = if state.scheduler.is_some() {
-            self.finish_scheduled(&mut state, slot, reading, &mut wakes)
+        let mut synced = self.lock();
+        synced.remove_interrupted(id, outcome);
+        synced.admission.finish(outcome, &mut wakes);
+        let dispatched = if synced.scheduler.is_some() {
+            self.finish_scheduled(&mut synced, slot, reading, &mut wakes)
         } else {
-            state.running.finish(slot);
+            synced.running.finish(slot);
             None
         };
-        drop(state);
+        drop(synced);
         self.observe(|| Event::Finished {
             job: id,
             outcome,
@@ -115,14 +114,14 @@ impl<In, T, E> Shared<In, T, E> {
         let reading = self.reading();
         let mut wakes = Wakes::default();
         let (removed, dispatched) = {
-            let mut state = self.lock();
-            state.absorb_extra(origin, stream, &mut wakes);
-            state.admission.finish_queued(origin, outcome, &mut wakes);
-            let removed = state.scheduler.as_mut().map(|scheduler| {
+            let mut synced = self.lock();
+            synced.absorb_extra(origin, stream, &mut wakes);
+            synced.admission.finish_queued(origin, outcome, &mut wakes);
+            let removed = synced.scheduler.as_mut().map(|scheduler| {
                 let now = self.advance_clock(scheduler, reading);
                 record_id.map(|record_id| scheduler.schedule.remove(record_id, id.as_u64(), now))
             });
-            (removed, state.dispatch(&mut wakes))
+            (removed, synced.dispatch(&mut wakes))
         };
         self.observe(|| Event::Finished {
             job: id,

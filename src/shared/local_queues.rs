@@ -64,13 +64,13 @@ impl<In, T, E> Shared<In, T, E> {
         if !self.uses_local_queues || self.is_scheduled() {
             return None;
         }
-        let mut state = self.lock();
-        if !state.may_use_local_queues() {
+        let mut synced = self.lock();
+        if !synced.may_use_local_queues() {
             return None;
         }
-        let local_queue = state.spare_local_queues.pop().unwrap_or_default();
+        let local_queue = synced.spare_local_queues.pop().unwrap_or_default();
         local_queue.local().open();
-        state.local_queues.push(Arc::clone(&local_queue));
+        synced.local_queues.push(Arc::clone(&local_queue));
         Some(local_queue)
     }
 
@@ -79,12 +79,12 @@ impl<In, T, E> Shared<In, T, E> {
         let mut wakes = Wakes::default();
         {
             let mut guard = self.lock();
-            let state = &mut *guard;
-            state
+            let synced = &mut *guard;
+            synced
                 .local_queues
                 .retain(|open| !Arc::ptr_eq(open, &local_queue));
-            state.admission.notify_all(&mut wakes);
-            state.spare_local_queues.push(local_queue);
+            synced.admission.notify_all(&mut wakes);
+            synced.spare_local_queues.push(local_queue);
         }
         self.run_wakes(wakes);
         // A schedule that was switched on meanwhile has not seen the slots that the tally frees.

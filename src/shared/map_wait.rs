@@ -159,29 +159,29 @@ impl<In, T, E> Pull<'_, In, T, E> {
     /// beyond the capacity. Returns the first job; the ids of the others follow its own.
     pub(crate) fn accept(&mut self, used: usize, more: usize) -> Accepted {
         let (accepted, wakes) = {
-            let mut state = self.shared.lock();
+            let mut synced = self.shared.lock();
             let (id, origin, wakes) = match self.right {
                 PullRight::OneInput => (
-                    state.admission.accept_extra(self.map),
+                    synced.admission.accept_extra(self.map),
                     Origin::Extra,
                     Wakes::default(),
                 ),
                 PullRight::Permits(permits) => {
-                    let (id, wakes) = state.admission.commit(permits, used);
+                    let (id, wakes) = synced.admission.commit(permits, used);
                     (id, Origin::Outside, wakes)
                 }
             };
             // A closed pool gives no more; `begin_pull` then returns the refusal.
-            let is_open = more > 0 && state.admission.pool_state() == PoolState::Open;
+            let is_open = more > 0 && synced.admission.pool_state() == PoolState::Open;
             self.right = PullRight::Permits(if is_open {
-                state.admission.acquire_many(more)
+                synced.admission.acquire_many(more)
             } else {
                 0
             });
             let accepted = Accepted {
                 id,
                 origin,
-                limits: state.limits,
+                limits: synced.limits,
             };
             (accepted, wakes)
         };

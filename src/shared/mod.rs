@@ -62,12 +62,12 @@ pub(crate) use self::idle::{Deliveries, DeliveryKind};
 pub(crate) use self::lifecycle::{NotStarted, ScheduledStart};
 pub(crate) use self::map_wait::{MapWait, Pull};
 pub(crate) use self::pool_ref::PoolRef;
-use self::retry::Retries;
+use self::retry::RetryConfig;
 pub(crate) use self::submit::Accepted;
 use crate::event::{Event, Observer, Stats};
 use crate::job::queued::Batch;
 use crate::panic;
-use crate::policy::limits::Limits;
+use crate::policy::limits::TimeLimits;
 use crate::policy::retry::Account;
 use crate::queue::admission::{Admission, Wakes};
 use crate::queue::injector::Injector;
@@ -75,7 +75,7 @@ use crate::queue::local::LocalQueue;
 use crate::queue::running::Running;
 use crate::report::{Interrupted, Unhandled, Unstarted};
 use crate::rt::Timer;
-use crate::schedule::Policy;
+use crate::schedule::SchedulePolicy;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -85,7 +85,7 @@ pub(crate) type UnhandledFn<E> = dyn Fn(Unhandled<E>) + Send + Sync;
 pub(crate) struct Synced<In, T, E> {
     pub(crate) admission: Admission,
     pub(crate) running: Running<Waiting<In, T, E>>,
-    pub(crate) limits: Limits,
+    pub(crate) limits: TimeLimits,
     /// Jobs that an abort has interrupted and no [`Report`](crate::Report) has named yet; at most
     /// one a slot.
     interrupted: Vec<Interrupted>,
@@ -151,10 +151,10 @@ pub(crate) struct Shared<In, T, E> {
     timer_slot: AtomicUsize,
     /// Number of clock readings that the schedule has adopted.
     readings: AtomicU64,
-    pub(crate) retry: Option<Retries<In, E>>,
+    pub(crate) retry: Option<RetryConfig<In, E>>,
     key_by: Option<Arc<KeyFn<In>>>,
     cost_by: Option<Arc<CostFn<In>>>,
-    policy: Policy,
+    policy: SchedulePolicy,
 }
 
 impl<In, T, E> Shared<In, T, E> {
@@ -230,19 +230,19 @@ impl<In, T, E> Shared<In, T, E> {
     /// Locks the state and flushes all tallies, so the counters are exact.
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, Synced<In, T, E>> {
-        let mut state = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
-        if !state.local_queues.is_empty() {
-            state.flush_tallies();
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if !synced.local_queues.is_empty() {
+            synced.flush_tallies();
         }
-        state
+        synced
     }
 
     /// Locks the state and revokes all local queues, so that no job starts or ends while the lock
     /// is held: a worker whose queue is revoked needs the lock to go on.
     pub(crate) fn lock_exclusive(&self) -> MutexGuard<'_, Synced<In, T, E>> {
-        let mut state = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
-        state.revoke_all();
-        state
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        synced.revoke_all();
+        synced
     }
 
     /// Number of slots of all workers.
@@ -277,16 +277,16 @@ impl<In, T, E> Shared<In, T, E> {
 
     pub(crate) fn stats(&self) -> Stats {
         let reading = self.reading();
-        let mut state = self.lock();
-        let mut stats = state.admission.stats();
-        if let Some(scheduler) = &mut state.scheduler {
+        let mut synced = self.lock();
+        let mut stats = synced.admission.stats();
+        if let Some(scheduler) = &mut synced.scheduler {
             // A delay may have passed since the last dispatch.
             let now = self.advance_clock(scheduler, reading);
             scheduler.schedule.promote_due(now);
             stats.delayed = scheduler.schedule.delayed();
             stats.queued -= stats.delayed;
         }
-        (stats.retries, stats.retries_refused) = (state.retries, state.retries_refused);
+        (stats.retries, stats.retries_refused) = (synced.retries, synced.retries_refused);
         stats
     }
 

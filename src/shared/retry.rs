@@ -10,14 +10,14 @@ use crate::policy::retry::{History, Retry, RetryAfterScope};
 use crate::queue::admission::{PoolState, Wakes};
 
 /// The retry policy, and how to copy an input.
-pub(crate) struct Retries<In, E> {
+pub(crate) struct RetryConfig<In, E> {
     pub(crate) policy: Retry<E>,
     pub(crate) copy: fn(&In) -> In,
     /// How many jobs may wait for another attempt.
     pub(crate) capacity: usize,
 }
 
-impl<In, E> Clone for Retries<In, E> {
+impl<In, E> Clone for RetryConfig<In, E> {
     fn clone(&self) -> Self {
         Self {
             policy: self.policy.clone(),
@@ -32,26 +32,26 @@ impl<In, T, E> Shared<In, T, E> {
     /// slot's job. `None` if the job is interrupted. `Some(true)` has to be followed by
     /// [`requeue`](Self::requeue) or [`forgo_retry`](Self::forgo_retry).
     pub(crate) fn allow_retry(&self, slot: usize, capacity: usize, is_paid: bool) -> Option<bool> {
-        let mut state = self.lock();
-        let state = &mut *state;
-        if state.admission.pool_state() >= PoolState::Aborted
+        let mut synced = self.lock();
+        let synced = &mut *synced;
+        if synced.admission.pool_state() >= PoolState::Aborted
             || self.cancel_flags[slot].interrupted().is_some()
         {
             return None;
         }
-        let itself = state.running.counts_as_retry(slot);
-        let others = state.admission.retrying() + state.running.retries() - usize::from(itself);
-        let is_allowed = state.admission.retrying() + state.retries_ahead < capacity
+        let itself = synced.running.counts_as_retry(slot);
+        let others = synced.admission.retrying() + synced.running.retries() - usize::from(itself);
+        let is_allowed = synced.admission.retrying() + synced.retries_ahead < capacity
             && (!is_paid
-                || state
+                || synced
                     .account
                     .as_mut()
                     .is_none_or(|account| account.spend(others)));
         if is_allowed {
-            state.retries_ahead += 1;
-            state.running.mark_retry(slot);
+            synced.retries_ahead += 1;
+            synced.running.mark_retry(slot);
         } else {
-            state.retries_refused += 1;
+            synced.retries_refused += 1;
         }
         Some(is_allowed)
     }
@@ -74,13 +74,13 @@ impl<In, T, E> Shared<In, T, E> {
         let reading = self.reading();
         let mut wakes = Wakes::default();
         let mut guard = self.lock();
-        let state = &mut *guard;
-        state.retries_ahead -= 1;
-        let record_id = state.running.record_id(slot);
-        let is_interrupted = state.admission.pool_state() >= PoolState::Aborted
+        let synced = &mut *guard;
+        synced.retries_ahead -= 1;
+        let record_id = synced.running.record_id(slot);
+        let is_interrupted = synced.admission.pool_state() >= PoolState::Aborted
             || self.cancel_flags[slot].interrupted().is_some();
         let (Some(scheduler), Some(record_id), false) =
-            (&mut state.scheduler, record_id, is_interrupted)
+            (&mut synced.scheduler, record_id, is_interrupted)
         else {
             return Err((job, history));
         };
@@ -93,9 +93,9 @@ impl<In, T, E> Shared<In, T, E> {
             RetryAfterScope::Pool => schedule.hold(at),
         }
         schedule.requeue(record_id, job, history, at, now);
-        state.running.finish_scheduled(slot);
-        state.admission.retry(&mut wakes);
-        state.retries += 1;
-        Ok((state.dispatch(&mut wakes), wakes))
+        synced.running.finish_scheduled(slot);
+        synced.admission.retry(&mut wakes);
+        synced.retries += 1;
+        Ok((synced.dispatch(&mut wakes), wakes))
     }
 }

@@ -27,9 +27,9 @@ impl<In, T, E> Shared<In, T, E> {
     /// Advances the pool to `pool_state`, unless it is past that; see [`PoolState`].
     pub(crate) fn close(&self, pool_state: PoolState) {
         let (was_open, wakes) = {
-            let mut state = self.lock_exclusive();
-            let was_open = state.admission.pool_state() == PoolState::Open;
-            (was_open, state.admission.advance(pool_state).1)
+            let mut synced = self.lock_exclusive();
+            let was_open = synced.admission.pool_state() == PoolState::Open;
+            (was_open, synced.admission.advance(pool_state).1)
         };
         if was_open {
             self.observe(|| Event::Closed);
@@ -46,10 +46,10 @@ impl<In, T, E> Shared<In, T, E> {
         if self.is_aborted.swap(true, Ordering::SeqCst) {
             return;
         }
-        let mut state = self.lock_exclusive();
+        let mut synced = self.lock_exclusive();
         let mut wakers = Vec::new();
         let mut interrupted = Vec::new();
-        for (slot, active_job) in state.running.occupied() {
+        for (slot, active_job) in synced.running.occupied() {
             wakers.extend(self.cancel_flags[slot].interrupt(CancelReason::Aborted));
             interrupted.push(Interrupted {
                 id: active_job.id,
@@ -57,8 +57,8 @@ impl<In, T, E> Shared<In, T, E> {
                 attempts: active_job.attempts,
             });
         }
-        state.interrupted = interrupted;
-        drop(state);
+        synced.interrupted = interrupted;
+        drop(synced);
         panic::wake(wakers);
         self.return_queued();
     }
@@ -83,10 +83,10 @@ impl<In, T, E> Shared<In, T, E> {
     /// abandoned.
     pub(crate) fn worker_left(&self, worker: usize) {
         let (was_last, was_open, wakes) = {
-            let mut state = self.lock();
-            let was_open = state.admission.pool_state() == PoolState::Open;
-            let (was_last, mut wakes) = state.admission.worker_left();
-            state.notify_blocked(&mut wakes);
+            let mut synced = self.lock();
+            let was_open = synced.admission.pool_state() == PoolState::Open;
+            let (was_last, mut wakes) = synced.admission.worker_left();
+            synced.notify_blocked(&mut wakes);
             (was_last, was_open && was_last, wakes)
         };
         let own = self.cancel_flags.allocated(self.slots_of(worker));

@@ -92,16 +92,16 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Submits one job to a map or group while fewer than `window` are unread; otherwise returns
+    /// Submits one job to a map or group while fewer than `limit` are unread; otherwise returns
     /// its input.
     pub(crate) fn submit_to(
         &self,
         stream: &Arc<CompletionQueue<In, T, E>>,
         input: In,
         parent: Option<CurrentJob>,
-        window: usize,
+        limit: usize,
     ) -> Result<(), SubmitError<In>> {
-        if let Err(refusal) = stream.try_add_unread(window) {
+        if let Err(refusal) = stream.try_add_unread(limit) {
             return Err(refusal.into_error(input));
         }
         self.enqueue_if_accepted(stream, input, self.accept_from(parent))

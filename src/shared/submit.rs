@@ -11,7 +11,7 @@ use crate::error::JobError;
 use crate::event::{Event, JobId};
 use crate::job::current::CurrentJob;
 use crate::job::queued::{Batch, QueuedJob};
-use crate::policy::limits::Limits;
+use crate::policy::limits::TimeLimits;
 use crate::queue::admission::{Origin, Refusal};
 use crate::queue::injector::Split as _;
 use crate::schedule::ScheduleOptions;
@@ -22,23 +22,23 @@ pub(crate) struct Accepted {
     pub(crate) id: JobId,
     pub(crate) origin: Origin,
     /// The limits of the pool at that time.
-    pub(crate) limits: Limits,
+    pub(crate) limits: TimeLimits,
 }
 
 impl<In, T, E> Shared<In, T, E> {
     /// Returns the current time if timings or a job time-out need the time of acceptance.
-    pub(crate) fn acceptance_time(&self, limits: Limits) -> Option<Instant> {
+    pub(crate) fn acceptance_time(&self, limits: TimeLimits) -> Option<Instant> {
         (self.timings || limits.job.is_some()).then(|| self.timer.now())
     }
 
     /// Accepts a job now, or refuses it.
     pub(crate) fn accept(&self, origin: Origin) -> Result<Accepted, Refusal> {
-        let mut state = self.lock();
-        let id = state.admission.accept(origin)?;
+        let mut synced = self.lock();
+        let id = synced.admission.accept(origin)?;
         Ok(Accepted {
             id,
             origin,
-            limits: state.limits,
+            limits: synced.limits,
         })
     }
 
@@ -51,16 +51,16 @@ impl<In, T, E> Shared<In, T, E> {
     /// Accepts a job that a running job adds, as long as `parent` runs. Both are checked under one
     /// lock, so the map or group of the parent cannot end in between.
     pub(crate) fn accept_child(&self, parent: CurrentJob) -> Result<Accepted, Refusal> {
-        let mut state = self.lock();
-        if !state.running.is_running(parent.slot, parent.id) {
+        let mut synced = self.lock();
+        if !synced.running.is_running(parent.slot, parent.id) {
             return Err(Refusal::Closed);
         }
         let origin = Origin::Child;
-        let id = state.admission.accept(origin)?;
+        let id = synced.admission.accept(origin)?;
         Ok(Accepted {
             id,
             origin,
-            limits: state.limits,
+            limits: synced.limits,
         })
     }
 

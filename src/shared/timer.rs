@@ -192,8 +192,8 @@ impl<In, T, E> TimerDriver<In, T, E> {
     /// Takes or keeps the role, unless another worker holds it. Returns the time of the alarm to
     /// set.
     fn take_role(&self, cx: &Context<'_>) -> Option<(Instant, Tick)> {
-        let mut state = self.shared.lock();
-        let scheduler = state.scheduler.as_mut()?;
+        let mut synced = self.shared.lock();
+        let scheduler = synced.scheduler.as_mut()?;
         let timer_role = &mut scheduler.timer_role;
         let is_mine = self.shared.timer_slot.load(Ordering::SeqCst) == self.slot;
         if timer_role.is_held && !is_mine {
@@ -205,7 +205,7 @@ impl<In, T, E> TimerDriver<In, T, E> {
             timer_role.is_awake,
         ) = (true, false, false);
         self.shared.timer_slot.store(self.slot, Ordering::SeqCst);
-        let next = scheduler.schedule.next();
+        let next = scheduler.schedule.wake_at();
         timer_role.armed = Some(next);
         let wake_at = scheduler.schedule.instant(next).map(|at| (at, next));
         let is_known = timer_role
@@ -217,7 +217,7 @@ impl<In, T, E> TimerDriver<In, T, E> {
         } else {
             timer_role.waker.replace(cx.waker().clone())
         };
-        drop(state);
+        drop(synced);
         drop(replaced);
         wake_at
     }
@@ -227,8 +227,8 @@ impl<In, T, E> Drop for TimerDriver<In, T, E> {
     fn drop(&mut self) {
         let mut wakes = Wakes::default();
         {
-            let mut state = self.shared.lock();
-            let Some(scheduler) = &mut state.scheduler else {
+            let mut synced = self.shared.lock();
+            let Some(scheduler) = &mut synced.scheduler else {
                 return;
             };
             let is_mine = self.shared.timer_slot.load(Ordering::SeqCst) == self.slot;
@@ -239,7 +239,7 @@ impl<In, T, E> Drop for TimerDriver<In, T, E> {
             let left = std::mem::take(&mut scheduler.timer_role);
             wakes.unneeded = left.waker;
             self.shared.timer_slot.store(usize::MAX, Ordering::SeqCst);
-            let next = scheduler.schedule.next();
+            let next = scheduler.schedule.wake_at();
             scheduler.timer_role.dispatch(next, &mut wakes);
         }
         self.shared.run_wakes(wakes);

@@ -20,7 +20,7 @@ use crate::error::{JobError, SubmitError};
 use crate::job::current::CurrentJob;
 use crate::job::handle_state::HandleState;
 use crate::job::queued::QueuedJob;
-use crate::policy::limits::Limits;
+use crate::policy::limits::TimeLimits;
 use crate::schedule::StartAt;
 use crate::shared::{Accepted, Shared};
 
@@ -54,7 +54,7 @@ pub struct Job<'a, In, T, E> {
 /// The options of a job.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct JobOptions {
-    limits: Limits,
+    limits: TimeLimits,
     priority: i32,
     start: StartAt,
 }
@@ -99,7 +99,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
         self
     }
 
-    /// Limits the job's whole life, counted from its acceptance: its time in the queue is included,
+    /// TimeLimits the job's whole life, counted from its acceptance: its time in the queue is included,
     /// a wait for room in the queue is not. Replaces the pool's
     /// [`job_timeout`](crate::Builder::job_timeout).
     ///
@@ -113,7 +113,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
         self
     }
 
-    /// Limits each attempt of the job, counted from the attempt's start. Replaces the pool's
+    /// TimeLimits each attempt of the job, counted from the attempt's start. Replaces the pool's
     /// [`attempt_timeout`](crate::Builder::attempt_timeout).
     ///
     /// # Panics
@@ -195,7 +195,7 @@ fn enqueue_with_handle<In, T, E>(
     }
     let Accepted { id, origin, limits } = accepted;
     // The pool's limit for attempts is read when an attempt starts, so a later change applies.
-    let limits = Limits {
+    let limits = TimeLimits {
         attempt: None,
         job: limits.job,
     };
@@ -216,7 +216,7 @@ fn enqueue_with_options<In, T, E>(
 ) -> Arc<HandleState<In, T, E>> {
     let Accepted { id, origin, limits } = accepted;
     // As above, the pool's limit for attempts is not read here.
-    let limits = Limits {
+    let limits = TimeLimits {
         attempt: options.limits.attempt,
         job: options.limits.job.or(limits.job),
     };

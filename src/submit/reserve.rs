@@ -65,40 +65,36 @@ impl<In, T, E> Permit<In, T, E> {
         input: In,
         options: Option<JobOptions>,
     ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
-        match self.accept() {
-            (Some(shared), Ok(accepted)) => {
-                let handle_state = enqueue_with_handle(&shared, accepted, options, input, false);
-                Ok(JobHandle::new(shared, handle_state))
-            }
-            _ => Err(SubmitError::Closed(input)),
+        if let Some((shared, Ok(accepted))) = self.accept() {
+            let handle_state = enqueue_with_handle(&shared, accepted, options, input, false);
+            Ok(JobHandle::new(shared, handle_state))
+        } else {
+            Err(SubmitError::Closed(input))
         }
     }
 
-    /// Submits a job of a group, while fewer than `window` of its jobs are unread.
+    /// Submits a job of a group, while fewer than `limit` of its jobs are unread.
     pub(crate) fn submit_to(
         self,
         stream: &Arc<CompletionQueue<In, T, E>>,
         input: In,
-        window: usize,
+        limit: usize,
     ) -> Result<(), SubmitError<In>> {
-        if let Err(refusal) = stream.try_add_unread(window) {
+        if let Err(refusal) = stream.try_add_unread(limit) {
             return Err(refusal.into_error(input));
         }
-        match self.accept() {
-            (Some(shared), accepted) => shared.enqueue_if_accepted(stream, input, accepted),
-            // `accept` takes the permit by value, so it is used once.
-            (None, _) => {
-                stream.remove_unread();
-                Err(SubmitError::Closed(input))
-            }
+        if let Some((shared, accepted)) = self.accept() {
+            shared.enqueue_if_accepted(stream, input, accepted)
+        } else {
+            stream.remove_unread();
+            Err(SubmitError::Closed(input))
         }
     }
 
-    /// Turns the permit into an accepted job, or releases it if the pool was closed since.
-    fn accept(mut self) -> (Option<Arc<Shared<In, T, E>>>, Result<Accepted, Refusal>) {
-        let Some(shared) = self.shared.take() else {
-            return (None, Err(Refusal::Closed));
-        };
+    /// Turns the permit into an accepted job, or releases it if the pool was closed since. `None`
+    /// cannot be: the permit is taken by value, so it is used once.
+    fn accept(mut self) -> Option<(Arc<Shared<In, T, E>>, Result<Accepted, Refusal>)> {
+        let shared = self.shared.take()?;
         let (accepted, wakes) = {
             let mut state = shared.lock();
             let (accepted, wakes) = state.admission.accept_reserved();
@@ -110,7 +106,7 @@ impl<In, T, E> Permit<In, T, E> {
             (accepted, wakes)
         };
         shared.run_wakes(wakes);
-        (Some(shared), accepted)
+        Some((shared, accepted))
     }
 }
 

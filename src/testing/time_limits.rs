@@ -9,23 +9,23 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::event::JobId;
-use crate::policy::limits::Limits;
+use crate::policy::limits::TimeLimits;
 use crate::shared::{OpenAttempt, OpenJob};
 
 /// Since when the jobs of a pool are open and their attempts run.
 #[derive(Debug, Default)]
-pub(super) struct TimeLimits {
+pub(super) struct TimeLimitAudit {
     /// The jobs at the last look; at most what the pool admits. Empty while there is no limit.
     jobs: BTreeMap<JobId, Seen>,
     /// The limits of the pool at the last look; none before the first.
-    pool: Limits,
+    pool: TimeLimits,
 }
 
 #[derive(Debug)]
 struct Seen {
     accepted_by: Instant,
     /// `None`: not known, so nothing is demanded.
-    own: Option<Limits>,
+    own: Option<TimeLimits>,
     attempt: Option<SeenAttempt>,
 }
 
@@ -38,18 +38,18 @@ struct SeenAttempt {
     limit: Option<Duration>,
 }
 
-impl TimeLimits {
+impl TimeLimitAudit {
     /// Looks at the pool after a step: at its limits and its open jobs. The clock is read only if
     /// there is a limit.
     pub(super) fn look(
         &mut self,
-        pool: Limits,
+        pool: TimeLimits,
         open: BTreeMap<JobId, OpenJob>,
         now: impl FnOnce() -> Instant,
     ) {
         let before = std::mem::replace(&mut self.pool, pool);
         let mut known = std::mem::take(&mut self.jobs);
-        let has_own = |own: Option<Limits>| own.is_some_and(|limits| !limits.is_none());
+        let has_own = |own: Option<TimeLimits>| own.is_some_and(|limits| !limits.is_none());
         if pool.is_none()
             && !known.values().any(|seen| has_own(seen.own))
             && !open.values().any(|job| has_own(job.own))
@@ -122,16 +122,16 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    const fn job_limit(seconds: u64) -> Limits {
-        Limits {
+    const fn job_limit(seconds: u64) -> TimeLimits {
+        TimeLimits {
             attempt: None,
             job: Some(Duration::from_secs(seconds)),
         }
     }
 
     /// The verdict `after` the first look at one job, in a pool with this limit.
-    fn verdict(pool: Limits, own: Option<Limits>, after: Duration) -> Result<(), String> {
-        let (start, mut time_limits) = (Instant::now(), TimeLimits::default());
+    fn verdict(pool: TimeLimits, own: Option<TimeLimits>, after: Duration) -> Result<(), String> {
+        let (start, mut time_limits) = (Instant::now(), TimeLimitAudit::default());
         for _ in 0..2 {
             let open = OpenJob { own, attempt: None };
             time_limits.look(pool, BTreeMap::from([(JobId(7), open)]), || start);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_job_is_over_its_limit_once_that_has_passed_since_it_was_first_seen() {
-        let own = Some(Limits::default());
+        let own = Some(TimeLimits::default());
         let almost = 2 * SECOND - Duration::from_nanos(1);
         assert_eq!(verdict(job_limit(2), own, almost), Ok(()));
         let over = "job 7 has no outcome 2s after it was accepted, and its time limit is 2s";
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn the_limit_of_a_job_replaces_that_of_its_pool() {
         assert_eq!(verdict(job_limit(1), Some(job_limit(3)), SECOND), Ok(()));
-        assert!(verdict(Limits::default(), Some(job_limit(3)), 3 * SECOND).is_err());
+        assert!(verdict(TimeLimits::default(), Some(job_limit(3)), 3 * SECOND).is_err());
     }
 
     #[test]
@@ -163,13 +163,13 @@ mod tests {
     /// the pool before the attempt and at that look, and whether another attempt follows after the
     /// first second.
     fn verdict_on_attempt(before: u64, limit: u64, is_renewed: bool) -> Result<(), String> {
-        let (start, mut time_limits) = (Instant::now(), TimeLimits::default());
-        let pool = |seconds| Limits {
+        let (start, mut time_limits) = (Instant::now(), TimeLimitAudit::default());
+        let pool = |seconds| TimeLimits {
             attempt: Some(Duration::from_secs(seconds)),
             job: None,
         };
         let open = |number| OpenJob {
-            own: Some(Limits::default()),
+            own: Some(TimeLimits::default()),
             attempt: Some(OpenAttempt {
                 slot: 0,
                 number,
@@ -203,13 +203,17 @@ mod tests {
 
     #[test]
     fn the_clock_is_not_read_without_a_limit() {
-        let mut time_limits = TimeLimits::default();
+        let mut time_limits = TimeLimitAudit::default();
         let open = OpenJob {
-            own: Some(Limits::default()),
+            own: Some(TimeLimits::default()),
             attempt: None,
         };
         let now = || panic!("the clock is read");
-        time_limits.look(Limits::default(), BTreeMap::from([(JobId(7), open)]), now);
+        time_limits.look(
+            TimeLimits::default(),
+            BTreeMap::from([(JobId(7), open)]),
+            now,
+        );
         assert_eq!(time_limits.check_at_rest(now), Ok(()));
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::plan::Fault;
-use super::time_limits::TimeLimits;
+use super::time_limits::TimeLimitAudit;
 use crate::event::{Event, JobId, Observer, Outcome};
 use crate::pool::Pool;
 use crate::queue::admission::PoolState;
@@ -42,7 +42,7 @@ pub(super) trait Watched {
 /// A pool of these types.
 pub(super) struct WatchedPool<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
-    time_limits: RefCell<TimeLimits>,
+    time_limits: RefCell<TimeLimitAudit>,
 }
 
 impl<In, T, E> WatchedPool<In, T, E> {

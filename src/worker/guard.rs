@@ -18,7 +18,7 @@ use crate::job::completion_queue::CompletionQueue;
 use crate::job::handle_state::{HandleState, Phase};
 use crate::job::queued::{QueuedJob, StreamJob};
 use crate::panic;
-use crate::policy::limits::Limits;
+use crate::policy::limits::TimeLimits;
 use crate::queue::admission::{Origin, Wakes};
 use crate::queue::local::StartedJob;
 use crate::queue::running::ActiveJob;
@@ -142,12 +142,12 @@ impl<In, T, E> JobGuard<In, T, E> {
     ) -> Option<In> {
         // Held until the start is recorded: a cancellation finds the job queued, or running in
         // this slot.
-        let mut state = job.lock();
-        let input = match std::mem::replace(&mut state.phase, Phase::Running(self.slot)) {
+        let mut inner = job.lock();
+        let input = match std::mem::replace(&mut inner.phase, Phase::Running(self.slot)) {
             Phase::Queued(input) => input,
             decided => {
-                state.phase = decided;
-                drop(state);
+                inner.phase = decided;
+                drop(inner);
                 self.shared.remove_tombstone(job.record_id(), job.id);
                 return None;
             }
@@ -158,15 +158,15 @@ impl<In, T, E> JobGuard<In, T, E> {
             stream: None,
         };
         let record_id = || job.record_id();
-        let (result, wakes) = self.record_start(state.origin, started_job, record_id, record);
+        let (result, wakes) = self.record_start(inner.origin, started_job, record_id, record);
         let started = match result {
             Ok(limits) => Ok((limits, input)),
             Err(reason) => {
-                state.phase = Phase::Queued(input);
+                inner.phase = Phase::Queued(input);
                 Err(reason)
             }
         };
-        drop(state);
+        drop(inner);
         if let Some(wakes) = wakes {
             self.shared.run_wakes(wakes);
         }
@@ -178,7 +178,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             }
         };
         let (own, accepted_at) = job.times();
-        let limits = Limits {
+        let limits = TimeLimits {
             attempt: own.attempt.or(limits.attempt),
             job: own.job,
         };
@@ -196,19 +196,22 @@ impl<In, T, E> JobGuard<In, T, E> {
         started_job: StartedJob,
         record_id: impl FnOnce() -> Option<RecordId>,
         record: impl FnOnce(StartedJob) -> bool,
-    ) -> (Result<Limits, NotStarted>, Option<Wakes>) {
+    ) -> (Result<TimeLimits, NotStarted>, Option<Wakes>) {
         if self.shared.uses_local_queues && origin == Origin::Outside && record(started_job) {
             self.scheduled_start = ScheduledStart::NONE;
-            return (Ok(Limits::default()), None);
+            return (Ok(TimeLimits::default()), None);
         }
         let mut wakes = Wakes::default();
         let mut active = ActiveJob::from(started_job);
         active.record_id = record_id();
-        let (slot, scheduled_start) = (self.slot, &mut self.scheduled_start);
-        let result = self
+        let started = self
             .shared
-            .start_job(slot, origin, active, &mut wakes, scheduled_start);
-        (result, Some(wakes))
+            .start_job(self.slot, origin, active, &mut wakes)
+            .map(|(limits, scheduled_start)| {
+                self.scheduled_start = scheduled_start;
+                limits
+            });
+        (started, Some(wakes))
     }
 
     /// Returns a job that could not start: to the report of the abort, or to the schedule.
@@ -229,7 +232,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         id: JobId,
         index: usize,
         accepted_at: Option<Instant>,
-        limits: Limits,
+        limits: TimeLimits,
     ) {
         let shared = &self.shared;
         if shared.timings || !limits.is_none() || self.scheduled_start.started_at.is_some() {
@@ -264,7 +267,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             id,
             index,
             None,
-            Limits::default(),
+            TimeLimits::default(),
         );
         self.attempts = 1;
     }

@@ -116,7 +116,7 @@ impl<In, T, E> JobGuard<In, T, E> {
             return false;
         };
         let shared = Arc::clone(&self.shared);
-        let (job, state) = match &recipient {
+        let (job, inner) = match &recipient {
             Recipient::Stream(stream) => {
                 let job = StreamJob {
                     input,
@@ -131,16 +131,16 @@ impl<In, T, E> JobGuard<In, T, E> {
             }
             Recipient::Handle(handle) => {
                 // Held until the job is queued: a cancellation finds it running here, or queued.
-                let mut state = handle.lock();
-                state.phase = Phase::Queued(input);
-                let origin = std::mem::replace(&mut state.origin, Origin::Retry);
+                let mut inner = handle.lock();
+                inner.phase = Phase::Queued(input);
+                let origin = std::mem::replace(&mut inner.origin, Origin::Retry);
                 let job = ScheduledJob::Handle(Arc::clone(handle));
-                (job, Some((state, origin)))
+                (job, Some((inner, origin)))
             }
         };
         match shared.requeue(self.slot, job, history, delay, scope) {
             Ok((dispatched, wakes)) => {
-                drop(state);
+                drop(inner);
                 shared.run_deferred(dispatched, wakes);
                 if let Recipient::Stream(stream) = &recipient {
                     shared.sweep_if_cancelled(stream);
@@ -150,11 +150,11 @@ impl<In, T, E> JobGuard<In, T, E> {
             Err((job, history)) => {
                 // Kept until the outcome, which drops them behind a panic guard.
                 self.scheduled_start.history = Some(history);
-                self.kept_input = match (job, state) {
+                self.kept_input = match (job, inner) {
                     (ScheduledJob::Stream(job), _) => Some(job.input),
-                    (ScheduledJob::Handle(_), Some((mut state, origin))) => {
-                        state.origin = origin;
-                        match std::mem::replace(&mut state.phase, Phase::Running(self.slot)) {
+                    (ScheduledJob::Handle(_), Some((mut inner, origin))) => {
+                        inner.origin = origin;
+                        match std::mem::replace(&mut inner.phase, Phase::Running(self.slot)) {
                             Phase::Queued(input) => Some(input),
                             _ => None,
                         }
