@@ -422,7 +422,7 @@ impl<In, E> Builder<In, E> {
 
     // ---- limits of time ----
 
-    /// TimeLimits each attempt, counted from its start. When it passes, the handler's future is
+    /// Limits each attempt, counted from its start. When it passes, the handler's future is
     /// dropped: the work stops at its next await. A handler that does not yield cannot be stopped.
     ///
     /// # Panics
@@ -439,7 +439,7 @@ impl<In, E> Builder<In, E> {
         self
     }
 
-    /// TimeLimits each job, counted from its acceptance: its time in the queue is included, a wait for
+    /// Limits each job, counted from its acceptance: its time in the queue is included, a wait for
     /// room in the queue is not.
     ///
     /// A job whose time passes while it is queued never starts, and has its outcome at that time,

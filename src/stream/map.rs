@@ -190,7 +190,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self
     }
 
-    /// TimeLimits the whole map, counted from now. At the deadline, jobs that have not ended are
+    /// Limits the whole map, counted from now. At the deadline, jobs that have not ended are
     /// cancelled, as by [`cancel`](Self::cancel), with the reason [`CancelReason::Deadline`], and
     /// the [`summary`](Self::summary) has [`End::TimedOut`]. Finished jobs keep their outcome.
     ///

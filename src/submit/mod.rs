@@ -99,7 +99,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
         self
     }
 
-    /// TimeLimits the job's whole life, counted from its acceptance: its time in the queue is included,
+    /// Limits the job's whole life, counted from its acceptance: its time in the queue is included,
     /// a wait for room in the queue is not. Replaces the pool's
     /// [`job_timeout`](crate::Builder::job_timeout).
     ///
@@ -113,7 +113,7 @@ impl<'a, In, T, E> Job<'a, In, T, E> {
         self
     }
 
-    /// TimeLimits each attempt of the job, counted from the attempt's start. Replaces the pool's
+    /// Limits each attempt of the job, counted from the attempt's start. Replaces the pool's
     /// [`attempt_timeout`](crate::Builder::attempt_timeout).
     ///
     /// # Panics
