@@ -496,7 +496,8 @@ impl<In, E> Builder<In, E> {
     /// # Panics
     ///
     /// If there is no timer: without the feature `async-io`, [`timer`](Self::timer) has to be
-    /// called. If `workers × jobs_per_worker` is more than memory can hold.
+    /// called. If `workers × jobs_per_worker` is more than memory can hold. If a limit for each key
+    /// is set without [`key_by`](Self::key_by).
     ///
     /// # Examples
     ///

@@ -117,7 +117,7 @@ impl<In, T, E> Pool<In, T, E> {
     }
 
     /// Starts no job of the key for so long; jobs of other keys go on. It never shortens a hold
-    /// that is longer.
+    /// that is longer. Without [`key_by`](crate::Builder::key_by) it has no effect.
     ///
     /// For a server that asks to be left alone for a while. Where only a failed job that is tried
     /// again knows of it, [`retry_after_scope`](crate::Retry::retry_after_scope) does the same.

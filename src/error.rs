@@ -1,4 +1,4 @@
-//! How each step can fail. Errors come out of here as values; nothing here decides anything.
+//! How each step can fail.
 //!
 //! A refused submission gives its input back ([`SubmitError`]); a job that did not succeed says why
 //! ([`JobError`]), with the handler's own error passed through by value; a collection that is not

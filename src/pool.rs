@@ -303,10 +303,9 @@ impl<In, T, E> Pool<In, T, E> {
     /// [`drain_within`](Self::drain_within): with [`Cancelled`](crate::JobError::Cancelled), though
     /// the [`Report`] names the job. A callback that counts failures should ignore these.
     ///
-    /// The closure is called with no lock held: in a worker, or in a task that calls the pool at that
-    /// moment, to submit, cancel, abort, change a limit, or drop a handle or the last worker. A panic
-    /// in it is contained and ignored.
-    /// Another callback replaces this one.
+    /// The closure is called with no lock held: in a worker, or in a task that calls the pool at
+    /// that moment, to submit, cancel, abort, change a limit, or drop a handle or the last worker.
+    /// A panic in it is contained and ignored. Another callback replaces this one.
     ///
     /// # Examples
     ///

@@ -167,7 +167,8 @@ impl<In, T, E> CompletionQueue<In, T, E> {
     }
 
     /// Begins a delivery, before its job is counted as finished; ended by
-    /// [`end_delivery`](Self::end_delivery).
+    /// [`end_delivery`](Self::end_delivery). Counted for each stream, so that deadlock detection
+    /// sees that a wait for it ends; `Deliveries` counts for the whole pool, which is idle without.
     pub(crate) fn begin_delivery(&self) {
         self.delivering.fetch_add(1, Ordering::SeqCst);
     }

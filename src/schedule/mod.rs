@@ -4,8 +4,8 @@
 //!
 //! Pure: no lock, no async, no clock of its own. Events come in (a job is accepted, starts, ends,
 //! is retried); each call of [`release`](Schedule::release) returns the jobs that may start now and
-//! those whose deadline has passed, and sets [`next`](Schedule::wake_at), the time of the next call.
-//! Read on in the order of the stages: [`clock`], [`order`], [`lanes`], [`limiter`].
+//! those whose deadline has passed, and sets [`wake_at`](Schedule::wake_at), the time of the next
+//! call. Read on in the order of the stages: [`clock`], [`order`], [`lanes`], [`limiter`].
 //!
 //! # States of a job
 //!

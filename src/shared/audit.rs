@@ -16,8 +16,8 @@ use crate::schedule::clock::Tick;
 /// What is known of a job without an outcome.
 #[derive(Debug, Default)]
 pub(crate) struct OpenJob {
-    /// The limits that the job itself has. `None`: it has a handle and does not wait, so they are not
-    /// known.
+    /// The limits that the job itself has. `None`: it has a handle and does not wait, so they are
+    /// not known.
     pub(crate) own: Option<TimeLimits>,
     /// The attempt that runs.
     pub(crate) attempt: Option<OpenAttempt>,

@@ -58,8 +58,8 @@ impl<In, T, E> Shared<In, T, E> {
         !is_deadlocked
     }
 
-    /// Gives a registered wait the waker of the future that waits, which may be another than that of
-    /// its job. Returns whether the wait is registered.
+    /// Gives a registered wait the waker of the future that waits, which may be another than that
+    /// of its job. Returns whether the wait is registered.
     fn update_wait(&self, number: u64, cx: &Context<'_>) -> bool {
         let mut waker = cx.waker().clone();
         let mut synced = self.lock();

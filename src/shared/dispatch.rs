@@ -135,7 +135,7 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// As [`advance_clock`](Self::advance_clock), in the worker of this slot. If the worker drives
-    /// the timer, it is running, so it reads `next` before it waits.
+    /// the timer, it is running, so it reads `wake_at` before it waits.
     pub(super) fn advance_clock_in(
         &self,
         slot: usize,
@@ -302,7 +302,7 @@ impl<In, T, E> Shared<In, T, E> {
             return None;
         }
         let history = schedule.start(record_id, occupancy, now);
-        // This start may have moved `next` to an earlier time.
+        // This start may have moved `wake_at` to an earlier time.
         timer_role.dispatch(schedule.wake_at(), wakes);
         let started_at = reading
             .map(|reading| reading.at)

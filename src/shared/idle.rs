@@ -113,7 +113,8 @@ impl<In, T, E> Shared<In, T, E> {
         .await;
     }
 
-    /// Waits until no job of an aborted pool is queued and all jobs that have not run are delivered.
+    /// Waits until no job of an aborted pool is queued and all jobs that have not run are
+    /// delivered.
     pub(crate) async fn wait_returned(&self) {
         let is_returned = |synced: &Synced<In, T, E>| {
             let is_empty = synced.admission.pool_state() < PoolState::Aborted

@@ -5,7 +5,8 @@
 //! 1. [`MapWait::begin_pull`] allows one input to be pulled without a permit.
 //! 2. [`Pull::take_permits`] takes permits for that input and others.
 //! 3. [`Pull::accept`] accepts the inputs that were pulled; without a permit, the one input is
-//!    queued beyond the capacity. Dropping the [`Pull`] gives the rest back.
+//!    queued beyond the capacity, as the map's extra job (see `queue::admission`). Dropping the
+//!    [`Pull`] gives the rest back.
 //! 4. If there was no room, [`MapWait::wait_for_room`] leaves the waker; if there was nothing to
 //!    pull, [`MapWait::wait_for_source`] does.
 

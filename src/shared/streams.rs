@@ -59,8 +59,8 @@ impl<In, T, E> Shared<In, T, E> {
         stream.set_priority(priority);
     }
 
-    /// Counts a failure, and cancels the other jobs if the policy says so; but after `cancel_queued`,
-    /// those that run may end.
+    /// Counts a failure, and cancels the other jobs if the policy says so; but after
+    /// `cancel_queued`, those that run may end.
     pub(crate) fn count_failure(&self, stream: &CompletionQueue<In, T, E>, error: &JobError<E>) {
         if stream.count_failure(error) && stream.cancelled().is_none() {
             self.cancel_stream(stream, CancelReason::Stopped);

@@ -1,18 +1,18 @@
-//! Drives the timer of the schedule: one of the workers waits for the schedule's `next`, in
+//! Drives the timer of the schedule: one of the workers waits for the schedule's `wake_at`, in
 //! addition to what it waits for anyway. So the pool spawns no task for it, and a deadline is
 //! noticed while all workers are busy.
 //!
 //! A worker that is about to wait takes the *timer role* if no other worker holds it, and holds it,
-//! busy or idle, until it leaves. Below, *needed* means that `next` is not never.
+//! busy or idle, until it leaves. Below, *needed* means that `wake_at` is not never.
 //!
 //! Invariant: if the role is needed, then (a) a worker holds it, or (b) a worker is awake that will
 //! ask for it before it waits, or (c) no worker is left.
 //!
 //! * Held: the worker has an alarm for `armed`, or is about to set one. [`TimerRole::dispatch`]
-//!   with another `next` (earlier, later or never) sets `is_awake` and wakes the worker after
+//!   with another `wake_at` (earlier, later or never) sets `is_awake` and wakes the worker after
 //!   unlocking; if `is_awake` is set already, it does nothing. The worker clears `is_awake` and
 //!   sets or drops its alarm ([`TimerDriver::poll`]) before it waits. So while no worker runs,
-//!   `armed` is `next`, and no alarm is left without a `next`.
+//!   `armed` is `wake_at`, and no alarm is left without one.
 //! * Needed and not held: `dispatch` offers the role, once. If a worker sleeps in the injector, one
 //!   is notified; the notification is passed on if its receiver is dropped. Otherwise all workers
 //!   that wait in a handler are woken. A worker that is running asks for the role before it waits.
@@ -25,10 +25,10 @@
 //! back cannot make one alarm fire again and again. A step back also makes an alarm late that was
 //! set before; the next dispatch replaces it.
 //!
-//! `next` is always a time at which something can be done (a job starts, a delay ends, a deadline
-//! passes, a lane is removed), so alarms are no more than jobs and lanes. Where they fire faster
-//! than the worker handles them, `poll` is ready at most [`MAX_ALARMS`] times in a row; then the
-//! worker wakes itself and yields the thread.
+//! `wake_at` is always a time at which something can be done (a job starts, a delay ends, a
+//! deadline passes, a lane is removed), so alarms are no more than jobs and lanes. Where they fire
+//! faster than the worker handles them, `poll` is ready at most [`MAX_ALARMS`] times in a row; then
+//! the worker wakes itself and yields the thread.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -52,14 +52,14 @@ pub(crate) struct TimerRole {
     /// The tick of the holder's alarm, set or about to be; `None` if the alarm cannot be relied on.
     armed: Option<Tick>,
     is_held: bool,
-    /// Whether the holder reads `next` before it waits: it is running or was woken.
+    /// Whether the holder reads `wake_at` before it waits: it is running or was woken.
     is_awake: bool,
     /// Whether workers were woken to take the role and none has yet.
     is_offered: bool,
 }
 
 impl TimerRole {
-    /// Updates the role for the schedule's `next`: wakes the holder or offers the role, if
+    /// Updates the role for the schedule's `wake_at`: wakes the holder or offers the role, if
     /// necessary.
     pub(super) fn dispatch(&mut self, next: Tick, wakes: &mut Wakes) {
         if !self.is_held {
@@ -73,8 +73,8 @@ impl TimerRole {
         }
     }
 
-    /// Notes that the holder is running: it reads `next` before it waits, and need not be woken for
-    /// that.
+    /// Notes that the holder is running: it reads `wake_at` before it waits, and need not be woken
+    /// for that.
     pub(super) const fn note_awake(&mut self) {
         self.is_awake = true;
     }

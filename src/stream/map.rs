@@ -545,8 +545,8 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
     /// # Errors
     ///
     /// [`CollectError::Job`] with the first failure; [`CollectError::Incomplete`] if all jobs
-    /// succeeded but not every input became a job, since the pool was closed, the map was cancelled,
-    /// its deadline passed or its source failed.
+    /// succeeded but not every input became a job, since the pool was closed, the map was
+    /// cancelled, its deadline passed or its source failed.
     ///
     /// # Cancel safety
     ///

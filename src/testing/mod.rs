@@ -138,7 +138,8 @@ impl<S: IntoIterator<Item = u64>> Simulation<S> {
         }
     }
 
-    /// Injects faults of these kinds, at steps that the seed decides; one run in four has no faults.
+    /// Injects faults of these kinds, at steps that the seed decides; one run in four has no
+    /// faults.
     pub fn faults(mut self, kinds: impl IntoIterator<Item = FaultKind>) -> Self {
         self.kinds = kinds.into_iter().collect();
         self

@@ -252,7 +252,8 @@ impl Plan {
         }
     }
 
-    /// Polls another task at one in this many preemption points, which the seed chooses; 0: at none.
+    /// Polls another task at one in this many preemption points, which the seed chooses; 0: at
+    /// none.
     #[must_use]
     pub const fn preempt(mut self, one_in: u32) -> Self {
         self.preempt = one_in;

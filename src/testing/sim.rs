@@ -1,5 +1,5 @@
-//! The simulation as a scenario sees it: its clock, its random numbers, its tasks, and handlers that
-//! fail on request.
+//! The simulation as a scenario sees it: its clock, its random numbers, its tasks, and handlers
+//! that fail on request.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -143,7 +143,8 @@ impl Running {
         self.ending.waker.take()
     }
 
-    /// Cancels the task; returns its future for the caller to drop, unless the task is being polled.
+    /// Cancels the task; returns its future for the caller to drop, unless the task is being
+    /// polled.
     fn cancel(&mut self) -> Option<Local> {
         if self.is_left() {
             self.ending.state.set(TaskState::Cancelled);
@@ -291,8 +292,8 @@ impl Sim {
         Pool::builder().timer(self.state.clock.clone())
     }
 
-    /// Checks the counters of this pool after every step, and injects faults into it. All workers of
-    /// the pool are to be spawned on this simulation.
+    /// Checks the counters of this pool after every step, and injects faults into it. All workers
+    /// of the pool are to be spawned on this simulation.
     ///
     /// `watch` fails the run when jobs are lost or counted twice; when more jobs run than may; when
     /// a job that may start does not though a worker is idle; when a submission waits although
@@ -389,8 +390,8 @@ impl fmt::Debug for Sim {
     }
 }
 
-/// Handle of a task of a run; made by [`Sim::spawn`]. As a future it returns whether the task ran to
-/// its end; false if it was dropped. Dropping the handle does not cancel the task.
+/// Handle of a task of a run; made by [`Sim::spawn`]. As a future it returns whether the task ran
+/// to its end; false if it was dropped. Dropping the handle does not cancel the task.
 pub struct Task {
     sim: Sim,
     number: usize,
@@ -403,8 +404,8 @@ impl Task {
         self.ending.state.get() == TaskState::Done
     }
 
-    /// Drops the future of the task, unless it has ended. A task that cancels itself is dropped when
-    /// its poll ends.
+    /// Drops the future of the task, unless it has ended. A task that cancels itself is dropped
+    /// when its poll ends.
     pub fn cancel(&self) {
         self.sim.drop_task(self.number);
     }

@@ -1,5 +1,5 @@
-//! The time limits of the jobs of one watched pool: whether each job, and each attempt, has ended by
-//! its time.
+//! The time limits of the jobs of one watched pool: whether each job, and each attempt, has ended
+//! by its time.
 //!
 //! Counts from when the simulator first sees a job or an attempt, and not from what the pool knows
 //! of it. That is after the step in which the job was accepted or the attempt has started, so the
@@ -33,8 +33,8 @@ struct Seen {
 struct SeenAttempt {
     attempt: OpenAttempt,
     started_by: Instant,
-    /// The limit of the pool when the attempt started. `None`: it has none, or it has changed in the
-    /// same step.
+    /// The limit of the pool when the attempt started. `None`: it has none, or it has changed in
+    /// the same step.
     limit: Option<Duration>,
 }
 
@@ -57,8 +57,8 @@ impl TimeLimitAudit {
             return;
         }
         let now = now();
-        // An attempt may have started before the change or after it. A limit that was changed twice in
-        // one step, and back, is taken for one that was not.
+        // An attempt may have started before the change or after it. A limit that was changed twice
+        // in one step, and back, is taken for one that was not.
         let limit = pool.attempt.filter(|_| before.attempt == pool.attempt);
         let see = |(id, job): (JobId, OpenJob)| {
             let seen = known.remove(&id);

@@ -140,9 +140,9 @@ fn handle<In, T, E>(shared: &Arc<Shared<In, T, E>>) -> Pool<In, T, E> {
 /// An [`Observer`] that adds events to the trace and checks their order; made by
 /// [`Sim::recorder`](super::Sim::recorder).
 ///
-/// `Recorder` fails the run when a job starts before it was accepted, after its outcome, or twice at
-/// once; when attempts are not counted one by one; when a job has two outcomes, or none at the end;
-/// and when more jobs start than a [limit](Self::limit) allows.
+/// `Recorder` fails the run when a job starts before it was accepted, after its outcome, or twice
+/// at once; when attempts are not counted one by one; when a job has two outcomes, or none at the
+/// end; and when more jobs start than a [limit](Self::limit) allows.
 ///
 /// Clones share their events.
 #[derive(Clone)]

@@ -349,8 +349,8 @@ impl<In, T, E> JobGuard<In, T, E> {
         Ok(input)
     }
 
-    /// The input for the completion: a copy, if the stream keeps inputs, or the input itself if this
-    /// attempt was not made.
+    /// The input for the completion: a copy, if the stream keeps inputs, or the input itself if
+    /// this attempt was not made.
     fn take_kept(&mut self, stream: &CompletionQueue<In, T, E>) -> Option<In> {
         let kept = self.kept_input.take()?;
         if stream.copier().is_some() || self.keeps_original {

@@ -14,7 +14,7 @@ impl Admission {
     }
 
     /// Allows a map to pull one input without a permit. `false`: it has a job beyond the capacity
-    /// in the queue.
+    /// in the queue, its extra job (see [`admission`](super)).
     pub(crate) fn begin_pull(&mut self, map: usize) -> Result<bool, Refusal> {
         if self.pool_state != PoolState::Open {
             return Err(Refusal::Closed);
