@@ -173,9 +173,14 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         self.delivering.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Ends `count` deliveries, which are in the channel.
-    pub(crate) fn end_delivery(&self, count: usize) {
-        self.delivering.fetch_sub(count, Ordering::SeqCst);
+    /// Ends `count` deliveries, which are in the channel. Returns whether none is left and the
+    /// consumer has taken them already: then [`will_deliver`](Self::will_deliver) was true, up to
+    /// now, of a next wait that no delivery ends.
+    #[must_use = "such a wait is checked again"]
+    pub(crate) fn end_delivery(&self, count: usize) -> bool {
+        // In this order: what the consumer takes after the second look, it takes after the end of
+        // the delivery.
+        self.delivering.fetch_sub(count, Ordering::SeqCst) == count && self.is_drained()
     }
 
     pub(crate) fn deliver(&self, delivery: Delivery<In, T, E>) {

@@ -10,7 +10,8 @@
 //!
 //! What makes starts impossible while all running jobs wait already, such as a worker that leaves
 //! or a queued job that is cancelled, wakes all of them by `notify_blocked`; polled again, each
-//! goes through the same steps.
+//! goes through the same steps. So does a delivery that ends after its completion was read: until
+//! then, the consumer's next wait was taken for one that it ends.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -69,6 +70,14 @@ impl<In, T, E> Shared<In, T, E> {
         std::mem::swap(&mut waiting.waker, &mut waker);
         drop(synced);
         true
+    }
+
+    /// Has all waits checked again if the pool is blocked. Called with no lock held.
+    #[cold]
+    pub(super) fn check_blocked(&self) {
+        let mut wakes = Wakes::default();
+        self.lock().notify_blocked(&mut wakes);
+        self.run_wakes(wakes);
     }
 
     /// Whether all running jobs wait for the pool, none of these waits is over, and no other job

@@ -100,6 +100,12 @@ impl<In, T, E> Shared<In, T, E> {
         if was_last {
             self.is_abandoned.store(true, Ordering::SeqCst);
             self.abandon_queued();
+        } else if self.is_scheduled() {
+            // Jobs that were released for its slots wait in the schedule again: the other workers
+            // may be busy, and no time limit is looked at in the injector.
+            for job in self.injector.take_all() {
+                self.return_to_schedule(job);
+            }
         }
     }
 

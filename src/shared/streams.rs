@@ -87,7 +87,9 @@ impl<In, T, E> Shared<In, T, E> {
     ) {
         // Saves the atomic operations where there is nothing to end.
         if count > 0 {
-            stream.end_delivery(count);
+            if stream.end_delivery(count) {
+                self.check_blocked();
+            }
             self.end_deliveries(kind, count);
         }
     }

@@ -649,3 +649,75 @@ impl<In, T, E, S> fmt::Debug for Map<In, T, E, S> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::pin::pin;
+    use std::rc::Rc;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll, Wake, Waker};
+
+    use crate::shared::DeliveryKind;
+    use crate::{CancelReason, JobError, ManualTimer, Pool};
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// A worker has put a completion into the queue, and the consumer has read it, before the worker
+    /// ends the delivery. The next wait of the consumer, a job of the same pool, was taken for one
+    /// that ends.
+    #[test]
+    fn a_wait_that_a_delivery_would_end_is_checked_again_when_the_delivery_has_ended() {
+        let (slot, streams) = (
+            Rc::new(RefCell::new(None)),
+            Rc::new(RefCell::new(Vec::new())),
+        );
+        let (in_handler, seen) = (Rc::clone(&slot), Rc::clone(&streams));
+        let (pool, workers) =
+            Pool::builder()
+                .workers(1)
+                .timer(ManualTimer::new())
+                .build(move |_: u32| {
+                    let pool: Pool<u32, (), JobError<()>> = in_handler.borrow().clone().unwrap();
+                    let seen = Rc::clone(&seen);
+                    async move {
+                        let mut map = pool.map([1]);
+                        let stream = Arc::clone(&map.reader.stream);
+                        pool.shared()
+                            .begin_stream_delivery(&stream, DeliveryKind::Ran);
+                        seen.borrow_mut().push(stream);
+                        let completion = map.next().await.unwrap();
+                        completion.result.map_err(|error| match error {
+                            JobError::Cancelled(reason) => JobError::Cancelled(reason),
+                            _ => JobError::Abandoned,
+                        })
+                    }
+                });
+        *slot.borrow_mut() = Some(pool.clone());
+        let mut handle = pool.try_submit(0).unwrap();
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        let worker = workers.into_iter().next().unwrap();
+        let mut worker = pin!(worker.run());
+        assert!(worker.as_mut().poll(&mut cx).is_pending());
+        woken.0.store(false, Ordering::SeqCst);
+        assert!(worker.as_mut().poll(&mut cx).is_pending());
+        let stream = streams.borrow_mut().pop().unwrap();
+        pool.shared()
+            .end_stream_deliveries(&stream, DeliveryKind::Ran, 1);
+        assert!(woken.0.load(Ordering::SeqCst), "the wait is checked again");
+        assert!(worker.as_mut().poll(&mut cx).is_pending());
+        let failed = JobError::Failed(JobError::Cancelled(CancelReason::WouldDeadlock));
+        assert_eq!(pin!(&mut handle).poll(&mut cx), Poll::Ready(Err(failed)));
+        *slot.borrow_mut() = None;
+    }
+}

@@ -735,3 +735,28 @@ fn a_hundred_thousand_jobs_leave_no_timer_while_the_pool_is_there() {
     assert!(most.load(Ordering::SeqCst) <= 3 + 1);
     assert_settled(&pool);
 }
+
+/// A worker is told of a job and dropped before it takes it, while the other worker is busy.
+#[test]
+fn a_job_that_was_released_for_a_worker_that_has_left_runs_out_of_its_time() {
+    let clock = ManualTimer::new();
+    let (pool, workers) = Pool::builder()
+        .workers(2)
+        .timer(clock.clone())
+        .build(|_: u32| future::pending::<Result<(), ()>>());
+    let mut workers = workers.into_iter();
+    let mut busy = Box::pin(workers.next().unwrap().run());
+    let mut idle = Box::pin(workers.next().unwrap().run());
+    let running = pool.try_submit(1).unwrap();
+    assert!(poll_once(busy.as_mut()).is_none());
+    assert!(poll_once(idle.as_mut()).is_none());
+    let mut job = pool.job(2).timeout(SECOND).try_submit().unwrap();
+    drop(idle);
+    assert!(poll_once(busy.as_mut()).is_none());
+    clock.advance(SECOND);
+    assert!(poll_once(busy.as_mut()).is_none());
+    let out_of_time = Err(JobError::TimedOut(TimeLimit::Job));
+    assert_eq!(poll_once(pin!(&mut job)), Some(out_of_time));
+    assert_eq!(pool.stats().running, 1);
+    drop(running);
+}
