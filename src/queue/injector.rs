@@ -357,6 +357,23 @@ impl<B: Split> Injector<B> {
         take(jobs)
     }
 
+    /// Takes up to `count` single jobs from the end of the queue; returns them oldest first.
+    pub(crate) fn take_youngest(&self, count: usize) -> VecDeque<B::Job> {
+        let mut jobs = VecDeque::new();
+        let mut queue = self.lock();
+        while jobs.len() < count {
+            match queue.items.pop_back() {
+                Some(Item::One(job)) => jobs.push_front(job),
+                Some(batch) => {
+                    queue.items.push_back(batch);
+                    break;
+                }
+                None => break,
+            }
+        }
+        jobs
+    }
+
     /// The number of items in the queue; a batch is one.
     pub(crate) fn len(&self) -> usize {
         self.lock().items.len()

@@ -254,11 +254,11 @@ impl<W> Running<W> {
         self.blocked
     }
 
-    /// The slots of jobs that wait for the pool, and what they wait for.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = (usize, &W)> {
+    /// The ids of the waits for the pool, the slots of their jobs, and what these wait for.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (u64, usize, &W)> {
         self.waits
-            .values()
-            .filter_map(|wait| Some((wait.slot?, &wait.what)))
+            .iter()
+            .filter_map(|(wait_id, wait)| Some((*wait_id, wait.slot?, &wait.what)))
     }
 
     /// Registers a wait of a job for its own pool. Returns the id of the wait.

@@ -344,6 +344,11 @@ impl<J> Schedule<J> {
         self.is_stalled && self.released == 0 && self.waiting == queued
     }
 
+    /// How many jobs are released for which no slot is free.
+    pub(crate) fn surplus(&self, occupancy: Occupancy) -> usize {
+        (occupancy.running + self.released).saturating_sub(self.allowed.min(occupancy.slots))
+    }
+
     /// How many of the slots may run jobs.
     pub(crate) const fn allowed(&self) -> usize {
         self.allowed

@@ -83,24 +83,41 @@ impl<In, T, E> Shared<In, T, E> {
     /// Whether all running jobs wait for the pool, none of these waits is over, and no other job
     /// can start.
     ///
-    /// The waits are checked without the lock: as long as the pool is blocked, only a call from
-    /// outside its jobs can end one meanwhile.
+    /// The waits are checked without the lock, and once more if others are registered afterwards: a
+    /// job whose wait was over may have gone on meanwhile.
     fn is_deadlocked(&self) -> bool {
-        let waits: Vec<(usize, Awaited<In, T, E>)> = {
-            let synced = self.lock();
-            if !synced.is_blocked() {
+        let mut waits: Vec<(u64, usize, Awaited<In, T, E>)> = Vec::new();
+        // Ends: other waits are registered only by jobs that go on.
+        loop {
+            {
+                let synced = self.lock();
+                if !synced.is_blocked() {
+                    return false;
+                }
+                let known = waits.iter().map(|(wait_id, ..)| *wait_id);
+                if synced
+                    .running
+                    .waiting()
+                    .map(|(wait_id, ..)| wait_id)
+                    .eq(known)
+                {
+                    return true;
+                }
+                let waiting = synced.running.waiting();
+                let waiting =
+                    waiting.map(|(wait_id, slot, waiting)| (wait_id, slot, waiting.what.clone()));
+                let before = std::mem::replace(&mut waits, waiting.collect());
+                drop(synced);
+                drop(before);
+            }
+            // An interrupted job is about to leave its slot.
+            let is_any_over = waits.iter().any(|(_, slot, what)| {
+                what.is_over(self) || self.cancel_flags[*slot].interrupted().is_some()
+            });
+            if is_any_over {
                 return false;
             }
-            synced
-                .running
-                .waiting()
-                .map(|(slot, waiting)| (slot, waiting.what.clone()))
-                .collect()
-        };
-        // An interrupted job is about to leave its slot.
-        waits.iter().all(|(slot, what)| {
-            !what.is_over(self) && self.cancel_flags[*slot].interrupted().is_none()
-        })
+        }
     }
 }
 
@@ -129,7 +146,7 @@ impl<In, T, E> Synced<In, T, E> {
             let waiting = self.running.waiting();
             wakes
                 .wakers
-                .extend(waiting.map(|(_, waiting)| waiting.waker.clone()));
+                .extend(waiting.map(|(.., waiting)| waiting.waker.clone()));
         }
     }
 }

@@ -242,6 +242,9 @@ impl<In, T, E> Shared<In, T, E> {
                 self.push_many(std::iter::once(job).chain(more));
             }
             self.check_stopped();
+            if self.has_worker_left.load(Ordering::SeqCst) {
+                self.return_surplus();
+            }
         }
         self.run_wakes(wakes);
         if !(expired.is_empty() && cost_exceeds_limit.is_empty()) {

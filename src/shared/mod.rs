@@ -139,6 +139,9 @@ pub(crate) struct Shared<In, T, E> {
     is_aborted: AtomicBool,
     /// Set before the jobs that the last worker leaves behind are abandoned; see `check_stopped`.
     is_abandoned: AtomicBool,
+    /// Set before the jobs that were released for a worker that has left are returned to the schedule;
+    /// see `return_surplus`.
+    has_worker_left: AtomicBool,
     pub(crate) timings: bool,
     /// Whether running jobs may add jobs.
     pub(crate) adds_jobs: bool,
@@ -213,6 +216,7 @@ impl<In, T, E> Shared<In, T, E> {
             pool_refs: AtomicUsize::new(1),
             is_aborted: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
+            has_worker_left: AtomicBool::new(false),
             timings: config.timings,
             adds_jobs: config.adds_jobs,
             slow_poll: config.slow_poll,

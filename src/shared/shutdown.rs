@@ -16,6 +16,7 @@ use std::sync::PoisonError;
 use std::task::Waker;
 
 use super::Shared;
+use super::dispatch::occupancy_of;
 use crate::error::CancelReason;
 use crate::event::Event;
 use crate::panic;
@@ -100,12 +101,27 @@ impl<In, T, E> Shared<In, T, E> {
         if was_last {
             self.is_abandoned.store(true, Ordering::SeqCst);
             self.abandon_queued();
-        } else if self.is_scheduled() {
-            // Jobs that were released for its slots wait in the schedule again: the other workers
-            // may be busy, and no time limit is looked at in the injector.
-            for job in self.injector.take_all() {
-                self.return_to_schedule(job);
-            }
+        } else {
+            self.has_worker_left.store(true, Ordering::SeqCst);
+            self.return_surplus();
+        }
+    }
+
+    /// Returns released jobs for which no slot is free, since a worker has left, from the injector to
+    /// the schedule: the other workers may be busy for long, and no time limit is looked at in the
+    /// injector. Called (1) after a worker has left, (2) once one has, after each release.
+    #[cold]
+    pub(super) fn return_surplus(&self) {
+        let surplus = {
+            let synced = self.lock();
+            let scheduler = synced.scheduler.as_ref();
+            scheduler.map_or(0, |scheduler| {
+                scheduler.schedule.surplus(occupancy_of(&synced))
+            })
+        };
+        // Ends: what the schedule releases of them has a slot.
+        for job in self.injector.take_youngest(surplus) {
+            self.return_to_schedule(job);
         }
     }
 

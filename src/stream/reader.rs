@@ -73,18 +73,13 @@ impl<In, T, E> CompletionReader<In, T, E> {
                 return Poll::Ready(completion);
             }
             self.mark_read();
-            match self.receiver.poll_next(cx) {
-                Poll::Ready(Some(Delivery::One(completion))) => {
-                    self.wait = None;
-                    return Poll::Ready(completion);
-                }
+            match self.poll_receiver(cx) {
+                Poll::Ready(Some(Delivery::One(completion))) => return Poll::Ready(completion),
                 Poll::Ready(Some(Delivery::Many(batch))) => {
-                    self.wait = None;
                     let read = std::mem::replace(&mut self.batch, VecDeque::from(batch));
                     self.stream.completion_spares.keep(Vec::from(read));
                 }
                 Poll::Ready(Some(Delivery::Successes(mut batch))) => {
-                    self.wait = None;
                     batch.reverse();
                     self.stream
                         .success_spares
@@ -93,6 +88,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
                 // The sender is in `self.stream`, so the channel is never closed.
                 Poll::Ready(None) => return Poll::Pending,
                 Poll::Pending if self.unread() == 0 || self.is_cancelled() => {
+                    self.wait = None;
                     return Poll::Pending;
                 }
                 Poll::Pending => {
@@ -106,6 +102,23 @@ impl<In, T, E> CompletionReader<In, T, E> {
                 }
             }
         }
+    }
+
+    /// Takes the next delivery from the channel, which ends the wait for it.
+    fn poll_receiver(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery<In, T, E>>> {
+        if self.wait.is_none() {
+            return self.receiver.poll_next(cx);
+        }
+        // Another job may look for a deadlock after the delivery is taken and before the wait has
+        // ended. This makes it see that the wait is over.
+        self.stream.begin_delivery();
+        let polled = self.receiver.poll_next(cx);
+        if polled.is_ready() {
+            self.wait = None;
+        }
+        // A consumer that goes on waiting looks for a deadlock itself, by `register_wait`.
+        let _ = self.stream.end_delivery(1);
+        polled
     }
 
     /// Whether running jobs are cancelled too, so that none of them waits for long.

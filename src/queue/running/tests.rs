@@ -65,7 +65,7 @@ fn slots_are_blocked_while_each_has_a_wait() {
     assert!(running.is_blocked(2));
     assert_eq!(
         running.waiting().collect::<Vec<_>>(),
-        [(0, &"first"), (1, &"second"), (1, &"third")]
+        [(1, 0, &"first"), (2, 1, &"second"), (3, 1, &"third")]
     );
     assert_eq!(running.end_wait(second), Some("second"));
     assert!(running.is_blocked(2));
@@ -103,7 +103,7 @@ fn the_wait_of_an_earlier_attempt_is_none_of_the_next_one() {
     running.begin_wait(0, JobId(0), "late");
     assert_eq!(running.end_wait(early), Some("early"));
     assert!(running.is_blocked(1));
-    assert_eq!(running.waiting().collect::<Vec<_>>(), [(0, &"late")]);
+    assert_eq!(running.waiting().collect::<Vec<_>>(), [(2, 0, &"late")]);
 }
 
 #[cfg(feature = "testing")]
@@ -247,7 +247,7 @@ proptest! {
                 _ => {}
             }
             let waiting = naive.waiting();
-            prop_assert_eq!(real.waiting().map(|(slot, what)| (slot, *what)).collect::<Vec<_>>(), waiting.clone());
+            prop_assert_eq!(real.waiting().map(|(_, slot, what)| (slot, *what)).collect::<Vec<_>>(), waiting.clone());
             let blocked = (0..SLOTS).filter(|slot| waiting.iter().any(|(waits, _)| waits == slot)).count();
             prop_assert_eq!(real.blocked(), blocked);
             for live in 0..=SLOTS {
