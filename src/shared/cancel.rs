@@ -93,6 +93,51 @@ mod tests {
 
     use crate::{CancelReason, JobError, ManualTimer, Pool};
 
+    /// A worker gives a job back to a schedule that has just been switched on, and the job is
+    /// cancelled before it is in there: the clock is read in between.
+    #[cfg(feature = "testing")]
+    #[test]
+    fn a_job_that_comes_back_to_the_schedule_finds_that_its_handle_has_cancelled_it() {
+        use std::sync::{Arc, Mutex};
+        use std::time::Instant;
+
+        use crate::Timer;
+        use crate::rt::BoxFuture;
+
+        /// Calls a closure, once, before it tells the time.
+        #[derive(Clone)]
+        struct Interjecting(ManualTimer, Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>);
+
+        impl Timer for Interjecting {
+            fn now(&self) -> Instant {
+                let call = self.1.lock().unwrap().take();
+                if let Some(call) = call {
+                    call();
+                }
+                self.0.now()
+            }
+
+            fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
+                self.0.sleep_until(at)
+            }
+        }
+
+        let timer = Interjecting(ManualTimer::new(), Arc::default());
+        let builder = Pool::builder().workers(1).timer(timer.clone());
+        let (pool, workers) = builder.build(|n: u32| async move { Ok::<_, ()>(n) });
+        let handle = pool.try_submit(1).unwrap();
+        let Ok(Some(job)) = pool.shared().injector.try_pop() else {
+            panic!("the job is ready")
+        };
+        pool.pause();
+        *timer.1.lock().unwrap() = Some(Box::new(move || drop(handle)));
+        pool.shared().return_to_schedule(job);
+        assert!(timer.1.lock().unwrap().is_none(), "it was cancelled");
+        assert_eq!((pool.stats().queued, pool.stats().cancelled), (0, 1));
+        assert_eq!(pool.shared().audit(), Ok(()));
+        drop(workers);
+    }
+
     /// A worker takes a job, whose map is cancelled while the worker gives it back to the schedule.
     #[test]
     fn a_job_that_comes_back_to_the_queue_finds_that_its_map_was_cancelled() {
