@@ -86,30 +86,11 @@ impl<In, T, E> Shared<In, T, E> {
     /// The waits are checked without the lock, and once more if others are registered afterwards: a
     /// job whose wait was over may have gone on meanwhile.
     fn is_deadlocked(&self) -> bool {
-        let mut waits: Vec<(u64, usize, Awaited<In, T, E>)> = Vec::new();
+        let Some(mut waits) = self.waits_if_blocked() else {
+            return false;
+        };
         // Ends: other waits are registered only by jobs that go on.
         loop {
-            {
-                let synced = self.lock();
-                if !synced.is_blocked() {
-                    return false;
-                }
-                let known = waits.iter().map(|(wait_id, ..)| *wait_id);
-                if synced
-                    .running
-                    .waiting()
-                    .map(|(wait_id, ..)| wait_id)
-                    .eq(known)
-                {
-                    return true;
-                }
-                let waiting = synced.running.waiting();
-                let waiting =
-                    waiting.map(|(wait_id, slot, waiting)| (wait_id, slot, waiting.what.clone()));
-                let before = std::mem::replace(&mut waits, waiting.collect());
-                drop(synced);
-                drop(before);
-            }
             // An interrupted job is about to leave its slot.
             let is_any_over = waits.iter().any(|(_, slot, what)| {
                 what.is_over(self) || self.cancel_flags[*slot].interrupted().is_some()
@@ -117,7 +98,29 @@ impl<In, T, E> Shared<In, T, E> {
             if is_any_over {
                 return false;
             }
+            let Some(now) = self.waits_if_blocked() else {
+                return false;
+            };
+            if waits
+                .iter()
+                .map(|(wait_id, ..)| wait_id)
+                .eq(now.iter().map(|(wait_id, ..)| wait_id))
+            {
+                return true;
+            }
+            waits = now;
         }
+    }
+
+    /// The id, slot and target of each wait; `None` unless the pool is blocked.
+    fn waits_if_blocked(&self) -> Option<Vec<(u64, usize, Awaited<In, T, E>)>> {
+        let synced = self.lock();
+        synced.is_blocked().then(|| {
+            let waiting = synced.running.waiting();
+            waiting
+                .map(|(wait_id, slot, waiting)| (wait_id, slot, waiting.what.clone()))
+                .collect()
+        })
     }
 }
 

@@ -17,16 +17,6 @@ pub(crate) struct RetryConfig<In, E> {
     pub(crate) capacity: usize,
 }
 
-impl<In, E> Clone for RetryConfig<In, E> {
-    fn clone(&self) -> Self {
-        Self {
-            policy: self.policy.clone(),
-            copy: self.copy,
-            capacity: self.capacity,
-        }
-    }
-}
-
 impl<In, T, E> Shared<In, T, E> {
     /// Whether the pool's bounds and the budget, which is charged, allow another attempt of the
     /// slot's job. `None` if the job is interrupted. `Some(true)` has to be followed by

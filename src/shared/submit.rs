@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::Shared;
+use super::{Shared, Synced};
 use crate::error::JobError;
 use crate::event::{Event, JobId};
 use crate::job::current::CurrentJob;
@@ -25,6 +25,17 @@ pub(crate) struct Accepted {
     pub(crate) limits: TimeLimits,
 }
 
+impl<In, T, E> Synced<In, T, E> {
+    fn accept(&mut self, origin: Origin) -> Result<Accepted, Refusal> {
+        let id = self.admission.accept(origin)?;
+        Ok(Accepted {
+            id,
+            origin,
+            limits: self.limits,
+        })
+    }
+}
+
 impl<In, T, E> Shared<In, T, E> {
     /// Returns the current time if timings or a job time-out need the time of acceptance.
     pub(crate) fn acceptance_time(&self, limits: TimeLimits) -> Option<Instant> {
@@ -33,13 +44,7 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Accepts a job now, or refuses it.
     pub(crate) fn accept(&self, origin: Origin) -> Result<Accepted, Refusal> {
-        let mut synced = self.lock();
-        let id = synced.admission.accept(origin)?;
-        Ok(Accepted {
-            id,
-            origin,
-            limits: synced.limits,
-        })
+        self.lock().accept(origin)
     }
 
     /// Releases a reserved permit.
@@ -55,13 +60,7 @@ impl<In, T, E> Shared<In, T, E> {
         if !synced.running.is_running(parent.slot, parent.id) {
             return Err(Refusal::Closed);
         }
-        let origin = Origin::Child;
-        let id = synced.admission.accept(origin)?;
-        Ok(Accepted {
-            id,
-            origin,
-            limits: synced.limits,
-        })
+        synced.accept(Origin::Child)
     }
 
     /// Accepts a job that `parent` adds, or one from outside if there is none.

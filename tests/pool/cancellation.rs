@@ -789,9 +789,9 @@ fn a_job_whose_next_attempt_is_not_made_has_its_input() {
     );
 }
 
-/// A handle that has yielded its result keeps nothing of its job.
+/// Polled, cancelled or dropped, it changes nothing any more.
 #[test]
-fn a_handle_that_has_yielded_its_result_lets_go_of_its_job() {
+fn a_handle_that_has_yielded_its_result_yields_no_other_and_cancels_nothing() {
     let (pool, workers) = Pool::builder()
         .workers(1)
         .timer(ManualTimer::new())
