@@ -16,7 +16,7 @@ use crate::error::{CancelReason, JobError};
 use crate::panic;
 use crate::queue::admission::Refusal;
 use crate::spares::Spares;
-use crate::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicUsize, Ordering};
 
 /// As many deliveries as fill a window of the default size.
 const SPARES: usize = 17;
@@ -30,6 +30,9 @@ pub(crate) struct CompletionQueue<In, T, E> {
     unread: AtomicUsize,
     /// How many deliveries have begun and not ended.
     delivering: AtomicUsize,
+    /// Whether a job of the pool has waited for a completion: only then, deadlock detection looks at
+    /// `delivering`.
+    is_awaited_inside: AtomicBool,
     /// 0, or the code of the reason for the cancellation.
     cancelled: AtomicU8,
     /// How many submissions to this group wait for a permit.
@@ -58,6 +61,7 @@ impl<In, T, E> CompletionQueue<In, T, E> {
             next_index: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
             delivering: AtomicUsize::new(0),
+            is_awaited_inside: AtomicBool::new(false),
             cancelled: AtomicU8::new(0),
             submitting: AtomicUsize::new(0),
             failures: AtomicUsize::new(0),
@@ -173,14 +177,22 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         self.delivering.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Records that a job of the pool is about to wait for a completion.
+    pub(crate) fn set_awaited_inside(&self) {
+        self.is_awaited_inside.store(true, Ordering::SeqCst);
+    }
+
     /// Ends `count` deliveries, which are in the channel. Returns whether none is left and the
-    /// consumer has taken them already: then [`will_deliver`](Self::will_deliver) was true, up to
-    /// now, of a next wait that no delivery ends.
+    /// consumer, a job of the pool, has taken them already: then
+    /// [`will_deliver`](Self::will_deliver) was true, up to now, of a next wait that no delivery
+    /// ends.
     #[must_use = "such a wait is checked again"]
     pub(crate) fn end_delivery(&self, count: usize) -> bool {
         // In this order: what the consumer takes after the second look, it takes after the end of
         // the delivery.
-        self.delivering.fetch_sub(count, Ordering::SeqCst) == count && self.is_drained()
+        self.delivering.fetch_sub(count, Ordering::SeqCst) == count
+            && self.is_awaited_inside.load(Ordering::SeqCst)
+            && self.is_drained()
     }
 
     pub(crate) fn deliver(&self, delivery: Delivery<In, T, E>) {

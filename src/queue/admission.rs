@@ -424,6 +424,11 @@ impl Admission {
         self.waiters.contains_key(&waiter_id)
     }
 
+    /// Whether a permit is reserved, or granted to a waiter that has not been polled since.
+    pub(crate) const fn has_reserved(&self) -> bool {
+        self.reserved > 0
+    }
+
     /// Removes the waiter. A permit granted to it goes to the next one.
     pub(crate) fn cancel_wait(&mut self, waiter_id: WaiterId) -> Wakes {
         let unneeded = self.waiters.remove(&waiter_id).map(|waiter| waiter.waker);

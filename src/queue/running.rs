@@ -254,8 +254,14 @@ impl<W> Running<W> {
         self.blocked
     }
 
+    /// Whether the job waits for the pool.
+    pub(crate) fn is_waiting(&self, slot: usize, id: JobId) -> bool {
+        self.active_job(slot)
+            .is_some_and(|active_job| active_job.id == id && active_job.waits > 0)
+    }
+
     /// The ids of the waits for the pool, the slots of their jobs, and what these wait for.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = (u64, usize, &W)> {
+    pub(crate) fn waiting(&self) -> impl DoubleEndedIterator<Item = (u64, usize, &W)> {
         self.waits
             .iter()
             .filter_map(|(wait_id, wait)| Some((*wait_id, wait.slot?, &wait.what)))

@@ -16,7 +16,7 @@ use std::sync::{OnceLock, PoisonError};
 use std::task::Waker;
 
 use crate::error::CancelReason;
-use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// A flag with the reason, and the waker of the worker that waits in the slot.
@@ -25,6 +25,9 @@ pub(crate) struct CancelFlag {
     /// 0, or one more than the position of the reason.
     interrupt: AtomicU8,
     waker: Mutex<Option<Waker>>,
+    /// Whether the job has ended one of its waits for the pool in this poll, and has others; for
+    /// `deadlock`.
+    has_ended_wait: AtomicBool,
 }
 
 impl CancelFlag {
@@ -58,6 +61,20 @@ impl CancelFlag {
         if self.interrupt.load(Ordering::SeqCst) != 0 {
             self.interrupt.store(0, Ordering::SeqCst);
         }
+    }
+
+    /// Records that the job has ended one of its waits, and has others. Called in its poll.
+    pub(super) fn record_ended_wait(&self) {
+        self.has_ended_wait.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a wait was recorded. Called at the end of a poll of the slot, by the same thread.
+    pub(super) fn take_ended_wait(&self) -> bool {
+        let has_ended_wait = self.has_ended_wait.load(Ordering::Relaxed);
+        if has_ended_wait {
+            self.has_ended_wait.store(false, Ordering::Relaxed);
+        }
+        has_ended_wait
     }
 
     /// Sets the reason, unless there is one. The caller wakes the waker after releasing all locks.

@@ -8,14 +8,20 @@
 //! 3. If so, `is_deadlocked` checks without the lock whether one of these waits is over already.
 //! 4. If none is, the wait that was registered last ends with an error instead of being pending.
 //!
-//! What makes starts impossible while all running jobs wait already, such as a worker that leaves
-//! or a queued job that is cancelled, wakes all of them by `notify_blocked`; polled again, each
-//! goes through the same steps. So does a delivery that ends after its completion was read: until
-//! then, the consumer's next wait was taken for one that it ends.
+//! `notify_blocked` wakes all waits, the last one first; polled again, each goes through the same
+//! steps. That happens where the pool may be deadlocked though no wait is registered:
+//!
+//! - starts have become impossible: a worker has left, or a queued job is cancelled (`dispatch`);
+//! - a delivery ends after its completion was read (`end_stream_deliveries`): until then, the
+//!   consumer's next wait was taken for one that it ends;
+//! - a job has ended one of several waits and goes on waiting for the others (`WaitGuard::drop`):
+//!   until then, that one was over. It is checked when the poll of the job ends (`poll_ended`), since
+//!   the job may end the others too before.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
+use super::cancel_flag::CancelFlag;
 use super::{Shared, Synced};
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::current::{self, CurrentJob};
@@ -70,6 +76,14 @@ impl<In, T, E> Shared<In, T, E> {
         std::mem::swap(&mut waiting.waker, &mut waker);
         drop(synced);
         true
+    }
+
+    /// Called when a poll of the slot's job ends pending.
+    #[inline(always)]
+    pub(crate) fn poll_ended(&self, cancel_flag: &CancelFlag) {
+        if cancel_flag.take_ended_wait() {
+            self.check_blocked();
+        }
     }
 
     /// Has all waits checked again if the pool is blocked. Called with no lock held.
@@ -143,14 +157,25 @@ impl<In, T, E> Synced<In, T, E> {
         }
     }
 
-    /// Wakes all waits if the pool is blocked.
+    /// Wakes all waits if the pool is blocked, the last one first: it is the one to fail.
     pub(super) fn notify_blocked(&self, wakes: &mut Wakes) {
         if self.is_blocked() {
-            let waiting = self.running.waiting();
+            let last_first = self.running.waiting().rev();
             wakes
                 .wakers
-                .extend(waiting.map(|(.., waiting)| waiting.waker.clone()));
+                .extend(last_first.map(|(.., waiting)| waiting.waker.clone()));
         }
+    }
+
+    /// Whether the wait for a permit is over, or ends with the use of a permit: its job can start,
+    /// which makes room.
+    fn has_permit_for(&self, waiter_id: WaiterId) -> bool {
+        let allowed = self
+            .scheduler
+            .as_ref()
+            .map_or(usize::MAX, |scheduler| scheduler.schedule.allowed());
+        let has_free_slot = self.admission.running() < self.admission.slots().min(allowed);
+        !self.admission.is_waiting(waiter_id) || has_free_slot && self.admission.has_reserved()
     }
 }
 
@@ -177,7 +202,7 @@ impl<In, T, E> Awaited<In, T, E> {
         match self {
             Self::Handle(job) => shared.is_decided(job),
             Self::Stream(stream) => stream.will_deliver(),
-            Self::AcquirePermit(waiter) => !shared.lock().admission.is_waiting(*waiter),
+            Self::AcquirePermit(waiter_id) => shared.lock().has_permit_for(*waiter_id),
         }
     }
 }
@@ -203,7 +228,19 @@ pub(crate) struct WaitGuard<In, T, E> {
 
 impl<In, T, E> Drop for WaitGuard<In, T, E> {
     fn drop(&mut self) {
-        let what = self.shared.lock().running.end_wait(self.number);
+        let CurrentJob { slot, id, .. } = self.job;
+        let (what, is_waiting) = {
+            let running = &mut self.shared.lock().running;
+            (running.end_wait(self.number), running.is_waiting(slot, id))
+        };
         drop(what);
+        if !is_waiting {
+            return;
+        }
+        if current::current_in(self.shared.identity()) == Some(self.job) {
+            self.shared.cancel_flags[slot].record_ended_wait();
+        } else {
+            self.shared.check_blocked();
+        }
     }
 }

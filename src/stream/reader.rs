@@ -93,6 +93,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
                 }
                 Poll::Pending => {
                     if self.shared.register_wait(&mut self.wait, cx, || {
+                        self.stream.set_awaited_inside();
                         Awaited::Stream(Arc::clone(&self.stream))
                     }) {
                         return Poll::Pending;

@@ -32,10 +32,11 @@ use crate::shared::{Awaited, Shared, WaitGuard};
 /// A wait is a handle, map, group or submission that was polled inside the job and has neither
 /// ended nor been dropped.
 ///
-/// Four waits are not seen, and may never end: jobs that await each other in a circle while a slot
-/// is free; a circle through a second pool; a wait that the handler moves to a task of its own; and
-/// any wait while another job has a wait that is over and that it polls no more, such as that of a
-/// handle which it keeps after a time-out.
+/// Five waits are not seen, and may never end: jobs that await each other in a circle while a slot
+/// is free; a submission while a slot is free and a job that waits holds a
+/// [`Permit`](crate::Permit); a circle through a second pool; a wait that the handler moves to a
+/// task of its own; and any wait while another job has a wait that is over and that it polls no
+/// more, such as that of a handle which it keeps after a time-out.
 ///
 /// # Cancel safety
 ///

@@ -301,6 +301,7 @@ impl<F> Attempt<F> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, JobError<E>>> {
         let cancel_flag = &shared.cancel_flags[self.slot];
+        shared.poll_ended(cancel_flag);
         let this = self.project();
         let interrupt = if this
             .registered

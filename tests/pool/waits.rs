@@ -3,7 +3,7 @@
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Barrier, Mutex};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_executor::LocalExecutor;
@@ -737,6 +737,167 @@ fn a_job_that_waits_for_its_own_end_panics_instead() {
         pool.wait_idle().await;
         assert!(pool.is_closed());
         assert_eq!(assert_settled(&pool).panicked, 2);
+    });
+}
+
+/// A job awaits two others at once, and polls only those that were woken. When the last slot is taken
+/// by a job that waits too, its first wait is over. It reads that one, and goes on waiting.
+#[test]
+fn a_wait_that_remains_when_another_of_its_job_is_over_is_told_that_it_cannot_end() {
+    type Handles = Vec<JobHandle<u32, u32, ()>>;
+    in_both_ways(|slots| {
+        let awaited: Arc<Mutex<Vec<Handles>>> = Arc::default();
+        let handles = Arc::clone(&awaited);
+        let (pool, workers) = slots
+            .at_once(Pool::builder(), 2)
+            .timer(ManualTimer::new())
+            .build(move |n: u32| {
+                let handles = Arc::clone(&handles);
+                async move {
+                    if n < 2 {
+                        return Ok(n);
+                    }
+                    let mut waits: FuturesUnordered<_> =
+                        handles.lock().unwrap().remove(0).into_iter().collect();
+                    let mut refused = 0;
+                    while let Some(result) = waits.next().await {
+                        refused += u32::from(result == Err(JobError::WouldDeadlock));
+                    }
+                    Ok(refused)
+                }
+            });
+        let mut workers: Vec<_> = workers
+            .into_iter()
+            .map(|worker| Box::pin(worker.run()))
+            .collect();
+        let submit = |n| pool.try_submit(n).unwrap();
+        let (two_waits, ready, one_wait) = (submit(2), submit(0), submit(2));
+        *awaited.lock().unwrap() = vec![vec![ready, submit(1)], vec![submit(1)]];
+        // The job with two waits starts in the first worker. The other runs the ready job, then the
+        // one with one wait.
+        for _ in 0..6 {
+            for worker in &mut workers {
+                assert!(poll_once(worker.as_mut()).is_none());
+            }
+        }
+        let refused = (poll_once(pin!(two_waits)), poll_once(pin!(one_wait)));
+        let (Some(Ok(first)), Some(Ok(second))) = refused else {
+            panic!("a job waits for ever: {refused:?}");
+        };
+        assert_eq!(
+            first + second,
+            1,
+            "one is refused, which lets the other go on"
+        );
+    });
+}
+
+/// A wait that is over is dropped outside its job.
+#[test]
+fn a_wait_that_remains_when_another_one_is_dropped_outside_is_told_that_it_cannot_end() {
+    type Waits = Arc<Mutex<Vec<JobHandle<u32, u32, ()>>>>;
+    let waits: [Waits; 2] = Default::default();
+    let inside = waits.clone();
+    let (pool, workers) =
+        Pool::builder()
+            .workers(2)
+            .timer(ManualTimer::new())
+            .build(move |n: u32| {
+                let waits = inside.get(n as usize).map(Arc::clone);
+                future::poll_fn(move |cx| {
+                    let Some(waits) = &waits else {
+                        return Poll::Ready(Ok(0));
+                    };
+                    let mut waits = waits.lock().unwrap();
+                    let results = waits.iter_mut().map(|wait| Pin::new(wait).poll(cx));
+                    if results.collect::<Vec<_>>() == [Poll::Ready(Err(JobError::WouldDeadlock))] {
+                        return Poll::Ready(Ok(1));
+                    }
+                    Poll::Pending
+                })
+            });
+    let mut workers: Vec<_> = workers
+        .into_iter()
+        .map(|worker| Box::pin(worker.run()))
+        .collect();
+    let submit = |n| pool.try_submit(n).unwrap();
+    let (two_waits, ready, mut one_wait) = (submit(0), submit(2), submit(1));
+    *waits[0].lock().unwrap() = vec![ready, submit(2)];
+    *waits[1].lock().unwrap() = vec![submit(2)];
+    let woken = Wakes::new();
+    let waker = woken.waker();
+    for worker in &mut workers {
+        assert!(
+            worker
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
+    }
+    woken.take();
+    drop(waits[0].lock().unwrap().remove(0));
+    assert!(woken.take() > 0, "the other waits are checked again");
+    assert!(poll_once(workers[1].as_mut()).is_none());
+    assert_eq!(poll_once(Pin::new(&mut one_wait)), Some(Ok(1)));
+    for waits in &waits {
+        waits.lock().unwrap().clear();
+    }
+    drop((two_waits, workers));
+}
+
+/// A permit is held outside, so a job waits for room. Slots are free, so the job that uses the permit
+/// can start.
+#[test]
+fn a_wait_for_room_is_not_refused_while_the_permit_is_held_outside() {
+    in_both_ways(|slots| {
+        for is_used in [true, false] {
+            let own = OwnPool::<u32, u32, &'static str>::new();
+            let (inside, gate) = (own.reach(), Gate::new());
+            let pass = gate.clone();
+            let (pool, workers) = slots
+                .at_once(Pool::builder(), 2)
+                .queue_capacity(1)
+                .key_by(|n: &u32| *n)
+                .max_running_per_key(1)
+                .timer(ManualTimer::new())
+                .build(move |n: u32| {
+                    let (own, gate) = (inside.clone(), pass.clone());
+                    async move {
+                        if n == 0 {
+                            return Ok(0);
+                        }
+                        gate.pass().await;
+                        let submission = own.pool().submit(0).await;
+                        let handle = submission.map_err(|_| "the submission was refused")?;
+                        handle.await.map_err(|_| "the wait was refused")
+                    }
+                });
+            own.set(&pool);
+            let mut workers: Vec<_> = workers
+                .into_iter()
+                .map(|worker| Box::pin(worker.run()))
+                .collect();
+            let mut poll_workers = || {
+                for _ in 0..4 {
+                    for worker in &mut workers {
+                        assert!(poll_once(worker.as_mut()).is_none());
+                    }
+                }
+            };
+            let waits = pool.try_submit(1).unwrap();
+            // It starts, which takes it out of the queue.
+            poll_workers();
+            let permit = pool.try_reserve().unwrap();
+            gate.open(1);
+            poll_workers();
+            if is_used {
+                permit.submit(0).unwrap().detach();
+            } else {
+                drop(permit);
+            }
+            poll_workers();
+            assert_eq!(poll_once(pin!(waits)), Some(Ok(0)), "{slots}");
+        }
     });
 }
 
