@@ -25,7 +25,7 @@ pub(crate) struct CancelFlag {
     /// 0, or one more than the position of the reason.
     interrupt: AtomicU8,
     waker: Mutex<Option<Waker>>,
-    /// Whether the job has ended one of its waits for the pool in this poll, and has others; for
+    /// Whether a job of the slot has ended one of its waits for the pool, and had others; for
     /// `deadlock`.
     has_ended_wait: AtomicBool,
 }
@@ -63,18 +63,16 @@ impl CancelFlag {
         }
     }
 
-    /// Records that the job has ended one of its waits, and has others. Called in its poll.
+    /// Records that the job has ended one of its waits, and has others. It is
+    /// polled afterwards.
     pub(super) fn record_ended_wait(&self) {
-        self.has_ended_wait.store(true, Ordering::Relaxed);
+        self.has_ended_wait.store(true, Ordering::SeqCst);
     }
 
-    /// Whether a wait was recorded. Called at the end of a poll of the slot, by the same thread.
+    /// Whether an ended wait was recorded. Called when a poll of the slot's job ends pending.
     pub(super) fn take_ended_wait(&self) -> bool {
-        let has_ended_wait = self.has_ended_wait.load(Ordering::Relaxed);
-        if has_ended_wait {
-            self.has_ended_wait.store(false, Ordering::Relaxed);
-        }
-        has_ended_wait
+        self.has_ended_wait.load(Ordering::SeqCst)
+            && self.has_ended_wait.swap(false, Ordering::SeqCst)
     }
 
     /// Sets the reason, unless there is one. The caller wakes the waker after releasing all locks.

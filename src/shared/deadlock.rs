@@ -3,20 +3,21 @@
 //!
 //! 1. A future that is about to wait calls `register_wait`, which records what it waits for, and
 //!    its waker, if it is polled inside a job of the pool.
-//! 2. `is_blocked` checks under the lock whether every running job waits and no queued one can
-//!    start.
-//! 3. If so, `is_deadlocked` checks without the lock whether one of these waits is over already.
-//! 4. If none is, the wait that was registered last ends with an error instead of being pending.
+//! 2. `if_deadlocked` checks under the lock whether every running job waits and no queued one can
+//!    start (`is_blocked`).
+//! 3. If so, it checks without the lock whether one of these waits is over already.
+//! 4. If none is, and the waits are still the same ones, that wait ends with an error instead of
+//!    being pending.
 //!
-//! `notify_blocked` wakes all waits, the last one first; polled again, each goes through the same
-//! steps. That happens where the pool may be deadlocked though no wait is registered:
+//! The pool may become deadlocked though no wait is registered. Then waits are woken, the last one
+//! first; polled again, each goes through the same steps. That is so where
 //!
-//! - starts have become impossible: a worker has left, or a queued job is cancelled (`dispatch`);
+//! - starts have become impossible, since a worker has left or a queued job is cancelled
+//!   (`notify_blocked`);
 //! - a delivery ends after its completion was read (`end_stream_deliveries`): until then, the
 //!   consumer's next wait was taken for one that it ends;
-//! - a job has ended one of several waits and goes on waiting for the others (`WaitGuard::drop`):
-//!   until then, that one was over. It is checked when the poll of the job ends (`poll_ended`), since
-//!   the job may end the others too before.
+//! - a job has ended one of several waits, which was over until then, and waits for the others. They
+//!   are checked when the poll of the job ends (`poll_ended`), since the job may end them too before.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -42,27 +43,29 @@ impl<In, T, E> Shared<In, T, E> {
             *guard = None;
             return true;
         };
-        let is_known = guard
-            .as_ref()
-            .is_some_and(|guard| guard.job == job && self.update_wait(guard.number, cx));
-        if !is_known {
+        let known = guard.as_ref().map(|guard| (guard.job, guard.number));
+        let number = match known {
+            Some((known, number)) if known == job && self.update_wait(number, cx) => number,
+            _ => {
+                *guard = None;
+                let waiting = Waiting {
+                    what: what(),
+                    waker: cx.waker().clone(),
+                };
+                let number = self.lock().running.begin_wait(job.slot, job.id, waiting);
+                *guard = Some(WaitGuard {
+                    shared: Arc::clone(self),
+                    job,
+                    number,
+                });
+                number
+            }
+        };
+        let refused = self.if_deadlocked(|synced| synced.running.end_wait(number));
+        if refused.is_some() {
             *guard = None;
-            let waiting = Waiting {
-                what: what(),
-                waker: cx.waker().clone(),
-            };
-            let number = self.lock().running.begin_wait(job.slot, job.id, waiting);
-            *guard = Some(WaitGuard {
-                shared: Arc::clone(self),
-                job,
-                number,
-            });
         }
-        let is_deadlocked = self.is_deadlocked();
-        if is_deadlocked {
-            *guard = None;
-        }
-        !is_deadlocked
+        refused.is_none()
     }
 
     /// Gives a registered wait the waker of the future that waits, which may be another than that
@@ -82,47 +85,48 @@ impl<In, T, E> Shared<In, T, E> {
     #[inline(always)]
     pub(crate) fn poll_ended(&self, cancel_flag: &CancelFlag) {
         if cancel_flag.take_ended_wait() {
-            self.check_blocked();
+            self.check_waits();
         }
     }
 
-    /// Has all waits checked again if the pool is blocked. Called with no lock held.
+    /// Has all waits checked again if the pool is deadlocked. Called with no lock held.
     #[cold]
-    pub(super) fn check_blocked(&self) {
-        let mut wakes = Wakes::default();
-        self.lock().notify_blocked(&mut wakes);
-        self.run_wakes(wakes);
+    pub(super) fn check_waits(&self) {
+        let wakes = self.if_deadlocked(|synced| {
+            let mut wakes = Wakes::default();
+            synced.notify_blocked(&mut wakes);
+            wakes
+        });
+        self.run_wakes(wakes.unwrap_or_default());
     }
 
-    /// Whether all running jobs wait for the pool, none of these waits is over, and no other job
-    /// can start.
+    /// Calls `act`, under the lock, if all running jobs wait for the pool, none of these waits is
+    /// over, and no other job can start.
     ///
-    /// The waits are checked without the lock, and once more if others are registered afterwards: a
-    /// job whose wait was over may have gone on meanwhile.
-    fn is_deadlocked(&self) -> bool {
-        let Some(mut waits) = self.waits_if_blocked() else {
-            return false;
-        };
+    /// Whether they are over is checked without the lock. If other waits are registered afterwards,
+    /// these are checked too: a job whose wait was over may have gone on meanwhile.
+    fn if_deadlocked<R>(&self, act: impl FnOnce(&mut Synced<In, T, E>) -> R) -> Option<R> {
         // Ends: other waits are registered only by jobs that go on.
         loop {
+            let waits = self.waits_if_blocked()?;
             // An interrupted job is about to leave its slot.
             let is_any_over = waits.iter().any(|(_, slot, what)| {
                 what.is_over(self) || self.cancel_flags[*slot].interrupted().is_some()
             });
             if is_any_over {
-                return false;
+                return None;
             }
-            let Some(now) = self.waits_if_blocked() else {
-                return false;
-            };
-            if waits
-                .iter()
+            let mut synced = self.lock();
+            if !synced.is_blocked() {
+                return None;
+            }
+            let (now, before) = (synced.running.waiting(), waits.iter());
+            if now
                 .map(|(wait_id, ..)| wait_id)
-                .eq(now.iter().map(|(wait_id, ..)| wait_id))
+                .eq(before.map(|(wait_id, ..)| *wait_id))
             {
-                return true;
+                return Some(act(&mut synced));
             }
-            waits = now;
         }
     }
 
@@ -228,19 +232,25 @@ pub(crate) struct WaitGuard<In, T, E> {
 
 impl<In, T, E> Drop for WaitGuard<In, T, E> {
     fn drop(&mut self) {
-        let CurrentJob { slot, id, .. } = self.job;
-        let (what, is_waiting) = {
-            let running = &mut self.shared.lock().running;
-            (running.end_wait(self.number), running.is_waiting(slot, id))
-        };
-        drop(what);
-        if !is_waiting {
-            return;
-        }
-        if current::current_in(self.shared.identity()) == Some(self.job) {
-            self.shared.cancel_flags[slot].record_ended_wait();
+        let mut synced = self.shared.lock();
+        let what = synced.running.end_wait(self.number);
+        // Only then, it may have kept others from finding a deadlock.
+        let other_wait = if synced.is_blocked() {
+            let mut last_first = synced.running.waiting().rev();
+            last_first
+                .find(|(_, slot, _)| *slot == self.job.slot)
+                .map(|(.., waiting)| waiting.waker.clone())
         } else {
-            self.shared.check_blocked();
+            None
+        };
+        drop(synced);
+        drop(what);
+        if let Some(waker) = other_wait {
+            self.shared.cancel_flags[self.job.slot].record_ended_wait();
+            if current::current_in(self.shared.identity()) != Some(self.job) {
+                // No poll of the job is about to end, so there has to be one.
+                waker.wake();
+            }
         }
     }
 }

@@ -88,7 +88,7 @@ impl<In, T, E> Shared<In, T, E> {
         // Saves the atomic operations where there is nothing to end.
         if count > 0 {
             if stream.end_delivery(count) {
-                self.check_blocked();
+                self.check_waits();
             }
             self.end_deliveries(kind, count);
         }

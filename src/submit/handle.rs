@@ -24,7 +24,8 @@ use crate::shared::{Awaited, Shared, WaitGuard};
 /// # Waiting inside a job
 ///
 /// A handle may be awaited inside another job of the same pool. If every slot then waits for the
-/// pool itself, no job could ever run again: the last wait yields [`JobError::WouldDeadlock`]. So
+/// pool itself, no job could ever run again: one of these waits, as a rule the last, yields
+/// [`JobError::WouldDeadlock`]. So
 /// it does if slots are free, but no queued job can ever start: its
 /// [key](crate::Builder::max_running_per_key) is busy with a job that waits, or its delay has no
 /// end.
@@ -33,10 +34,10 @@ use crate::shared::{Awaited, Shared, WaitGuard};
 /// ended nor been dropped.
 ///
 /// Five waits are not seen, and may never end: jobs that await each other in a circle while a slot
-/// is free; a submission while a slot is free and a job that waits holds a
-/// [`Permit`](crate::Permit); a circle through a second pool; a wait that the handler moves to a
-/// task of its own; and any wait while another job has a wait that is over and that it polls no
-/// more, such as that of a handle which it keeps after a time-out.
+/// is free; any wait while a slot is free, a job waits for room, and a [`Permit`](crate::Permit) is
+/// neither used nor dropped; a circle through a second pool; a wait that the handler moves to a task
+/// of its own; and any wait while another job has a wait that is over and that it polls no more,
+/// such as that of a handle which it keeps after a time-out.
 ///
 /// # Cancel safety
 ///

@@ -274,7 +274,10 @@ impl<F> Attempt<F> {
             Poll::Ready(result) => result,
             Poll::Pending => match self.as_mut().wait(shared, cx) {
                 Poll::Ready(result) => result,
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    shared.poll_ended(&shared.cancel_flags[self.slot]);
+                    return Poll::Pending;
+                }
             },
         };
         Poll::Ready(self.end(shared, result))
@@ -301,7 +304,6 @@ impl<F> Attempt<F> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, JobError<E>>> {
         let cancel_flag = &shared.cancel_flags[self.slot];
-        shared.poll_ended(cancel_flag);
         let this = self.project();
         let interrupt = if this
             .registered

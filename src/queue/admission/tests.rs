@@ -722,6 +722,8 @@ impl Pair {
             let is_waiting = !waiter.is_granted && naive.pool_state == PoolState::Open;
             assert_eq!(real.is_waiting(waiter.waiter_id.unwrap()), is_waiting);
         }
+        let is_granted = naive.waiters.iter().any(|waiter| waiter.is_granted);
+        assert_eq!(real.has_reserved(), naive.reserved > 0 || is_granted);
     }
 }
 
