@@ -25,8 +25,8 @@ pub(crate) struct CancelFlag {
     /// 0, or one more than the position of the reason.
     interrupt: AtomicU8,
     waker: Mutex<Option<Waker>>,
-    /// Whether a job of the slot has ended one of its waits for the pool, and had others; for
-    /// `deadlock`.
+    /// Whether a job of the slot has ended a wait for its pool, and no poll has ended pending since;
+    /// for `deadlock`.
     has_ended_wait: AtomicBool,
 }
 
@@ -63,16 +63,21 @@ impl CancelFlag {
         }
     }
 
-    /// Records that the job has ended one of its waits, and has others. It is
-    /// polled afterwards.
+    /// Records that the job has ended one of its waits, and may have others. It is polled
+    /// afterwards.
     pub(super) fn record_ended_wait(&self) {
         self.has_ended_wait.store(true, Ordering::SeqCst);
     }
 
-    /// Whether an ended wait was recorded. Called when a poll of the slot's job ends pending.
-    pub(super) fn take_ended_wait(&self) -> bool {
+    /// Whether an ended wait is recorded, and no poll of the job has ended pending since.
+    pub(super) fn has_ended_wait(&self) -> bool {
         self.has_ended_wait.load(Ordering::SeqCst)
-            && self.has_ended_wait.swap(false, Ordering::SeqCst)
+    }
+
+    /// Forgets an ended wait; returns whether there was one. Called when a poll of the slot's job
+    /// ends pending.
+    pub(super) fn take_ended_wait(&self) -> bool {
+        self.has_ended_wait() && self.has_ended_wait.swap(false, Ordering::SeqCst)
     }
 
     /// Sets the reason, unless there is one. The caller wakes the waker after releasing all locks.

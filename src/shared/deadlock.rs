@@ -109,9 +109,13 @@ impl<In, T, E> Shared<In, T, E> {
         // Ends: other waits are registered only by jobs that go on.
         loop {
             let waits = self.waits_if_blocked()?;
-            // An interrupted job is about to leave its slot.
+            // An interrupted job is about to leave its slot; one that has ended a wait checks again
+            // at the end of its poll.
             let is_any_over = waits.iter().any(|(_, slot, what)| {
-                what.is_over(self) || self.cancel_flags[*slot].interrupted().is_some()
+                let cancel_flag = &self.cancel_flags[*slot];
+                what.is_over(self)
+                    || cancel_flag.interrupted().is_some()
+                    || cancel_flag.has_ended_wait()
             });
             if is_any_over {
                 return None;
@@ -232,25 +236,24 @@ pub(crate) struct WaitGuard<In, T, E> {
 
 impl<In, T, E> Drop for WaitGuard<In, T, E> {
     fn drop(&mut self) {
-        let mut synced = self.shared.lock();
-        let what = synced.running.end_wait(self.number);
-        // Only then, it may have kept others from finding a deadlock.
-        let other_wait = if synced.is_blocked() {
-            let mut last_first = synced.running.waiting().rev();
-            last_first
-                .find(|(_, slot, _)| *slot == self.job.slot)
-                .map(|(.., waiting)| waiting.waker.clone())
-        } else {
-            None
+        let (what, is_blocked) = {
+            let mut synced = self.shared.lock();
+            (synced.running.end_wait(self.number), synced.is_blocked())
         };
-        drop(synced);
         drop(what);
-        if let Some(waker) = other_wait {
-            self.shared.cancel_flags[self.job.slot].record_ended_wait();
-            if current::current_in(self.shared.identity()) != Some(self.job) {
-                // No poll of the job is about to end, so there has to be one.
-                waker.wake();
-            }
+        // Only then, this wait may have kept others from finding a deadlock.
+        if !is_blocked {
+            return;
+        }
+        let cancel_flag = &self.shared.cancel_flags[self.job.slot];
+        if current::current_in(self.shared.identity()) == Some(self.job) {
+            cancel_flag.record_ended_wait();
+        } else if self.shared.if_deadlocked(|_| ()).is_some() {
+            // No poll of the job is about to end, so there has to be one.
+            cancel_flag.record_ended_wait();
+            let mut wakes = Wakes::default();
+            wakes.wakers.extend(cancel_flag.waker());
+            self.shared.run_wakes(wakes);
         }
     }
 }

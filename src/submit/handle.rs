@@ -34,10 +34,10 @@ use crate::shared::{Awaited, Shared, WaitGuard};
 /// ended nor been dropped.
 ///
 /// Five waits are not seen, and may never end: jobs that await each other in a circle while a slot
-/// is free; any wait while a slot is free, a job waits for room, and a [`Permit`](crate::Permit) is
-/// neither used nor dropped; a circle through a second pool; a wait that the handler moves to a task
-/// of its own; and any wait while another job has a wait that is over and that it polls no more,
-/// such as that of a handle which it keeps after a time-out.
+/// is free; any wait while a slot is free, a job waits for room, and a permit that was reserved or
+/// granted is neither used nor dropped; a circle through a second pool; a wait that the handler
+/// moves to a task of its own; and any wait while another job has a wait that is over and that it
+/// polls no more, such as that of a handle which it keeps after a time-out.
 ///
 /// # Cancel safety
 ///
