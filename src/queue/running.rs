@@ -254,6 +254,12 @@ impl<W> Running<W> {
         self.blocked
     }
 
+    /// Whether the job waits for the pool.
+    pub(crate) fn is_waiting(&self, slot: usize, id: JobId) -> bool {
+        self.active_job(slot)
+            .is_some_and(|active_job| active_job.id == id && active_job.waits > 0)
+    }
+
     /// The ids of the waits for the pool, the slots of their jobs, and what these wait for.
     pub(crate) fn waiting(&self) -> impl DoubleEndedIterator<Item = (u64, usize, &W)> {
         self.waits

@@ -25,8 +25,8 @@ pub(crate) struct CancelFlag {
     /// 0, or one more than the position of the reason.
     interrupt: AtomicU8,
     waker: Mutex<Option<Waker>>,
-    /// Whether a job of the slot has ended a wait for its pool, and no poll has ended pending since;
-    /// for `deadlock`.
+    /// Whether a job of the slot has ended a wait for its pool while it had others, and no poll has
+    /// ended pending since; for `deadlock`.
     has_ended_wait: AtomicBool,
 }
 
@@ -63,7 +63,7 @@ impl CancelFlag {
         }
     }
 
-    /// Records that the job has ended one of its waits, and may have others. It is polled
+    /// Records that the job has ended one of its waits, and has others. It is being polled, or woken
     /// afterwards.
     pub(super) fn record_ended_wait(&self) {
         self.has_ended_wait.store(true, Ordering::SeqCst);

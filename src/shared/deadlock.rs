@@ -61,11 +61,29 @@ impl<In, T, E> Shared<In, T, E> {
                 number
             }
         };
-        let refused = self.if_deadlocked(|synced| synced.running.end_wait(number));
+        let refused =
+            self.if_deadlocked(Some(job.slot), |synced| self.end_wait(synced, job, number));
         if refused.is_some() {
             *guard = None;
         }
         refused.is_none()
+    }
+
+    /// Ends a wait. If the job has others, they are checked again once its poll has ended; until then,
+    /// the job may end them too.
+    fn end_wait(
+        &self,
+        synced: &mut Synced<In, T, E>,
+        job: CurrentJob,
+        number: u64,
+    ) -> Option<Waiting<In, T, E>> {
+        let ended = synced.running.end_wait(number);
+        if synced.running.is_waiting(job.slot, job.id)
+            && current::current_in(self.identity()) == Some(job)
+        {
+            self.cancel_flags[job.slot].record_ended_wait();
+        }
+        ended
     }
 
     /// Gives a registered wait the waker of the future that waits, which may be another than that
@@ -92,7 +110,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// Has all waits checked again if the pool is deadlocked. Called with no lock held.
     #[cold]
     pub(super) fn check_waits(&self) {
-        let wakes = self.if_deadlocked(|synced| {
+        let wakes = self.if_deadlocked(None, |synced| {
             let mut wakes = Wakes::default();
             synced.notify_blocked(&mut wakes);
             wakes
@@ -101,21 +119,25 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Calls `act`, under the lock, if all running jobs wait for the pool, none of these waits is
-    /// over, and no other job can start.
+    /// over, and no other job can start. `polled` is the slot of the job whose wait is being polled.
     ///
     /// Whether they are over is checked without the lock. If other waits are registered afterwards,
     /// these are checked too: a job whose wait was over may have gone on meanwhile.
-    fn if_deadlocked<R>(&self, act: impl FnOnce(&mut Synced<In, T, E>) -> R) -> Option<R> {
+    fn if_deadlocked<R>(
+        &self,
+        polled: Option<usize>,
+        act: impl FnOnce(&mut Synced<In, T, E>) -> R,
+    ) -> Option<R> {
         // Ends: other waits are registered only by jobs that go on.
         loop {
             let waits = self.waits_if_blocked()?;
-            // An interrupted job is about to leave its slot; one that has ended a wait checks again
-            // at the end of its poll.
+            // An interrupted job is about to leave its slot; one that has ended a wait may end
+            // others in the same poll, and checks them at its end.
             let is_any_over = waits.iter().any(|(_, slot, what)| {
                 let cancel_flag = &self.cancel_flags[*slot];
                 what.is_over(self)
                     || cancel_flag.interrupted().is_some()
-                    || cancel_flag.has_ended_wait()
+                    || (polled != Some(*slot) && cancel_flag.has_ended_wait())
             });
             if is_any_over {
                 return None;
@@ -236,24 +258,27 @@ pub(crate) struct WaitGuard<In, T, E> {
 
 impl<In, T, E> Drop for WaitGuard<In, T, E> {
     fn drop(&mut self) {
+        let Self {
+            shared,
+            job,
+            number,
+        } = self;
         let (what, is_blocked) = {
-            let mut synced = self.shared.lock();
-            (synced.running.end_wait(self.number), synced.is_blocked())
+            let mut synced = shared.lock();
+            let what = shared.end_wait(&mut synced, *job, *number);
+            (what, synced.is_blocked())
         };
         drop(what);
-        // Only then, this wait may have kept others from finding a deadlock.
-        if !is_blocked {
-            return;
-        }
-        let cancel_flag = &self.shared.cancel_flags[self.job.slot];
-        if current::current_in(self.shared.identity()) == Some(self.job) {
-            cancel_flag.record_ended_wait();
-        } else if self.shared.if_deadlocked(|_| ()).is_some() {
-            // No poll of the job is about to end, so there has to be one.
+        if is_blocked
+            && current::current_in(shared.identity()) != Some(*job)
+            && shared.if_deadlocked(None, |_| ()).is_some()
+        {
+            // Outside a poll of the job: there has to be one, which ends.
+            let cancel_flag = &shared.cancel_flags[job.slot];
             cancel_flag.record_ended_wait();
             let mut wakes = Wakes::default();
             wakes.wakers.extend(cancel_flag.waker());
-            self.shared.run_wakes(wakes);
+            shared.run_wakes(wakes);
         }
     }
 }

@@ -262,7 +262,10 @@ proptest! {
                 prop_assert_eq!(real.record_id(slot), job.and_then(|job| job.record_id));
                 prop_assert_eq!(real.since(slot), job.and_then(|job| job.since));
                 for id in 0..4 {
-                    prop_assert_eq!(real.is_running(slot, JobId(id)), job.is_some_and(|job| job.id == id));
+                    let is_running = job.is_some_and(|job| job.id == id);
+                    prop_assert_eq!(real.is_running(slot, JobId(id)), is_running);
+                    let waits = waiting.iter().any(|(waits, _)| *waits == slot);
+                    prop_assert_eq!(real.is_waiting(slot, JobId(id)), is_running && waits);
                 }
             }
         }
