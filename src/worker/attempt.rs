@@ -274,10 +274,7 @@ impl<F> Attempt<F> {
             Poll::Ready(result) => result,
             Poll::Pending => match self.as_mut().wait(shared, cx) {
                 Poll::Ready(result) => result,
-                Poll::Pending => {
-                    shared.poll_ended(&shared.cancel_flags[self.slot]);
-                    return Poll::Pending;
-                }
+                Poll::Pending => return Poll::Pending,
             },
         };
         Poll::Ready(self.end(shared, result))
@@ -318,17 +315,18 @@ impl<F> Attempt<F> {
         if let Some(reason) = interrupt {
             return Poll::Ready(Err(JobError::Cancelled(reason)));
         }
-        let Some((at, limit)) = *this.deadline else {
-            return Poll::Pending;
-        };
-        let sleep = this
-            .sleep
-            .get_or_insert_with(|| shared.timer.sleep_until(at));
-        // The interruption wins: it may have come before the limit passed.
-        sleep.as_mut().poll(cx).map(|()| {
-            Err(cancel_flag
-                .interrupted()
-                .map_or(JobError::TimedOut(limit), JobError::Cancelled))
-        })
+        if let Some((at, limit)) = *this.deadline {
+            let sleep = this
+                .sleep
+                .get_or_insert_with(|| shared.timer.sleep_until(at));
+            if sleep.as_mut().poll(cx).is_ready() {
+                // The interruption wins: it may have come before the limit passed.
+                return Poll::Ready(Err(cancel_flag
+                    .interrupted()
+                    .map_or(JobError::TimedOut(limit), JobError::Cancelled)));
+            }
+        }
+        shared.poll_ended(cancel_flag);
+        Poll::Pending
     }
 }
