@@ -559,7 +559,8 @@ impl Admission {
         self.check_idle(wakes);
     }
 
-    /// Whether a future waits for the start of a job, or for the end of one while others run.
+    /// Whether a future waits for the start of a job, or for the end of one while others run. True
+    /// for too long, it costs time only.
     pub(crate) const fn is_awaited(&self) -> bool {
         self.is_watched || self.running_threshold > 0
     }

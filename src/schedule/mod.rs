@@ -658,6 +658,7 @@ impl<J> Schedule<J> {
         }
         let is_awaited = self.lanes.start(record.lane, now, record.cost) || self.needs_start;
         if is_awaited {
+            // With less, a release would be asked for too early, which costs time only.
             let occupancy = Occupancy {
                 running: occupancy.running + 1,
                 ..occupancy

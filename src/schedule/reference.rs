@@ -897,6 +897,15 @@ impl Pair {
         self.check_next();
         assert_eq!(self.real.delayed(), self.naive.of(State::Delayed).count());
         self.check_deadlocked();
+        for slots in 0..=WORKERS {
+            let occupied = self.naive.occupied(None);
+            let surplus = occupied.saturating_sub(self.naive.allowed.min(slots));
+            let occupancy = Occupancy {
+                slots,
+                ..self.occupancy()
+            };
+            assert_eq!(self.real.surplus(occupancy), surplus);
+        }
         for job in &self.naive.jobs {
             let key = (job.key > 0).then(|| Key::from(job.key));
             assert_eq!(self.real.key(job.record_id), key.as_ref());

@@ -852,6 +852,20 @@ fn a_stalled_waiter_is_found() {
     assert!(!Admission::new(1, 1, 1, 1).has_stalled_waiter());
 }
 
+#[test]
+fn the_wakers_of_a_group_are_those_of_its_waiters() {
+    let mut admission = Admission::new(0, 0, 1, 1);
+    let woken = Arc::new(Mutex::new(Vec::new()));
+    for (number, group) in [None, Some(1), Some(2), Some(1)].into_iter().enumerate() {
+        let waker = Waker::from(Arc::new(Numbered(number, Arc::clone(&woken))));
+        let (polled, _) = admission.poll_reserve(&mut None, group, &Context::from_waker(&waker));
+        assert_eq!(polled, Poll::Pending);
+    }
+    let wakers = [1, 2, 3].map(|group| admission.wakers_of(group));
+    wakers.into_iter().flatten().for_each(Waker::wake);
+    assert_eq!(*woken.lock().unwrap(), [1, 3, 2]);
+}
+
 /// There is a permit for one of two maps that wait.
 #[test]
 fn a_map_that_goes_away_passes_its_notification_to_the_next() {
