@@ -110,10 +110,18 @@ struct WaitingMap {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Effects {
     room: Vec<usize>,
+    notified_maps: bool,
     unneeded: Option<usize>,
     idle: bool,
     below: bool,
     end: bool,
+}
+
+impl Effects {
+    fn notify_map(&mut self, waker: Option<usize>) {
+        self.notified_maps |= waker.is_some();
+        self.room.extend(waker);
+    }
 }
 
 #[derive(Debug)]
@@ -211,7 +219,7 @@ impl Naive {
                 .as_mut()
                 .filter(|waiting_map| waiting_map.wants_room)
         {
-            effects.room.extend(waiting_map.waker.take());
+            effects.notify_map(waiting_map.waker.take());
         }
     }
 
@@ -223,7 +231,7 @@ impl Naive {
                 .as_mut()
                 .filter(|waiting_map| waiting_map.wants_room && room > 0);
             if let Some(waker) = waiting_map.and_then(|waiting_map| waiting_map.waker.take()) {
-                effects.room.push(waker);
+                effects.notify_map(Some(waker));
                 (self.last_notified, room) = (map, room - 1);
             }
         }
@@ -324,12 +332,9 @@ impl Naive {
                 .filter(|waiter| !waiter.is_granted)
                 .map(|waiter| waiter.waker),
         );
-        effects.room.extend(
-            self.waiting_maps
-                .iter_mut()
-                .flatten()
-                .filter_map(|waiting_map| waiting_map.waker.take()),
-        );
+        for waiting_map in self.waiting_maps.iter_mut().flatten() {
+            effects.notify_map(waiting_map.waker.take());
+        }
     }
 
     fn stats(&self) -> Stats {
@@ -408,6 +413,7 @@ impl Pair {
         wakes.unneeded.into_iter().for_each(Waker::wake);
         let effects = Effects {
             room,
+            notified_maps: wakes.notified_maps,
             unneeded: take().pop(),
             idle: wakes.idle,
             below: wakes.below,
@@ -722,6 +728,10 @@ impl Pair {
             let is_waiting = !waiter.is_granted && naive.pool_state == PoolState::Open;
             assert_eq!(real.is_waiting(waiter.waiter_id.unwrap()), is_waiting);
         }
+        let waiting_maps = naive.waiting_maps.iter().flatten();
+        let wanting_room = waiting_maps.filter(|waiting_map| waiting_map.wants_room);
+        let unnotified = wanting_room.filter(|waiting_map| waiting_map.waker.is_some());
+        assert_eq!(real.unnotified, unnotified.count());
         let is_granted = naive.waiters.iter().any(|waiter| waiter.is_granted);
         assert_eq!(real.has_reserved(), naive.reserved > 0 || is_granted);
     }
@@ -864,6 +874,23 @@ fn the_wakers_of_a_group_are_those_of_its_waiters() {
     let wakers = [1, 2, 3].map(|group| admission.wakers_of(group));
     wakers.into_iter().flatten().for_each(Waker::wake);
     assert_eq!(*woken.lock().unwrap(), [1, 3, 2]);
+}
+
+#[test]
+fn a_map_that_waits_is_notified_when_half_of_the_permits_are_free() {
+    let mut admission = Admission::new(4, 0, 4, 1);
+    (0..4).for_each(|_| assert!(admission.accept(Origin::Outside).is_ok()));
+    assert_eq!(admission.begin_pull(1), Ok(true));
+    admission.accept_extra(1);
+    let (can_pull, _) = admission.wait_as_map(1, true, &Context::from_waker(Waker::noop()));
+    assert!(!can_pull);
+    // One permit is left to others.
+    let notified = [(); 3].map(|()| {
+        let mut wakes = Wakes::default();
+        admission.start(Origin::Outside, &mut wakes);
+        wakes.notified_maps
+    });
+    assert_eq!(notified, [false, false, true]);
 }
 
 /// There is a permit for one of two maps that wait.
