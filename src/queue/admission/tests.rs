@@ -732,6 +732,14 @@ impl Pair {
         let wanting_room = waiting_maps.filter(|waiting_map| waiting_map.wants_room);
         let unnotified = wanting_room.filter(|waiting_map| waiting_map.waker.is_some());
         assert_eq!(real.unnotified, unnotified.count());
+        let waits = naive.waiters.iter().any(|waiter| !waiter.is_granted);
+        let mut thresholds = naive
+            .queued_thresholds
+            .iter()
+            .chain(&naive.running_thresholds);
+        let has_threshold = thresholds.any(|threshold| *threshold > 0);
+        let is_open = naive.pool_state == PoolState::Open;
+        assert!(real.is_awaited() || !(waits && is_open || has_threshold));
         let is_granted = naive.waiters.iter().any(|waiter| waiter.is_granted);
         assert_eq!(real.has_reserved(), naive.reserved > 0 || is_granted);
     }
