@@ -730,8 +730,14 @@ impl Pair {
         }
         let waiting_maps = naive.waiting_maps.iter().flatten();
         let wanting_room = waiting_maps.filter(|waiting_map| waiting_map.wants_room);
-        let unnotified = wanting_room.filter(|waiting_map| waiting_map.waker.is_some());
-        assert_eq!(real.unnotified, unnotified.count());
+        let wanting_room: Vec<_> = wanting_room.collect();
+        let unnotified = wanting_room
+            .iter()
+            .filter(|waiting_map| waiting_map.waker.is_some());
+        assert_eq!(
+            (real.wanting_room, real.unnotified),
+            (wanting_room.len(), unnotified.count())
+        );
         let waits = naive.waiters.iter().any(|waiter| !waiter.is_granted);
         let mut thresholds = naive
             .queued_thresholds
