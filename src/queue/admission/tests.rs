@@ -890,14 +890,29 @@ fn the_wakers_of_a_group_are_those_of_its_waiters() {
     assert_eq!(*woken.lock().unwrap(), [1, 3, 2]);
 }
 
-#[test]
-fn a_map_that_waits_is_notified_when_half_of_the_permits_are_free() {
+/// A full queue of four jobs, and a map that waits for a permit.
+fn with_a_waiting_map() -> Admission {
     let mut admission = Admission::new(4, 0, 4, 1);
     (0..4).for_each(|_| assert!(admission.accept(Origin::Outside).is_ok()));
     assert_eq!(admission.begin_pull(1), Ok(true));
     admission.accept_extra(1);
     let (can_pull, _) = admission.wait_as_map(1, true, &Context::from_waker(Waker::noop()));
     assert!(!can_pull);
+    admission
+}
+
+#[test]
+fn a_map_that_pulls_does_not_wait_for_a_permit_any_more() {
+    let mut admission = with_a_waiting_map();
+    (0..2).for_each(|_| admission.start(Origin::Outside, &mut Wakes::default()));
+    assert_eq!((admission.wanting_room, admission.unnotified), (1, 1));
+    assert_eq!(admission.begin_pull(1), Ok(true));
+    assert_eq!((admission.wanting_room, admission.unnotified), (0, 0));
+}
+
+#[test]
+fn a_map_that_waits_is_notified_when_half_of_the_permits_are_free() {
+    let mut admission = with_a_waiting_map();
     // One permit is left to others.
     let notified = [(); 3].map(|()| {
         let mut wakes = Wakes::default();
