@@ -890,6 +890,14 @@ fn the_wakers_of_a_group_are_those_of_its_waiters() {
     assert_eq!(*woken.lock().unwrap(), [1, 3, 2]);
 }
 
+#[test]
+fn the_slots_are_those_of_the_workers_that_are_left() {
+    let mut admission = Admission::new(1, 0, 3, 4);
+    assert_eq!(admission.slots(), 12);
+    assert!(!admission.worker_left().0);
+    assert_eq!(admission.slots(), 8);
+}
+
 /// A full queue of four jobs, and a map that waits for a permit.
 fn with_a_waiting_map() -> Admission {
     let mut admission = Admission::new(4, 0, 4, 1);
