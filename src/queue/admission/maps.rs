@@ -149,7 +149,8 @@ impl Admission {
         room > 0 && (self.notifies_of_any_room || room >= self.capacity / 2 || self.queued == 0)
     }
 
-    /// Notifies as many maps that wait for a permit as there are permits, round-robin.
+    /// Notifies as many maps that wait for a permit as there are permits, round-robin. Called while
+    /// there are both, so it notifies one at least.
     #[cold]
     pub(super) fn notify_maps(&mut self, wakes: &mut Wakes) {
         let (room, last) = (self.map_permits(), self.last_notified);
