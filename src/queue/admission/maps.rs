@@ -27,6 +27,7 @@ impl Admission {
             self.extras.remove(&map);
             self.queued += 1;
         }
+        // The count only saves the search.
         if self.wanting_room > 0
             && let Some(waiting_map) = self.waiting_maps.get_mut(&map)
             && std::mem::take(&mut waiting_map.wants_room)
