@@ -346,12 +346,12 @@ impl<J> Schedule<J> {
 
     /// How many jobs are released for which no slot is free.
     pub(crate) fn surplus(&self, occupancy: Occupancy) -> usize {
-        (occupancy.running + self.released).saturating_sub(self.allowed.min(occupancy.slots))
+        (occupancy.running + self.released).saturating_sub(self.usable(occupancy.slots))
     }
 
-    /// How many of the slots may run jobs.
-    pub(crate) const fn allowed(&self) -> usize {
-        self.allowed
+    /// How many of so many slots may run jobs.
+    pub(crate) fn usable(&self, slots: usize) -> usize {
+        self.allowed.min(slots)
     }
 
     pub(crate) fn key(&self, record_id: RecordId) -> Option<&Key> {
@@ -570,7 +570,7 @@ impl<J> Schedule<J> {
 
     fn may_start(&self, occupancy: Occupancy, released: usize) -> bool {
         (self.pauses == 0 || occupancy.is_closing)
-            && occupancy.running + released < self.allowed.min(occupancy.slots)
+            && occupancy.running + released < self.usable(occupancy.slots)
     }
 
     /// The highest cost that the job may have.

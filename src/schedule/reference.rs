@@ -748,7 +748,7 @@ impl Pair {
             Op::SetWorkers(count) => {
                 self.real.allow(count);
                 self.naive.allowed = count;
-                assert_eq!(self.real.allowed(), count);
+                assert_eq!(self.real.usable(usize::MAX), count);
             }
             Op::SetRate(limit) => {
                 self.real.set_rate(limit, tick);

@@ -6,8 +6,8 @@
 //! 2. `if_deadlocked` checks under the lock whether every running job waits and no queued one can
 //!    start (`is_blocked`).
 //! 3. If so, it checks without the lock whether one of these waits is over already.
-//! 4. If none is, and the waits are still the same ones, that wait ends with an error instead of
-//!    being pending.
+//! 4. If none is, and the waits are still the same ones, the wait of step 1 ends with an error
+//!    instead of being pending.
 //!
 //! The pool may become deadlocked though no wait is registered. Then waits are woken, the last one
 //! first; polled again, each goes through the same steps. That is so where
@@ -27,6 +27,7 @@ use super::{Shared, Synced};
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::current::{self, CurrentJob};
 use crate::job::handle_state::HandleState;
+use crate::panic;
 use crate::queue::admission::{WaiterId, Wakes};
 
 impl<In, T, E> Shared<In, T, E> {
@@ -110,12 +111,9 @@ impl<In, T, E> Shared<In, T, E> {
     /// Has all waits checked again if the pool is deadlocked. Called with no lock held.
     #[cold]
     pub(super) fn check_waits(&self) {
-        let wakes = self.if_deadlocked(None, |synced| {
-            let mut wakes = Wakes::default();
-            synced.notify_blocked(&mut wakes);
-            wakes
-        });
-        self.run_wakes(wakes.unwrap_or_default());
+        let wakers =
+            self.if_deadlocked(None, |synced| synced.wakers_of_waits().collect::<Vec<_>>());
+        panic::wake(wakers.unwrap_or_default());
     }
 
     /// Calls `act`, under the lock, if all running jobs wait for the pool, none of these waits is
@@ -172,39 +170,45 @@ impl<In, T, E> Synced<In, T, E> {
     /// Whether all running jobs wait for the pool and no other job can start, because every slot is
     /// held or because of limits per key.
     pub(super) fn is_blocked(&self) -> bool {
-        let (slots, blocked) = (self.admission.slots(), self.running.blocked());
+        let blocked = self.running.blocked();
         if blocked == 0 {
             return false;
         }
         match &self.scheduler {
-            None => self.running.is_blocked(slots),
+            None => self.running.is_blocked(self.usable_slots()),
             Some(scheduler) => {
-                let schedule = &scheduler.schedule;
                 blocked >= self.admission.running()
-                    && (blocked >= slots.min(schedule.allowed())
-                        || schedule.waits_for_running(self.admission.queued_total()))
+                    && (blocked >= self.usable_slots()
+                        || (scheduler.schedule).waits_for_running(self.admission.queued_total()))
             }
         }
     }
 
-    /// Wakes all waits if the pool is blocked, the last one first: it is the one to fail.
+    /// How many slots may run jobs.
+    fn usable_slots(&self) -> usize {
+        let slots = self.admission.slots();
+        let scheduler = self.scheduler.as_ref();
+        scheduler.map_or(slots, |scheduler| scheduler.schedule.usable(slots))
+    }
+
+    /// Wakes all waits if the pool is blocked.
     pub(super) fn notify_blocked(&self, wakes: &mut Wakes) {
         if self.is_blocked() {
-            let last_first = self.running.waiting().rev();
-            wakes
-                .wakers
-                .extend(last_first.map(|(.., waiting)| waiting.waker.clone()));
+            wakes.wakers.extend(self.wakers_of_waits());
         }
+    }
+
+    /// The wakers of all waits, the last one first: it is the one to fail, where the executor polls
+    /// in this order.
+    fn wakers_of_waits(&self) -> impl Iterator<Item = Waker> {
+        let last_first = self.running.waiting().rev();
+        last_first.map(|(.., waiting)| waiting.waker.clone())
     }
 
     /// Whether the wait for a permit is over, or ends with the use of a permit: its job can start,
     /// which makes room.
     fn has_permit_for(&self, waiter_id: WaiterId) -> bool {
-        let allowed = self
-            .scheduler
-            .as_ref()
-            .map_or(usize::MAX, |scheduler| scheduler.schedule.allowed());
-        let has_free_slot = self.admission.running() < self.admission.slots().min(allowed);
+        let has_free_slot = self.admission.running() < self.usable_slots();
         !self.admission.is_waiting(waiter_id) || has_free_slot && self.admission.has_reserved()
     }
 }
@@ -276,9 +280,7 @@ impl<In, T, E> Drop for WaitGuard<In, T, E> {
             // Outside a poll of the job: there has to be one, which ends.
             let cancel_flag = &shared.cancel_flags[job.slot];
             cancel_flag.record_ended_wait();
-            let mut wakes = Wakes::default();
-            wakes.wakers.extend(cancel_flag.waker());
-            shared.run_wakes(wakes);
+            panic::wake(cancel_flag.waker());
         }
     }
 }

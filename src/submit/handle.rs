@@ -25,8 +25,7 @@ use crate::shared::{Awaited, Shared, WaitGuard};
 ///
 /// A handle may be awaited inside another job of the same pool. If every slot then waits for the
 /// pool itself, no job could ever run again: one of these waits, as a rule the last, yields
-/// [`JobError::WouldDeadlock`]. So
-/// it does if slots are free, but no queued job can ever start: its
+/// [`JobError::WouldDeadlock`]. So it does if slots are free, but no queued job can ever start: its
 /// [key](crate::Builder::max_running_per_key) is busy with a job that waits, or its delay has no
 /// end.
 ///

@@ -200,14 +200,15 @@ impl Naive {
         self.open().saturating_sub(1)
     }
 
+    /// The maps that wait for a permit.
+    fn wanting_room(&self) -> impl Iterator<Item = &WaitingMap> {
+        let waiting_maps = self.waiting_maps.iter().flatten();
+        waiting_maps.filter(|waiting_map| waiting_map.wants_room)
+    }
+
     /// How many permits a map gets that wants so many.
     fn acquirable(&self, want: usize) -> usize {
-        let others = self
-            .waiting_maps
-            .iter()
-            .flatten()
-            .filter(|waiting_map| waiting_map.wants_room)
-            .count();
+        let others = self.wanting_room().count();
         want.min(self.map_permits().div_ceil(1 + others))
     }
 
@@ -237,15 +238,14 @@ impl Naive {
         }
     }
 
+    /// Whether a future waits for a permit.
+    fn has_waiter(&self) -> bool {
+        self.waiters.iter().any(|waiter| !waiter.is_granted) && self.pool_state == PoolState::Open
+    }
+
     /// The permits available to a newcomer.
     fn open(&self) -> usize {
-        if self.waiters.iter().any(|waiter| !waiter.is_granted)
-            && self.pool_state == PoolState::Open
-        {
-            0
-        } else {
-            self.free()
-        }
+        if self.has_waiter() { 0 } else { self.free() }
     }
 
     fn refusal(&self) -> Option<Refusal> {
@@ -728,24 +728,19 @@ impl Pair {
             let is_waiting = !waiter.is_granted && naive.pool_state == PoolState::Open;
             assert_eq!(real.is_waiting(waiter.waiter_id.unwrap()), is_waiting);
         }
-        let waiting_maps = naive.waiting_maps.iter().flatten();
-        let wanting_room = waiting_maps.filter(|waiting_map| waiting_map.wants_room);
-        let wanting_room: Vec<_> = wanting_room.collect();
-        let unnotified = wanting_room
-            .iter()
+        let unnotified = naive
+            .wanting_room()
             .filter(|waiting_map| waiting_map.waker.is_some());
         assert_eq!(
             (real.wanting_room, real.unnotified),
-            (wanting_room.len(), unnotified.count())
+            (naive.wanting_room().count(), unnotified.count())
         );
-        let waits = naive.waiters.iter().any(|waiter| !waiter.is_granted);
         let mut thresholds = naive
             .queued_thresholds
             .iter()
             .chain(&naive.running_thresholds);
         let has_threshold = thresholds.any(|threshold| *threshold > 0);
-        let is_open = naive.pool_state == PoolState::Open;
-        assert!(real.is_awaited() || !(waits && is_open || has_threshold));
+        assert!(real.is_awaited() || !(naive.has_waiter() || has_threshold));
         let is_granted = naive.waiters.iter().any(|waiter| waiter.is_granted);
         assert_eq!(real.has_reserved(), naive.reserved > 0 || is_granted);
     }
