@@ -266,7 +266,8 @@ impl<B: Split> Injector<B> {
             }
         };
         is_more |= !queue.items.is_empty();
-        self.notify_one_if(is_more, queue);
+        // A sleeper that is notified already notifies the next one.
+        self.notify_one_if(is_more && queue.notified == 0, queue);
         Ok(taken)
     }
 
@@ -294,15 +295,15 @@ impl<B: Split> Injector<B> {
     ///
     /// Dropping the future loses no job and no notification.
     pub(crate) async fn pop(&self, note: &KeptNote) -> Result<B::Job, Closed> {
-        let mut popped = self.pop_or_sleep(None);
+        let mut woken = None;
         loop {
-            let sleeper = match popped {
+            let sleeper = match self.pop_or_sleep(woken.take()) {
                 Popped::Job(job) => return Ok(job),
                 Popped::Closed => return Err(Closed),
                 Popped::Sleeps(sleeper) => sleeper,
             };
             let is_notified = self.notifications.recv(note).await.is_ok();
-            popped = self.pop_or_sleep(Some((sleeper, is_notified)));
+            woken = Some((sleeper, is_notified));
         }
     }
 

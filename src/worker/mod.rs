@@ -221,9 +221,7 @@ pub struct Worker<In, T, E, C> {
 }
 
 /// Registers a worker with its pool; unregisters it on drop.
-#[derive(Debug)]
-#[expect(unnameable_types, reason = "only workers have one")]
-pub struct WorkerGuard<In, T, E> {
+struct WorkerGuard<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
     id: usize,
 }
@@ -236,9 +234,9 @@ impl<In, T, E> Drop for WorkerGuard<In, T, E> {
 
 /// A handler that workers can run; implemented by the types of [`handler`](crate::handler) only. A
 /// bound for code that is generic over the kind of handler.
-pub trait RunHandler<In>: Handler<In> {
+pub trait RunHandler<In>: Handler<In> + Sized {
     #[doc(hidden)]
-    fn run(self, worker: WorkerGuard<In, Self::Value, Self::Error>) -> impl Future<Output = ()>;
+    fn run(worker: Worker<In, Self::Value, Self::Error, Self>) -> impl Future<Output = ()>;
 }
 
 impl<In, T, E, F, Fut> RunHandler<In> for Plain<F>
@@ -246,8 +244,8 @@ where
     F: Fn(In) -> Fut,
     Fut: Future<Output = Result<T, E>>,
 {
-    fn run(self, worker: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
-        run_slots(worker, self)
+    fn run(worker: Worker<In, T, E, Self>) -> impl Future<Output = ()> {
+        run_slots(worker)
     }
 }
 
@@ -256,8 +254,8 @@ where
     F: Fn(In, Submitter<In, T, E>) -> Fut,
     Fut: Future<Output = Result<T, E>>,
 {
-    fn run(self, worker: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
-        run_slots(worker, self)
+    fn run(worker: Worker<In, T, E, Self>) -> impl Future<Output = ()> {
+        run_slots(worker)
     }
 }
 
@@ -266,8 +264,8 @@ where
     Init: Fn(usize) -> S,
     F: AsyncFn(&mut S, In) -> Result<T, E>,
 {
-    fn run(self, worker: WorkerGuard<In, T, E>) -> impl Future<Output = ()> {
-        run_stateful(worker, self)
+    fn run(worker: Worker<In, T, E, Self>) -> impl Future<Output = ()> {
+        run_stateful(worker)
     }
 }
 
@@ -286,8 +284,8 @@ impl<In, T, E, C: RunHandler<In, Value = T, Error = E>> Worker<In, T, E, C> {
     /// If the future is dropped, its running jobs are reported as
     /// [abandoned](JobError::Abandoned). Jobs that have not started are left to the other workers;
     /// when the last worker is dropped, they are abandoned too.
-    pub async fn run(self) {
-        self.handler.run(self.guard).await;
+    pub fn run(self) -> impl Future<Output = ()> {
+        C::run(self)
     }
 }
 

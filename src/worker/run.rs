@@ -28,7 +28,7 @@ use super::guard::JobGuard;
 use super::local::{FromBatch, LocalJob, LocalWorker};
 use super::ready_list::{ReadyList, SlotWaker};
 use super::stateful::pop_or_timer;
-use super::{JOBS_PER_TURN, WorkerGuard, complete_or_retry, prepare_attempt};
+use super::{JOBS_PER_TURN, Worker, WorkerGuard, complete_or_retry, prepare_attempt};
 use crate::channel::KeptNote;
 use crate::error::JobError;
 use crate::event::JobId;
@@ -44,15 +44,21 @@ use crate::submit::Submitter;
 const POLLS_PER_POP: usize = 16;
 
 /// Runs jobs until the pool is drained or aborted.
-pub(crate) async fn run_slots<In, C: Stateless<In>>(
-    worker: WorkerGuard<In, C::Value, C::Error>,
-    handler: C,
-) {
-    // The state of the loop is created with the first job, so an idle worker takes little memory.
-    let Some(first_job) = wait_for_first_job(&worker).await else {
-        return;
-    };
-    Box::pin(run_jobs(worker, handler, first_job)).await;
+#[expect(
+    clippy::manual_async_fn,
+    reason = "the future of an `async fn` has room for its parameters twice"
+)]
+pub(super) fn run_slots<In, C: Stateless<In>>(
+    worker: Worker<In, C::Value, C::Error, C>,
+) -> impl Future<Output = ()> {
+    async move {
+        // The state of the loop is created with the first job, so an idle worker takes little
+        // memory.
+        let Some(first_job) = wait_for_first_job(&worker.guard).await else {
+            return;
+        };
+        Box::pin(run_jobs(worker, first_job)).await;
+    }
 }
 
 /// Waits for the first job, and drives the timer meanwhile; `None` if the pool ends first.
@@ -76,14 +82,12 @@ async fn wait_for_first_job<In, T, E>(
 
 /// Runs the first job and all others.
 async fn run_jobs<In, C: Stateless<In>>(
-    worker: WorkerGuard<In, C::Value, C::Error>,
-    handler: C,
+    worker: Worker<In, C::Value, C::Error, C>,
     first_job: QueuedJob<In, C::Value, C::Error>,
 ) {
-    // Drop order: parameters last, in reverse, so the handler is dropped before the worker is
-    // unregistered.
-    let shared = Arc::clone(&worker.shared);
-    let slot_numbers = shared.slots_of(worker.id);
+    // Dropped last, but for the parameters: the handler, and then the guard.
+    let shared = Arc::clone(&worker.guard.shared);
+    let slot_numbers = shared.slots_of(worker.guard.id);
     let mut first_job = Some(first_job);
     // Dropped after the slots: an outcome is delivered once the handler's future is dropped.
     let mut buffer = CompletionBuffer::new(Arc::clone(&shared));
@@ -91,7 +95,7 @@ async fn run_jobs<In, C: Stateless<In>>(
         &shared,
         slot_numbers.len(),
         slot_numbers.start,
-        |input, submitter| handler.make_future(input, submitter),
+        |input, submitter| worker.handler.make_future(input, submitter),
     );
     let mut timer = TimerDriver::new(Arc::clone(&shared), slot_numbers.start);
     let mut local = LocalWorker::new(Arc::clone(&shared));

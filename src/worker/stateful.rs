@@ -6,13 +6,12 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use futures_lite::future;
 
 use super::buffer::CompletionBuffer;
 use super::guard::JobGuard;
-use super::{JOBS_PER_TURN, WorkerGuard, complete_or_retry, prepare_attempt};
+use super::{JOBS_PER_TURN, Worker, complete_or_retry, prepare_attempt};
 use crate::channel::KeptNote;
 use crate::error::JobError;
 use crate::handler::Handler;
@@ -23,14 +22,11 @@ use crate::shared::timer::TimerDriver;
 use crate::worker::attempt::Attempt;
 
 /// Runs jobs until the pool is drained or aborted.
-pub(crate) async fn run_stateful<In, C: Handler<In>>(
-    worker: WorkerGuard<In, C::Value, C::Error>,
-    mut handler: C,
+pub(super) async fn run_stateful<In, C: Handler<In>>(
+    mut worker: Worker<In, C::Value, C::Error, C>,
 ) {
-    // Drop order: parameters last, in reverse, so the handler's state is dropped before the worker
-    // is unregistered.
-    let shared = Arc::clone(&worker.shared);
-    let slot = shared.slots_of(worker.id).start;
+    let shared = Arc::clone(&worker.guard.shared);
+    let slot = shared.slots_of(worker.guard.id).start;
     let mut buffer = CompletionBuffer::new(Arc::clone(&shared));
     // Dropped after the attempt: an outcome is delivered once the handler's future is dropped.
     let mut guard = JobGuard::new(Arc::clone(&shared), slot);
@@ -70,7 +66,7 @@ pub(crate) async fn run_stateful<In, C: Handler<In>>(
         };
         let (result, drop_panicked) = {
             let mut attempt = pin!(Attempt::new(slot));
-            let mut make = Some(|| handler.call(input, submitter));
+            let mut make = Some(|| worker.handler.call(input, submitter));
             let result = poll_fn(|cx| {
                 let polled = match make.take() {
                     Some(make) => attempt.as_mut().start(&shared, &guard, make, cx),
@@ -89,7 +85,7 @@ pub(crate) async fn run_stateful<In, C: Handler<In>>(
             (result, attempt.has_drop_panicked())
         };
         if drop_panicked || matches!(result, Err(JobError::Panicked(_))) {
-            handler.renew();
+            worker.handler.renew();
         }
         complete_or_retry(result, &mut guard, &mut buffer);
     }
@@ -97,15 +93,13 @@ pub(crate) async fn run_stateful<In, C: Handler<In>>(
 
 /// Waits for a job, and drives the timer meanwhile. `None`: a deadline has passed, and the wait for
 /// a job is given up.
-pub(crate) async fn pop_or_timer<In, T, E>(
+pub(crate) fn pop_or_timer<In, T, E>(
     shared: &Shared<In, T, E>,
     timer: &mut TimerDriver<In, T, E>,
     note: &KeptNote,
-) -> Option<Result<QueuedJob<In, T, E>, Closed>> {
-    let mut job = pin!(shared.injector.pop(note));
-    poll_fn(|cx| match job.as_mut().poll(cx) {
-        Poll::Ready(job) => Poll::Ready(Some(job)),
-        Poll::Pending => timer.poll(cx).map(|()| None),
-    })
-    .await
+) -> impl Future<Output = Option<Result<QueuedJob<In, T, E>, Closed>>> {
+    future::or(
+        async { Some(shared.injector.pop(note).await) },
+        poll_fn(|cx| timer.poll(cx).map(|()| None)),
+    )
 }
