@@ -38,12 +38,22 @@ struct Times {
 
 pub(crate) struct HandleInner<In, T, E> {
     pub(crate) phase: Phase<In, T, E>,
-    /// Whether no handle will take the result.
-    pub(crate) is_detached: bool,
+    pub(crate) wanted: Wanted,
     /// How the queued job is counted. A job that waits for a retry is counted as `Origin::Retry`.
     pub(crate) origin: Origin,
     /// The task that awaits the handle.
     waker: Option<Waker>,
+}
+
+/// What is wanted of the job from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The result: there is a handle.
+    Result,
+    /// To know when the job has ended: its handle has become a `Cancelling`.
+    End,
+    /// Nothing: it was detached, or its handle was dropped.
+    Nothing,
 }
 
 /// Invariant: a phase is followed only by later ones, except that a retry moves from `Running` to
@@ -66,11 +76,11 @@ impl<In, T, E> HandleState<In, T, E> {
         limits: TimeLimits,
         accepted_at: Option<Instant>,
         input: In,
-        is_detached: bool,
+        wanted: Wanted,
     ) -> Arc<Self> {
         let state = HandleInner {
             phase: Phase::Queued(input),
-            is_detached,
+            wanted,
             origin,
             waker: None,
         };
@@ -156,23 +166,19 @@ impl<In, T, E> HandleState<In, T, E> {
         matches!(self.lock().phase, Phase::Done(..) | Phase::Taken)
     }
 
-    /// Stores the result and wakes the task that awaits it. Returns the result if no handle will
-    /// take it.
+    /// Stores the result and wakes the task that awaits it. Returns the result if it is not wanted.
     pub(crate) fn complete(
         &self,
-        result: Option<Result<T, JobError<E>>>,
+        result: Result<T, JobError<E>>,
         attempts: u32,
     ) -> Option<Result<T, JobError<E>>> {
         let mut state = self.lock();
         let waker = state.waker.take();
-        let is_detached = state.is_detached;
-        let (phase, unwanted) = match result {
-            Some(result) if !is_detached => {
-                self.attempts.store(attempts, Ordering::Relaxed);
-                (Phase::Done(result), None)
-            }
-            // Detached since the outcome was recorded.
-            unwanted => (Phase::Taken, unwanted),
+        let (phase, unwanted) = if state.wanted == Wanted::Result {
+            self.attempts.store(attempts, Ordering::Relaxed);
+            (Phase::Done(result), None)
+        } else {
+            (Phase::Taken, Some(result))
         };
         state.phase = phase;
         drop(state);

@@ -8,7 +8,7 @@
 use super::lifecycle::DequeuedJob;
 use super::{DeliveryKind, Shared};
 use crate::error::{CancelReason, JobError};
-use crate::job::handle_state::{HandleState, Phase};
+use crate::job::handle_state::{HandleState, Phase, Wanted};
 use crate::panic;
 use crate::report::Unhandled;
 
@@ -34,8 +34,8 @@ impl<In, T, E> Shared<In, T, E> {
         drop(inner);
         part_with(input);
         let outcome = error.outcome();
-        let wanted = self.discard_unwanted(job, Err(error), attempts);
-        self.deliveries.begin(DeliveryKind::NotRun);
+        let undelivered =
+            self.begin_handle_delivery(job, Err(error), attempts, DeliveryKind::NotRun);
         let dequeued = DequeuedJob {
             id: job.id,
             origin,
@@ -43,15 +43,16 @@ impl<In, T, E> Shared<In, T, E> {
             stream: None,
         };
         self.finish_unstarted(dequeued, outcome, attempts);
-        self.deliver_to_handle(job, wanted, attempts);
-        self.end_deliveries(DeliveryKind::NotRun, 1);
+        if let Some(result) = undelivered {
+            self.deliver_to_handle(job, result, attempts, DeliveryKind::NotRun);
+        }
         true
     }
 
-    /// Cancels a job for its handle, which takes no result.
-    pub(crate) fn cancel_handle(&self, job: &HandleState<In, T, E>) {
+    /// Cancels a job for its handle, of which `wanted` is left.
+    pub(crate) fn cancel_handle(&self, job: &HandleState<In, T, E>, wanted: Wanted) {
         let mut inner = job.lock();
-        inner.is_detached = true;
+        inner.wanted = wanted;
         match inner.phase {
             Phase::Queued(_) => {
                 drop(inner);
@@ -63,7 +64,7 @@ impl<In, T, E> Shared<In, T, E> {
                     self.sweep_tombstones();
                 } else {
                     // A worker has started it in the meantime, so it can be interrupted.
-                    self.cancel_handle(job);
+                    self.cancel_handle(job, wanted);
                 }
             }
             Phase::Running(slot) => {
@@ -73,7 +74,7 @@ impl<In, T, E> Shared<In, T, E> {
                 drop(inner);
                 panic::wake(waker);
             }
-            // `deliver_to_handle` finds that the job is detached.
+            // Its delivery finds that the result is not wanted.
             Phase::Completing => {}
             Phase::Done(..) | Phase::Taken => {
                 drop(inner);
@@ -85,7 +86,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// Detaches a job from its handle: a failure goes to the pool's `on_unhandled` callback.
     pub(crate) fn detach_handle(&self, job: &HandleState<In, T, E>) {
         let mut inner = job.lock();
-        inner.is_detached = true;
+        inner.wanted = Wanted::Nothing;
         if let Phase::Done(..) = inner.phase {
             let phase = std::mem::replace(&mut inner.phase, Phase::Taken);
             drop(inner);
@@ -106,31 +107,40 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Discards the result of a detached job; returns any other. Called before the outcome is
-    /// counted, so that an idle pool has reported the failure, or dropped the value.
-    pub(crate) fn discard_unwanted(
+    /// Begins the delivery of a result, before the outcome is counted;
+    /// [`deliver_to_handle`](Self::deliver_to_handle) ends it. `None`: nothing is wanted of the
+    /// job, so the result is discarded and there is nothing to deliver.
+    pub(crate) fn begin_handle_delivery(
         &self,
         job: &HandleState<In, T, E>,
         result: Result<T, JobError<E>>,
         attempts: u32,
+        kind: DeliveryKind,
     ) -> Option<Result<T, JobError<E>>> {
-        if job.lock().is_detached {
+        let mut inner = job.lock();
+        if inner.wanted == Wanted::Nothing {
+            inner.phase = Phase::Taken;
+            drop(inner);
             self.discard_result(job, result, attempts);
             return None;
         }
+        drop(inner);
+        self.deliveries.begin(kind);
         Some(result)
     }
 
-    /// Leaves the result for the handle, or discards it if the handle is gone.
+    /// Leaves the result for the handle, or discards it if it is not wanted.
     pub(crate) fn deliver_to_handle(
         &self,
         job: &HandleState<In, T, E>,
-        result: Option<Result<T, JobError<E>>>,
+        result: Result<T, JobError<E>>,
         attempts: u32,
+        kind: DeliveryKind,
     ) {
         if let Some(unwanted) = job.complete(result, attempts) {
             self.discard_result(job, unwanted, attempts);
         }
+        self.end_deliveries(kind, 1);
     }
 
     /// Reports a failure that no handle will take, or drops the value.

@@ -18,7 +18,7 @@ pub use self::reserve::Permit;
 pub use self::submitter::Submitter;
 use crate::error::{JobError, SubmitError};
 use crate::job::current::CurrentJob;
-use crate::job::handle_state::HandleState;
+use crate::job::handle_state::{HandleState, Wanted};
 use crate::job::queued::QueuedJob;
 use crate::policy::limits::TimeLimits;
 use crate::schedule::StartAt;
@@ -172,7 +172,8 @@ pub(crate) fn submit_now<In, T, E>(
 ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
     match shared.accept_from(parent) {
         Ok(accepted) => {
-            let handle_state = enqueue_with_handle(shared, accepted, options, input, false);
+            let handle_state =
+                enqueue_with_handle(shared, accepted, options, input, Wanted::Result);
             Ok(JobHandle::new(Arc::clone(shared), handle_state))
         }
         Err(refusal) => Err(refusal.into_error(input)),
@@ -187,11 +188,11 @@ fn enqueue_with_handle<In, T, E>(
     accepted: Accepted,
     options: Option<JobOptions>,
     input: In,
-    is_detached: bool,
+    wanted: Wanted,
 ) -> Arc<HandleState<In, T, E>> {
     if options.is_some() || shared.is_scheduled() {
         let options = options.unwrap_or_default();
-        return enqueue_with_options(shared, accepted, options, input, is_detached);
+        return enqueue_with_options(shared, accepted, options, input, wanted);
     }
     let Accepted { id, origin, limits } = accepted;
     // The pool's limit for attempts is read when an attempt starts, so a later change applies.
@@ -200,7 +201,7 @@ fn enqueue_with_handle<In, T, E>(
         job: limits.job,
     };
     let accepted_at = shared.acceptance_time(limits);
-    let handle_state = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
+    let handle_state = HandleState::new(id, origin, limits, accepted_at, input, wanted);
     shared.enqueue(QueuedJob::Handle(Arc::clone(&handle_state)));
     handle_state
 }
@@ -212,7 +213,7 @@ fn enqueue_with_options<In, T, E>(
     accepted: Accepted,
     options: JobOptions,
     input: In,
-    is_detached: bool,
+    wanted: Wanted,
 ) -> Arc<HandleState<In, T, E>> {
     let Accepted { id, origin, limits } = accepted;
     // As above, the pool's limit for attempts is not read here.
@@ -227,7 +228,7 @@ fn enqueue_with_options<In, T, E>(
     let deadline = accepted_at.and_then(|at| limits.job_deadline(at));
     let schedule_options =
         shared.options_from_input(&input, options.priority, options.start, deadline);
-    let handle_state = HandleState::new(id, origin, limits, accepted_at, input, is_detached);
+    let handle_state = HandleState::new(id, origin, limits, accepted_at, input, wanted);
     let job = QueuedJob::Handle(Arc::clone(&handle_state));
     match schedule_options {
         Ok(schedule_options) => shared.enqueue_with(schedule_options, job),

@@ -11,6 +11,7 @@ use futures_lite::future;
 use super::{JobHandle, JobOptions, enqueue_with_handle};
 use crate::error::SubmitError;
 use crate::job::completion_queue::CompletionQueue;
+use crate::job::handle_state::Wanted;
 use crate::queue::admission::{Origin, Refusal};
 use crate::shared::{Accepted, AcquirePermit, Shared};
 
@@ -66,7 +67,8 @@ impl<In, T, E> Permit<In, T, E> {
         options: Option<JobOptions>,
     ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         if let Some((shared, Ok(accepted))) = self.accept() {
-            let handle_state = enqueue_with_handle(&shared, accepted, options, input, false);
+            let handle_state =
+                enqueue_with_handle(&shared, accepted, options, input, Wanted::Result);
             Ok(JobHandle::new(shared, handle_state))
         } else {
             Err(SubmitError::Closed(input))

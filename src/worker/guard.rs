@@ -424,14 +424,14 @@ impl<In, T, E> JobGuard<In, T, E> {
         }
         self.scheduled_start.history.take().map(panic::discard);
         let outcome = outcome_of(&result);
-        let wanted = self.shared.discard_unwanted(handle, result, self.attempts);
-        self.shared.deliveries.begin(DeliveryKind::Ran);
+        let (shared, attempts, kind) = (&self.shared, self.attempts, DeliveryKind::Ran);
+        let undelivered = shared.begin_handle_delivery(handle, result, attempts, kind);
         if !record() {
-            self.shared
-                .finish_job(self.slot, self.id, outcome, self.attempts);
+            shared.finish_job(self.slot, self.id, outcome, attempts);
         }
-        self.shared.deliver_to_handle(handle, wanted, self.attempts);
-        self.shared.end_deliveries(DeliveryKind::Ran, 1);
+        if let Some(result) = undelivered {
+            shared.deliver_to_handle(handle, result, attempts, kind);
+        }
     }
 
     #[inline]
