@@ -63,6 +63,7 @@ pub(crate) use self::lifecycle::{NotStarted, ScheduledStart};
 pub(crate) use self::map_wait::{MapWait, Pull};
 pub(crate) use self::pool_ref::PoolRef;
 use self::retry::RetryConfig;
+use self::shutdown::Stopped;
 pub(crate) use self::submit::Accepted;
 use crate::event::{Event, Observer, Stats};
 use crate::job::queued::Batch;
@@ -135,10 +136,8 @@ pub(crate) struct Shared<In, T, E> {
     streams: AtomicUsize,
     /// Number of [`PoolRef`]s to this pool.
     pub(crate) pool_refs: AtomicUsize,
-    /// Set before an abort empties the injector and the schedule; see `check_stopped`.
-    is_aborted: AtomicBool,
-    /// Set before the jobs that the last worker leaves behind are abandoned; see `check_stopped`.
-    is_abandoned: AtomicBool,
+    /// Whether the queues are to be emptied, and how; see [`shutdown`].
+    stopped: Stopped,
     /// Set before the jobs that were released for a worker that has left are returned to the schedule;
     /// see `return_surplus`.
     has_worker_left: AtomicBool,
@@ -214,8 +213,7 @@ impl<In, T, E> Shared<In, T, E> {
             map_notifications: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             pool_refs: AtomicUsize::new(1),
-            is_aborted: AtomicBool::new(false),
-            is_abandoned: AtomicBool::new(false),
+            stopped: Stopped::default(),
             has_worker_left: AtomicBool::new(false),
             timings: config.timings,
             adds_jobs: config.adds_jobs,
@@ -346,10 +344,8 @@ impl<In, T, E> Shared<In, T, E> {
         panic::wake(wakes.wakers);
         // If outcomes that a wait needs are still being delivered, the last `end_deliveries` wakes
         // it: those of jobs that have run do not matter to `wait_returned`.
-        let is_over = || {
-            self.are_delivered()
-                || (self.is_aborted.load(Ordering::SeqCst) && self.is_all_returned())
-        };
+        let is_over =
+            || self.are_delivered() || (self.stopped.is_aborted() && self.is_all_returned());
         if wakes.below || (wakes.idle && is_over()) {
             self.wake_idle_waiters();
         }

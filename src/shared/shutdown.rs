@@ -5,12 +5,12 @@
 //! A job may be enqueued while its pool is aborted, or abandoned by its last worker. So that it is
 //! not left in the queue,
 //!
-//! 1. `begin_abort` and `worker_left` (1) set a flag, then (2) empty the injector and the schedule,
-//! 2. each function that enqueues a job (1) enqueues it, then (2) reads the flags in
-//!    `check_stopped`, and empties the queues itself if one is set.
+//! 1. `begin_abort` and `worker_left` (1) set [`Stopped`], then (2) empty the injector and the
+//!    schedule,
+//! 2. each function that enqueues a job (1) enqueues it, then (2) reads it in `check_stopped`, and
+//!    empties the queues itself if it is set.
 //!
-//! All accesses to the flags are `SeqCst`: if a job is enqueued after the queues were emptied, the
-//! flag is seen.
+//! All accesses to it are `SeqCst`: if a job is enqueued after the queues were emptied, it is seen.
 
 use std::sync::PoisonError;
 use std::task::Waker;
@@ -22,7 +22,32 @@ use crate::event::Event;
 use crate::panic;
 use crate::queue::admission::PoolState;
 use crate::report::{Interrupted, Unstarted};
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicU8, Ordering};
+
+/// Whether a pool has stopped: the last worker has left (`ABANDONED`) or it is `ABORTED`. The value
+/// only grows.
+#[derive(Debug, Default)]
+pub(super) struct Stopped(AtomicU8);
+
+const RUNS: u8 = 0;
+const ABANDONED: u8 = 1;
+const ABORTED: u8 = 2;
+
+impl Stopped {
+    /// Returns whether the pool was aborted before.
+    fn abort(&self) -> bool {
+        self.0.swap(ABORTED, Ordering::SeqCst) == ABORTED
+    }
+
+    fn abandon(&self) {
+        // An aborted pool stays aborted.
+        let _ = (self.0).compare_exchange(RUNS, ABANDONED, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_aborted(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == ABORTED
+    }
+}
 
 impl<In, T, E> Shared<In, T, E> {
     /// Advances the pool to `pool_state`, unless it is past that; see [`PoolState`].
@@ -44,7 +69,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// effect.
     pub(crate) fn begin_abort(&self) {
         self.close(PoolState::Aborted);
-        if self.is_aborted.swap(true, Ordering::SeqCst) {
+        if self.stopped.abort() {
             return;
         }
         let mut synced = self.lock_exclusive();
@@ -99,7 +124,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
         self.run_wakes(wakes);
         if was_last {
-            self.is_abandoned.store(true, Ordering::SeqCst);
+            self.stopped.abandon();
             self.abandon_queued();
         } else {
             self.has_worker_left.store(true, Ordering::SeqCst);
@@ -129,10 +154,10 @@ impl<In, T, E> Shared<In, T, E> {
     /// see the [module](self).
     #[inline]
     pub(super) fn check_stopped(&self) {
-        if self.is_aborted.load(Ordering::SeqCst) {
-            self.return_queued();
-        } else if self.is_abandoned.load(Ordering::SeqCst) {
-            self.abandon_queued();
+        match self.stopped.0.load(Ordering::SeqCst) {
+            RUNS => {}
+            ABANDONED => self.abandon_queued(),
+            _ => self.return_queued(),
         }
     }
 
