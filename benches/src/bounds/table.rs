@@ -5,7 +5,7 @@ use super::{Bound, Counting, Figure, Limit};
 use crate::contender::Contender::{self, *};
 use crate::count::{self, Run};
 use crate::rounds::Entry;
-use crate::workload::{self, idle};
+use crate::workload;
 
 /// All of them.
 pub(crate) fn all() -> Vec<Bound> {
@@ -260,24 +260,8 @@ fn allocations(of: Counting) -> Result<f64, String> {
     count::allocations_a_job(of.contender, of.workload, of.at_once)
 }
 
-/// Heap bytes of a place for a job that was never used, beyond the future of the handler.
 fn idle_bytes(of: Counting) -> Result<f64, String> {
-    // Near a power of two, so that tables that double are as full in both.
-    const MANY: usize = 16_000;
-    let live = |at_once| {
-        count::live_bytes(Run {
-            contender: of.contender,
-            workload: of.workload,
-            jobs: 0,
-            at_once,
-        })
-    };
-    let bytes = (live(MANY)? as f64 - live(MANY / 2)? as f64) / (MANY / 2) as f64;
-    Ok(if of.contender == Brigade {
-        bytes - idle::handler_bytes() as f64
-    } else {
-        bytes
-    })
+    count::idle_bytes(of.contender)
 }
 
 fn growth_by_workers(of: Counting) -> Result<f64, String> {
