@@ -26,8 +26,8 @@
 //! 2. unlock and send the notification.
 //!
 //! [`take`](Injector::take) moves a batch into a local queue under the lock, and notifies a sleeper
-//! if it leaves a job there or in the queue. A local queue grows in no other way, so step 1 of
-//! sleeping cannot miss a job.
+//! if it leaves a job there or in the queue and no notification is on its way. A local queue grows
+//! in no other way, so step 1 of sleeping cannot miss a job.
 //!
 //! A `pop` that is dropped decrements `sleepers`. A notification that it has not received stays in
 //! the channel, which wakes another receiver for it. If there is none, the next `pop` that would
