@@ -38,22 +38,22 @@ struct Times {
 
 pub(crate) struct HandleInner<In, T, E> {
     pub(crate) phase: Phase<In, T, E>,
-    pub(crate) wanted: Wanted,
+    pub(crate) interest: Interest,
     /// How the queued job is counted. A job that waits for a retry is counted as `Origin::Retry`.
     pub(crate) origin: Origin,
     /// The task that awaits the handle.
     waker: Option<Waker>,
 }
 
-/// What is wanted of the job from outside.
+/// What is left to be told of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    /// The result: there is a handle.
+pub(crate) enum Interest {
+    /// Its result: it has a handle.
     Result,
-    /// To know when the job has ended: its handle has become a `Cancelling`.
+    /// When it has ended: its handle has become a `Cancelling`.
     End,
-    /// Nothing: it was detached, or its handle was dropped.
-    Nothing,
+    /// Nothing: it never had a handle, was detached, or its handle was dropped.
+    None,
 }
 
 /// Invariant: a phase is followed only by later ones, except that a retry moves from `Running` to
@@ -65,8 +65,18 @@ pub(crate) enum Phase<In, T, E> {
     /// Has its outcome, which is not recorded yet.
     Completing,
     Done(Result<T, JobError<E>>),
-    /// The result was taken, or dropped since no handle would take it.
+    /// The result was taken, or is discarded since no handle will take it. Without interest in the
+    /// job, that is so before its outcome is counted.
     Taken,
+}
+
+impl<In, T, E> HandleInner<In, T, E> {
+    /// Lowers the interest in the job, since its handle is gone. Returns the handle's waker, which
+    /// the caller drops once no lock is held: its drop may run any code.
+    pub(crate) fn lower_interest(&mut self, interest: Interest) -> Option<Waker> {
+        self.interest = interest;
+        self.waker.take()
+    }
 }
 
 impl<In, T, E> HandleState<In, T, E> {
@@ -76,11 +86,11 @@ impl<In, T, E> HandleState<In, T, E> {
         limits: TimeLimits,
         accepted_at: Option<Instant>,
         input: In,
-        wanted: Wanted,
+        interest: Interest,
     ) -> Arc<Self> {
         let state = HandleInner {
             phase: Phase::Queued(input),
-            wanted,
+            interest,
             origin,
             waker: None,
         };
@@ -174,7 +184,7 @@ impl<In, T, E> HandleState<In, T, E> {
     ) -> Option<Result<T, JobError<E>>> {
         let mut state = self.lock();
         let waker = state.waker.take();
-        let (phase, unwanted) = if state.wanted == Wanted::Result {
+        let (phase, unwanted) = if state.interest == Interest::Result {
             self.attempts.store(attempts, Ordering::Relaxed);
             (Phase::Done(result), None)
         } else {

@@ -266,7 +266,7 @@ impl<B: Split> Injector<B> {
             }
         };
         is_more |= !queue.items.is_empty();
-        // A sleeper that is notified already notifies the next one.
+        // A sleeper that is notified already notifies the next one, once it is polled.
         self.notify_one_if(is_more && queue.notified == 0, queue);
         Ok(taken)
     }
@@ -696,6 +696,19 @@ mod tests {
             .map(|sleeper| block_on(poll_once(sleeper)))
             .collect();
         assert_eq!(taken, [Some(Ok(9)), Some(Ok(0))]);
+    }
+
+    #[test]
+    fn a_batch_that_is_taken_wakes_one_worker_which_wakes_the_next() {
+        let injector = Numbers::new();
+        let local_queue = Arc::new(LocalQueue::default());
+        let mut sleepers = asleep(&injector, 3);
+        injector.push_batch((0..9).collect()).unwrap();
+        assert_eq!(injector.take(Some(&local_queue)), Ok(Taken::Batch));
+        assert_eq!(injector.lock().notified, 1);
+        assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(0)));
+        assert_eq!(injector.lock().notified, 1);
+        assert_eq!(block_on(poll_once(&mut sleepers[1])), Some(Ok(1)));
     }
 
     #[test]

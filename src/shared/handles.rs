@@ -1,14 +1,14 @@
 //! Jobs with a handle: completed while queued, cancelled, detached, or completed by a worker.
 //!
 //! The lock of a [`HandleState`] decides which outcome a job has: a function that moves its phase
-//! to neither `Queued` nor `Running` is the one that completes the job. Before the steps of
-//! [`Deliveries`](super::Deliveries), an outcome is passed to `discard_unwanted`, in case the
-//! handle is gone; `deliver_to_handle` discards it if the handle was dropped in the meantime.
+//! to neither `Queued` nor `Running` is the one that completes the job. Its outcome is delivered
+//! in the steps of [`Deliveries`](super::Deliveries), by `begin_handle_delivery` and
+//! `deliver_to_handle`; without [`Interest`] in the job it is discarded before it is counted.
 
 use super::lifecycle::DequeuedJob;
 use super::{DeliveryKind, Shared};
 use crate::error::{CancelReason, JobError};
-use crate::job::handle_state::{HandleState, Phase, Wanted};
+use crate::job::handle_state::{HandleState, Interest, Phase};
 use crate::panic;
 use crate::report::Unhandled;
 
@@ -49,10 +49,10 @@ impl<In, T, E> Shared<In, T, E> {
         true
     }
 
-    /// Cancels a job for its handle, of which `wanted` is left.
-    pub(crate) fn cancel_handle(&self, job: &HandleState<In, T, E>, wanted: Wanted) {
+    /// Cancels a job for its handle, of which `interest` is left.
+    pub(crate) fn cancel_handle(&self, job: &HandleState<In, T, E>, interest: Interest) {
         let mut inner = job.lock();
-        inner.wanted = wanted;
+        let unneeded = inner.lower_interest(interest);
         match inner.phase {
             Phase::Queued(_) => {
                 drop(inner);
@@ -64,7 +64,7 @@ impl<In, T, E> Shared<In, T, E> {
                     self.sweep_tombstones();
                 } else {
                     // A worker has started it in the meantime, so it can be interrupted.
-                    self.cancel_handle(job, wanted);
+                    self.cancel_handle(job, interest);
                 }
             }
             Phase::Running(slot) => {
@@ -75,24 +75,24 @@ impl<In, T, E> Shared<In, T, E> {
                 panic::wake(waker);
             }
             // Its delivery finds that the result is not wanted.
-            Phase::Completing => {}
+            Phase::Completing => drop(inner),
             Phase::Done(..) | Phase::Taken => {
                 drop(inner);
                 self.detach_handle(job);
             }
         }
+        unneeded.map(panic::discard);
     }
 
     /// Detaches a job from its handle: a failure goes to the pool's `on_unhandled` callback.
     pub(crate) fn detach_handle(&self, job: &HandleState<In, T, E>) {
         let mut inner = job.lock();
-        inner.wanted = Wanted::Nothing;
-        if let Phase::Done(..) = inner.phase {
-            let phase = std::mem::replace(&mut inner.phase, Phase::Taken);
-            drop(inner);
-            if let Phase::Done(result) = phase {
-                self.discard_result(job, result, job.attempts());
-            }
+        let unneeded = inner.lower_interest(Interest::None);
+        let is_done = matches!(inner.phase, Phase::Done(_));
+        drop(inner);
+        unneeded.map(panic::discard);
+        if is_done && let Some(result) = job.take_result() {
+            self.discard_result(job, result, job.attempts());
         }
     }
 
@@ -118,7 +118,7 @@ impl<In, T, E> Shared<In, T, E> {
         kind: DeliveryKind,
     ) -> Option<Result<T, JobError<E>>> {
         let mut inner = job.lock();
-        if inner.wanted == Wanted::Nothing {
+        if inner.interest == Interest::None {
             inner.phase = Phase::Taken;
             drop(inner);
             self.discard_result(job, result, attempts);
@@ -161,6 +161,37 @@ impl<In, T, E> Shared<In, T, E> {
             Ok(value) => {
                 panic::discard(value);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::event::JobId;
+    use crate::job::handle_state::{HandleState, Interest, Phase};
+    use crate::policy::limits::TimeLimits;
+    use crate::queue::admission::Origin;
+    use crate::shared::DeliveryKind;
+    use crate::{ManualTimer, Pool};
+
+    /// The handle has found the job queued and is gone; a worker has run the job before the
+    /// cancellation goes on, and the slot runs another one.
+    #[test]
+    fn a_cancellation_that_comes_after_the_end_does_not_reach_the_next_job_of_the_slot() {
+        let (pool, _workers) = Pool::builder()
+            .workers(1)
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { Ok::<_, u32>(n) });
+        let shared = pool.shared();
+        for interest in [Interest::None, Interest::End, Interest::Result] {
+            let (limits, origin) = (TimeLimits::default(), Origin::Outside);
+            let job = HandleState::new(JobId(0), origin, limits, None, 7, interest);
+            job.lock().phase = Phase::Running(0);
+            if let Some(result) = shared.begin_handle_delivery(&job, Ok(7), 1, DeliveryKind::Ran) {
+                shared.deliver_to_handle(&job, result, 1, DeliveryKind::Ran);
+            }
+            shared.cancel_handle(&job, interest);
+            assert_eq!(shared.cancel_flags[0].interrupted(), None);
         }
     }
 }

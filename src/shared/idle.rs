@@ -34,6 +34,9 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 /// 3. left where it is read: in a `CompletionQueue` or a `HandleState`;
 /// 4. taken off here, by `Shared::end_deliveries`.
 ///
+/// An outcome that nothing will read, since there is no interest in its job, is discarded and then
+/// counted, so that an idle pool has reported the failure or dropped the value.
+///
 /// Invariant: if a job that is counted as ended is not delivered yet, its delivery is counted here.
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {

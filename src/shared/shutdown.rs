@@ -7,10 +7,11 @@
 //!
 //! 1. `begin_abort` and `worker_left` (1) set [`Stopped`], then (2) empty the injector and the
 //!    schedule,
-//! 2. each function that enqueues a job (1) enqueues it, then (2) reads it in `check_stopped`, and
-//!    empties the queues itself if it is set.
+//! 2. each function that enqueues a job (1) enqueues it, then (2) reads `Stopped` in
+//!    `check_stopped`, and empties the queues itself if the pool has stopped.
 //!
-//! All accesses to it are `SeqCst`: if a job is enqueued after the queues were emptied, it is seen.
+//! All accesses to `Stopped` are `SeqCst`: a function that enqueues a job after the queues were
+//! emptied sees that the pool has stopped.
 
 use std::sync::PoisonError;
 use std::task::Waker;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use crate::error::JobError;
 use crate::event::JobId;
-use crate::job::handle_state::{HandleState, Wanted};
+use crate::job::handle_state::{HandleState, Interest};
 use crate::shared::{Awaited, Shared, WaitGuard};
 
 /// The handle of a submitted job. As a future it yields the job's result.
@@ -186,7 +186,7 @@ impl<In, T, E> JobHandle<In, T, E> {
         };
         let result = handle_state.take_result();
         if result.is_none() {
-            self.shared.cancel_handle(&handle_state, Wanted::End);
+            self.shared.cancel_handle(&handle_state, Interest::End);
         }
         Cancelling {
             shared: Arc::clone(&self.shared),
@@ -225,7 +225,7 @@ impl<In, T, E> Future for JobHandle<In, T, E> {
 impl<In, T, E> Drop for JobHandle<In, T, E> {
     fn drop(&mut self) {
         if let Some(handle_state) = self.handle_state.take() {
-            self.shared.cancel_handle(&handle_state, Wanted::Nothing);
+            self.shared.cancel_handle(&handle_state, Interest::None);
         }
     }
 }

@@ -18,7 +18,7 @@ pub use self::reserve::Permit;
 pub use self::submitter::Submitter;
 use crate::error::{JobError, SubmitError};
 use crate::job::current::CurrentJob;
-use crate::job::handle_state::{HandleState, Wanted};
+use crate::job::handle_state::{HandleState, Interest};
 use crate::job::queued::QueuedJob;
 use crate::policy::limits::TimeLimits;
 use crate::schedule::StartAt;
@@ -173,7 +173,7 @@ pub(crate) fn submit_now<In, T, E>(
     match shared.accept_from(parent) {
         Ok(accepted) => {
             let handle_state =
-                enqueue_with_handle(shared, accepted, options, input, Wanted::Result);
+                enqueue_with_handle(shared, accepted, options, input, Interest::Result);
             Ok(JobHandle::new(Arc::clone(shared), handle_state))
         }
         Err(refusal) => Err(refusal.into_error(input)),
@@ -188,11 +188,11 @@ fn enqueue_with_handle<In, T, E>(
     accepted: Accepted,
     options: Option<JobOptions>,
     input: In,
-    wanted: Wanted,
+    interest: Interest,
 ) -> Arc<HandleState<In, T, E>> {
     if options.is_some() || shared.is_scheduled() {
         let options = options.unwrap_or_default();
-        return enqueue_with_options(shared, accepted, options, input, wanted);
+        return enqueue_with_options(shared, accepted, options, input, interest);
     }
     let Accepted { id, origin, limits } = accepted;
     // The pool's limit for attempts is read when an attempt starts, so a later change applies.
@@ -201,7 +201,7 @@ fn enqueue_with_handle<In, T, E>(
         job: limits.job,
     };
     let accepted_at = shared.acceptance_time(limits);
-    let handle_state = HandleState::new(id, origin, limits, accepted_at, input, wanted);
+    let handle_state = HandleState::new(id, origin, limits, accepted_at, input, interest);
     shared.enqueue(QueuedJob::Handle(Arc::clone(&handle_state)));
     handle_state
 }
@@ -213,7 +213,7 @@ fn enqueue_with_options<In, T, E>(
     accepted: Accepted,
     options: JobOptions,
     input: In,
-    wanted: Wanted,
+    interest: Interest,
 ) -> Arc<HandleState<In, T, E>> {
     let Accepted { id, origin, limits } = accepted;
     // As above, the pool's limit for attempts is not read here.
@@ -228,7 +228,7 @@ fn enqueue_with_options<In, T, E>(
     let deadline = accepted_at.and_then(|at| limits.job_deadline(at));
     let schedule_options =
         shared.options_from_input(&input, options.priority, options.start, deadline);
-    let handle_state = HandleState::new(id, origin, limits, accepted_at, input, wanted);
+    let handle_state = HandleState::new(id, origin, limits, accepted_at, input, interest);
     let job = QueuedJob::Handle(Arc::clone(&handle_state));
     match schedule_options {
         Ok(schedule_options) => shared.enqueue_with(schedule_options, job),

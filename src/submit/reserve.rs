@@ -11,7 +11,7 @@ use futures_lite::future;
 use super::{JobHandle, JobOptions, enqueue_with_handle};
 use crate::error::SubmitError;
 use crate::job::completion_queue::CompletionQueue;
-use crate::job::handle_state::Wanted;
+use crate::job::handle_state::Interest;
 use crate::queue::admission::{Origin, Refusal};
 use crate::shared::{Accepted, AcquirePermit, Shared};
 
@@ -68,7 +68,7 @@ impl<In, T, E> Permit<In, T, E> {
     ) -> Result<JobHandle<In, T, E>, SubmitError<In>> {
         if let Some((shared, Ok(accepted))) = self.accept() {
             let handle_state =
-                enqueue_with_handle(&shared, accepted, options, input, Wanted::Result);
+                enqueue_with_handle(&shared, accepted, options, input, Interest::Result);
             Ok(JobHandle::new(shared, handle_state))
         } else {
             Err(SubmitError::Closed(input))

@@ -12,7 +12,7 @@ use crate::error::SubmitError;
 use crate::event::JobId;
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::current::CurrentJob;
-use crate::job::handle_state::Wanted;
+use crate::job::handle_state::Interest;
 use crate::shared::Shared;
 
 /// Adds jobs from inside a running job; an argument of handlers of
@@ -97,7 +97,7 @@ impl<In, T, E> Submitter<In, T, E> {
         }
         match self.shared.accept_child(self.current) {
             Ok(accepted) => {
-                enqueue_with_handle(&self.shared, accepted, None, input, Wanted::Nothing);
+                enqueue_with_handle(&self.shared, accepted, None, input, Interest::None);
                 Ok(())
             }
             Err(refusal) => Err(refusal.into_error(input)),

@@ -4,7 +4,7 @@
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Context;
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use brigade::{Event, JobHandle, ManualTimer, Pool, RateLimit};
@@ -247,5 +247,61 @@ fn a_waker_that_panics_costs_neither_a_job_nor_the_pool() {
             );
         }
         assert!(poll_once(idle).is_some());
+    }
+}
+
+/// How a handle that has been polled may go.
+const GOES: [fn(JobHandle<u32, u32, u32>); 3] =
+    [drop, JobHandle::detach, |handle| drop(handle.cancel())];
+
+#[test]
+fn a_handle_leaves_no_waker_behind() {
+    struct Ignores;
+    impl Wake for Ignores {
+        fn wake(self: Arc<Self>) {}
+    }
+    for go in GOES {
+        let (pool, workers) = Pool::builder()
+            .workers(1)
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { Ok::<_, u32>(n) });
+        let task = Arc::new(Ignores);
+        for _ in 0..20 {
+            let mut handle = pool.try_submit(1).unwrap();
+            let waker = Waker::from(Arc::clone(&task));
+            let polled = Pin::new(&mut handle).poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            go(handle);
+        }
+        assert_eq!(Arc::strong_count(&task), 1);
+        drop(workers);
+    }
+}
+
+#[test]
+fn a_waker_whose_drop_panics_costs_no_worker() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {}
+    }
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new("the drop of a waker"));
+        }
+    }
+    for go in GOES {
+        let (pool, workers) = Pool::builder()
+            .workers(1)
+            .timer(ManualTimer::new())
+            .build(|n: u32| async move { Ok::<_, u32>(n) });
+        let mut handle = pool.try_submit(1).unwrap();
+        {
+            let waker = Waker::from(Arc::new(Panics));
+            let polled = Pin::new(&mut handle).poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+        }
+        go(handle);
+        let second = pool.try_submit(2).unwrap();
+        assert_eq!(future::block_on(workers.drive(second)), Ok(2));
     }
 }
