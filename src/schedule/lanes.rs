@@ -511,6 +511,7 @@ impl Lane {
         let limiter = self.limiter.as_ref().map(Limiter::refilled_at);
         limiter
             .into_iter()
+            // `>` or `>=`: no lane is kept for tick 0.
             .chain((self.held_until > Tick(0)).then_some(self.held_until))
             .max()
     }
@@ -711,6 +712,22 @@ mod tests {
         lanes.dequeue(lane, rank(0), 2, lane_id(2));
         lanes.remove_job(lane, refilled_at);
         assert_eq!(lanes.len(), 0);
+    }
+
+    #[test]
+    fn the_table_of_keys_shrinks_once_most_keys_are_gone_and_not_before() {
+        let mut lanes = Lanes::new(KeyLimits::default());
+        let added: Vec<_> = (0..1_000)
+            .map(|key| lanes.add_job(Some(Key::from(key))))
+            .collect();
+        let full = lanes.by_key.capacity();
+        let (most, last) = added.split_at(700);
+        most.iter()
+            .for_each(|lane| lanes.remove_job(*lane, Tick(0)));
+        assert_eq!(lanes.by_key.capacity(), full);
+        last.iter()
+            .for_each(|lane| lanes.remove_job(*lane, Tick(0)));
+        assert!(lanes.by_key.capacity() <= 64);
     }
 
     #[test]

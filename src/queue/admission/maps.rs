@@ -113,6 +113,7 @@ impl Admission {
             registered.waker.take()
         });
         let (waker, unneeded) = match registered {
+            // Saves a clone and a drop.
             Some(registered) if registered.will_wake(cx.waker()) => (registered, None),
             registered => (cx.waker().clone(), registered),
         };

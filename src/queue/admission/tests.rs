@@ -893,6 +893,26 @@ fn the_slots_are_those_of_the_workers_that_are_left() {
     assert_eq!(admission.slots(), 8);
 }
 
+#[test]
+fn starts_and_ends_are_awaited_while_a_future_waits_for_one() {
+    let mut admission = Admission::new(2, 1, 1, 1);
+    assert!(!admission.is_awaited());
+    admission.set_queued_threshold(1);
+    assert!(admission.is_awaited());
+    admission.clear_thresholds();
+    assert!(!admission.is_awaited());
+    admission.set_running_threshold(1);
+    assert!(admission.is_awaited());
+    admission.clear_thresholds();
+    assert!(!admission.is_awaited());
+    (0..2).for_each(|_| assert!(admission.accept(Origin::Outside).is_ok()));
+    let noop = &Context::from_waker(Waker::noop());
+    let polled = admission.poll_reserve(&mut None, None, noop).0;
+    assert_eq!(polled, Poll::Pending);
+    admission.clear_thresholds();
+    assert!(admission.is_awaited(), "a submission waits");
+}
+
 /// A full queue of four jobs, and a map that waits for a permit.
 fn with_a_waiting_map() -> Admission {
     let mut admission = Admission::new(4, 0, 4, 1);
