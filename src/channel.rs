@@ -20,8 +20,8 @@ use pin_project_lite::pin_project;
 
 use crate::panic;
 use crate::sync::channel;
-use crate::sync::in_wakers::Mutex;
 use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
+use crate::sync::in_wakers::{Mutex, MutexGuard};
 
 /// Creates a channel without a bound of its own; the caller says what bounds it.
 pub(crate) fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
@@ -46,43 +46,40 @@ pub(crate) fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
 struct Noted {
     /// Bounded: at most one for each receiver that waits.
     wakers: Mutex<Vec<Waker>>,
-    /// Set after a waker is added, so a call that has added one sees it.
+    /// Whether there are any. Written under the lock, and read without it: a call that has added a
+    /// waker reads `true`, unless another call has taken the waker since.
     is_any: AtomicBool,
 }
 
 impl Noted {
     #[inline]
+    fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
     fn add(&self, task: Waker) {
-        self.wakers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(task);
-        self.is_any.store(true, Ordering::SeqCst);
+        let mut wakers = self.lock();
+        wakers.push(task);
+        self.is_any.store(true, Ordering::Relaxed);
     }
 
     /// Wakes the noted receivers, with no lock held.
+    ///
+    /// Terminates: a receiver is noted once for each time that it waits, and does not wait again
+    /// before it is polled.
     #[inline]
     fn wake(&self) {
-        if self.is_any.load(Ordering::SeqCst) {
-            self.wake_all();
+        while self.is_any.load(Ordering::Relaxed) {
+            panic::wake(self.take());
         }
     }
 
-    fn wake_all(&self) {
-        self.is_any.store(false, Ordering::SeqCst);
-        // Terminates: a receiver is noted once for each time that it waits, and does not wait again
-        // before it is polled.
-        while let Some(waker) = self.take() {
-            panic::wake(Some(waker));
-        }
-    }
-
-    #[inline]
     fn take(&self) -> Option<Waker> {
-        self.wakers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
+        let mut wakers = self.lock();
+        let waker = wakers.pop();
+        self.is_any.store(!wakers.is_empty(), Ordering::Relaxed);
+        waker
     }
 }
 
@@ -199,68 +196,63 @@ impl<T> Receiver<T> {
         self.noted.wake();
     }
 
-    /// Waits for a value. `note` is reused each time that the task waits, which saves an
-    /// allocation.
+    /// Waits for a value, as often as it is polled to the end.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future loses no value: the next receiver is woken for it.
-    pub(crate) fn recv<'a>(&'a self, note: &'a KeptNote) -> Recv<'a, T> {
+    pub(crate) const fn recv(&self) -> Recv<'_, T> {
         Recv {
-            channel: Some(self.channel.recv()),
-            noted: &self.noted,
-            note,
+            channel: None,
+            receiver: self,
+            waker: None,
         }
-    }
-}
-
-/// The note of the last wait of a task.
-#[derive(Debug, Default)]
-pub(crate) struct KeptNote(Mutex<Option<NotedWaker>>);
-
-impl KeptNote {
-    #[inline]
-    fn take(&self) -> Option<NotedWaker> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    #[inline]
-    fn put(&self, note: Option<NotedWaker>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = note;
     }
 }
 
 pin_project! {
-    /// The next value for one of several receivers; made by [`Receiver::recv`].
+    /// The next value for one of several receivers; made by [`Receiver::recv`]. It may be polled
+    /// again after it was ready. The note of its task is reused then, which saves an allocation.
     pub(crate) struct Recv<'a, T> {
-        // `None` once it is dropped.
+        // `None` while it does not wait.
         #[pin]
         channel: Option<channel::Recv<'a, T>>,
-        noted: &'a Arc<Noted>,
-        note: &'a KeptNote,
+        receiver: &'a Receiver<T>,
+        waker: Option<NotedWaker>,
     }
 
     impl<T> PinnedDrop for Recv<'_, T> {
         fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            // An unused wake-up goes to the next receiver.
-            this.channel.set(None);
-            this.noted.wake();
+            this.stop();
         }
+    }
+}
+
+impl<T> Recv<'_, T> {
+    /// Ends the wait. An unused wake-up goes to the next receiver.
+    pub(crate) fn stop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        this.channel.set(None);
+        this.receiver.noted.wake();
     }
 }
 
 impl<T> Future for Recv<'_, T> {
     type Output = Result<T, Closed>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.as_mut().project();
+        if this.channel.is_none() {
+            this.channel.set(Some(this.receiver.channel.recv()));
+        }
         let Some(channel) = this.channel.as_pin_mut() else {
             return Poll::Pending;
         };
-        let mut note = this.note.take();
-        let polled = poll_with_note(&mut note, this.noted, cx, |cx| channel.poll(cx));
-        this.note.put(note);
+        let noted = &this.receiver.noted;
+        let polled = poll_with_note(this.waker, noted, cx, |cx| channel.poll(cx));
+        if polled.is_ready() {
+            self.stop();
+        }
         polled.map_err(|_| Closed)
     }
 }
@@ -294,11 +286,7 @@ mod tests {
         });
         let waker = Waker::from(Arc::clone(&sends));
         let cx = &mut Context::from_waker(&waker);
-        let kept = [(); 3].map(|()| KeptNote::default());
-        let mut waiting: Vec<_> = kept
-            .iter()
-            .map(|kept| Box::pin(receiver.recv(kept)))
-            .collect();
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(receiver.recv())).collect();
         for recv in &mut waiting {
             assert!(recv.as_mut().poll(cx).is_pending());
         }
@@ -330,8 +318,7 @@ mod tests {
             );
             assert_eq!(sender.send(value), Ok(()));
             assert_eq!(receiver.poll_next(noop), Poll::Ready(Some(value)));
-            let kept = KeptNote::default();
-            let mut recv = Box::pin(receiver.recv(&kept));
+            let mut recv = Box::pin(receiver.recv());
             assert!(
                 recv.as_mut()
                     .poll(&mut Context::from_waker(&panics))

@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -19,7 +20,6 @@ use futures_lite::future::poll_once;
 use loom::future::block_on;
 use loom::thread;
 
-use crate::channel::KeptNote;
 use crate::handler::Plain;
 use crate::job::queued::QueuedJob;
 use crate::queue::injector::{Injector, Taken};
@@ -221,7 +221,7 @@ fn an_abort_and_a_worker_complete_a_job_once() {
 /// Pops jobs until the injector is closed and empty.
 fn take_all(injector: &Injector<Row>) -> Vec<u32> {
     let mut taken = Vec::new();
-    while let Ok(job) = block_on(injector.pop(&KeptNote::default())) {
+    while let Ok(job) = block_on(injector.pop()) {
         taken.push(job);
     }
     taken
@@ -232,14 +232,14 @@ fn hand_over(push: impl Fn(&Injector<Row>) + Send + Sync + 'static) {
         let injector = Arc::new(Injector::<Row>::new());
         let leaver = spawn({
             let injector = Arc::clone(&injector);
-            move || block_on(poll_once(injector.pop(&KeptNote::default()))).and_then(Result::ok)
+            move || block_on(poll_once(injector.pop())).and_then(Result::ok)
         });
         let stayer = spawn({
             let injector = Arc::clone(&injector);
             move || {
                 // The leaver takes one of three jobs at most.
-                let first = block_on(injector.pop(&KeptNote::default())).expect("it is open");
-                let second = block_on(injector.pop(&KeptNote::default())).expect("it is open");
+                let first = block_on(injector.pop()).expect("it is open");
+                let second = block_on(injector.pop()).expect("it is open");
                 [first, second]
             }
         });
@@ -283,9 +283,7 @@ fn steal(leave: impl Fn(&Injector<Row>, Arc<LocalQueue<Row>>) + Copy + Send + Sy
         let injector = Arc::new(Injector::<Row>::new());
         let other = spawn({
             let injector = Arc::clone(&injector);
-            move || {
-                [(); 2].map(|()| block_on(injector.pop(&KeptNote::default())).expect("it is open"))
-            }
+            move || [(); 2].map(|()| block_on(injector.pop()).expect("it is open"))
         });
         injector.push_batch([1, 2, 3].into()).expect("it is open");
         let local_queue = Arc::new(LocalQueue::default());
@@ -323,9 +321,7 @@ fn no_job_overtakes_another_during_a_sweep() {
         let injector = Arc::new(Injector::<Row>::new());
         let worker = spawn({
             let injector = Arc::clone(&injector);
-            move || {
-                [(); 2].map(|()| block_on(injector.pop(&KeptNote::default())).expect("it is open"))
-            }
+            move || [(); 2].map(|()| block_on(injector.pop()).expect("it is open"))
         });
         let sweeper = spawn({
             let injector = Arc::clone(&injector);
@@ -347,7 +343,7 @@ fn two_workers_take_the_jobs_in_their_order() {
         let workers = [(); 2].map(|()| {
             let (injector, taken) = (Arc::clone(&injector), Arc::clone(&taken));
             spawn(move || {
-                let job = block_on(injector.pop(&KeptNote::default())).expect("it is open");
+                let job = block_on(injector.pop()).expect("it is open");
                 taken.lock().expect("no thread panics").push(job);
             })
         });
@@ -404,10 +400,10 @@ fn a_slot_that_is_woken_is_polled() {
 /// Waits for a job and drives the timer, as a worker does, until it has run one job.
 fn serve(shared: &SharedState, slot: usize) {
     let mut timer = TimerDriver::new(Arc::clone(shared), slot);
-    let kept = KeptNote::default();
+    let mut pop = pin!(shared.injector.pop());
     let job = block_on(async {
         loop {
-            match pop_or_timer(shared, &mut timer, &kept).await {
+            match pop_or_timer(pop.as_mut(), &mut timer).await {
                 Some(Ok(job)) => break Some(job),
                 Some(Err(_)) => break None,
                 None => timer.pass(),

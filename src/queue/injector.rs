@@ -29,7 +29,7 @@
 //! if it leaves a job there or in the queue and no notification is on its way. A local queue grows
 //! in no other way, so step 1 of sleeping cannot miss a job.
 //!
-//! A `pop` that is dropped decrements `sleepers`. A notification that it has not received stays in
+//! A `pop` that is dropped or stopped decrements `sleepers`. A notification that it has not received stays in
 //! the channel, which wakes another receiver for it. If there is none, the next `pop` that would
 //! sleep receives it, checks again and then sleeps.
 //!
@@ -37,10 +37,15 @@
 //! before it returns.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
 
 use super::local::LocalQueue;
-use crate::channel::{self, KeptNote, Receiver, Sender};
+use crate::channel::{self, Receiver, Recv, Sender};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Jobs that were submitted together and are queued as one item.
@@ -289,21 +294,16 @@ impl<B: Split> Injector<B> {
         self.notify_one(queue);
     }
 
-    /// Waits for the next job. `note` belongs to the worker.
+    /// Waits for the next job, as often as it is polled to the end.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future loses no job and no notification.
-    pub(crate) async fn pop(&self, note: &KeptNote) -> Result<B::Job, Closed> {
-        let mut woken = None;
-        loop {
-            let sleeper = match self.pop_or_sleep(woken.take()) {
-                Popped::Job(job) => return Ok(job),
-                Popped::Closed => return Err(Closed),
-                Popped::Sleeps(sleeper) => sleeper,
-            };
-            let is_notified = self.notifications.recv(note).await.is_ok();
-            woken = Some((sleeper, is_notified));
+    pub(crate) const fn pop(&self) -> Pop<'_, B> {
+        Pop {
+            notification: self.notifications.recv(),
+            sleeper: None,
+            injector: self,
         }
     }
 
@@ -500,6 +500,56 @@ impl<B: Split> Queue<B> {
     }
 }
 
+pin_project! {
+    /// The next job for a worker; made by [`Injector::pop`]. It may be polled again after it was
+    /// ready.
+    pub(crate) struct Pop<'a, B: Split> {
+        // Dropped before the sleeper: the notification that it has is passed on.
+        #[pin]
+        notification: Recv<'a, ()>,
+        // While it waits.
+        sleeper: Option<Sleeper<'a, B>>,
+        injector: &'a Injector<B>,
+    }
+}
+
+impl<B: Split> Pop<'_, B> {
+    /// Ends the wait: a new job notifies another worker.
+    pub(crate) fn stop(self: Pin<&mut Self>) {
+        let this = self.project();
+        if this.sleeper.is_some() {
+            this.notification.stop();
+            *this.sleeper = None;
+        }
+    }
+}
+
+impl<B: Split> Future for Pop<'_, B> {
+    type Output = Result<B::Job, Closed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        // Terminates: there are no more notifications than workers.
+        loop {
+            let woken = match this.sleeper.take() {
+                None => None,
+                Some(sleeper) => match this.notification.as_mut().poll(cx) {
+                    Poll::Ready(received) => Some((sleeper, received.is_ok())),
+                    Poll::Pending => {
+                        *this.sleeper = Some(sleeper);
+                        return Poll::Pending;
+                    }
+                },
+            };
+            match this.injector.pop_or_sleep(woken) {
+                Popped::Job(job) => return Poll::Ready(Ok(job)),
+                Popped::Closed => return Poll::Ready(Err(Closed)),
+                Popped::Sleeps(sleeper) => *this.sleeper = Some(sleeper),
+            }
+        }
+    }
+}
+
 /// The result of [`Injector::pop_or_sleep`].
 enum Popped<'a, B: Split> {
     Job(B::Job),
@@ -572,11 +622,6 @@ mod tests {
 
     type Numbers = Injector<VecDeque<u32>>;
 
-    /// A worker that waits for its first job.
-    async fn pop(injector: &Numbers) -> Result<u32, Closed> {
-        injector.pop(&KeptNote::default()).await
-    }
-
     fn drain(injector: &Numbers) -> Vec<u32> {
         std::iter::from_fn(|| injector.try_pop().ok().flatten()).collect()
     }
@@ -587,7 +632,7 @@ mod tests {
     ) -> Vec<Pin<Box<dyn Future<Output = Result<u32, Closed>> + '_>>> {
         let mut sleepers: Vec<Pin<Box<dyn Future<Output = _>>>> = Vec::new();
         for _ in 0..count {
-            let mut sleeper = Box::pin(pop(injector));
+            let mut sleeper = Box::pin(injector.pop());
             assert_eq!(block_on(poll_once(&mut sleeper)), None);
             sleepers.push(sleeper);
         }
@@ -669,7 +714,7 @@ mod tests {
     fn a_sleeper_that_is_dropped_loses_nothing() {
         let injector = Numbers::new();
         for polls in 0..3 {
-            let mut sleeper = Box::pin(pop(&injector));
+            let mut sleeper = Box::pin(injector.pop());
             for _ in 0..polls {
                 assert_eq!(block_on(poll_once(&mut sleeper)), None);
             }
@@ -730,7 +775,7 @@ mod tests {
         let thief = Arc::new(LocalQueue::default());
         assert_eq!(injector.take(Some(&thief)), Ok(Taken::Batch));
         assert_eq!(thief.local().batch.take(), Some(VecDeque::from([1])));
-        sleepers.push(Box::pin(pop(&injector)));
+        sleepers.push(Box::pin(injector.pop()));
         assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(2)));
     }
 
@@ -756,7 +801,7 @@ mod tests {
             wakes: AtomicUsize::new(0),
         });
         let waker = Waker::from(Arc::clone(&submits));
-        let mut sleepers: Vec<_> = (0..3).map(|_| Box::pin(pop(&injector))).collect();
+        let mut sleepers: Vec<_> = (0..3).map(|_| Box::pin(injector.pop())).collect();
         for sleeper in &mut sleepers {
             assert!(
                 sleeper
@@ -787,7 +832,7 @@ mod tests {
             }
         }
         let injector = Numbers::new();
-        let mut sleeper = Box::pin(pop(&injector));
+        let mut sleeper = Box::pin(injector.pop());
         let waker = Waker::from(Arc::new(Panics));
         assert!(
             sleeper
@@ -812,7 +857,7 @@ mod tests {
             }
         }
         let injector = Arc::new(Numbers::new());
-        let mut sleeper = Box::pin(pop(&injector));
+        let mut sleeper = Box::pin(injector.pop());
         let waker = Waker::from(Arc::new(Pops(Arc::clone(&injector))));
         assert!(
             sleeper
@@ -869,6 +914,6 @@ mod tests {
         assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(0)));
         assert_eq!(injector.take_all(), [1]);
         assert_eq!(injector.try_pop(), Err(Closed));
-        assert_eq!(block_on(pop(&injector)), Err(Closed));
+        assert_eq!(block_on(injector.pop()), Err(Closed));
     }
 }

@@ -720,11 +720,10 @@ mod tests {
         let added: Vec<_> = (0..1_000)
             .map(|key| lanes.add_job(Some(Key::from(key))))
             .collect();
-        let full = lanes.by_key.capacity();
         let (most, last) = added.split_at(700);
         most.iter()
             .for_each(|lane| lanes.remove_job(*lane, Tick(0)));
-        assert_eq!(lanes.by_key.capacity(), full);
+        assert!(lanes.by_key.capacity() >= 1_000);
         last.iter()
             .for_each(|lane| lanes.remove_job(*lane, Tick(0)));
         assert!(lanes.by_key.capacity() <= 64);

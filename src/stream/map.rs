@@ -35,7 +35,6 @@ use super::source::{Inputs, Pulled, Source};
 use super::summary::{End, Summary};
 use crate::error::CancelReason;
 use crate::job::completion::{Completion, OnError};
-use crate::job::completion_queue::CompletionQueue;
 use crate::job::queued::{Batch, QueuedJob, StreamJob};
 use crate::panic;
 use crate::rt::SyncSleep;
@@ -103,11 +102,7 @@ const CHUNK: usize = 64;
 pub struct Map<In, T, E, S> {
     /// Keeps the pool open.
     pool: PoolRef<In, T, E>,
-    source: S,
-    intake: Intake,
-    /// Inputs to be submitted. Invariant: at most [`CHUNK`], and none between polls unless the
-    /// source has panicked.
-    pulled: Vec<In>,
+    intake: Intake<In, S>,
     map_wait: MapWait<In, T, E>,
     window: usize,
     /// Holds back completions that are not next; at most `window` and those of added jobs.
@@ -117,9 +112,17 @@ pub struct Map<In, T, E, S> {
     deadline: Option<SyncSleep>,
 }
 
-/// The state of the source.
+/// The source of a map, and what was pulled of it.
+struct Intake<In, S> {
+    source: S,
+    state: IntakeState,
+    /// Inputs to be submitted. Invariant: at most [`CHUNK`], and none between polls unless the
+    /// source has panicked.
+    pulled: Vec<In>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Intake {
+enum IntakeState {
     Open,
     Exhausted,
     Failed,
@@ -137,9 +140,11 @@ impl<In, T, E, S> Map<In, T, E, S> {
         pool.set_window(&reader.stream, window);
         Self {
             pool,
-            source,
-            intake: Intake::Open,
-            pulled: Vec::new(),
+            intake: Intake {
+                source,
+                state: IntakeState::Open,
+                pulled: Vec::new(),
+            },
             map_wait,
             window,
             order: None,
@@ -233,11 +238,11 @@ impl<In, T, E, S> Map<In, T, E, S> {
 
     /// The counts of the jobs so far; once the stream has ended, of all jobs, and how it has ended.
     pub fn summary(&self) -> Summary {
-        let is_over = self.intake != Intake::Open && self.reader.unread() == 0;
-        let by_source = match self.intake {
-            Intake::Open | Intake::Shut => End::Closed,
-            Intake::Exhausted => End::Complete,
-            Intake::Failed => End::SourceFailed,
+        let is_over = self.intake.state != IntakeState::Open && self.reader.unread() == 0;
+        let by_source = match self.intake.state {
+            IntakeState::Open | IntakeState::Shut => End::Closed,
+            IntakeState::Exhausted => End::Complete,
+            IntakeState::Failed => End::SourceFailed,
         };
         self.reader.summary(is_over, by_source)
     }
@@ -280,13 +285,13 @@ impl<In, T, E, S> Map<In, T, E, S> {
     /// ```
     #[doc(alias("stop", "finish"))]
     pub fn cancel_queued(&mut self) {
-        self.intake = Intake::Shut;
+        self.intake.state = IntakeState::Shut;
         self.map_wait.leave_and_wake();
         self.reader.cancel_queued();
     }
 
     fn stop(&mut self, reason: CancelReason) {
-        self.intake = Intake::Shut;
+        self.intake.state = IntakeState::Shut;
         self.deadline = None;
         // The task that calls this may be another than the one that waits for the source.
         self.map_wait.leave_and_wake();
@@ -298,7 +303,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
         if let Some(deadline) = &mut self.deadline
             && Pin::new(deadline).poll(cx).is_ready()
         {
-            let is_over = self.intake != Intake::Open && self.reader.unread() == 0;
+            let is_over = self.intake.state != IntakeState::Open && self.reader.unread() == 0;
             if is_over {
                 self.deadline = None;
             } else {
@@ -306,107 +311,52 @@ impl<In, T, E, S> Map<In, T, E, S> {
             }
         }
     }
+}
+
+impl<In, S> Intake<In, S> {
+    /// Stops pulling.
+    fn shut(&mut self) {
+        self.state = IntakeState::Shut;
+        self.discard();
+    }
 
     /// Drops pulled inputs that will not be submitted: after a panic of the source, or a
     /// cancellation.
-    fn discard_pulled(&mut self) {
+    fn discard(&mut self) {
         for input in self.pulled.drain(..) {
             panic::discard(input);
         }
     }
-}
-
-impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
-    /// Waits for the next completion; `None` after the last one.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future loses nothing.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "the name that streams have for it"
-    )]
-    pub fn next(&mut self) -> Next<'_, In, T, E, S> {
-        Next { map: self }
-    }
-
-    /// Pulls inputs while there is room, and submits them. Then the task is woken by a completion
-    /// if `window` jobs are unread; else by room or the source, and by the close of the pool.
-    ///
-    /// The loop ends: the window bounds the jobs that are submitted before a completion is read.
-    fn feed(&mut self, cx: &mut Context<'_>) {
-        let stream = Arc::clone(&self.reader.stream);
-        let shared = Arc::clone(&self.pool);
-        loop {
-            if stream.cancelled().is_some() {
-                return self.shut();
-            }
-            if self.intake != Intake::Open && self.pulled.is_empty() {
-                return self.map_wait.leave();
-            }
-            if self.wanted() == 0 {
-                return self.map_wait.leave();
-            }
-            let mut pull = match self.map_wait.begin_pull(&shared) {
-                Ok(Some(pull)) => pull,
-                Ok(None) => return self.map_wait.wait_for_room(cx),
-                Err(_) => return self.shut(),
-            };
-            // One input without a permit: the source may be a map of this pool that needs one.
-            let mut is_pending = self.pull(1, cx);
-            if !self.pulled.is_empty() {
-                pull.take_permits(self.wanted());
-                while pull.max_inputs() > 0 {
-                    is_pending = is_pending || self.pull(pull.max_inputs(), cx);
-                    let wants_more = self.intake == Intake::Open && !is_pending;
-                    self.submit(&mut pull, &stream, wants_more);
-                }
-            }
-            drop(pull);
-            if is_pending {
-                return self.map_wait.wait_for_source(cx);
-            }
-        }
-    }
-
-    /// How many inputs may be pulled before a completion is read.
-    fn wanted(&self) -> usize {
-        self.window.saturating_sub(self.reader.unread()).min(CHUNK)
-    }
-
-    /// Stops pulling.
-    fn shut(&mut self) {
-        self.intake = Intake::Shut;
-        self.discard_pulled();
-        self.map_wait.leave();
-    }
 
     /// Pulls until there are `count` inputs; returns whether the source is pending.
-    fn pull(&mut self, count: usize, cx: &mut Context<'_>) -> bool {
-        while self.intake == Intake::Open && self.pulled.len() < count {
+    fn pull<T, E>(&mut self, count: usize, cx: &mut Context<'_>) -> bool
+    where
+        S: Source<In, T, E>,
+    {
+        while self.state == IntakeState::Open && self.pulled.len() < count {
             match self.source.poll_input(cx) {
                 Poll::Ready(Pulled::Input(input)) => self.pulled.push(input),
-                Poll::Ready(Pulled::Exhausted) => self.intake = Intake::Exhausted,
-                Poll::Ready(Pulled::Failed) => self.intake = Intake::Failed,
+                Poll::Ready(Pulled::Exhausted) => self.state = IntakeState::Exhausted,
+                Poll::Ready(Pulled::Failed) => self.state = IntakeState::Failed,
                 Poll::Pending => return true,
             }
         }
         false
     }
 
-    /// Submits the pulled inputs, as many as `pull` may accept. If it `wants_more`, takes permits
-    /// for the inputs to pull next.
-    fn submit(
+    /// Submits the pulled inputs, as many as `pull` may accept. With a `window`, takes permits for
+    /// the inputs to pull next.
+    fn submit<T, E>(
         &mut self,
         pull: &mut Pull<'_, In, T, E>,
-        stream: &Arc<CompletionQueue<In, T, E>>,
-        wants_more: bool,
+        reader: &CompletionReader<In, T, E>,
+        window: Option<usize>,
     ) {
-        let shared = pull.shared;
+        let (shared, stream) = (pull.shared, &reader.stream);
         let used = self.pulled.len().min(pull.max_inputs());
         stream.add_unread(used);
         let index = stream.take_indices(used);
-        let more = if wants_more { self.wanted() } else { 0 };
+        let more = window.map_or(0, |window| reader.room(window).min(CHUNK));
         let Accepted { id, origin, limits } = pull.accept(used, more);
         if used == 0 {
             return;
@@ -439,13 +389,77 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         }
         shared.sweep_if_cancelled(stream);
     }
+}
+
+impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
+    /// Waits for the next completion; `None` after the last one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the name that streams have for it"
+    )]
+    pub fn next(&mut self) -> Next<'_, In, T, E, S> {
+        Next { map: self }
+    }
+
+    /// Pulls inputs while there is room, and submits them. Then the task is woken by a completion
+    /// if `window` jobs are unread; else by room or the source, and by the close of the pool.
+    ///
+    /// The loop ends: the window bounds the jobs that are submitted before a completion is read.
+    fn feed(&mut self, cx: &mut Context<'_>) {
+        let Self {
+            pool,
+            intake,
+            map_wait,
+            window,
+            reader,
+            ..
+        } = self;
+        loop {
+            if reader.stream.cancelled().is_some() {
+                intake.shut();
+                return map_wait.leave();
+            }
+            if intake.state != IntakeState::Open && intake.pulled.is_empty() {
+                return map_wait.leave();
+            }
+            if reader.room(*window) == 0 {
+                return map_wait.leave();
+            }
+            let mut pull = match map_wait.begin_pull(pool) {
+                Ok(Some(pull)) => pull,
+                Ok(None) => return map_wait.wait_for_room(cx),
+                Err(_) => {
+                    intake.shut();
+                    return map_wait.leave();
+                }
+            };
+            // One input without a permit: the source may be a map of this pool that needs one.
+            let mut is_pending = intake.pull(1, cx);
+            if !intake.pulled.is_empty() {
+                pull.take_permits(reader.room(*window).min(CHUNK));
+                while pull.max_inputs() > 0 {
+                    is_pending = is_pending || intake.pull(pull.max_inputs(), cx);
+                    let wants_more = intake.state == IntakeState::Open && !is_pending;
+                    intake.submit(&mut pull, reader, wants_more.then_some(*window));
+                }
+            }
+            drop(pull);
+            if is_pending {
+                return map_wait.wait_for_source(cx);
+            }
+        }
+    }
 
     /// Whether inputs are pulled before delivered completions are read, so the workers have jobs
     /// meanwhile. Not for a few inputs.
     #[inline(always)]
     fn wants_inputs(&self) -> bool {
-        self.intake == Intake::Open
-            && self.window.saturating_sub(self.reader.unread()) >= (self.window / 8).clamp(1, CHUNK)
+        self.intake.state == IntakeState::Open
+            && self.reader.room(self.window) >= (self.window / 8).clamp(1, CHUNK)
     }
 
     fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Completion<In, T, E>>> {
@@ -472,7 +486,9 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                     self.feed(cx);
                     has_fed = true;
                 }
-                Poll::Pending if self.intake != Intake::Open && self.reader.unread() == 0 => {
+                Poll::Pending
+                    if self.intake.state != IntakeState::Open && self.reader.unread() == 0 =>
+                {
                     self.deadline = None;
                     return Poll::Ready(None);
                 }
@@ -508,7 +524,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         }
         match self.poll_completion(cx) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(None) => Poll::Ready(self.source.take_failure()),
+            Poll::Ready(None) => Poll::Ready(self.intake.source.take_failure()),
             Poll::Ready(Some(completion)) => {
                 self.reader.count(&completion);
                 Poll::Ready(Some(S::completion(completion)))
@@ -632,7 +648,7 @@ impl<In, T, E, S: Stream<Item = In>> Map<In, T, E, Inputs<S>> {
 
 impl<In, T, E, S> Drop for Map<In, T, E, S> {
     fn drop(&mut self) {
-        self.discard_pulled();
+        self.intake.discard();
         self.order
             .take()
             .into_iter()
@@ -645,7 +661,7 @@ impl<In, T, E, S> fmt::Debug for Map<In, T, E, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Map")
             .field("window", &self.window)
-            .field("intake", &self.intake)
+            .field("intake", &self.intake.state)
             .finish_non_exhaustive()
     }
 }

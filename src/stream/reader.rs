@@ -156,6 +156,11 @@ impl<In, T, E> CompletionReader<In, T, E> {
         self.stream.unread() - self.read
     }
 
+    /// How many more jobs of a map may be unread.
+    pub(crate) fn room(&self, window: usize) -> usize {
+        window.saturating_sub(self.unread())
+    }
+
     /// The limit of the completion queue's unread while `window` jobs may be unread: its counter
     /// still includes `read`.
     pub(crate) const fn limit(&self, window: usize) -> usize {

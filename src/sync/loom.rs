@@ -82,7 +82,7 @@ pub(crate) mod atomic {
     atomics! {
         AtomicBool of bool { swap }
         AtomicI32 of i32 {}
-        AtomicU8 of u8 { compare_exchange }
+        AtomicU8 of u8 { swap, compare_exchange }
         AtomicU32 of u32 {}
         AtomicU64 of u64 {}
         AtomicUsize of usize { fetch_add, fetch_sub, fetch_update }

@@ -29,13 +29,12 @@ use super::local::{FromBatch, LocalJob, LocalWorker};
 use super::ready_list::{ReadyList, SlotWaker};
 use super::stateful::pop_or_timer;
 use super::{JOBS_PER_TURN, Worker, WorkerGuard, complete_or_retry, prepare_attempt};
-use crate::channel::KeptNote;
 use crate::error::JobError;
 use crate::event::JobId;
 use crate::handler::Stateless;
 use crate::job::completion::Success;
-use crate::job::queued::QueuedJob;
-use crate::queue::injector::{Closed, Taken};
+use crate::job::queued::{Batch, QueuedJob};
+use crate::queue::injector::{Closed, Pop, Taken};
 use crate::shared::Shared;
 use crate::shared::timer::TimerDriver;
 use crate::submit::Submitter;
@@ -69,12 +68,10 @@ async fn wait_for_first_job<In, T, E>(
         Arc::clone(&worker.shared),
         worker.shared.slots_of(worker.id).start,
     );
-    let note = KeptNote::default();
+    let mut pop = pin!(worker.shared.injector.pop());
     loop {
-        match pop_or_timer(&worker.shared, &mut timer, &note).await {
+        match pop_or_timer(pop.as_mut(), &mut timer).await {
             Some(first) => return first.ok(),
-            // The future of `pop` is dropped: a job that the timer releases notifies another
-            // waiting worker, not this one.
             None => timer.pass(),
         }
     }
@@ -99,9 +96,9 @@ async fn run_jobs<In, C: Stateless<In>>(
     );
     let mut timer = TimerDriver::new(Arc::clone(&shared), slot_numbers.start);
     let mut local = LocalWorker::new(Arc::clone(&shared));
-    // The wait for a job, while the worker waits for one.
-    let note = KeptNote::default();
-    let mut pop = pin!(false.then(|| shared.injector.pop(&note)));
+    let mut pop = pin!(shared.injector.pop());
+    // Whether the worker waits for a job.
+    let mut waits = false;
     poll_fn(|cx| {
         // Each slot that is ready now is polled at most once in this turn. So a job that always
         // wakes itself starves neither other slots, nor queued jobs, nor other tasks of the
@@ -116,23 +113,23 @@ async fn run_jobs<In, C: Stateless<In>>(
             jobs += 1;
         }
         while jobs < JOBS_PER_TURN {
-            if !slots.ready.is_empty() {
-                // This worker does not wait now: a new job notifies another one.
-                pop.set(None);
+            if waits && !slots.ready.is_empty() {
+                waits = false;
+                pop.as_mut().stop();
             }
             let polled = slots.poll_ready(&mut local, &mut buffer, cx);
             jobs += polled;
             if jobs >= JOBS_PER_TURN {
                 break;
             }
-            match next_step(&slots, pop.as_mut(), &mut local, cx) {
+            match next_step(&slots, waits.then_some(pop.as_mut()), &mut local, cx) {
                 Step::RunBatch => {
                     let max = (JOBS_PER_TURN - jobs).min(POLLS_PER_POP);
                     jobs += slots.run_batch(&mut local, &mut buffer, max, cx);
                     continue;
                 }
                 Step::Start(job) => {
-                    pop.set(None);
+                    waits = false;
                     // Not for the first job, which may be the only one; nor if jobs wait, since a
                     // wait closes the local queue.
                     if jobs > 0 && !slots.has_waited {
@@ -147,13 +144,14 @@ async fn run_jobs<In, C: Stateless<In>>(
                 Step::WaitForJob => {
                     local.close();
                     buffer.flush();
-                    if pop.is_none() {
-                        pop.set(Some(shared.injector.pop(&note)));
+                    if !waits {
+                        waits = true;
                         continue;
                     }
                 }
                 Step::WaitForSlot => {
-                    pop.set(None);
+                    waits = false;
+                    pop.as_mut().stop();
                     local.close();
                     buffer.flush();
                 }
@@ -162,7 +160,8 @@ async fn run_jobs<In, C: Stateless<In>>(
             jobs += 1;
             if timer.poll(cx).is_ready() {
                 // A job that the timer releases notifies another waiting worker, not this one.
-                pop.set(None);
+                waits = false;
+                pop.as_mut().stop();
                 timer.pass();
                 continue;
             }
@@ -171,7 +170,8 @@ async fn run_jobs<In, C: Stateless<In>>(
             }
             break;
         }
-        pop.set(None);
+        waits = false;
+        pop.as_mut().stop();
         local.close();
         buffer.flush();
         // Ends: the timer is ready a few times at most.
@@ -196,12 +196,11 @@ enum Step<J> {
     End,
 }
 
-/// Takes the next job if a slot is free. `pop` is the wait for a job, while the worker waits for
-/// one.
+/// Takes the next job if a slot is free: from `pop`, if the worker waits for one already.
 #[inline(always)]
 fn next_step<In, T, E, F, M>(
     slots: &Slots<'_, In, T, E, F, M>,
-    pop: Pin<&mut Option<impl Future<Output = Result<QueuedJob<In, T, E>, Closed>>>>,
+    pop: Option<Pin<&mut Pop<'_, Batch<In, T, E>>>>,
     local: &mut LocalWorker<In, T, E>,
     cx: &mut Context<'_>,
 ) -> Step<QueuedJob<In, T, E>>
@@ -212,7 +211,7 @@ where
     if slots.is_full() {
         return Step::WaitForSlot;
     }
-    let taken = match pop.as_pin_mut() {
+    let taken = match pop {
         Some(pop) => match pop.poll(cx) {
             Poll::Ready(job) => job.map(Taken::One),
             Poll::Pending => Ok(Taken::Nothing),

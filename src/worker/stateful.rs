@@ -4,20 +4,19 @@
 //! the worker's own future, since each attempt borrows the state; it never opens a local queue.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use futures_lite::future;
 
 use super::buffer::CompletionBuffer;
 use super::guard::JobGuard;
 use super::{JOBS_PER_TURN, Worker, complete_or_retry, prepare_attempt};
-use crate::channel::KeptNote;
 use crate::error::JobError;
 use crate::handler::Handler;
-use crate::job::queued::QueuedJob;
-use crate::queue::injector::Closed;
-use crate::shared::Shared;
+use crate::job::queued::{Batch, QueuedJob};
+use crate::queue::injector::{Closed, Pop};
 use crate::shared::timer::TimerDriver;
 use crate::worker::attempt::Attempt;
 
@@ -31,7 +30,7 @@ pub(super) async fn run_stateful<In, C: Handler<In>>(
     // Dropped after the attempt: an outcome is delivered once the handler's future is dropped.
     let mut guard = JobGuard::new(Arc::clone(&shared), slot);
     let mut timer = TimerDriver::new(Arc::clone(&shared), slot);
-    let note = KeptNote::default();
+    let mut pop = pin!(shared.injector.pop());
     let mut jobs = 0;
     loop {
         if jobs >= JOBS_PER_TURN {
@@ -44,12 +43,10 @@ pub(super) async fn run_stateful<In, C: Handler<In>>(
             Ok(None) => {
                 jobs = 0;
                 buffer.flush();
-                match pop_or_timer(&shared, &mut timer, &note).await {
+                match pop_or_timer(pop.as_mut(), &mut timer).await {
                     Some(Ok(job)) => job,
                     Some(Err(Closed)) => break,
                     None => {
-                        // The future of `pop` is dropped: a job that the timer releases notifies
-                        // another waiting worker, not this one.
                         timer.pass();
                         continue;
                     }
@@ -92,14 +89,16 @@ pub(super) async fn run_stateful<In, C: Handler<In>>(
 }
 
 /// Waits for a job, and drives the timer meanwhile. `None`: a deadline has passed, and the wait for
-/// a job is given up.
+/// a job is given up, so a job that the timer releases notifies another waiting worker.
 pub(crate) fn pop_or_timer<In, T, E>(
-    shared: &Shared<In, T, E>,
+    mut pop: Pin<&mut Pop<'_, Batch<In, T, E>>>,
     timer: &mut TimerDriver<In, T, E>,
-    note: &KeptNote,
 ) -> impl Future<Output = Option<Result<QueuedJob<In, T, E>, Closed>>> {
-    future::or(
-        async { Some(shared.injector.pop(note).await) },
-        poll_fn(|cx| timer.poll(cx).map(|()| None)),
-    )
+    poll_fn(move |cx| match pop.as_mut().poll(cx) {
+        Poll::Ready(job) => Poll::Ready(Some(job)),
+        Poll::Pending => timer.poll(cx).map(|()| {
+            pop.as_mut().stop();
+            None
+        }),
+    })
 }
