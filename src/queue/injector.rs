@@ -29,9 +29,9 @@
 //! if it leaves a job there or in the queue and no notification is on its way. A local queue grows
 //! in no other way, so step 1 of sleeping cannot miss a job.
 //!
-//! A `pop` that is dropped or stopped decrements `sleepers`. A notification that it has not received stays in
-//! the channel, which wakes another receiver for it. If there is none, the next `pop` that would
-//! sleep receives it, checks again and then sleeps.
+//! A `pop` that is dropped or stopped decrements `sleepers`. A notification that it has not received
+//! stays in the channel, which wakes another receiver for it. If there is none, the next `pop` that
+//! would sleep receives it, checks again and then sleeps.
 //!
 //! The channel is called with no lock held: it wakes a task, and a waker may submit or cancel
 //! before it returns.
