@@ -196,11 +196,12 @@ impl<T> Receiver<T> {
         self.noted.wake();
     }
 
-    /// Waits for a value, as often as it is polled to the end.
+    /// Waits for a value. After it is ready, the future can be polled again, and waits for the next
+    /// one.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses no value: the next receiver is woken for it.
+    /// Dropping or stopping the future loses no value: the next receiver is woken for it.
     pub(crate) const fn recv(&self) -> Recv<'_, T> {
         Recv {
             channel: None,
@@ -211,8 +212,8 @@ impl<T> Receiver<T> {
 }
 
 pin_project! {
-    /// The next value for one of several receivers; made by [`Receiver::recv`]. It may be polled
-    /// again after it was ready. The note of its task is reused then, which saves an allocation.
+    /// The next value for one of several receivers; made by [`Receiver::recv`]. If it is polled
+    /// again after it was ready, it reuses the note of its task, which saves an allocation.
     pub(crate) struct Recv<'a, T> {
         // `None` while it does not wait.
         #[pin]
@@ -240,19 +241,22 @@ impl<T> Recv<'_, T> {
 impl<T> Future for Recv<'_, T> {
     type Output = Result<T, Closed>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.as_mut().project();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
         if this.channel.is_none() {
             this.channel.set(Some(this.receiver.channel.recv()));
         }
-        let Some(channel) = this.channel.as_pin_mut() else {
-            return Poll::Pending;
-        };
         let noted = &this.receiver.noted;
-        let polled = poll_with_note(this.waker, noted, cx, |cx| channel.poll(cx));
-        if polled.is_ready() {
-            self.stop();
-        }
+        let polled = poll_with_note(this.waker, noted, cx, |cx| {
+            let channel = this.channel.as_mut().as_pin_mut();
+            let polled = channel.map_or(Poll::Pending, |channel| channel.poll(cx));
+            if polled.is_ready() {
+                // Before a replaced note is dropped, which the channel may have until then.
+                this.channel.set(None);
+            }
+            polled
+        });
+        noted.wake();
         polled.map_err(|_| Closed)
     }
 }

@@ -294,11 +294,12 @@ impl<B: Split> Injector<B> {
         self.notify_one(queue);
     }
 
-    /// Waits for the next job, as often as it is polled to the end.
+    /// Waits for the next job. After it is ready, the future can be polled again, and waits for the
+    /// next one.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses no job and no notification.
+    /// Dropping or stopping the future loses no job and no notification.
     pub(crate) const fn pop(&self) -> Pop<'_, B> {
         Pop {
             notification: self.notifications.recv(),
@@ -501,13 +502,11 @@ impl<B: Split> Queue<B> {
 }
 
 pin_project! {
-    /// The next job for a worker; made by [`Injector::pop`]. It may be polled again after it was
-    /// ready.
+    /// The next job for a worker; made by [`Injector::pop`].
     pub(crate) struct Pop<'a, B: Split> {
-        // Dropped before the sleeper: the notification that it has is passed on.
         #[pin]
         notification: Recv<'a, ()>,
-        // While it waits.
+        // While it waits for a notification.
         sleeper: Option<Sleeper<'a, B>>,
         injector: &'a Injector<B>,
     }
@@ -517,10 +516,8 @@ impl<B: Split> Pop<'_, B> {
     /// Ends the wait: a new job notifies another worker.
     pub(crate) fn stop(self: Pin<&mut Self>) {
         let this = self.project();
-        if this.sleeper.is_some() {
-            this.notification.stop();
-            *this.sleeper = None;
-        }
+        this.notification.stop();
+        *this.sleeper = None;
     }
 }
 
@@ -754,6 +751,48 @@ mod tests {
         assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(0)));
         assert_eq!(injector.lock().notified, 1);
         assert_eq!(block_on(poll_once(&mut sleepers[1])), Some(Ok(1)));
+    }
+
+    #[derive(Default)]
+    struct Counts(AtomicUsize);
+
+    impl Wake for Counts {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_worker_that_stops_waiting_passes_its_notification_on_and_may_wait_again() {
+        let injector = Numbers::new();
+        let counts = [0, 1].map(|_| Arc::new(Counts::default()));
+        let wakers = counts.clone().map(Waker::from);
+        let mut pops = [0, 1].map(|_| Box::pin(injector.pop()));
+        let poll = |pop: &mut Pin<Box<Pop<'_, _>>>, waker: &Waker| {
+            pop.as_mut().poll(&mut Context::from_waker(waker))
+        };
+        for (pop, waker) in pops.iter_mut().zip(&wakers) {
+            assert_eq!(poll(pop, waker), Poll::Pending);
+        }
+        injector.push(1).unwrap();
+        let woken = || {
+            counts
+                .each_ref()
+                .map(|counts| counts.0.load(Ordering::SeqCst))
+        };
+        assert_eq!(woken(), [1, 0]);
+        pops[0].as_mut().stop();
+        assert_eq!((woken(), injector.lock().sleepers), ([1, 1], 1));
+        assert_eq!(poll(&mut pops[1], &wakers[1]), Poll::Ready(Ok(1)));
+        // Both wait again, each in the task of the other.
+        for (pop, waker) in pops.iter_mut().zip(wakers.iter().rev()) {
+            assert_eq!(poll(pop, waker), Poll::Pending);
+        }
+        let count = |queue: &Queue<_>| (queue.sleepers, queue.notified);
+        assert_eq!(count(&injector.lock()), (2, 0));
+        injector.push(2).unwrap();
+        assert_eq!(woken(), [1, 2]);
+        assert_eq!(poll(&mut pops[0], &wakers[1]), Poll::Ready(Ok(2)));
     }
 
     #[test]

@@ -14,12 +14,12 @@
 //!   sets or drops its alarm ([`TimerDriver::poll`]) before it waits. So while no worker runs,
 //!   `armed` is `wake_at`, and no alarm is left without one.
 //! * Needed and not held: `dispatch` offers the role, once. If a worker sleeps in the injector, one
-//!   is notified; the notification is passed on if its receiver is dropped. Otherwise all workers
+//!   is notified; the notification is passed on if its receiver stops. Otherwise all workers
 //!   that wait in a handler are woken. A worker that is running asks for the role before it waits.
 //! * The holder leaves, or any worker leaves while the role is offered (it may be the one that was
 //!   woken): the role is offered again.
 //!
-//! When the alarm fires, the worker (1) drops its `Injector::pop`, so that notifications for the
+//! When the alarm fires, the worker (1) stops its `Injector::pop`, so that notifications for the
 //! jobs released next go to other workers, (2) calls [`TimerDriver::pass`], which advances the
 //! schedule to the alarm's tick, whatever the clock shows. So a clock that stands still or steps
 //! back cannot make one alarm fire again and again. A step back also makes an alarm late that was

@@ -112,7 +112,7 @@ pub struct Map<In, T, E, S> {
     deadline: Option<SyncSleep>,
 }
 
-/// The source of a map, and what was pulled of it.
+/// The source of a map, and what was pulled from it.
 struct Intake<In, S> {
     source: S,
     state: IntakeState,
@@ -121,6 +121,7 @@ struct Intake<In, S> {
     pulled: Vec<In>,
 }
 
+/// The state of the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum IntakeState {
     Open,

@@ -129,6 +129,7 @@ async fn run_jobs<In, C: Stateless<In>>(
                     continue;
                 }
                 Step::Start(job) => {
+                    // If it waited, `pop` was ready.
                     waits = false;
                     // Not for the first job, which may be the only one; nor if jobs wait, since a
                     // wait closes the local queue.
