@@ -3,7 +3,7 @@
 //! The lock of a [`HandleState`] decides which outcome a job has: a function that moves its phase
 //! to neither `Queued` nor `Running` is the one that completes the job. Its outcome is delivered
 //! in the steps of [`Deliveries`](super::Deliveries), by `begin_handle_delivery` and
-//! `deliver_to_handle`; without [`Interest`] in the job it is discarded before it is counted.
+//! `end_handle_delivery`; without [`Interest`] in the job it is discarded before it is counted.
 
 use super::lifecycle::DequeuedJob;
 use super::{DeliveryKind, Shared};
@@ -43,9 +43,7 @@ impl<In, T, E> Shared<In, T, E> {
             stream: None,
         };
         self.finish_unstarted(dequeued, outcome, attempts);
-        if let Some(result) = undelivered {
-            self.deliver_to_handle(job, result, attempts, DeliveryKind::NotRun);
-        }
+        self.end_handle_delivery(job, undelivered, attempts, DeliveryKind::NotRun);
         true
     }
 
@@ -101,15 +99,15 @@ impl<In, T, E> Shared<In, T, E> {
         let inner = job.lock();
         match inner.phase {
             Phase::Queued(_) => false,
-            // `finish_job` frees the slot before `deliver_to_handle` wakes the handle.
+            // `finish_job` frees the slot before `end_handle_delivery` wakes the handle.
             Phase::Running(slot) => !self.lock().running.is_running(slot, job.id),
             Phase::Completing | Phase::Done(_) | Phase::Taken => true,
         }
     }
 
     /// Begins the delivery of a result, before the outcome is counted;
-    /// [`deliver_to_handle`](Self::deliver_to_handle) ends it. `None`: nothing is wanted of the
-    /// job, so the result is discarded and there is nothing to deliver.
+    /// [`end_handle_delivery`](Self::end_handle_delivery) ends it. `None`: there is no interest in
+    /// the job, so the result is discarded, and only the observer is told of the outcome.
     pub(crate) fn begin_handle_delivery(
         &self,
         job: &HandleState<In, T, E>,
@@ -122,6 +120,7 @@ impl<In, T, E> Shared<In, T, E> {
             inner.phase = Phase::Taken;
             drop(inner);
             self.discard_result(job, result, attempts);
+            self.deliveries.begin(kind);
             return None;
         }
         drop(inner);
@@ -129,15 +128,16 @@ impl<In, T, E> Shared<In, T, E> {
         Some(result)
     }
 
-    /// Leaves the result for the handle, or discards it if it is not wanted.
-    pub(crate) fn deliver_to_handle(
+    /// Leaves the result, if it is not discarded yet, for the handle, or discards it now if it is
+    /// not wanted any more.
+    pub(crate) fn end_handle_delivery(
         &self,
         job: &HandleState<In, T, E>,
-        result: Result<T, JobError<E>>,
+        result: Option<Result<T, JobError<E>>>,
         attempts: u32,
         kind: DeliveryKind,
     ) {
-        if let Some(unwanted) = job.complete(result, attempts) {
+        if let Some(unwanted) = result.and_then(|result| job.complete(result, attempts)) {
             self.discard_result(job, unwanted, attempts);
         }
         self.end_deliveries(kind, 1);
@@ -187,9 +187,8 @@ mod tests {
             let (limits, origin) = (TimeLimits::default(), Origin::Outside);
             let job = HandleState::new(JobId(0), origin, limits, None, 7, interest);
             job.lock().phase = Phase::Running(0);
-            if let Some(result) = shared.begin_handle_delivery(&job, Ok(7), 1, DeliveryKind::Ran) {
-                shared.deliver_to_handle(&job, result, 1, DeliveryKind::Ran);
-            }
+            let result = shared.begin_handle_delivery(&job, Ok(7), 1, DeliveryKind::Ran);
+            shared.end_handle_delivery(&job, result, 1, DeliveryKind::Ran);
             shared.cancel_handle(&job, interest);
             assert_eq!(shared.cancel_flags[0].interrupted(), None);
         }

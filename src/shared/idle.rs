@@ -34,8 +34,9 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 /// 3. left where it is read: in a `CompletionQueue` or a `HandleState`;
 /// 4. taken off here, by `Shared::end_deliveries`.
 ///
-/// An outcome that nothing will read, since there is no interest in its job, is discarded and then
-/// counted, so that an idle pool has reported the failure or dropped the value.
+/// Between 2 and 4, the observer is told of it. An outcome that nothing will read, since there is no
+/// interest in its job, is discarded before 1 and has no step 3. So an idle pool has reported the
+/// failure or dropped the value, and has told the observer.
 ///
 /// Invariant: if a job that is counted as ended is not delivered yet, its delivery is counted here.
 #[derive(Debug, Default)]

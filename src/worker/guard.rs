@@ -429,9 +429,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         if !record() {
             shared.finish_job(self.slot, self.id, outcome, attempts);
         }
-        if let Some(result) = undelivered {
-            shared.deliver_to_handle(handle, result, attempts, kind);
-        }
+        shared.end_handle_delivery(handle, undelivered, attempts, kind);
     }
 
     #[inline]

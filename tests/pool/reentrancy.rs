@@ -305,3 +305,25 @@ fn a_waker_whose_drop_panics_costs_no_worker() {
         assert_eq!(future::block_on(workers.drive(second)), Ok(2));
     }
 }
+
+#[test]
+fn a_pool_is_not_idle_before_its_observer_knows_the_last_outcome() {
+    for go in GOES {
+        let (own, idle) = (OwnPool::new(), Arc::new(Mutex::new(Vec::new())));
+        let (seen, noted) = (own.reach(), Arc::clone(&idle));
+        let (pool, workers) = Pool::builder()
+            .workers(1)
+            .timer(ManualTimer::new())
+            .observe(move |event: &Event| {
+                if let Event::Finished { .. } = event {
+                    let is_idle = poll_once(pin!(seen.pool().wait_idle())).is_some();
+                    noted.lock().unwrap().push(is_idle);
+                }
+            })
+            .build(|n: u32| async move { Ok::<_, u32>(n) });
+        own.set(&pool);
+        go(pool.try_submit(1).unwrap());
+        future::block_on(workers.drive(pool.wait_idle()));
+        assert_eq!(*idle.lock().unwrap(), [false]);
+    }
+}
