@@ -52,7 +52,7 @@ const CEILINGS: [(&str, Contender, &str, [f64; 2]); 7] = [
         "submitted one by one, detached",
         BrigadeDetached,
         "submit",
-        [1_780.0, 1.01],
+        [1_830.0, 1.01],
     ),
     (
         "submitted one by one, each awaited",
