@@ -116,16 +116,17 @@ impl<In, T, E> Shared<In, T, E> {
         kind: DeliveryKind,
     ) -> Option<Result<T, JobError<E>>> {
         let mut inner = job.lock();
-        if inner.interest == Interest::None {
+        let undelivered = if inner.interest == Interest::None {
             inner.phase = Phase::Taken;
             drop(inner);
             self.discard_result(job, result, attempts);
-            self.deliveries.begin(kind);
-            return None;
-        }
-        drop(inner);
+            None
+        } else {
+            drop(inner);
+            Some(result)
+        };
         self.deliveries.begin(kind);
-        Some(result)
+        undelivered
     }
 
     /// Leaves the result, if it is not discarded yet, for the handle, or discards it now if it is
