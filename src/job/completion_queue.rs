@@ -166,8 +166,10 @@ impl<In, T, E> CompletionQueue<In, T, E> {
 
     /// Whether the consumer has something to read, or a delivery has begun: its wait will end.
     pub(crate) fn will_deliver(&self) -> bool {
-        // In this order: a delivery that ends in between is in the channel.
-        self.delivering.load(Ordering::SeqCst) > 0 || !self.is_drained()
+        // A delivery that ends after the first look is in the channel. If the consumer takes it from
+        // there, it counts as delivering until its wait has ended.
+        let is_delivering = || self.delivering.load(Ordering::SeqCst) > 0;
+        is_delivering() || !self.is_drained() || is_delivering()
     }
 
     /// Begins a delivery, before its job is counted as finished; ended by

@@ -72,7 +72,6 @@ impl<In, T, E> CompletionReader<In, T, E> {
             if let Some(completion) = self.batch.pop_front() {
                 return Poll::Ready(completion);
             }
-            self.mark_read();
             match self.poll_receiver(cx) {
                 Poll::Ready(Some(Delivery::One(completion))) => return Poll::Ready(completion),
                 Poll::Ready(Some(Delivery::Many(batch))) => {
@@ -87,11 +86,12 @@ impl<In, T, E> CompletionReader<In, T, E> {
                 }
                 // The sender is in `self.stream`, so the channel is never closed.
                 Poll::Ready(None) => return Poll::Pending,
-                Poll::Pending if self.unread() == 0 || self.is_cancelled() => {
-                    self.wait = None;
-                    return Poll::Pending;
-                }
                 Poll::Pending => {
+                    self.mark_read();
+                    if self.unread() == 0 || self.is_cancelled() {
+                        self.wait = None;
+                        return Poll::Pending;
+                    }
                     if self.shared.register_wait(&mut self.wait, cx, || {
                         self.stream.set_awaited_inside();
                         Awaited::Stream(Arc::clone(&self.stream))
@@ -167,8 +167,8 @@ impl<In, T, E> CompletionReader<In, T, E> {
         window.saturating_add(self.read)
     }
 
-    /// Subtracts `read` from the unread of the completion queue, which may lag behind: unless jobs
-    /// add jobs, other threads only compare it with zero.
+    /// Subtracts `read` from the unread of the completion queue, which may lag behind while there is
+    /// something to read: unless jobs add jobs, other threads only compare it with zero.
     fn mark_read(&mut self) {
         // Subtracting 0 would be correct, but is an atomic operation.
         if self.read > 0 {
