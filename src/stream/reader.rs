@@ -197,6 +197,8 @@ impl<In, T, E> CompletionReader<In, T, E> {
 
 impl<In, T, E> Drop for CompletionReader<In, T, E> {
     fn drop(&mut self) {
+        // Otherwise the wait would look as if it had no end, once the channel is empty.
+        self.wait = None;
         self.cancel(CancelReason::Stream);
         // From here on, deliveries fail and the workers drop their completions.
         self.receiver.close();
@@ -210,8 +212,73 @@ impl<In, T, E> Drop for CompletionReader<In, T, E> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::pin::Pin;
+    use std::rc::Rc;
+
+    use futures_lite::future::{block_on, poll_once, yield_now};
+
     use super::*;
     use crate::{ManualTimer, Pool};
+
+    type Polled = Rc<RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>>;
+
+    /// Polls a worker when it is dropped.
+    struct PollsWorker(Polled);
+
+    impl Drop for PollsWorker {
+        fn drop(&mut self) {
+            let worker = self.0.borrow_mut().take();
+            if let Some(mut worker) = worker {
+                assert_eq!(block_on(poll_once(&mut worker)), None);
+                *self.0.borrow_mut() = Some(worker);
+            }
+        }
+    }
+
+    /// Its completions are dropped, and nothing is left to read, while the job goes on.
+    #[test]
+    fn a_job_that_drops_its_map_does_not_wait_for_it_any_more() {
+        type Jobs = Pool<u32, PollsWorker, ()>;
+        let (pool_slot, worker_slot) = (Rc::new(RefCell::new(None::<Jobs>)), Polled::default());
+        let (in_handler, to_drop) = (Rc::clone(&pool_slot), Rc::clone(&worker_slot));
+        let builder = Pool::builder().workers(2).timer(ManualTimer::new());
+        let (pool, workers) = builder.build(move |n: u32| {
+            let pool = in_handler.borrow().clone().unwrap();
+            let nothing = Polled::default();
+            let value = PollsWorker(Rc::clone(if n == 1 { &to_drop } else { &nothing }));
+            async move {
+                match n {
+                    0 => {
+                        let mut map = pool.map([1]);
+                        assert!(poll_once(map.next()).await.is_none());
+                        yield_now().await;
+                        drop(map);
+                    }
+                    2 => assert!(pool.try_submit(3).unwrap().await.is_ok()),
+                    _ => {}
+                }
+                Ok(value)
+            }
+        });
+        *pool_slot.borrow_mut() = Some(pool.clone());
+        let mut workers = workers.into_iter().map(|worker| Box::pin(worker.run()));
+        let (mut first, mut second) = (workers.next().unwrap(), workers.next().unwrap());
+        let dropper = pool.try_submit(0).unwrap();
+        assert_eq!(block_on(poll_once(&mut first)), None);
+        assert_eq!(block_on(poll_once(&mut second)), None);
+        *worker_slot.borrow_mut() = Some(second);
+        let waiter = pool.try_submit(2).unwrap();
+        for _ in 0..3 {
+            assert_eq!(block_on(poll_once(&mut first)), None);
+            let mut second = worker_slot.borrow_mut().take().unwrap();
+            assert_eq!(block_on(poll_once(&mut second)), None);
+            *worker_slot.borrow_mut() = Some(second);
+        }
+        assert!(block_on(poll_once(dropper)).unwrap().is_ok());
+        assert!(block_on(poll_once(waiter)).unwrap().is_ok());
+        *pool_slot.borrow_mut() = None;
+    }
 
     #[test]
     fn submissions_that_are_refused_leave_one_message_at_most() {
