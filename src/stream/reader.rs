@@ -277,7 +277,9 @@ mod tests {
         }
         assert!(block_on(poll_once(dropper)).unwrap().is_ok());
         assert!(block_on(poll_once(waiter)).unwrap().is_ok());
-        *pool_slot.borrow_mut() = None;
+        // Each of them holds the pool.
+        drop(worker_slot.take());
+        drop(pool_slot.take());
     }
 
     #[test]
