@@ -283,8 +283,9 @@ impl Naive {
         self.queued() == 0 && !pulls && self.acquired.iter().all(|(_, permits)| *permits == 0)
     }
 
-    /// Grants permits in the order of arrival, and notifies waits whose thresholds are passed.
-    fn notify(&mut self, effects: &mut Effects) {
+    /// Grants permits in the order of arrival, and notifies waits whose thresholds are passed; maps,
+    /// only if a permit may have become free: those notified before it will see to the other ones.
+    fn notify(&mut self, may_have_freed: bool, effects: &mut Effects) {
         while self.pool_state == PoolState::Open && self.free() > 0 {
             let Some(waiter) = self.waiters.iter_mut().find(|waiter| !waiter.is_granted) else {
                 break;
@@ -300,7 +301,8 @@ impl Naive {
                 (self.capacity / 2).max(1)
             },
         );
-        if self.pool_state == PoolState::Open && room > 0 && (room >= few || self.occupied() == 0) {
+        let may_notify_maps = may_have_freed && room > 0 && (room >= few || self.occupied() == 0);
+        if self.pool_state == PoolState::Open && may_notify_maps {
             self.notify_maps(effects);
         }
         let (queued, running) = (self.queued(), self.count(State::Running));
@@ -567,7 +569,7 @@ impl Pair {
                 assert_eq!(id, first);
                 wakes = after;
                 if more > 0 {
-                    naive.notify(&mut effects);
+                    naive.notify(true, &mut effects);
                     let permits = naive.acquirable(more);
                     naive.acquired.push((map, permits));
                     assert_eq!(self.real.acquire_many(more), permits);
@@ -694,7 +696,18 @@ impl Pair {
             }
             _ => return,
         }
-        self.naive.notify(&mut effects);
+        let may_have_freed = matches!(
+            op,
+            Op::CancelWait(_)
+                | Op::Release
+                | Op::EndPull(_)
+                | Op::Commit { .. }
+                | Op::CancelMapWait(_)
+                | Op::NotifyOfAnyRoom
+                | Op::Start(_)
+                | Op::FinishQueued(..)
+        );
+        self.naive.notify(may_have_freed, &mut effects);
         effects.room.sort_unstable();
         assert_eq!(self.effects(wakes), effects, "after {op:?}");
         self.compare();
