@@ -223,15 +223,14 @@ mod tests {
 
     type Polled = Rc<RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>>;
 
-    /// Polls a worker when it is dropped.
+    /// Polls a worker, if it has one, when it is dropped.
     struct PollsWorker(Polled);
 
     impl Drop for PollsWorker {
         fn drop(&mut self) {
-            let worker = self.0.borrow_mut().take();
-            if let Some(mut worker) = worker {
+            if let Some(mut worker) = self.0.take() {
                 assert_eq!(block_on(poll_once(&mut worker)), None);
-                *self.0.borrow_mut() = Some(worker);
+                self.0.replace(Some(worker));
             }
         }
     }
@@ -245,8 +244,11 @@ mod tests {
         let builder = Pool::builder().workers(2).timer(ManualTimer::new());
         let (pool, workers) = builder.build(move |n: u32| {
             let pool = in_handler.borrow().clone().unwrap();
-            let nothing = Polled::default();
-            let value = PollsWorker(Rc::clone(if n == 1 { &to_drop } else { &nothing }));
+            let value = PollsWorker(if n == 1 {
+                Rc::clone(&to_drop)
+            } else {
+                Polled::default()
+            });
             async move {
                 match n {
                     0 => {
@@ -267,13 +269,11 @@ mod tests {
         let dropper = pool.try_submit(0).unwrap();
         assert_eq!(block_on(poll_once(&mut first)), None);
         assert_eq!(block_on(poll_once(&mut second)), None);
-        *worker_slot.borrow_mut() = Some(second);
+        worker_slot.replace(Some(second));
         let waiter = pool.try_submit(2).unwrap();
         for _ in 0..3 {
             assert_eq!(block_on(poll_once(&mut first)), None);
-            let mut second = worker_slot.borrow_mut().take().unwrap();
-            assert_eq!(block_on(poll_once(&mut second)), None);
-            *worker_slot.borrow_mut() = Some(second);
+            drop(PollsWorker(Rc::clone(&worker_slot)));
         }
         assert!(block_on(poll_once(dropper)).unwrap().is_ok());
         assert!(block_on(poll_once(waiter)).unwrap().is_ok());

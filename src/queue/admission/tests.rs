@@ -301,8 +301,8 @@ impl Naive {
                 (self.capacity / 2).max(1)
             },
         );
-        let may_notify_maps = may_have_freed && room > 0 && (room >= few || self.occupied() == 0);
-        if self.pool_state == PoolState::Open && may_notify_maps {
+        let has_room = room > 0 && (room >= few || self.occupied() == 0);
+        if may_have_freed && has_room && self.pool_state == PoolState::Open {
             self.notify_maps(effects);
         }
         let (queued, running) = (self.queued(), self.count(State::Running));
