@@ -160,6 +160,8 @@ pub(crate) struct Admission {
     slots_per_worker: usize,
     accepted: u64,
     outcomes: [u64; Outcome::ALL.len()],
+    /// How many of these outcomes are of jobs that have not run.
+    not_run: u64,
     /// From outside; together with `reserved` and `committing` at most `capacity`.
     queued: usize,
     /// From running jobs; at most `child_capacity`.
@@ -220,6 +222,7 @@ impl Admission {
             slots_per_worker,
             accepted: 0,
             outcomes: [0; Outcome::ALL.len()],
+            not_run: 0,
             queued: 0,
             queued_children: 0,
             reserved: 0,
@@ -289,6 +292,11 @@ impl Admission {
 
     pub(crate) const fn running(&self) -> usize {
         self.running
+    }
+
+    /// The number of outcomes of jobs that have run.
+    pub(crate) fn finished(&self) -> u64 {
+        self.outcomes.iter().sum::<u64>() - self.not_run
     }
 
     /// Jobs that wait for another attempt.
@@ -583,6 +591,7 @@ impl Admission {
     /// Records the outcome of a job that has not started.
     pub(crate) fn finish_queued(&mut self, origin: Origin, outcome: Outcome, wakes: &mut Wakes) {
         self.outcomes[outcome as usize] += 1;
+        self.not_run += 1;
         self.leave_queue(origin, wakes);
         self.check_idle(wakes);
     }

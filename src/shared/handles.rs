@@ -2,11 +2,11 @@
 //!
 //! The lock of a [`HandleState`] decides which outcome a job has: a function that moves its phase
 //! to neither `Queued` nor `Running` is the one that completes the job. Its outcome is delivered
-//! in the steps of [`Deliveries`](super::Deliveries), by `begin_handle_delivery` and
-//! `end_handle_delivery`; without [`Interest`] in the job it is discarded before it is counted.
+//! in the steps of `Deliveries`, by `deliver_to_handle`; without [`Interest`] in the job it is
+//! discarded before it is counted, by `discard_unwanted`.
 
+use super::Shared;
 use super::lifecycle::DequeuedJob;
-use super::{DeliveryKind, Shared};
 use crate::error::{CancelReason, JobError};
 use crate::job::handle_state::{HandleState, Interest, Phase};
 use crate::panic;
@@ -34,8 +34,8 @@ impl<In, T, E> Shared<In, T, E> {
         drop(inner);
         part_with(input);
         let outcome = error.outcome();
-        let undelivered =
-            self.begin_handle_delivery(job, Err(error), attempts, DeliveryKind::NotRun);
+        let undelivered = self.discard_unwanted(job, Err(error), attempts);
+        self.begin_return();
         let dequeued = DequeuedJob {
             id: job.id,
             origin,
@@ -43,7 +43,8 @@ impl<In, T, E> Shared<In, T, E> {
             stream: None,
         };
         self.finish_unstarted(dequeued, outcome, attempts);
-        self.end_handle_delivery(job, undelivered, attempts, DeliveryKind::NotRun);
+        self.deliver_to_handle(job, undelivered, attempts);
+        self.end_return();
         true
     }
 
@@ -99,49 +100,42 @@ impl<In, T, E> Shared<In, T, E> {
         let inner = job.lock();
         match inner.phase {
             Phase::Queued(_) => false,
-            // `finish_job` frees the slot before `end_handle_delivery` wakes the handle.
+            // `finish_job` frees the slot before `deliver_to_handle` wakes the handle.
             Phase::Running(slot) => !self.lock().running.is_running(slot, job.id),
             Phase::Completing | Phase::Done(_) | Phase::Taken => true,
         }
     }
 
-    /// Begins the delivery of a result, before the outcome is counted;
-    /// [`end_handle_delivery`](Self::end_handle_delivery) ends it. `None`: there is no interest in
-    /// the job, so the result is discarded, and only the observer is told of the outcome.
-    pub(crate) fn begin_handle_delivery(
+    /// Discards a result, before the outcome is counted, if there is no interest in the job: then
+    /// only the observer is told of it. Otherwise returns it, for
+    /// [`deliver_to_handle`](Self::deliver_to_handle).
+    pub(crate) fn discard_unwanted(
         &self,
         job: &HandleState<In, T, E>,
         result: Result<T, JobError<E>>,
         attempts: u32,
-        kind: DeliveryKind,
     ) -> Option<Result<T, JobError<E>>> {
         let mut inner = job.lock();
-        let undelivered = if inner.interest == Interest::None {
-            inner.phase = Phase::Taken;
-            drop(inner);
-            self.discard_result(job, result, attempts);
-            None
-        } else {
-            drop(inner);
-            Some(result)
-        };
-        self.deliveries.begin(kind);
-        undelivered
+        if inner.interest != Interest::None {
+            return Some(result);
+        }
+        inner.phase = Phase::Taken;
+        drop(inner);
+        self.discard_result(job, result, attempts);
+        None
     }
 
     /// Leaves the result, if it is not discarded yet, for the handle, or discards it now if it is
     /// not wanted any more.
-    pub(crate) fn end_handle_delivery(
+    pub(crate) fn deliver_to_handle(
         &self,
         job: &HandleState<In, T, E>,
         result: Option<Result<T, JobError<E>>>,
         attempts: u32,
-        kind: DeliveryKind,
     ) {
         if let Some(unwanted) = result.and_then(|result| job.complete(result, attempts)) {
             self.discard_result(job, unwanted, attempts);
         }
-        self.end_deliveries(kind, 1);
     }
 
     /// Reports a failure that no handle will take, or drops the value.
@@ -172,7 +166,6 @@ mod tests {
     use crate::job::handle_state::{HandleState, Interest, Phase};
     use crate::policy::limits::TimeLimits;
     use crate::queue::admission::Origin;
-    use crate::shared::DeliveryKind;
     use crate::{ManualTimer, Pool};
 
     /// The handle has found the job queued and is gone; a worker has run the job before the
@@ -188,8 +181,8 @@ mod tests {
             let (limits, origin) = (TimeLimits::default(), Origin::Outside);
             let job = HandleState::new(JobId(0), origin, limits, None, 7, interest);
             job.lock().phase = Phase::Running(0);
-            let result = shared.begin_handle_delivery(&job, Ok(7), 1, DeliveryKind::Ran);
-            shared.end_handle_delivery(&job, result, 1, DeliveryKind::Ran);
+            let result = shared.discard_unwanted(&job, Ok(7), 1);
+            shared.deliver_to_handle(&job, result, 1);
             shared.cancel_handle(&job, interest);
             assert_eq!(shared.cancel_flags[0].interrupted(), None);
         }

@@ -4,14 +4,15 @@
 //!
 //! A wait is not lost:
 //!
-//! 1. `wait_until` (1) counts its future in `idle_waiter_count`, then under the lock (2) checks the
-//!    condition and (3) leaves its waker.
-//! 2. A change of the counters takes place under the same lock, and `run_wakes` wakes the idle
-//!    waiters after it; where `lock` has changed them by flushing a tally, `close_local_queue`
-//!    does.
-//! 3. `end_deliveries` (1) decrements the count of deliveries, then (2) reads `idle_waiter_count`,
-//!    and takes the lock only if that is not 0. Both counts are `SeqCst`: if it reads 0,
-//!    `wait_until` counts its future later, and its check reads the decremented count.
+//! 1. `wait_until`, under the lock, (1) checks the condition, (2) leaves its waker, (3) sets
+//!    [`IdleState`]: to `DELIVERIES` if the admission is idle, else to `JOBS`, and (4) checks again.
+//! 2. A change of the counters takes place under the same lock. After it `run_wakes` calls
+//!    `wake_if_idle`; where `lock` has changed them by flushing a tally, `close_local_queue` does.
+//! 3. `wake_if_idle`, under the lock, (1) sets `IdleState` as in step 1.3, then (2) checks whether
+//!    the pool is idle, and if so wakes the idle waiters.
+//! 4. `end_deliveries` (1) counts deliveries as ended, then (2) reads `IdleState`, and calls
+//!    `wake_if_idle` if it is `DELIVERIES`. All these are `SeqCst`: if (2) comes before the state is
+//!    set in step 1.3 or 3.1, the check in step 1.4 or 3.2 reads the new count.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -20,54 +21,52 @@ use std::task::{Poll, Waker};
 use super::{Shared, Synced};
 use crate::panic;
 use crate::queue::admission::{Admission, PoolState};
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::MutexGuard;
+use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
-/// Number of deliveries under way: outcomes that are about to be counted, or are counted, and have
-/// not reached their handle, map or group. One delivery may stand for all completions that a
-/// `CompletionBuffer` holds.
+/// Counts deliveries, so that an idle pool has reported each failure or dropped its value, and has
+/// told the observer.
 ///
-/// Each outcome is
+/// The outcome of a job that has run is
 ///
-/// 1. announced, by [`begin`](Deliveries::begin), and by `CompletionQueue::begin_delivery` if it is
-///    for a stream: from here on no wait for it counts as a deadlock, and the pool is not idle;
-/// 2. counted under the lock of `Shared`, or in a tally, which frees the slot;
-/// 3. left where it is read: in a `CompletionQueue` or a `HandleState`;
-/// 4. taken off here, by `Shared::end_deliveries`.
+/// 1. announced to the readers of its stream, if it has one, by `CompletionQueue::begin_delivery`:
+///    from here on no wait for it counts as a deadlock,
+/// 2. counted under the lock of `Shared`, or in a tally, which frees the slot: by
+///    [`Admission::finished`], the number of deliveries that have begun,
+/// 3. left where it is read: in a `CompletionQueue` or a `HandleState`,
+/// 4. counted here, by `Shared::end_deliveries`.
 ///
 /// Between 2 and 4, the observer is told of it. An outcome that nothing will read, since there is no
-/// interest in its job, is discarded before 1 and has no step 3. So an idle pool has reported the
-/// failure or dropped the value, and has told the observer.
+/// interest in its job, is discarded before 2 and has no step 3.
 ///
-/// Invariant: if a job that is counted as ended is not delivered yet, its delivery is counted here.
+/// Jobs that have not run are counted apart, since `wait_returned` waits for them alone: `begin_return`
+/// comes before step 2, and `end_return` in place of step 4.
 #[derive(Debug, Default)]
-pub(crate) struct Deliveries {
-    ran: AtomicUsize,
-    not_run: AtomicUsize,
+pub(super) struct Deliveries {
+    /// How many outcomes of jobs that have run are delivered.
+    ended: AtomicU64,
+    /// How many outcomes of jobs that have not run are being delivered.
+    returning: AtomicUsize,
 }
 
-/// Whether the job of an outcome has run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DeliveryKind {
-    Ran,
-    NotRun,
-}
+/// What the idle waiters need a wake for. Written under the lock of `Shared`.
+#[derive(Debug, Default)]
+pub(super) struct IdleState(AtomicU8);
 
-impl Deliveries {
-    const fn of(&self, kind: DeliveryKind) -> &AtomicUsize {
-        match kind {
-            DeliveryKind::Ran => &self.ran,
-            DeliveryKind::NotRun => &self.not_run,
-        }
+/// There is no idle waiter.
+const NONE: u8 = 0;
+/// A change of the counters.
+const JOBS: u8 = 1;
+/// The same, or the end of a delivery: the admission is idle.
+const DELIVERIES: u8 = 2;
+
+impl IdleState {
+    fn get(&self) -> u8 {
+        self.0.load(Ordering::SeqCst)
     }
 
-    /// Counts one delivery. Called before its outcome is counted under the lock.
-    #[inline]
-    pub(crate) fn begin(&self, kind: DeliveryKind) {
-        self.of(kind).fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn are_none(&self, kind: DeliveryKind) -> bool {
-        self.of(kind).load(Ordering::SeqCst) == 0
+    fn set(&self, state: u8) {
+        self.0.store(state, Ordering::SeqCst);
     }
 }
 
@@ -80,52 +79,65 @@ pub(super) struct IdleWaiters {
 }
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Ends `count` deliveries; the last one wakes the idle waiters if their pool may be idle.
+    /// Ends `count` deliveries of jobs that have run.
     #[inline]
-    pub(crate) fn end_deliveries(&self, kind: DeliveryKind, count: usize) {
-        let left = self.deliveries.of(kind).fetch_sub(count, Ordering::SeqCst) - count;
-        // `wait_until` counts its future before it reads the deliveries.
-        if left == 0 && self.idle_waiter_count.load(Ordering::SeqCst) > 0 {
-            self.wake_idle_waiters_if(|admission| {
-                admission.is_idle()
-                    || (admission.pool_state() >= PoolState::Aborted && admission.is_queue_empty())
-            });
+    pub(crate) fn end_deliveries(&self, count: usize) {
+        (self.deliveries.ended).fetch_add(count as u64, Ordering::SeqCst);
+        if self.idle_state.get() == DELIVERIES {
+            self.wake_if_idle();
+        }
+    }
+
+    /// Begins the delivery of a job that has not run, before its outcome is counted.
+    pub(super) fn begin_return(&self) {
+        self.deliveries.returning.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Ends the delivery of a job that has not run.
+    pub(super) fn end_return(&self) {
+        let returning = &self.deliveries.returning;
+        if returning.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.wake_if_idle();
+        }
+    }
+
+    /// Wakes the idle waiters if the pool is idle, or aborted with all jobs returned.
+    pub(super) fn wake_if_idle(&self) {
+        if self.idle_state.get() == NONE {
+            return;
+        }
+        let synced = self.lock();
+        self.set_idle_state(&synced);
+        let is_aborted = synced.admission.pool_state() >= PoolState::Aborted;
+        if self.is_idle_in(&synced) || (is_aborted && self.is_returned_in(&synced)) {
+            self.wake_idle_waiters(synced);
         }
     }
 
     /// Wakes all idle waiters, to check their conditions again.
-    pub(super) fn wake_idle_waiters(&self) {
-        self.wake_idle_waiters_if(|_| true);
+    pub(super) fn wake_idle_waiters(&self, mut synced: MutexGuard<'_, Synced<In, T, E>>) {
+        let wakers = std::mem::take(&mut synced.idle_waiters.wakers);
+        self.idle_state.set(NONE);
+        drop(synced);
+        panic::wake(wakers.into_values());
     }
 
-    #[cold]
-    fn wake_idle_waiters_if(&self, condition: impl Fn(&Admission) -> bool) {
-        let mut synced = self.lock();
-        if condition(&synced.admission) {
-            let wakers = std::mem::take(&mut synced.idle_waiters.wakers);
-            drop(synced);
-            panic::wake(wakers.into_values());
-        }
+    fn set_idle_state(&self, synced: &Synced<In, T, E>) {
+        let is_idle = synced.admission.is_idle();
+        self.idle_state.set(if is_idle { DELIVERIES } else { JOBS });
     }
 
     /// Waits until the pool is idle and all outcomes are delivered.
     pub(crate) async fn wait_idle(&self) {
-        self.wait_until(
-            |synced| synced.admission.is_idle() && self.are_delivered(),
-            |_| {},
-        )
-        .await;
+        self.wait_until(|synced| self.is_idle_in(synced), |_| {})
+            .await;
     }
 
     /// Waits until no job of an aborted pool is queued and all jobs that have not run are
     /// delivered.
     pub(crate) async fn wait_returned(&self) {
-        let is_returned = |synced: &Synced<In, T, E>| {
-            let is_empty = synced.admission.pool_state() < PoolState::Aborted
-                || synced.admission.is_queue_empty();
-            is_empty && self.is_all_returned()
-        };
-        self.wait_until(is_returned, |_| {}).await;
+        self.wait_until(|synced| self.is_returned_in(synced), |_| {})
+            .await;
     }
 
     /// Waits until `condition`; `set_threshold` sets the number of jobs below which it is woken.
@@ -144,17 +156,22 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Whether the pool is idle and all outcomes are delivered.
     pub(crate) fn is_idle(&self) -> bool {
-        self.lock().admission.is_idle() && self.are_delivered()
+        self.is_idle_in(&self.lock())
     }
 
-    /// Whether no outcome of a job that has not run is being delivered.
-    pub(super) fn is_all_returned(&self) -> bool {
-        self.deliveries.are_none(DeliveryKind::NotRun)
+    fn is_idle_in(&self, synced: &Synced<In, T, E>) -> bool {
+        let admission = &synced.admission;
+        // In this order: while the admission is idle, no job runs, so none of those that have ended
+        // since stands in for one of those that are counted.
+        admission.is_idle()
+            && self.deliveries.ended.load(Ordering::SeqCst) == admission.finished()
+            && self.deliveries.returning.load(Ordering::SeqCst) == 0
     }
 
-    pub(super) fn are_delivered(&self) -> bool {
-        self.deliveries.are_none(DeliveryKind::Ran)
-            && self.deliveries.are_none(DeliveryKind::NotRun)
+    fn is_returned_in(&self, synced: &Synced<In, T, E>) -> bool {
+        let admission = &synced.admission;
+        (admission.pool_state() < PoolState::Aborted || admission.is_queue_empty())
+            && self.deliveries.returning.load(Ordering::SeqCst) == 0
     }
 
     /// Waits until `is_over`, which is checked under the lock, again after `prepare` has made sure
@@ -164,50 +181,45 @@ impl<In, T, E> Shared<In, T, E> {
         is_over: impl Fn(&Synced<In, T, E>) -> bool,
         prepare: impl Fn(&mut Synced<In, T, E>),
     ) {
-        let mut wait = IdleWait::new(self);
+        let mut wait = IdleWait {
+            shared: self,
+            number: None,
+        };
         poll_fn(|cx| {
             let mut synced = self.lock();
             if is_over(&synced) {
                 return Poll::Ready(());
             }
             prepare(&mut synced);
-            if is_over(&synced) {
-                return Poll::Ready(());
-            }
             let waiters = &mut synced.idle_waiters;
             let number = *wait.number.get_or_insert_with(|| {
                 waiters.next += 1;
                 waiters.next
             });
             let replaced = waiters.wakers.insert(number, cx.waker().clone());
+            self.set_idle_state(&synced);
+            let is_over = is_over(&synced);
             drop(synced);
             drop(replaced);
-            Poll::Pending
+            if is_over {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
         .await;
     }
 }
 
-/// Counts a future in `idle_waiter_count`; dropping it removes the future.
+/// Removes the waker of a future in `wait_until`, when it is dropped.
 struct IdleWait<'a, In, T, E> {
     shared: &'a Shared<In, T, E>,
     /// Key of its waker, once it has left one.
     number: Option<u64>,
 }
 
-impl<'a, In, T, E> IdleWait<'a, In, T, E> {
-    fn new(shared: &'a Shared<In, T, E>) -> Self {
-        shared.idle_waiter_count.fetch_add(1, Ordering::SeqCst);
-        Self {
-            shared,
-            number: None,
-        }
-    }
-}
-
 impl<In, T, E> Drop for IdleWait<'_, In, T, E> {
     fn drop(&mut self) {
-        self.shared.idle_waiter_count.fetch_sub(1, Ordering::SeqCst);
         let Some(number) = self.number else { return };
         let mut synced = self.shared.lock();
         let waker = synced.idle_waiters.wakers.remove(&number);
@@ -215,6 +227,7 @@ impl<In, T, E> Drop for IdleWait<'_, In, T, E> {
         // and sets it again each time it was woken.
         if synced.idle_waiters.wakers.is_empty() {
             synced.admission.clear_thresholds();
+            self.shared.idle_state.set(NONE);
         }
         drop(synced);
         drop(waker);

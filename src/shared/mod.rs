@@ -57,8 +57,7 @@ pub(crate) use self::config::{Config, CostFn, KeyFn};
 use self::deadlock::Waiting;
 pub(crate) use self::deadlock::{Awaited, WaitGuard};
 use self::dispatch::{GivenUpJobs, Scheduler};
-use self::idle::IdleWaiters;
-pub(crate) use self::idle::{Deliveries, DeliveryKind};
+use self::idle::{Deliveries, IdleState, IdleWaiters};
 pub(crate) use self::lifecycle::{NotStarted, ScheduledStart};
 pub(crate) use self::map_wait::{MapWait, Pull};
 pub(crate) use self::pool_ref::PoolRef;
@@ -120,10 +119,10 @@ pub(crate) struct Shared<In, T, E> {
     slots_per_worker: usize,
     /// One flag for each slot.
     pub(crate) cancel_flags: CancelFlags,
-    /// Counts outcomes that are being delivered.
-    pub(crate) deliveries: Deliveries,
-    /// Number of futures in `idle_waiters` or about to enter it, readable without the lock.
-    idle_waiter_count: AtomicUsize,
+    /// Counts outcomes on their way to the code that reads them.
+    deliveries: Deliveries,
+    /// What `idle_waiters` need a wake for, readable without the lock.
+    idle_state: IdleState,
     pub(crate) timer: Arc<dyn Timer>,
     observer: Option<Arc<dyn Observer>>,
     pub(crate) unhandled: Mutex<Option<Arc<UnhandledFn<E>>>>,
@@ -205,7 +204,7 @@ impl<In, T, E> Shared<In, T, E> {
             slots_per_worker,
             cancel_flags,
             deliveries: Deliveries::default(),
-            idle_waiter_count: AtomicUsize::new(0),
+            idle_state: IdleState::default(),
             timer: config.timer,
             observer: config.observer,
             unhandled: Mutex::new(None),
@@ -342,12 +341,10 @@ impl<In, T, E> Shared<In, T, E> {
             self.hand_over_timer();
         }
         panic::wake(wakes.wakers);
-        // If outcomes that a wait needs are still being delivered, the last `end_deliveries` wakes
-        // it: those of jobs that have run do not matter to `wait_returned`.
-        let is_over =
-            || self.are_delivered() || (self.stopped.is_aborted() && self.is_all_returned());
-        if wakes.below || (wakes.idle && is_over()) {
-            self.wake_idle_waiters();
+        if wakes.below {
+            self.wake_idle_waiters(self.lock());
+        } else if wakes.idle {
+            self.wake_if_idle();
         }
     }
 }

@@ -44,10 +44,6 @@ impl Stopped {
         // An aborted pool stays aborted.
         let _ = (self.0).compare_exchange(RUNS, ABANDONED, Ordering::SeqCst, Ordering::SeqCst);
     }
-
-    pub(super) fn is_aborted(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == ABORTED
-    }
 }
 
 impl<In, T, E> Shared<In, T, E> {

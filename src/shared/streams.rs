@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Accepted, DeliveryKind, Shared};
+use super::{Accepted, Shared};
 use crate::error::{CancelReason, JobError, SubmitError};
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::current::CurrentJob;
@@ -67,30 +67,11 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Begins the delivery of a completion, before its outcome is counted.
-    #[inline(always)]
-    pub(crate) fn begin_stream_delivery(
-        &self,
-        stream: &CompletionQueue<In, T, E>,
-        kind: DeliveryKind,
-    ) {
-        stream.begin_delivery();
-        self.deliveries.begin(kind);
-    }
-
-    /// Ends `count` deliveries, after their completions are in the queue.
-    pub(crate) fn end_stream_deliveries(
-        &self,
-        stream: &CompletionQueue<In, T, E>,
-        kind: DeliveryKind,
-        count: usize,
-    ) {
-        // Saves the atomic operations where there is nothing to end.
-        if count > 0 {
-            if stream.end_delivery(count) {
-                self.check_waits();
-            }
-            self.end_deliveries(kind, count);
+    /// Ends `count` deliveries that `CompletionQueue::begin_delivery` has begun, after their
+    /// completions are in the queue: for deadlock detection. `end_deliveries` follows.
+    pub(crate) fn end_stream_deliveries(&self, stream: &CompletionQueue<In, T, E>, count: usize) {
+        if stream.end_delivery(count) {
+            self.check_waits();
         }
     }
 

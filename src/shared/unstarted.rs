@@ -2,8 +2,8 @@
 
 use std::sync::PoisonError;
 
+use super::Shared;
 use super::lifecycle::DequeuedJob;
-use super::{DeliveryKind, Shared};
 use crate::error::{CancelReason, JobError};
 use crate::job::completion::{Completion, Delivery, Timings};
 use crate::job::completion_queue::CompletionQueue;
@@ -124,7 +124,8 @@ impl<In, T, E> Shared<In, T, E> {
         ) {
             self.count_failure(&stream, &error);
         }
-        self.begin_stream_delivery(&stream, DeliveryKind::NotRun);
+        stream.begin_delivery();
+        self.begin_return();
         let dequeued = DequeuedJob {
             id,
             origin,
@@ -147,6 +148,7 @@ impl<In, T, E> Shared<In, T, E> {
             timings,
         };
         stream.deliver(Delivery::One(completion));
-        self.end_stream_deliveries(&stream, DeliveryKind::NotRun, 1);
+        self.end_stream_deliveries(&stream, 1);
+        self.end_return();
     }
 }

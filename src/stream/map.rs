@@ -676,7 +676,6 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::{Context, Poll, Wake, Waker};
 
-    use crate::shared::DeliveryKind;
     use crate::{CancelReason, JobError, ManualTimer, Pool};
 
     #[derive(Default)]
@@ -708,8 +707,7 @@ mod tests {
                     async move {
                         let mut map = pool.map([1]);
                         let stream = Arc::clone(&map.reader.stream);
-                        pool.shared()
-                            .begin_stream_delivery(&stream, DeliveryKind::Ran);
+                        stream.begin_delivery();
                         seen.borrow_mut().push(stream);
                         let completion = map.next().await.unwrap();
                         completion.result.map_err(|error| match error {
@@ -729,8 +727,7 @@ mod tests {
         woken.0.store(false, Ordering::SeqCst);
         assert!(worker.as_mut().poll(&mut cx).is_pending());
         let stream = streams.borrow_mut().pop().unwrap();
-        pool.shared()
-            .end_stream_deliveries(&stream, DeliveryKind::Ran, 1);
+        pool.shared().end_stream_deliveries(&stream, 1);
         assert!(woken.0.load(Ordering::SeqCst), "the wait is checked again");
         assert!(worker.as_mut().poll(&mut cx).is_pending());
         let failed = JobError::Failed(JobError::Cancelled(CancelReason::WouldDeadlock));

@@ -84,7 +84,7 @@ pub(crate) mod atomic {
         AtomicI32 of i32 {}
         AtomicU8 of u8 { swap, compare_exchange }
         AtomicU32 of u32 {}
-        AtomicU64 of u64 {}
+        AtomicU64 of u64 { fetch_add }
         AtomicUsize of usize { fetch_add, fetch_sub, fetch_update }
     }
 }

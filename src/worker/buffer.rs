@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::job::completion::{Completion, Delivery, Success};
 use crate::job::completion_queue::CompletionQueue;
-use crate::shared::{DeliveryKind, Shared};
+use crate::shared::Shared;
 
 /// Buffers completions of one stream at a time.
 ///
@@ -30,7 +30,7 @@ pub(crate) struct CompletionBuffer<In, T, E> {
     /// Successes of first attempts, in a smaller form. Invariant: `completions` or `successes` is
     /// empty.
     successes: Vec<Success<T>>,
-    /// How many deliveries have begun and not ended.
+    /// How many deliveries are announced to the readers of the stream.
     begun: usize,
 }
 
@@ -117,9 +117,14 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
         if self.begun == 0
             && let Some(stream) = &self.stream
         {
-            self.shared.begin_stream_delivery(stream, DeliveryKind::Ran);
+            stream.begin_delivery();
             self.begun += 1;
         }
+    }
+
+    #[inline(always)]
+    const fn len(&self) -> usize {
+        self.completions.len() + self.successes.len()
     }
 
     /// Sends the completions if the buffer is full or the consumer has nothing to read.
@@ -127,13 +132,14 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
     pub(crate) fn send_if_due(&mut self) {
         let Some(stream) = &self.stream else { return };
         // The bound only trades latency for speed: the vectors would hold more.
-        if self.completions.len() + self.successes.len() >= Self::MAX || stream.is_drained() {
+        if self.len() >= Self::MAX || stream.is_drained() {
             self.send();
         }
     }
 
     fn send(&mut self) {
         let Some(stream) = &self.stream else { return };
+        let count = self.len();
         // Vectors of no or one completion would do, but cost more.
         match self.completions.len() {
             0 => {}
@@ -153,11 +159,14 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
                 .for_each(|success| stream.deliver(Delivery::One(success.into_completion()))),
             _ => stream.deliver(Delivery::Successes(std::mem::take(&mut self.successes))),
         }
-        self.shared.end_stream_deliveries(
-            stream,
-            DeliveryKind::Ran,
-            std::mem::take(&mut self.begun),
-        );
+        // Saves the atomic operations where there is nothing to end.
+        if self.begun > 0 {
+            self.shared
+                .end_stream_deliveries(stream, std::mem::take(&mut self.begun));
+        }
+        if count > 0 {
+            self.shared.end_deliveries(count);
+        }
     }
 
     /// Sends all completions and forgets their stream.

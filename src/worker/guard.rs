@@ -23,7 +23,7 @@ use crate::queue::admission::{Origin, Wakes};
 use crate::queue::local::StartedJob;
 use crate::queue::running::ActiveJob;
 use crate::schedule::RecordId;
-use crate::shared::{DeliveryKind, NotStarted, ScheduledStart, Shared};
+use crate::shared::{NotStarted, ScheduledStart, Shared};
 
 /// Where the outcome of a running job goes.
 pub(super) enum Recipient<In, T, E> {
@@ -390,8 +390,7 @@ impl<In, T, E> JobGuard<In, T, E> {
                 }
                 let input = self.take_kept(&stream);
                 self.scheduled_start.history.take().map(panic::discard);
-                self.shared
-                    .begin_stream_delivery(&stream, DeliveryKind::Ran);
+                stream.begin_delivery();
                 self.shared
                     .finish_job(self.slot, self.id, outcome_of(&result), self.attempts);
                 let timings = self.timings();
@@ -424,12 +423,13 @@ impl<In, T, E> JobGuard<In, T, E> {
         }
         self.scheduled_start.history.take().map(panic::discard);
         let outcome = outcome_of(&result);
-        let (shared, attempts, kind) = (&self.shared, self.attempts, DeliveryKind::Ran);
-        let undelivered = shared.begin_handle_delivery(handle, result, attempts, kind);
+        let (shared, attempts) = (&self.shared, self.attempts);
+        let undelivered = shared.discard_unwanted(handle, result, attempts);
         if !record() {
             shared.finish_job(self.slot, self.id, outcome, attempts);
         }
-        shared.end_handle_delivery(handle, undelivered, attempts, kind);
+        shared.deliver_to_handle(handle, undelivered, attempts);
+        shared.end_deliveries(1);
     }
 
     #[inline]
@@ -458,8 +458,8 @@ impl<In, T, E> Drop for JobGuard<In, T, E> {
         let result = Err(reason.map_or(JobError::Abandoned, |reason| JobError::Cancelled(reason)));
         if let Some((stream, completion)) = self.complete_unbuffered(result) {
             stream.deliver(Delivery::One(completion));
-            self.shared
-                .end_stream_deliveries(&stream, DeliveryKind::Ran, 1);
+            self.shared.end_stream_deliveries(&stream, 1);
+            self.shared.end_deliveries(1);
         }
     }
 }

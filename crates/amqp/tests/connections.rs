@@ -540,7 +540,7 @@ fn short_fetches_hold_no_more_than_long_ones() {
         ready(&broker, 40).await;
 
         let fixed = queue.open_with(AmqpOptions::new().prefetch(3)).await;
-        let mut held = Vec::new();
+        let mut held = fetch(&fixed, 3).await;
         for _ in 0..10 {
             held.extend(fixed.fetch(3, Duration::ZERO).await.unwrap());
         }
