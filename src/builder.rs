@@ -101,7 +101,7 @@ pub(crate) const DEFAULT_RETRY_CAPACITY: usize = 65_536;
 pub struct Builder<In, E> {
     workers: usize,
     jobs_per_worker: usize,
-    capacity: usize,
+    queue_capacity: usize,
     child_capacity: usize,
     max_waiting: usize,
     limits: TimeLimits,
@@ -151,7 +151,7 @@ impl<In, E> Builder<In, E> {
         Self {
             workers: DEFAULT_WORKERS,
             jobs_per_worker: 1,
-            capacity: DEFAULT_QUEUE_CAPACITY,
+            queue_capacity: DEFAULT_QUEUE_CAPACITY,
             child_capacity: DEFAULT_CHILD_CAPACITY,
             max_waiting: usize::MAX,
             limits: TimeLimits {
@@ -247,7 +247,7 @@ impl<In, E> Builder<In, E> {
     #[track_caller]
     pub const fn queue_capacity(mut self, jobs: usize) -> Self {
         assert!(jobs > 0, "queue_capacity must be at least 1, got 0");
-        self.capacity = jobs;
+        self.queue_capacity = jobs;
         self
     }
 
@@ -519,7 +519,7 @@ impl<In, E> Builder<In, E> {
         Fut: Future<Output = Result<T, E>>,
     {
         let handler = Plain::new(handler);
-        self.build_of(|_| handler.share())
+        self.build_of(|_| handler.clone())
     }
 
     /// Makes a pool whose jobs may add jobs: the handler also gets a [`Submitter`].
@@ -537,7 +537,7 @@ impl<In, E> Builder<In, E> {
         Fut: Future<Output = Result<T, E>>,
     {
         let handler = WithSubmitter::new(handler);
-        self.build_of(|_| handler.share())
+        self.build_of(|_| handler.clone())
     }
 
     /// Makes a pool whose workers each have a state of their own, such as a connection: `init`
@@ -708,7 +708,7 @@ impl<In, E> Builder<In, E> {
         Shared::new(Config {
             workers: self.workers,
             jobs_per_worker: self.jobs_per_worker,
-            capacity: self.capacity,
+            queue_capacity: self.queue_capacity,
             child_capacity: self.child_capacity,
             max_waiting: self.max_waiting,
             limits: self.limits,
@@ -745,7 +745,7 @@ impl<In, E> fmt::Debug for Builder<In, E> {
         f.debug_struct("Builder")
             .field("workers", &self.workers)
             .field("jobs_per_worker", &self.jobs_per_worker)
-            .field("queue_capacity", &self.capacity)
+            .field("queue_capacity", &self.queue_capacity)
             .field("child_capacity", &self.child_capacity)
             .field("policy", &self.policy)
             .field("attempt_timeout", &self.limits.attempt)

@@ -12,16 +12,16 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_core::Stream as _;
 use pin_project_lite::pin_project;
 
 use crate::panic;
-use crate::sync::channel;
 use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
 use crate::sync::in_wakers::{Mutex, MutexGuard};
+use crate::sync::{channel, ignore_poison};
 
 /// Creates a channel without a bound of its own; the caller says what bounds it.
 pub(crate) fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
@@ -54,7 +54,7 @@ struct Noted {
 impl Noted {
     #[inline]
     fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.wakers.lock())
     }
 
     #[inline]

@@ -83,8 +83,10 @@ impl<F> Plain<F> {
             handler: Arc::new(handler),
         }
     }
+}
 
-    pub(crate) fn share(&self) -> Self {
+impl<F> Clone for Plain<F> {
+    fn clone(&self) -> Self {
         Self {
             handler: Arc::clone(&self.handler),
         }
@@ -98,8 +100,10 @@ impl<F, T, E> WithSubmitter<F, T, E> {
             output: PhantomData,
         }
     }
+}
 
-    pub(crate) fn share(&self) -> Self {
+impl<F, T, E> Clone for WithSubmitter<F, T, E> {
+    fn clone(&self) -> Self {
         Self {
             handler: Arc::clone(&self.handler),
             output: PhantomData,

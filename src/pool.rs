@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -20,6 +19,7 @@ use crate::stream::group::Group;
 use crate::stream::map::Map;
 use crate::stream::source::{Inputs, TryInputs};
 use crate::submit::{Job, JobHandle, Permit, submit_now};
+use crate::sync::ignore_poison;
 
 /// A pool of workers that run one async function over many inputs.
 ///
@@ -325,11 +325,7 @@ impl<In, T, E> Pool<In, T, E> {
     /// ```
     pub fn on_unhandled(&self, handler: impl Fn(Unhandled<E>) + Send + Sync + 'static) {
         let handler: Option<Arc<crate::shared::UnhandledFn<E>>> = Some(Arc::new(handler));
-        let mut current = self
-            .shared
-            .unhandled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut current = ignore_poison(self.shared.unhandled.lock());
         let old = std::mem::replace(&mut *current, handler);
         drop(current);
         drop(old);

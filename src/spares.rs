@@ -1,9 +1,7 @@
 //! Emptied vectors, kept for reuse: they save the allocation of a vector for each batch of inputs
 //! and each delivery of completions.
 
-use std::sync::PoisonError;
-
-use crate::sync::Mutex;
+use crate::sync::{Mutex, ignore_poison};
 
 /// Empty vectors with capacity, up to a bound.
 #[derive(Debug)]
@@ -24,17 +22,13 @@ impl<V> Spares<V> {
 
     /// Takes an empty vector, with capacity if one is kept.
     pub(crate) fn take(&self) -> Vec<V> {
-        self.lists
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-            .unwrap_or_default()
+        ignore_poison(self.lists.lock()).pop().unwrap_or_default()
     }
 
     /// Keeps an empty vector for reuse, unless `max` are kept.
     pub(crate) fn keep(&self, list: Vec<V>) {
         debug_assert!(list.is_empty(), "nothing is dropped under the lock");
-        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lists = ignore_poison(self.lists.lock());
         // A vector without capacity would save nothing.
         if lists.len() < self.max && list.capacity() > 0 {
             lists.push(list);

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::builder::Builder;
@@ -15,7 +15,7 @@ use crate::error::{JobError, SubmitError};
 use crate::pool::Pool;
 use crate::rt::{BoxFuture, Spawn};
 use crate::submit::JobHandle;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, ignore_poison};
 
 /// The input of the underlying pool: a future that stores its value for the handle.
 type Task = BoxFuture<'static, ()>;
@@ -142,7 +142,7 @@ where
     let output_slot = Arc::clone(&value);
     let task = Box::pin(async move {
         let output = future.await;
-        *output_slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(output);
+        *ignore_poison(output_slot.lock()) = Some(output);
     });
     (task, value)
 }
@@ -182,11 +182,7 @@ impl<T> TaskHandle<T> {
         result: Result<(), JobError<Infallible>>,
     ) -> Result<T, JobError<Infallible>> {
         result.and_then(|()| {
-            let value = self
-                .value
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            let value = ignore_poison(self.value.lock()).take();
             value.ok_or(JobError::Abandoned)
         })
     }

@@ -10,7 +10,7 @@ mod waiters;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,8 @@ use super::{
     Broker, BrokerError, Capabilities, DeadLetter, Delivery, JobId, Nack, NewJob, SettleError,
 };
 use crate::rt::{BoxFuture, Timer};
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, ignore_poison};
 
 /// A [`Broker`] within one process: the reference for others, and a broker for tests.
 ///
@@ -235,7 +235,7 @@ impl Shared {
     /// Calls `change` with the state, under the lock, and then wakes the fetches that it concerns.
     fn with<R>(&self, change: impl FnOnce(&mut State, Instant) -> R) -> R {
         let now = self.timer.now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = ignore_poison(self.state.lock());
         state.queue.advance(now);
         let value = change(&mut state, now);
         let wakers = state.notify();

@@ -7,13 +7,13 @@
 //! queued, running or unread. Jobs added by running jobs come on top; the pool's child capacity
 //! bounds them while they are queued.
 
-use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 
 use super::completion::{Completion, Delivery, OnError, Success};
 use crate::channel::{self, Receiver, Sender};
 use crate::error::{CancelReason, JobError};
 use crate::panic;
+use crate::queue::StreamId;
 use crate::queue::admission::Refusal;
 use crate::spares::Spares;
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ const SPARES: usize = 17;
 
 /// The channel of completions of one map or group, and the counters and settings of its jobs.
 pub(crate) struct CompletionQueue<In, T, E> {
-    identity: NonZeroUsize,
+    id: StreamId,
     sender: Sender<Delivery<In, T, E>>,
     next_index: AtomicUsize,
     /// How many jobs are accepted and not read.
@@ -53,10 +53,10 @@ pub(crate) struct CompletionQueue<In, T, E> {
 }
 
 impl<In, T, E> CompletionQueue<In, T, E> {
-    pub(crate) fn new(identity: NonZeroUsize) -> (Arc<Self>, Receiver<Delivery<In, T, E>>) {
+    pub(crate) fn new(id: StreamId) -> (Arc<Self>, Receiver<Delivery<In, T, E>>) {
         let (sender, receiver) = channel::unbounded();
         let queue = Self {
-            identity,
+            id,
             sender,
             next_index: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
@@ -76,9 +76,8 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         (Arc::new(queue), receiver)
     }
 
-    /// Identifies the map or group among those of the pool.
-    pub(crate) const fn identity(&self) -> NonZeroUsize {
-        self.identity
+    pub(crate) const fn id(&self) -> StreamId {
+        self.id
     }
 
     pub(crate) fn cancelled(&self) -> Option<CancelReason> {

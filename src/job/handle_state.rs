@@ -3,7 +3,7 @@
 //! In: phases set by workers and cancellations. Out: the result, to the handle. It never changes
 //! the pool: `Shared` records each change there.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::policy::limits::TimeLimits;
 use crate::queue::admission::Origin;
 use crate::schedule::RecordId;
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, ignore_poison};
 
 /// The state of a job with a handle. Its lock decides which outcome is the only one.
 pub(crate) struct HandleState<In, T, E> {
@@ -123,7 +123,7 @@ impl<In, T, E> HandleState<In, T, E> {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, HandleInner<In, T, E>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.state.lock())
     }
 
     /// The limits of the job itself, and when it was accepted, if it has them.

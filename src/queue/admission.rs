@@ -55,6 +55,7 @@ mod maps;
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Context, Poll, Waker};
 
+use super::StreamId;
 use crate::event::{JobId, Outcome, Stats};
 
 /// Identifies a future in the wait queue. Ids ascend in the order of arrival.
@@ -136,8 +137,8 @@ impl Wakes {
 #[derive(Debug)]
 struct Waiter {
     waker: Waker,
-    /// Identifies the group that it submits to.
-    group: Option<usize>,
+    /// The group that it submits to.
+    group: Option<StreamId>,
 }
 
 /// A map that waits until it can pull more inputs.
@@ -175,7 +176,7 @@ pub(crate) struct Admission {
     /// poll as well.
     pulling: usize,
     /// The maps with a job in the queue beyond the capacity; at most one job for each map.
-    extras: BTreeSet<usize>,
+    extras: BTreeSet<StreamId>,
     running: usize,
     /// Jobs that wait for another attempt.
     retrying: usize,
@@ -194,13 +195,13 @@ pub(crate) struct Admission {
     granted: BTreeSet<WaiterId>,
     /// Maps that wait for a permit or for their source. They hold no permit while they wait.
     /// Bounded by the number of maps.
-    waiting_maps: BTreeMap<usize, WaitingMap>,
+    waiting_maps: BTreeMap<StreamId, WaitingMap>,
     /// How many of them wait for a permit, notified or not.
     wanting_room: usize,
     /// How many of these are not notified.
     unnotified: usize,
     /// The map that was notified last; the next round begins after it.
-    last_notified: usize,
+    last_notified: Option<StreamId>,
     /// Whether maps are notified of any free permit, not only when many are free: a schedule may
     /// hold queued jobs back for long.
     notifies_of_any_room: bool,
@@ -240,7 +241,7 @@ impl Admission {
             waiting_maps: BTreeMap::new(),
             wanting_room: 0,
             unnotified: 0,
-            last_notified: 0,
+            last_notified: None,
             notifies_of_any_room: false,
             last_waiter_id: 0,
         }
@@ -377,11 +378,11 @@ impl Admission {
     }
 
     /// Takes a permit, or waits for one in the wait queue. `waiter_id` is set while it waits.
-    /// `group` identifies the group that the job is for.
+    /// `group` is the one that the job is for.
     pub(crate) fn poll_reserve(
         &mut self,
         waiter_id: &mut Option<WaiterId>,
-        group: Option<usize>,
+        group: Option<StreamId>,
         cx: &Context<'_>,
     ) -> (Poll<Result<(), Refusal>>, Wakes) {
         let mut wakes = Wakes::default();
@@ -419,7 +420,7 @@ impl Admission {
     }
 
     /// The wakers of the waiters that submit to this group.
-    pub(crate) fn wakers_of(&self, group: usize) -> Vec<Waker> {
+    pub(crate) fn wakers_of(&self, group: StreamId) -> Vec<Waker> {
         let of_group = self
             .waiters
             .values()

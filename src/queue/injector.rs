@@ -39,14 +39,14 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
 use super::local::LocalQueue;
 use crate::channel::{self, Receiver, Recv, Sender};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, ignore_poison};
 
 /// Jobs that were submitted together and are queued as one item.
 pub(crate) trait Split: Sized {
@@ -160,7 +160,7 @@ impl<B: Split> Injector<B> {
 
     #[inline]
     fn lock(&self) -> MutexGuard<'_, Queue<B>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.queue.lock())
     }
 
     // ---- push ----
@@ -207,14 +207,6 @@ impl<B: Split> Injector<B> {
         }
     }
 
-    /// Unlocks, and notifies a sleeper if `is_more` jobs are left.
-    #[inline]
-    fn notify_one_if(&self, is_more: bool, queue: MutexGuard<'_, Queue<B>>) {
-        if is_more {
-            self.notify_one(queue);
-        }
-    }
-
     #[cold]
     fn send_notification(&self, mut queue: MutexGuard<'_, Queue<B>>) {
         queue.notified += 1;
@@ -238,7 +230,9 @@ impl<B: Split> Injector<B> {
         let mut queue = self.lock();
         match queue.pop() {
             Some((job, is_more)) => {
-                self.notify_one_if(is_more, queue);
+                if is_more {
+                    self.notify_one(queue);
+                }
                 Ok(Some(job))
             }
             None if queue.is_closed => Err(Closed),
@@ -272,7 +266,9 @@ impl<B: Split> Injector<B> {
         };
         is_more |= !queue.items.is_empty();
         // A sleeper that is notified already notifies the next one, once it is polled.
-        self.notify_one_if(is_more && queue.notified == 0, queue);
+        if is_more && queue.notified == 0 {
+            self.notify_one(queue);
+        }
         Ok(taken)
     }
 
@@ -321,8 +317,9 @@ impl<B: Split> Injector<B> {
         match queue.pop() {
             Some((job, is_more)) => {
                 // The notification may have been for another job than the one that is taken.
-                let is_more = is_more || (was_asleep && queue.has_local_jobs());
-                self.notify_one_if(is_more, queue);
+                if is_more || (was_asleep && queue.has_local_jobs()) {
+                    self.notify_one(queue);
+                }
                 Popped::Job(job)
             }
             None if queue.is_closed => Popped::Closed,

@@ -20,13 +20,11 @@
 //! The lock of a local queue is taken after those of the injector and of the shared state. Under
 //! it, a batch that is dropped empty gives its vector to a `Spares`, whose lock is the innermost.
 
-use std::num::NonZeroUsize;
-use std::sync::PoisonError;
-
+use super::StreamId;
 use super::admission::Admission;
 use super::running::{ActiveJob, Running};
 use crate::event::JobId;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, ignore_poison};
 
 /// A tally with this many changes is flushed.
 const MAX_CHANGES: usize = 64;
@@ -58,7 +56,7 @@ impl<L> Default for LocalQueue<L> {
 
 impl<L> LocalQueue<L> {
     pub(crate) fn local(&self) -> MutexGuard<'_, Local<L>> {
-        self.local.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.local.lock())
     }
 }
 
@@ -94,13 +92,13 @@ pub(crate) struct Tally {
 pub(crate) struct StartedJob {
     pub(crate) id: JobId,
     pub(crate) index: usize,
-    /// Identifies the map or group that the job belongs to.
-    pub(crate) stream: Option<NonZeroUsize>,
+    /// The map or group that the job belongs to.
+    pub(crate) stream: Option<StreamId>,
 }
 
 impl From<StartedJob> for ActiveJob {
     fn from(StartedJob { id, index, stream }: StartedJob) -> Self {
-        Self::new(id, index, stream.map(NonZeroUsize::get))
+        Self::new(id, index, stream)
     }
 }
 

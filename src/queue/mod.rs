@@ -52,3 +52,16 @@ pub(crate) mod admission;
 pub(crate) mod injector;
 pub(crate) mod local;
 pub(crate) mod running;
+
+use std::num::NonZeroUsize;
+
+/// Identifies a map or group of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct StreamId(NonZeroUsize);
+
+impl StreamId {
+    /// The id of a map or group before which `earlier` were created.
+    pub(crate) const fn new(earlier: usize) -> Self {
+        Self(NonZeroUsize::MIN.saturating_add(earlier))
+    }
+}

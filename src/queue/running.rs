@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, TryReserveError};
 use std::time::Instant;
 
+use super::StreamId;
 use crate::event::JobId;
 use crate::schedule::RecordId;
 
@@ -24,14 +25,14 @@ pub(crate) struct ActiveJob {
     pub(crate) record_id: Option<RecordId>,
     /// Whether an attempt was made before, or another one is allowed.
     pub(crate) counts_as_retry: bool,
-    /// Identifies the map or group that the job belongs to.
-    pub(crate) stream: Option<usize>,
+    /// The map or group that the job belongs to.
+    pub(crate) stream: Option<StreamId>,
     /// The number of waits for its own pool that this job is in.
     waits: usize,
 }
 
 impl ActiveJob {
-    pub(crate) const fn new(id: JobId, index: usize, stream: Option<usize>) -> Self {
+    pub(crate) const fn new(id: JobId, index: usize, stream: Option<StreamId>) -> Self {
         Self {
             id,
             index,
@@ -192,7 +193,7 @@ impl<W> Running<W> {
     }
 
     /// How many running jobs are retries, or have another attempt allowed.
-    pub(crate) const fn retries(&self) -> usize {
+    pub(crate) const fn running_retries(&self) -> usize {
         self.retries
     }
 

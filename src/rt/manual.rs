@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use super::{BoxFuture, Timer};
 use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, MutexGuard, in_wakers};
+use crate::sync::{Mutex, MutexGuard, ignore_poison, in_wakers};
 
 /// A [`Timer`] that stands still until it is moved: by [`run`](Self::run), which jumps to the next
 /// alarm when its future waits, or by [`advance`](Self::advance).
@@ -62,7 +62,7 @@ struct State {
 
 impl Clock {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.state.lock())
     }
 }
 
@@ -252,11 +252,7 @@ struct Wakes {
 impl Wakes {
     /// Called before each poll. Wake-ups from before are answered by it.
     fn begin(&self, task: &Waker) {
-        let old = self
-            .task
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(task.clone());
+        let old = ignore_poison(self.task.lock()).replace(task.clone());
         drop(old);
         self.is_woken.store(false, Ordering::SeqCst);
     }
@@ -265,11 +261,7 @@ impl Wakes {
 impl Wake for Wakes {
     fn wake(self: Arc<Self>) {
         self.is_woken.store(true, Ordering::SeqCst);
-        let task = self
-            .task
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let task = ignore_poison(self.task.lock()).clone();
         task.into_iter().for_each(Waker::wake);
     }
 }

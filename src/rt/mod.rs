@@ -11,9 +11,11 @@ mod smol;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Instant;
+
+use crate::sync::ignore_poison;
 
 #[cfg(feature = "async-io")]
 pub use self::smol::AsyncIoTimer;
@@ -38,11 +40,7 @@ impl Future for SyncSleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.0
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_mut()
-            .poll(cx)
+        ignore_poison(self.0.get_mut()).as_mut().poll(cx)
     }
 }
 

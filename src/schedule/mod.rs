@@ -26,7 +26,7 @@
 //! may before `next` unless the schedule changes.
 //!
 //! So each change is followed by a release in the same critical section:
-//! `Shared::update_schedule`, `finish_unstarted`, `finish_scheduled` and `requeue` end with
+//! `Shared::update_schedule`, `finish_unstarted`, `finish_scheduled` and `requeue_job` end with
 //! `Synced::dispatch`. Two changes release nothing:
 //!
 //! * A worker leaves: fewer jobs may start, not more.
@@ -65,7 +65,7 @@
 //! before the last one is back, since it may come first.
 //!
 //! The slots follow the same pattern. A release increments `released` and the lane's `running`;
-//! `start` and `undo_release` decrement the first, `undo_release`, `finish` and `requeue` the
+//! `start` and `undo_release` decrement the first, `undo_release`, `finish` and `reschedule` the
 //! second.
 //!
 //! # Bounds
@@ -730,7 +730,7 @@ impl<J> Schedule<J> {
     }
 
     /// Makes a running job wait for another attempt, which may not start before `at`.
-    pub(crate) fn requeue(
+    pub(crate) fn reschedule(
         &mut self,
         record_id: RecordId,
         job: J,

@@ -657,7 +657,7 @@ impl Pair {
                 let mut history = History::new(self.start);
                 self.naive.job(number).attempts += 1;
                 history.attempts = self.naive.job(number).attempts;
-                self.real.requeue(
+                self.real.reschedule(
                     record_id,
                     number,
                     Box::new(history),

@@ -51,7 +51,7 @@ impl<In, T, E> AcquirePermit<In, T, E> {
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), SubmitError<()>>> {
         let (polled, wakes) = {
             let mut synced = self.shared.lock();
-            let group = self.group.as_ref().map(|group| group.identity().get());
+            let group = self.group.as_ref().map(|group| group.id());
             let (polled, mut wakes) = synced.admission.poll_reserve(&mut self.waiter, group, cx);
             if synced.admission.is_awaited() {
                 synced.revoke_all();

@@ -23,6 +23,7 @@ use crate::event::JobId;
 use crate::job::handle_state::HandleState;
 use crate::job::queued::{QueuedJob, ScheduledJob};
 use crate::panic;
+use crate::queue::StreamId;
 use crate::schedule::RecordId;
 
 impl<In, T, E> Shared<In, T, E> {
@@ -66,7 +67,7 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Interrupts the running jobs of one map or group.
-    pub(crate) fn interrupt_stream(&self, stream: usize, reason: CancelReason) {
+    pub(crate) fn interrupt_stream(&self, stream: StreamId, reason: CancelReason) {
         let synced = self.lock_exclusive();
         let wakers: Vec<Waker> = synced
             .running
@@ -79,7 +80,7 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Wakes the submissions to a cancelled group that wait for a permit.
-    pub(crate) fn wake_group_submitters(&self, group: usize) {
+    pub(crate) fn wake_group_submitters(&self, group: StreamId) {
         let wakers = self.lock().admission.wakers_of(group);
         panic::wake(wakers);
     }

@@ -12,12 +12,12 @@
 
 use std::collections::TryReserveError;
 use std::ops::{Index, Range};
-use std::sync::{OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::task::Waker;
 
 use crate::error::CancelReason;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, ignore_poison};
 
 /// A flag with the reason, and the waker of the worker that waits in the slot.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub(crate) struct CancelFlag {
 
 impl CancelFlag {
     pub(super) fn lock_waker(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.waker.lock())
     }
 
     pub(crate) fn interrupted(&self) -> Option<CancelReason> {

@@ -17,7 +17,7 @@ pub(crate) type CostFn<In> = dyn Fn(&In) -> u32 + Send + Sync;
 pub(crate) struct Config<In, E> {
     pub(crate) workers: usize,
     pub(crate) jobs_per_worker: usize,
-    pub(crate) capacity: usize,
+    pub(crate) queue_capacity: usize,
     pub(crate) child_capacity: usize,
     pub(crate) limits: TimeLimits,
     pub(crate) timer: Arc<dyn Timer>,

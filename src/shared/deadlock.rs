@@ -234,7 +234,7 @@ impl<In, T, E> Awaited<In, T, E> {
     /// Whether the wait is over or about to be, though the job may not have been polled since.
     fn is_over(&self, shared: &Shared<In, T, E>) -> bool {
         match self {
-            Self::Handle(job) => shared.is_decided(job),
+            Self::Handle(job) => shared.will_complete(job),
             Self::Stream(stream) => stream.will_deliver(),
             Self::AcquirePermit(waiter_id) => shared.lock().has_permit_for(*waiter_id),
         }

@@ -10,10 +10,10 @@
 //! After an abort nothing is released and the timer is not needed. A job that is accepted before
 //! and inserted after the abort, or after the last worker has left, would wait forever; so the
 //! insertion of an accepted job is followed by `check_stopped`, which checks for that and completes
-//! the job. `requeue` needs none: its worker is there, and it checks the state under the lock.
+//! the job. `requeue_job` needs none: its worker is there, and it checks the state under the lock.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Instant;
 
@@ -29,6 +29,7 @@ use crate::schedule::{
     Occupancy, RecordId, Released, Removed, Schedule, ScheduleOptions, SchedulePolicy,
 };
 use crate::sync::atomic::Ordering;
+use crate::sync::ignore_poison;
 
 /// What only a pool with a schedule has, guarded by the shared state's lock.
 pub(crate) struct Scheduler<In, T, E> {
@@ -155,10 +156,7 @@ impl<In, T, E> Shared<In, T, E> {
             return;
         }
         let start = self.timer.now();
-        let switching = self
-            .switching
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let switching = ignore_poison(self.switching.lock());
         if self.is_scheduled() {
             // Another thread was faster, and has released what is in the injector.
             return;

@@ -96,7 +96,7 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Whether the outcome of a job is known, or will be whatever other jobs do.
-    pub(crate) fn is_decided(&self, job: &HandleState<In, T, E>) -> bool {
+    pub(crate) fn will_complete(&self, job: &HandleState<In, T, E>) -> bool {
         let inner = job.lock();
         match inner.phase {
             Phase::Queued(_) => false,

@@ -1,6 +1,6 @@
 //! How the shared state follows one job: `start_job` when a worker takes it, `finish_job` when it
 //! has run, `finish_unstarted` when it gets its outcome without having run. Between two attempts,
-//! `requeue` takes the place of `finish_job`.
+//! `requeue_job` takes the place of `finish_job`.
 //!
 //! With a local queue, its tally may record a start in place of `start_job`, and a success in place
 //! of `finish_job`, each without the other; `Admission::record` counts them.
@@ -12,6 +12,7 @@ use crate::event::{Event, JobId, Outcome};
 use crate::panic;
 use crate::policy::limits::TimeLimits;
 use crate::policy::retry::History;
+use crate::queue::StreamId;
 use crate::queue::admission::{Origin, PoolState, Wakes};
 use crate::queue::running::ActiveJob;
 use crate::schedule::RecordId;
@@ -31,7 +32,7 @@ impl<In, T, E> Synced<In, T, E> {
     pub(super) fn absorb_extra(
         &mut self,
         origin: Origin,
-        stream: Option<usize>,
+        stream: Option<StreamId>,
         wakes: &mut Wakes,
     ) {
         if let (Origin::Extra, Some(stream)) = (origin, stream) {
@@ -41,7 +42,7 @@ impl<In, T, E> Synced<In, T, E> {
 
     /// Counts a queued job as running.
     #[inline]
-    fn move_to_running(&mut self, origin: Origin, stream: Option<usize>, wakes: &mut Wakes) {
+    fn move_to_running(&mut self, origin: Origin, stream: Option<StreamId>, wakes: &mut Wakes) {
         self.absorb_extra(origin, stream, wakes);
         self.admission.start(origin, wakes);
     }
@@ -139,8 +140,8 @@ pub(super) struct DequeuedJob {
     pub(super) id: JobId,
     pub(super) origin: Origin,
     pub(super) record_id: Option<RecordId>,
-    /// The identity of its map or group.
-    pub(super) stream: Option<usize>,
+    /// Its map or group.
+    pub(super) stream: Option<StreamId>,
 }
 
 /// Why [`Shared::start_job`] has not started a job.

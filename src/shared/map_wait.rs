@@ -15,14 +15,14 @@ use std::task::{Context, Waker};
 
 use super::{Accepted, Shared};
 use crate::panic;
+use crate::queue::StreamId;
 use crate::queue::admission::{Origin, PoolState, Refusal, Wakes};
 use crate::sync::atomic::Ordering;
 
 /// The wait of a map for its source or for room. Dropping it ends the wait.
 pub(crate) struct MapWait<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
-    /// The identity of the map.
-    map: usize,
+    map: StreamId,
     /// Whether the admission may have a waker of the map.
     is_waiting: bool,
     /// The waker that was left to be notified of room, and `Shared::map_notifications` before.
@@ -30,7 +30,7 @@ pub(crate) struct MapWait<In, T, E> {
 }
 
 impl<In, T, E> MapWait<In, T, E> {
-    pub(crate) const fn new(shared: Arc<Shared<In, T, E>>, map: usize) -> Self {
+    pub(crate) const fn new(shared: Arc<Shared<In, T, E>>, map: StreamId) -> Self {
         Self {
             shared,
             map,
@@ -123,7 +123,7 @@ impl<In, T, E> Drop for MapWait<In, T, E> {
 /// several. Dropping it gives them back.
 pub(crate) struct Pull<'a, In, T, E> {
     pub(crate) shared: &'a Arc<Shared<In, T, E>>,
-    map: usize,
+    map: StreamId,
     right: PullRight,
 }
 

@@ -45,8 +45,7 @@ mod unstarted;
 
 use std::collections::TryReserveError;
 use std::fmt;
-use std::num::NonZeroUsize;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::acquire::AcquirePermit;
@@ -69,6 +68,7 @@ use crate::job::queued::Batch;
 use crate::panic;
 use crate::policy::limits::TimeLimits;
 use crate::policy::retry::Account;
+use crate::queue::StreamId;
 use crate::queue::admission::{Admission, Wakes};
 use crate::queue::injector::Injector;
 use crate::queue::local::LocalQueue;
@@ -77,7 +77,7 @@ use crate::report::{Interrupted, Unhandled, Unstarted};
 use crate::rt::Timer;
 use crate::schedule::SchedulePolicy;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, ignore_poison};
 
 pub(crate) type UnhandledFn<E> = dyn Fn(Unhandled<E>) + Send + Sync;
 
@@ -170,7 +170,7 @@ impl<In, T, E> Shared<In, T, E> {
             .is_scheduled
             .then(|| Scheduler::new(config.policy, slots, config.timer.now()));
         let mut admission = Admission::new(
-            config.capacity,
+            config.queue_capacity,
             config.child_capacity,
             workers,
             slots_per_worker,
@@ -231,7 +231,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// Locks the state and flushes all tallies, so the counters are exact.
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, Synced<In, T, E>> {
-        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut synced = ignore_poison(self.synced.lock());
         if !synced.local_queues.is_empty() {
             synced.flush_tallies();
         }
@@ -241,7 +241,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// Locks the state and revokes all local queues, so that no job starts or ends while the lock
     /// is held: a worker whose queue is revoked needs the lock to go on.
     pub(crate) fn lock_exclusive(&self) -> MutexGuard<'_, Synced<In, T, E>> {
-        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut synced = ignore_poison(self.synced.lock());
         synced.revoke_all();
         synced
     }
@@ -266,9 +266,9 @@ impl<In, T, E> Shared<In, T, E> {
         worker * self.slots_per_worker..(worker + 1) * self.slots_per_worker
     }
 
-    /// Returns an identity for a new map or group.
-    pub(crate) fn next_stream(&self) -> NonZeroUsize {
-        NonZeroUsize::MIN.saturating_add(self.streams.fetch_add(1, Ordering::Relaxed))
+    /// Returns the id of a new map or group.
+    pub(crate) fn next_stream(&self) -> StreamId {
+        StreamId::new(self.streams.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Identifies the pool within the process, as long as it lives.
@@ -302,11 +302,7 @@ impl<In, T, E> Shared<In, T, E> {
     /// Passes a failure that no handle or stream will deliver to the callback set by
     /// [`on_unhandled`](crate::Pool::on_unhandled).
     pub(crate) fn report_unhandled(&self, failure: Unhandled<E>) {
-        let handler = self
-            .unhandled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let handler = ignore_poison(self.unhandled.lock()).clone();
         let Some(handler) = handler else {
             panic::discard(failure);
             return;

@@ -20,7 +20,7 @@ pub(crate) struct RetryConfig<In, E> {
 impl<In, T, E> Shared<In, T, E> {
     /// Whether the pool's bounds and the budget, which is charged, allow another attempt of the
     /// slot's job. `None` if the job is interrupted. `Some(true)` has to be followed by
-    /// [`requeue`](Self::requeue) or [`forgo_retry`](Self::forgo_retry).
+    /// [`requeue_job`](Self::requeue_job) or [`forgo_retry`](Self::forgo_retry).
     pub(crate) fn allow_retry(&self, slot: usize, capacity: usize, is_paid: bool) -> Option<bool> {
         let mut synced = self.lock();
         let synced = &mut *synced;
@@ -30,7 +30,8 @@ impl<In, T, E> Shared<In, T, E> {
             return None;
         }
         let itself = synced.running.counts_as_retry(slot);
-        let others = synced.admission.retrying() + synced.running.retries() - usize::from(itself);
+        let others =
+            synced.admission.retrying() + synced.running.running_retries() - usize::from(itself);
         let is_allowed = synced.admission.retrying() + synced.retries_ahead < capacity
             && (!is_paid
                 || synced
@@ -53,7 +54,7 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Makes the slot's job wait for another attempt. Returns it if it is interrupted. The caller
     /// runs the deferred work, with no lock held.
-    pub(crate) fn requeue(
+    pub(crate) fn requeue_job(
         &self,
         slot: usize,
         job: ScheduledJob<In, T, E>,
@@ -82,7 +83,7 @@ impl<In, T, E> Shared<In, T, E> {
             RetryAfterScope::Key => schedule.hold_lane(record_id, at),
             RetryAfterScope::Pool => schedule.hold(at),
         }
-        schedule.requeue(record_id, job, history, at, now);
+        schedule.reschedule(record_id, job, history, at, now);
         synced.running.finish_scheduled(slot);
         synced.admission.retry(&mut wakes);
         synced.retries += 1;

@@ -13,7 +13,6 @@
 //! All accesses to `Stopped` are `SeqCst`: a function that enqueues a job after the queues were
 //! emptied sees that the pool has stopped.
 
-use std::sync::PoisonError;
 use std::task::Waker;
 
 use super::Shared;
@@ -24,6 +23,7 @@ use crate::panic;
 use crate::queue::admission::PoolState;
 use crate::report::{Interrupted, Unstarted};
 use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::ignore_poison;
 
 /// Whether a pool has stopped: the last worker has left (`ABANDONED`) or it is `ABORTED`. The value
 /// only grows.
@@ -96,8 +96,7 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Takes the unstarted inputs that no report has taken, in the order of acceptance.
     pub(crate) fn take_returned(&self) -> Vec<Unstarted<In>> {
-        let mut returned =
-            std::mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut returned = std::mem::take(&mut *ignore_poison(self.returned.lock()));
         returned.sort_by_key(|unstarted| unstarted.id);
         returned
     }

@@ -17,16 +17,13 @@ impl<In, T, E> Shared<In, T, E> {
         // Without jobs there is nothing to do.
         if stream.unread() > 0 {
             // Also after `cancel_queued`, which has let them run.
-            self.interrupt_stream(
-                stream.identity().get(),
-                stream.cancelled().unwrap_or(reason),
-            );
+            self.interrupt_stream(stream.id(), stream.cancelled().unwrap_or(reason));
             if is_first {
                 self.sweep();
             }
         }
         if stream.has_submissions() {
-            self.wake_group_submitters(stream.identity().get());
+            self.wake_group_submitters(stream.id());
         }
     }
 

@@ -1,7 +1,5 @@
 //! Completes jobs that never started: cancelled, expired, abandoned, or returned by an abort.
 
-use std::sync::PoisonError;
-
 use super::Shared;
 use super::lifecycle::DequeuedJob;
 use crate::error::{CancelReason, JobError};
@@ -11,6 +9,7 @@ use crate::job::queued::{QueuedJob, ScheduledJob, StreamJob};
 use crate::panic;
 use crate::report::Unstarted;
 use crate::schedule::Removed;
+use crate::sync::ignore_poison;
 
 impl<In, T, E> Shared<In, T, E> {
     /// Completes a queued job with `error`, or with the reason of an earlier cancellation of its
@@ -71,7 +70,7 @@ impl<In, T, E> Shared<In, T, E> {
     pub(crate) fn return_unstarted(&self, job: QueuedJob<In, T, E>, attempts: u32) {
         // Comes before the outcome is counted, so that the report of an idle pool has all inputs.
         let give_back = |id, index, input| {
-            let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut returned = ignore_poison(self.returned.lock());
             returned.push(Unstarted {
                 id,
                 index,
@@ -130,7 +129,7 @@ impl<In, T, E> Shared<In, T, E> {
             id,
             origin,
             record_id,
-            stream: Some(stream.identity().get()),
+            stream: Some(stream.id()),
         };
         self.finish_unstarted(dequeued, error.outcome(), attempts);
         let timings = accepted_at.filter(|_| self.timings).map(|at| {

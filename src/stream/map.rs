@@ -137,7 +137,7 @@ impl<In, T, E, S: Unpin> Unpin for Map<In, T, E, S> {}
 impl<In, T, E, S> Map<In, T, E, S> {
     pub(crate) fn new(pool: PoolRef<In, T, E>, source: S, window: usize) -> Self {
         let reader = CompletionReader::new(&pool);
-        let map_wait = MapWait::new(Arc::clone(&pool), reader.stream.identity().get());
+        let map_wait = MapWait::new(Arc::clone(&pool), reader.stream.id());
         pool.set_window(&reader.stream, window);
         Self {
             pool,

@@ -7,6 +7,8 @@
 //! sees, so in its build the channels are small ones made of its locks. Counts of references are
 //! the standard library's everywhere.
 
+use std::sync::{LockResult, PoisonError};
+
 #[cfg(not(any(feature = "testing", brigade_model = "loom", brigade_model = "shuttle")))]
 mod imp {
     pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
@@ -40,3 +42,10 @@ mod loom;
 use self::loom as imp;
 
 pub(crate) use self::imp::*;
+
+/// The guard of a mutex, also of one that is poisoned: no thread that panics under a lock of this
+/// crate leaves its data half changed.
+#[inline]
+pub(crate) fn ignore_poison<G>(locked: LockResult<G>) -> G {
+    locked.unwrap_or_else(PoisonError::into_inner)
+}

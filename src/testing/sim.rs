@@ -9,7 +9,7 @@ use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use super::watch::{Local, Recorder, Watched, WatchedPool};
 use crate::builder::Builder;
 use crate::pool::Pool;
 use crate::rt::{BoxFuture, ManualSleep, ManualTimer, Spawn};
+use crate::sync::ignore_poison;
 use crate::sync::preempt::{is_locked, preemption_point};
 use crate::worker::{RunHandler, Workers};
 
@@ -359,7 +360,7 @@ impl Sim {
 
 /// Takes the first fault that `fits`.
 fn take(faults: &HandlerFaults, fits: impl Fn(HandlerFault) -> bool) -> Option<HandlerFault> {
-    let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut faults = ignore_poison(faults.lock());
     let at = faults.iter().position(|fault| fits(*fault))?;
     faults.remove(at)
 }

@@ -13,12 +13,13 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::plan::Fault;
 use super::sim::{Kind, Sim, TaskState};
+use crate::sync::ignore_poison;
 use crate::sync::preempt::{MAX_THREADS, on_another_thread};
 
 /// How deep polls nest: the poll of the step, and the polls inside it.
@@ -153,11 +154,7 @@ impl Sim {
                 true
             }
             Fault::Handler(fault) => {
-                state
-                    .handler_faults
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push_back(fault);
+                ignore_poison(state.handler_faults.lock()).push_back(fault);
                 true
             }
             _ => {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::plan::Fault;
@@ -18,6 +18,7 @@ use crate::queue::admission::PoolState;
 use crate::rt::{ManualTimer, Timer};
 use crate::schedule::limiter::RateLimit;
 use crate::shared::Shared;
+use crate::sync::ignore_poison;
 
 pub(super) type Local = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -223,7 +224,7 @@ impl Recorder {
     }
 
     fn lock(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.log.lock())
     }
 
     pub(super) fn take_lines(&self) -> Vec<String> {

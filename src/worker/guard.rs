@@ -105,7 +105,7 @@ impl<In, T, E> JobGuard<In, T, E> {
         let started_job = StartedJob {
             id: job.id,
             index: job.index,
-            stream: Some(job.stream.identity()),
+            stream: Some(job.stream.id()),
         };
         let record_id = || job.record_id;
         let (result, wakes) = self.record_start(job.origin, started_job, record_id, record);

@@ -191,7 +191,7 @@ impl<In, T, E> LocalWorker<In, T, E> {
         let Local { batch, tally, .. } = &mut *local;
         let next = batch
             .as_mut()
-            .and_then(|batch| Some((batch.take_input()?, batch.stream.identity())));
+            .and_then(|batch| Some((batch.take_input()?, batch.stream.id())));
         let Some(((id, index, input), stream)) = next else {
             record(tally, None);
             drop(local);

@@ -15,9 +15,10 @@
 //! is lost.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Wake, Waker};
 
+use crate::sync::ignore_poison;
 use crate::sync::in_wakers::atomic::{AtomicBool, Ordering};
 use crate::sync::in_wakers::{Mutex, MutexGuard};
 
@@ -38,7 +39,7 @@ struct State {
 impl ReadyList {
     #[inline]
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.state.lock())
     }
 
     /// Moves the woken slots to the end of `ready`, in the order of their wakes.

@@ -138,7 +138,7 @@ impl<In, T, E> JobGuard<In, T, E> {
                 (job, Some((inner, origin)))
             }
         };
-        match shared.requeue(self.slot, job, history, delay, scope) {
+        match shared.requeue_job(self.slot, job, history, delay, scope) {
             Ok((dispatched, wakes)) => {
                 drop(inner);
                 shared.run_deferred(dispatched, wakes);

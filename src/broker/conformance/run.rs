@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use futures_lite::future::or;
 use super::super::{Broker, BrokerError, DeadLetter, Delivery, JobId, Nack, NewJob, SettleError};
 use super::{Fixture, Verdict, ids};
 use crate::rt::Timer;
+use crate::sync::ignore_poison;
 
 /// How often an attempt that was too slow for its lease is made again, each time with twice the
 /// lease.
@@ -409,7 +410,7 @@ struct OwnWaker {
 
 impl OwnWaker {
     fn task(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.task.lock())
     }
 }
 

@@ -21,7 +21,7 @@ mod report;
 mod settle;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
@@ -38,6 +38,7 @@ use crate::job::completion::Completion;
 use crate::panic;
 use crate::pool::Pool;
 use crate::rt::Timer;
+use crate::sync::ignore_poison;
 
 /// Runs the jobs of a broker in a pool, until it is [stopped](ServeOptions::until).
 ///
@@ -181,11 +182,7 @@ where
         future::or(settled, renew).await
     };
     let report = serving.held().report;
-    let settling = serving
-        .error
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    let settling = ignore_poison(serving.error.lock()).take();
     match error.or(settling) {
         None => Ok(report),
         Some(error) => Err(ServeError { report, error }),
@@ -236,7 +233,7 @@ fn doubled(time: Duration, times: u32) -> Duration {
 
 impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
     fn held(&self) -> MutexGuard<'_, Held<B::Receipt>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        ignore_poison(self.held.lock())
     }
 
     fn log(&self, error: &BrokerError) {
@@ -245,7 +242,7 @@ impl<B: Broker, Decode, Encode, Failed> Serving<'_, B, Decode, Encode, Failed> {
 
     /// Ends serving, because of this error unless there was one before.
     fn end(&self, error: BrokerError) {
-        let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut first = ignore_poison(self.error.lock());
         first.get_or_insert(error);
         drop(first);
         self.failed.close();

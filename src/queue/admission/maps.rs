@@ -5,6 +5,7 @@ use std::task::{Context, Waker};
 
 use super::{Admission, PoolState, Refusal, WaitingMap, Wakes};
 use crate::event::JobId;
+use crate::queue::StreamId;
 
 impl Admission {
     /// The permits available to maps: the last one is left to others, in exchange for the extra job
@@ -15,7 +16,7 @@ impl Admission {
 
     /// Allows a map to pull one input without a permit. `false`: it has a job beyond the capacity
     /// in the queue, its extra job (see [`admission`](super)).
-    pub(crate) fn begin_pull(&mut self, map: usize) -> Result<bool, Refusal> {
+    pub(crate) fn begin_pull(&mut self, map: StreamId) -> Result<bool, Refusal> {
         if self.pool_state != PoolState::Open {
             return Err(Refusal::Closed);
         }
@@ -69,7 +70,7 @@ impl Admission {
     }
 
     /// Accepts a pulled input without a permit, beyond the capacity.
-    pub(crate) fn accept_extra(&mut self, map: usize) -> JobId {
+    pub(crate) fn accept_extra(&mut self, map: StreamId) -> JobId {
         self.pulling -= 1;
         self.extras.insert(map);
         self.next_id()
@@ -77,7 +78,7 @@ impl Admission {
 
     /// Turns a job beyond the capacity into one from outside, as it is about to leave the queue.
     /// Its map may have another one then.
-    pub(crate) fn absorb_extra(&mut self, map: usize, wakes: &mut Wakes) {
+    pub(crate) fn absorb_extra(&mut self, map: StreamId, wakes: &mut Wakes) {
         // `begin_pull` may have absorbed this job already; then a later one stands in for it.
         if self.extras.remove(&map) {
             self.queued += 1;
@@ -97,7 +98,7 @@ impl Admission {
     /// Registers a map that waits for a permit or for its source. Returns whether it need not wait.
     pub(crate) fn wait_as_map(
         &mut self,
-        map: usize,
+        map: StreamId,
         wants_room: bool,
         cx: &Context<'_>,
     ) -> (bool, Wakes) {
@@ -131,7 +132,7 @@ impl Admission {
     }
 
     /// Unregisters a map. Returns its waker, which must not be dropped under the lock.
-    pub(crate) fn cancel_map_wait(&mut self, map: usize) -> (Option<Waker>, Wakes) {
+    pub(crate) fn cancel_map_wait(&mut self, map: StreamId) -> (Option<Waker>, Wakes) {
         let mut wakes = Wakes::default();
         let Some(WaitingMap { waker, wants_room }) = self.waiting_maps.remove(&map) else {
             return (None, wakes);
@@ -155,11 +156,18 @@ impl Admission {
     /// there are both, so it notifies one at least.
     #[cold]
     pub(super) fn notify_maps(&mut self, wakes: &mut Wakes) {
-        let (room, last) = (self.map_permits(), self.last_notified);
+        let room = self.map_permits();
+        let last = self.last_notified;
         let mut notified = 0;
         for range in [
-            (Bound::Excluded(last), Bound::Unbounded),
-            (Bound::Unbounded, Bound::Included(last)),
+            (
+                last.map_or(Bound::Unbounded, Bound::Excluded),
+                Bound::Unbounded,
+            ),
+            (
+                Bound::Unbounded,
+                last.map_or(Bound::Unbounded, Bound::Included),
+            ),
         ] {
             for (map, waiting_map) in self.waiting_maps.range_mut(range) {
                 if notified == room {
@@ -167,7 +175,7 @@ impl Admission {
                 }
                 if waiting_map.wants_room && waiting_map.waker.is_some() {
                     wakes.wakers.extend(waiting_map.waker.take());
-                    (self.last_notified, notified) = (*map, notified + 1);
+                    (self.last_notified, notified) = (Some(*map), notified + 1);
                 }
             }
         }

@@ -146,7 +146,7 @@ struct Naive {
     acquired: Vec<(usize, usize)>,
     /// By the numbers of the maps.
     waiting_maps: [Option<WaitingMap>; MAPS],
-    last_notified: usize,
+    last_notified: Option<usize>,
     notifies_of_any_room: bool,
     queued_thresholds: Vec<usize>,
     running_thresholds: Vec<usize>,
@@ -226,14 +226,15 @@ impl Naive {
 
     /// Maps are notified round-robin.
     fn notify_maps(&mut self, effects: &mut Effects) {
-        let (mut room, last) = (self.map_permits(), self.last_notified);
-        for map in (last + 1..MAPS).chain(0..MAPS.min(last + 1)) {
+        let mut room = self.map_permits();
+        let first = self.last_notified.map_or(0, |last| last + 1);
+        for map in (first..MAPS).chain(0..first) {
             let waiting_map = self.waiting_maps[map]
                 .as_mut()
                 .filter(|waiting_map| waiting_map.wants_room && room > 0);
             if let Some(waker) = waiting_map.and_then(|waiting_map| waiting_map.waker.take()) {
                 effects.notify_map(Some(waker));
-                (self.last_notified, room) = (map, room - 1);
+                (self.last_notified, room) = (Some(map), room - 1);
             }
         }
     }
@@ -393,7 +394,7 @@ impl Pair {
             pulls: Vec::new(),
             acquired: Vec::new(),
             waiting_maps: [const { None }; MAPS],
-            last_notified: 0,
+            last_notified: None,
             notifies_of_any_room: false,
             queued_thresholds: Vec::new(),
             running_thresholds: Vec::new(),
@@ -525,7 +526,7 @@ impl Pair {
                     }
                     naive.pulls.push(map);
                 }
-                assert_eq!(self.real.begin_pull(map), expected);
+                assert_eq!(self.real.begin_pull(StreamId::new(map)), expected);
             }
             Op::EndPull(pull) if !naive.pulls.is_empty() => {
                 naive.pulls.remove(pull % naive.pulls.len());
@@ -551,7 +552,7 @@ impl Pair {
                 let map = naive.pulls.remove(pull);
                 let id = naive.add(Origin::Extra);
                 naive.extra_of.insert(id.0 as usize, map);
-                assert_eq!(self.real.accept_extra(map), id);
+                assert_eq!(self.real.accept_extra(StreamId::new(map)), id);
             }
             Op::Commit {
                 acquired,
@@ -589,9 +590,11 @@ impl Pair {
                         .and_then(|old| old.waker);
                 }
                 self.wakers += 1;
-                let (is_ready_now, after) =
-                    self.real
-                        .wait_as_map(map, wants_room, &Context::from_waker(&waker));
+                let (is_ready_now, after) = self.real.wait_as_map(
+                    StreamId::new(map),
+                    wants_room,
+                    &Context::from_waker(&waker),
+                );
                 assert_eq!(is_ready_now, is_ready);
                 wakes = after;
             }
@@ -599,7 +602,7 @@ impl Pair {
                 effects.unneeded = naive.waiting_maps[map]
                     .take()
                     .and_then(|waiting_map| waiting_map.waker);
-                let (waker, after) = self.real.cancel_map_wait(map);
+                let (waker, after) = self.real.cancel_map_wait(StreamId::new(map));
                 wakes = Wakes {
                     unneeded: waker,
                     ..after
@@ -622,7 +625,7 @@ impl Pair {
                 };
                 naive.leave(id, &mut effects);
                 if let Some(map) = naive.extra_of.get(&id).filter(|_| origin == Origin::Extra) {
-                    self.real.absorb_extra(*map, &mut wakes);
+                    self.real.absorb_extra(StreamId::new(*map), &mut wakes);
                 }
                 self.real.start(origin, &mut wakes);
             }
@@ -654,7 +657,7 @@ impl Pair {
                 naive.leave(id, &mut effects);
                 naive.check_idle(&mut effects);
                 if let Some(map) = naive.extra_of.get(&id).filter(|_| origin == Origin::Extra) {
-                    self.real.absorb_extra(*map, &mut wakes);
+                    self.real.absorb_extra(StreamId::new(*map), &mut wakes);
                 }
                 self.real.finish_queued(origin, outcome, &mut wakes);
             }
@@ -890,10 +893,14 @@ fn the_wakers_of_a_group_are_those_of_its_waiters() {
     let woken = Arc::new(Mutex::new(Vec::new()));
     for (number, group) in [None, Some(1), Some(2), Some(1)].into_iter().enumerate() {
         let waker = Waker::from(Arc::new(Numbered(number, Arc::clone(&woken))));
-        let (polled, _) = admission.poll_reserve(&mut None, group, &Context::from_waker(&waker));
+        let (polled, _) = admission.poll_reserve(
+            &mut None,
+            group.map(StreamId::new),
+            &Context::from_waker(&waker),
+        );
         assert_eq!(polled, Poll::Pending);
     }
-    let wakers = [1, 2, 3].map(|group| admission.wakers_of(group));
+    let wakers = [1, 2, 3].map(|group| admission.wakers_of(StreamId::new(group)));
     wakers.into_iter().flatten().for_each(Waker::wake);
     assert_eq!(*woken.lock().unwrap(), [1, 3, 2]);
 }
@@ -930,9 +937,10 @@ fn starts_and_ends_are_awaited_while_a_future_waits_for_one() {
 fn with_a_waiting_map() -> Admission {
     let mut admission = Admission::new(4, 0, 4, 1);
     (0..4).for_each(|_| assert!(admission.accept(Origin::Outside).is_ok()));
-    assert_eq!(admission.begin_pull(1), Ok(true));
-    admission.accept_extra(1);
-    let (can_pull, _) = admission.wait_as_map(1, true, &Context::from_waker(Waker::noop()));
+    assert_eq!(admission.begin_pull(StreamId::new(1)), Ok(true));
+    admission.accept_extra(StreamId::new(1));
+    let (can_pull, _) =
+        admission.wait_as_map(StreamId::new(1), true, &Context::from_waker(Waker::noop()));
     assert!(!can_pull);
     admission
 }
@@ -942,7 +950,7 @@ fn a_map_that_pulls_does_not_wait_for_a_permit_any_more() {
     let mut admission = with_a_waiting_map();
     (0..2).for_each(|_| admission.start(Origin::Outside, &mut Wakes::default()));
     assert_eq!((admission.wanting_room, admission.unnotified), (1, 1));
-    assert_eq!(admission.begin_pull(1), Ok(true));
+    assert_eq!(admission.begin_pull(StreamId::new(1)), Ok(true));
     assert_eq!((admission.wanting_room, admission.unnotified), (0, 0));
 }
 
@@ -965,12 +973,12 @@ fn a_map_that_goes_away_passes_its_notification_to_the_next() {
     (0..2).for_each(|_| assert!(admission.accept(Origin::Outside).is_ok()));
     let woken = Arc::new(Mutex::new(Vec::new()));
     for map in [1, 2] {
-        assert_eq!(admission.begin_pull(map), Ok(true));
-        admission.accept_extra(map);
+        assert_eq!(admission.begin_pull(StreamId::new(map)), Ok(true));
+        admission.accept_extra(StreamId::new(map));
         let waker = Waker::from(Arc::new(Numbered(map, Arc::clone(&woken))));
         assert!(
             !admission
-                .wait_as_map(map, true, &Context::from_waker(&waker))
+                .wait_as_map(StreamId::new(map), true, &Context::from_waker(&waker))
                 .0
         );
     }
@@ -978,7 +986,7 @@ fn a_map_that_goes_away_passes_its_notification_to_the_next() {
     (0..2).for_each(|_| admission.start(Origin::Outside, &mut wakes));
     wakes.wakers.into_iter().for_each(Waker::wake);
     assert_eq!(*woken.lock().unwrap(), [1]);
-    let (_, wakes) = admission.cancel_map_wait(1);
+    let (_, wakes) = admission.cancel_map_wait(StreamId::new(1));
     wakes.wakers.into_iter().for_each(Waker::wake);
     assert_eq!(*woken.lock().unwrap(), [1, 2]);
 }

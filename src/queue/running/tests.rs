@@ -253,7 +253,7 @@ proptest! {
             for live in 0..=SLOTS {
                 prop_assert_eq!(real.is_blocked(live), blocked > 0 && blocked >= live);
             }
-            prop_assert_eq!(real.retries(), naive.slots.iter().flatten().filter(|job| job.counts_as_retry).count());
+            prop_assert_eq!(real.running_retries(), naive.slots.iter().flatten().filter(|job| job.counts_as_retry).count());
             let occupied: Vec<_> = real.occupied().map(|(slot, active_job)| (slot, active_job.id, active_job.index)).collect();
             let jobs = naive.slots.iter().enumerate().filter_map(|(slot, job)| Some((slot, (*job)?)));
             prop_assert_eq!(occupied, jobs.map(|(slot, job)| (slot, JobId(job.id), job.start)).collect::<Vec<_>>());
