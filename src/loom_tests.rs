@@ -174,6 +174,35 @@ fn a_cancelled_job_ends_once_though_its_worker_is_dropped() {
     });
 }
 
+// ---- a pool is idle ----
+
+#[test]
+fn a_wait_for_an_idle_pool_ends_once_the_last_outcome_is_delivered() {
+    for is_lost in [false, true] {
+        one_job(Ok, is_lost, |handle, pool| {
+            block_on(pool.wait_idle());
+            assert!(handle.is_finished());
+        });
+    }
+}
+
+#[test]
+fn a_wait_for_an_idle_pool_ends_once_a_job_that_has_not_run_is_delivered() {
+    explore(|| {
+        let (pool, workers) = pool(1, &ManualTimer::new());
+        let handle = pool.try_submit(7).expect("there is room");
+        let aborter = spawn({
+            let pool = pool.clone();
+            move || block_on(pool.abort())
+        });
+        block_on(pool.wait_idle());
+        assert!(handle.is_finished());
+        let report = aborter.join().expect("it does not panic");
+        assert_eq!(report.unstarted.len(), 1);
+        drop(workers);
+    });
+}
+
 #[test]
 fn an_unhandled_failure_is_reported_once() {
     explore(|| {

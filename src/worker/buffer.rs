@@ -4,7 +4,7 @@
 //! of their stream. It holds nothing while its worker waits, and nothing of one stream while a job
 //! of another starts.
 //!
-//! Of the steps of [`Deliveries`](crate::shared::Deliveries),
+//! Of the steps of `shared::idle::Deliveries`,
 //! [`begin_success`](CompletionBuffer::begin_success) is the first, and
 //! [`push_success`](CompletionBuffer::push_success), after the success is counted, begins the
 //! third; one announcement stands for all successes that are sent together.

@@ -5,7 +5,7 @@
 //! back to the schedule for another attempt. It never polls the attempt.
 //!
 //! Invariant: a job that a guard has started gets exactly one outcome or is queued again. An
-//! outcome is delivered in the steps that [`Deliveries`](crate::shared::Deliveries) lists.
+//! outcome is delivered in the steps that `shared::idle::Deliveries` lists.
 
 use std::sync::Arc;
 use std::time::Instant;
