@@ -519,7 +519,7 @@ impl<In, E> Builder<In, E> {
         Fut: Future<Output = Result<T, E>>,
     {
         let handler = Plain::new(handler);
-        self.build_of(|_| handler.clone())
+        self.build_of(|_| handler.share())
     }
 
     /// Makes a pool whose jobs may add jobs: the handler also gets a [`Submitter`].
@@ -537,7 +537,7 @@ impl<In, E> Builder<In, E> {
         Fut: Future<Output = Result<T, E>>,
     {
         let handler = WithSubmitter::new(handler);
-        self.build_of(|_| handler.clone())
+        self.build_of(|_| handler.share())
     }
 
     /// Makes a pool whose workers each have a state of their own, such as a connection: `init`

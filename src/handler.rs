@@ -83,10 +83,9 @@ impl<F> Plain<F> {
             handler: Arc::new(handler),
         }
     }
-}
 
-impl<F> Clone for Plain<F> {
-    fn clone(&self) -> Self {
+    /// Another owner of the same function, for another worker.
+    pub(crate) fn share(&self) -> Self {
         Self {
             handler: Arc::clone(&self.handler),
         }
@@ -100,10 +99,9 @@ impl<F, T, E> WithSubmitter<F, T, E> {
             output: PhantomData,
         }
     }
-}
 
-impl<F, T, E> Clone for WithSubmitter<F, T, E> {
-    fn clone(&self) -> Self {
+    /// Another owner of the same function, for another worker.
+    pub(crate) fn share(&self) -> Self {
         Self {
             handler: Arc::clone(&self.handler),
             output: PhantomData,

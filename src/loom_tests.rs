@@ -203,6 +203,56 @@ fn a_wait_for_an_idle_pool_ends_once_a_job_that_has_not_run_is_delivered() {
     });
 }
 
+/// The delivery that is seen to end is not the last one.
+#[test]
+fn a_wait_for_an_idle_pool_ends_once_both_of_two_workers_have_delivered() {
+    explore(|| {
+        let (pool, workers) = pool(2, &ManualTimer::new());
+        let handles = [7, 8].map(|n| pool.try_submit(n).expect("there is room"));
+        let threads = [0, 1].map(|slot| {
+            let shared = Arc::clone(pool.shared());
+            let Ok(Some(job)) = shared.injector.try_pop() else {
+                panic!("both jobs are queued");
+            };
+            spawn(move || run(&shared, slot, job, Ok))
+        });
+        block_on(pool.wait_idle());
+        assert!(handles.iter().all(|handle| handle.is_finished()));
+        for thread in threads {
+            thread.join().expect("it does not panic");
+        }
+        drop(workers);
+    });
+}
+
+#[test]
+fn a_wait_for_returned_jobs_ends_while_another_job_runs() {
+    explore(|| {
+        let (pool, workers) = pool(2, &ManualTimer::new());
+        let shared = Arc::clone(pool.shared());
+        let [running, returned] = [7, 8].map(|n| pool.try_submit(n).expect("there is room"));
+        let jobs = [0, 1].map(|_| match shared.injector.try_pop() {
+            Ok(Some(job)) => job,
+            _ => panic!("both jobs are queued"),
+        });
+        let [first, second] = jobs;
+        let mut guard = JobGuard::new(Arc::clone(&shared), 0);
+        guard.start(first, |_| false).expect("the pool is open");
+        shared.begin_abort();
+        let worker = spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                let mut guard = JobGuard::new(shared, 1);
+                assert_eq!(guard.start(second, |_| false), None);
+            }
+        });
+        block_on(shared.wait_returned());
+        assert!(returned.is_finished() && !running.is_finished());
+        worker.join().expect("it does not panic");
+        drop((guard, workers));
+    });
+}
+
 #[test]
 fn an_unhandled_failure_is_reported_once() {
     explore(|| {
@@ -318,7 +368,7 @@ fn steal(leave: impl Fn(&Injector<Row>, Arc<LocalQueue<Row>>) + Copy + Send + Sy
         let local_queue = Arc::new(LocalQueue::default());
         // The other worker may take one or two first.
         if injector.take(Some(&local_queue)) == Ok(Taken::Batch) {
-            let first = local_queue.local().batch.as_mut().and_then(Row::pop_front);
+            let first = local_queue.lock().batch.as_mut().and_then(Row::pop_front);
             leave(&injector, local_queue);
             match first {
                 Some(1) => assert_eq!(other.join().expect("it does not panic"), [2, 3]),

@@ -267,8 +267,8 @@ impl<In, T, E> Pool<In, T, E> {
     }
 
     fn default_window(&self) -> usize {
-        let state = self.shared.lock();
-        state
+        let synced = self.shared.lock();
+        synced
             .admission
             .capacity()
             .saturating_add(self.shared.slot_count())

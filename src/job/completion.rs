@@ -75,7 +75,7 @@ pub enum OnError {
 
 /// A message of a completion queue: completions that a worker delivers together.
 #[derive(Debug)]
-pub(crate) enum Delivery<In, T, E> {
+pub(crate) enum Message<In, T, E> {
     One(Completion<In, T, E>),
     Many(Vec<Completion<In, T, E>>),
     Successes(Vec<Success<T>>),
@@ -103,7 +103,7 @@ impl<T> Success<T> {
     }
 }
 
-impl<In, T, E> Delivery<In, T, E> {
+impl<In, T, E> Message<In, T, E> {
     /// Drops completions that will not be read, and catches the panics of their drops.
     pub(crate) fn discard(self) {
         match self {

@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::completion::{Completion, Delivery, OnError, Success};
+use super::completion::{Completion, Message, OnError, Success};
 use crate::channel::{self, Receiver, Sender};
 use crate::error::{CancelReason, JobError};
 use crate::panic;
@@ -18,13 +18,13 @@ use crate::queue::admission::Refusal;
 use crate::spares::Spares;
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicUsize, Ordering};
 
-/// As many deliveries as fill a window of the default size.
+/// As many messages as fill a window of the default size.
 const SPARES: usize = 17;
 
 /// The channel of completions of one map or group, and the counters and settings of its jobs.
 pub(crate) struct CompletionQueue<In, T, E> {
     id: StreamId,
-    sender: Sender<Delivery<In, T, E>>,
+    sender: Sender<Message<In, T, E>>,
     next_index: AtomicUsize,
     /// How many jobs are accepted and not read.
     unread: AtomicUsize,
@@ -40,7 +40,7 @@ pub(crate) struct CompletionQueue<In, T, E> {
     failures: AtomicUsize,
     /// A running job may add a job while fewer than this are unread.
     child_limit: AtomicUsize,
-    /// Vectors of read deliveries, for reuse.
+    /// Vectors of messages that were read, for reuse.
     pub(crate) completion_spares: Spares<Completion<In, T, E>>,
     pub(crate) success_spares: Spares<Success<T>>,
     /// Vectors of batches that were taken, for reuse.
@@ -53,7 +53,7 @@ pub(crate) struct CompletionQueue<In, T, E> {
 }
 
 impl<In, T, E> CompletionQueue<In, T, E> {
-    pub(crate) fn new(id: StreamId) -> (Arc<Self>, Receiver<Delivery<In, T, E>>) {
+    pub(crate) fn new(id: StreamId) -> (Arc<Self>, Receiver<Message<In, T, E>>) {
         let (sender, receiver) = channel::unbounded();
         let queue = Self {
             id,
@@ -157,8 +157,8 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         panic::catch(|| copier(input)).ok()
     }
 
-    /// Whether the consumer has taken all deliveries. It may not have returned the last one to its
-    /// end.
+    /// Whether the consumer has taken all messages. It may still have completions of the last one to
+    /// yield.
     pub(crate) fn is_drained(&self) -> bool {
         self.sender.is_empty()
     }
@@ -173,7 +173,7 @@ impl<In, T, E> CompletionQueue<In, T, E> {
 
     /// Begins a delivery, before its job is counted as finished; ended by
     /// [`end_delivery`](Self::end_delivery). Counted for each stream, so that deadlock detection
-    /// sees that a wait for it ends; `Deliveries` counts for the whole pool, which is idle without.
+    /// sees that a wait for it ends. `shared::idle::Deliveries` counts for the whole pool.
     pub(crate) fn begin_delivery(&self) {
         self.delivering.fetch_add(1, Ordering::SeqCst);
     }
@@ -183,11 +183,11 @@ impl<In, T, E> CompletionQueue<In, T, E> {
         self.is_awaited_inside.store(true, Ordering::SeqCst);
     }
 
-    /// Ends `count` deliveries, which are in the channel. Returns whether none is left and the
-    /// consumer, a job of the pool, has taken them already: then
-    /// [`will_deliver`](Self::will_deliver) was true, up to now, of a next wait that no delivery
-    /// ends.
-    #[must_use = "such a wait is checked again"]
+    /// Ends `count` deliveries, whose completions are in the channel. Returns whether waits have to be
+    /// checked again: no delivery is left, and the consumer, a job of the pool, has taken all
+    /// completions. Until now, [`will_deliver`](Self::will_deliver) was true also of a later wait of
+    /// that consumer, which no delivery ends.
+    #[must_use = "the waits have to be checked again"]
     pub(crate) fn end_delivery(&self, count: usize) -> bool {
         // In this order: what the consumer takes after the second look, it takes after the end of
         // the delivery.
@@ -196,7 +196,7 @@ impl<In, T, E> CompletionQueue<In, T, E> {
             && self.is_drained()
     }
 
-    pub(crate) fn deliver(&self, delivery: Delivery<In, T, E>) {
+    pub(crate) fn deliver(&self, delivery: Message<In, T, E>) {
         if let Err(refused) = self.sender.send(delivery) {
             // The reader is dropped. A panic in the drop of a value must not reach the worker.
             refused.discard();
@@ -229,7 +229,7 @@ impl<In, T, E> CompletionQueue<In, T, E> {
     pub(crate) fn remove_unread(&self) {
         if self.unread.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_drained() {
             // The reader may wait for this job, and no completion will wake it: it checks again.
-            self.deliver(Delivery::Many(Vec::new()));
+            self.deliver(Message::Many(Vec::new()));
         }
     }
 

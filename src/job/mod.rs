@@ -1,4 +1,4 @@
-//! The data of a job. Nothing here refers to the pool. A *stream* is a map or a group, seen by its
+//! The data of a job. Nothing here holds a reference to the pool. A *stream* is a map or a group, seen by its
 //! [`CompletionQueue`](completion_queue::CompletionQueue).
 //!
 //! [`queued`] is a job before it starts, [`current`] the job that a thread polls,

@@ -1,5 +1,5 @@
 //! A job that has not started, in three forms: a [`QueuedJob`] or a part of a [`Batch`] in the
-//! injector, a [`ScheduledJob`] in the schedule.
+//! injector or a local queue, a [`ScheduledJob`] in the schedule.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -100,11 +100,11 @@ impl<In, T, E> Split for Batch<In, T, E> {
         }
     }
 
-    fn number(&self) -> u64 {
+    fn first_id(&self) -> u64 {
         self.id.as_u64()
     }
 
-    fn number_of(job: &QueuedJob<In, T, E>) -> u64 {
+    fn id_of(job: &QueuedJob<In, T, E>) -> u64 {
         job.id().as_u64()
     }
 

@@ -32,21 +32,21 @@
 //! input itself. So a map holds no permit while it waits and needs none to poll its source:
 //!
 //! 1. [`begin_pull`](Admission::begin_pull) allows it to pull one input without a permit, unless it
-//!    has a job beyond the capacity in the queue.
+//!    has a job beyond the capacity in the queue, its *extra job*, and no permit is free.
 //! 2. With that input pulled, [`acquire_pulled`](Admission::acquire_pulled) acquires permits for it
 //!    and for more inputs. The map uses them within the same poll; [`commit`](Admission::commit)
 //!    accepts the jobs and frees the other permits.
 //! 3. If there is no permit, [`accept_extra`](Admission::accept_extra) queues that one input beyond
 //!    the capacity.
 //!
-//! So each map has at least one job in the pool however full the queue is, and at most one beyond
+//! So each map can have one job in the pool however full the queue is, and at most one beyond
 //! the capacity. Pulled inputs are accepted even if the pool is closed meanwhile, since they cannot
 //! go back into their source. That takes no longer than the poll, so a pool does not end before it.
 //!
-//! A map with an extra job, or with a pending source, registers with
-//! [`wait_as_map`](Admission::wait_as_map). It is woken when its extra job starts, when half of the
-//! permits are free (one, with a schedule or while nothing is queued; as many maps as there are
-//! permits, round-robin), or when the pool is closed.
+//! A map that waits registers with [`wait_as_map`](Admission::wait_as_map). One with an extra job and
+//! no permit is notified when that job leaves the queue, or when permits for half of the capacity are
+//! free (one permit, with a schedule or while nothing is queued; as many maps as there are permits,
+//! round-robin). One with a pending source is woken by the source. Closing the pool notifies both.
 
 #[cfg(feature = "testing")]
 mod audit;
@@ -161,17 +161,17 @@ pub(crate) struct Admission {
     slots_per_worker: usize,
     accepted: u64,
     outcomes: [u64; Outcome::ALL.len()],
-    /// How many of these outcomes are of jobs that have not run.
-    not_run: u64,
-    /// From outside; together with `reserved` and `committing` at most `capacity`.
+    /// How many of these outcomes are of jobs that were queued at their end.
+    ended_queued: u64,
+    /// From outside; together with `reserved` and `acquired` at most `capacity`.
     queued: usize,
     /// From running jobs; at most `child_capacity`.
     queued_children: usize,
     /// Permits that are reserved, and those granted to a waiter that has not been polled since.
     reserved: usize,
-    /// Permits that maps hold while they pull inputs. They do so within one poll, so a drain may
+    /// Permits that maps have acquired and not committed: they hold them while they pull inputs. They do so within one poll, so a drain may
     /// wait for it.
-    committing: usize,
+    acquired: usize,
     /// The number of maps that pull an input for which they hold no permit. They do so within one
     /// poll as well.
     pulling: usize,
@@ -223,11 +223,11 @@ impl Admission {
             slots_per_worker,
             accepted: 0,
             outcomes: [0; Outcome::ALL.len()],
-            not_run: 0,
+            ended_queued: 0,
             queued: 0,
             queued_children: 0,
             reserved: 0,
-            committing: 0,
+            acquired: 0,
             pulling: 0,
             extras: BTreeSet::new(),
             running: 0,
@@ -277,7 +277,7 @@ impl Admission {
     /// end while there is one.
     pub(crate) fn is_queue_empty(&self) -> bool {
         self.queued_total() == 0
-            && self.committing == 0
+            && self.acquired == 0
             && (self.pulling == 0 || self.pool_state == PoolState::Open)
     }
 
@@ -295,9 +295,9 @@ impl Admission {
         self.running
     }
 
-    /// The number of outcomes of jobs that have run.
+    /// The number of outcomes of jobs that were running at their end.
     pub(crate) fn finished(&self) -> u64 {
-        self.outcomes.iter().sum::<u64>() - self.not_run
+        self.outcomes.iter().sum::<u64>() - self.ended_queued
     }
 
     /// Jobs that wait for another attempt.
@@ -333,7 +333,7 @@ impl Admission {
 
     const fn free_permits(&self) -> usize {
         self.capacity
-            .saturating_sub(self.queued + self.reserved + self.committing)
+            .saturating_sub(self.queued + self.reserved + self.acquired)
     }
 
     /// Free permits that no waiter is queued for: a newcomer never overtakes a waiter.
@@ -468,12 +468,10 @@ impl Admission {
         (Ok(self.next_id()), Wakes::default())
     }
 
-    // ---- grants ----
-
     /// Accepts `used` jobs with the `acquired` permits and frees the other permits. The ids of the
     /// jobs are consecutive, from the one returned.
     pub(crate) fn commit(&mut self, acquired: usize, used: usize) -> (JobId, Wakes) {
-        self.committing -= acquired;
+        self.acquired -= acquired;
         self.queued += used;
         let first = JobId(self.accepted);
         self.accepted += used as u64;
@@ -489,11 +487,17 @@ impl Admission {
         id
     }
 
-    /// Grants free permits to waiters and maps.
+    // ---- grants ----
+
+    /// Grants free permits to waiters, notifies maps of those that are left, and notifies waits for a
+    /// shorter queue.
     #[inline]
     pub(crate) fn grant(&mut self, wakes: &mut Wakes) {
         if self.is_watched {
-            self.notify_waiters(wakes);
+            self.grant_permits(wakes);
+            self.check_queued_below(wakes);
+            // A flag that is set too long costs time only.
+            self.is_watched = !self.waiters.is_empty() || self.queued_threshold > 0;
         }
         if self.unnotified > 0 && self.may_notify_maps() {
             self.notify_maps(wakes);
@@ -501,7 +505,7 @@ impl Admission {
     }
 
     #[cold]
-    fn notify_waiters(&mut self, wakes: &mut Wakes) {
+    fn grant_permits(&mut self, wakes: &mut Wakes) {
         while self.pool_state == PoolState::Open && self.free_permits() > 0 {
             let Some((id, waiter)) = self.waiters.pop_first() else {
                 break;
@@ -510,12 +514,14 @@ impl Admission {
             self.granted.insert(id);
             wakes.wakers.push(waiter.waker);
         }
+    }
+
+    #[cold]
+    fn check_queued_below(&mut self, wakes: &mut Wakes) {
         if self.queued_total() < self.queued_threshold {
             self.queued_threshold = 0;
             wakes.below = true;
         }
-        // A flag that is set too long costs time only.
-        self.is_watched = !self.waiters.is_empty() || self.queued_threshold > 0;
     }
 
     /// Notifies a wait once fewer than `queued` jobs are queued.
@@ -568,8 +574,8 @@ impl Admission {
         self.check_idle(wakes);
     }
 
-    /// Whether a future waits for the start of a job, or for the end of one while others run. True
-    /// for too long, it costs time only.
+    /// Whether a future waits for a permit, or for fewer queued or running jobs. True for too long, it
+    /// costs time only.
     pub(crate) const fn is_awaited(&self) -> bool {
         self.is_watched || self.running_threshold > 0
     }
@@ -589,10 +595,10 @@ impl Admission {
         }
     }
 
-    /// Records the outcome of a job that has not started.
+    /// Records the outcome of a queued job, which may have made attempts before.
     pub(crate) fn finish_queued(&mut self, origin: Origin, outcome: Outcome, wakes: &mut Wakes) {
         self.outcomes[outcome as usize] += 1;
-        self.not_run += 1;
+        self.ended_queued += 1;
         self.leave_queue(origin, wakes);
         self.check_idle(wakes);
     }

@@ -12,7 +12,8 @@
 //! the channel or about to be sent. Both are guarded by the queue's lock.
 //!
 //! Invariant, whenever the lock is free: if `sleepers > 0`, and a job is in the queue or in a local
-//! queue, then `notified > 0`.
+//! queue, then `notified > 0`; except for the only job of a batch, which the worker that has just
+//! taken it is about to start.
 //!
 //! To sleep, [`pop`](Injector::pop)
 //! 1. locks, finds the queue and all local queues empty, and increments `sleepers`;
@@ -66,10 +67,10 @@ pub(crate) trait Split: Sized {
     /// Splits off the older half, rounded up.
     fn split_half(&mut self) -> Self;
 
-    /// The sequence number of the oldest job. Jobs are numbered in the order of acceptance.
-    fn number(&self) -> u64;
+    /// The id of the oldest job. Ids ascend in the order of acceptance.
+    fn first_id(&self) -> u64;
 
-    fn number_of(job: &Self::Job) -> u64;
+    fn id_of(job: &Self::Job) -> u64;
 
     /// Whether all jobs are cancelled.
     fn will_not_run(&self) -> bool;
@@ -84,10 +85,10 @@ enum Item<J, B> {
 }
 
 impl<B: Split> Item<B::Job, B> {
-    fn number(&self) -> u64 {
+    fn first_id(&self) -> u64 {
         match self {
-            Self::One(job) => B::number_of(job),
-            Self::Batch(batch) => batch.number(),
+            Self::One(job) => B::id_of(job),
+            Self::Batch(batch) => batch.first_id(),
         }
     }
 
@@ -240,7 +241,8 @@ impl<B: Split> Injector<B> {
         }
     }
 
-    /// Takes the next item: a job, or a batch, which goes into `local_queue`. That has to be empty.
+    /// Takes the next item: a job, or a batch, which goes into `local_queue`, which has to be empty.
+    /// With a local queue, it first steals from the others that have not shrunk since the last call.
     pub(crate) fn take(
         &self,
         local_queue: Option<&Arc<LocalQueue<B>>>,
@@ -279,14 +281,14 @@ impl<B: Split> Injector<B> {
             .stealers
             .retain(|stealer| !Arc::ptr_eq(&stealer.local_queue, local_queue));
         let Some(batch) = local_queue
-            .local()
+            .lock()
             .batch
             .take()
             .filter(|batch| batch.len() > 0)
         else {
             return;
         };
-        queue.insert_by_number(batch);
+        queue.insert_by_id(batch);
         self.notify_one(queue);
     }
 
@@ -386,7 +388,7 @@ impl<B: Split> Injector<B> {
         for stealer in &queue.stealers {
             let batch = stealer
                 .local_queue
-                .local()
+                .lock()
                 .batch
                 .take_if(|batch| batch.will_not_run());
             batch
@@ -424,7 +426,7 @@ impl<B: Split> Queue<B> {
 
     /// Moves a batch into a local queue that is empty, and lets other workers steal from there.
     fn fill(&mut self, local_queue: &Arc<LocalQueue<B>>, batch: B) {
-        let emptied = local_queue.local().batch.replace(batch);
+        let emptied = local_queue.lock().batch.replace(batch);
         debug_assert!(
             emptied.is_none_or(|batch| batch.len() == 0),
             "a worker that takes more has nothing left"
@@ -439,12 +441,12 @@ impl<B: Split> Queue<B> {
     }
 
     /// Inserts jobs where they were taken from, before all younger ones.
-    fn insert_by_number(&mut self, batch: B) {
-        let number = batch.number();
+    fn insert_by_id(&mut self, batch: B) {
+        let id = batch.first_id();
         let at = self
             .items
             .iter()
-            .take_while(|item| item.number() < number)
+            .take_while(|item| item.first_id() < id)
             .count();
         self.items.insert(at, Item::Batch(batch));
     }
@@ -453,14 +455,14 @@ impl<B: Split> Queue<B> {
     /// whether a local queue has jobs left.
     fn steal_half(&mut self) -> Option<bool> {
         let half = self.stealers.iter().find_map(|stealer| {
-            let mut local = stealer.local_queue.local();
+            let mut local = stealer.local_queue.lock();
             local
                 .batch
                 .as_mut()
                 .filter(|batch| batch.len() > 0)
                 .map(|batch| batch.split_half())
         })?;
-        self.insert_by_number(half);
+        self.insert_by_id(half);
         Some(self.has_local_jobs())
     }
 
@@ -468,7 +470,7 @@ impl<B: Split> Queue<B> {
         self.stealers.iter().any(|stealer| {
             stealer
                 .local_queue
-                .local()
+                .lock()
                 .batch
                 .as_ref()
                 .is_some_and(|batch| batch.len() > 0)
@@ -483,7 +485,7 @@ impl<B: Split> Queue<B> {
             if Arc::ptr_eq(&stealer.local_queue, local_queue) {
                 continue;
             }
-            let mut local = stealer.local_queue.local();
+            let mut local = stealer.local_queue.lock();
             let Some(batch) = &mut local.batch else {
                 continue;
             };
@@ -493,7 +495,7 @@ impl<B: Split> Queue<B> {
             }
             let half = batch.split_half();
             drop(local);
-            self.insert_by_number(half);
+            self.insert_by_id(half);
         }
     }
 }
@@ -591,11 +593,11 @@ impl<J: Copy + Into<u64>> Split for VecDeque<J> {
         std::mem::replace(self, rest)
     }
 
-    fn number(&self) -> u64 {
+    fn first_id(&self) -> u64 {
         self.front().copied().map_or(0, Into::into)
     }
 
-    fn number_of(job: &J) -> u64 {
+    fn id_of(job: &J) -> u64 {
         (*job).into()
     }
 
@@ -801,7 +803,7 @@ mod tests {
         assert_eq!(injector.take(Some(&local_queue)), Ok(Taken::Batch));
         assert_eq!(
             local_queue
-                .local()
+                .lock()
                 .batch
                 .as_mut()
                 .and_then(VecDeque::pop_front),
@@ -810,7 +812,7 @@ mod tests {
         // Another worker steals one of the two and leaves the other.
         let thief = Arc::new(LocalQueue::default());
         assert_eq!(injector.take(Some(&thief)), Ok(Taken::Batch));
-        assert_eq!(thief.local().batch.take(), Some(VecDeque::from([1])));
+        assert_eq!(thief.lock().batch.take(), Some(VecDeque::from([1])));
         sleepers.push(Box::pin(injector.pop()));
         assert_eq!(block_on(poll_once(&mut sleepers[0])), Some(Ok(2)));
     }

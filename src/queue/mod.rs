@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | [`Admission`](admission::Admission) | the shared state's lock | counts of queued, running and finished jobs; waiters for permits |
 //! | [`Injector`](injector::Injector) | its own lock | queued jobs, for any worker |
-//! | [`LocalQueue`](local::LocalQueue) | its own lock, at most one for each worker that is being polled | jobs that a worker took in one batch and has not started; its tally |
+//! | [`LocalQueue`](local::LocalQueue) | its own lock | jobs that a worker took in one batch and has not started, and its tally; at most one for each worker that is being polled |
 //! | [`Schedule`](crate::schedule::Schedule) | the shared state's lock | jobs that are held back, and the records of those released or running |
 //! | [`Running`](running::Running) | the shared state's lock | the job of each slot, and which jobs wait for their own pool |
 //!
@@ -19,8 +19,8 @@
 //! Each wait follows one of two rules, so no wake-up is lost: check and register under one lock, or
 //! register first and check again. In particular:
 //!
-//! * `Admission::accept` counts a job as queued before the job is in the injector. So `is_idle` is
-//!   false while a job is on its way there.
+//! * `Admission::accept`, `accept_reserved`, `commit` and `accept_extra` count a job as queued before
+//!   the job is in the injector. So `is_idle` is false while a job is on its way there.
 //! * `wait_idle` and `drain` check and register under the shared state's lock. A pool is idle when
 //!   the admission counts no job and no outcome is being delivered: see `shared::idle`.
 //! * An abort, or the last worker that leaves, meets a submission: see `shared::shutdown`.
@@ -42,9 +42,9 @@
 //!
 //! # Tombstones
 //!
-//! The input of a job with a handle is in the handle's shared state, not in the queue. Cancelling
-//! takes the input out, drops it, records the outcome and frees the capacity; the entry that stays
-//! in the queue is a *tombstone*, which a worker discards. A cancellation sweeps when the injector
+//! The input of a job with a handle is in its `HandleState`, not in the queue. Cancelling takes the
+//! input out, drops it, records the outcome and frees the capacity; the entry that stays in the
+//! queue is a *tombstone*, which a worker discards. Cancelling by a handle sweeps when the injector
 //! holds more than 32 items and more than twice as many as there are queued jobs. So cancelling
 //! cannot grow a queue that no worker takes from.
 

@@ -208,7 +208,7 @@ impl<W> Running<W> {
         }
     }
 
-    /// Whether the slot's job is a retry.
+    /// Whether the slot's job is a retry, or has another attempt allowed.
     pub(crate) fn counts_as_retry(&self, slot: usize) -> bool {
         self.active_job(slot)
             .is_some_and(|active_job| active_job.counts_as_retry)
@@ -243,11 +243,6 @@ impl<W> Running<W> {
             };
             chunk.iter().enumerate().filter_map(occupied)
         })
-    }
-
-    /// Whether all of the `live` slots are held by jobs that wait for the pool.
-    pub(crate) const fn is_blocked(&self, live: usize) -> bool {
-        self.blocked > 0 && self.blocked >= live
     }
 
     /// The number of jobs that wait for the pool.

@@ -8,8 +8,8 @@
 //! is not missed,
 //!
 //! 1. `cancel_stream` (1) sets the reason, then (2) interrupts what runs and sweeps what is queued,
-//! 2. a worker (1) moves the job to running by `start_job`, then (2) checks the reason; of a batch
-//!    in its local queue, it checks once, in `load_stream`, and is revoked by step 1 (2) from then
+//! 2. a worker (1) moves the job to running, by `start_job` or in its tally, then (2) checks the reason; of a batch
+//!    in its local queue, it checks once, in `begin_batch`, and is revoked by step 1 (2) from then
 //!    on,
 //! 3. a function that accepts a job (1) enqueues it, then (2) checks the reason in
 //!    `sweep_if_cancelled`. What is released by the schedule or given back by a worker is swept, or

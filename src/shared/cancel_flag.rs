@@ -22,7 +22,7 @@ use crate::sync::{Mutex, MutexGuard, ignore_poison};
 /// A flag with the reason, and the waker of the worker that waits in the slot.
 #[derive(Debug, Default)]
 pub(crate) struct CancelFlag {
-    /// 0, or one more than the position of the reason.
+    /// 0, or the code of the reason.
     interrupt: AtomicU8,
     waker: Mutex<Option<Waker>>,
     /// Whether a job of the slot has ended a wait for its pool while it had others, and no poll has
@@ -97,7 +97,7 @@ impl CancelFlag {
     }
 }
 
-/// The number of cancel flags that are allocated at once, as the entries of `queue::running` are.
+/// The number of cancel flags that are allocated at once.
 const CHUNK: usize = 64;
 
 /// The cancel flags of all slots. Each chunk is allocated when the first of its flags is used, so

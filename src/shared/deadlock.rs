@@ -16,8 +16,10 @@
 //!   (`notify_blocked`);
 //! - a delivery ends after its completion was read (`end_stream_deliveries`): until then, the
 //!   consumer's next wait was taken for one that it ends;
-//! - a job has ended one of several waits, which was over until then, and waits for the others. They
-//!   are checked when the poll of the job ends (`poll_ended`), since the job may end them too before.
+//! - a job has ended one of several waits, which counted as over until then. The others are checked
+//!   when the poll of the job ends (`poll_ended`), since the job may end them in the same poll;
+//! - a wait is dropped outside a poll of its job (`WaitGuard::drop`): the job is woken, and
+//!   `poll_ended` follows.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -44,26 +46,26 @@ impl<In, T, E> Shared<In, T, E> {
             *guard = None;
             return true;
         };
-        let known = guard.as_ref().map(|guard| (guard.job, guard.number));
-        let number = match known {
-            Some((known, number)) if known == job && self.update_wait(number, cx) => number,
+        let known = guard.as_ref().map(|guard| (guard.job, guard.wait_id));
+        let wait_id = match known {
+            Some((known, wait_id)) if known == job && self.update_wait(wait_id, cx) => wait_id,
             _ => {
                 *guard = None;
                 let waiting = Waiting {
                     what: what(),
                     waker: cx.waker().clone(),
                 };
-                let number = self.lock().running.begin_wait(job.slot, job.id, waiting);
+                let wait_id = self.lock().running.begin_wait(job.slot, job.id, waiting);
                 *guard = Some(WaitGuard {
                     shared: Arc::clone(self),
                     job,
-                    number,
+                    wait_id,
                 });
-                number
+                wait_id
             }
         };
         let refused =
-            self.if_deadlocked(Some(job.slot), |synced| self.end_wait(synced, job, number));
+            self.if_deadlocked(Some(job.slot), |synced| self.end_wait(synced, job, wait_id));
         if refused.is_some() {
             *guard = None;
         }
@@ -76,9 +78,9 @@ impl<In, T, E> Shared<In, T, E> {
         &self,
         synced: &mut Synced<In, T, E>,
         job: CurrentJob,
-        number: u64,
+        wait_id: u64,
     ) -> Option<Waiting<In, T, E>> {
-        let ended = synced.running.end_wait(number);
+        let ended = synced.running.end_wait(wait_id);
         if synced.running.is_waiting(job.slot, job.id)
             && current::current_in(self.identity()) == Some(job)
         {
@@ -89,10 +91,10 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Gives a registered wait the waker of the future that waits, which may be another than that
     /// of its job. Returns whether the wait is registered.
-    fn update_wait(&self, number: u64, cx: &Context<'_>) -> bool {
+    fn update_wait(&self, wait_id: u64, cx: &Context<'_>) -> bool {
         let mut waker = cx.waker().clone();
         let mut synced = self.lock();
-        let Some(waiting) = synced.running.wait_mut(number) else {
+        let Some(waiting) = synced.running.wait_mut(wait_id) else {
             return false;
         };
         std::mem::swap(&mut waiting.waker, &mut waker);
@@ -175,7 +177,7 @@ impl<In, T, E> Synced<In, T, E> {
             return false;
         }
         match &self.scheduler {
-            None => self.running.is_blocked(self.usable_slots()),
+            None => blocked >= self.usable_slots(),
             Some(scheduler) => {
                 blocked >= self.admission.running()
                     && (blocked >= self.usable_slots()
@@ -216,7 +218,7 @@ impl<In, T, E> Synced<In, T, E> {
 /// A wait of a job for its own pool.
 pub(crate) struct Waiting<In, T, E> {
     what: Awaited<In, T, E>,
-    /// Woken by `notify_blocked`.
+    /// Woken so that the wait is checked again.
     waker: Waker,
 }
 
@@ -256,8 +258,8 @@ pub(crate) struct WaitGuard<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
     /// The job that waits.
     job: CurrentJob,
-    /// Number of the wait in `Running`.
-    number: u64,
+    /// Identifies the wait in `Running`.
+    wait_id: u64,
 }
 
 impl<In, T, E> Drop for WaitGuard<In, T, E> {
@@ -265,11 +267,11 @@ impl<In, T, E> Drop for WaitGuard<In, T, E> {
         let Self {
             shared,
             job,
-            number,
+            wait_id,
         } = self;
         let (what, is_blocked) = {
             let mut synced = shared.lock();
-            let what = shared.end_wait(&mut synced, *job, *number);
+            let what = shared.end_wait(&mut synced, *job, *wait_id);
             (what, synced.is_blocked())
         };
         drop(what);

@@ -2,8 +2,8 @@
 //!
 //! The lock of a [`HandleState`] decides which outcome a job has: a function that moves its phase
 //! to neither `Queued` nor `Running` is the one that completes the job. Its outcome is delivered
-//! in the steps of `Deliveries`, by `deliver_to_handle`; without [`Interest`] in the job it is
-//! discarded before it is counted, by `discard_unwanted`.
+//! in the steps of `Deliveries`, of which `deliver_to_handle` is the third; without [`Interest`] in
+//! the job it is discarded before it is counted, by `discard_unwanted`.
 
 use super::Shared;
 use super::lifecycle::DequeuedJob;
@@ -126,7 +126,7 @@ impl<In, T, E> Shared<In, T, E> {
     }
 
     /// Leaves the result, if it is not discarded yet, for the handle, or discards it now if it is
-    /// not wanted any more.
+    /// not wanted any more. `end_deliveries` or `end_return` follows.
     pub(crate) fn deliver_to_handle(
         &self,
         job: &HandleState<In, T, E>,

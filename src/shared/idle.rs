@@ -1,18 +1,21 @@
 //! Waits for a condition of the whole pool: idle, aborted and emptied, or fewer jobs than a
-//! threshold. [`Deliveries`] counts outcomes on their way to the code that reads them, so that an
-//! idle pool has delivered all of them.
+//! threshold. An idle pool has delivered all outcomes, which [`Deliveries`] counts.
 //!
 //! A wait is not lost:
 //!
-//! 1. `wait_until`, under the lock, (1) checks the condition, (2) leaves its waker, (3) sets
-//!    [`IdleState`]: to `DELIVERIES` if the admission is idle, else to `JOBS`, and (4) checks again.
+//! 1. `wait_until`, under the lock, (1) checks the condition and sets the threshold that it has, (2)
+//!    leaves its waker, (3) sets [`IdleState`]: to `DELIVERIES` if the admission is idle, else to
+//!    `JOBS`, and (4) checks again.
 //! 2. A change of the counters takes place under the same lock. After it `run_wakes` calls
-//!    `wake_if_idle`; where `lock` has changed them by flushing a tally, `close_local_queue` does.
-//! 3. `wake_if_idle`, under the lock, (1) sets `IdleState` as in step 1.3, then (2) checks whether
-//!    the pool is idle, and if so wakes the idle waiters.
-//! 4. `end_deliveries` (1) counts deliveries as ended, then (2) reads `IdleState`, and calls
-//!    `wake_if_idle` if it is `DELIVERIES`. All these are `SeqCst`: if (2) comes before the state is
-//!    set in step 1.3 or 3.1, the check in step 1.4 or 3.2 reads the new count.
+//!    `wake_if_idle` if the admission is idle, or `wake_idle_waiters` if a threshold was passed.
+//!    Where `lock` has changed them by flushing a tally, `close_local_queue` does so later.
+//! 3. `wake_if_idle` returns if the state is `NONE`. Otherwise, under the lock, it (1) sets the state
+//!    as in step 1.3, then (2) checks whether the pool is idle, or aborted and emptied, and if so
+//!    wakes all idle waiters and sets the state to `NONE`. They begin again.
+//! 4. `end_deliveries` (1) counts deliveries as ended, then (2) reads the state, and calls
+//!    `wake_if_idle` if it is `DELIVERIES`. `end_return` does so unless it is `NONE`, since
+//!    `wait_returned` may wait while jobs run. All these are `SeqCst`: if (2) comes before the state
+//!    is set in step 1.3 or 3.1, the check in step 1.4 or 3.2 reads the new count.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -27,37 +30,38 @@ use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 /// Counts deliveries, so that an idle pool has reported each failure or dropped its value, and has
 /// told the observer.
 ///
-/// The outcome of a job that has run is
+/// The outcome of a running job is
 ///
 /// 1. announced to the readers of its stream, if it has one, by `CompletionQueue::begin_delivery`:
 ///    from here on no wait for it counts as a deadlock,
-/// 2. counted under the lock of `Shared`, or in a tally, which frees the slot: by
-///    [`Admission::finished`], the number of deliveries that have begun,
+/// 2. counted under the lock of `Shared`, or in a tally, which frees the slot:
+///    [`Admission::finished`] includes it once the tally is flushed,
 /// 3. left where it is read: in a `CompletionQueue` or a `HandleState`,
 /// 4. counted here, by `Shared::end_deliveries`.
 ///
 /// Between 2 and 4, the observer is told of it. An outcome that nothing will read, since there is no
 /// interest in its job, is discarded before 2 and has no step 3.
 ///
-/// Jobs that have not run are counted apart, since `wait_returned` waits for them alone: `begin_return`
+/// Queued jobs that end are counted apart, since `wait_returned` waits for them alone: `begin_return`
 /// comes before step 2, and `end_return` in place of step 4.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
-    /// How many outcomes of jobs that have run are delivered.
+    /// How many outcomes of running jobs have been delivered so far.
     ended: AtomicU64,
-    /// How many outcomes of jobs that have not run are being delivered.
+    /// How many outcomes of queued jobs are being delivered.
     returning: AtomicUsize,
 }
 
-/// What the idle waiters need a wake for. Written under the lock of `Shared`.
+/// What the idle waiters need a wake for. Written under the lock of `Shared`. One that is too late is
+/// repaired by the next `wake_if_idle`.
 #[derive(Debug, Default)]
 pub(super) struct IdleState(AtomicU8);
 
-/// There is no idle waiter.
+/// There is no idle waiter that was not woken.
 const NONE: u8 = 0;
-/// A change of the counters.
+/// A change of the counters: when this was written, jobs were queued or running.
 const JOBS: u8 = 1;
-/// The same, or the end of a delivery: the admission is idle.
+/// The same, or the end of a delivery: when this was written, the admission was idle.
 const DELIVERIES: u8 = 2;
 
 impl IdleState {
@@ -79,7 +83,7 @@ pub(super) struct IdleWaiters {
 }
 
 impl<In, T, E> Shared<In, T, E> {
-    /// Ends `count` deliveries of jobs that have run.
+    /// Ends `count` deliveries of jobs that were running.
     #[inline]
     pub(crate) fn end_deliveries(&self, count: usize) {
         (self.deliveries.ended).fetch_add(count as u64, Ordering::SeqCst);
@@ -88,12 +92,12 @@ impl<In, T, E> Shared<In, T, E> {
         }
     }
 
-    /// Begins the delivery of a job that has not run, before its outcome is counted.
+    /// Begins the delivery of a queued job, before its outcome is counted.
     pub(super) fn begin_return(&self) {
         self.deliveries.returning.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Ends the delivery of a job that has not run.
+    /// Ends the delivery of a queued job.
     pub(super) fn end_return(&self) {
         let returning = &self.deliveries.returning;
         if returning.fetch_sub(1, Ordering::SeqCst) == 1 {
@@ -108,8 +112,7 @@ impl<In, T, E> Shared<In, T, E> {
         }
         let synced = self.lock();
         self.set_idle_state(&synced);
-        let is_aborted = synced.admission.pool_state() >= PoolState::Aborted;
-        if self.is_idle_in(&synced) || (is_aborted && self.is_returned_in(&synced)) {
+        if self.is_idle_in(&synced) || self.is_returned_in(&synced) {
             self.wake_idle_waiters(synced);
         }
     }
@@ -133,7 +136,7 @@ impl<In, T, E> Shared<In, T, E> {
             .await;
     }
 
-    /// Waits until no job of an aborted pool is queued and all jobs that have not run are
+    /// Waits until the pool is aborted, no job is queued, and the outcomes of all that were are
     /// delivered.
     pub(crate) async fn wait_returned(&self) {
         self.wait_until(|synced| self.is_returned_in(synced), |_| {})
@@ -161,8 +164,8 @@ impl<In, T, E> Shared<In, T, E> {
 
     fn is_idle_in(&self, synced: &Synced<In, T, E>) -> bool {
         let admission = &synced.admission;
-        // In this order: while the admission is idle, no job runs, so none of those that have ended
-        // since stands in for one of those that are counted.
+        // In this order: `lock` has flushed all tallies, and while no job is queued or running none is
+        // written, so `ended` counts no job that `finished` does not.
         admission.is_idle()
             && self.deliveries.ended.load(Ordering::SeqCst) == admission.finished()
             && self.deliveries.returning.load(Ordering::SeqCst) == 0
@@ -170,7 +173,8 @@ impl<In, T, E> Shared<In, T, E> {
 
     fn is_returned_in(&self, synced: &Synced<In, T, E>) -> bool {
         let admission = &synced.admission;
-        (admission.pool_state() < PoolState::Aborted || admission.is_queue_empty())
+        admission.pool_state() >= PoolState::Aborted
+            && admission.is_queue_empty()
             && self.deliveries.returning.load(Ordering::SeqCst) == 0
     }
 

@@ -127,7 +127,7 @@ impl<In, T, E> Shared<In, T, E> {
             }
         });
         if let Some(gone) = gone.flatten() {
-            // The job was cancelled meanwhile and has its outcome.
+            // Its handle has cancelled it meanwhile, so it has its outcome: this drops the rest of it.
             self.complete_unstarted(gone, JobError::Abandoned, 0);
         }
         if let Some(stream) = stream {

@@ -2,8 +2,9 @@
 //! has run, `finish_unstarted` when it gets its outcome without having run. Between two attempts,
 //! `requeue_job` takes the place of `finish_job`.
 //!
-//! With a local queue, its tally may record a start in place of `start_job`, and a success in place
-//! of `finish_job`, each without the other; `Admission::record` counts them.
+//! With a local queue, its tally may record a start in place of `start_job`, or a success in place of
+//! `finish_job`; `Admission::record` counts them. A job whose start was tallied may end by
+//! `finish_job`, and the reverse.
 
 use std::time::Instant;
 

@@ -2,10 +2,10 @@
 //! worker is polled, their tallies are flushed whenever the lock is taken, and they are revoked by
 //! what must not race with the start or the end of a job.
 //!
-//! A worker with an open local queue starts and finishes jobs without the shared lock. It (1) locks
-//! its local queue, (2) checks that it is not revoked, and (3) records the start or the end in its
-//! tally. `revoke_all` sets the flag and flushes the tally under the same local lock, so each start
-//! and end is either in the counters or has yet to find the queue revoked.
+//! A worker with an open local queue records starts and successes of jobs from outside without the
+//! shared lock. It (1) locks its local queue, (2) checks that it is not revoked, and (3) records the
+//! start or the success in its tally. `revoke_all` sets the flag and flushes the tally under the same
+//! local lock, so each is either in the counters or has yet to find the queue revoked.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::queue::admission::{PoolState, Wakes};
 use crate::queue::local::LocalQueue;
 
 impl<In, T, E> Synced<In, T, E> {
-    /// Whether starts and ends of jobs may be counted late: nothing waits for one, and no limit has
-    /// to be looked up at a start.
+    /// Whether starts and successes may be counted late: no wait for a permit or for a threshold is
+    /// registered, and no limit has to be looked up at a start.
     const fn may_use_local_queues(&self) -> bool {
         (self.admission.pool_state() as u8) < PoolState::Aborted as u8
             && self.scheduler.is_none()
@@ -34,7 +34,7 @@ impl<In, T, E> Synced<In, T, E> {
             ..
         } = self;
         for local_queue in local_queues {
-            local_queue.local().tally.flush_into(admission, running);
+            local_queue.lock().tally.flush_into(admission, running);
         }
     }
 
@@ -50,7 +50,7 @@ impl<In, T, E> Synced<In, T, E> {
             ..
         } = self;
         for local_queue in local_queues {
-            let mut local = local_queue.local();
+            let mut local = local_queue.lock();
             local.revoke();
             local.tally.flush_into(admission, running);
         }
@@ -69,12 +69,12 @@ impl<In, T, E> Shared<In, T, E> {
             return None;
         }
         let local_queue = synced.spare_local_queues.pop().unwrap_or_default();
-        local_queue.local().open();
+        local_queue.lock().open();
         synced.local_queues.push(Arc::clone(&local_queue));
         Some(local_queue)
     }
 
-    /// Closes a local queue that has no jobs, after its tally is flushed by `lock`.
+    /// Closes a local queue that has no jobs; `lock` flushes its tally.
     pub(crate) fn close_local_queue(&self, local_queue: Arc<LocalQueue<Batch<In, T, E>>>) {
         let mut wakes = Wakes::default();
         {

@@ -25,8 +25,9 @@ pub(crate) struct MapWait<In, T, E> {
     map: StreamId,
     /// Whether the admission may have a waker of the map.
     is_waiting: bool,
-    /// The waker that was left to be notified of room, and `Shared::map_notifications` before.
-    room: Option<(Waker, usize)>,
+    /// The waker that was left to be notified of room, and the value of `Shared::map_notifications`
+    /// that was read before that.
+    room_wait: Option<(Waker, usize)>,
 }
 
 impl<In, T, E> MapWait<In, T, E> {
@@ -35,17 +36,17 @@ impl<In, T, E> MapWait<In, T, E> {
             shared,
             map,
             is_waiting: false,
-            room: None,
+            room_wait: None,
         }
     }
 
     /// Begins to pull one input, for which no permit is needed. `None`: the map has to wait for
-    /// room.
+    /// room. `shared` is that of this wait; the [`Pull`] borrows it, and not the wait.
     pub(crate) fn begin_pull<'a>(
         &mut self,
         shared: &'a Arc<Shared<In, T, E>>,
     ) -> Result<Option<Pull<'a, In, T, E>>, Refusal> {
-        self.room = None;
+        self.room_wait = None;
         let may_pull = shared.lock().admission.begin_pull(self.map)?;
         Ok(may_pull.then(|| Pull {
             shared,
@@ -59,7 +60,7 @@ impl<In, T, E> MapWait<In, T, E> {
         // Read before the waker is left, so that a notification after that is seen as a new one.
         let notifications = self.shared.map_notifications.load(Ordering::SeqCst);
         if self.register(true, cx) {
-            self.room = Some((cx.waker().clone(), notifications));
+            self.room_wait = Some((cx.waker().clone(), notifications));
         }
     }
 
@@ -86,10 +87,12 @@ impl<In, T, E> MapWait<In, T, E> {
 
     /// Whether the task will be woken when there is room, so that it need not check before.
     pub(crate) fn is_waiting_for_room(&self, cx: &Context<'_>) -> bool {
-        self.room.as_ref().is_some_and(|(waker, notifications)| {
-            *notifications == self.shared.map_notifications.load(Ordering::SeqCst)
-                && waker.will_wake(cx.waker())
-        })
+        self.room_wait
+            .as_ref()
+            .is_some_and(|(waker, notifications)| {
+                *notifications == self.shared.map_notifications.load(Ordering::SeqCst)
+                    && waker.will_wake(cx.waker())
+            })
     }
 
     /// Ends the wait of a map that pulls no more.
@@ -103,7 +106,7 @@ impl<In, T, E> MapWait<In, T, E> {
     }
 
     fn take_waker(&mut self) -> Option<Waker> {
-        self.room = None;
+        self.room_wait = None;
         if !std::mem::take(&mut self.is_waiting) {
             return None;
         }

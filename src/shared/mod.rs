@@ -89,8 +89,8 @@ pub(crate) struct Synced<In, T, E> {
     /// Jobs that an abort has interrupted and no [`Report`](crate::Report) has named yet; at most
     /// one a slot.
     interrupted: Vec<Interrupted>,
-    /// Queues whose tallies belong to these counters: at most one for each worker that is being
-    /// polled.
+    /// The open local queues, whose tallies are flushed into these counters: at most one for each
+    /// worker that is being polled.
     local_queues: Vec<Arc<LocalQueue<Batch<In, T, E>>>>,
     /// Empty queues, to be opened again. Bounded by the number of workers.
     spare_local_queues: Vec<Arc<LocalQueue<Batch<In, T, E>>>>,
@@ -112,14 +112,14 @@ pub(crate) struct Synced<In, T, E> {
 pub(crate) struct Shared<In, T, E> {
     synced: Mutex<Synced<In, T, E>>,
     pub(crate) injector: Injector<Batch<In, T, E>>,
-    /// Whether workers may use local queues: a job does nothing but run, since the pool has no
-    /// observer, retries, timings or slow-poll reports, and jobs add no jobs.
+    /// Whether workers may use local queues: a start or a success has only to be counted, since the
+    /// pool has no observer, retries, timings or slow-poll reports, and jobs add no jobs.
     pub(crate) uses_local_queues: bool,
     /// Slots of a worker; its first one is `worker × slots_per_worker`.
     slots_per_worker: usize,
     /// One flag for each slot.
     pub(crate) cancel_flags: CancelFlags,
-    /// Counts outcomes on their way to the code that reads them.
+    /// Counts outcomes that have reached the code that reads them, or are on their way.
     deliveries: Deliveries,
     /// What `idle_waiters` need a wake for, readable without the lock.
     idle_state: IdleState,
@@ -132,7 +132,7 @@ pub(crate) struct Shared<In, T, E> {
     /// Incremented each time maps that wait for room are notified of it.
     map_notifications: AtomicUsize,
     /// Number of maps and groups created so far.
-    streams: AtomicUsize,
+    stream_count: AtomicUsize,
     /// Number of [`PoolRef`]s to this pool.
     pub(crate) pool_refs: AtomicUsize,
     /// Whether the queues are to be emptied, and how; see [`shutdown`].
@@ -210,7 +210,7 @@ impl<In, T, E> Shared<In, T, E> {
             unhandled: Mutex::new(None),
             returned: Mutex::new(Vec::new()),
             map_notifications: AtomicUsize::new(0),
-            streams: AtomicUsize::new(0),
+            stream_count: AtomicUsize::new(0),
             pool_refs: AtomicUsize::new(1),
             stopped: Stopped::default(),
             has_worker_left: AtomicBool::new(false),
@@ -268,7 +268,7 @@ impl<In, T, E> Shared<In, T, E> {
 
     /// Returns the id of a new map or group.
     pub(crate) fn next_stream(&self) -> StreamId {
-        StreamId::new(self.streams.fetch_add(1, Ordering::Relaxed))
+        StreamId::new(self.stream_count.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Identifies the pool within the process, as long as it lives.

@@ -1,9 +1,9 @@
-//! Completes jobs that never started: cancelled, expired, abandoned, or returned by an abort.
+//! Completes queued jobs: cancelled, expired, abandoned, or returned by an abort.
 
 use super::Shared;
 use super::lifecycle::DequeuedJob;
 use crate::error::{CancelReason, JobError};
-use crate::job::completion::{Completion, Delivery, Timings};
+use crate::job::completion::{Completion, Message, Timings};
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::queued::{QueuedJob, ScheduledJob, StreamJob};
 use crate::panic;
@@ -146,7 +146,7 @@ impl<In, T, E> Shared<In, T, E> {
             result: Err(error),
             timings,
         };
-        stream.deliver(Delivery::One(completion));
+        stream.deliver(Message::One(completion));
         self.end_stream_deliveries(&stream, 1);
         self.end_return();
     }

@@ -8,8 +8,8 @@
 //!
 //! 1. feeds the pool first if many inputs may be pulled, so workers have jobs meanwhile:
 //!    [`Map::feed`];
-//! 2. yields a completion of the last delivery, or of the completion queue;
-//! 3. feeds the pool if there is none, and tries again once.
+//! 2. yields a completion of the last message, or of the completion queue;
+//! 3. if there is none, feeds the pool unless step 1 has, and tries again once.
 //!
 //! To feed the pool, it
 //!
@@ -18,7 +18,7 @@
 //!    one;
 //! 3. takes permits, pulls as many inputs, and submits them, until the window is full or the source
 //!    is pending;
-//! 4. registers for what it waits for: room, or the source and the close of the pool.
+//! 4. registers for what it waits for, room or the source, and for the close of the pool.
 
 use std::fmt;
 use std::pin::Pin;
@@ -41,7 +41,7 @@ use crate::rt::SyncSleep;
 use crate::shared::{Accepted, MapWait, PoolRef, Pull};
 
 /// How many inputs are pulled and submitted together, at most.
-const CHUNK: usize = 64;
+const MAX_BATCH: usize = 64;
 
 /// A stream of completions: each input of a source becomes a job, and each job yields one
 /// completion.
@@ -116,7 +116,7 @@ pub struct Map<In, T, E, S> {
 struct Intake<In, S> {
     source: S,
     state: IntakeState,
-    /// Inputs to be submitted. Invariant: at most [`CHUNK`], and none between polls unless the
+    /// Inputs to be submitted. Invariant: at most [`MAX_BATCH`], and none between polls unless the
     /// source has panicked.
     pulled: Vec<In>,
 }
@@ -237,15 +237,19 @@ impl<In, T, E, S> Map<In, T, E, S> {
         self
     }
 
+    /// Whether no input is pulled any more, and no job is unread.
+    fn is_over(&self) -> bool {
+        self.intake.state != IntakeState::Open && self.reader.unread() == 0
+    }
+
     /// The counts of the jobs so far; once the stream has ended, of all jobs, and how it has ended.
     pub fn summary(&self) -> Summary {
-        let is_over = self.intake.state != IntakeState::Open && self.reader.unread() == 0;
         let by_source = match self.intake.state {
             IntakeState::Open | IntakeState::Shut => End::Closed,
             IntakeState::Exhausted => End::Complete,
             IntakeState::Failed => End::SourceFailed,
         };
-        self.reader.summary(is_over, by_source)
+        self.reader.summary(self.is_over(), by_source)
     }
 
     /// Cancels the map: queued jobs never start, running ones are dropped at their next await, and
@@ -304,8 +308,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
         if let Some(deadline) = &mut self.deadline
             && Pin::new(deadline).poll(cx).is_ready()
         {
-            let is_over = self.intake.state != IntakeState::Open && self.reader.unread() == 0;
-            if is_over {
+            if self.is_over() {
                 self.deadline = None;
             } else {
                 self.stop(CancelReason::Deadline);
@@ -345,26 +348,30 @@ impl<In, S> Intake<In, S> {
         false
     }
 
-    /// Submits the pulled inputs, as many as `pull` may accept. With a `window`, takes permits for
-    /// the inputs to pull next.
+    /// Submits the pulled inputs, as many as `pull` may accept. With the window of a map that pulls
+    /// more, takes permits for the inputs to pull next.
     fn submit<T, E>(
         &mut self,
         pull: &mut Pull<'_, In, T, E>,
         reader: &CompletionReader<In, T, E>,
-        window: Option<usize>,
+        window_if_more: Option<usize>,
     ) {
         let (shared, stream) = (pull.shared, &reader.stream);
         let used = self.pulled.len().min(pull.max_inputs());
         stream.add_unread(used);
         let index = stream.take_indices(used);
-        let more = window.map_or(0, |window| reader.room(window).min(CHUNK));
+        let more = window_if_more.map_or(0, |window| reader.window_left(window).min(MAX_BATCH));
         let Accepted { id, origin, limits } = pull.accept(used, more);
         if used == 0 {
             return;
         }
         // The jobs of a batch do not know when they were accepted.
-        let is_batch = used > 1 && used == self.pulled.len() && limits.job.is_none();
-        if is_batch && shared.uses_local_queues && stream.copier().is_none() {
+        let is_batch = used > 1
+            && used == self.pulled.len()
+            && limits.job.is_none()
+            && shared.uses_local_queues
+            && stream.copier().is_none();
+        if is_batch {
             let inputs = std::mem::replace(&mut self.pulled, stream.input_spares.take());
             shared.enqueue_batch(Batch::new(Arc::clone(stream), id, index, inputs));
         } else {
@@ -406,8 +413,8 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
         Next { map: self }
     }
 
-    /// Pulls inputs while there is room, and submits them. Then the task is woken by a completion
-    /// if `window` jobs are unread; else by room or the source, and by the close of the pool.
+    /// Pulls inputs while there is room, and submits them. Then, unless the window is full or the
+    /// source has ended, the task is woken by room or the source, and by the close of the pool.
     ///
     /// The loop ends: the window bounds the jobs that are submitted before a completion is read.
     fn feed(&mut self, cx: &mut Context<'_>) {
@@ -427,7 +434,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             if intake.state != IntakeState::Open && intake.pulled.is_empty() {
                 return map_wait.leave();
             }
-            if reader.room(*window) == 0 {
+            if reader.window_left(*window) == 0 {
                 return map_wait.leave();
             }
             let mut pull = match map_wait.begin_pull(pool) {
@@ -441,7 +448,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             // One input without a permit: the source may be a map of this pool that needs one.
             let mut is_pending = intake.pull(1, cx);
             if !intake.pulled.is_empty() {
-                pull.take_permits(reader.room(*window).min(CHUNK));
+                pull.take_permits(reader.window_left(*window).min(MAX_BATCH));
                 while pull.max_inputs() > 0 {
                     is_pending = is_pending || intake.pull(pull.max_inputs(), cx);
                     let wants_more = intake.state == IntakeState::Open && !is_pending;
@@ -460,7 +467,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     #[inline(always)]
     fn wants_inputs(&self) -> bool {
         self.intake.state == IntakeState::Open
-            && self.reader.room(self.window) >= (self.window / 8).clamp(1, CHUNK)
+            && self.reader.window_left(self.window) >= (self.window / 8).clamp(1, MAX_BATCH)
     }
 
     fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Completion<In, T, E>>> {
@@ -487,9 +494,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
                     self.feed(cx);
                     has_fed = true;
                 }
-                Poll::Pending
-                    if self.intake.state != IntakeState::Open && self.reader.unread() == 0 =>
-                {
+                Poll::Pending if self.is_over() => {
                     self.deadline = None;
                     return Poll::Ready(None);
                 }

@@ -1,4 +1,5 @@
-//! Streams of jobs: maps ([`map`]) and groups ([`group`]).
+//! Streams of jobs: maps ([`map`]) and groups ([`group`]). Inside the crate, variables that are called
+//! `stream` are the [`CompletionQueue`](crate::job::completion_queue::CompletionQueue) of one.
 //!
 //! In: inputs, and completions of the completion queue. Out: completions for the user, in the order
 //! of the inputs on request ([`reorder`]), and a [`Summary`]. Nothing here runs or retries a job.

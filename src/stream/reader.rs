@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use super::summary::{End, Summary};
 use crate::channel::Receiver;
 use crate::error::CancelReason;
-use crate::job::completion::{Completion, Delivery, Success};
+use crate::job::completion::{Completion, Message, Success};
 use crate::job::completion_queue::CompletionQueue;
 use crate::shared::{Awaited, Shared, WaitGuard};
 
@@ -18,9 +18,9 @@ use crate::shared::{Awaited, Shared, WaitGuard};
 pub(crate) struct CompletionReader<In, T, E> {
     pub(crate) shared: Arc<Shared<In, T, E>>,
     pub(crate) stream: Arc<CompletionQueue<In, T, E>>,
-    receiver: Receiver<Delivery<In, T, E>>,
-    /// The rest of the last delivery, in one of two forms: this list, or `successes`.
-    batch: VecDeque<Completion<In, T, E>>,
+    receiver: Receiver<Message<In, T, E>>,
+    /// The rest of the last message, in one of two forms: this list, or `successes`.
+    completions: VecDeque<Completion<In, T, E>>,
     /// In reverse order: the first is popped.
     successes: Vec<Success<T>>,
     wait: Option<WaitGuard<In, T, E>>,
@@ -39,7 +39,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
             shared: Arc::clone(shared),
             stream,
             receiver,
-            batch: VecDeque::new(),
+            completions: VecDeque::new(),
             successes: Vec::new(),
             wait: None,
             lets_running_end: false,
@@ -64,21 +64,23 @@ impl<In, T, E> CompletionReader<In, T, E> {
     ///
     /// Inside a job of this pool whose wait could never end, it cancels the jobs that have not
     /// ended; their completions are then delivered.
+    ///
+    /// The caller [counts](Self::count) a completion when it yields it.
     pub(crate) fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Completion<In, T, E>> {
         loop {
             if let Some(success) = self.successes.pop() {
                 return Poll::Ready(success.into_completion());
             }
-            if let Some(completion) = self.batch.pop_front() {
+            if let Some(completion) = self.completions.pop_front() {
                 return Poll::Ready(completion);
             }
             match self.poll_receiver(cx) {
-                Poll::Ready(Some(Delivery::One(completion))) => return Poll::Ready(completion),
-                Poll::Ready(Some(Delivery::Many(batch))) => {
-                    let read = std::mem::replace(&mut self.batch, VecDeque::from(batch));
+                Poll::Ready(Some(Message::One(completion))) => return Poll::Ready(completion),
+                Poll::Ready(Some(Message::Many(batch))) => {
+                    let read = std::mem::replace(&mut self.completions, VecDeque::from(batch));
                     self.stream.completion_spares.keep(Vec::from(read));
                 }
-                Poll::Ready(Some(Delivery::Successes(mut batch))) => {
+                Poll::Ready(Some(Message::Successes(mut batch))) => {
                     batch.reverse();
                     self.stream
                         .success_spares
@@ -105,12 +107,12 @@ impl<In, T, E> CompletionReader<In, T, E> {
         }
     }
 
-    /// Takes the next delivery from the channel, which ends the wait for it.
-    fn poll_receiver(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery<In, T, E>>> {
+    /// Takes the next message from the channel, which ends the wait for it.
+    fn poll_receiver(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message<In, T, E>>> {
         if self.wait.is_none() {
             return self.receiver.poll_next(cx);
         }
-        // Another job may look for a deadlock after the delivery is taken and before the wait has
+        // Another job may look for a deadlock after the message is taken and before the wait has
         // ended. This makes it see that the wait is over.
         self.stream.begin_delivery();
         let polled = self.receiver.poll_next(cx);
@@ -127,7 +129,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
         self.stream.cancelled().is_some() && !self.lets_running_end
     }
 
-    /// Takes the next success of the last delivery, and counts it.
+    /// Takes the next success of the last message, and counts it.
     #[inline(always)]
     pub(crate) fn next_success(&mut self) -> Option<Success<T>> {
         let success = self.successes.pop()?;
@@ -157,7 +159,7 @@ impl<In, T, E> CompletionReader<In, T, E> {
     }
 
     /// How many more jobs of a map may be unread.
-    pub(crate) fn room(&self, window: usize) -> usize {
+    pub(crate) fn window_left(&self, window: usize) -> usize {
         window.saturating_sub(self.unread())
     }
 
@@ -202,8 +204,8 @@ impl<In, T, E> Drop for CompletionReader<In, T, E> {
         self.cancel(CancelReason::Stream);
         // From here on, deliveries fail and the workers drop their completions.
         self.receiver.close();
-        self.batch.drain(..).for_each(Completion::discard);
-        Delivery::<In, T, E>::Successes(std::mem::take(&mut self.successes)).discard();
+        self.completions.drain(..).for_each(Completion::discard);
+        Message::<In, T, E>::Successes(std::mem::take(&mut self.successes)).discard();
         while let Some(delivery) = self.receiver.try_recv() {
             delivery.discard();
         }

@@ -43,8 +43,8 @@ use self::loom as imp;
 
 pub(crate) use self::imp::*;
 
-/// The guard of a mutex, also of one that is poisoned: no thread that panics under a lock of this
-/// crate leaves its data half changed.
+/// The guard of a mutex, or its value, also if it is poisoned. Poison says nothing in this crate: no
+/// function panics halfway through a change under a lock.
 #[inline]
 pub(crate) fn ignore_poison<G>(locked: LockResult<G>) -> G {
     locked.unwrap_or_else(PoisonError::into_inner)

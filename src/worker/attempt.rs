@@ -51,7 +51,7 @@ pin_project! {
     }
 }
 
-/// How [`Attempt::run_batch`] ends.
+/// How [`Attempt::run_sequence`] ends.
 pub(crate) enum BatchEnd<T, E> {
     AllSucceeded,
     /// The last attempt waits.
@@ -123,7 +123,7 @@ impl<F> Attempt<F> {
     /// [`start`](Self::start) for each of the jobs would do, but cost about 55 instructions a job
     /// more.
     #[inline(always)]
-    pub(crate) fn run_batch<In, T, E, I>(
+    pub(crate) fn run_sequence<In, T, E, I>(
         mut self: Pin<&mut Self>,
         shared: &Shared<In, T, E>,
         mut next: impl FnMut(Option<T>) -> Option<(JobId, I)>,

@@ -1,26 +1,26 @@
 //! Completions on their way from a worker to a completion queue, several at a time.
 //!
-//! In: completions of jobs that have just ended. Out: one [`Delivery`] to the [`CompletionQueue`]
+//! In: completions of jobs that have just ended. Out: one [`Message`] to the [`CompletionQueue`]
 //! of their stream. It holds nothing while its worker waits, and nothing of one stream while a job
 //! of another starts.
 //!
 //! Of the steps of `shared::idle::Deliveries`,
 //! [`begin_success`](CompletionBuffer::begin_success) is the first, and
 //! [`push_success`](CompletionBuffer::push_success), after the success is counted, begins the
-//! third; one announcement stands for all successes that are sent together.
+//! third. One `CompletionQueue::begin_delivery` stands for all successes that are sent together.
 
 use std::sync::Arc;
 
-use crate::job::completion::{Completion, Delivery, Success};
+use crate::job::completion::{Completion, Message, Success};
 use crate::job::completion_queue::CompletionQueue;
 use crate::shared::Shared;
 
 /// Buffers completions of one stream at a time.
 ///
 /// A wake of the consumer is what a completion costs, so while the consumer has something to read,
-/// up to [`CompletionBuffer::MAX`] completions are delivered together. The buffer sends them once
-/// the consumer has nothing to read when a job ends, and before the worker waits. Dropping the
-/// buffer sends them too.
+/// up to [`CompletionBuffer::MAX`] completions are delivered together. The buffer sends them when it
+/// is full, when the consumer has nothing to read after a poll of a job, and before the worker waits.
+/// Dropping the buffer sends them too.
 pub(crate) struct CompletionBuffer<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
     /// `None` only while the buffer is empty.
@@ -30,7 +30,7 @@ pub(crate) struct CompletionBuffer<In, T, E> {
     /// Successes of first attempts, in a smaller form. Invariant: `completions` or `successes` is
     /// empty.
     successes: Vec<Success<T>>,
-    /// How many deliveries are announced to the readers of the stream.
+    /// How many deliveries of the stream have begun and not ended.
     begun: usize,
 }
 
@@ -60,7 +60,8 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
         }
     }
 
-    /// Buffers a completion whose delivery has begun and whose job is counted as finished.
+    /// Buffers a completion whose delivery has begun and whose job is counted as finished. `send` ends
+    /// the delivery.
     #[inline(always)]
     pub(crate) fn push(
         &mut self,
@@ -147,8 +148,8 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
                 .completions
                 .pop()
                 .into_iter()
-                .for_each(|completion| stream.deliver(Delivery::One(completion))),
-            _ => stream.deliver(Delivery::Many(std::mem::take(&mut self.completions))),
+                .for_each(|completion| stream.deliver(Message::One(completion))),
+            _ => stream.deliver(Message::Many(std::mem::take(&mut self.completions))),
         }
         match self.successes.len() {
             0 => {}
@@ -156,8 +157,8 @@ impl<In, T, E> CompletionBuffer<In, T, E> {
                 .successes
                 .pop()
                 .into_iter()
-                .for_each(|success| stream.deliver(Delivery::One(success.into_completion()))),
-            _ => stream.deliver(Delivery::Successes(std::mem::take(&mut self.successes))),
+                .for_each(|success| stream.deliver(Message::One(success.into_completion()))),
+            _ => stream.deliver(Message::Successes(std::mem::take(&mut self.successes))),
         }
         // Saves the atomic operations where there is nothing to end.
         if self.begun > 0 {

@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::buffer::CompletionBuffer;
 use crate::error::{JobError, TimeLimit};
 use crate::event::{JobId, Outcome};
-use crate::job::completion::{Completion, Delivery, Success, Timings};
+use crate::job::completion::{Completion, Message, Success, Timings};
 use crate::job::completion_queue::CompletionQueue;
 use crate::job::handle_state::{HandleState, Phase};
 use crate::job::queued::{QueuedJob, StreamJob};
@@ -373,7 +373,7 @@ impl<In, T, E> JobGuard<In, T, E> {
     }
 
     /// Records the outcome. Delivers it to a handle, or returns the completion for a stream: its
-    /// delivery has begun, and the caller delivers it.
+    /// delivery has begun, and the caller delivers it and ends the delivery.
     fn complete_unbuffered(
         &mut self,
         result: Result<T, JobError<E>>,
@@ -457,7 +457,7 @@ impl<In, T, E> Drop for JobGuard<In, T, E> {
         let reason = self.shared.cancel_flags[self.slot].interrupted();
         let result = Err(reason.map_or(JobError::Abandoned, |reason| JobError::Cancelled(reason)));
         if let Some((stream, completion)) = self.complete_unbuffered(result) {
-            stream.deliver(Delivery::One(completion));
+            stream.deliver(Message::One(completion));
             self.shared.end_stream_deliveries(&stream, 1);
             self.shared.end_deliveries(1);
         }

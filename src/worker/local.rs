@@ -11,9 +11,11 @@
 //! 1. [`open`](LocalWorker::open) registers a local queue with the shared state.
 //! 2. [`refill`](LocalWorker::refill) takes a job, or a batch, from the injector.
 //! 3. [`start_next`](LocalWorker::start_next) starts the next job of the batch;
-//!    [`succeed`](LocalWorker::succeed) ends it and starts the one after.
-//! 4. A job that waits, or does not succeed, is [promoted](LocalWorker::promote): a [`JobGuard`]
-//!    completes it.
+//!    [`succeed`](LocalWorker::succeed) ends it and starts the one after. For a job that did not come
+//!    in a batch, [`record_start`](LocalWorker::record_start) and
+//!    [`record_success`](LocalWorker::record_success) do the same.
+//! 4. A job of a batch that waits, does not succeed, or succeeds once the queue is revoked is
+//!    [promoted](LocalWorker::promote): a [`JobGuard`] completes it.
 //! 5. [`close`](LocalWorker::close) gives unstarted jobs back and flushes the tally: before the
 //!    worker waits, at the end of its turn, and when the queue is revoked.
 
@@ -35,10 +37,9 @@ use crate::sync::MutexGuard;
 pub(super) struct LocalWorker<In, T, E> {
     shared: Arc<Shared<In, T, E>>,
     queue: Option<Arc<LocalQueue<Batch<In, T, E>>>>,
-    /// The stream of the last batch.
+    /// The stream of the last batch; there while a job of that batch runs.
     stream: Option<Arc<CompletionQueue<In, T, E>>>,
-    /// Whether the local queue had a job when it was locked last. Other workers may have stolen it
-    /// since.
+    /// Whether the local queue may have a job. Other workers may have stolen it.
     has_batch: bool,
     /// Whether the injector lets other workers steal from the local queue.
     is_stealable: bool,
@@ -102,25 +103,26 @@ impl<In, T, E> LocalWorker<In, T, E> {
         if let Ok(Taken::NeedsLocalQueue) = taken {
             self.open();
             if self.queue.is_none() {
-                return self.pop();
+                return self.try_pop();
             }
             taken = self.shared.injector.take(self.queue.as_ref());
         }
         if let Ok(Taken::Batch) = taken {
             self.is_stealable = true;
-            self.load_stream();
+            self.begin_batch();
         }
         taken
     }
 
-    /// Reads the stream of the batch that the local queue was filled with. There is none if a sweep
-    /// has taken the batch already.
-    fn load_stream(&mut self) {
+    /// Reads the stream of the batch that the local queue was filled with, and whether it is
+    /// cancelled. There is none if a sweep has taken the batch already.
+    fn begin_batch(&mut self) {
         let Some(queue) = &self.queue else {
             return;
         };
+        // Saves a clone.
         let (stream, is_known) = {
-            let local = queue.local();
+            let local = queue.lock();
             let stream = local.batch.as_ref().map(|batch| &batch.stream);
             let is_known = stream
                 .zip(self.stream.as_ref())
@@ -151,7 +153,7 @@ impl<In, T, E> LocalWorker<In, T, E> {
     }
 
     /// Takes one job from the injector.
-    pub(super) fn pop(&self) -> Result<Taken<QueuedJob<In, T, E>>, Closed> {
+    pub(super) fn try_pop(&self) -> Result<Taken<QueuedJob<In, T, E>>, Closed> {
         Ok(self
             .shared
             .injector
@@ -209,7 +211,7 @@ impl<In, T, E> LocalWorker<In, T, E> {
         FromBatch::Job(LocalJob { id, index, input })
     }
 
-    /// Completes a job of the batch that has not waited, and starts the next one in its slot if
+    /// Completes a job of the batch that has succeeded in its first poll, and starts the next one in its slot if
     /// `may_start_next`.
     #[inline(always)]
     pub(super) fn succeed(
@@ -280,7 +282,7 @@ impl<In, T, E> LocalWorker<In, T, E> {
     fn lock(&self) -> Option<MutexGuard<'_, Local<Batch<In, T, E>>>> {
         self.queue
             .as_ref()
-            .map(|queue| queue.local())
+            .map(|queue| queue.lock())
             .filter(|local| !local.is_revoked())
     }
 

@@ -4,7 +4,7 @@
 //! neither which job may start nor whether a result is retried. While it waits, one of the workers
 //! also drives the timer of the schedule.
 //!
-//! A plain map job passes through
+//! A plain map job of a batch passes through
 //!
 //! 1. the injector and the [local queue](local), by [`LocalWorker::refill`](local::LocalWorker);
 //! 2. a slot of [`run`], which has a waker of the [`ready_list`];
@@ -47,7 +47,7 @@ use crate::submit::Submitter;
 
 /// After this many starts of jobs, polls of woken slots and looks for a job, a worker yields to its
 /// executor.
-const JOBS_PER_TURN: usize = 256;
+const STEPS_PER_TURN: usize = 256;
 
 /// The workers of a pool, for any executor; made by the `build` methods of
 /// [`Builder`](crate::Builder).

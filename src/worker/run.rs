@@ -9,7 +9,7 @@
 //! 2. polls up to [`POLLS_PER_POP`] of them: [`Slots::poll_ready`];
 //! 3. takes the next job, if a slot is free, by [`next_step`], and starts it: [`Slots::run_batch`]
 //!    for jobs of the local queue, [`Slots::start`] for a single one;
-//! 4. repeats 2 and 3 until [`JOBS_PER_TURN`], then yields; or until there is nothing to do, then
+//! 4. repeats 2 and 3 until [`STEPS_PER_TURN`], then yields; or until there is nothing to do, then
 //!    closes the local queue, flushes the buffer, drives the timer and waits.
 //!
 //! A slot is created when it is first needed, and reused: one allocation for the futures of its
@@ -28,7 +28,7 @@ use super::guard::JobGuard;
 use super::local::{FromBatch, LocalJob, LocalWorker};
 use super::ready_list::{ReadyList, SlotWaker};
 use super::stateful::pop_or_timer;
-use super::{JOBS_PER_TURN, Worker, WorkerGuard, complete_or_retry, prepare_attempt};
+use super::{STEPS_PER_TURN, Worker, WorkerGuard, complete_or_retry, prepare_attempt};
 use crate::error::JobError;
 use crate::event::JobId;
 use crate::handler::Stateless;
@@ -97,7 +97,7 @@ async fn run_jobs<In, C: Stateless<In>>(
     let mut timer = TimerDriver::new(Arc::clone(&shared), slot_numbers.start);
     let mut local = LocalWorker::new(Arc::clone(&shared));
     let mut pop = pin!(shared.injector.pop());
-    // Whether the worker waits for a job.
+    // Whether the worker polls `pop`: it has found no job.
     let mut waits = false;
     poll_fn(|cx| {
         // Each slot that is ready now is polled at most once in this turn. So a job that always
@@ -105,27 +105,28 @@ async fn run_jobs<In, C: Stateless<In>>(
         // executor.
         slots.collect_ready();
         if slots.ready.len() > 1 {
+            // Several jobs may end in this turn, and a local queue saves the shared lock for each.
             local.open();
         }
-        let mut jobs = 0;
+        let mut steps = 0;
         if let Some(first_job) = first_job.take() {
             slots.start(first_job, &mut local, &mut buffer, cx);
-            jobs += 1;
+            steps += 1;
         }
-        while jobs < JOBS_PER_TURN {
+        while steps < STEPS_PER_TURN {
             if waits && !slots.ready.is_empty() {
                 waits = false;
                 pop.as_mut().stop();
             }
             let polled = slots.poll_ready(&mut local, &mut buffer, cx);
-            jobs += polled;
-            if jobs >= JOBS_PER_TURN {
+            steps += polled;
+            if steps >= STEPS_PER_TURN {
                 break;
             }
             match next_step(&slots, waits.then_some(pop.as_mut()), &mut local, cx) {
                 Step::RunBatch => {
-                    let max = (JOBS_PER_TURN - jobs).min(POLLS_PER_POP);
-                    jobs += slots.run_batch(&mut local, &mut buffer, max, cx);
+                    let max = (STEPS_PER_TURN - steps).min(POLLS_PER_POP);
+                    steps += slots.run_batch(&mut local, &mut buffer, max, cx);
                     continue;
                 }
                 Step::Start(job) => {
@@ -133,19 +134,20 @@ async fn run_jobs<In, C: Stateless<In>>(
                     waits = false;
                     // Not for the first job, which may be the only one; nor if jobs wait, since a
                     // wait closes the local queue.
-                    if jobs > 0 && !slots.has_waited {
+                    if steps > 0 && !slots.has_waited {
                         local.open();
                     }
                     slots.start(job, &mut local, &mut buffer, cx);
-                    jobs += 1;
+                    steps += 1;
                     continue;
                 }
-                // Other slots may be ready.
+                // Of the slots that are ready, `poll_ready` polls a few at a time.
                 _ if polled > 0 => continue,
                 Step::WaitForJob => {
                     local.close();
                     buffer.flush();
                     if !waits {
+                        // The next round polls `pop`, which registers the worker as a sleeper.
                         waits = true;
                         continue;
                     }
@@ -158,7 +160,7 @@ async fn run_jobs<In, C: Stateless<In>>(
                 }
                 Step::End => return Poll::Ready(()),
             }
-            jobs += 1;
+            steps += 1;
             if timer.poll(cx).is_ready() {
                 // A job that the timer releases notifies another waiting worker, not this one.
                 waits = false;
@@ -219,7 +221,7 @@ where
         },
         None if local.batch_stream().is_some() => Ok(Taken::Batch),
         // With one free slot, and jobs that wait, a batch would wait behind its first job.
-        None if slots.has_one_free() => local.pop(),
+        None if slots.has_one_free() => local.try_pop(),
         None => local.refill(),
     };
     match taken {
@@ -364,7 +366,7 @@ where
             } = &mut self.slots[at];
             // The id and index of the job that runs.
             let mut current = (JobId(0), 0);
-            let end = attempt.as_mut().run_batch(
+            let end = attempt.as_mut().run_sequence(
                 self.shared,
                 |value| {
                     let next = match value {

@@ -12,7 +12,7 @@ use futures_lite::future;
 
 use super::buffer::CompletionBuffer;
 use super::guard::JobGuard;
-use super::{JOBS_PER_TURN, Worker, complete_or_retry, prepare_attempt};
+use super::{STEPS_PER_TURN, Worker, complete_or_retry, prepare_attempt};
 use crate::error::JobError;
 use crate::handler::Handler;
 use crate::job::queued::{Batch, QueuedJob};
@@ -33,7 +33,7 @@ pub(super) async fn run_stateful<In, C: Handler<In>>(
     let mut pop = pin!(shared.injector.pop());
     let mut jobs = 0;
     loop {
-        if jobs >= JOBS_PER_TURN {
+        if jobs >= STEPS_PER_TURN {
             jobs = 0;
             buffer.flush();
             future::yield_now().await;

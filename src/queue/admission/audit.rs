@@ -12,7 +12,7 @@ impl Admission {
                 self.accepted
             ));
         }
-        if self.queued + self.reserved + self.committing > self.capacity && self.queued > 0 {
+        if self.queued + self.reserved + self.acquired > self.capacity && self.queued > 0 {
             return Err(format!(
                 "{} places are taken of {}",
                 self.queued + self.reserved,
@@ -44,14 +44,14 @@ impl Admission {
 
     pub(crate) fn describe(&self) -> String {
         format!(
-            "{:?}, {} queued of {} and {} beyond, {} pulling, {} committing, {} reserved ({} granted), {} children queued, {} running \
+            "{:?}, {} queued of {} and {} beyond, {} pulling, {} acquired, {} reserved ({} granted), {} children queued, {} running \
              in {} slots, {} workers, {} futures wait, {} of {} maps for a permit",
             self.pool_state,
             self.queued,
             self.capacity,
             self.extras.len(),
             self.pulling,
-            self.committing,
+            self.acquired,
             self.reserved,
             self.granted.len(),
             self.queued_children,
@@ -78,12 +78,12 @@ impl Admission {
             self.queued_total(),
             self.running,
             self.reserved,
-            self.committing + self.pulling,
+            self.acquired + self.pulling,
             self.workers,
         );
         if left != (0, 0, 0, 0, 0) {
             return Err(format!(
-                "queued, running, reserved, committing, workers: {left:?} are left"
+                "queued, running, reserved, acquired, workers: {left:?} are left"
             ));
         }
         let waits = (

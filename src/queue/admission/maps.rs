@@ -14,8 +14,8 @@ impl Admission {
         self.available_permits().saturating_sub(1)
     }
 
-    /// Allows a map to pull one input without a permit. `false`: it has a job beyond the capacity
-    /// in the queue, its extra job (see [`admission`](super)).
+    /// Allows a map to pull one input without a permit. `false`: its extra job (see
+    /// [`admission`](super)) is in the queue, and no permit is free.
     pub(crate) fn begin_pull(&mut self, map: StreamId) -> Result<bool, Refusal> {
         if self.pool_state != PoolState::Open {
             return Err(Refusal::Closed);
@@ -65,7 +65,7 @@ impl Admission {
     pub(crate) fn acquire_many(&mut self, want: usize) -> usize {
         let room = self.map_permits();
         let permits = want.min(room.div_ceil(1 + self.wanting_room));
-        self.committing += permits;
+        self.acquired += permits;
         permits
     }
 

@@ -133,6 +133,8 @@ struct Naive {
     workers: usize,
     /// By id.
     jobs: Vec<State>,
+    /// How many jobs were running at their end.
+    finished: u64,
     /// In the order of arrival.
     waiters: Vec<Waiter>,
     reserved: usize,
@@ -387,6 +389,7 @@ impl Pair {
             max_waiting,
             workers: WORKERS,
             jobs: Vec::new(),
+            finished: 0,
             waiters: Vec::new(),
             reserved: 0,
             extra_of: BTreeMap::new(),
@@ -634,6 +637,7 @@ impl Pair {
                     return;
                 };
                 naive.jobs[id] = State::Done(outcome);
+                naive.finished += 1;
                 naive.check_idle(&mut effects);
                 self.real.finish(outcome, &mut wakes);
             }
@@ -719,6 +723,7 @@ impl Pair {
     fn compare(&self) {
         let (real, naive) = (&self.real, &self.naive);
         assert_eq!(real.stats(), naive.stats());
+        assert_eq!(real.finished(), naive.finished);
         assert_eq!(
             (real.pool_state(), real.has_ended()),
             (naive.pool_state, naive.pool_state == PoolState::Ended)
@@ -789,7 +794,7 @@ proptest! {
         }
         (0..WORKERS).for_each(|_| pair.apply(&Op::WorkerLeft));
         let real = pair.real;
-        prop_assert_eq!((real.pool_state, real.workers, real.reserved, real.committing), (PoolState::Ended, 0, 0, 0));
+        prop_assert_eq!((real.pool_state, real.workers, real.reserved, real.acquired), (PoolState::Ended, 0, 0, 0));
         prop_assert!(real.waiters.is_empty() && real.granted.is_empty() && real.waiting_maps.is_empty());
         prop_assert_eq!((real.pulling, real.extras.len(), real.wanting_room, real.unnotified), (0, 0, 0, 0));
     }
@@ -839,7 +844,7 @@ fn an_audit_finds_each_impossible_count() {
             Some("3 places are taken of 2"),
         ),
         (
-            |admission| admission.committing = 1,
+            |admission| admission.acquired = 1,
             Some("2 places are taken of 2"),
         ),
         // A reserved permit need not belong to a queued job.
@@ -995,7 +1000,7 @@ fn a_map_that_goes_away_passes_its_notification_to_the_next() {
 #[test]
 fn an_audit_at_the_end_finds_what_is_left() {
     type Change = fn(&mut Admission);
-    let left = "queued, running, reserved, committing, workers: ";
+    let left = "queued, running, reserved, acquired, workers: ";
     let cases: [(Change, Option<String>); 9] = [
         (|_| {}, None),
         (
@@ -1011,7 +1016,7 @@ fn an_audit_at_the_end_finds_what_is_left() {
             Some(format!("{left}(0, 0, 1, 0, 0) are left")),
         ),
         (
-            |admission| admission.committing = 1,
+            |admission| admission.acquired = 1,
             Some(format!("{left}(0, 0, 0, 1, 0) are left")),
         ),
         (
