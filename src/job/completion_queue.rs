@@ -196,8 +196,8 @@ impl<In, T, E> CompletionQueue<In, T, E> {
             && self.is_drained()
     }
 
-    pub(crate) fn deliver(&self, delivery: Message<In, T, E>) {
-        if let Err(refused) = self.sender.send(delivery) {
+    pub(crate) fn deliver(&self, message: Message<In, T, E>) {
+        if let Err(refused) = self.sender.send(message) {
             // The reader is dropped. A panic in the drop of a value must not reach the worker.
             refused.discard();
         }

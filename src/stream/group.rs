@@ -51,7 +51,7 @@ use crate::submit::Permit;
 #[must_use = "dropping a group cancels its jobs"]
 pub struct Group<In, T, E> {
     /// Keeps the pool open.
-    pool: PoolRef<In, T, E>,
+    shared: PoolRef<In, T, E>,
     reader: CompletionReader<In, T, E>,
     window: usize,
 }
@@ -59,11 +59,11 @@ pub struct Group<In, T, E> {
 impl<In, T, E> Unpin for Group<In, T, E> {}
 
 impl<In, T, E> Group<In, T, E> {
-    pub(crate) fn new(pool: PoolRef<In, T, E>, window: usize) -> Self {
-        let reader = CompletionReader::new(&pool);
-        pool.set_window(&reader.stream, window);
+    pub(crate) fn new(shared: PoolRef<In, T, E>, window: usize) -> Self {
+        let reader = CompletionReader::new(&shared);
+        shared.set_window(&reader.stream, window);
         Self {
-            pool,
+            shared,
             reader,
             window,
         }
@@ -82,13 +82,14 @@ impl<In, T, E> Group<In, T, E> {
     pub fn window(mut self, jobs: usize) -> Self {
         assert!(jobs > 0, "window must be at least 1, got 0");
         self.window = jobs;
-        self.pool.set_window(&self.reader.stream, jobs);
+        self.shared.set_window(&self.reader.stream, jobs);
         self
     }
 
     /// Sets the [priority](crate::Job::priority) of the jobs that are added from now on.
     pub fn priority(self, priority: i32) -> Self {
-        self.pool.set_stream_priority(&self.reader.stream, priority);
+        self.shared
+            .set_stream_priority(&self.reader.stream, priority);
         self
     }
 
@@ -100,7 +101,8 @@ impl<In, T, E> Group<In, T, E> {
     /// pool is closed or the group cancelled.
     pub fn try_submit(&self, input: In) -> Result<(), SubmitError<In>> {
         let limit = self.reader.limit(self.window);
-        self.pool.submit_to(&self.reader.stream, input, None, limit)
+        self.shared
+            .submit_to(&self.reader.stream, input, None, limit)
     }
 
     /// Adds a job; waits for room in the pool's queue, but not for room in the window, since that
@@ -123,7 +125,7 @@ impl<In, T, E> Group<In, T, E> {
         if self.unread() >= self.window {
             return Err(SubmitError::Full(input));
         }
-        match Permit::acquire(&self.pool, Some(Arc::clone(&self.reader.stream))).await {
+        match Permit::acquire(&self.shared, Some(Arc::clone(&self.reader.stream))).await {
             // During the wait, the window may have filled up or the group may have been cancelled.
             Ok(permit) => {
                 permit.submit_to(&self.reader.stream, input, self.reader.limit(self.window))

@@ -101,7 +101,7 @@ const MAX_BATCH: usize = 64;
 #[must_use = "a map pulls no input unless it is polled"]
 pub struct Map<In, T, E, S> {
     /// Keeps the pool open.
-    pool: PoolRef<In, T, E>,
+    shared: PoolRef<In, T, E>,
     intake: Intake<In, S>,
     map_wait: MapWait<In, T, E>,
     window: usize,
@@ -135,12 +135,12 @@ enum IntakeState {
 impl<In, T, E, S: Unpin> Unpin for Map<In, T, E, S> {}
 
 impl<In, T, E, S> Map<In, T, E, S> {
-    pub(crate) fn new(pool: PoolRef<In, T, E>, source: S, window: usize) -> Self {
-        let reader = CompletionReader::new(&pool);
-        let map_wait = MapWait::new(Arc::clone(&pool), reader.stream.id());
-        pool.set_window(&reader.stream, window);
+    pub(crate) fn new(shared: PoolRef<In, T, E>, source: S, window: usize) -> Self {
+        let reader = CompletionReader::new(&shared);
+        let map_wait = MapWait::new(Arc::clone(&shared), reader.stream.id());
+        shared.set_window(&reader.stream, window);
         Self {
-            pool,
+            shared,
             intake: Intake {
                 source,
                 state: IntakeState::Open,
@@ -177,7 +177,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     pub fn window(mut self, jobs: usize) -> Self {
         assert!(jobs > 0, "window must be at least 1, got 0");
         self.window = jobs;
-        self.pool.set_window(&self.reader.stream, jobs);
+        self.shared.set_window(&self.reader.stream, jobs);
         self
     }
 
@@ -192,7 +192,8 @@ impl<In, T, E, S> Map<In, T, E, S> {
 
     /// Sets the [priority](crate::Job::priority) of the jobs of this map.
     pub fn priority(self, priority: i32) -> Self {
-        self.pool.set_stream_priority(&self.reader.stream, priority);
+        self.shared
+            .set_stream_priority(&self.reader.stream, priority);
         self
     }
 
@@ -219,7 +220,7 @@ impl<In, T, E, S> Map<In, T, E, S> {
     /// assert_eq!((summary.end, summary.cancelled), (End::TimedOut, 5));
     /// ```
     pub fn deadline(mut self, limit: Duration) -> Self {
-        let timer = &self.pool.timer;
+        let timer = &self.shared.timer;
         self.deadline = timer
             .now()
             .checked_add(limit)
@@ -419,7 +420,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
     /// The loop ends: the window bounds the jobs that are submitted before a completion is read.
     fn feed(&mut self, cx: &mut Context<'_>) {
         let Self {
-            pool,
+            shared,
             intake,
             map_wait,
             window,
@@ -437,7 +438,7 @@ impl<In, T, E, S: Source<In, T, E>> Map<In, T, E, S> {
             if reader.window_left(*window) == 0 {
                 return map_wait.leave();
             }
-            let mut pull = match map_wait.begin_pull(pool) {
+            let mut pull = match map_wait.begin_pull(shared) {
                 Ok(Some(pull)) => pull,
                 Ok(None) => return map_wait.wait_for_room(cx),
                 Err(_) => {

@@ -206,8 +206,8 @@ impl<In, T, E> Drop for CompletionReader<In, T, E> {
         self.receiver.close();
         self.completions.drain(..).for_each(Completion::discard);
         Message::<In, T, E>::Successes(std::mem::take(&mut self.successes)).discard();
-        while let Some(delivery) = self.receiver.try_recv() {
-            delivery.discard();
+        while let Some(message) = self.receiver.try_recv() {
+            message.discard();
         }
     }
 }
