@@ -27,7 +27,7 @@ mod shutdown;
 mod slots;
 mod streams;
 mod submission;
-mod timekeeper;
 mod timeouts;
+mod timer_role;
 mod waits;
 mod wakeups;

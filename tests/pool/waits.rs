@@ -1,7 +1,9 @@
 //! Jobs that wait for their own pool: a wait that can end is not refused, and a wait that cannot end
 //! is refused with `WouldDeadlock`.
 
+use std::cell::RefCell;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -963,4 +965,58 @@ fn a_wait_that_becomes_impossible_when_a_worker_leaves_is_told_so() {
     assert!(poll_once(workers[0].as_mut()).is_none());
     assert_eq!(poll_once(Pin::new(&mut waits)), Some(Ok(true)));
     drop((blocks, workers));
+}
+
+/// A worker keeps a success back after a failure, and its next job waits for the pool. Before that
+/// poll ends, the consumer, a job of another worker, has read all that was sent, so each running job
+/// waits.
+#[test]
+fn a_wait_for_what_a_worker_keeps_back_is_no_deadlock() {
+    type Running = Pin<Box<dyn Future<Output = ()>>>;
+    let (own, consumer) = (OwnPool::new(), Rc::new(RefCell::new(None::<Running>)));
+    let (reach, other) = (own.reach(), Rc::clone(&consumer));
+    let (pool, workers) =
+        Pool::builder()
+            .workers(2)
+            .timer(ManualTimer::new())
+            .build(move |n: u32| {
+                let (pool, other) = (reach.pool(), Rc::clone(&other));
+                async move {
+                    match n {
+                        0 => {
+                            let results = pool.map(1..6).map(|completion| completion.result);
+                            let results: Vec<_> = results.collect().await;
+                            let failed = Err(JobError::Failed(2));
+                            assert_eq!(results, [Ok(1), failed, Ok(3), Ok(4), Ok(5)]);
+                        }
+                        2 => return Err(2),
+                        4 => {
+                            let mut handle = pool.try_submit(9).unwrap();
+                            assert_eq!(poll_once(pin!(&mut handle)), None);
+                            let mut worker = other.borrow_mut().take().unwrap();
+                            assert_eq!(poll_once(worker.as_mut()), None);
+                            *other.borrow_mut() = Some(worker);
+                        }
+                        _ => {}
+                    }
+                    Ok(n)
+                }
+            });
+    own.set(&pool);
+    let mut workers = workers.into_iter();
+    let mut worker = || Box::pin(workers.next().unwrap().run()) as Running;
+    let (first, mut second) = (worker(), worker());
+    *consumer.borrow_mut() = Some(first);
+    let mut done = pool.try_submit(0).unwrap();
+    let poll_consumer = || {
+        assert_eq!(
+            poll_once(consumer.borrow_mut().as_mut().unwrap().as_mut()),
+            None
+        )
+    };
+    poll_consumer();
+    assert_eq!(poll_once(second.as_mut()), None);
+    poll_consumer();
+    assert_eq!(poll_once(pin!(&mut done)), Some(Ok(0)));
+    consumer.borrow_mut().take();
 }
