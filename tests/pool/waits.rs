@@ -1009,10 +1009,8 @@ fn a_wait_for_what_a_worker_keeps_back_is_no_deadlock() {
     *consumer.borrow_mut() = Some(first);
     let mut done = pool.try_submit(0).unwrap();
     let poll_consumer = || {
-        assert_eq!(
-            poll_once(consumer.borrow_mut().as_mut().unwrap().as_mut()),
-            None
-        )
+        let mut worker = consumer.borrow_mut();
+        assert_eq!(poll_once(worker.as_mut().unwrap().as_mut()), None);
     };
     poll_consumer();
     assert_eq!(poll_once(second.as_mut()), None);
