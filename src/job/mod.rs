@@ -1,5 +1,5 @@
-//! The data of a job. Nothing here holds a reference to the pool. A *stream* is a map or a group, seen by its
-//! [`CompletionQueue`](completion_queue::CompletionQueue).
+//! The data of a job. Nothing here holds a reference to the pool. A *stream* is a map or a group,
+//! seen by its [`CompletionQueue`](completion_queue::CompletionQueue).
 //!
 //! [`queued`] is a job before it starts, [`current`] the job that a thread polls,
 //! [`completion`] how a job of a map or group has ended, [`completion_queue`] the channel of

@@ -169,8 +169,8 @@ pub(crate) struct Admission {
     queued_children: usize,
     /// Permits that are reserved, and those granted to a waiter that has not been polled since.
     reserved: usize,
-    /// Permits that maps have acquired and not committed: they hold them while they pull inputs. They do so within one poll, so a drain may
-    /// wait for it.
+    /// Permits that maps have acquired and not committed: they hold them while they pull inputs.
+    /// They do so within one poll, so a drain may wait for it.
     acquired: usize,
     /// The number of maps that pull an input for which they hold no permit. They do so within one
     /// poll as well.

@@ -52,8 +52,8 @@ pub(super) struct Deliveries {
     returning: AtomicUsize,
 }
 
-/// What the idle waiters need a wake for. Written under the lock of `Shared`. One that is too late is
-/// repaired by the next `wake_if_idle`.
+/// What the idle waiters need a wake for. Written under the lock of `Shared`. A state that has become
+/// stale is set again by the next `wake_if_idle`.
 #[derive(Debug, Default)]
 pub(super) struct IdleState(AtomicU8);
 
